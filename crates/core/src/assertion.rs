@@ -1,0 +1,299 @@
+//! Where the federated token comes from, and whether Entra could take it.
+//!
+//! The token is read anew for each exchange and kept nowhere. Reading its claims is no verification: that is Entra's
+//! work. It lets a wrong token be named here, with its remedy, instead of by a code from afar.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::Value;
+
+use crate::http::CallResult;
+use crate::problem::{Code, Problem};
+use crate::time::Timestamp;
+
+/// No federated token is longer, and Envoy's answer from a file is raised to this (`envoy/sidecar/envoy.yaml`).
+const LONGEST: usize = 16 * 1024;
+
+/// Where a federated token is read. A new kind of source is a new variant.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// Envoy answers `GET /` on this cluster with the projected token's file (`envoy/sidecar/envoy.yaml` shows how).
+    File {
+        /// The cluster in front of the internal listener.
+        cluster: String,
+    },
+}
+
+impl Source {
+    /// The Envoy cluster that is asked.
+    pub fn cluster(&self) -> &str {
+        match self {
+            Self::File { cluster } => cluster,
+        }
+    }
+
+    /// The assertion in what the cluster answered.
+    pub(crate) fn read(&self, answer: CallResult, now: Timestamp) -> Result<Assertion, Problem> {
+        let cluster = self.cluster();
+        let answer = answer.map_err(|failure| failure.problem(cluster, "which serves the federated token"))?;
+        if answer.status != 200 {
+            return Err(Problem::new(
+                Code::AssertionUnavailable,
+                format!("cluster {cluster:?} answered {} instead of the federated token", answer.status),
+                "See that the token volume is mounted into the proxy's container (label \
+                 azure.workload.identity/use: \"true\") and that Envoy took the listener that serves the file: \
+                 a file that is missing when the configuration loads makes Envoy refuse that listener.",
+            ));
+        }
+        Assertion::parse(&answer.body, now)
+    }
+}
+
+/// A federated token: what proves who the workload is (the client assertion of RFC 7523, section 2.2).
+///
+/// It goes to the token endpoint and nowhere else: `Debug` hides it, and there is no `Display`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Assertion {
+    token: String,
+    claims: Claims,
+}
+
+impl fmt::Debug for Assertion {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Assertion").field("claims", &self.claims).finish_non_exhaustive()
+    }
+}
+
+/// What an assertion says of itself (RFC 7519, section 4.1). None of it is secret, none of it is proved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claims {
+    issuer: String,
+    subject: String,
+    audience: String,
+}
+
+impl fmt::Display for Claims {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "issuer {:?}, subject {:?}, audience {:?}", self.issuer, self.subject, self.audience)
+    }
+}
+
+impl Assertion {
+    /// Reads the token file's content; `now` tells whether it is still valid.
+    pub(crate) fn parse(content: &[u8], now: Timestamp) -> Result<Self, Problem> {
+        if content.len() > LONGEST {
+            return Err(invalid(
+                format!("the federated token is {} bytes long, more than {LONGEST}", content.len()),
+                "See what the file holds: it must be one JWT and nothing else.",
+            ));
+        }
+        // The kubelet writes no newline at the end; `kubectl create token > file` and editors may.
+        let token = std::str::from_utf8(content).map(str::trim).unwrap_or_default();
+        if token.is_empty() {
+            return Err(Problem::new(
+                Code::AssertionUnavailable,
+                "the federated token's file is empty or no text",
+                "See what writes the file: it must hold one JWT and nothing else.",
+            ));
+        }
+        let (header, claims) = decode(token).ok_or_else(|| {
+            invalid(
+                "the federated token is no JWT".to_owned(),
+                "See what the file holds: it must be one JWT and nothing else.",
+            )
+        })?;
+        let claims = check(&header, &claims, now)?;
+        Ok(Self { token: token.to_owned(), claims })
+    }
+
+    /// The token itself, for the request to the token endpoint.
+    pub(crate) fn expose(&self) -> &str {
+        &self.token
+    }
+
+    /// What it says of itself, for a problem's text.
+    pub(crate) const fn claims(&self) -> &Claims {
+        &self.claims
+    }
+}
+
+/// Header and claims of a compact JWS (RFC 7515, section 3.1).
+fn decode(token: &str) -> Option<(Value, Value)> {
+    let mut parts = token.split('.');
+    let (header, claims) = (parts.next()?, parts.next()?);
+    let (_signature, None) = (parts.next()?, parts.next()) else { return None };
+    let part = |text: &str| -> Option<Value> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        serde_json::from_slice(&bytes).ok().filter(Value::is_object)
+    };
+    Some((part(header)?, part(claims)?))
+}
+
+/// What Entra would refuse, said here with the remedy.
+fn check(header: &Value, claims: &Value, now: Timestamp) -> Result<Claims, Problem> {
+    let text = |name: &str| claims.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let algorithm = header.get("alg").and_then(Value::as_str).unwrap_or("none");
+    if algorithm != "RS256" {
+        return Err(invalid(
+            format!("the federated token is signed with {algorithm}, and Entra takes RS256 only"),
+            "Have the issuer sign with an RSA key (SPIRE: jwt_key_type = \"rsa-2048\"; Kubernetes: an RSA \
+             service-account signing key).",
+        ));
+    }
+    let issuer = text("iss");
+    if issuer.is_empty() {
+        return Err(invalid(
+            "the federated token has no issuer (iss)".to_owned(),
+            "Have the issuer write its URL into the token (SPIRE: jwt_issuer).",
+        ));
+    }
+    let audience = match claims.get("aud") {
+        Some(Value::String(one)) => one.clone(),
+        Some(Value::Array(list)) => match list.as_slice() {
+            [Value::String(one)] => one.clone(),
+            several => {
+                return Err(invalid(
+                    format!("the federated token has {} audiences, and Entra takes exactly one", several.len()),
+                    "Ask the issuer for a token with the one audience of the federated credential, \
+                     api://AzureADTokenExchange by default.",
+                ));
+            }
+        },
+        _ => String::new(),
+    };
+    if let Some(expiry) = claims.get("exp").and_then(seconds)
+        && expiry <= now
+    {
+        return Err(invalid(
+            format!("the federated token expired on {expiry}, {} s ago", now.since(expiry).as_secs()),
+            "If the kubelet renewed it since, Envoy watches the wrong folder: watched_directory must be the volume's \
+             mount path, the one that holds ..data. Otherwise see what renews the token, and the node's clock.",
+        ));
+    }
+    if let Some(start) = claims.get("nbf").and_then(seconds)
+        && start > now
+    {
+        return Err(invalid(
+            format!("the federated token is not valid before {start}, in {} s", start.since(now).as_secs()),
+            "See the clocks of this node and of the issuer.",
+        ));
+    }
+    Ok(Claims { issuer, subject: text("sub"), audience })
+}
+
+/// A NumericDate, which may have a fraction (RFC 7519, section 2).
+fn seconds(value: &Value) -> Option<Timestamp> {
+    let whole = value.as_u64().or_else(|| {
+        let fraction = value.as_f64().filter(|number| *number >= 0.0)?;
+        // A float cast saturates; a date beyond u64 stays far in the future.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        Some(fraction as u64)
+    })?;
+    Some(Timestamp::from_unix_seconds(whole))
+}
+
+fn invalid(detail: String, remedy: &str) -> Problem {
+    Problem::new(Code::AssertionInvalid, detail, remedy)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::http::{CallFailure, Response};
+    use serde_json::json;
+
+    pub(crate) const NOW: Timestamp = Timestamp::from_unix_seconds(1_795_334_000);
+
+    /// A JWT with these parts and a signature that nobody made.
+    pub(crate) fn jwt(header: &Value, claims: &Value) -> String {
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        format!("{}.{}.c2lnbmF0dXJl", part(header), part(claims))
+    }
+
+    pub(crate) fn claims() -> Value {
+        json!({
+            "aud": ["api://AzureADTokenExchange"], "iss": "https://issuer.example/cluster",
+            "sub": "system:serviceaccount:payments:api",
+            "nbf": 1_795_333_935_u64, "exp": 1_795_337_535_u64,
+        })
+    }
+
+    fn parse(header: &Value, claims: &Value) -> Result<Assertion, Problem> {
+        Assertion::parse(jwt(header, claims).as_bytes(), NOW)
+    }
+
+    fn refused(header: &Value, claims: &Value, saying: &str) {
+        let problem = parse(header, claims).unwrap_err();
+        assert_eq!(problem.code, Code::AssertionInvalid);
+        assert!(problem.detail.contains(saying), "{}", problem.detail);
+    }
+
+    fn with(name: &str, value: Value) -> Value {
+        let mut claims = claims();
+        claims[name] = value;
+        claims
+    }
+
+    #[test]
+    fn a_projected_token_is_read_with_or_without_a_newline() {
+        let token = jwt(&json!({"alg": "RS256"}), &claims());
+        for content in [token.clone(), format!("{token}\n")] {
+            let assertion = Assertion::parse(content.as_bytes(), NOW).unwrap();
+            assert_eq!(assertion.expose(), token);
+            assert_eq!(
+                assertion.claims().to_string(),
+                "issuer \"https://issuer.example/cluster\", subject \"system:serviceaccount:payments:api\", \
+                 audience \"api://AzureADTokenExchange\""
+            );
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_token() {
+        let assertion = parse(&json!({"alg": "RS256"}), &claims()).unwrap();
+        let shown = format!("{assertion:?}");
+        assert!(!shown.contains("eyJ") && !shown.contains("c2ln"), "{shown}");
+    }
+
+    #[test]
+    fn an_expired_token_names_the_watched_folder() {
+        refused(&json!({"alg": "RS256"}), &with("exp", json!(1_795_333_999.5)), "expired");
+        let problem = parse(&json!({"alg": "RS256"}), &with("exp", json!(1))).unwrap_err();
+        assert!(problem.remedy.contains("..data"));
+    }
+
+    #[test]
+    fn what_entra_would_refuse_is_named_here() {
+        let rs256 = json!({"alg": "RS256"});
+        refused(&json!({"alg": "ES256"}), &claims(), "ES256");
+        refused(&json!({"alg": "HS256"}), &claims(), "HS256");
+        refused(&rs256, &with("iss", Value::Null), "no issuer");
+        refused(&rs256, &with("aud", json!(["a", "account"])), "2 audiences");
+        refused(&rs256, &with("nbf", json!(1_795_334_060_u64)), "not valid before");
+    }
+
+    #[test]
+    fn what_is_no_token_is_named() {
+        for content in [&b"hello"[..], b"a.b.c", b"a.b", b"e30.e30.x.y", b"W10.W10.x"] {
+            assert_eq!(Assertion::parse(content, NOW).unwrap_err().code, Code::AssertionInvalid);
+        }
+        for content in [&b""[..], b" \n", b"\xff\xfe"] {
+            assert_eq!(Assertion::parse(content, NOW).unwrap_err().code, Code::AssertionUnavailable);
+        }
+        let long = vec![b'a'; LONGEST + 1];
+        assert!(Assertion::parse(&long, NOW).unwrap_err().detail.contains("16385 bytes"));
+    }
+
+    #[test]
+    fn a_source_that_does_not_answer_names_its_cluster() {
+        let source = Source::File { cluster: "projected_token".into() };
+        let answer = Ok(Response { status: 503, retry_after: None, body: b"no healthy upstream".to_vec() });
+        let problem = source.read(answer, NOW).unwrap_err();
+        assert_eq!(problem.code, Code::AssertionUnavailable);
+        assert!(problem.detail.contains("projected_token") && problem.detail.contains("503"));
+        let problem = source.read(Err(CallFailure::NoSuchCluster), NOW).unwrap_err();
+        assert_eq!(problem.code, Code::ClusterMissing);
+    }
+}

@@ -1,0 +1,178 @@
+//! What a token is asked for with, and the key under which it is kept.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::assertion::Source;
+use crate::entra::Authority;
+
+/// Everything that makes two tokens different, hashed: authority, tenant, client, scope, source of the assertion.
+///
+/// Each part is preceded by its length, so that no two lists of parts give the same bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TokenKey([u8; 32]);
+
+impl TokenKey {
+    fn of(parts: &[&str]) -> Self {
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part.as_bytes());
+        }
+        Self(hash.finalize().into())
+    }
+
+    /// The first byte, which is as good as random.
+    pub(crate) const fn first_byte(&self) -> u8 {
+        let [first, ..] = self.0;
+        first
+    }
+}
+
+impl fmt::Debug for TokenKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, ..] = self.0;
+        write!(formatter, "TokenKey({a:02x}{b:02x}{c:02x}{d:02x}…)")
+    }
+}
+
+/// One token that may be asked for: whose, for what, and by which ways. Its key is made with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    key: TokenKey,
+    identity: String,
+    authority: Authority,
+    tenant_id: String,
+    client_id: String,
+    scope: String,
+    assertion: Source,
+    cluster: String,
+}
+
+/// What a [`Grant`] is made of.
+#[derive(Clone, Debug)]
+pub struct GrantParts<'a> {
+    /// The identity's name in the configuration.
+    pub identity: &'a str,
+    /// Which cloud.
+    pub authority: &'a Authority,
+    /// The tenant's id or one of its domain names.
+    pub tenant_id: &'a str,
+    /// The application's or managed identity's client id.
+    pub client_id: &'a str,
+    /// `<resource>/.default`.
+    pub scope: &'a str,
+    /// Where the federated token is read.
+    pub assertion: &'a Source,
+    /// The Envoy cluster that leads to the authority.
+    pub cluster: &'a str,
+}
+
+impl Grant {
+    /// Makes the grant and its key. The identity's name and the cluster to the authority are no part of the key:
+    /// they change what the token is called and how it is fetched, not which token it is.
+    pub fn new(parts: &GrantParts<'_>) -> Self {
+        let key = TokenKey::of(&[
+            parts.authority.host(),
+            parts.tenant_id,
+            parts.client_id,
+            parts.scope,
+            match parts.assertion {
+                Source::File { .. } => "file",
+            },
+            parts.assertion.cluster(),
+        ]);
+        Self {
+            key,
+            identity: parts.identity.to_owned(),
+            authority: parts.authority.clone(),
+            tenant_id: parts.tenant_id.to_owned(),
+            client_id: parts.client_id.to_owned(),
+            scope: parts.scope.to_owned(),
+            assertion: parts.assertion.clone(),
+            cluster: parts.cluster.to_owned(),
+        }
+    }
+
+    /// The key of the token.
+    pub const fn key(&self) -> TokenKey {
+        self.key
+    }
+
+    /// The identity's name in the configuration.
+    pub fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// Which cloud.
+    pub const fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// The tenant.
+    pub fn tenant_id(&self) -> &str {
+        &self.tenant_id
+    }
+
+    /// The client.
+    pub fn client_id(&self) -> &str {
+        &self.client_id
+    }
+
+    /// The scope.
+    pub fn scope(&self) -> &str {
+        &self.scope
+    }
+
+    /// Where the federated token is read.
+    pub const fn assertion(&self) -> &Source {
+        &self.assertion
+    }
+
+    /// The Envoy cluster that leads to the authority.
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_that_concatenate_alike_give_different_keys() {
+        assert_ne!(TokenKey::of(&["ab", "c"]), TokenKey::of(&["a", "bc"]));
+        assert_ne!(TokenKey::of(&["a", ""]), TokenKey::of(&["", "a"]));
+        assert_ne!(TokenKey::of(&["a"]), TokenKey::of(&["a", ""]));
+    }
+
+    #[test]
+    fn every_part_that_makes_another_token_makes_another_key() {
+        let (public, other) =
+            (Authority::public(), Authority::parse("https://login.microsoftonline.us", false).unwrap());
+        let (source, elsewhere) = (Source::File { cluster: "a".into() }, Source::File { cluster: "b".into() });
+        let parts = GrantParts {
+            identity: "i",
+            authority: &public,
+            tenant_id: "t",
+            client_id: "c",
+            scope: "s/.default",
+            assertion: &source,
+            cluster: "entra",
+        };
+        let key = |parts: GrantParts<'_>| Grant::new(&parts).key();
+        let one = key(parts.clone());
+        for other in [
+            GrantParts { authority: &other, ..parts.clone() },
+            GrantParts { tenant_id: "u", ..parts.clone() },
+            GrantParts { client_id: "d", ..parts.clone() },
+            GrantParts { scope: "s//.default", ..parts.clone() },
+            GrantParts { assertion: &elsewhere, ..parts.clone() },
+        ] {
+            assert_ne!(one, key(other));
+        }
+        assert_eq!(one, key(GrantParts { identity: "j", cluster: "entra_2", ..parts }));
+    }
+}

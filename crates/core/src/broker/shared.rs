@@ -1,0 +1,174 @@
+//! What the workers of one Envoy process share: for each token key the token, the last failure, and the lease.
+//!
+//! Envoy's shared data has compare-and-set, but a set on a name that does not exist always succeeds, and names can
+//! never be removed. So there is a fixed number of *shelves*, made before any worker runs, and each holds the entries
+//! of the keys that fall to it. Every change is then a true compare-and-set, and what is let go frees its memory.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::freshness::Issued;
+use super::key::TokenKey;
+use crate::problem::Problem;
+use crate::time::Timestamp;
+
+/// The version of the encoding stands in the name: a module of another version neither reads nor harms these.
+const PREFIX: &str = "entra-exchange/1/";
+
+/// How often a change is tried again when another worker was faster.
+const TRIES: usize = 64;
+
+/// An entry without a token in use is let go this long after its last failure's next try.
+const KEPT_AFTER_FAILURE: Duration = Duration::from_secs(600);
+
+/// The process-wide memory that all workers see, as the shell reaches it.
+pub trait SharedData {
+    /// The value under a name and its compare-and-set number; `None` where the name has never been set.
+    fn get(&self, name: &str) -> Option<(Vec<u8>, u32)>;
+
+    /// Sets a value. With `cas`, only if the number is still that; returns whether it was set.
+    fn set(&self, name: &str, value: &[u8], cas: Option<u32>) -> bool;
+}
+
+/// One of the workers: unique in the process, as good as random.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerId(pub u64);
+
+/// The queue that wakes one worker's root context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueId(pub u32);
+
+/// Who is fetching, until when. A lease always ends, so a worker that dies blocks nobody for long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Lease {
+    pub(super) holder: WorkerId,
+    pub(super) until: Timestamp,
+    /// Who wants to be woken when it is over.
+    pub(super) waiting: Vec<QueueId>,
+}
+
+impl Lease {
+    /// The longest that a lease is given for at a time. One that claims more is left from before the clock was set
+    /// back, and counts for nothing.
+    pub(super) const LONGEST: Duration = Duration::from_secs(15);
+
+    pub(super) fn is_live(&self, now: Timestamp) -> bool {
+        now < self.until && self.until.since(now) <= Self::LONGEST
+    }
+}
+
+/// An exchange that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Failure {
+    pub(super) problem: Problem,
+    /// No exchange before this time.
+    pub(super) next_try: Timestamp,
+    /// How many failed in a row.
+    pub(super) failures: u32,
+}
+
+impl Failure {
+    /// The longest that an exchange is put off. A longer one is left from before the clock was set back.
+    const LONGEST: Duration = Duration::from_secs(3600);
+
+    pub(super) fn is_backing_off(&self, now: Timestamp) -> bool {
+        now < self.next_try && self.next_try.since(now) <= Self::LONGEST
+    }
+
+    /// The problem as it is told now.
+    pub(super) fn told(&self, now: Timestamp) -> Problem {
+        self.problem.clone().retry_after(self.next_try.since(now))
+    }
+}
+
+/// What is shared for one key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Entry {
+    pub(super) token: Option<Issued>,
+    pub(super) failure: Option<Failure>,
+    pub(super) lease: Option<Lease>,
+}
+
+impl Entry {
+    fn is_over(&self, now: Timestamp) -> bool {
+        let token_over = self.token.as_ref().is_none_or(|token| !token.is_usable(now));
+        let failure_over = self.failure.as_ref().is_none_or(|failure| failure.next_try.plus(KEPT_AFTER_FAILURE) <= now);
+        let lease_over = self.lease.as_ref().is_none_or(|lease| !lease.is_live(now));
+        token_over && failure_over && lease_over
+    }
+}
+
+/// The entries of one shelf.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(transparent)]
+struct Shelf(Vec<(TokenKey, Entry)>);
+
+impl Shelf {
+    /// What cannot be read counts as empty, and is written anew.
+    fn decode(bytes: &[u8]) -> BTreeMap<TokenKey, Entry> {
+        serde_json::from_slice::<Self>(bytes).unwrap_or_default().0.into_iter().collect()
+    }
+
+    fn encode(entries: BTreeMap<TokenKey, Entry>) -> Vec<u8> {
+        // Our own structs with string keys nowhere cannot fail to serialise.
+        serde_json::to_vec(&Self(entries.into_iter().collect())).unwrap_or_default()
+    }
+}
+
+fn shelf_of(key: TokenKey) -> String {
+    format!("{PREFIX}{:02x}", key.first_byte())
+}
+
+/// Makes the shelves that are not there yet. To be called where no other worker can do the same at the same time:
+/// Envoy configures the canary VM before any worker.
+pub fn prepare(shared: &dyn SharedData) {
+    for number in 0..=u8::MAX {
+        let name = format!("{PREFIX}{number:02x}");
+        if shared.get(&name).is_none() {
+            shared.set(&name, b"[]", None);
+        }
+    }
+}
+
+/// What is shared for `key`.
+pub(super) fn read(shared: &dyn SharedData, key: TokenKey) -> Entry {
+    let bytes = shared.get(&shelf_of(key)).map(|(bytes, _)| bytes).unwrap_or_default();
+    Shelf::decode(&bytes).remove(&key).unwrap_or_default()
+}
+
+/// Whether a change is to be written.
+pub(super) enum Then<T> {
+    Write(T),
+    Keep(T),
+}
+
+/// Changes what is shared for `key`, as one step that no other worker can come between.
+///
+/// `change` may be called several times, each time with what is there then; its last result comes back. `None` when
+/// others were faster every time.
+pub(super) fn update<T>(
+    shared: &dyn SharedData,
+    key: TokenKey,
+    now: Timestamp,
+    mut change: impl FnMut(&mut Entry) -> Then<T>,
+) -> Option<T> {
+    let name = shelf_of(key);
+    for _ in 0..TRIES {
+        let (bytes, cas) = match shared.get(&name) {
+            Some((bytes, cas)) => (bytes, Some(cas)),
+            None => (Vec::new(), None),
+        };
+        let mut entries = Shelf::decode(&bytes);
+        let result = match change(entries.entry(key).or_default()) {
+            Then::Keep(result) => return Some(result),
+            Then::Write(result) => result,
+        };
+        entries.retain(|_, entry| !entry.is_over(now));
+        if shared.set(&name, &Shelf::encode(entries), cas) {
+            return Some(result);
+        }
+    }
+    None
+}

@@ -1,0 +1,364 @@
+//! The broker among other workers, on a clock and a shared memory that the tests own.
+
+use std::cell::RefCell;
+
+use serde_json::json;
+
+use super::tests_support::grant;
+use super::*;
+use crate::assertion::tests::{claims, jwt};
+use crate::http::Response;
+
+const START: Timestamp = Timestamp::from_unix_seconds(1_795_334_000);
+
+/// Shared data as Envoy has it.
+#[derive(Default)]
+struct Shared {
+    values: RefCell<HashMap<String, (Vec<u8>, u32)>>,
+    sets: RefCell<u32>,
+}
+
+impl SharedData for Shared {
+    fn get(&self, name: &str) -> Option<(Vec<u8>, u32)> {
+        self.values.borrow().get(name).cloned()
+    }
+
+    fn set(&self, name: &str, value: &[u8], cas: Option<u32>) -> bool {
+        let mut values = self.values.borrow_mut();
+        if let (Some((_, current)), Some(cas)) = (values.get(name), cas)
+            && cas != 0
+            && *current != cas
+        {
+            return false;
+        }
+        *self.sets.borrow_mut() += 1;
+        values.insert(name.to_owned(), (value.to_vec(), *self.sets.borrow()));
+        true
+    }
+}
+
+/// Two workers of one process.
+struct Process {
+    shared: Shared,
+    workers: [Broker; 2],
+    grant: Arc<Grant>,
+    now: Timestamp,
+}
+
+#[derive(Debug, PartialEq)]
+enum Seen {
+    Read,
+    Call,
+    Wake(u32),
+    Token(u32),
+    Problem(u32, Code),
+}
+
+fn seen(commands: Vec<Command>) -> Vec<Seen> {
+    commands
+        .into_iter()
+        .filter_map(|command| match command {
+            Command::ReadAssertion(_) => Some(Seen::Read),
+            Command::CallEndpoint(..) => Some(Seen::Call),
+            Command::Wake(QueueId(queue)) => Some(Seen::Wake(queue)),
+            Command::Finish(StreamId(stream), Ok(_)) => Some(Seen::Token(stream)),
+            Command::Finish(StreamId(stream), Err(problem)) => Some(Seen::Problem(stream, problem.code)),
+            Command::Log(_) => None,
+        })
+        .collect()
+}
+
+fn answer(status: u16, body: &serde_json::Value) -> CallResult {
+    Ok(Response { status, retry_after: None, body: body.to_string().into_bytes() })
+}
+
+fn token(life: u64) -> CallResult {
+    answer(200, &json!({"token_type": "Bearer", "expires_in": life, "access_token": "abc"}))
+}
+
+fn refusal(code: u32) -> CallResult {
+    answer(
+        401,
+        &json!({"error": "invalid_client", "error_description": format!("AADSTS{code}: no"), "error_codes": [code]}),
+    )
+}
+
+impl Process {
+    fn new() -> Self {
+        let shared = Shared::default();
+        prepare(&shared);
+        let worker = |number: u32| Broker::new(WorkerId(u64::from(number) + 7), QueueId(number));
+        Self { shared, workers: [worker(0), worker(1)], grant: Arc::new(grant()), now: START }
+    }
+
+    fn advance(&mut self, length: Duration) {
+        self.now = self.now.plus(length);
+    }
+
+    /// A request arrives; `Err` is how it ended at once.
+    fn ask(&mut self, worker: usize, stream: u32) -> (Answer, bool) {
+        self.workers[worker].get(&self.grant, StreamId(stream), self.now, &self.shared)
+    }
+
+    fn pending(&mut self, worker: usize, stream: u32) {
+        assert!(matches!(self.ask(worker, stream).0, Answer::Pending));
+    }
+
+    fn ready(&mut self, worker: usize) {
+        assert!(matches!(self.ask(worker, 999).0, Answer::Ready(_)));
+    }
+
+    fn failed(&mut self, worker: usize) -> Problem {
+        match self.ask(worker, 999).0 {
+            Answer::Failed(problem) => problem,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn look(&mut self, worker: usize) -> Vec<Seen> {
+        seen(self.workers[worker].look(self.now, &self.shared))
+    }
+
+    fn assertion(&mut self, worker: usize) -> Vec<Seen> {
+        let mut claims = claims();
+        claims["exp"] = json!(self.now.unix_seconds() + 3600);
+        let body = jwt(&json!({"alg": "RS256"}), &claims).into_bytes();
+        self.assertion_answer(worker, Ok(Response { status: 200, retry_after: None, body }))
+    }
+
+    fn assertion_answer(&mut self, worker: usize, answer: CallResult) -> Vec<Seen> {
+        seen(self.workers[worker].assertion_arrived(self.grant.key(), answer, self.now, &self.shared))
+    }
+
+    fn endpoint(&mut self, worker: usize, answer: CallResult) -> Vec<Seen> {
+        seen(self.workers[worker].endpoint_answered(self.grant.key(), answer, self.now, &self.shared))
+    }
+
+    /// A worker asks, and its exchange comes to `answer`.
+    fn exchange(&mut self, worker: usize, stream: u32, answer: CallResult) -> Vec<Seen> {
+        self.pending(worker, stream);
+        assert_eq!(self.look(worker), [Seen::Read]);
+        assert_eq!(self.assertion(worker), [Seen::Call]);
+        self.endpoint(worker, answer)
+    }
+
+    fn due_in(&self, worker: usize) -> Option<Duration> {
+        self.workers[worker].next_due().map(|due| due.since(self.now))
+    }
+}
+
+#[test]
+fn one_exchange_serves_all_who_wait_in_every_worker() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    process.pending(0, 2);
+    process.pending(1, 3);
+    assert_eq!(process.look(0), [Seen::Read]);
+    assert_eq!(process.look(1), []);
+    assert_eq!(process.assertion(0), [Seen::Call]);
+    assert_eq!(process.endpoint(0, token(3600)), [Seen::Wake(1), Seen::Token(1), Seen::Token(2)]);
+    assert_eq!(process.look(1), [Seen::Token(3)]);
+    process.ready(0);
+    process.ready(1);
+    assert_eq!((process.due_in(0), process.due_in(1)), (None, None));
+}
+
+#[test]
+fn a_worker_that_comes_later_takes_the_published_token_without_pausing() {
+    let mut process = Process::new();
+    process.exchange(0, 1, token(3600));
+    process.ready(1);
+}
+
+#[test]
+fn only_the_first_who_waits_asks_for_a_look() {
+    let mut process = Process::new();
+    assert!(process.ask(0, 1).1);
+    assert!(!process.ask(0, 2).1);
+}
+
+#[test]
+fn a_waiter_is_answered_when_the_leader_dies() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    assert_eq!(process.look(0), [Seen::Read]);
+    process.pending(1, 2);
+    assert_eq!(process.look(1), []);
+    // Worker 0 is never heard of again.
+    let wait = process.due_in(1).unwrap();
+    assert_eq!(wait, READ_TIMEOUT + GRACE);
+    process.advance(wait);
+    assert_eq!(process.look(1), [Seen::Read]);
+    assert_eq!(process.assertion(1), [Seen::Call]);
+    assert_eq!(process.endpoint(1, token(3600)), [Seen::Token(2)]);
+}
+
+#[test]
+fn a_leader_that_was_given_up_stands_down_and_still_serves_its_own() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    process.look(0);
+    process.advance(READ_TIMEOUT + GRACE);
+    process.pending(1, 2);
+    assert_eq!(process.look(1), [Seen::Read]);
+    // The answer to worker 0 comes after all: no second exchange begins.
+    assert_eq!(process.assertion(0), []);
+    assert_eq!(process.assertion(1), [Seen::Call]);
+    assert_eq!(process.endpoint(1, token(3600)), [Seen::Wake(0), Seen::Token(2)]);
+    assert_eq!(process.look(0), [Seen::Token(1)]);
+}
+
+#[test]
+fn an_answer_that_never_comes_ends_with_the_lease() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    process.look(0);
+    process.assertion(0);
+    process.advance(EXCHANGE_TIMEOUT + GRACE);
+    assert_eq!(process.look(0), [Seen::Read]);
+}
+
+#[test]
+fn a_request_that_waits_too_long_is_answered_even_when_nothing_else_happens() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    process.look(0);
+    process.assertion(0);
+    process.advance(WAIT_LIMIT);
+    assert_eq!(process.look(0), [Seen::Read, Seen::Problem(1, Code::WaitedTooLong)]);
+}
+
+#[test]
+fn a_waiter_that_leaves_cancels_nothing_for_the_others() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    process.pending(0, 2);
+    process.look(0);
+    process.workers[0].forget(StreamId(1));
+    process.assertion(0);
+    assert_eq!(process.endpoint(0, token(3600)), [Seen::Token(2)]);
+    assert!(process.workers[0].waiting.is_empty());
+}
+
+#[test]
+fn the_queue_is_bounded() {
+    let mut process = Process::new();
+    for stream in 0..u32::try_from(WAITING_LIMIT).unwrap() {
+        process.pending(0, stream);
+    }
+    assert_eq!(process.failed(0).code, Code::TooManyWaiting);
+}
+
+#[test]
+fn a_refusal_that_correct_credentials_meet_is_tried_once_more_soon() {
+    let mut process = Process::new();
+    assert_eq!(process.exchange(0, 1, refusal(700213)), []);
+    assert_eq!(process.due_in(0), Some(SOON));
+    process.advance(SOON);
+    assert_eq!(process.look(0), [Seen::Read]);
+    assert_eq!(process.assertion(0), [Seen::Call]);
+    assert_eq!(process.endpoint(0, refusal(700213)), [Seen::Problem(1, Code::EntraRefused)]);
+}
+
+#[test]
+fn an_assertion_out_of_its_time_is_read_again_at_once() {
+    let mut process = Process::new();
+    assert_eq!(process.exchange(0, 1, refusal(700024)), [Seen::Read]);
+    assert_eq!(process.assertion(0), [Seen::Call]);
+    assert_eq!(process.endpoint(0, token(3600)), [Seen::Token(1)]);
+}
+
+#[test]
+fn while_it_backs_off_requests_fail_at_once_in_every_worker_and_say_when_to_try_again() {
+    let mut process = Process::new();
+    assert_eq!(process.exchange(0, 1, refusal(700016)), [Seen::Problem(1, Code::EntraRefused)]);
+    for worker in [0, 1] {
+        let problem = process.failed(worker);
+        assert_eq!(problem.aadsts().as_deref(), Some("AADSTS700016"));
+        assert!(problem.retry_after.unwrap() > Duration::ZERO);
+    }
+    let wait = process.failed(1).retry_after.unwrap();
+    process.advance(wait);
+    assert_eq!(process.exchange(1, 2, token(3600)), [Seen::Token(2)]);
+}
+
+#[test]
+fn a_token_that_is_due_is_served_while_one_request_has_it_refreshed() {
+    let mut process = Process::new();
+    process.exchange(0, 1, token(3600));
+    process.advance(Duration::from_secs(3400));
+    let (answer, look) = process.ask(0, 2);
+    assert!(matches!(answer, Answer::Ready(_)) && look);
+    let (answer, look) = process.ask(0, 3);
+    assert!(matches!(answer, Answer::Ready(_)) && !look);
+    assert_eq!(process.look(0), [Seen::Read]);
+    assert_eq!(process.assertion(0), [Seen::Call]);
+    assert_eq!(process.endpoint(0, token(3600)), []);
+    assert!(!process.ask(0, 4).1);
+}
+
+#[test]
+fn a_refresh_that_fails_is_invisible_while_the_token_is_valid() {
+    let mut process = Process::new();
+    process.exchange(0, 1, token(3600));
+    process.advance(Duration::from_secs(3400));
+    process.ready(0);
+    process.look(0);
+    process.assertion(0);
+    assert_eq!(process.endpoint(0, answer(500, &json!({}))), []);
+    let (answer, look) = process.ask(0, 2);
+    assert!(matches!(answer, Answer::Ready(_)) && !look);
+    process.advance(Duration::from_secs(100));
+    let (answer, look) = process.ask(0, 3);
+    assert!(matches!(answer, Answer::Ready(_)) && look, "it is tried again in time");
+}
+
+#[test]
+fn a_token_file_that_cannot_be_read_is_a_problem_and_not_a_hang() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    process.look(0);
+    assert_eq!(process.assertion_answer(0, answer(503, &json!({}))), [Seen::Problem(1, Code::AssertionUnavailable)]);
+}
+
+#[test]
+fn answers_that_nobody_waits_for_do_nothing() {
+    let mut process = Process::new();
+    assert_eq!(process.assertion(0), []);
+    assert_eq!(process.endpoint(0, token(60)), []);
+    process.exchange(0, 1, token(3600));
+    assert_eq!(process.endpoint(0, token(60)), []);
+    assert_eq!(process.assertion(0), []);
+}
+
+#[test]
+fn a_clock_that_is_set_back_leaves_no_lease_and_no_failure_for_ever() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    process.look(0);
+    process.now = process.now.minus(Duration::from_secs(86400));
+    process.pending(1, 2);
+    assert_eq!(process.look(1), [Seen::Read], "a lease from the future counts for nothing");
+    process.assertion(1);
+    process.endpoint(1, refusal(700016));
+    process.now = process.now.minus(Duration::from_secs(86400));
+    process.pending(1, 3);
+}
+
+#[test]
+fn what_nobody_uses_any_more_is_let_go() {
+    let mut process = Process::new();
+    process.exchange(0, 1, token(3600));
+    process.advance(Duration::from_secs(7200));
+    process.look(0);
+    assert!(process.workers[0].slots.is_empty());
+    let name =
+        process.shared.values.borrow().iter().find(|(_, (value, _))| value.len() > 2).map(|(name, _)| name.clone());
+    assert!(name.is_some());
+    let other = process.grant.key();
+    shared::update(&process.shared, other, process.now, |entry| {
+        *entry = Entry::default();
+        Then::Write(())
+    });
+    assert!(process.shared.values.borrow().values().all(|(value, _)| value == b"[]"));
+}

@@ -1,0 +1,168 @@
+//! Typed reading from the tree. Every mistake is kept, with where it is, what is there and what would be right; reading
+//! goes on.
+
+use std::fmt;
+
+use super::tree::Node;
+
+/// One thing that is wrong in a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// Where, such as `destinations[2].scope`; empty for the whole text.
+    pub path: String,
+    /// What is there and what would be right.
+    pub message: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.path.is_empty() {
+            formatter.write_str(&self.message)
+        } else {
+            write!(formatter, "{}: {}", self.path, self.message)
+        }
+    }
+}
+
+/// Where mistakes are gathered.
+#[derive(Debug, Default)]
+pub(super) struct Mistakes(pub(super) Vec<Mistake>);
+
+impl Mistakes {
+    pub(super) fn add(&mut self, path: &str, message: impl Into<String>) {
+        self.0.push(Mistake { path: path.to_owned(), message: message.into() });
+    }
+}
+
+/// A value and where it stands.
+#[derive(Clone, Debug)]
+pub(super) struct Field<'a> {
+    pub(super) path: String,
+    node: &'a Node,
+}
+
+impl<'a> Field<'a> {
+    pub(super) const fn root(node: &'a Node) -> Self {
+        Self { path: String::new(), node }
+    }
+
+    fn expected(&self, what: &str, mistakes: &mut Mistakes) {
+        mistakes.add(&self.path, format!("{} is not {what}", self.node));
+    }
+
+    /// A string that is not empty.
+    pub(super) fn text(&self, mistakes: &mut Mistakes) -> Option<&'a str> {
+        match self.node {
+            Node::String(text) if !text.is_empty() => Some(text),
+            _ => {
+                self.expected("a text: write a string that is not empty", mistakes);
+                None
+            }
+        }
+    }
+
+    /// One of several words.
+    pub(super) fn word<T: Copy>(&self, words: &[(&str, T)], mistakes: &mut Mistakes) -> Option<T> {
+        let found = match self.node {
+            Node::String(text) => words.iter().find(|(word, _)| word == text),
+            _ => None,
+        };
+        if found.is_none() {
+            let all: Vec<String> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
+            self.expected(&format!("one of the words here: write {}", all.join(" or ")), mistakes);
+        }
+        found.map(|(_, value)| *value)
+    }
+
+    /// The items of a list that is not empty.
+    pub(super) fn list(&self, mistakes: &mut Mistakes) -> Option<Vec<Self>> {
+        match self.node {
+            Node::List(items) if !items.is_empty() => Some(
+                items
+                    .iter()
+                    .enumerate()
+                    .map(|(index, node)| Field { path: format!("{}[{index}]", self.path), node })
+                    .collect(),
+            ),
+            _ => {
+                self.expected("a list: write [ … ] with at least one item", mistakes);
+                None
+            }
+        }
+    }
+
+    /// The texts of a list that is not empty.
+    pub(super) fn texts(&self, mistakes: &mut Mistakes) -> Vec<(String, &'a str)> {
+        let items = self.list(mistakes).unwrap_or_default();
+        items.into_iter().filter_map(|item| Some((item.path.clone(), item.text(mistakes)?))).collect()
+    }
+
+    /// The fields of an object, which may be only those named in `known`.
+    pub(super) fn object(&self, known: &'static [&'static str], mistakes: &mut Mistakes) -> Option<Object<'a>> {
+        let Node::Object(fields) = self.node else {
+            self.expected("an object: write { … }", mistakes);
+            return None;
+        };
+        let object = Object { path: self.path.clone(), fields };
+        for (index, (name, _)) in fields.iter().enumerate() {
+            let path = object.path_of(name);
+            if fields.iter().take(index).any(|(before, _)| before == name) {
+                mistakes.add(&path, "stands here a second time: write it once");
+            } else if !known.contains(&name.as_str()) {
+                mistakes.add(&path, unknown(name, known));
+            }
+        }
+        Some(object)
+    }
+}
+
+/// What to say of a field that does not exist.
+fn unknown(name: &str, known: &[&str]) -> String {
+    let near = known.iter().map(|word| (strsim::osa_distance(name, word), word)).min();
+    match near {
+        Some((distance, word)) if distance <= 1 + word.len() / 4 => {
+            format!("there is no such field: did you mean {word:?}?")
+        }
+        _ => format!("there is no such field: write {}", known.join(", ")),
+    }
+}
+
+/// An object's fields, by name.
+#[derive(Clone, Debug)]
+pub(super) struct Object<'a> {
+    path: String,
+    fields: &'a [(String, Node)],
+}
+
+impl<'a> Object<'a> {
+    /// The path of a field, whether it is there or not.
+    pub(super) fn path_of(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+    }
+
+    /// A field that need not be there.
+    pub(super) fn get(&self, name: &str) -> Option<Field<'a>> {
+        let (_, node) = self.fields.iter().find(|(field, _)| field == name)?;
+        Some(Field { path: self.path_of(name), node })
+    }
+
+    /// A text that need not be there.
+    pub(super) fn text(&self, name: &str, mistakes: &mut Mistakes) -> Option<&'a str> {
+        self.get(name)?.text(mistakes)
+    }
+
+    /// A word that need not be there; `default` when it is not.
+    pub(super) fn word<T: Copy>(&self, name: &str, words: &[(&str, T)], default: T, mistakes: &mut Mistakes) -> T {
+        self.get(name).and_then(|field| field.word(words, mistakes)).unwrap_or(default)
+    }
+
+    /// The items of a list that need not be there.
+    pub(super) fn list(&self, name: &str, mistakes: &mut Mistakes) -> Option<Vec<Field<'a>>> {
+        self.get(name)?.list(mistakes)
+    }
+
+    /// The texts of a list that need not be there, with their paths.
+    pub(super) fn texts(&self, name: &str, mistakes: &mut Mistakes) -> Option<Vec<(String, &'a str)>> {
+        Some(self.get(name)?.texts(mistakes))
+    }
+}

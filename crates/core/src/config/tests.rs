@@ -1,0 +1,174 @@
+//! What is taken, what is refused, and in which words.
+
+use super::*;
+
+const TENANT: &str = "11111111-1111-4111-8111-111111111111";
+const CLIENT: &str = "aaaaaaaa-0000-4000-8000-000000000001";
+
+fn webhook(name: &str) -> Option<String> {
+    match name {
+        "AZURE_TENANT_ID" => Some(TENANT.into()),
+        "AZURE_CLIENT_ID" => Some(CLIENT.into()),
+        "AZURE_AUTHORITY_HOST" => Some("https://login.microsoftonline.com/".into()),
+        _ => None,
+    }
+}
+
+fn parse(text: &str) -> Result<Config, Refused> {
+    Config::parse(text.as_bytes(), &webhook)
+}
+
+fn mistakes(text: &str) -> Vec<String> {
+    parse(text).unwrap_err().0.iter().map(ToString::to_string).collect()
+}
+
+const SMALLEST: &str = r#"{"destinations":[{"hosts":["payments-kv.vault.azure.net"],"scope":"https://vault.azure.net/.default","tls_clusters":["outbound|80||{host}"]}]}"#;
+
+#[test]
+fn the_smallest_text_takes_the_rest_from_the_variables() {
+    let config = parse(SMALLEST).unwrap();
+    let grant = config.identities[0].grant("https://vault.azure.net/.default").unwrap();
+    assert_eq!(grant.identity(), "default");
+    assert_eq!((grant.tenant_id(), grant.client_id()), (TENANT, CLIENT));
+    assert_eq!(grant.authority().host(), "login.microsoftonline.com");
+    assert_eq!(grant.assertion().cluster(), "projected_token");
+    assert_eq!(grant.cluster(), "entra");
+    assert_eq!(config.destinations[0].existing_credential, ExistingCredential::Keep);
+    assert_eq!(config.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn what_is_written_wins_over_the_variables() {
+    let config = parse(
+        r#"{"entra":{"authority":"https://login.microsoftonline.us","clusters":["gov"]},
+            "assertions":[{"name":"spire","source":"file","cluster":"spire_file"}],
+            "identities":[{"name":"a","tenant_id":"contoso.onmicrosoft.com","client_id":"bbbbbbbb-0000-4000-8000-000000000002","assertion":"spire"}],
+            "managed_identity":{"imds":{"hosts":["127.0.0.1"]}}}"#,
+    )
+    .unwrap();
+    let grant = config.identities[0].grant("x/.default").unwrap();
+    assert_eq!(grant.tenant_id(), "contoso.onmicrosoft.com");
+    assert_eq!(grant.authority().host(), "login.microsoftonline.us");
+    assert_eq!((grant.assertion().cluster(), grant.cluster()), ("spire_file", "gov"));
+    let answers = config.managed_identity.unwrap();
+    assert_eq!((answers.offered, answers.default), (vec![0], Some(0)));
+    assert_eq!(answers.imds_hosts, ["127.0.0.1"]);
+}
+
+#[test]
+fn a_missing_variable_refuses_requests_and_not_the_text() {
+    let config = Config::parse(SMALLEST.as_bytes(), &|_| None).unwrap();
+    let problem = config.identities[0].grant("s/.default").unwrap_err();
+    assert_eq!(problem.code, Code::VariableMissing);
+    assert_eq!(problem.detail, "AZURE_TENANT_ID is not set");
+    assert!(problem.remedy.contains("azure.workload.identity/tenant-id"));
+    let wrong = |name: &str| if name == "AZURE_AUTHORITY_HOST" { Some("http://x".into()) } else { webhook(name) };
+    let config = Config::parse(SMALLEST.as_bytes(), &wrong).unwrap();
+    assert!(
+        config.identities[0].grant("s/.default").unwrap_err().detail.starts_with("AZURE_AUTHORITY_HOST: \"http://x\"")
+    );
+    let wrong = |name: &str| if name == "AZURE_CLIENT_ID" { Some("payments".into()) } else { webhook(name) };
+    let config = Config::parse(SMALLEST.as_bytes(), &wrong).unwrap();
+    assert!(config.identities[0].grant("s/.default").unwrap_err().detail.contains("is no client id"));
+}
+
+#[test]
+fn every_mistake_is_told_at_once_with_its_path_and_remedy() {
+    let told = mistakes(
+        r#"{"entra":{"authority":"http://login.microsoftonline.com","clusters":["a","b"]},
+            "identities":[{"name":"Payments","tenant_id":"common","client_id":"payments","asertion":"x"},{"client_id":"c"}],
+            "destinations":[
+              {"host":["a.example"],"scope":"https://vault.azure.net","identity":"nobody","plaintext":"yes"},
+              {"hosts":["https://a.example","b.example","b.example"],"scope":"a/.default b/.default","existing_credential":1},
+              {"hosts":[],"scope":"x/.default","scope":"y/.default","identity":"Payments"},
+              "x"]}"#,
+    );
+    let expected = [
+        r#"entra.authority: "http://login.microsoftonline.com" is no authority: write https:// and a host, such as https://login.microsoftonline.com"#,
+        "entra.clusters: is more than one way: write the one cluster that leads to the authority",
+        r#"identities[0].asertion: there is no such field: did you mean "assertion"?"#,
+        r#"identities[0].name: "Payments" is no name: write at most 63 of a-z, 0-9, _ and -"#,
+        r#"identities[0].tenant_id: "common" is no tenant that an application can sign in to: write the tenant's id"#,
+        r#"identities[0].client_id: "payments" is no client id: write the application's or managed identity's client id, a GUID"#,
+        "identities[1].name: is missing: with several identities each needs a name",
+        r#"destinations[0].host: there is no such field: did you mean "hosts"?"#,
+        "destinations[0].hosts: is missing: write the hosts that get the token",
+        r#"destinations[0].scope: "https://vault.azure.net" is a resource: write "https://vault.azure.net/.default""#,
+        r#"destinations[0].identity: "nobody" is no identity: write Payments"#,
+        r#"destinations[0].plaintext: "yes" is not one of the words here: write "refuse" or "allowed""#,
+        r#"destinations[1].hosts[0]: "https://a.example" is no host: write a name such as "api.example.com", with :port if only that port is meant"#,
+        r#"destinations[1].hosts[2]: "b.example" stands in two places, and which token it gets is not clear: write it once"#,
+        r#"destinations[1].scope: "a/.default b/.default" is more than one scope: write one resource and /.default"#,
+        r#"destinations[1].existing_credential: 1 is not one of the words here: write "keep" or "replace" or "refuse""#,
+        "destinations[2].scope: stands here a second time: write it once",
+        "destinations[2].hosts: [] is not a list: write [ … ] with at least one item",
+        r#"destinations[3]: "x" is not an object: write { … }"#,
+    ];
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn what_is_no_configuration_is_told_so() {
+    assert_eq!(mistakes(""), ["there is no configuration: write at least destinations or managed_identity"]);
+    assert_eq!(mistakes("{}"), ["nothing is asked for: write destinations, managed_identity, or both"]);
+    assert!(
+        mistakes("{\"destinations\": [")
+            .first()
+            .unwrap()
+            .starts_with("this is no JSON: EOF while parsing a list at line 1 column 18")
+    );
+    assert_eq!(mistakes("[]"), ["[] is not an object: write { … }"]);
+    assert!(mistakes("\u{1}\u{2}")[0].contains("google.protobuf.StringValue"));
+}
+
+#[test]
+fn several_identities_must_be_told_apart_wherever_one_is_meant() {
+    let two = format!(r#""identities":[{{"name":"a","client_id":"{CLIENT}"}},{{"name":"b","client_id":"{CLIENT}"}}]"#);
+    assert_eq!(
+        mistakes(&format!(
+            r#"{{{two},"managed_identity":{{"imds":{{}}}},"destinations":[{{"hosts":["x.example"],"scope":"s/.default"}}]}}"#
+        )),
+        [
+            "managed_identity.identities: is missing: say which identities callers may ask for, of a, b",
+            "destinations[0].identity: is missing: write a or b",
+        ]
+    );
+    assert_eq!(
+        mistakes(&format!(
+            r#"{{{two},"managed_identity":{{"identities":["a","c"],"default_identity":"b","imds":{{"hosts":["x:1"]}}}}}}"#
+        )),
+        [
+            r#"managed_identity.identities[1]: "c" is no identity: write a or b"#,
+            r#"managed_identity.default_identity: "b" is not among managed_identity.identities: add it there"#,
+            r#"managed_identity.imds.hosts[0]: "x:1" is no host: write a name or an address without a port"#,
+        ]
+    );
+    let config = parse(&format!(r#"{{{two},"managed_identity":{{"identities":["a","b"],"imds":{{}}}}}}"#)).unwrap();
+    assert_eq!(config.managed_identity.unwrap().default, None);
+}
+
+#[test]
+fn what_is_probably_not_meant_is_a_warning() {
+    let config = parse(&format!(
+        r#"{{"identities":[{{"name":"a"}},{{"name":"b","client_id":"{CLIENT}"}}],
+            "destinations":[{{"hosts":["x.example"],"scope":"s/.default","identity":"a"}}]}}"#
+    ))
+    .unwrap();
+    assert_eq!(
+        config.warnings,
+        [
+            "identities[1] (b) is used by no destination and not on offer",
+            "destinations[0].tls_clusters is missing: every request to it is refused",
+        ]
+    );
+}
+
+#[test]
+fn a_host_cannot_be_a_destination_and_imds() {
+    assert_eq!(
+        mistakes(
+            r#"{"managed_identity":{"imds":{}},"destinations":[{"hosts":["localhost:81"],"scope":"s/.default"}]}"#
+        ),
+        [r#"destinations[0].hosts[0]: "localhost:81" is answered by managed_identity.imds: take it out here or there"#]
+    );
+}

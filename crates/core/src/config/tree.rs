@@ -1,0 +1,87 @@
+//! JSON as it was written: fields in order, doubled names kept.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+
+/// A JSON value that forgets nothing (RFC 8259 leaves doubled names to the reader: here they are told).
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Node {
+    Null,
+    Bool(bool),
+    Number(String),
+    String(String),
+    List(Vec<Node>),
+    Object(Vec<(String, Node)>),
+}
+
+impl fmt::Display for Node {
+    /// What was written, short enough for a message.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => formatter.write_str("null"),
+            Self::Bool(value) => write!(formatter, "{value}"),
+            Self::Number(value) => formatter.write_str(value),
+            Self::String(value) => write!(formatter, "{}", serde_json::Value::from(value.as_str())),
+            Self::List(items) if items.is_empty() => formatter.write_str("[]"),
+            Self::List(_) => formatter.write_str("a list"),
+            Self::Object(_) => formatter.write_str("an object"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Node;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("JSON")
+            }
+
+            fn visit_unit<E>(self) -> Result<Node, E> {
+                Ok(Node::Null)
+            }
+
+            fn visit_bool<E>(self, value: bool) -> Result<Node, E> {
+                Ok(Node::Bool(value))
+            }
+
+            fn visit_u64<E>(self, value: u64) -> Result<Node, E> {
+                Ok(Node::Number(value.to_string()))
+            }
+
+            fn visit_i64<E>(self, value: i64) -> Result<Node, E> {
+                Ok(Node::Number(value.to_string()))
+            }
+
+            fn visit_f64<E>(self, value: f64) -> Result<Node, E> {
+                Ok(Node::Number(value.to_string()))
+            }
+
+            fn visit_str<E>(self, value: &str) -> Result<Node, E> {
+                Ok(Node::String(value.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Node, A::Error> {
+                let mut list = Vec::new();
+                while let Some(item) = items.next_element()? {
+                    list.push(item);
+                }
+                Ok(Node::List(list))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Node, A::Error> {
+                let mut object = Vec::new();
+                while let Some(field) = fields.next_entry()? {
+                    object.push(field);
+                }
+                Ok(Node::Object(object))
+            }
+        }
+
+        deserializer.deserialize_any(Reader)
+    }
+}

@@ -1,0 +1,117 @@
+//! The authority: which cloud issues the tokens.
+
+use std::fmt;
+
+/// The hosts that Microsoft runs token endpoints on, and their aliases
+/// (learn.microsoft.com, "National clouds" and "Sovereign clouds": Microsoft Entra authentication endpoints).
+const KNOWN: &[&str] = &[
+    "login.microsoftonline.com",
+    "login.microsoft.com",
+    "login.windows.net",
+    "sts.windows.net",
+    "login.microsoftonline.us",
+    "login.usgovcloudapi.net",
+    "login.partner.microsoftonline.cn",
+    "login.chinacloudapi.cn",
+    "login.sovcloud-identity.fr",
+    "login.sovcloud-identity.de",
+    "login.sovcloud-identity.sg",
+];
+
+/// Where tokens come from, such as `https://login.microsoftonline.com`: always HTTPS, no path.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Authority(String);
+
+/// Why a text is no authority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthorityMistake {
+    /// Not `https://host`.
+    NotAnHttpsHost,
+    /// None of Microsoft's.
+    Unknown,
+}
+
+impl fmt::Display for AuthorityMistake {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::NotAnHttpsHost => {
+                "is no authority: write https:// and a host, such as https://login.microsoftonline.com"
+            }
+            Self::Unknown => {
+                "is none of Microsoft's authorities: write one, such as https://login.microsoftonline.com, \
+                 or set entra.unknown_authority to \"allowed\""
+            }
+        })
+    }
+}
+
+impl Authority {
+    /// Reads `https://host`, with or without a trailing slash (the workload-identity webhook writes one).
+    ///
+    /// # Errors
+    /// When it is not that, or names none of Microsoft's hosts and `unknown_allowed` is false.
+    pub fn parse(text: &str, unknown_allowed: bool) -> Result<Self, AuthorityMistake> {
+        let host = text.strip_prefix("https://").ok_or(AuthorityMistake::NotAnHttpsHost)?;
+        let host = host.strip_suffix('/').unwrap_or(host).to_ascii_lowercase();
+        let (name, port) = host.split_once(':').unwrap_or((&host, "443"));
+        let name_is_plain =
+            !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'));
+        if !name_is_plain || port.parse::<u16>().is_err() {
+            return Err(AuthorityMistake::NotAnHttpsHost);
+        }
+        if !unknown_allowed && !KNOWN.contains(&host.as_str()) {
+            return Err(AuthorityMistake::Unknown);
+        }
+        Ok(Self(host))
+    }
+
+    /// The public cloud's.
+    pub fn public() -> Self {
+        Self("login.microsoftonline.com".to_owned())
+    }
+
+    /// Host, with a port when one was written.
+    pub fn host(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_webhooks_form_and_ours_are_one() {
+        let authority = Authority::parse("https://login.microsoftonline.com/", false).unwrap();
+        assert_eq!(authority, Authority::public());
+        assert_eq!(
+            Authority::parse("https://Login.MicrosoftOnline.us", false).unwrap().host(),
+            "login.microsoftonline.us"
+        );
+    }
+
+    #[test]
+    fn what_is_no_authority_is_refused() {
+        for text in [
+            "",
+            "login.microsoftonline.com",
+            "http://login.microsoftonline.com",
+            "https://",
+            "https:///",
+            "https://login.microsoftonline.com/tenant",
+            "https://a@login.microsoftonline.com",
+            "https://x:y",
+            "https://login.microsoftonline.com?x",
+            "https://login.microsoftonline.com//",
+        ] {
+            assert_eq!(Authority::parse(text, true), Err(AuthorityMistake::NotAnHttpsHost), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_stranger_needs_a_word() {
+        let text = "https://login.microsoftonline.com.evil.example";
+        assert_eq!(Authority::parse(text, false), Err(AuthorityMistake::Unknown));
+        assert_eq!(Authority::parse("https://entra.example:8443", true).unwrap().host(), "entra.example:8443");
+    }
+}

@@ -1,0 +1,115 @@
+//! What Entra's error codes mean for us: whether trying again can help, and what to do.
+//!
+//! Sources: learn.microsoft.com, "Microsoft Entra authentication and authorization error codes" and "Workload identity
+//! federation: troubleshooting". Microsoft asks clients not to build logic on the codes alone: what is not listed here
+//! is judged by HTTP status and `error`.
+
+/// How a refusal passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Passing {
+    /// Entra answers so for correct credentials now and then, and for minutes after one was created.
+    RetrySoon,
+    /// A fresh assertion may be taken.
+    FreshAssertion,
+    /// It passes by itself.
+    ByItself,
+    /// Somebody must change something.
+    ByChange,
+}
+
+/// One row of the catalogue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Row {
+    /// The code, without `AADSTS`.
+    pub(crate) code: u32,
+    /// How it passes.
+    pub(crate) passing: Passing,
+    /// What to do.
+    pub(crate) remedy: &'static str,
+}
+
+use Passing::{ByChange, ByItself, FreshAssertion, RetrySoon};
+
+const SERVICE_TROUBLE: &str = "Entra has trouble of its own: it is tried again by itself.";
+const WRONG_AUTHORITY: &str = "Set entra.authority (or AZURE_AUTHORITY_HOST) to the tenant's cloud.";
+const ISSUER_UNREACHABLE: &str =
+    "Entra could not fetch the issuer's keys: the issuer's /.well-known/openid-configuration and JWKS must be public.";
+const WRONG_KEY: &str =
+    "Publish the key that signs the token in the issuer's JWKS; after a key rotation this may take minutes.";
+const ONE_RESOURCE: &str = "Write one resource and /.default, such as https://vault.azure.net/.default.";
+const NO_SUCH_RESOURCE: &str = "See that the scope names the resource as Azure does, and that the tenant has it (for an own API: its application ID URI, with a service principal).";
+const SECRET_NOT_ASSERTION: &str =
+    "Entra judged a secret, which this filter never sends: see what stands between the filter and Entra.";
+const CONDITIONAL_ACCESS: &str =
+    "A Conditional Access policy for workload identities blocks this: see the sign-in log by the trace id.";
+
+/// Each code once, in ascending order.
+#[rustfmt::skip]
+const ROWS: &[Row] = &[
+    Row { code: 28002, passing: ByChange, remedy: ONE_RESOURCE },
+    Row { code: 50001, passing: ByChange, remedy: NO_SUCH_RESOURCE },
+    Row { code: 50027, passing: ByChange, remedy: "The federated token is malformed: see what the token's file holds." },
+    Row { code: 50033, passing: ByItself, remedy: SERVICE_TROUBLE },
+    Row { code: 50087, passing: ByItself, remedy: SERVICE_TROUBLE },
+    Row { code: 50166, passing: ByItself, remedy: ISSUER_UNREACHABLE },
+    Row { code: 50196, passing: ByItself, remedy: "Entra saw too many requests of this client: see who else asks with this client id." },
+    Row { code: 53003, passing: ByChange, remedy: CONDITIONAL_ACCESS },
+    Row { code: 70011, passing: ByChange, remedy: ONE_RESOURCE },
+    Row { code: 70021, passing: RetrySoon, remedy: "Compare issuer, subject and audience of the federated credential with the token's, letter by letter; a new credential takes minutes." },
+    Row { code: 70025, passing: ByChange, remedy: "Create a federated credential for this client." },
+    Row { code: 90002, passing: ByChange, remedy: "Correct the tenant id (AZURE_TENANT_ID), and see that the authority is the tenant's cloud." },
+    Row { code: 90006, passing: ByItself, remedy: SERVICE_TROUBLE },
+    Row { code: 90012, passing: ByItself, remedy: SERVICE_TROUBLE },
+    Row { code: 90024, passing: ByItself, remedy: SERVICE_TROUBLE },
+    Row { code: 90033, passing: ByItself, remedy: SERVICE_TROUBLE },
+    Row { code: 90038, passing: ByChange, remedy: WRONG_AUTHORITY },
+    Row { code: 90055, passing: ByItself, remedy: "The tenant is throttled: see who asks so often." },
+    Row { code: 90061, passing: ByItself, remedy: ISSUER_UNREACHABLE },
+    Row { code: 90090, passing: ByItself, remedy: SERVICE_TROUBLE },
+    Row { code: 500011, passing: ByChange, remedy: NO_SUCH_RESOURCE },
+    Row { code: 501661, passing: ByItself, remedy: ISSUER_UNREACHABLE },
+    Row { code: 530032, passing: ByChange, remedy: CONDITIONAL_ACCESS },
+    Row { code: 700016, passing: ByChange, remedy: "Correct the client id (AZURE_CLIENT_ID) or the tenant: this tenant has no such application or managed identity." },
+    Row { code: 700022, passing: ByChange, remedy: ONE_RESOURCE },
+    Row { code: 700023, passing: ByChange, remedy: ONE_RESOURCE },
+    Row { code: 700024, passing: FreshAssertion, remedy: "See the node's clock, and that Envoy watches the folder that holds ..data: the token it serves is out of its time." },
+    Row { code: 700025, passing: ByChange, remedy: "The application is a public client: make it a confidential one." },
+    Row { code: 700027, passing: ByChange, remedy: WRONG_KEY },
+    Row { code: 700211, passing: RetrySoon, remedy: "Set the federated credential's issuer to the token's issuer, letter by letter (a trailing slash counts); a new credential takes minutes." },
+    Row { code: 700212, passing: RetrySoon, remedy: "Set the federated credential's audience to the token's, or project the token with the credential's audience (api://AzureADTokenExchange by default)." },
+    Row { code: 700213, passing: RetrySoon, remedy: "Set the federated credential's subject to the token's, system:serviceaccount:<namespace>:<service account> on Kubernetes; a new credential takes minutes." },
+    Row { code: 700222, passing: ByChange, remedy: "Entra takes no token of its own as an assertion: use the cluster's or another issuer's token." },
+    Row { code: 700229, passing: ByChange, remedy: "Only app-only tokens may be federated: use a workload's token." },
+    Row { code: 700238, passing: ByChange, remedy: "A policy of the tenant refuses this federated credential: ask the tenant's administrator." },
+    Row { code: 900382, passing: ByChange, remedy: WRONG_AUTHORITY },
+    Row { code: 900384, passing: ByChange, remedy: WRONG_KEY },
+    Row { code: 900432, passing: ByChange, remedy: WRONG_AUTHORITY },
+    Row { code: 5002730, passing: ByChange, remedy: "Have the issuer sign with RS256." },
+    Row { code: 7000112, passing: ByChange, remedy: "The application is disabled: enable its service principal." },
+    Row { code: 7000215, passing: ByChange, remedy: SECRET_NOT_ASSERTION },
+    Row { code: 7000218, passing: ByChange, remedy: SECRET_NOT_ASSERTION },
+    Row { code: 7000222, passing: ByChange, remedy: SECRET_NOT_ASSERTION },
+    Row { code: 7000272, passing: ByChange, remedy: WRONG_KEY },
+    Row { code: 7002138, passing: ByChange, remedy: "Only the case of letters differs between the federated credential and the token: write it exactly so." },
+    Row { code: 9001023, passing: ByChange, remedy: "Write the tenant's id, not common or organizations." },
+];
+
+/// The row of a code, when it has one.
+pub(crate) fn row(code: u32) -> Option<&'static Row> {
+    ROWS.binary_search_by_key(&code, |row| row.code).ok().and_then(|index| ROWS.get(index))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_stands_once_and_in_order_with_a_remedy() {
+        assert!(ROWS.windows(2).all(|pair| pair[0].code < pair[1].code));
+        assert!(ROWS.iter().all(|row| row.remedy.ends_with('.')));
+        for entry in ROWS {
+            assert_eq!(row(entry.code), Some(entry));
+        }
+        assert_eq!(row(1), None);
+    }
+}

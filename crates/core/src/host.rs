@@ -1,0 +1,93 @@
+//! Hosts, as the configuration and a request's authority write them.
+
+use std::borrow::Cow;
+
+/// A host and, where one was written, a port. The name is in lower case.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Host<'a> {
+    pub(crate) name: Cow<'a, str>,
+    pub(crate) port: Option<u16>,
+}
+
+impl<'a> Host<'a> {
+    /// Reads `name`, `name:port`, `[v6]` or `[v6]:port` (RFC 3986, section 3.2, without userinfo).
+    ///
+    /// Only what is spelt as a host usually is: no userinfo, no trailing dot, no escapes, ASCII only. Another spelling
+    /// of a listed host is not that host: such a request gets no token.
+    pub(crate) fn parse(text: &'a [u8]) -> Option<Self> {
+        let text = std::str::from_utf8(text).ok()?;
+        let (name, port) = match text.strip_prefix('[') {
+            Some(rest) => {
+                let (address, after) = rest.split_once(']')?;
+                address.parse::<std::net::Ipv6Addr>().ok()?;
+                let name = text.get(..address.len().checked_add(2)?)?;
+                (name, if after.is_empty() { None } else { Some(after.strip_prefix(':')?) })
+            }
+            None => {
+                let (name, port) = text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
+                let spelt = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+                if name.is_empty() || name.starts_with('.') || name.ends_with('.') || !name.bytes().all(spelt) {
+                    return None;
+                }
+                (name, port)
+            }
+        };
+        let port = match port {
+            // A sign would be taken by the number's own parser.
+            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => Some(digits.parse().ok()?),
+            Some(_) => return None,
+            None => None,
+        };
+        let name = if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            Cow::Owned(name.to_ascii_lowercase())
+        } else {
+            Cow::Borrowed(name)
+        };
+        Some(Self { name, port })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Option<(String, Option<u16>)> {
+        Host::parse(text.as_bytes()).map(|host| (host.name.into_owned(), host.port))
+    }
+
+    #[test]
+    fn a_host_is_read_with_its_port_and_in_lower_case() {
+        assert_eq!(parse("API.example.com"), Some(("api.example.com".into(), None)));
+        assert_eq!(parse("api.example.com:8443"), Some(("api.example.com".into(), Some(8443))));
+        assert_eq!(parse("169.254.169.254"), Some(("169.254.169.254".into(), None)));
+        assert_eq!(parse("[::1]:80"), Some(("[::1]".into(), Some(80))));
+        assert_eq!(parse("[::1]"), Some(("[::1]".into(), None)));
+    }
+
+    #[test]
+    fn another_spelling_is_no_host() {
+        for text in [
+            "",
+            ":80",
+            ".",
+            "api.example.com.",
+            ".example.com",
+            "user@api.example.com",
+            "api.example.com:",
+            "a:b",
+            "a:+80",
+            "a:65536",
+            "a:80:80",
+            "[::1",
+            "[::1]80",
+            "[x]",
+            "api.example.com%2e",
+            "bücher.example",
+            "a b",
+            "*.example.com",
+        ] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+        assert_eq!(Host::parse(b"api\xff.example.com"), None);
+    }
+}

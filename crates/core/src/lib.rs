@@ -1,0 +1,19 @@
+//! What entra-exchange knows and decides.
+//!
+//! No I/O, no clock, no global state and no proxy-wasm: a shell (the Wasm filter, a test, the command line) hands in
+//! what happened and when, and carries out what comes back. The modules stand in the order in which a request meets
+//! them; `docs/architecture.md` walks one request through them.
+
+pub mod config;
+pub mod destination;
+pub mod managed_identity;
+
+pub mod assertion;
+pub mod broker;
+pub mod entra;
+pub mod problem;
+
+pub mod event;
+mod host;
+pub mod http;
+pub mod time;

@@ -1,0 +1,256 @@
+//! Everything that can go wrong, as one type: a stable code, what happened, what to do, and when to try again.
+//!
+//! Each protocol renders it its own way: [`Problem::to_reply`] is RFC 9457 for an injected request,
+//! [`crate::managed_identity`] has the shapes that managed-identity clients read.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::http::Reply;
+
+/// One row for each code: its name in Rust, its word, its status for an injected request, its title.
+macro_rules! codes {
+    ($($(#[$doc:meta])* $variant:ident = $word:literal, $status:literal, $title:literal;)*) => {
+        /// What went wrong, in a word that stays the same from version to version.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum Code {
+            $($(#[$doc])* #[serde(rename = $word)] $variant,)*
+        }
+
+        impl Code {
+            /// The code as it is written in replies and logs.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)* }
+            }
+
+            /// The HTTP status for an injected request: 403 refused by policy, 502 Entra refused for good, 503 what
+            /// is missing in the pod or may pass, 504 waited too long; the managed-identity guard's are IMDS's own.
+            pub const fn status(self) -> u16 {
+                match self { $(Self::$variant => $status,)* }
+            }
+
+            const fn title(self) -> &'static str {
+                match self { $(Self::$variant => $title,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The destination does not say how its requests get there safely.
+    WayNotStated = "way_not_stated", 403, "The way to this destination is not stated";
+    /// The request was routed to a cluster that the destination does not list.
+    ClusterNotListed = "cluster_not_listed", 403, "The request was routed to a cluster that may not have the token";
+    /// The request brought a credential of its own, and the destination says to refuse that.
+    CredentialPresent = "credential_present", 403, "The request brought a credential of its own";
+    /// A managed-identity request without `Metadata: true`.
+    MetadataHeaderMissing = "metadata_header_missing", 400, "The Metadata header is missing";
+    /// A managed-identity request that a proxy has forwarded.
+    Forwarded = "forwarded", 400, "The request was forwarded by a proxy";
+    /// A managed-identity request that did not come from within the pod.
+    NotLocal = "not_local", 403, "The request did not come from within the pod";
+    /// A managed-identity request by another method than GET.
+    MethodNotAllowed = "method_not_allowed", 405, "Only GET is answered";
+    /// A managed-identity request whose query cannot be judged.
+    BadQuery = "bad_query", 400, "The query cannot be judged";
+    /// A managed-identity request for an identity that is not on offer.
+    IdentityNotFound = "identity_not_found", 400, "Identity not found";
+    /// A managed-identity request that names no identity where there are several.
+    IdentityAmbiguous = "identity_ambiguous", 400, "Several identities, and the request names none";
+    /// A metadata path that does not exist here.
+    PathNotFound = "path_not_found", 404, "There is no such path";
+    /// A metadata path that is not answered here.
+    PathRefused = "path_refused", 403, "This path is not answered";
+    /// A variable that the configuration relies on is missing or wrong.
+    VariableMissing = "variable_missing", 503, "A variable is missing or wrong";
+    /// Envoy has no such cluster, or the cluster has no endpoint.
+    ClusterMissing = "cluster_missing", 503, "Envoy has no usable cluster of this name";
+    /// The federated token could not be read.
+    AssertionUnavailable = "assertion_unavailable", 503, "The federated token could not be read";
+    /// What was read is no federated token that Entra would take.
+    AssertionInvalid = "assertion_invalid", 503, "The federated token is none that Entra takes";
+    /// Entra refused the exchange; it stays so until something is changed.
+    EntraRefused = "entra_refused", 502, "Entra refused the exchange";
+    /// Entra could not be reached or had trouble of its own.
+    EntraUnavailable = "entra_unavailable", 503, "Entra did not answer";
+    /// Entra's answer makes no sense.
+    EntraReplyInvalid = "entra_reply_invalid", 503, "Entra's answer makes no sense";
+    /// Too many requests wait for a token already.
+    TooManyWaiting = "too_many_waiting", 503, "Too many requests wait for a token";
+    /// No token came within the time that a request may wait.
+    WaitedTooLong = "waited_too_long", 504, "No token came in time";
+}
+
+/// What Entra said with its refusal, as far as it said it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntraDiagnosis {
+    /// `error` of the reply (RFC 6749, section 5.2).
+    pub error: Option<String>,
+    /// The AADSTS code, without its prefix.
+    pub aadsts: Option<u32>,
+    /// Entra's id for this answer: what Microsoft's support asks for.
+    pub trace_id: Option<String>,
+    /// Entra's id for this request.
+    pub correlation_id: Option<String>,
+}
+
+/// Something that went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What went wrong.
+    pub code: Code,
+    /// What happened, in a sentence or two.
+    pub detail: String,
+    /// What to do about it.
+    pub remedy: String,
+    /// When a next try is due, from now; set by the broker when the problem is handed out.
+    #[serde(skip)]
+    pub retry_after: Option<Duration>,
+    /// The identity, by its name in the configuration.
+    pub identity: Option<String>,
+    /// The scope that was asked for.
+    pub scope: Option<String>,
+    /// What Entra said.
+    pub entra: EntraDiagnosis,
+}
+
+/// The body of `application/problem+json` (RFC 9457, section 3) with our extension members.
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    code: &'static str,
+    remedy: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aadsts: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    correlation_id: Option<&'a str>,
+}
+
+impl Problem {
+    /// A problem; identity, scope and Entra's words are added where they are known.
+    pub fn new(code: Code, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            code,
+            detail: detail.into(),
+            remedy: remedy.into(),
+            retry_after: None,
+            identity: None,
+            scope: None,
+            entra: EntraDiagnosis::default(),
+        }
+    }
+
+    /// Adds whose token it was about.
+    #[must_use]
+    pub fn about(mut self, identity: &str, scope: &str) -> Self {
+        self.identity = Some(identity.to_owned());
+        self.scope = Some(scope.to_owned());
+        self
+    }
+
+    /// Adds when a next try is due.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    /// The code as Entra writes it, such as `AADSTS700213`.
+    pub fn aadsts(&self) -> Option<String> {
+        self.entra.aadsts.map(|code| format!("AADSTS{code}"))
+    }
+
+    /// The reply for an injected request: `application/problem+json` (RFC 9457).
+    pub fn to_reply(&self) -> Reply {
+        let status = self.code.status();
+        let reply = Reply::json(
+            status,
+            "application/problem+json",
+            &Body {
+                r#type: format!("urn:entra-exchange:problem:{}", self.code.as_str()),
+                title: self.code.title(),
+                status,
+                detail: &self.detail,
+                code: self.code.as_str(),
+                remedy: &self.remedy,
+                identity: self.identity.as_deref(),
+                scope: self.scope.as_deref(),
+                aadsts: self.aadsts(),
+                trace_id: self.entra.trace_id.as_deref(),
+                correlation_id: self.entra.correlation_id.as_deref(),
+            },
+        );
+        self.with_retry_after(reply)
+    }
+
+    /// Adds `Retry-After` in seconds, rounded up (RFC 9110, section 10.2.3), when a next try is due.
+    pub(crate) fn with_retry_after(&self, mut reply: Reply) -> Reply {
+        if let Some(wait) = self.retry_after {
+            let seconds = wait.as_millis().div_ceil(1000).max(1);
+            reply.headers.push(("retry-after", seconds.to_string()));
+        }
+        reply
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_renders_as_rfc_9457_with_everything_that_is_known() {
+        let mut problem = Problem::new(Code::EntraRefused, "AADSTS700213: no match", "Compare the subject.")
+            .about("payments", "https://vault.azure.net/.default")
+            .retry_after(Duration::from_millis(1200));
+        problem.entra = EntraDiagnosis {
+            error: Some("invalid_client".into()),
+            aadsts: Some(700213),
+            trace_id: Some("t".into()),
+            correlation_id: Some("c".into()),
+        };
+        let reply = problem.to_reply();
+        assert_eq!(reply.status, 502);
+        assert_eq!(
+            reply.headers,
+            vec![
+                ("content-type", "application/problem+json".to_owned()),
+                ("cache-control", "no-store".to_owned()),
+                ("retry-after", "2".to_owned()),
+            ]
+        );
+        assert_eq!(
+            String::from_utf8(reply.body).unwrap(),
+            concat!(
+                r#"{"type":"urn:entra-exchange:problem:entra_refused","title":"Entra refused the exchange","status":502,"#,
+                r#""detail":"AADSTS700213: no match","code":"entra_refused","remedy":"Compare the subject.","#,
+                r#""identity":"payments","scope":"https://vault.azure.net/.default","aadsts":"AADSTS700213","#,
+                r#""trace_id":"t","correlation_id":"c"}"#
+            )
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_out() {
+        let reply = Problem::new(Code::WayNotStated, "d", "r").to_reply();
+        assert_eq!(reply.status, 403);
+        let body = String::from_utf8(reply.body).unwrap();
+        assert!(!body.contains("null") && !body.contains("identity"), "{body}");
+        assert!(reply.headers.iter().all(|(name, _)| *name != "retry-after"));
+    }
+
+    #[test]
+    fn a_code_is_written_as_it_is_stored() {
+        let code = Code::VariableMissing;
+        assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
+    }
+}

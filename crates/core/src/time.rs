@@ -1,0 +1,80 @@
+//! Points in time. A length of time is a [`Duration`]; the two are never one `u64`.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// A point in time: milliseconds since the Unix epoch, by the clock of the host that the shell reads.
+///
+/// Arithmetic saturates: no clock and no reply can make it overflow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// The time that is `milliseconds` after the Unix epoch.
+    pub const fn from_unix_millis(milliseconds: u64) -> Self {
+        Self(milliseconds)
+    }
+
+    /// The time that is `seconds` after the Unix epoch, as in a JWT's `exp` (RFC 7519, section 2, NumericDate).
+    pub const fn from_unix_seconds(seconds: u64) -> Self {
+        Self(seconds.saturating_mul(1000))
+    }
+
+    /// Whole seconds since the Unix epoch, rounded down.
+    pub const fn unix_seconds(self) -> u64 {
+        self.0 / 1000
+    }
+
+    /// This time and `length` more.
+    pub fn plus(self, length: Duration) -> Self {
+        Self(self.0.saturating_add(millis(length)))
+    }
+
+    /// This time less `length`; the epoch at the earliest.
+    pub fn minus(self, length: Duration) -> Self {
+        Self(self.0.saturating_sub(millis(length)))
+    }
+
+    /// How long it is from `earlier` to this time; zero when `earlier` is later.
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = std::time::UNIX_EPOCH.checked_add(Duration::from_millis(self.0));
+        match time {
+            // httpdate panics on years past 9999.
+            Some(time) if self.unix_seconds() < 253_402_300_800 => formatter.write_str(&httpdate::fmt_http_date(time)),
+            _ => write!(formatter, "{} s after 1970", self.unix_seconds()),
+        }
+    }
+}
+
+fn millis(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arithmetic_saturates_at_both_ends() {
+        let end = Timestamp::from_unix_millis(u64::MAX);
+        assert_eq!(end.plus(Duration::MAX), end);
+        let start = Timestamp::default();
+        assert_eq!(start.minus(Duration::MAX), start);
+        assert_eq!(start.since(end), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_time_reads_as_a_date_and_an_absurd_one_does_no_harm() {
+        assert_eq!(Timestamp::from_unix_seconds(784_111_777).to_string(), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert!(Timestamp::from_unix_millis(u64::MAX).to_string().contains("after 1970"));
+    }
+}

@@ -1,0 +1,77 @@
+//! The host calls that root and streams share. Headers are bytes throughout: the SDK's `&str` getters trap on others.
+
+use std::time::UNIX_EPOCH;
+
+use entra_exchange_core::broker::{QueueId, SharedData, StreamId};
+use entra_exchange_core::destination::Effect;
+use entra_exchange_core::event::{Event, Level};
+use entra_exchange_core::http::Reply;
+use entra_exchange_core::time::Timestamp;
+use proxy_wasm::hostcalls;
+use proxy_wasm::types::MapType;
+
+/// Envoy's clock.
+pub(crate) fn now() -> Timestamp {
+    let since_epoch = hostcalls::get_current_time().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    Timestamp::default().plus(since_epoch.unwrap_or_default())
+}
+
+/// The memory that all workers share.
+pub(crate) struct Shared;
+
+impl SharedData for Shared {
+    fn get(&self, name: &str) -> Option<(Vec<u8>, u32)> {
+        let (value, cas) = hostcalls::get_shared_data(name).ok()?;
+        Some((value.unwrap_or_default(), cas?))
+    }
+
+    fn set(&self, name: &str, value: &[u8], cas: Option<u32>) -> bool {
+        hostcalls::set_shared_data(name, Some(value), cas).is_ok()
+    }
+}
+
+/// Has the root context behind this queue look again, on its next turn.
+pub(crate) fn nudge(queue: QueueId) {
+    // A queue that is gone belonged to a VM that is gone: nobody waits there.
+    let _ = hostcalls::enqueue_shared_queue(queue.0, Some(b"look"));
+}
+
+/// Writes an event to Envoy's log.
+pub(crate) fn log(event: &Event) {
+    match event.level {
+        Level::Info => log::info!("{event}"),
+        Level::Warn => log::warn!("{event}"),
+        Level::Error => log::error!("{event}"),
+    }
+}
+
+/// Does to the request in effect what was decided. Returns whether it goes on.
+pub(crate) fn apply(effect: &Effect) -> bool {
+    match effect {
+        Effect::Authorize(value) => {
+            let _ =
+                hostcalls::set_map_value_bytes(MapType::HttpRequestHeaders, "authorization", Some(value.as_bytes()));
+            true
+        }
+        Effect::Reply(reply) => {
+            send(reply);
+            false
+        }
+    }
+}
+
+/// Answers the request in effect.
+pub(crate) fn send(reply: &Reply) {
+    let headers = reply.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let _ = hostcalls::send_http_response(u32::from(reply.status), headers, Some(&reply.body));
+}
+
+/// Finishes a paused request from the root context `root`: what is set and sent belongs to the stream meanwhile.
+pub(crate) fn finish(stream: StreamId, effect: &Effect, root: u32) {
+    if hostcalls::set_effective_context(stream.0).is_ok() {
+        if apply(effect) {
+            let _ = hostcalls::resume_http_request();
+        }
+        let _ = hostcalls::set_effective_context(root);
+    }
+}

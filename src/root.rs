@@ -1,0 +1,190 @@
+//! The root context: reads the configuration, and carries out what the broker asks for.
+//!
+//! It makes all calls. The SDK gives a call's answer to the context that was active when it was made: a stream could be
+//! gone by then, and all who wait for the same token with it.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use entra_exchange_core::broker::{self, Broker, Command, StreamId, TokenKey};
+use entra_exchange_core::config::Config;
+use entra_exchange_core::destination::Policy;
+use entra_exchange_core::event::Event;
+use entra_exchange_core::http::{CallFailure, CallResult, Response};
+use entra_exchange_core::time::Timestamp;
+use proxy_wasm::hostcalls;
+use proxy_wasm::traits::{Context, HttpContext, RootContext};
+use proxy_wasm::types::{BufferType, ContextType, MapType, Status};
+
+use crate::envoy::{self, Shared};
+use crate::stream::Stream;
+use crate::worker::Worker;
+
+/// What Envoy answers itself when a call came to nothing, and what stands in for an answer without a status.
+const NO_ANSWER: u16 = 503;
+
+/// One plugin configuration in one VM.
+pub(crate) struct Root {
+    id: u32,
+    policy: Option<Rc<Policy>>,
+    worker: Rc<RefCell<Worker>>,
+    /// The calls under way, by Envoy's number for them.
+    calls: HashMap<u32, Call>,
+}
+
+/// What a call is for.
+#[derive(Clone, Copy)]
+enum Call {
+    Assertion(TokenKey),
+    Endpoint(TokenKey),
+}
+
+impl Root {
+    pub(crate) fn new(id: u32) -> Self {
+        Self { id, policy: None, worker: Rc::default(), calls: HashMap::new() }
+    }
+
+    /// Tells the broker something, and does what it says until it says nothing more.
+    fn tell(&mut self, what: impl FnOnce(&mut Broker, Timestamp) -> Vec<Command>) {
+        let worker = Rc::clone(&self.worker);
+        let mut worker = worker.borrow_mut();
+        let Some(at_work) = worker.at_work() else { return };
+        let now = envoy::now();
+        let mut commands = VecDeque::from(what(&mut at_work.broker, now));
+        while let Some(command) = commands.pop_front() {
+            match command {
+                Command::ReadAssertion(grant) => {
+                    let cluster = grant.assertion().cluster();
+                    let headers = [(":method", "GET"), (":path", "/"), (":authority", cluster)];
+                    let call = Call::Assertion(grant.key());
+                    if let Err(failure) = self.call(call, cluster, &headers, None, broker::READ_TIMEOUT) {
+                        commands.extend(report(&mut at_work.broker, call, Err(failure), now));
+                    }
+                }
+                Command::CallEndpoint(grant, request) => {
+                    let headers = [
+                        (":method", "POST"),
+                        (":path", request.path.as_str()),
+                        (":authority", request.authority.as_str()),
+                        ("content-type", "application/x-www-form-urlencoded"),
+                        ("accept", "application/json"),
+                    ];
+                    let (call, body) = (Call::Endpoint(grant.key()), Some(request.body.as_bytes()));
+                    if let Err(failure) = self.call(call, grant.cluster(), &headers, body, broker::EXCHANGE_TIMEOUT) {
+                        commands.extend(report(&mut at_work.broker, call, Err(failure), now));
+                    }
+                }
+                Command::Wake(queue) => envoy::nudge(queue),
+                Command::Finish(stream, outcome) => {
+                    if let Some(effect) = at_work.deliver(stream, outcome.as_deref(), now) {
+                        envoy::finish(stream, &effect, self.id);
+                    }
+                }
+                Command::Log(event) => envoy::log(&event),
+            }
+        }
+        // No period is no tick.
+        let period =
+            at_work.broker.next_due().map_or(Duration::ZERO, |due| due.since(now).max(Duration::from_millis(1)));
+        let _ = hostcalls::set_tick_period(period);
+    }
+
+    fn call(
+        &mut self,
+        call: Call,
+        cluster: &str,
+        headers: &[(&str, &str)],
+        body: Option<&[u8]>,
+        timeout: Duration,
+    ) -> Result<(), CallFailure> {
+        match hostcalls::dispatch_http_call(cluster, headers.to_vec(), body, Vec::new(), timeout) {
+            Ok(number) => {
+                self.calls.insert(number, call);
+                Ok(())
+            }
+            Err(Status::BadArgument) => Err(CallFailure::NoSuchCluster),
+            Err(_) => Err(CallFailure::NoEndpoint),
+        }
+    }
+}
+
+/// Tells the broker what came of a call.
+fn report(broker: &mut Broker, call: Call, answer: CallResult, now: Timestamp) -> Vec<Command> {
+    match call {
+        Call::Assertion(key) => broker.assertion_arrived(key, answer, now, &Shared),
+        Call::Endpoint(key) => broker.endpoint_answered(key, answer, now, &Shared),
+    }
+}
+
+/// The answer to the call that is being reported.
+fn response(body_size: usize) -> Response {
+    let header = |name: &str| hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, name).ok().flatten();
+    let status = header(":status").and_then(|status| String::from_utf8(status).ok()?.parse().ok());
+    Response {
+        status: status.unwrap_or(NO_ANSWER),
+        retry_after: header("retry-after"),
+        body: hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_size).ok().flatten().unwrap_or_default(),
+    }
+}
+
+impl Context for Root {
+    fn on_http_call_response(&mut self, number: u32, _: usize, body_size: usize, _: usize) {
+        if let Some(call) = self.calls.remove(&number) {
+            let answer = Ok(response(body_size));
+            self.tell(|broker, now| report(broker, call, answer, now));
+        }
+    }
+}
+
+impl RootContext for Root {
+    fn on_vm_start(&mut self, _: usize) -> bool {
+        envoy::log(
+            &Event::info("start")
+                .with("version", env!("CARGO_PKG_VERSION"))
+                .with("commit", env!("ENTRA_EXCHANGE_COMMIT")),
+        );
+        true
+    }
+
+    fn on_configure(&mut self, _: usize) -> bool {
+        let text = self.get_plugin_configuration().unwrap_or_default();
+        match Config::parse(&text, &|name| std::env::var(name).ok()) {
+            Ok(config) => {
+                for warning in &config.warnings {
+                    envoy::log(&Event::warn("configuration").with("warning", warning));
+                }
+                // The canary is configured before any worker: the one moment when nobody else does this.
+                broker::prepare(&Shared);
+                self.policy = Some(Rc::new(Policy::new(&config)));
+                true
+            }
+            Err(refused) => {
+                for mistake in &refused.0 {
+                    envoy::log(&Event::error("configuration").with("refused", mistake));
+                }
+                false
+            }
+        }
+    }
+
+    fn on_queue_ready(&mut self, queue: u32) {
+        // Every message says the same.
+        while let Ok(Some(_)) = hostcalls::dequeue_shared_queue(queue) {}
+        self.tell(|broker, now| broker.look(now, &Shared));
+    }
+
+    fn on_tick(&mut self) {
+        self.tell(|broker, now| broker.look(now, &Shared));
+    }
+
+    fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
+        let policy = Rc::clone(self.policy.as_ref()?);
+        Some(Box::new(Stream::new(StreamId(id), policy, Rc::clone(&self.worker))))
+    }
+
+    fn get_type(&self) -> Option<ContextType> {
+        Some(ContextType::HttpContext)
+    }
+}

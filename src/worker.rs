@@ -1,0 +1,89 @@
+//! What one worker's VM knows: its broker, and what is to become of the requests that wait.
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+
+use entra_exchange_core::broker::{Answer, Broker, Grant, QueueId, StreamId, WorkerId};
+use entra_exchange_core::destination::{Delivery, Effect};
+use entra_exchange_core::problem::Problem;
+use entra_exchange_core::time::Timestamp;
+use proxy_wasm::hostcalls;
+
+use crate::envoy::{Shared, nudge};
+
+/// One worker's VM.
+#[derive(Default)]
+pub(crate) struct Worker {
+    /// Made with the first request that needs a token: the canary and the main thread's VM never have one, and so
+    /// never fetch. An internal listener would not answer them.
+    at_work: Option<AtWork>,
+}
+
+pub(crate) struct AtWork {
+    pub(crate) broker: Broker,
+    pub(crate) queue: QueueId,
+    waiting: HashMap<StreamId, Delivery>,
+}
+
+impl Worker {
+    pub(crate) fn at_work(&mut self) -> Option<&mut AtWork> {
+        self.at_work.as_mut()
+    }
+
+    /// Gets a token for a request: what to do with it now, or `None` when it is to pause.
+    pub(crate) fn ask(
+        &mut self,
+        grant: &Arc<Grant>,
+        delivery: Delivery,
+        stream: StreamId,
+        now: Timestamp,
+    ) -> Option<Effect> {
+        let at_work = self.at_work.get_or_insert_with(AtWork::begin);
+        let (answer, look) = at_work.broker.get(grant, stream, now, &Shared);
+        if look {
+            nudge(at_work.queue);
+        }
+        match answer {
+            Answer::Ready(issued) => Some(delivery.deliver(Ok(&issued), now)),
+            Answer::Failed(problem) => Some(delivery.deliver(Err(&problem), now)),
+            Answer::Pending => {
+                at_work.waiting.insert(stream, delivery);
+                None
+            }
+        }
+    }
+}
+
+impl AtWork {
+    fn begin() -> Self {
+        let worker = WorkerId(random());
+        // One name has one reader, the last that registered it: so each worker has a name of its own.
+        let name = format!("entra-exchange/{:016x}", worker.0);
+        let queue = QueueId(hostcalls::register_shared_queue(&name).unwrap_or_default());
+        Self { broker: Broker::new(worker, queue), queue, waiting: HashMap::new() }
+    }
+
+    /// What to do to a request that waited.
+    pub(crate) fn deliver(
+        &mut self,
+        stream: StreamId,
+        outcome: Result<&entra_exchange_core::broker::Issued, &Problem>,
+        now: Timestamp,
+    ) -> Option<Effect> {
+        Some(self.waiting.remove(&stream)?.deliver(outcome, now))
+    }
+
+    /// A request is gone.
+    pub(crate) fn forget(&mut self, stream: StreamId) {
+        if self.waiting.remove(&stream).is_some() {
+            self.broker.forget(stream);
+        }
+    }
+}
+
+/// A random number: the standard library seeds its hash maps from the host's randomness.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
