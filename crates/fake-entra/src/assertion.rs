@@ -1,0 +1,165 @@
+//! The client assertion: what it says, and whether it was signed by whom it says.
+
+use std::time::SystemTime;
+
+use jwt_simple::prelude::{
+    Base64UrlSafeNoPadding, Duration, NoCustomClaims, RS256PublicKey, RSAPublicKeyLike, UnixTimeStamp,
+    VerificationOptions,
+};
+use jwt_simple::reexports::ct_codecs::Decoder;
+use serde_json::Value;
+
+use crate::catalogue::Refusal;
+use crate::ids::{long_timestamp, unix_seconds};
+
+/// How far the clocks of issuer and Entra may differ, in seconds. Entra itself grants more;
+/// a client that needs more than this here has read an old token.
+const CLOCK_SKEW: u64 = 5;
+
+/// Hosts whose tokens are Entra's own, and so are not accepted (AADSTS700222).
+const ENTRA_HOSTS: [&str; 10] = [
+    "login.microsoftonline.com",
+    "login.microsoft.com",
+    "login.windows.net",
+    "sts.windows.net",
+    "login.microsoftonline.us",
+    "login.usgovcloudapi.net",
+    "login.partner.microsoftonline.cn",
+    "login.chinacloudapi.cn",
+    "sts.chinacloudapi.cn",
+    "login.microsoftonline.de",
+];
+
+/// A JWT whose form is right and whose signature nobody has looked at yet.
+pub(crate) struct Assertion<'a> {
+    raw: &'a str,
+    pub(crate) kid: String,
+    pub(crate) issuer: String,
+    pub(crate) subject: String,
+    pub(crate) audiences: Vec<String>,
+    not_before: Option<u64>,
+    expires: u64,
+}
+
+impl<'a> Assertion<'a> {
+    /// Reads header and claims. Refuses with 50027 what is not a JWT or lacks `kid`, `iss`, `sub`,
+    /// `aud` or `exp`, and with 5002730 every algorithm but RS256.
+    pub(crate) fn read(raw: &'a str) -> Result<Self, Refusal> {
+        let parts: Vec<&str> = raw.split('.').collect();
+        let [header, claims, signature] = parts.as_slice() else {
+            return Err(Refusal::from_code(50027));
+        };
+        let header = json_part(header)?;
+        let algorithm = header.get("alg").and_then(Value::as_str).ok_or_else(|| Refusal::from_code(50027))?;
+        if algorithm != "RS256" {
+            return Err(Refusal::from_code(5002730));
+        }
+        let claims = json_part(claims)?;
+        decode(signature)?;
+        Ok(Self {
+            raw,
+            kid: text(&header, "kid")?,
+            issuer: text(&claims, "iss")?,
+            subject: text(&claims, "sub")?,
+            audiences: audiences(&claims)?,
+            not_before: seconds(&claims, "nbf")?,
+            expires: seconds(&claims, "exp")?.ok_or_else(|| Refusal::from_code(50027))?,
+        })
+    }
+
+    /// Whether its issuer is Entra, by the host of `iss`.
+    pub(crate) fn is_from_entra(&self) -> bool {
+        let host = self.issuer.strip_prefix("https://").and_then(|rest| rest.split('/').next());
+        host.is_some_and(|host| {
+            ENTRA_HOSTS
+                .iter()
+                .any(|entra| host == *entra || host.strip_suffix(entra).is_some_and(|prefix| prefix.ends_with('.')))
+        })
+    }
+
+    /// Checks the RS256 signature against the issuer's JWKS: 7000272 when the document has no RSA
+    /// signing key of this `kid`, 700027 when the key did not make the signature.
+    pub(crate) fn verify_signature(&self, jwks: &Value) -> Result<(), Refusal> {
+        let key = self.key(jwks).ok_or_else(|| {
+            Refusal::new(
+                7000272,
+                format!(
+                    "The certificate with identifier {} used to sign the federated credential could not be found in \
+                     the metadata of identity provider {}. Please validate that your Identity Provider's metadata \
+                     exposes the key used to sign the incoming token.",
+                    self.kid, self.issuer
+                ),
+            )
+        })?;
+        // Only the signature is asked here: at the beginning of time nothing has expired.
+        let signature_only = VerificationOptions {
+            accept_future: true,
+            artificial_time: Some(UnixTimeStamp::from_secs(0)),
+            time_tolerance: Some(Duration::from_secs(0)),
+            ..VerificationOptions::default()
+        };
+        key.verify_token::<NoCustomClaims>(self.raw, Some(signature_only))
+            .map(|_| ())
+            .map_err(|_| Refusal::from_code(700027))
+    }
+
+    /// Checks `nbf` and `exp` against `now`, with [`CLOCK_SKEW`]: 700024.
+    pub(crate) fn verify_time(&self, now: SystemTime) -> Result<(), Refusal> {
+        let now = unix_seconds(now);
+        let begun = self.not_before.is_none_or(|not_before| not_before <= now.saturating_add(CLOCK_SKEW));
+        if begun && now <= self.expires.saturating_add(CLOCK_SKEW) {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            700024,
+            format!(
+                "Client assertion is not within its valid time range. Current time: {}, assertion valid from {}, \
+                 expiry time of assertion {}.",
+                long_timestamp(now),
+                long_timestamp(self.not_before.unwrap_or_default()),
+                long_timestamp(self.expires)
+            ),
+        ))
+    }
+
+    fn key(&self, jwks: &Value) -> Option<RS256PublicKey> {
+        let is = |jwk: &Value, name: &str, value: &str| jwk.get(name).and_then(Value::as_str) == Some(value);
+        let jwk = jwks.get("keys")?.as_array()?.iter().find(|jwk| {
+            is(jwk, "kid", &self.kid) && is(jwk, "kty", "RSA") && jwk.get("use").is_none_or(|usage| usage == "sig")
+        })?;
+        let number = |name: &str| Base64UrlSafeNoPadding::decode_to_vec(jwk.get(name)?.as_str()?, None).ok();
+        RS256PublicKey::from_components(&number("n")?, &number("e")?).ok()
+    }
+}
+
+fn json_part(part: &str) -> Result<Value, Refusal> {
+    let malformed = || Refusal::from_code(50027);
+    let value: Value = serde_json::from_slice(&decode(part)?).map_err(|_| malformed())?;
+    if value.is_object() { Ok(value) } else { Err(malformed()) }
+}
+
+/// Base64url without padding (RFC 7515, section 2); a newline at the end of a token file shows here.
+fn decode(part: &str) -> Result<Vec<u8>, Refusal> {
+    Base64UrlSafeNoPadding::decode_to_vec(part, None).map_err(|_| Refusal::from_code(50027))
+}
+
+fn text(object: &Value, name: &str) -> Result<String, Refusal> {
+    object.get(name).and_then(Value::as_str).map(str::to_owned).ok_or_else(|| Refusal::from_code(50027))
+}
+
+fn seconds(claims: &Value, name: &str) -> Result<Option<u64>, Refusal> {
+    match claims.get(name) {
+        None => Ok(None),
+        Some(value) => value.as_u64().map(Some).ok_or_else(|| Refusal::from_code(50027)),
+    }
+}
+
+/// `aud` is a string or a list of strings (RFC 7519, section 4.1.3).
+fn audiences(claims: &Value) -> Result<Vec<String>, Refusal> {
+    let malformed = || Refusal::from_code(50027);
+    match claims.get("aud").ok_or_else(malformed)? {
+        Value::String(one) => Ok(vec![one.clone()]),
+        Value::Array(list) => list.iter().map(|one| one.as_str().map(str::to_owned).ok_or_else(malformed)).collect(),
+        _ => Err(malformed()),
+    }
+}

@@ -1,0 +1,88 @@
+//! The other side of the federation: an OIDC issuer that signs the tokens Entra is shown.
+
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+
+use crate::ids::{guid_of, unique_guid, unix_seconds};
+use crate::keys::SigningKey;
+
+/// An OIDC issuer that signs federated tokens with RS256: a cluster, SPIRE, Vault, Keycloak.
+///
+/// All issuers made by [`Issuer::new`] share one key per process, which is never Entra's own.
+#[derive(Clone)]
+pub struct Issuer {
+    url: String,
+    key: SigningKey,
+}
+
+impl Issuer {
+    /// An issuer with this exact `iss`, trailing slash or not.
+    pub fn new(url: &str) -> Self {
+        Self { url: url.to_owned(), key: SigningKey::of_issuers() }
+    }
+
+    /// The same, but with a key of its own: for rotation, and for signatures that must not verify.
+    /// Making the key takes up to a second.
+    pub fn with_new_key(url: &str) -> Self {
+        Self { url: url.to_owned(), key: SigningKey::generate() }
+    }
+
+    /// The `iss` of its tokens.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The `kid` in the header of its tokens.
+    pub fn key_id(&self) -> &str {
+        self.key.kid()
+    }
+
+    /// The JWKS document that this issuer publishes.
+    pub fn jwks(&self) -> Value {
+        self.key.jwks()
+    }
+
+    /// Signs these claims exactly: nothing is added, not even `iss` or `exp`.
+    ///
+    /// # Panics
+    /// When `claims` is not a JSON object.
+    pub fn sign(&self, claims: &Value) -> String {
+        self.key.sign(claims.as_object().expect("the claims of a JWT are a JSON object"))
+    }
+
+    /// A token like the one the kubelet projects into a pod (TokenRequest, bound to a pod):
+    /// `aud` is a list even with one audience, `nbf` is `iat`, and the `kubernetes.io` object
+    /// names the namespace, node, pod and service account. `life` counts in whole seconds.
+    pub fn service_account_token(
+        &self,
+        namespace: &str,
+        service_account: &str,
+        audience: &str,
+        now: SystemTime,
+        life: Duration,
+    ) -> String {
+        let issued = unix_seconds(now);
+        self.sign(&json!({
+            "aud": [audience],
+            "exp": issued + life.as_secs(),
+            "iat": issued,
+            "iss": self.url,
+            "jti": unique_guid(),
+            "kubernetes.io": {
+                "namespace": namespace,
+                "node": { "name": "node-1", "uid": guid_of(&["node", "node-1"]) },
+                "pod": {
+                    "name": format!("{service_account}-7c9f"),
+                    "uid": guid_of(&["pod", namespace, service_account]),
+                },
+                "serviceaccount": {
+                    "name": service_account,
+                    "uid": guid_of(&["serviceaccount", namespace, service_account]),
+                },
+            },
+            "nbf": issued,
+            "sub": format!("system:serviceaccount:{namespace}:{service_account}"),
+        }))
+    }
+}

@@ -1,0 +1,70 @@
+//! RSA keys that sign JWTs with RS256.
+
+use std::sync::OnceLock;
+
+use jwt_simple::prelude::{JWTClaims, RS256KeyPair, RSAKeyPairLike};
+use serde_json::{Map, Value, json};
+
+/// Smallest key that Entra and the usual issuers use.
+const MODULUS_BITS: usize = 2048;
+
+/// A key pair with its `kid`, the RFC 7638 thumbprint of the public key.
+#[derive(Clone)]
+pub(crate) struct SigningKey {
+    pair: RS256KeyPair,
+    kid: String,
+}
+
+impl SigningKey {
+    /// A new key. Takes up to a second.
+    pub(crate) fn generate() -> Self {
+        let pair = RS256KeyPair::generate(MODULUS_BITS).expect("2048 bits are an accepted RSA key size");
+        let kid = pair.jwk_thumbprint();
+        Self { pair: pair.with_key_id(&kid), kid }
+    }
+
+    /// Entra's own key: one per process, so that a hundred directories cost one key.
+    pub(crate) fn of_entra() -> Self {
+        static KEY: OnceLock<SigningKey> = OnceLock::new();
+        KEY.get_or_init(Self::generate).clone()
+    }
+
+    /// The key of the issuers of this process. Never Entra's own.
+    pub(crate) fn of_issuers() -> Self {
+        static KEY: OnceLock<SigningKey> = OnceLock::new();
+        KEY.get_or_init(Self::generate).clone()
+    }
+
+    pub(crate) fn kid(&self) -> &str {
+        &self.kid
+    }
+
+    /// A signed JWT with exactly these claims.
+    pub(crate) fn sign(&self, claims: &Map<String, Value>) -> String {
+        let exactly = JWTClaims {
+            issued_at: None,
+            expires_at: None,
+            invalid_before: None,
+            issuer: None,
+            subject: None,
+            audiences: None,
+            jwt_id: None,
+            nonce: None,
+            custom: claims.clone(),
+        };
+        self.pair.sign(exactly).expect("an RSA key signs any JSON object")
+    }
+
+    /// The JWKS document (RFC 7517) with this one key.
+    pub(crate) fn jwks(&self) -> Value {
+        let jwk: Value = serde_json::from_str(&self.pair.public_key().to_jwk()).expect("an exported JWK is JSON");
+        json!({ "keys": [{
+            "kty": "RSA",
+            "use": "sig",
+            "kid": self.kid,
+            "alg": "RS256",
+            "n": jwk["n"],
+            "e": jwk["e"],
+        }] })
+    }
+}

@@ -1,0 +1,60 @@
+//! A strict stand-in for Microsoft Entra's token endpoint, for tests and demonstrations.
+//!
+//! It exchanges a federated token (a client assertion, RFC 7523) for an access token, and refuses
+//! what Entra refuses, with Entra's status, JSON and AADSTS codes. [`Directory`] is Entra without a
+//! network: a test can ask it directly. [`Server`] puts it behind TLS, with an admin API beside it.
+//!
+//! ```
+//! use std::time::{Duration, SystemTime};
+//! use fake_entra::{Credential, Directory, Issuer};
+//!
+//! let cluster = Issuer::new("https://issuer.example/cluster");
+//! let entra = Directory::new();
+//! entra.trust_issuer(cluster.url(), cluster.jwks());
+//! entra.register_resource("https://vault.azure.net");
+//! entra.register_credential(Credential {
+//!     tenant_id: "11111111-2222-3333-4444-555555555555".into(),
+//!     client_id: "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee".into(),
+//!     issuer: cluster.url().into(),
+//!     subject: "system:serviceaccount:payments:payments".into(),
+//!     audience: "api://AzureADTokenExchange".into(),
+//! })?;
+//!
+//! let now = SystemTime::now();
+//! let hour = Duration::from_secs(3600);
+//! let assertion = cluster.service_account_token("payments", "payments", "api://AzureADTokenExchange", now, hour);
+//! let form = format!(
+//!     "grant_type=client_credentials&client_id=aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee\
+//!      &scope=https://vault.azure.net/.default\
+//!      &client_assertion_type=urn:ietf:params:oauth:client-assertion-type:jwt-bearer&client_assertion={assertion}"
+//! );
+//! let answer = entra.token("11111111-2222-3333-4444-555555555555", form.as_bytes(), now);
+//! assert_eq!(answer.status, 200);
+//! # Ok::<(), String>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod admin;
+mod answer;
+mod assertion;
+mod catalogue;
+mod directory;
+mod discovery;
+mod faults;
+mod fields;
+mod grant;
+mod ids;
+mod issuer;
+mod keys;
+mod scope;
+mod server;
+mod tls;
+mod token;
+
+pub use answer::{Answer, Cut, TokenRequest};
+pub use directory::{Credential, Directory, KeyCount, Stats};
+pub use faults::{Fault, FaultKind};
+pub use fields::InvalidField;
+pub use issuer::Issuer;
+pub use server::Server;

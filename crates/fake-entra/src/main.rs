@@ -1,0 +1,89 @@
+//! fake-entra as a program: see `--help`.
+
+use std::error::Error;
+use std::net::SocketAddr;
+
+use fake_entra::{Credential, Directory, Server};
+
+const HELP: &str = "\
+fake-entra: a strict stand-in for Microsoft Entra's token endpoint. It runs until it is killed.
+
+  --https ADDRESS     where clients connect, over TLS         [127.0.0.1:8443]
+  --admin ADDRESS     where the admin API is, plain HTTP      [127.0.0.1:8444]
+  --tenant ID         a tenant without applications; repeatable
+  --issuer URL=FILE   an OIDC issuer and the file with its JWKS; repeatable
+  --credential TENANT,CLIENT,ISSUER,SUBJECT,AUDIENCE
+                      a federated credential; repeatable
+  --resource NAME     https://… for v1 tokens, api://… for v2 tokens; repeatable
+  --ca-out FILE       where to write the certificate authority to trust, as PEM
+  --help              this text
+";
+
+struct Options {
+    https: SocketAddr,
+    admin: SocketAddr,
+    ca_out: Option<String>,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let directory = Directory::new();
+    let Some(options) = read_options(&directory, std::env::args().skip(1))? else {
+        print!("{HELP}");
+        return Ok(());
+    };
+    let server = Server::start_on(directory, options.https, options.admin)?;
+    if let Some(file) = &options.ca_out {
+        std::fs::write(file, server.ca_pem()).map_err(|error| format!("--ca-out {file}: {error}"))?;
+    }
+    println!("https://{}", server.https_addr());
+    println!("admin http://{}", server.admin_addr());
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Fills the directory and returns the rest; `None` when help is asked for.
+fn read_options(
+    directory: &Directory,
+    mut arguments: impl Iterator<Item = String>,
+) -> Result<Option<Options>, Box<dyn Error>> {
+    let mut options =
+        Options { https: ([127, 0, 0, 1], 8443).into(), admin: ([127, 0, 0, 1], 8444).into(), ca_out: None };
+    while let Some(flag) = arguments.next() {
+        if flag == "--help" {
+            return Ok(None);
+        }
+        if !HELP.contains(&format!("  {flag} ")) || !flag.starts_with("--") {
+            return Err(format!("{flag} is not known; --help lists the options").into());
+        }
+        let value = arguments.next().ok_or_else(|| format!("{flag} needs a value"))?;
+        let wrong = |error: &dyn std::fmt::Display| format!("{flag} {value}: {error}");
+        match flag.as_str() {
+            "--https" => options.https = value.parse().map_err(|error| wrong(&error))?,
+            "--admin" => options.admin = value.parse().map_err(|error| wrong(&error))?,
+            "--tenant" => directory.register_tenant(&value),
+            "--resource" => directory.register_resource(&value),
+            "--ca-out" => options.ca_out = Some(value),
+            "--issuer" => {
+                let (url, file) = value.rsplit_once('=').ok_or_else(|| wrong(&"URL=FILE is needed"))?;
+                let jwks = std::fs::read(file).map_err(|error| wrong(&error))?;
+                directory.trust_issuer(url, serde_json::from_slice(&jwks).map_err(|error| wrong(&error))?);
+            }
+            _ => {
+                let fields: Vec<&str> = value.split(',').collect();
+                let [tenant_id, client_id, issuer, subject, audience] = fields.as_slice() else {
+                    return Err(wrong(&"TENANT,CLIENT,ISSUER,SUBJECT,AUDIENCE is needed").into());
+                };
+                let credential = Credential {
+                    tenant_id: (*tenant_id).to_owned(),
+                    client_id: (*client_id).to_owned(),
+                    issuer: (*issuer).to_owned(),
+                    subject: (*subject).to_owned(),
+                    audience: (*audience).to_owned(),
+                };
+                directory.register_credential(credential).map_err(|error| wrong(&error))?;
+            }
+        }
+    }
+    Ok(Some(options))
+}

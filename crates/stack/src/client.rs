@@ -1,0 +1,144 @@
+//! A small blocking HTTP client: one new connection per request, nothing followed, nothing interpreted.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::Value;
+use ureq::http;
+
+/// How long a request may take when it says nothing else.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A request that is sent as it is written, whatever its path and its headers' bytes.
+#[derive(Clone, Debug)]
+pub struct Request {
+    method: String,
+    host: String,
+    path: String,
+    headers: Vec<(String, Vec<u8>)>,
+    body: Option<Vec<u8>>,
+    timeout: Duration,
+}
+
+impl Request {
+    /// A GET.
+    pub fn get(host: &str, path: &str) -> Self {
+        Self::new("GET", host, path)
+    }
+
+    /// A POST with a body.
+    pub fn post(host: &str, path: &str, body: impl Into<Vec<u8>>) -> Self {
+        Self { body: Some(body.into()), ..Self::new("POST", host, path) }
+    }
+
+    /// Any method. `host` is the `Host` header, `path` begins with a slash and may have a query.
+    pub fn new(method: &str, host: &str, path: &str) -> Self {
+        Self {
+            method: method.to_owned(),
+            host: host.to_owned(),
+            path: path.to_owned(),
+            headers: Vec::new(),
+            body: None,
+            timeout: TIMEOUT,
+        }
+    }
+
+    /// Adds a header; one of the same name may already be there.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        self.headers.push((name.to_owned(), value.as_ref().to_vec()));
+        self
+    }
+
+    /// Gives up after this time instead of 30 s.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Sends it in clear to `addr`. Every status is an answer, not an error.
+    pub fn send(&self, addr: SocketAddr) -> io::Result<Response> {
+        let mut builder = http::Request::builder()
+            .method(self.method.as_str())
+            .uri(format!("http://{addr}{}", self.path))
+            .header(http::header::HOST, &self.host);
+        for (name, value) in &self.headers {
+            builder = builder.header(name, value.as_slice());
+        }
+        match &self.body {
+            Some(body) => self.run(builder.body(body.as_slice())),
+            None => self.run(builder.body(())),
+        }
+    }
+
+    fn run<B: ureq::AsSendBody>(&self, request: http::Result<http::Request<B>>) -> io::Result<Response> {
+        let request = request.map_err(io::Error::other)?;
+        let agent: ureq::Agent = ureq::config::Config::builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .max_idle_connections(0)
+            .allow_non_standard_methods(true)
+            // The environment's proxy is not for the loopback interface.
+            .proxy(None)
+            .timeout_global(Some(self.timeout))
+            .build()
+            .into();
+        let mut response = agent.run(request).map_err(ureq::Error::into_io)?;
+        let headers = response
+            .headers()
+            .iter()
+            .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
+            .collect();
+        let body = response.body_mut().with_config().limit(u64::MAX).read_to_vec().map_err(ureq::Error::into_io)?;
+        Ok(Response { status: response.status().as_u16(), headers, body })
+    }
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// The status code.
+    pub status: u16,
+    /// Names in lower case, in the order of arrival.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// All of the body.
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    /// The first header of this name, in lower case; bytes that are not UTF-8 become U+FFFD.
+    pub fn header(&self, name: &str) -> Option<String> {
+        self.headers
+            .iter()
+            .find(|(present, _)| present == name)
+            .map(|(_, value)| String::from_utf8_lossy(value).into_owned())
+    }
+
+    /// The body as text; bytes that are not UTF-8 become U+FFFD.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The body as JSON.
+    ///
+    /// # Panics
+    /// When it is none, with the status and the body: for tests that is the most useful end.
+    pub fn json(&self) -> Value {
+        match serde_json::from_slice(&self.body) {
+            Ok(value) => value,
+            Err(error) => panic!("status {} with a body that is no JSON ({error}): {}", self.status, self.text()),
+        }
+    }
+
+    /// The value of a header that the upstream saw in the request, when this is the upstream's answer.
+    pub fn seen_header(&self, name: &str) -> Option<String> {
+        self.json()["headers"]
+            .as_array()?
+            .iter()
+            .find(|header| header[0] == name)
+            .and_then(|header| header[1].as_str().map(str::to_owned))
+    }
+}

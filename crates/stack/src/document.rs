@@ -1,0 +1,91 @@
+//! Reaching one value in an Envoy document by a path that a reader finds in the YAML.
+//!
+//! `static_resources.clusters[entra].load_assignment.endpoints[0]`: keys are divided by dots, `[0]` is a list's element by its
+//! position and `[entra]` the one whose `name` is that.
+
+use serde_json::Value;
+
+/// A path that the document does not have.
+#[derive(Debug, thiserror::Error)]
+#[error("the Envoy document has no `{path}`: nothing at `{missing}`")]
+pub struct NoSuchPath {
+    path: String,
+    missing: String,
+}
+
+/// The value at `path`.
+pub fn at_mut<'a>(document: &'a mut Value, path: &str) -> Result<&'a mut Value, NoSuchPath> {
+    let mut value = document;
+    for (end, step) in steps(path) {
+        value = match step {
+            Step::Key(key) => value.get_mut(key),
+            Step::Element(name) => element_mut(value, name),
+        }
+        .ok_or_else(|| NoSuchPath { path: path.to_owned(), missing: path[..end].to_owned() })?;
+    }
+    Ok(value)
+}
+
+/// Replaces the value at `path`, which must exist: a document that has changed its shape is noticed, not silently left as it is.
+pub fn set(document: &mut Value, path: &str, value: impl Into<Value>) -> Result<(), NoSuchPath> {
+    *at_mut(document, path)? = value.into();
+    Ok(())
+}
+
+enum Step<'a> {
+    Key(&'a str),
+    Element(&'a str),
+}
+
+/// The steps of a path, each with the place in `path` where it ends.
+fn steps(path: &str) -> impl Iterator<Item = (usize, Step<'_>)> {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let rest = path.get(start..).filter(|rest| !rest.is_empty())?;
+        let (length, step) = match rest.strip_prefix('[').and_then(|inner| inner.split_once(']')) {
+            Some((name, _)) => (name.len() + 2, Step::Element(name)),
+            None => {
+                let length = rest.find(['.', '[']).unwrap_or(rest.len());
+                (length, Step::Key(&rest[..length]))
+            }
+        };
+        let end = start + length;
+        start = if path[end..].starts_with('.') { end + 1 } else { end };
+        Some((end, step))
+    })
+}
+
+fn element_mut<'a>(list: &'a mut Value, name: &str) -> Option<&'a mut Value> {
+    let list = list.as_array_mut()?;
+    match name.parse::<usize>() {
+        Ok(position) => list.get_mut(position),
+        Err(_) => list.iter_mut().find(|element| element.get("name").is_some_and(|value| value == name)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_path_goes_through_keys_positions_and_names() {
+        let mut document = json!({"a": {"list": [{"name": "x", "v": 1}, {"name": "y", "v": [2, 3]}]}});
+
+        assert_eq!(*at_mut(&mut document, "a.list[y].v[1]").unwrap(), 3);
+        set(&mut document, "a.list[0].v", 7).unwrap();
+        assert_eq!(document["a"]["list"][0]["v"], 7);
+    }
+
+    #[test]
+    fn a_path_that_does_not_exist_is_an_error_that_says_where_it_ends() {
+        let mut document = json!({"a": [{"name": "x"}]});
+
+        for (path, missing) in
+            [("a[z].v", "a[z]"), ("a[x].v.w", "a[x].v"), ("b", "b"), ("a[1]", "a[1]"), ("a.x", "a.x")]
+        {
+            let error = set(&mut document, path, 1).unwrap_err().to_string();
+            assert!(error.contains(&format!("nothing at `{missing}`")), "{path}: {error}");
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! A real Envoy, a fake Entra, an upstream and a token directory as one value, for tests, demo and benchmarks.
+//!
+//! ```no_run
+//! let stack = stack::Stack::start(stack::Options::default())?;
+//! let answer = stack.get(stack::LISTED_HOST, "/secrets", &[]);
+//! assert!(answer.seen_header("authorization").is_some_and(|value| value.starts_with("Bearer ")));
+//! # Ok::<(), stack::StartError>(())
+//! ```
+//!
+//! Envoy runs `envoy/sidecar/envoy.yaml`, the file that operators get; [`sidecar::substitutions`] is all that differs. Whoever needs
+//! another Envoy than the sidecar starts it with [`envoy::Envoy`]: no other code of this repository starts one.
+
+mod child;
+pub mod client;
+pub mod document;
+pub mod envoy;
+mod error;
+mod folder;
+mod listeners;
+mod options;
+pub mod sidecar;
+mod token_directory;
+pub mod upstream;
+mod workload;
+mod workspace;
+
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use std::{fs, io, thread};
+
+use fake_entra::{Directory, Issuer, Server};
+use serde_json::json;
+
+pub use client::{Request, Response};
+pub use envoy::Envoy;
+pub use error::{PushError, StartError};
+pub use options::{Edit, Options};
+pub use token_directory::{Layout, TokenDirectory};
+pub use upstream::Upstream;
+pub use workload::{
+    AUDIENCE, AUTHORITY_HOST, CLIENT_ID, IMDS_HOST, ISSUER_URL, LISTED_HOST, NAMESPACE, RESOURCES, SERVICE_ACCOUNT,
+    SUBJECT, TENANT_ID, TOKEN_LIFE, UNLISTED_HOST,
+};
+pub use workspace::root;
+
+use envoy::Launch;
+use folder::Folder;
+use listeners::Listeners;
+use sidecar::Surroundings;
+
+const ENTRA_CA: &str = "entra-ca.pem";
+const UPSTREAM_CA: &str = "upstream-ca.pem";
+
+/// All of it, running. Everything stops when the value is dropped; the working files go too, unless the thread is panicking.
+pub struct Stack {
+    // Dropped in this order: Envoy before those it speaks to, the folder last.
+    /// Envoy.
+    pub envoy: Envoy,
+    /// Where listed and unlisted hosts lead.
+    pub upstream: Upstream,
+    /// The volume with the projected token.
+    pub token_directory: TokenDirectory,
+    /// The cluster that signs projected tokens; the fake Entra trusts it.
+    pub issuer: Issuer,
+    entra: Server,
+    outbound: SocketAddr,
+    managed_identity: SocketAddr,
+    listeners: Option<Mutex<Listeners>>,
+    concurrency: u32,
+    folder: Folder,
+}
+
+impl Stack {
+    /// Starts everything and waits until Envoy serves. When Envoy does not, its log and the working files stay.
+    pub fn start(options: Options) -> Result<Self, StartError> {
+        let mut folder = Folder::create().map_err(StartError::io("creating the working folder"))?;
+        let files = folder.path().to_owned();
+
+        let issuer = Issuer::new(ISSUER_URL);
+        let directory = Directory::new();
+        workload::register(&directory, &issuer).map_err(StartError::Registration)?;
+        let entra = Server::start(directory).map_err(StartError::io("starting the fake Entra"))?;
+        let upstream = Upstream::start().map_err(StartError::io("starting the upstream"))?;
+
+        let token = options.token.unwrap_or_else(|| workload::correct_token(&issuer));
+        let token_directory = TokenDirectory::create(files.join("wi"), options.layout, &token)
+            .map_err(StartError::io("laying out the token's volume"))?;
+        let (entra_ca, upstream_ca) = (files.join(ENTRA_CA), files.join(UPSTREAM_CA));
+        fs::write(&entra_ca, entra.ca_pem()).map_err(StartError::io("writing the fake Entra's CA"))?;
+        fs::write(&upstream_ca, upstream.ca_pem()).map_err(StartError::io("writing the upstream's CA"))?;
+
+        let module = options.module.unwrap_or_else(|| root().join("dist/entra-exchange.wasm"));
+        let mut bootstrap = sidecar::document()?;
+        sidecar::adapt(
+            &mut bootstrap,
+            &Surroundings {
+                entra: entra.https_addr(),
+                entra_ca: &entra_ca,
+                upstream: upstream.addr(),
+                upstream_ca: &upstream_ca,
+                token_file: &token_directory.file(),
+                watched: token_directory.watched(),
+                module: &module,
+                configuration: options.configuration.as_deref(),
+            },
+        )?;
+        if let Some(edit) = options.edit {
+            edit(&mut bootstrap);
+        }
+        // An edit may have taken the filter out; then none is needed.
+        if !module.is_file() && bootstrap.to_string().contains(&json!(module).to_string()) {
+            return Err(StartError::ModuleMissing(module));
+        }
+        let listeners = options.lds.then(|| Listeners::move_out(&mut bootstrap, &files)).transpose()?;
+
+        let envoy = Envoy::start(&Launch {
+            binary: &options.envoy.unwrap_or_else(envoy::binary),
+            bootstrap: &bootstrap,
+            folder: &files,
+            concurrency: options.concurrency,
+            environment: &options.environment,
+            log_level: &options.log_level,
+            listeners: &[sidecar::OUTBOUND, sidecar::MANAGED_IDENTITY],
+        })
+        .inspect_err(|error| {
+            if matches!(error, StartError::EnvoyEnded { .. } | StartError::EnvoyNotReady { .. }) {
+                folder.keep();
+            }
+        })?;
+        let address = |name: &str| match envoy.listener(name) {
+            Ok(Some(address)) => Ok(address),
+            Ok(None) => Err(StartError::io(format!("asking Envoy for `{name}`"))(io::ErrorKind::NotFound.into())),
+            Err(error) => Err(StartError::io(format!("asking Envoy for `{name}`"))(error)),
+        };
+        Ok(Self {
+            outbound: address(sidecar::OUTBOUND)?,
+            managed_identity: address(sidecar::MANAGED_IDENTITY)?,
+            envoy,
+            upstream,
+            token_directory,
+            issuer,
+            entra,
+            listeners: listeners.map(Mutex::new),
+            concurrency: options.concurrency,
+            folder,
+        })
+    }
+
+    /// Where the application sends its requests.
+    pub fn outbound_url(&self) -> String {
+        format!("http://{}", self.outbound)
+    }
+
+    /// Where calls to IMDS are led.
+    pub fn imds_url(&self) -> String {
+        format!("http://{}", self.managed_identity)
+    }
+
+    /// Envoy's admin port.
+    pub fn envoy_admin_url(&self) -> String {
+        format!("http://{}", self.envoy.admin_addr())
+    }
+
+    /// The address of the listener `outbound`, for clients of one's own.
+    pub fn outbound_addr(&self) -> SocketAddr {
+        self.outbound
+    }
+
+    /// The address of the listener `managed_identity`, for clients of one's own.
+    pub fn imds_addr(&self) -> SocketAddr {
+        self.managed_identity
+    }
+
+    /// The fake Entra.
+    pub fn entra(&self) -> &Server {
+        &self.entra
+    }
+
+    /// What the fake Entra knows, counts and is told to do wrong.
+    pub fn directory(&self) -> Directory {
+        self.entra.directory()
+    }
+
+    /// All that Envoy and the filter have logged so far.
+    pub fn log(&self) -> String {
+        self.envoy.log()
+    }
+
+    /// A correct token of the workload, different from every other one.
+    pub fn new_token(&self) -> String {
+        workload::correct_token(&self.issuer)
+    }
+
+    /// Gives the workload a fresh token, as the kubelet does it, and returns it. Envoy sees it within some 0.3 s.
+    pub fn rotate_token(&self) -> io::Result<String> {
+        let token = self.new_token();
+        self.rotate_token_with(&token)?;
+        Ok(token)
+    }
+
+    /// Gives the workload this token, whatever it is.
+    pub fn rotate_token_with(&self, token: &str) -> io::Result<()> {
+        self.token_directory.rotate(token)
+    }
+
+    /// Replaces the filter's configuration in the running Envoy, and returns when every worker has it. A refused one leaves the former.
+    /// Needs [`Options::lds`]. Connections that are already open go on with the former configuration.
+    pub fn push_configuration(&self, json: &str) -> Result<(), PushError> {
+        let listeners = self.listeners.as_ref().ok_or(PushError::NotByLds)?;
+        let mut listeners = listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.push(&self.envoy, self.concurrency, json)
+    }
+
+    /// The answer to a GET through the listener `outbound`.
+    ///
+    /// # Panics
+    /// When there is no answer: [`Stack::send`] returns that instead.
+    pub fn get(&self, host: &str, path: &str, headers: &[(&str, &str)]) -> Response {
+        expect(self.outbound, &with_headers(Request::get(host, path), headers))
+    }
+
+    /// The answer to a GET of the application to IMDS.
+    ///
+    /// # Panics
+    /// When there is no answer: [`Stack::send_imds`] returns that instead.
+    pub fn get_imds(&self, path: &str, headers: &[(&str, &str)]) -> Response {
+        expect(self.managed_identity, &with_headers(Request::get(IMDS_HOST, path), headers))
+    }
+
+    /// Sends any request through the listener `outbound`.
+    pub fn send(&self, request: &Request) -> io::Result<Response> {
+        request.send(self.outbound)
+    }
+
+    /// Sends any request to the listener `managed_identity`.
+    pub fn send_imds(&self, request: &Request) -> io::Result<Response> {
+        request.send(self.managed_identity)
+    }
+
+    /// Where everything is, for shells and other processes.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        [
+            ("OUTBOUND_URL", self.outbound_url()),
+            ("IMDS_URL", self.imds_url()),
+            ("ENTRA_URL", format!("https://{}", self.entra.https_addr())),
+            ("ENTRA_CA", self.folder.path().join(ENTRA_CA).display().to_string()),
+            ("ENTRA_ADMIN_URL", format!("http://{}", self.entra.admin_addr())),
+            ("ENVOY_ADMIN_URL", self.envoy_admin_url()),
+            ("ENVOY_LOG", self.folder.path().join("envoy.log").display().to_string()),
+            ("ENVOY_PID", self.envoy.pid().to_string()),
+            ("TOKEN_FILE", self.token_directory.file().display().to_string()),
+            ("LISTED_HOST", LISTED_HOST.to_owned()),
+            ("UNLISTED_HOST", UNLISTED_HOST.to_owned()),
+            ("TENANT_ID", TENANT_ID.to_owned()),
+            ("CLIENT_ID", CLIENT_ID.to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .to_vec()
+    }
+}
+
+/// Waits until `condition` holds, and says whether it did within that time.
+pub fn eventually(within: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + within;
+    loop {
+        if condition() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn with_headers(request: Request, headers: &[(&str, &str)]) -> Request {
+    headers.iter().fold(request, |request, (name, value)| request.header(name, value))
+}
+
+fn expect(addr: SocketAddr, request: &Request) -> Response {
+    match request.send(addr) {
+        Ok(response) => response,
+        Err(error) => panic!("no answer from {addr}: {error}"),
+    }
+}

@@ -1,0 +1,175 @@
+//! `envoy/sidecar/envoy.yaml` itself, as operators get it, with the few values changed that differ on a developer's machine.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::document::{self, NoSuchPath};
+use crate::error::StartError;
+use crate::workspace;
+
+/// The listener to which the application speaks.
+pub const OUTBOUND: &str = "outbound";
+/// The listener that answers for IMDS.
+pub const MANAGED_IDENTITY: &str = "managed_identity";
+/// The two listeners that have the filter.
+const WITH_FILTER: [&str; 2] = [OUTBOUND, MANAGED_IDENTITY];
+
+/// What stands around the sidecar here instead of in a pod.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings<'a> {
+    /// The token endpoint.
+    pub entra: SocketAddr,
+    /// The PEM file of the CA that signed its certificate.
+    pub entra_ca: &'a Path,
+    /// The upstream of the listed host and of all others.
+    pub upstream: SocketAddr,
+    /// The PEM file of the CA that signed its certificate.
+    pub upstream_ca: &'a Path,
+    /// The projected token.
+    pub token_file: &'a Path,
+    /// The folder that holds `..data`.
+    pub watched: &'a Path,
+    /// The filter.
+    pub module: &'a Path,
+    /// The filter's configuration, when not the one in the file.
+    pub configuration: Option<&'a str>,
+}
+
+/// The document as it stands in the repository, anchors resolved.
+pub fn document() -> Result<Value, StartError> {
+    let path = workspace::root().join(workspace::SIDECAR);
+    let text = fs::read_to_string(&path).map_err(StartError::io(format!("reading {}", path.display())))?;
+    serde_saphyr::from_str(&text).map_err(|error| StartError::Yaml { path, reason: error.to_string() })
+}
+
+/// All that differs from what an operator deploys. SNI and the names that certificates must have stay as they are.
+pub fn substitutions(around: &Surroundings<'_>) -> Vec<(String, Value)> {
+    let token = "static_resources.listeners[projected_token].filter_chains[0].filters[0].typed_config\
+                 .route_config.virtual_hosts[projected_token].routes[0].direct_response.body";
+    let mut list = vec![
+        // Envoy chooses free ports and says which.
+        ("admin.address.socket_address.port_value".to_owned(), json!(0)),
+        (port(OUTBOUND), json!(0)),
+        (port(MANAGED_IDENTITY), json!(0)),
+        (format!("{token}.filename"), json!(around.token_file)),
+        (format!("{token}.watched_directory.path"), json!(around.watched)),
+    ];
+    for (cluster, server, ca) in [
+        ("entra", around.entra, around.entra_ca),
+        ("payments_kv", around.upstream, around.upstream_ca),
+        ("elsewhere", around.upstream, around.upstream_ca),
+    ] {
+        let address = format!(
+            "static_resources.clusters[{cluster}].load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address"
+        );
+        list.push((format!("{address}.address"), json!(server.ip())));
+        list.push((format!("{address}.port_value"), json!(server.port())));
+        list.push((trusted_ca(cluster), json!(ca)));
+    }
+    for listener in WITH_FILTER {
+        list.push((format!("{}.vm_config.code.local.filename", filter(listener)), json!(around.module)));
+        if let Some(configuration) = around.configuration {
+            list.push((configuration_path(listener), json!(configuration)));
+        }
+    }
+    list
+}
+
+/// Makes all substitutions.
+pub(crate) fn adapt(document: &mut Value, around: &Surroundings<'_>) -> Result<(), NoSuchPath> {
+    substitutions(around).into_iter().try_for_each(|(path, value)| document::set(document, &path, value))
+}
+
+/// The path of the filter's own settings (Envoy's `PluginConfig`) in a listener.
+pub fn filter(listener: &str) -> String {
+    format!("static_resources.listeners[{listener}].{FILTER}")
+}
+
+/// The path of the CA file that a cluster trusts.
+pub fn trusted_ca(cluster: &str) -> String {
+    format!(
+        "static_resources.clusters[{cluster}].transport_socket.typed_config.common_tls_context.validation_context.trusted_ca.filename"
+    )
+}
+
+const FILTER: &str = "filter_chains[0].filters[0].typed_config.http_filters[entra-exchange].typed_config.config";
+
+fn configuration_path(listener: &str) -> String {
+    format!("{}.configuration.value", filter(listener))
+}
+
+fn port(listener: &str) -> String {
+    format!("static_resources.listeners[{listener}].address.socket_address.port_value")
+}
+
+/// Another configuration text of the filter, in a list of listeners.
+pub(crate) fn set_configuration(listeners: &mut Value, configuration: &str) -> Result<(), NoSuchPath> {
+    WITH_FILTER
+        .iter()
+        .try_for_each(|name| document::set(listeners, &format!("[{name}].{FILTER}.configuration.value"), configuration))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn surroundings() -> Surroundings<'static> {
+        Surroundings {
+            entra: SocketAddr::from(([127, 0, 0, 1], 1)),
+            entra_ca: Path::new("/entra.pem"),
+            upstream: SocketAddr::from(([127, 0, 0, 1], 2)),
+            upstream_ca: Path::new("/upstream.pem"),
+            token_file: Path::new("/wi/token/azure-identity-token"),
+            watched: Path::new("/wi"),
+            module: Path::new("/filter.wasm"),
+            configuration: Some("{}"),
+        }
+    }
+
+    #[test]
+    fn every_substitution_names_a_value_that_stands_in_envoy_yaml() {
+        let mut document = document().unwrap();
+
+        for (path, value) in substitutions(&surroundings()) {
+            let present = document::at_mut(&mut document, &path).unwrap();
+            assert_ne!(*present, value, "{path} changes nothing");
+            assert_eq!(present.is_string(), value.is_string(), "{path} changes its type");
+        }
+    }
+
+    #[test]
+    fn no_path_of_an_operators_pod_is_left_after_the_substitutions() {
+        let mut document = document().unwrap();
+        adapt(&mut document, &surroundings()).unwrap();
+
+        let text = document.to_string();
+        for left in ["/var/run/", "/etc/", ":443", "15000", "15001", "15002"] {
+            assert!(!text.contains(left), "{left} is still there");
+        }
+    }
+
+    #[test]
+    fn names_in_certificates_are_still_verified_after_the_substitutions() {
+        let mut document = document().unwrap();
+        adapt(&mut document, &surroundings()).unwrap();
+
+        for (cluster, name) in [("entra", "login.microsoftonline.com"), ("payments_kv", crate::LISTED_HOST)] {
+            let tls = format!("static_resources.clusters[{cluster}].transport_socket.typed_config");
+            let tls = document::at_mut(&mut document, &tls).unwrap();
+            assert_eq!(tls["sni"], name);
+            let names = &tls["common_tls_context"]["validation_context"]["match_typed_subject_alt_names"];
+            assert_eq!(*names, json!([{"san_type": "DNS", "matcher": {"exact": name}}]));
+        }
+    }
+
+    #[test]
+    fn both_listeners_have_the_same_filter() {
+        let mut document = document().unwrap();
+
+        let outbound = document::at_mut(&mut document, &filter(OUTBOUND)).unwrap().clone();
+        assert_eq!(outbound, *document::at_mut(&mut document, &filter(MANAGED_IDENTITY)).unwrap());
+    }
+}

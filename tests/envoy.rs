@@ -1,0 +1,198 @@
+//! The module that ships, in a real Envoy: every scenario, and what only Envoy can show.
+
+mod scenarios;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use fake_entra::Directory;
+use libtest_mimic::{Arguments, Failed, Trial};
+use scenarios::{Scenario, World};
+use stack::{LISTED_HOST, Options, Request, Response, Stack, StartError, TOKEN_LIFE};
+
+/// The newest Envoy that is tried, and the oldest. `ENVOY` in the environment takes the place of both.
+const VERSIONS: [&str; 2] = ["1.40.0", "1.36.2"];
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Each Envoy has two workers of its own.
+    arguments.test_threads.get_or_insert(2);
+    let [newest, oldest] = VERSIONS;
+    let mut trials = Vec::new();
+    for scenario in scenarios::ALL {
+        trials.push(trial(newest, scenario));
+        if scenario.on_every_version && std::env::var_os("ENVOY").is_none() {
+            trials.push(trial(oldest, scenario));
+        }
+    }
+    for (name, test) in OWN {
+        trials.push(Trial::test(*name, move || caught(test)).with_kind(newest));
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// What only Envoy can show.
+const OWN: &[(&str, fn())] = &[
+    ("a_bad_configuration_refuses_to_load_with_every_mistake", a_bad_configuration_refuses_to_load),
+    ("a_bad_configuration_that_is_pushed_leaves_the_old_one", a_bad_push_leaves_the_old_one),
+    ("the_log_tells_version_commit_and_each_exchange", the_log_tells_its_story),
+    ("azure_identity_for_python_gets_a_token", azure_identity_for_python_gets_a_token),
+];
+
+fn trial(version: &'static str, scenario: &'static Scenario) -> Trial {
+    Trial::test(scenario.name, move || {
+        caught(|| {
+            let stack = started(version, scenario);
+            (scenario.run)(&Envoy(&stack));
+            look_through_log(&stack);
+        })
+    })
+    .with_kind(version)
+}
+
+/// A panic is how a scenario fails; its message has been printed by then.
+fn caught(test: impl FnOnce() + std::panic::UnwindSafe) -> Result<(), Failed> {
+    std::panic::catch_unwind(test).map_err(|panic| {
+        let message = panic.downcast_ref::<String>().cloned();
+        let message = message.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Failed::from(message.unwrap_or_else(|| "it panicked".to_owned()))
+    })
+}
+
+/// Where `make` puts an Envoy.
+fn binary(version: &str) -> Option<PathBuf> {
+    match std::env::var_os("ENVOY") {
+        Some(_) => None,
+        None => Some(stack::root().join(format!(".tools/envoy-{version}/envoy/_bin/envoy"))),
+    }
+}
+
+fn started(version: &str, scenario: &Scenario) -> Stack {
+    let setup = &scenario.setup;
+    let mut options = Options {
+        configuration: setup.configuration.map(|configuration| configuration().to_string()),
+        layout: setup.layout,
+        envoy: binary(version),
+        ..Options::default()
+    };
+    if let Some(name) = setup.without {
+        options = options.variable(name, None);
+    }
+    if setup.audience != stack::AUDIENCE {
+        let issuer = fake_entra::Issuer::new(stack::ISSUER_URL);
+        options.token = Some(issuer.service_account_token(
+            stack::NAMESPACE,
+            stack::SERVICE_ACCOUNT,
+            setup.audience,
+            SystemTime::now(),
+            TOKEN_LIFE,
+        ));
+    }
+    Stack::start(options).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Nothing was refused to the module by its capability list, nothing trapped, and no token was logged.
+fn look_through_log(stack: &Stack) {
+    let log = stack.log();
+    for wrong in ["restricted", "panicked", "Function: proxy_on", "eyJ", "assert failure"] {
+        assert!(!log.contains(wrong), "{wrong:?} in the log:\n{log}");
+    }
+}
+
+/// Envoy as a host of scenarios.
+struct Envoy<'a>(&'a Stack);
+
+impl World for Envoy<'_> {
+    fn outbound(&self, requests: &[Request]) -> Vec<Response> {
+        thread::scope(|scope| {
+            let sent: Vec<_> = requests.iter().map(|request| scope.spawn(|| self.0.send(request).unwrap())).collect();
+            sent.into_iter().map(|answer| answer.join().unwrap()).collect()
+        })
+    }
+
+    fn imds(&self, request: &Request) -> Response {
+        self.0.send_imds(request).unwrap()
+    }
+
+    fn entra(&self) -> Directory {
+        self.0.directory()
+    }
+
+    fn rotate(&self) {
+        self.0.rotate_token().unwrap();
+    }
+
+    fn pass(&self, time: Duration) {
+        thread::sleep(time);
+    }
+}
+
+const MISTAKEN: &str = r#"{"destinations":[{"host":["x"],"scope":"https://vault.azure.net"}]}"#;
+
+/// What Envoy's log says of [`MISTAKEN`].
+fn tells_the_mistakes(log: &str) -> bool {
+    [
+        r#"destinations[0].host: there is no such field: did you mean \"hosts\"?"#,
+        r#"destinations[0].scope: \"https://vault.azure.net\" is a resource: write \"https://vault.azure.net/.default\""#,
+    ]
+    .iter()
+    .all(|mistake| log.contains(mistake))
+}
+
+fn a_bad_configuration_refuses_to_load() {
+    let options =
+        Options { configuration: Some(MISTAKEN.to_owned()), envoy: binary(VERSIONS[0]), ..Options::default() };
+    match Stack::start(options) {
+        Err(error @ StartError::EnvoyEnded { .. }) => assert!(tells_the_mistakes(&error.to_string()), "{error}"),
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("it was taken"),
+    }
+}
+
+fn a_bad_push_leaves_the_old_one() {
+    let options = Options { lds: true, envoy: binary(VERSIONS[0]), ..Options::default() };
+    let stack = Stack::start(options).unwrap_or_else(|error| panic!("{error}"));
+    assert!(stack.push_configuration(MISTAKEN).is_err());
+    assert!(tells_the_mistakes(&stack.log()), "{}", stack.log());
+    let answer = stack.get(LISTED_HOST, "/", &[]);
+    assert!(answer.seen_header("authorization").is_some(), "the old configuration holds");
+    let refuse = r#"{"destinations":[{"hosts":["payments-kv.vault.azure.net"],"scope":"https://vault.azure.net/.default","tls_clusters":["x"]}]}"#;
+    stack.push_configuration(refuse).unwrap();
+    assert_eq!(stack.get(LISTED_HOST, "/", &[]).status, 403, "a good one is taken");
+}
+
+fn the_log_tells_its_story() {
+    let options = Options { envoy: binary(VERSIONS[0]), ..Options::default() };
+    let stack = Stack::start(options).unwrap_or_else(|error| panic!("{error}"));
+    stack.get(LISTED_HOST, "/", &[]);
+    let issued =
+        "event=exchange outcome=issued identity=default scope=https://vault.azure.net/.default expires_in_s=3599";
+    let told = stack::eventually(Duration::from_secs(2), || stack.log().contains(issued));
+    let log = stack.log();
+    assert!(told, "{log}");
+    let start = format!("event=start version={} commit=", env!("CARGO_PKG_VERSION"));
+    assert!(log.contains(&start), "{log}");
+    assert_eq!(log.matches("event=exchange").count(), 1, "one line for one exchange");
+}
+
+/// The SDK runs as an app does, in a process of its own; the only thing that it is told is where IMDS is.
+fn azure_identity_for_python_gets_a_token() {
+    let stack = Stack::start(Options { envoy: binary(VERSIONS[0]), ..Options::default() })
+        .unwrap_or_else(|error| panic!("{error}"));
+    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let output = std::process::Command::new(python)
+        .arg(stack::root().join("tests/sdk/managed_identity.py"))
+        .env("PYTHONPATH", stack::root().join(".tools/python"))
+        .env("AZURE_POD_IDENTITY_AUTHORITY_HOST", stack.imds_url())
+        .output()
+        .unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{out}{err}");
+    let told: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(told["aud"], "https://vault.azure.net");
+    assert_eq!(told["appid"], stack::CLIENT_ID);
+    assert_eq!(stack.directory().stats().token_requests, 1);
+    look_through_log(&stack);
+}
