@@ -11,34 +11,34 @@ use stack::{AUDIENCE, CLIENT_ID, IMDS_HOST, LISTED_HOST, TENANT_ID, UNLISTED_HOS
 use stack::{Layout, Request, Response};
 
 /// One thing that is true of the filter, and how to see it.
-pub struct Scenario {
+pub(crate) struct Scenario {
     /// The sentence.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// How the world is before the first request.
-    pub setup: Setup,
+    pub(crate) setup: Setup,
     /// Whether it stands for its kind on every version of the host that is supported, not only the newest.
-    pub on_every_version: bool,
+    pub(crate) on_every_version: bool,
     /// Panics where the sentence is not true.
-    pub run: fn(&dyn World),
+    pub(crate) run: fn(&dyn World),
 }
 
 /// How the world is before the first request.
 #[derive(Clone, Copy)]
-pub struct Setup {
+pub(crate) struct Setup {
     /// The filter's configuration, when not the sidecar's own.
-    pub configuration: Option<fn() -> Value>,
+    pub(crate) configuration: Option<fn() -> Value>,
     /// How the token's volume is laid out.
-    pub layout: Layout,
+    pub(crate) layout: Layout,
     /// The audience of the first federated token.
-    pub audience: &'static str,
+    pub(crate) audience: &'static str,
     /// A variable that is not set.
-    pub without: Option<&'static str>,
+    pub(crate) without: Option<&'static str>,
 }
 
 const USUAL: Setup = Setup { configuration: None, layout: Layout::Webhook160, audience: AUDIENCE, without: None };
 
 /// A host that the filter runs in, with everything around it.
-pub trait World {
+pub(crate) trait World {
     /// Sends these requests at the same time, each on a connection of its own, and waits for all answers.
     fn outbound(&self, requests: &[Request]) -> Vec<Response>;
     /// Sends a request to where IMDS is answered.
@@ -52,7 +52,7 @@ pub trait World {
 }
 
 /// All scenarios.
-pub const ALL: &[Scenario] = &[
+pub(crate) const ALL: &[Scenario] = &[
     Scenario {
         name: "a_listed_host_gets_a_token_of_the_workload",
         setup: USUAL,
@@ -134,7 +134,8 @@ pub const ALL: &[Scenario] = &[
             let request =
                 Request::get(LISTED_HOST, "/").header("authorization", "SharedKey x").header("authorization", "b");
             let answer = one(world, request);
-            assert_eq!(authorizations(&answer), ["SharedKey x", "b"]);
+            // Envoy itself joins several of these into one, before any filter.
+            assert_eq!(authorizations(&answer), ["SharedKey x,b"]);
             assert_eq!(world.entra().stats().token_requests, 0);
         },
     },
@@ -167,15 +168,11 @@ pub const ALL: &[Scenario] = &[
         setup: USUAL,
         on_every_version: true,
         run: |world| {
-            let odd = |host: &str| {
-                Request::get(host, "/\u{7f}").header("x-odd", b"\xff\xfe").header("authorization", b"\xff")
-            };
+            let odd = |host: &str| Request::get(host, "/%ff").header("x-odd", b"\xff\xfe").header("cookie", b"\xff");
             for _ in 0..4 {
-                assert_eq!(one(world, odd(LISTED_HOST)).status, 200);
+                seen_token(&one(world, odd(LISTED_HOST)));
                 assert_eq!(one(world, odd(UNLISTED_HOST)).status, 200);
             }
-            let odd = Request::get(LISTED_HOST, "/").header("x-odd", b"\xff\xfe");
-            seen_token(&one(world, odd));
             let odd = Request::get(IMDS_HOST, IMDS_PATH).header("metadata", b"\xff").header("x-odd", b"\xff");
             assert_eq!(world.imds(&odd).status, 400);
         },

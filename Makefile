@@ -1,0 +1,48 @@
+# The one list of commands; bare `make` prints it.
+
+.DEFAULT_GOAL := help
+.PHONY: help tools envoy sdks build demo stack test lint fmt clean
+
+PYTHON ?= python3
+export PYTHON
+# One place, whatever the caller's environment says: the stack and the tests look for things there.
+export CARGO_TARGET_DIR := $(CURDIR)/target
+CARGO := cargo --locked
+
+NEWEST_ENVOY := 1.40.0
+OLDEST_ENVOY := 1.36.2
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.* ## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
+
+tools: ## see that rustup, cc and python3 are here; install the pinned Rust toolchain
+	@scripts/check-tools
+
+envoy: tools ## fetch the pinned Envoys into .tools/ (ENVOY=/path uses another)
+	@if [ -z "$(ENVOY)" ]; then scripts/fetch-envoy $(NEWEST_ENVOY) && scripts/fetch-envoy $(OLDEST_ENVOY); fi
+
+sdks: tools ## fetch the Azure SDKs that tests and demo run, into .tools/
+	@scripts/fetch-sdks
+
+build: tools ## build the filter: dist/entra-exchange.wasm
+	@scripts/build-module
+
+demo: envoy sdks build ## show the main job on a real Envoy
+	@$(CARGO) run --quiet --package entra-exchange-stack --bin demo
+
+stack: envoy build ## the same stack, to stay until Ctrl-C (CONFIG=file.json, CONCURRENCY=n)
+	@$(CARGO) run --quiet --package entra-exchange-stack --bin stack
+
+test: envoy sdks build ## every test: core, fake Entra, and the filter in a real Envoy
+	$(CARGO) test --workspace
+
+lint: tools ## formatting and lints
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- --deny warnings
+	$(CARGO) clippy --package entra-exchange --lib --profile module --target wasm32-wasip1 -- --deny warnings
+
+fmt: tools ## format the code
+	$(CARGO) fmt --all
+
+clean: ## remove what was built; fetched tools stay in .tools/
+	rm -rf target dist
