@@ -2,7 +2,7 @@
 
 use std::time::UNIX_EPOCH;
 
-use entra_exchange_core::broker::{QueueId, SharedData, StreamId};
+use entra_exchange_core::broker::{QueueId, SharedData, StreamId, TokenKey};
 use entra_exchange_core::destination::Effect;
 use entra_exchange_core::event::{Event, Level};
 use entra_exchange_core::http::Reply;
@@ -30,10 +30,10 @@ impl SharedData for Shared {
     }
 }
 
-/// Has the root context behind this queue look again, on its next turn.
-pub(crate) fn nudge(queue: QueueId) {
+/// Has the root context behind this queue look at a key again, on its next turn.
+pub(crate) fn nudge(queue: QueueId, key: TokenKey) {
     // A queue that is gone belonged to a VM that is gone: nobody waits there.
-    let _ = hostcalls::enqueue_shared_queue(queue.0, Some(b"look"));
+    let _ = hostcalls::enqueue_shared_queue(queue.0, Some(key.as_bytes()));
 }
 
 /// Writes an event to Envoy's log.
@@ -53,6 +53,7 @@ pub(crate) fn apply(effect: &Effect) -> bool {
                 hostcalls::set_map_value_bytes(MapType::HttpRequestHeaders, "authorization", Some(value.as_bytes()));
             true
         }
+        Effect::Pass => true,
         Effect::Reply(reply) => {
             send(reply);
             false

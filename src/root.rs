@@ -28,10 +28,15 @@ const NO_ANSWER: u16 = 503;
 /// One plugin configuration in one VM.
 pub(crate) struct Root {
     id: u32,
-    policy: Option<Rc<Policy>>,
-    worker: Rc<RefCell<Worker>>,
+    configured: Option<Configured>,
     /// The calls under way, by Envoy's number for them.
     calls: HashMap<u32, Call>,
+}
+
+/// What comes of a configuration.
+struct Configured {
+    policy: Rc<Policy>,
+    worker: Rc<RefCell<Worker>>,
 }
 
 /// What a call is for.
@@ -43,12 +48,12 @@ enum Call {
 
 impl Root {
     pub(crate) fn new(id: u32) -> Self {
-        Self { id, policy: None, worker: Rc::default(), calls: HashMap::new() }
+        Self { id, configured: None, calls: HashMap::new() }
     }
 
     /// Tells the broker something, and does what it says until it says nothing more.
     fn tell(&mut self, what: impl FnOnce(&mut Broker, Timestamp) -> Vec<Command>) {
-        let worker = Rc::clone(&self.worker);
+        let Some(worker) = self.configured.as_ref().map(|configured| Rc::clone(&configured.worker)) else { return };
         let mut worker = worker.borrow_mut();
         let Some(at_work) = worker.at_work() else { return };
         let now = envoy::now();
@@ -63,7 +68,7 @@ impl Root {
                         commands.extend(report(&mut at_work.broker, call, Err(failure), now));
                     }
                 }
-                Command::CallEndpoint(grant, request) => {
+                Command::CallEndpoint { grant, cluster, request, timeout } => {
                     let headers = [
                         (":method", "POST"),
                         (":path", request.path.as_str()),
@@ -72,11 +77,11 @@ impl Root {
                         ("accept", "application/json"),
                     ];
                     let (call, body) = (Call::Endpoint(grant.key()), Some(request.body.as_bytes()));
-                    if let Err(failure) = self.call(call, grant.cluster(), &headers, body, broker::EXCHANGE_TIMEOUT) {
+                    if let Err(failure) = self.call(call, &cluster, &headers, body, timeout) {
                         commands.extend(report(&mut at_work.broker, call, Err(failure), now));
                     }
                 }
-                Command::Wake(queue) => envoy::nudge(queue),
+                Command::Wake(queue, key) => envoy::nudge(queue, key),
                 Command::Finish(stream, outcome) => {
                     if let Some(effect) = at_work.deliver(stream, outcome.as_deref(), now) {
                         envoy::finish(stream, &effect, self.id);
@@ -122,8 +127,11 @@ fn report(broker: &mut Broker, call: Call, answer: CallResult, now: Timestamp) -
 fn response(body_size: usize) -> Response {
     let header = |name: &str| hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, name).ok().flatten();
     let status = header(":status").and_then(|status| String::from_utf8(status).ok()?.parse().ok());
+    // Whoever has a clock dates its answers (RFC 9110, section 6.6.1), and Entra has one; Envoy does not date its own.
+    let is_envoys_own = status.is_none_or(|status| status >= 500) && header("date").is_none();
     Response {
         status: status.unwrap_or(NO_ANSWER),
+        is_envoys_own,
         retry_after: header("retry-after"),
         body: hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_size).ok().flatten().unwrap_or_default(),
     }
@@ -157,7 +165,13 @@ impl RootContext for Root {
                 }
                 // The canary is configured before any worker: the one moment when nobody else does this.
                 broker::prepare(&Shared);
-                self.policy = Some(Rc::new(Policy::new(&config)));
+                let policy = Rc::new(Policy::new(&config));
+                if !policy.warm().is_empty() {
+                    // The canary does not live to see it.
+                    self.set_tick_period(Duration::from_millis(1));
+                }
+                self.configured =
+                    Some(Configured { policy, worker: Rc::new(RefCell::new(Worker::new(config.limits))) });
                 true
             }
             Err(refused) => {
@@ -170,18 +184,28 @@ impl RootContext for Root {
     }
 
     fn on_queue_ready(&mut self, queue: u32) {
-        // Every message says the same.
-        while let Ok(Some(_)) = hostcalls::dequeue_shared_queue(queue) {}
-        self.tell(|broker, now| broker.look(now, &Shared));
+        while let Ok(Some(message)) = hostcalls::dequeue_shared_queue(queue) {
+            if let Some(key) = TokenKey::from_bytes(&message) {
+                self.tell(|broker, now| broker.look(key, now, &Shared));
+            }
+        }
     }
 
     fn on_tick(&mut self) {
-        self.tell(|broker, now| broker.look(now, &Shared));
+        if let Some(configured) = &self.configured
+            && !configured.policy.warm().is_empty()
+        {
+            let mut worker = configured.worker.borrow_mut();
+            if worker.at_work().is_none() {
+                worker.begin().broker.keep_warm(configured.policy.warm(), envoy::now());
+            }
+        }
+        self.tell(|broker, now| broker.tick(now, &Shared));
     }
 
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
-        let policy = Rc::clone(self.policy.as_ref()?);
-        Some(Box::new(Stream::new(StreamId(id), policy, Rc::clone(&self.worker))))
+        let configured = self.configured.as_ref()?;
+        Some(Box::new(Stream::new(StreamId(id), Rc::clone(&configured.policy), Rc::clone(&configured.worker))))
     }
 
     fn get_type(&self) -> Option<ContextType> {

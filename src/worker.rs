@@ -5,7 +5,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
-use entra_exchange_core::broker::{Answer, Broker, Grant, QueueId, StreamId, WorkerId};
+use entra_exchange_core::broker::{Answer, Broker, Grant, Issued, Limits, QueueId, StreamId, WorkerId};
 use entra_exchange_core::destination::{Delivery, Effect};
 use entra_exchange_core::problem::Problem;
 use entra_exchange_core::time::Timestamp;
@@ -14,10 +14,10 @@ use proxy_wasm::hostcalls;
 use crate::envoy::{Shared, nudge};
 
 /// One worker's VM.
-#[derive(Default)]
 pub(crate) struct Worker {
-    /// Made with the first request that needs a token: the canary and the main thread's VM never have one, and so
-    /// never fetch. An internal listener would not answer them.
+    limits: Limits,
+    /// Made with the first request that needs a token, or with the first tick when there are tokens to keep warm: the
+    /// canary never has either.
     at_work: Option<AtWork>,
 }
 
@@ -28,8 +28,18 @@ pub(crate) struct AtWork {
 }
 
 impl Worker {
+    pub(crate) const fn new(limits: Limits) -> Self {
+        Self { limits, at_work: None }
+    }
+
     pub(crate) fn at_work(&mut self) -> Option<&mut AtWork> {
         self.at_work.as_mut()
+    }
+
+    /// Puts it to work, if it is not yet.
+    pub(crate) fn begin(&mut self) -> &mut AtWork {
+        let limits = self.limits;
+        self.at_work.get_or_insert_with(|| AtWork::new(limits))
     }
 
     /// Gets a token for a request: what to do with it now, or `None` when it is to pause.
@@ -40,10 +50,10 @@ impl Worker {
         stream: StreamId,
         now: Timestamp,
     ) -> Option<Effect> {
-        let at_work = self.at_work.get_or_insert_with(AtWork::begin);
-        let (answer, look) = at_work.broker.get(grant, stream, now, &Shared);
+        let at_work = self.begin();
+        let (answer, look) = at_work.broker.get(grant, delivery.need(), stream, now, &Shared);
         if look {
-            nudge(at_work.queue);
+            nudge(at_work.queue, grant.key());
         }
         match answer {
             Answer::Ready(issued) => Some(delivery.deliver(Ok(&issued), now)),
@@ -57,19 +67,19 @@ impl Worker {
 }
 
 impl AtWork {
-    fn begin() -> Self {
+    fn new(limits: Limits) -> Self {
         let worker = WorkerId(random());
         // One name has one reader, the last that registered it: so each worker has a name of its own.
         let name = format!("entra-exchange/{:016x}", worker.0);
         let queue = QueueId(hostcalls::register_shared_queue(&name).unwrap_or_default());
-        Self { broker: Broker::new(worker, queue), queue, waiting: HashMap::new() }
+        Self { broker: Broker::new(worker, queue, limits), queue, waiting: HashMap::new() }
     }
 
     /// What to do to a request that waited.
     pub(crate) fn deliver(
         &mut self,
         stream: StreamId,
-        outcome: Result<&entra_exchange_core::broker::Issued, &Problem>,
+        outcome: Result<&Issued, &Problem>,
         now: Timestamp,
     ) -> Option<Effect> {
         Some(self.waiting.remove(&stream)?.deliver(outcome, now))

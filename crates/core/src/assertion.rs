@@ -289,7 +289,8 @@ pub(crate) mod tests {
     #[test]
     fn a_source_that_does_not_answer_names_its_cluster() {
         let source = Source::File { cluster: "projected_token".into() };
-        let answer = Ok(Response { status: 503, retry_after: None, body: b"no healthy upstream".to_vec() });
+        let answer =
+            Ok(Response { status: 503, retry_after: None, body: b"no healthy upstream".to_vec(), is_envoys_own: true });
         let problem = source.read(answer, NOW).unwrap_err();
         assert_eq!(problem.code, Code::AssertionUnavailable);
         assert!(problem.detail.contains("projected_token") && problem.detail.contains("503"));

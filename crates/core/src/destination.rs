@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::broker::{Grant, Issued};
+use crate::broker::{Grant, Issued, Need};
 use crate::config::{Config, ExistingCredential, Identity};
 use crate::host::Host;
 use crate::http::{Reply, Request};
@@ -29,7 +29,10 @@ pub enum Decision {
 #[derive(Clone, Debug)]
 pub enum Delivery {
     /// The request goes on with the token in its `Authorization` header.
-    Inject,
+    Inject {
+        /// When no token can be had it goes on all the same, as it came.
+        pass_on_failure: bool,
+    },
     /// The request is answered as the instance metadata service would.
     ManagedIdentity {
         /// The resource, as the caller wrote it.
@@ -44,17 +47,28 @@ pub enum Delivery {
 pub enum Effect {
     /// Set the request's `Authorization` header to this, in place of any other, and let the request go on.
     Authorize(String),
+    /// Let the request go on as it came.
+    Pass,
     /// Answer it.
     Reply(Reply),
 }
 
 impl Delivery {
+    /// What is needed of the token for it.
+    pub const fn need(&self) -> Need {
+        match self {
+            Self::Inject { .. } => Need::Usable,
+            Self::ManagedIdentity { .. } => Need::LongLived,
+        }
+    }
+
     /// What to do to the request, now that there is a token, or a problem.
     pub fn deliver(&self, outcome: Result<&Issued, &Problem>, now: Timestamp) -> Effect {
         match (self, outcome) {
             // RFC 6750, section 2.1.
-            (Self::Inject, Ok(issued)) => Effect::Authorize(format!("Bearer {}", issued.token().expose())),
-            (Self::Inject, Err(problem)) => Effect::Reply(problem.to_reply()),
+            (Self::Inject { .. }, Ok(issued)) => Effect::Authorize(format!("Bearer {}", issued.token().expose())),
+            (Self::Inject { pass_on_failure: true }, Err(_)) => Effect::Pass,
+            (Self::Inject { .. }, Err(problem)) => Effect::Reply(problem.to_reply()),
             (Self::ManagedIdentity { resource, client_id }, Ok(issued)) => {
                 Effect::Reply(managed_identity::token_reply(issued, client_id, resource, now))
             }
@@ -68,6 +82,7 @@ pub struct Policy {
     /// By the host's name; a host has few ports.
     hosts: HashMap<String, Vec<Rule>>,
     managed: Option<Managed>,
+    warm: Vec<Arc<Grant>>,
 }
 
 /// What is to be done for a host.
@@ -90,6 +105,7 @@ struct Destination {
     tls_clusters: Vec<String>,
     plaintext_allowed: bool,
     existing_credential: ExistingCredential,
+    pass_on_failure: bool,
 }
 
 /// The identities on offer.
@@ -103,6 +119,7 @@ impl Policy {
     /// Makes the policy of a configuration.
     pub fn new(config: &Config) -> Self {
         let mut hosts: HashMap<String, Vec<Rule>> = HashMap::new();
+        let mut warm: Vec<Arc<Grant>> = Vec::new();
         let mut add = |name: &str, port: Option<u16>, target: Target| {
             hosts.entry(name.to_owned()).or_default().push(Rule { port, target });
         };
@@ -111,6 +128,9 @@ impl Policy {
                 Some(identity) => identity.grant(&destination.scope).map(Arc::new),
                 None => continue,
             };
+            if let (true, Ok(grant)) = (destination.warm, &grant) {
+                warm.push(Arc::clone(grant));
+            }
             for host in &destination.hosts {
                 let target = Destination {
                     label: destination.label.clone(),
@@ -123,6 +143,7 @@ impl Policy {
                         .collect(),
                     plaintext_allowed: destination.plaintext_allowed,
                     existing_credential: destination.existing_credential,
+                    pass_on_failure: destination.pass_on_failure,
                 };
                 add(&host.name, host.port, Target::Destination(Box::new(target)));
             }
@@ -140,7 +161,12 @@ impl Policy {
         for rules in hosts.values_mut() {
             rules.sort_by_key(|rule| rule.port.is_none());
         }
-        Self { hosts, managed }
+        Self { hosts, managed, warm }
+    }
+
+    /// The tokens that are to be kept fresh even when nobody asks.
+    pub fn warm(&self) -> &[Arc<Grant>] {
+        &self.warm
     }
 
     /// Decides about a request. One that needs no token costs one look, at its authority.
@@ -176,7 +202,11 @@ impl Destination {
             return self.refuse(problem);
         }
         match &self.grant {
-            Ok(grant) => Decision::Exchange(Arc::clone(grant), Delivery::Inject),
+            Ok(grant) => {
+                Decision::Exchange(Arc::clone(grant), Delivery::Inject { pass_on_failure: self.pass_on_failure })
+            }
+            // Nothing is asked of Entra without the variable: it is as if no token could be had.
+            Err(_) if self.pass_on_failure => Decision::Pass,
             Err(problem) => Decision::Reply(problem.to_reply()),
         }
     }
@@ -377,8 +407,10 @@ mod tests {
         let now = Timestamp::from_unix_seconds(0);
         let token = crate::entra::AccessToken::parse("abc").unwrap();
         let issued = Issued::new(token, now, std::time::Duration::from_secs(60), None, 0);
-        assert!(Delivery::Inject.deliver(Ok(&issued), now) == Effect::Authorize("Bearer abc".to_owned()));
+        let inject = Delivery::Inject { pass_on_failure: false };
+        assert!(inject.deliver(Ok(&issued), now) == Effect::Authorize("Bearer abc".to_owned()));
         let problem = Problem::new(Code::EntraRefused, "d", "r");
-        assert!(Delivery::Inject.deliver(Err(&problem), now) == Effect::Reply(problem.to_reply()));
+        assert!(inject.deliver(Err(&problem), now) == Effect::Reply(problem.to_reply()));
+        assert!(Delivery::Inject { pass_on_failure: true }.deliver(Err(&problem), now) == Effect::Pass);
     }
 }

@@ -41,6 +41,8 @@ pub struct Response {
     pub retry_after: Option<Vec<u8>>,
     /// The body; it may hold a token.
     pub body: Vec<u8>,
+    /// Whether Envoy made it up, because no answer came.
+    pub is_envoys_own: bool,
 }
 
 impl std::fmt::Debug for Response {

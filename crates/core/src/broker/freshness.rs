@@ -79,9 +79,19 @@ impl Issued {
         now >= self.refresh_at
     }
 
-    /// How much longer it may be sent.
-    pub(crate) const fn usable_for(&self, now: Timestamp) -> Duration {
-        self.usable_until.since(now)
+    /// From when on another should be fetched.
+    pub(crate) const fn refresh_at(&self) -> Timestamp {
+        self.refresh_at
+    }
+
+    /// From when on it is not sent any more.
+    pub(crate) const fn usable_until(&self) -> Timestamp {
+        self.usable_until
+    }
+
+    /// Whether a client that wants five more minutes of it is served, or it never had that long to give.
+    pub(crate) fn is_long_lived(&self, now: Timestamp) -> bool {
+        self.expires_at.since(now) >= REFRESH_MARGIN || self.expires_at.since(self.issued_at) <= 2 * REFRESH_MARGIN
     }
 }
 

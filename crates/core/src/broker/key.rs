@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::assertion::Source;
 use crate::entra::Authority;
+use crate::time::Timestamp;
 
 /// Everything that makes two tokens different, hashed: authority, tenant, client, scope, source of the assertion.
 ///
@@ -22,6 +23,16 @@ impl TokenKey {
             hash.update(part.as_bytes());
         }
         Self(hash.finalize().into())
+    }
+
+    /// The key as bytes, as workers send it to each other.
+    pub const fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The key of these bytes, when it is one.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
     }
 
     /// The first byte, which is as good as random.
@@ -48,7 +59,8 @@ pub struct Grant {
     client_id: String,
     scope: String,
     assertion: Source,
-    cluster: String,
+    clusters: Vec<String>,
+    discard_before: Option<Timestamp>,
 }
 
 /// What a [`Grant`] is made of.
@@ -66,13 +78,15 @@ pub struct GrantParts<'a> {
     pub scope: &'a str,
     /// Where the federated token is read.
     pub assertion: &'a Source,
-    /// The Envoy cluster that leads to the authority.
-    pub cluster: &'a str,
+    /// The Envoy clusters that lead to the authority, in the order in which they are tried.
+    pub clusters: &'a [String],
+    /// Tokens that were issued before this time are not used.
+    pub discard_before: Option<Timestamp>,
 }
 
 impl Grant {
-    /// Makes the grant and its key. The identity's name and the cluster to the authority are no part of the key:
-    /// they change what the token is called and how it is fetched, not which token it is.
+    /// Makes the grant and its key. The identity's name, the ways to the authority and what is discarded are no part of
+    /// the key: they change what the token is called and how it is fetched, not which token it is.
     pub fn new(parts: &GrantParts<'_>) -> Self {
         let key = TokenKey::of(&[
             parts.authority.host(),
@@ -92,7 +106,8 @@ impl Grant {
             client_id: parts.client_id.to_owned(),
             scope: parts.scope.to_owned(),
             assertion: parts.assertion.clone(),
-            cluster: parts.cluster.to_owned(),
+            clusters: parts.clusters.to_vec(),
+            discard_before: parts.discard_before,
         }
     }
 
@@ -131,9 +146,14 @@ impl Grant {
         &self.assertion
     }
 
-    /// The Envoy cluster that leads to the authority.
-    pub fn cluster(&self) -> &str {
-        &self.cluster
+    /// The Envoy clusters that lead to the authority, in the order in which they are tried.
+    pub fn clusters(&self) -> &[String] {
+        &self.clusters
+    }
+
+    /// Tokens that were issued before this time are not used.
+    pub const fn discard_before(&self) -> Option<Timestamp> {
+        self.discard_before
     }
 }
 
@@ -160,7 +180,8 @@ mod tests {
             client_id: "c",
             scope: "s/.default",
             assertion: &source,
-            cluster: "entra",
+            clusters: &[],
+            discard_before: None,
         };
         let key = |parts: GrantParts<'_>| Grant::new(&parts).key();
         let one = key(parts.clone());
@@ -173,6 +194,10 @@ mod tests {
         ] {
             assert_ne!(one, key(other));
         }
-        assert_eq!(one, key(GrantParts { identity: "j", cluster: "entra_2", ..parts }));
+        let ways = ["entra_2".to_owned()];
+        assert_eq!(
+            one,
+            key(GrantParts { identity: "j", clusters: &ways, discard_before: Some(Timestamp::default()), ..parts })
+        );
     }
 }

@@ -29,15 +29,6 @@ use shared::{Entry, Failure, Lease, Then};
 /// How long Envoy may take to serve the federated token: it is a file on this machine.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long the token endpoint may take to answer.
-pub const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a request waits for a token before it is answered without one: longer than one exchange that times out.
-pub const WAIT_LIMIT: Duration = Duration::from_secs(15);
-
-/// How many requests may wait in one worker. A waiting request holds its headers and a stream of its client.
-pub const WAITING_LIMIT: usize = 10_000;
-
 /// Entra refuses a correct, new credential now and then: one more try comes this soon.
 const SOON: Duration = Duration::from_millis(250);
 
@@ -47,8 +38,39 @@ const GRACE: Duration = Duration::from_secs(1);
 /// How soon to look again when other workers were faster at every try to change what is shared.
 const CONTENDED: Duration = Duration::from_millis(50);
 
-/// What is no longer in use is let go this often.
-const SWEEP_PERIOD: Duration = Duration::from_secs(60);
+/// A token that was rejected or is to be discarded forces an exchange this often at most, for all workers together: a
+/// broken upstream cannot make us hammer Entra.
+const FORCED_PERIOD: Duration = Duration::from_secs(30);
+
+/// A VM that serves no requests, and cannot read the federated token, tries again after this long, then twice this, …
+const ELSEWHERE_FIRST: Duration = Duration::from_secs(60);
+/// … and this long at the most.
+const ELSEWHERE_LONGEST: Duration = Duration::from_secs(3600);
+
+/// How long things may take, and how many may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// How long the token endpoint may take to answer, by all ways to it together.
+    pub exchange: Duration,
+    /// How long a request waits for a token before it is answered without one.
+    pub wait: Duration,
+    /// How many requests may wait in one worker: each holds its headers and a stream of its client.
+    pub waiting: usize,
+}
+
+impl Default for Limits {
+    /// An exchange usually takes a tenth of a second, and Entra itself gives up within seconds. A request waits for longer than one
+    /// exchange that times out, so that it gets the reason instead of a time-out of its own. Ten thousand waiting requests hold some
+    /// ten megabytes.
+    fn default() -> Self {
+        Self { exchange: Duration::from_secs(10), wait: Duration::from_secs(15), waiting: 10_000 }
+    }
+}
+
+impl Limits {
+    /// No exchange may take longer: a lease that claims more counts for nothing.
+    pub const LONGEST_EXCHANGE: Duration = Duration::from_secs(60);
+}
 
 /// A paused request, by the shell's number for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,14 +82,32 @@ pub enum Command {
     /// Ask the cluster of the grant's assertion source, within [`READ_TIMEOUT`]; report to
     /// [`Broker::assertion_arrived`].
     ReadAssertion(Arc<Grant>),
-    /// Send this to the grant's cluster, within [`EXCHANGE_TIMEOUT`]; report to [`Broker::endpoint_answered`].
-    CallEndpoint(Arc<Grant>, TokenRequest),
-    /// Have the worker behind this queue look again ([`Broker::look`]).
-    Wake(QueueId),
+    /// Send a request to the token endpoint; report to [`Broker::endpoint_answered`].
+    CallEndpoint {
+        /// Whose answer is reported.
+        grant: Arc<Grant>,
+        /// The Envoy cluster to send it to.
+        cluster: String,
+        /// What to send.
+        request: TokenRequest,
+        /// How long the answer may take.
+        timeout: Duration,
+    },
+    /// Have the worker behind this queue look at the key again ([`Broker::look`]).
+    Wake(QueueId, TokenKey),
     /// Finish a paused request.
     Finish(StreamId, Result<Arc<Issued>, Problem>),
     /// Write a line to the log.
     Log(Event),
+}
+
+/// What a request needs of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// That it can be sent now.
+    Usable,
+    /// That it lasts for a while: Azure's SDKs treat less than five minutes as expired, and would ask again at once.
+    LongLived,
 }
 
 /// What a request for a token comes to.
@@ -85,42 +125,63 @@ pub enum Answer {
 pub struct Broker {
     worker: WorkerId,
     queue: QueueId,
+    limits: Limits,
     random: Random,
     slots: HashMap<TokenKey, Slot>,
-    /// The keys that something goes on with.
-    active: BTreeSet<TokenKey>,
+    /// When each key is to be looked at next, the earliest first.
+    timers: BTreeSet<(Timestamp, TokenKey)>,
     waiting: HashMap<StreamId, TokenKey>,
-    next_sweep: Timestamp,
+    /// Whether this VM has ever had a request. The one on the main thread never has, and internal listeners do not
+    /// answer it.
+    serves: bool,
 }
 
 /// What this worker knows of one key.
 struct Slot {
     grant: Arc<Grant>,
+    /// To be kept fresh even when nobody asks.
+    warm: bool,
     token: Option<Arc<Issued>>,
+    /// Whether anybody asked since the token came.
+    used: bool,
     failure: Option<Failure>,
     /// In the order in which they came, which is the order of their deadlines.
     waiters: Vec<Waiter>,
-    refresh_wanted: bool,
     exchange: Exchange,
+    /// In a VM that serves no requests: how often the federated token could not be read.
+    unreadable: u32,
+    /// When the key is to be looked at next, as it stands in [`Broker::timers`].
+    timer: Option<Timestamp>,
 }
 
 struct Waiter {
     stream: StreamId,
     deadline: Timestamp,
+    need: Need,
 }
 
 /// Where the exchange for a key stands, as this worker sees it.
 enum Exchange {
     /// Nobody needs one.
     Idle,
-    /// Another worker has the lease; look again then at the latest.
+    /// Another worker has the lease, or this one must not try; look again then at the latest.
     Elsewhere { until: Timestamp },
     /// This worker asked for the assertion.
     Reading { until: Timestamp, attempt: Attempt },
     /// This worker called the token endpoint.
-    Calling { until: Timestamp, attempt: Attempt, asked_at: Timestamp, claims: Claims },
+    Calling { until: Timestamp, call: Call },
     /// This worker tries once more, then.
     Pausing { until: Timestamp, attempt: Attempt },
+}
+
+/// A call to the token endpoint.
+struct Call {
+    attempt: Attempt,
+    asked_at: Timestamp,
+    claims: Claims,
+    request: TokenRequest,
+    /// The place of the cluster among the ways to the authority.
+    way: usize,
 }
 
 /// Which try of one exchange this is.
@@ -140,9 +201,26 @@ enum Turn {
     Nobodys,
 }
 
+/// One thing that happens to a broker: when, what all workers share, and what is to be done about it.
+struct Moment<'a> {
+    now: Timestamp,
+    shared: &'a dyn SharedData,
+    commands: Vec<Command>,
+}
+
 impl Slot {
     fn new(grant: Arc<Grant>) -> Self {
-        Self { grant, token: None, failure: None, waiters: Vec::new(), refresh_wanted: false, exchange: Exchange::Idle }
+        Self {
+            grant,
+            warm: false,
+            token: None,
+            used: false,
+            failure: None,
+            waiters: Vec::new(),
+            exchange: Exchange::Idle,
+            unreadable: 0,
+            timer: None,
+        }
     }
 
     fn usable(&self, now: Timestamp) -> Option<&Arc<Issued>> {
@@ -153,27 +231,68 @@ impl Slot {
         self.failure.as_ref().filter(|failure| failure.is_backing_off(now))
     }
 
-    /// Whether nothing needs to be fetched now.
-    fn is_settled(&self, now: Timestamp) -> bool {
-        self.backing_off(now).is_some() || self.usable(now).is_some_and(|token| !token.is_due(now))
+    /// The token, when it does for this need. While a back-off runs, whatever can be sent does.
+    fn fitting(&self, need: Need, now: Timestamp) -> Option<&Arc<Issued>> {
+        self.usable(now)
+            .filter(|token| need == Need::Usable || token.is_long_lived(now) || self.backing_off(now).is_some())
     }
 
     /// Takes over what another worker has published.
     fn adopt(&mut self, entry: &Entry) {
-        if let Some(theirs) = &entry.token
-            && self.token.as_ref().is_none_or(|ours| ours.expires_at() < theirs.expires_at())
-        {
+        if let Some(theirs) = entry.token.as_ref().filter(|theirs| self.token.as_deref() != Some(theirs)) {
             self.token = Some(Arc::new(theirs.clone()));
+            self.used = false;
         }
         self.failure.clone_from(&entry.failure);
     }
 
-    fn is_idle(&self) -> bool {
-        self.waiters.is_empty() && !self.refresh_wanted && matches!(self.exchange, Exchange::Idle)
+    /// Drops a token that must not be used any more, by configuration.
+    fn drop_discarded(&mut self, key: TokenKey, now: Timestamp, shared: &dyn SharedData) {
+        let before = self.grant.discard_before();
+        if let Some(token) = self.token.clone().filter(|token| before.is_some_and(|before| token.issued_at() < before))
+        {
+            self.reject(key, &token, now, shared);
+        }
     }
 
-    /// When something is to be done even if nothing happens.
-    fn next_due(&self) -> Option<Timestamp> {
+    /// Drops a token for all workers, unless another came since or one was dropped a moment ago.
+    fn reject(&mut self, key: TokenKey, token: &Issued, now: Timestamp, shared: &dyn SharedData) -> bool {
+        if self.token.as_deref() != Some(token) {
+            return false;
+        }
+        let dropped = shared::update(shared, key, now, |entry| match &entry.token {
+            // Another worker has a newer one.
+            Some(theirs) if theirs != token => Then::Keep(true),
+            _ if entry.forced_at.is_some_and(|at| at <= now && now.since(at) < FORCED_PERIOD) => Then::Keep(false),
+            _ => {
+                entry.token = None;
+                entry.forced_at = Some(now);
+                Then::Write(true)
+            }
+        });
+        if dropped == Some(true) {
+            self.token = None;
+            self.adopt(&shared::read(shared, key));
+        }
+        dropped == Some(true)
+    }
+
+    /// Whether an exchange is to be made now.
+    fn wants_exchange(&self, now: Timestamp) -> bool {
+        if self.backing_off(now).is_some() {
+            return false;
+        }
+        match self.usable(now) {
+            None => self.warm || !self.waiters.is_empty(),
+            Some(token) => {
+                let due = token.is_due(now) && (self.warm || self.used || !self.waiters.is_empty());
+                due || self.waiters.iter().any(|waiter| self.fitting(waiter.need, now).is_none())
+            }
+        }
+    }
+
+    /// When to look at it, even if nothing happens; `None` when it can be let go.
+    fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
         let exchange = match &self.exchange {
             Exchange::Idle => None,
             Exchange::Elsewhere { until }
@@ -182,62 +301,75 @@ impl Slot {
             | Exchange::Pausing { until, .. } => Some(*until),
         };
         let waiter = self.waiters.first().map(|waiter| waiter.deadline);
-        exchange.into_iter().chain(waiter).min()
+        if exchange.is_some() || waiter.is_some() {
+            return exchange.into_iter().chain(waiter).min();
+        }
+        let next_try = self.backing_off(now).map(|failure| failure.next_try);
+        match self.usable(now) {
+            Some(token) if self.warm || self.used => {
+                let refresh = token.refresh_at();
+                Some(next_try.map_or(refresh, |next_try| next_try.max(refresh)).min(token.usable_until()))
+            }
+            Some(token) => Some(token.usable_until()),
+            None if self.warm => Some(next_try.unwrap_or(now)),
+            None => next_try,
+        }
     }
 }
 
 impl Broker {
     /// A broker for one worker, which `queue` wakes. The worker's id must be as good as random: the jitter comes of it.
-    pub fn new(worker: WorkerId, queue: QueueId) -> Self {
+    pub fn new(worker: WorkerId, queue: QueueId, limits: Limits) -> Self {
         Self {
             worker,
             queue,
+            limits,
             random: Random(worker.0),
             slots: HashMap::new(),
-            active: BTreeSet::new(),
+            timers: BTreeSet::new(),
             waiting: HashMap::new(),
-            next_sweep: Timestamp::default(),
+            serves: false,
         }
     }
 
     /// Asks for a token on behalf of a request.
     ///
-    /// The second value says whether [`Broker::look`] must be called soon, where calls can be made.
+    /// The second value says whether [`Broker::look`] must be called for this key soon, where calls can be made.
     pub fn get(
         &mut self,
         grant: &Arc<Grant>,
+        need: Need,
         stream: StreamId,
         now: Timestamp,
         shared: &dyn SharedData,
     ) -> (Answer, bool) {
+        self.serves = true;
         let key = grant.key();
         let slot = self.slots.entry(key).or_insert_with(|| Slot::new(Arc::clone(grant)));
         if slot.usable(now).is_none() {
             slot.adopt(&shared::read(shared, key));
         }
-        if let Some(token) = slot.usable(now) {
+        slot.drop_discarded(key, now, shared);
+        // The first use of a token, and a key that is new, need a timer.
+        let look = slot.timer.is_none();
+        if let Some(token) = slot.fitting(need, now) {
             let token = Arc::clone(token);
-            let refresh = !slot.refresh_wanted && !slot.is_settled(now);
-            if refresh {
-                slot.refresh_wanted = true;
-                self.active.insert(key);
-            }
-            return (Answer::Ready(token), refresh);
+            let first_use = !std::mem::replace(&mut slot.used, true);
+            return (Answer::Ready(token), look || first_use);
         }
         if let Some(failure) = slot.backing_off(now) {
-            return (Answer::Failed(failure.told(now)), false);
+            return (Answer::Failed(failure.told(now)), look);
         }
-        if self.waiting.len() >= WAITING_LIMIT {
+        if self.waiting.len() >= self.limits.waiting {
             let problem = Problem::new(
                 Code::TooManyWaiting,
-                format!("{WAITING_LIMIT} requests wait for a token in this worker already"),
+                format!("{} requests wait for a token in this worker already", self.limits.waiting),
                 "See in the log what the exchange waits for; requests are taken again as soon as it ends.",
             );
-            return (Answer::Failed(problem.about(grant.identity(), grant.scope()).retry_after(GRACE)), false);
+            return (Answer::Failed(problem.about(grant.identity(), grant.scope()).retry_after(GRACE)), look);
         }
-        slot.waiters.push(Waiter { stream, deadline: now.plus(WAIT_LIMIT) });
+        slot.waiters.push(Waiter { stream, deadline: now.plus(self.limits.wait), need });
         self.waiting.insert(stream, key);
-        self.active.insert(key);
         (Answer::Pending, slot.waiters.len() == 1)
     }
 
@@ -248,22 +380,45 @@ impl Broker {
         }
     }
 
-    /// Looks at every key that something goes on with: after a wake-up, and when [`Broker::next_due`] has come.
-    pub fn look(&mut self, now: Timestamp, shared: &dyn SharedData) -> Vec<Command> {
-        let mut commands = Vec::new();
-        for key in self.active.clone() {
-            self.look_at(key, now, shared, &mut commands);
+    /// From now on these are fetched, and kept fresh, even when nobody asks.
+    pub fn keep_warm(&mut self, grants: &[Arc<Grant>], now: Timestamp) {
+        for grant in grants {
+            let slot = self.slots.entry(grant.key()).or_insert_with(|| Slot::new(Arc::clone(grant)));
+            slot.warm = true;
+            self.schedule(grant.key(), now);
         }
-        if now >= self.next_sweep {
-            self.next_sweep = now.plus(SWEEP_PERIOD);
-            self.slots.retain(|key, slot| self.active.contains(key) || slot.usable(now).is_some());
-        }
-        commands
     }
 
-    /// When [`Broker::look`] must be called next, even if nothing happens.
+    /// A token was rejected where it was sent, or is not to be used any more: it is dropped, for all workers, and the
+    /// next request has another fetched. At most one exchange for each key is forced so every 30 s; until
+    /// then the token stays.
+    ///
+    /// Returns whether it was dropped.
+    pub fn reject(&mut self, key: TokenKey, token: &Issued, now: Timestamp, shared: &dyn SharedData) -> bool {
+        self.slots.get_mut(&key).is_some_and(|slot| slot.reject(key, token, now, shared))
+    }
+
+    /// Looks at a key again, after a wake-up.
+    pub fn look(&mut self, key: TokenKey, now: Timestamp, shared: &dyn SharedData) -> Vec<Command> {
+        let mut moment = Moment { now, shared, commands: Vec::new() };
+        self.look_at(key, &mut moment);
+        moment.commands
+    }
+
+    /// Looks at every key whose time has come: to be called when [`Broker::next_due`] has come.
+    pub fn tick(&mut self, now: Timestamp, shared: &dyn SharedData) -> Vec<Command> {
+        let mut moment = Moment { now, shared, commands: Vec::new() };
+        // Each key once: one that is due again at once comes with the next tick.
+        let due: Vec<TokenKey> = self.timers.iter().take_while(|(at, _)| *at <= now).map(|(_, key)| *key).collect();
+        for key in due {
+            self.look_at(key, &mut moment);
+        }
+        moment.commands
+    }
+
+    /// When [`Broker::tick`] must be called next, even if nothing happens.
     pub fn next_due(&self) -> Option<Timestamp> {
-        self.active.iter().filter_map(|key| self.slots.get(key)?.next_due()).min()
+        self.timers.first().map(|(at, _)| *at)
     }
 
     /// The answer to [`Command::ReadAssertion`].
@@ -274,26 +429,27 @@ impl Broker {
         now: Timestamp,
         shared: &dyn SharedData,
     ) -> Vec<Command> {
-        let mut commands = Vec::new();
-        let Some(slot) = self.slots.get_mut(&key) else { return commands };
-        let Exchange::Reading { attempt, .. } = slot.exchange else { return commands };
+        let mut moment = Moment { now, shared, commands: Vec::new() };
+        let Some(slot) = self.slots.get_mut(&key) else { return moment.commands };
+        let Exchange::Reading { attempt, .. } = slot.exchange else { return moment.commands };
         let grant = Arc::clone(&slot.grant);
         match grant.assertion().read(answer, now) {
             Ok(assertion) => {
-                let until = now.plus(EXCHANGE_TIMEOUT).plus(GRACE);
-                if self.renew(key, until, now, shared, &mut commands) {
-                    let request = TokenRequest::new(&grant, &assertion);
-                    let claims = assertion.claims().clone();
-                    self.set(key, Exchange::Calling { until, attempt, asked_at: now, claims });
-                    commands.push(Command::CallEndpoint(grant, request));
-                }
+                slot.unreadable = 0;
+                let request = TokenRequest::new(&grant, &assertion);
+                let claims = assertion.claims().clone();
+                self.call(key, Call { attempt, asked_at: now, claims, request, way: 0 }, &mut moment);
+            }
+            Err(problem) if problem.code == Code::AssertionUnavailable && !self.serves => {
+                self.leave_to_others(key, &mut moment);
             }
             Err(problem) => {
                 let problem = problem.about(grant.identity(), grant.scope());
-                self.fail(key, problem, Passing::ByItself, None, now, shared, &mut commands);
+                self.fail(key, problem, Passing::ByItself, None, &mut moment);
             }
         }
-        commands
+        self.schedule(key, now);
+        moment.commands
     }
 
     /// The answer to [`Command::CallEndpoint`].
@@ -304,62 +460,68 @@ impl Broker {
         now: Timestamp,
         shared: &dyn SharedData,
     ) -> Vec<Command> {
-        let mut commands = Vec::new();
-        let Some(slot) = self.slots.get_mut(&key) else { return commands };
-        let Exchange::Calling { attempt, asked_at, ref claims, .. } = slot.exchange else { return commands };
-        match entra::read_answer(answer, &slot.grant, claims, now) {
-            entra::Answer::Granted { token, expires_in, refresh_in } => {
-                let issued = Issued::new(token, asked_at, expires_in, refresh_in, self.random.next());
-                self.succeed(key, issued, now, shared, &mut commands);
+        let mut moment = Moment { now, shared, commands: Vec::new() };
+        let Some(slot) = self.slots.get_mut(&key) else { return moment.commands };
+        let call = match std::mem::replace(&mut slot.exchange, Exchange::Idle) {
+            Exchange::Calling { call, .. } => call,
+            other => {
+                slot.exchange = other;
+                return moment.commands;
             }
-            entra::Answer::Refused { problem, passing, retry_after } => match (attempt, passing) {
-                (Attempt::First, Passing::RetrySoon) => self.try_again(key, SOON, now, shared, &mut commands),
-                (Attempt::First, Passing::FreshAssertion) => {
-                    self.try_again(key, Duration::ZERO, now, shared, &mut commands);
-                }
-                _ => self.fail(key, *problem, passing, retry_after, now, shared, &mut commands),
+        };
+        let cluster = slot.grant.clusters().get(call.way).map(String::as_str).unwrap_or_default();
+        match entra::read_answer(answer, cluster, &slot.grant, &call.claims, now) {
+            entra::Answer::Granted { token, expires_in, refresh_in } => {
+                let issued = Issued::new(token, call.asked_at, expires_in, refresh_in, self.random.next());
+                self.succeed(key, issued, &mut moment);
+            }
+            entra::Answer::Unreached { .. } if call.way + 1 < slot.grant.clusters().len() => {
+                let way = call.way + 1;
+                self.call(key, Call { way, ..call }, &mut moment);
+            }
+            entra::Answer::Unreached { problem } => self.fail(key, *problem, Passing::ByItself, None, &mut moment),
+            entra::Answer::Refused { problem, passing, retry_after } => match (call.attempt, passing) {
+                (Attempt::First, Passing::RetrySoon) => self.try_again(key, SOON, &mut moment),
+                (Attempt::First, Passing::FreshAssertion) => self.read(key, Attempt::Second, &mut moment),
+                _ => self.fail(key, *problem, passing, retry_after, &mut moment),
             },
         }
-        commands
+        self.schedule(key, now);
+        moment.commands
     }
 
-    fn look_at(&mut self, key: TokenKey, now: Timestamp, shared: &dyn SharedData, commands: &mut Vec<Command>) {
-        let Some(slot) = self.slots.get_mut(&key) else {
-            self.active.remove(&key);
-            return;
-        };
+    fn look_at(&mut self, key: TokenKey, moment: &mut Moment<'_>) {
+        let now = moment.now;
+        let Some(slot) = self.slots.get_mut(&key) else { return };
         match slot.exchange {
-            Exchange::Pausing { until, attempt } if until <= now => self.read(key, attempt, now, shared, commands),
+            Exchange::Pausing { until, attempt } if until <= now => self.read(key, attempt, moment),
             Exchange::Reading { until, .. } | Exchange::Calling { until, .. } | Exchange::Pausing { until, .. }
                 if until > now => {}
             // Nobody's yet, another worker's, or one of ours whose answer never came and whose lease is over.
-            _ => self.begin(key, now, shared, commands),
+            _ => self.begin(key, moment),
         }
-        self.give_up_waiting(key, now, commands);
-        if self.slots.get(&key).is_none_or(Slot::is_idle) {
-            self.active.remove(&key);
-        }
+        self.give_up_waiting(key, moment);
+        self.schedule(key, now);
     }
 
     /// Takes what others have published; where that does not do, takes the lease and begins an exchange.
-    fn begin(&mut self, key: TokenKey, now: Timestamp, shared: &dyn SharedData, commands: &mut Vec<Command>) {
-        let (worker, queue) = (self.worker, self.queue);
+    fn begin(&mut self, key: TokenKey, moment: &mut Moment<'_>) {
+        let (worker, queue, now) = (self.worker, self.queue, moment.now);
         let Some(slot) = self.slots.get_mut(&key) else { return };
         slot.exchange = Exchange::Idle;
-        if slot.waiters.is_empty() && !slot.refresh_wanted {
-            return;
+        if !slot.wants_exchange(now) {
+            return self.finish_waiters(key, moment);
         }
-        let somebody_waits = !slot.waiters.is_empty();
         let until = now.plus(READ_TIMEOUT).plus(GRACE);
-        let turn = shared::update(shared, key, now, |entry| {
+        let turn = shared::update(moment.shared, key, now, |entry| {
             slot.adopt(entry);
-            if slot.is_settled(now) {
+            if !slot.wants_exchange(now) {
                 return Then::Keep(Turn::Nobodys);
             }
             match &mut entry.lease {
                 Some(lease) if lease.holder != worker && lease.is_live(now) => {
                     let turn = Turn::Theirs { until: lease.until };
-                    if !somebody_waits || lease.waiting.contains(&queue) {
+                    if lease.waiting.contains(&queue) {
                         return Then::Keep(turn);
                     }
                     lease.waiting.push(queue);
@@ -376,63 +538,59 @@ impl Broker {
         match turn {
             Some(Turn::Ours) => {
                 slot.exchange = Exchange::Reading { until, attempt: Attempt::First };
-                commands.push(Command::ReadAssertion(Arc::clone(&slot.grant)));
+                moment.commands.push(Command::ReadAssertion(Arc::clone(&slot.grant)));
             }
             Some(Turn::Theirs { until }) => slot.exchange = Exchange::Elsewhere { until },
-            Some(Turn::Nobodys) => slot.refresh_wanted = false,
+            Some(Turn::Nobodys) => {}
             None => slot.exchange = Exchange::Elsewhere { until: now.plus(CONTENDED) },
         }
-        self.finish_waiters(key, now, commands);
+        self.finish_waiters(key, moment);
     }
 
     /// Reads the assertion once more.
-    fn read(
-        &mut self,
-        key: TokenKey,
-        attempt: Attempt,
-        now: Timestamp,
-        shared: &dyn SharedData,
-        commands: &mut Vec<Command>,
-    ) {
-        let until = now.plus(READ_TIMEOUT).plus(GRACE);
-        if !self.renew(key, until, now, shared, commands) {
+    fn read(&mut self, key: TokenKey, attempt: Attempt, moment: &mut Moment<'_>) {
+        let until = moment.now.plus(READ_TIMEOUT).plus(GRACE);
+        if !self.renew(key, until, moment) {
             return;
         }
-        self.set(key, Exchange::Reading { until, attempt });
-        if let Some(slot) = self.slots.get(&key) {
-            commands.push(Command::ReadAssertion(Arc::clone(&slot.grant)));
+        if let Some(slot) = self.slots.get_mut(&key) {
+            slot.exchange = Exchange::Reading { until, attempt };
+            moment.commands.push(Command::ReadAssertion(Arc::clone(&slot.grant)));
+        }
+    }
+
+    /// Calls the token endpoint.
+    fn call(&mut self, key: TokenKey, call: Call, moment: &mut Moment<'_>) {
+        let Some(slot) = self.slots.get(&key) else { return };
+        let grant = Arc::clone(&slot.grant);
+        // The ways share the time, so that the lease and the patience of requests outlast them all.
+        let ways = u32::try_from(grant.clusters().len()).unwrap_or(u32::MAX).max(1);
+        let timeout = self.limits.exchange / ways;
+        let until = moment.now.plus(timeout).plus(GRACE);
+        if !self.renew(key, until, moment) {
+            return;
+        }
+        let cluster = grant.clusters().get(call.way).cloned().unwrap_or_default();
+        moment.commands.push(Command::CallEndpoint { grant, cluster, request: call.request.clone(), timeout });
+        if let Some(slot) = self.slots.get_mut(&key) {
+            slot.exchange = Exchange::Calling { until, call };
         }
     }
 
     /// Tries the exchange a second and last time, after `wait`.
-    fn try_again(
-        &mut self,
-        key: TokenKey,
-        wait: Duration,
-        now: Timestamp,
-        shared: &dyn SharedData,
-        commands: &mut Vec<Command>,
-    ) {
-        if wait.is_zero() {
-            return self.read(key, Attempt::Second, now, shared, commands);
-        }
-        let until = now.plus(wait);
-        if self.renew(key, until.plus(GRACE), now, shared, commands) {
-            self.set(key, Exchange::Pausing { until, attempt: Attempt::Second });
+    fn try_again(&mut self, key: TokenKey, wait: Duration, moment: &mut Moment<'_>) {
+        let until = moment.now.plus(wait);
+        if self.renew(key, until.plus(GRACE), moment)
+            && let Some(slot) = self.slots.get_mut(&key)
+        {
+            slot.exchange = Exchange::Pausing { until, attempt: Attempt::Second };
         }
     }
 
     /// Prolongs our lease for the next step. When it went to another worker meanwhile, ours stands down and waits.
-    fn renew(
-        &mut self,
-        key: TokenKey,
-        until: Timestamp,
-        now: Timestamp,
-        shared: &dyn SharedData,
-        commands: &mut Vec<Command>,
-    ) -> bool {
+    fn renew(&mut self, key: TokenKey, until: Timestamp, moment: &mut Moment<'_>) -> bool {
         let worker = self.worker;
-        let renewed = shared::update(shared, key, now, |entry| match &mut entry.lease {
+        let renewed = shared::update(moment.shared, key, moment.now, |entry| match &mut entry.lease {
             Some(lease) if lease.holder == worker => {
                 lease.until = until;
                 Then::Write(true)
@@ -442,20 +600,25 @@ impl Broker {
         if renewed == Some(true) {
             return true;
         }
-        self.begin(key, now, shared, commands);
+        self.begin(key, moment);
         false
     }
 
-    fn succeed(
-        &mut self,
-        key: TokenKey,
-        issued: Issued,
-        now: Timestamp,
-        shared: &dyn SharedData,
-        commands: &mut Vec<Command>,
-    ) {
+    /// This VM cannot read the federated token and serves no requests: another one can, and does.
+    fn leave_to_others(&mut self, key: TokenKey, moment: &mut Moment<'_>) {
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        let wait = ELSEWHERE_FIRST.saturating_mul(1 << slot.unreadable.min(6)).min(ELSEWHERE_LONGEST);
+        slot.unreadable = slot.unreadable.saturating_add(1);
+        self.publish(key, moment, |_, _| {});
+        if let Some(slot) = self.slots.get_mut(&key) {
+            slot.exchange = Exchange::Elsewhere { until: moment.now.plus(wait) };
+        }
+    }
+
+    fn succeed(&mut self, key: TokenKey, issued: Issued, moment: &mut Moment<'_>) {
         let Some(slot) = self.slots.get(&key) else { return };
-        commands.push(Command::Log(
+        let now = moment.now;
+        moment.commands.push(Command::Log(
             Event::info("exchange")
                 .with("outcome", "issued")
                 .with("identity", slot.grant.identity())
@@ -463,31 +626,30 @@ impl Broker {
                 .with("expires_in_s", issued.expires_at().since(now).as_secs())
                 .with("took_ms", now.since(issued.issued_at()).as_millis()),
         ));
-        self.publish(key, now, shared, commands, |entry, _| {
-            if entry.token.as_ref().is_none_or(|theirs| theirs.expires_at() < issued.expires_at()) {
+        self.publish(key, moment, |entry, ours| {
+            // Another worker that took over may have a newer one already.
+            if ours || entry.token.as_ref().is_none_or(|theirs| theirs.issued_at() <= issued.issued_at()) {
                 entry.token = Some(issued.clone());
             }
             entry.failure = None;
         });
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn fail(
         &mut self,
         key: TokenKey,
         problem: Problem,
         passing: Passing,
         asked_for: Option<Duration>,
-        now: Timestamp,
-        shared: &dyn SharedData,
-        commands: &mut Vec<Command>,
+        moment: &mut Moment<'_>,
     ) {
         let jitter = self.random.next();
         let Some(slot) = self.slots.get(&key) else { return };
+        let now = moment.now;
         let failures = slot.failure.as_ref().map_or(0, |failure| failure.failures).saturating_add(1);
-        let usable_for = slot.usable(now).map(|token| token.usable_for(now)).unwrap_or_default();
+        let usable_for = slot.usable(now).map(|token| token.usable_until().since(now)).unwrap_or_default();
         let wait = freshness::back_off(failures, passing, asked_for, usable_for, jitter);
-        commands.push(Command::Log(
+        moment.commands.push(Command::Log(
             Event::warn("exchange")
                 .with("outcome", "failed")
                 .with("identity", slot.grant.identity())
@@ -501,7 +663,7 @@ impl Broker {
                 .with("remedy", &problem.remedy),
         ));
         let failure = Failure { problem, next_try: now.plus(wait), failures };
-        self.publish(key, now, shared, commands, |entry, ours| {
+        self.publish(key, moment, |entry, ours| {
             // Another worker that took over has the later word.
             if ours {
                 entry.failure = Some(failure.clone());
@@ -510,17 +672,10 @@ impl Broker {
     }
 
     /// Gives back our lease with what came of it, wakes who waits elsewhere, and finishes our own.
-    fn publish(
-        &mut self,
-        key: TokenKey,
-        now: Timestamp,
-        shared: &dyn SharedData,
-        commands: &mut Vec<Command>,
-        mut change: impl FnMut(&mut Entry, bool),
-    ) {
+    fn publish(&mut self, key: TokenKey, moment: &mut Moment<'_>, mut change: impl FnMut(&mut Entry, bool)) {
         let worker = self.worker;
         let Some(slot) = self.slots.get_mut(&key) else { return };
-        let waiting = shared::update(shared, key, now, |entry| {
+        let waiting = shared::update(moment.shared, key, moment.now, |entry| {
             let ours = entry.lease.as_ref().is_none_or(|lease| lease.holder == worker);
             change(entry, ours);
             let lease = if ours { entry.lease.take() } else { None };
@@ -528,51 +683,70 @@ impl Broker {
             Then::Write(lease.map(|lease| lease.waiting).unwrap_or_default())
         });
         slot.exchange = Exchange::Idle;
-        slot.refresh_wanted = false;
-        commands.extend(waiting.unwrap_or_default().into_iter().map(Command::Wake));
-        self.finish_waiters(key, now, commands);
-        // Whoever could not be finished (another worker has the lease) goes on waiting.
+        moment.commands.extend(waiting.unwrap_or_default().into_iter().map(|queue| Command::Wake(queue, key)));
+        self.finish_waiters(key, moment);
+        // Whoever could not be finished, because another worker took over, goes on waiting.
         if self.slots.get(&key).is_some_and(|slot| !slot.waiters.is_empty()) {
-            self.begin(key, now, shared, commands);
-        } else {
-            self.active.remove(&key);
+            self.begin(key, moment);
         }
     }
 
-    /// Finishes all who wait, when there is a token, or a failure that backs off.
-    fn finish_waiters(&mut self, key: TokenKey, now: Timestamp, commands: &mut Vec<Command>) {
+    /// Finishes all for whom there is a token that does, or a failure that backs off.
+    fn finish_waiters(&mut self, key: TokenKey, moment: &mut Moment<'_>) {
+        let now = moment.now;
         let Some(slot) = self.slots.get_mut(&key) else { return };
-        let outcome = match (slot.usable(now), slot.backing_off(now)) {
-            (Some(token), _) => Ok(Arc::clone(token)),
-            (None, Some(failure)) => Err(failure.told(now)),
-            (None, None) => return,
-        };
-        for waiter in slot.waiters.drain(..) {
+        let mut waiters = std::mem::take(&mut slot.waiters);
+        waiters.retain(|waiter| {
+            let outcome = match (slot.fitting(waiter.need, now), slot.backing_off(now)) {
+                (Some(token), _) => Ok(Arc::clone(token)),
+                (None, Some(failure)) => Err(failure.told(now)),
+                (None, None) => return true,
+            };
+            slot.used |= outcome.is_ok();
             self.waiting.remove(&waiter.stream);
-            commands.push(Command::Finish(waiter.stream, outcome.clone()));
-        }
+            moment.commands.push(Command::Finish(waiter.stream, outcome));
+            false
+        });
+        slot.waiters = waiters;
     }
 
-    /// Answers those whose time is over.
-    fn give_up_waiting(&mut self, key: TokenKey, now: Timestamp, commands: &mut Vec<Command>) {
+    /// Answers those whose time is over; with a token that does not last, where there is one.
+    fn give_up_waiting(&mut self, key: TokenKey, moment: &mut Moment<'_>) {
+        let now = moment.now;
+        let wait = self.limits.wait;
         let Some(slot) = self.slots.get_mut(&key) else { return };
         let over = slot.waiters.iter().take_while(|waiter| waiter.deadline <= now).count();
+        let token = slot.usable(now).cloned();
         for waiter in slot.waiters.drain(..over) {
             self.waiting.remove(&waiter.stream);
-            let problem = Problem::new(
-                Code::WaitedTooLong,
-                format!("no token came within {} s", WAIT_LIMIT.as_secs()),
-                "See in the log what the exchange waits for: Entra, or the way to it, is slow.",
-            )
-            .about(slot.grant.identity(), slot.grant.scope())
-            .retry_after(GRACE);
-            commands.push(Command::Finish(waiter.stream, Err(problem)));
+            let outcome = token.clone().ok_or_else(|| {
+                Problem::new(
+                    Code::WaitedTooLong,
+                    format!("no token came within {} s", wait.as_secs()),
+                    "See in the log what the exchange waits for: Entra, or the way to it, is slow.",
+                )
+                .about(slot.grant.identity(), slot.grant.scope())
+                .retry_after(GRACE)
+            });
+            moment.commands.push(Command::Finish(waiter.stream, outcome));
         }
     }
 
-    fn set(&mut self, key: TokenKey, exchange: Exchange) {
-        if let Some(slot) = self.slots.get_mut(&key) {
-            slot.exchange = exchange;
+    /// Sets the key's timer, or lets the key go.
+    fn schedule(&mut self, key: TokenKey, now: Timestamp) {
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        let due = slot.next_due(now);
+        if let Some(old) = slot.timer.take() {
+            self.timers.remove(&(old, key));
+        }
+        match due {
+            Some(at) => {
+                slot.timer = Some(at);
+                self.timers.insert((at, key));
+            }
+            None => {
+                self.slots.remove(&key);
+            }
         }
     }
 }
@@ -607,7 +781,8 @@ pub(crate) mod tests_support {
             client_id: "aaaaaaaa-0000-4000-8000-000000000001",
             scope: "https://vault.azure.net/.default",
             assertion: &Source::File { cluster: "projected_token".to_owned() },
-            cluster: "entra",
+            clusters: &["entra".to_owned()],
+            discard_before: None,
         })
     }
 }

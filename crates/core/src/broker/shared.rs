@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::freshness::Issued;
 use super::key::TokenKey;
+use super::{FORCED_PERIOD, GRACE, Limits};
 use crate::problem::Problem;
 use crate::time::Timestamp;
 
@@ -52,7 +53,7 @@ pub(super) struct Lease {
 impl Lease {
     /// The longest that a lease is given for at a time. One that claims more is left from before the clock was set
     /// back, and counts for nothing.
-    pub(super) const LONGEST: Duration = Duration::from_secs(15);
+    pub(super) const LONGEST: Duration = Limits::LONGEST_EXCHANGE.saturating_add(GRACE);
 
     pub(super) fn is_live(&self, now: Timestamp) -> bool {
         now < self.until && self.until.since(now) <= Self::LONGEST
@@ -89,6 +90,9 @@ pub(super) struct Entry {
     pub(super) token: Option<Issued>,
     pub(super) failure: Option<Failure>,
     pub(super) lease: Option<Lease>,
+    /// When a token was last dropped before its time.
+    #[serde(default)]
+    pub(super) forced_at: Option<Timestamp>,
 }
 
 impl Entry {
@@ -96,7 +100,8 @@ impl Entry {
         let token_over = self.token.as_ref().is_none_or(|token| !token.is_usable(now));
         let failure_over = self.failure.as_ref().is_none_or(|failure| failure.next_try.plus(KEPT_AFTER_FAILURE) <= now);
         let lease_over = self.lease.as_ref().is_none_or(|lease| !lease.is_live(now));
-        token_over && failure_over && lease_over
+        let forced_over = self.forced_at.is_none_or(|at| now.since(at) >= FORCED_PERIOD);
+        token_over && failure_over && lease_over && forced_over
     }
 }
 

@@ -59,8 +59,8 @@ fn seen(commands: Vec<Command>) -> Vec<Seen> {
         .into_iter()
         .filter_map(|command| match command {
             Command::ReadAssertion(_) => Some(Seen::Read),
-            Command::CallEndpoint(..) => Some(Seen::Call),
-            Command::Wake(QueueId(queue)) => Some(Seen::Wake(queue)),
+            Command::CallEndpoint { .. } => Some(Seen::Call),
+            Command::Wake(QueueId(queue), _) => Some(Seen::Wake(queue)),
             Command::Finish(StreamId(stream), Ok(_)) => Some(Seen::Token(stream)),
             Command::Finish(StreamId(stream), Err(problem)) => Some(Seen::Problem(stream, problem.code)),
             Command::Log(_) => None,
@@ -69,7 +69,7 @@ fn seen(commands: Vec<Command>) -> Vec<Seen> {
 }
 
 fn answer(status: u16, body: &serde_json::Value) -> CallResult {
-    Ok(Response { status, retry_after: None, body: body.to_string().into_bytes() })
+    Ok(Response { status, retry_after: None, body: body.to_string().into_bytes(), is_envoys_own: false })
 }
 
 fn token(life: u64) -> CallResult {
@@ -87,7 +87,7 @@ impl Process {
     fn new() -> Self {
         let shared = Shared::default();
         prepare(&shared);
-        let worker = |number: u32| Broker::new(WorkerId(u64::from(number) + 7), QueueId(number));
+        let worker = |number: u32| Broker::new(WorkerId(u64::from(number) + 7), QueueId(number), Limits::default());
         Self { shared, workers: [worker(0), worker(1)], grant: Arc::new(grant()), now: START }
     }
 
@@ -97,7 +97,7 @@ impl Process {
 
     /// A request arrives; `Err` is how it ended at once.
     fn ask(&mut self, worker: usize, stream: u32) -> (Answer, bool) {
-        self.workers[worker].get(&self.grant, StreamId(stream), self.now, &self.shared)
+        self.workers[worker].get(&self.grant, Need::Usable, StreamId(stream), self.now, &self.shared)
     }
 
     fn pending(&mut self, worker: usize, stream: u32) {
@@ -116,14 +116,17 @@ impl Process {
     }
 
     fn look(&mut self, worker: usize) -> Vec<Seen> {
-        seen(self.workers[worker].look(self.now, &self.shared))
+        let key = self.grant.key();
+        let mut commands = self.workers[worker].look(key, self.now, &self.shared);
+        commands.extend(self.workers[worker].tick(self.now, &self.shared));
+        seen(commands)
     }
 
     fn assertion(&mut self, worker: usize) -> Vec<Seen> {
         let mut claims = claims();
         claims["exp"] = json!(self.now.unix_seconds() + 3600);
         let body = jwt(&json!({"alg": "RS256"}), &claims).into_bytes();
-        self.assertion_answer(worker, Ok(Response { status: 200, retry_after: None, body }))
+        self.assertion_answer(worker, Ok(Response { status: 200, retry_after: None, body, is_envoys_own: false }))
     }
 
     fn assertion_answer(&mut self, worker: usize, answer: CallResult) -> Vec<Seen> {
@@ -160,7 +163,8 @@ fn one_exchange_serves_all_who_wait_in_every_worker() {
     assert_eq!(process.look(1), [Seen::Token(3)]);
     process.ready(0);
     process.ready(1);
-    assert_eq!((process.due_in(0), process.due_in(1)), (None, None));
+    // What comes next is the refresh.
+    assert!(process.due_in(0).unwrap() > Duration::from_secs(2900));
 }
 
 #[test]
@@ -214,7 +218,7 @@ fn an_answer_that_never_comes_ends_with_the_lease() {
     process.pending(0, 1);
     process.look(0);
     process.assertion(0);
-    process.advance(EXCHANGE_TIMEOUT + GRACE);
+    process.advance(Limits::default().exchange + GRACE);
     assert_eq!(process.look(0), [Seen::Read]);
 }
 
@@ -224,7 +228,7 @@ fn a_request_that_waits_too_long_is_answered_even_when_nothing_else_happens() {
     process.pending(0, 1);
     process.look(0);
     process.assertion(0);
-    process.advance(WAIT_LIMIT);
+    process.advance(Limits::default().wait);
     assert_eq!(process.look(0), [Seen::Read, Seen::Problem(1, Code::WaitedTooLong)]);
 }
 
@@ -243,7 +247,7 @@ fn a_waiter_that_leaves_cancels_nothing_for_the_others() {
 #[test]
 fn the_queue_is_bounded() {
     let mut process = Process::new();
-    for stream in 0..u32::try_from(WAITING_LIMIT).unwrap() {
+    for stream in 0..u32::try_from(Limits::default().waiting).unwrap() {
         process.pending(0, stream);
     }
     assert_eq!(process.failed(0).code, Code::TooManyWaiting);
@@ -283,34 +287,214 @@ fn while_it_backs_off_requests_fail_at_once_in_every_worker_and_say_when_to_try_
 }
 
 #[test]
-fn a_token_that_is_due_is_served_while_one_request_has_it_refreshed() {
+fn a_token_that_is_used_is_refreshed_in_time_and_served_meanwhile() {
     let mut process = Process::new();
     process.exchange(0, 1, token(3600));
-    process.advance(Duration::from_secs(3400));
-    let (answer, look) = process.ask(0, 2);
-    assert!(matches!(answer, Answer::Ready(_)) && look);
-    let (answer, look) = process.ask(0, 3);
-    assert!(matches!(answer, Answer::Ready(_)) && !look);
+    process.ready(1);
+    process.look(1);
+    let wait = process.due_in(0).unwrap();
+    assert!((2940..=3300).contains(&wait.as_secs()), "{wait:?}");
+    process.advance(wait);
     assert_eq!(process.look(0), [Seen::Read]);
+    assert_eq!(process.look(1), [], "the other worker leaves it to the first");
+    process.ready(0);
     assert_eq!(process.assertion(0), [Seen::Call]);
-    assert_eq!(process.endpoint(0, token(3600)), []);
-    assert!(!process.ask(0, 4).1);
+    assert_eq!(process.endpoint(0, token(3600)), [Seen::Wake(1)]);
+    process.look(1);
+    assert_eq!(process.due_in(1), process.due_in(0), "both have the new one");
+}
+
+#[test]
+fn a_token_that_nobody_used_since_its_refresh_is_let_go() {
+    let mut process = Process::new();
+    process.exchange(0, 1, token(3600));
+    process.advance(process.due_in(0).unwrap());
+    process.look(0);
+    process.assertion(0);
+    process.endpoint(0, token(3600));
+    // Nobody asks for it: it is not refreshed again.
+    process.advance(Duration::from_secs(3569));
+    assert_eq!(process.look(0), []);
+    process.advance(Duration::from_secs(1));
+    assert_eq!(process.look(0), []);
+    assert!(process.workers[0].slots.is_empty() && process.workers[0].timers.is_empty());
 }
 
 #[test]
 fn a_refresh_that_fails_is_invisible_while_the_token_is_valid() {
     let mut process = Process::new();
     process.exchange(0, 1, token(3600));
-    process.advance(Duration::from_secs(3400));
+    process.advance(process.due_in(0).unwrap());
+    let mut tries = 0;
+    // Entra is down until the token's last moments.
+    while process.now < START.plus(Duration::from_secs(3569)) {
+        if process.look(0) == [Seen::Read] {
+            process.assertion(0);
+            assert_eq!(process.endpoint(0, answer(500, &json!({}))), []);
+            tries += 1;
+        }
+        process.ready(0);
+        process.advance(process.due_in(0).unwrap());
+    }
+    assert!((4..60).contains(&tries), "{tries} tries");
+    process.advance(Duration::from_secs(3));
+    assert_eq!(process.exchange(0, 2, answer(500, &json!({}))), [Seen::Problem(2, Code::EntraUnavailable)]);
+}
+
+#[test]
+fn a_client_that_wants_five_minutes_waits_for_a_fresh_token_unless_a_back_off_runs() {
+    let mut process = Process::new();
+    process.exchange(0, 1, token(3600));
+    process.advance(Duration::from_secs(3320));
+    let key = process.grant.key();
+    let ask = |process: &mut Process, stream: u32| {
+        process.workers[0].get(&process.grant, Need::LongLived, StreamId(stream), process.now, &process.shared).0
+    };
+    assert!(matches!(ask(&mut process, 2), Answer::Pending));
     process.ready(0);
+    assert_eq!(process.look(0), [Seen::Read]);
+    process.assertion(0);
+    // The exchange fails: what is valid does.
+    assert_eq!(process.endpoint(0, answer(500, &json!({}))), [Seen::Token(2)]);
+    assert!(matches!(ask(&mut process, 3), Answer::Ready(_)));
+    // And so it does when its patience ends.
+    process.advance(Duration::from_secs(61));
+    assert!(matches!(ask(&mut process, 4), Answer::Pending));
+    process.workers[0].look(key, process.now, &process.shared);
+    process.assertion(0);
+    process.advance(Limits::default().wait);
+    assert_eq!(process.look(0), [Seen::Read, Seen::Token(4)]);
+}
+
+#[test]
+fn a_short_lived_token_serves_clients_that_want_five_minutes_too() {
+    let mut process = Process::new();
+    process.exchange(0, 1, token(600));
+    process.advance(Duration::from_secs(500));
+    let (answer, _) =
+        process.workers[0].get(&process.grant, Need::LongLived, StreamId(2), process.now, &process.shared);
+    assert!(matches!(answer, Answer::Ready(_)));
+}
+
+#[test]
+fn a_rejected_token_is_dropped_for_all_workers_but_once_in_thirty_seconds() {
+    let mut process = Process::new();
+    process.exchange(0, 1, token(3600));
+    process.ready(1);
+    let key = process.grant.key();
+    let reject = |process: &mut Process, worker: usize| {
+        let token = process.workers[worker].slots[&key].token.clone().unwrap();
+        process.workers[worker].reject(key, &token, process.now, &process.shared)
+    };
+    process.advance(Duration::from_secs(1));
+    assert!(reject(&mut process, 0));
+    process.exchange(0, 2, token(3600));
+    // The other worker still has the old one: it takes the new one, and nothing is fetched.
+    assert!(reject(&mut process, 1));
+    process.ready(1);
+    // The new one is rejected, too: it stays until the bound allows another exchange.
+    assert!(!reject(&mut process, 1));
+    process.ready(1);
+    process.advance(FORCED_PERIOD);
+    assert!(reject(&mut process, 1));
+    process.pending(1, 3);
+}
+
+#[test]
+fn a_token_from_before_a_given_time_is_not_used() {
+    let mut process = Process::new();
+    process.exchange(0, 1, token(3600));
+    let source = crate::assertion::Source::File { cluster: "projected_token".to_owned() };
+    let later = Arc::new(Grant::new(&GrantParts {
+        identity: "payments",
+        authority: process.grant.authority(),
+        tenant_id: process.grant.tenant_id(),
+        client_id: process.grant.client_id(),
+        scope: process.grant.scope(),
+        assertion: &source,
+        clusters: process.grant.clusters(),
+        discard_before: Some(START.plus(Duration::from_secs(60))),
+    }));
+    process.advance(Duration::from_secs(60));
+    // A new configuration is a new broker.
+    process.workers[1] = Broker::new(WorkerId(99), QueueId(9), Limits::default());
+    process.grant = later;
+    process.exchange(1, 2, token(3600));
+    process.ready(1);
+}
+
+#[test]
+fn the_ways_to_the_authority_are_tried_in_order_when_one_does_not_reach_it() {
+    let mut process = Process::new();
+    let source = crate::assertion::Source::File { cluster: "projected_token".to_owned() };
+    let clusters = ["first".to_owned(), "second".to_owned()];
+    process.grant = Arc::new(Grant::new(&GrantParts {
+        identity: "payments",
+        authority: &crate::entra::Authority::public(),
+        tenant_id: "t",
+        client_id: "c",
+        scope: "s/.default",
+        assertion: &source,
+        clusters: &clusters,
+        discard_before: None,
+    }));
+    let own = |status| Ok(Response { status, retry_after: None, body: b"reset".to_vec(), is_envoys_own: true });
+    process.pending(0, 1);
+    process.look(0);
+    assert_eq!(process.assertion(0), [Seen::Call]);
+    assert_eq!(process.endpoint(0, own(503)), [Seen::Call]);
+    assert_eq!(process.endpoint(0, token(60)), [Seen::Token(1)]);
+    // Both fail.
+    process.advance(Duration::from_secs(60));
+    process.pending(0, 2);
     process.look(0);
     process.assertion(0);
-    assert_eq!(process.endpoint(0, answer(500, &json!({}))), []);
-    let (answer, look) = process.ask(0, 2);
-    assert!(matches!(answer, Answer::Ready(_)) && !look);
-    process.advance(Duration::from_secs(100));
-    let (answer, look) = process.ask(0, 3);
-    assert!(matches!(answer, Answer::Ready(_)) && look, "it is tried again in time");
+    assert_eq!(process.endpoint(0, own(504)), [Seen::Call]);
+    assert_eq!(process.endpoint(0, own(503)), [Seen::Problem(2, Code::EntraUnavailable)]);
+    // An answer is never asked for again elsewhere.
+    process.advance(Duration::from_secs(60));
+    process.pending(0, 3);
+    process.look(0);
+    process.assertion(0);
+    assert_eq!(process.endpoint(0, answer(503, &json!({"error": "x"}))), [Seen::Problem(3, Code::EntraUnavailable)]);
+}
+
+#[test]
+fn a_warm_token_is_fetched_before_anybody_asks_and_kept() {
+    let mut process = Process::new();
+    process.workers[0].keep_warm(&[Arc::clone(&process.grant)], process.now);
+    assert_eq!(process.due_in(0), Some(Duration::ZERO));
+    assert_eq!(process.look(0), [Seen::Read]);
+    process.assertion(0);
+    process.endpoint(0, token(3600));
+    for _ in 0..3 {
+        process.advance(process.due_in(0).unwrap());
+        assert_eq!(process.look(0), [Seen::Read]);
+        process.assertion(0);
+        process.endpoint(0, token(3600));
+    }
+    process.ready(1);
+}
+
+#[test]
+fn a_vm_that_serves_no_requests_and_cannot_read_the_token_leaves_it_to_the_others() {
+    let mut process = Process::new();
+    let warm = [Arc::clone(&process.grant)];
+    process.workers[0].keep_warm(&warm, process.now);
+    process.workers[1].keep_warm(&warm, process.now);
+    assert_eq!(process.look(0), [Seen::Read]);
+    assert_eq!(process.look(1), []);
+    // Worker 0 is the main thread's: an internal listener does not answer it.
+    assert_eq!(process.assertion_answer(0, answer(503, &json!({}))), [Seen::Wake(1)]);
+    assert_eq!(process.look(1), [Seen::Read]);
+    process.assertion(1);
+    assert_eq!(process.endpoint(1, answer(500, &json!({}))), []);
+    // It tries again only at long, growing intervals, and finds the token there.
+    let first = process.due_in(0).unwrap();
+    process.advance(first);
+    process.look(0);
+    process.assertion_answer(0, answer(503, &json!({})));
+    assert!(process.due_in(0).unwrap() >= 2 * first);
 }
 
 #[test]
@@ -351,7 +535,7 @@ fn what_nobody_uses_any_more_is_let_go() {
     process.exchange(0, 1, token(3600));
     process.advance(Duration::from_secs(7200));
     process.look(0);
-    assert!(process.workers[0].slots.is_empty());
+    assert!(process.workers[0].slots.is_empty() && process.workers[0].timers.is_empty());
     let name =
         process.shared.values.borrow().iter().find(|(_, (value, _))| value.len() > 2).map(|(name, _)| name.clone());
     assert!(name.is_some());

@@ -2,8 +2,11 @@
 //! goes on.
 
 use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::tree::Node;
+use crate::time::Timestamp;
 
 /// One thing that is wrong in a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +62,55 @@ impl<'a> Field<'a> {
                 None
             }
         }
+    }
+
+    /// `true` or `false`.
+    pub(super) fn switch(&self, mistakes: &mut Mistakes) -> Option<bool> {
+        match self.node {
+            Node::Bool(value) => Some(*value),
+            _ => {
+                self.expected("a switch: write true or false", mistakes);
+                None
+            }
+        }
+    }
+
+    /// A number from 1 to `most`.
+    pub(super) fn count(&self, most: usize, mistakes: &mut Mistakes) -> Option<usize> {
+        let count = match self.node {
+            Node::Number(number) => number.parse().ok().filter(|count| (1..=most).contains(count)),
+            _ => None,
+        };
+        if count.is_none() {
+            self.expected(&format!("a number from 1 to {most}"), mistakes);
+        }
+        count
+    }
+
+    /// A duration, such as `"10s"`.
+    pub(super) fn duration(&self, range: RangeInclusive<Duration>, mistakes: &mut Mistakes) -> Option<Duration> {
+        let length = match self.node {
+            Node::String(text) => humantime::parse_duration(text).ok().filter(|length| range.contains(length)),
+            _ => None,
+        };
+        if length.is_none() {
+            let (shortest, longest) = (range.start().as_secs(), range.end().as_secs());
+            self.expected(&format!("a duration from {shortest}s to {longest}s: write such as \"10s\""), mistakes);
+        }
+        length
+    }
+
+    /// A point in time (RFC 3339).
+    pub(super) fn time(&self, mistakes: &mut Mistakes) -> Option<Timestamp> {
+        let time = match self.node {
+            Node::String(text) => humantime::parse_rfc3339(text).ok(),
+            _ => None,
+        };
+        let since_epoch = time.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        if since_epoch.is_none() {
+            self.expected("a time: write such as \"2026-01-31T02:10:00Z\"", mistakes);
+        }
+        since_epoch.map(|length| Timestamp::default().plus(length))
     }
 
     /// One of several words.

@@ -1,6 +1,7 @@
 //! What is taken, what is refused, and in which words.
 
 use super::*;
+use crate::problem::Code;
 
 const TENANT: &str = "11111111-1111-4111-8111-111111111111";
 const CLIENT: &str = "aaaaaaaa-0000-4000-8000-000000000001";
@@ -32,7 +33,7 @@ fn the_smallest_text_takes_the_rest_from_the_variables() {
     assert_eq!((grant.tenant_id(), grant.client_id()), (TENANT, CLIENT));
     assert_eq!(grant.authority().host(), "login.microsoftonline.com");
     assert_eq!(grant.assertion().cluster(), "projected_token");
-    assert_eq!(grant.cluster(), "entra");
+    assert_eq!(grant.clusters(), ["entra"]);
     assert_eq!(config.destinations[0].existing_credential, ExistingCredential::Keep);
     assert_eq!(config.warnings, Vec::<String>::new());
 }
@@ -49,7 +50,7 @@ fn what_is_written_wins_over_the_variables() {
     let grant = config.identities[0].grant("x/.default").unwrap();
     assert_eq!(grant.tenant_id(), "contoso.onmicrosoft.com");
     assert_eq!(grant.authority().host(), "login.microsoftonline.us");
-    assert_eq!((grant.assertion().cluster(), grant.cluster()), ("spire_file", "gov"));
+    assert_eq!((grant.assertion().cluster(), grant.clusters()), ("spire_file", &["gov".to_owned()][..]));
     let answers = config.managed_identity.unwrap();
     assert_eq!((answers.offered, answers.default), (vec![0], Some(0)));
     assert_eq!(answers.imds_hosts, ["127.0.0.1"]);
@@ -85,7 +86,6 @@ fn every_mistake_is_told_at_once_with_its_path_and_remedy() {
     );
     let expected = [
         r#"entra.authority: "http://login.microsoftonline.com" is no authority: write https:// and a host, such as https://login.microsoftonline.com"#,
-        "entra.clusters: is more than one way: write the one cluster that leads to the authority",
         r#"identities[0].asertion: there is no such field: did you mean "assertion"?"#,
         r#"identities[0].name: "Payments" is no name: write at most 63 of a-z, 0-9, _ and -"#,
         r#"identities[0].tenant_id: "common" is no tenant that an application can sign in to: write the tenant's id"#,

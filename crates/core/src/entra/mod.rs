@@ -97,6 +97,8 @@ impl TokenRequest {
 pub(crate) enum Answer {
     /// A token.
     Granted { token: AccessToken, expires_in: Duration, refresh_in: Option<Duration> },
+    /// The endpoint was not reached: no connection, a reset, or no answer in time. Another way may lead there.
+    Unreached { problem: Box<Problem> },
     /// None.
     Refused {
         problem: Box<Problem>,
@@ -107,7 +109,9 @@ pub(crate) enum Answer {
 }
 
 /// Reads the endpoint's answer to a request for `grant` with an assertion of these `claims`.
-pub(crate) fn read_answer(answer: CallResult, grant: &Grant, claims: &Claims, now: Timestamp) -> Answer {
+pub(crate) fn read_answer(answer: CallResult, cluster: &str, grant: &Grant, claims: &Claims, now: Timestamp) -> Answer {
+    let unreached =
+        |problem: Problem| Answer::Unreached { problem: Box::new(problem.about(grant.identity(), grant.scope())) };
     let refused = |problem: Problem, passing: Passing, retry_after: Option<Duration>| Answer::Refused {
         problem: Box::new(problem.about(grant.identity(), grant.scope())),
         passing,
@@ -116,9 +120,12 @@ pub(crate) fn read_answer(answer: CallResult, grant: &Grant, claims: &Claims, no
     let answer = match answer {
         Ok(answer) => answer,
         Err(failure) => {
-            return refused(failure.problem(grant.cluster(), "which leads to Entra"), Passing::ByItself, None);
+            return unreached(failure.problem(cluster, "which leads to Entra"));
         }
     };
+    if answer.is_envoys_own {
+        return unreached(no_answer(answer.status, &answer.body, cluster));
+    }
     let retry_after = answer.retry_after.as_deref().and_then(|value| read_retry_after(value, now));
     if answer.status == 200 && answer.body.len() <= LONGEST_ANSWER {
         return match read_grant(&answer.body, grant.tenant_id()) {
@@ -134,7 +141,7 @@ pub(crate) fn read_answer(answer: CallResult, grant: &Grant, claims: &Claims, no
             ),
         };
     }
-    let (problem, passing) = read_refusal(answer.status, &answer.body, grant.cluster(), claims);
+    let (problem, passing) = read_refusal(answer.status, &answer.body, cluster, claims);
     refused(problem, passing, retry_after)
 }
 
@@ -188,21 +195,25 @@ fn read_retry_after(value: &[u8], now: Timestamp) -> Option<Duration> {
     Some(wait.min(LONGEST_RETRY_AFTER))
 }
 
+/// What came by the way to Entra is none of Entra's answers.
+fn no_answer(status: u16, body: &[u8], cluster: &str) -> Problem {
+    let said = redact(&String::from_utf8_lossy(body.get(..300).unwrap_or(body)));
+    Problem::new(
+        Code::EntraUnavailable,
+        format!("the way to Entra through cluster {cluster:?} answered {status}: {}", said.trim()),
+        format!(
+            "It is tried again by itself. If it stays so: see in Envoy's /clusters whether {cluster:?} reaches the \
+             authority's port 443, and that its trusted_ca and server name are right."
+        ),
+    )
+}
+
 /// What a refusal says and how it passes.
 fn read_refusal(status: u16, body: &[u8], cluster: &str, claims: &Claims) -> (Problem, Passing) {
     let body = body.get(..LONGEST_ANSWER).unwrap_or(body);
     let json: Option<Value> = serde_json::from_slice(body).ok().filter(|json: &Value| json.get("error").is_some());
     let Some(json) = json else {
-        let said = redact(&String::from_utf8_lossy(body.get(..300).unwrap_or(body)));
-        let problem = Problem::new(
-            Code::EntraUnavailable,
-            format!("the way to Entra through cluster {cluster:?} answered {status}: {}", said.trim()),
-            format!(
-                "It is tried again by itself. If it stays so: see in Envoy's /clusters whether {cluster:?} reaches the \
-                 authority's port 443, and that its trusted_ca and server name are right."
-            ),
-        );
-        return (problem, Passing::ByItself);
+        return (no_answer(status, body, cluster), Passing::ByItself);
     };
     let text = |name: &str| json.get(name).and_then(Value::as_str).map(str::to_owned);
     let description = redact(&text("error_description").unwrap_or_default());
@@ -292,8 +303,9 @@ mod tests {
             status,
             retry_after: retry_after.map(|value| value.as_bytes().to_vec()),
             body: body.as_bytes().to_vec(),
+            is_envoys_own: false,
         };
-        read_answer(Ok(response), &grant(), assertion().claims(), NOW)
+        read_answer(Ok(response), "entra", &grant(), assertion().claims(), NOW)
     }
 
     fn refused(answer: Answer) -> (Problem, Passing, Option<Duration>) {
@@ -411,8 +423,8 @@ mod tests {
 
     #[test]
     fn a_missing_cluster_is_named() {
-        let answer = read_answer(Err(CallFailure::NoSuchCluster), &grant(), assertion().claims(), NOW);
-        let (problem, _, _) = refused(answer);
+        let answer = read_answer(Err(CallFailure::NoSuchCluster), "entra", &grant(), assertion().claims(), NOW);
+        let Answer::Unreached { problem } = answer else { panic!("{answer:?}") };
         assert_eq!(problem.code, Code::ClusterMissing);
         assert!(problem.detail.contains("\"entra\""));
     }
