@@ -61,18 +61,27 @@ pub(crate) fn apply(effect: &Effect) -> bool {
     }
 }
 
+/// Leaves a value for access logs, as `%FILTER_STATE(wasm.<name>:PLAIN)%`.
+pub(crate) fn leave(name: &str, value: &str) {
+    let _ = hostcalls::set_property(vec![name], Some(value.as_bytes()));
+}
+
+/// Whether the answer that has come is a 401.
+pub(crate) fn is_unauthorized() -> bool {
+    let status = hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, ":status");
+    status.ok().flatten().is_some_and(|status| status == b"401")
+}
+
 /// Answers the request in effect.
 pub(crate) fn send(reply: &Reply) {
     let headers = reply.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let _ = hostcalls::send_http_response(u32::from(reply.status), headers, Some(&reply.body));
 }
 
-/// Finishes a paused request from the root context `root`: what is set and sent belongs to the stream meanwhile.
-pub(crate) fn finish(stream: StreamId, effect: &Effect, root: u32) {
+/// Does something to a paused request from the root context `root`: what is set and sent belongs to the stream meanwhile.
+pub(crate) fn on_stream(stream: StreamId, root: u32, what: impl FnOnce()) {
     if hostcalls::set_effective_context(stream.0).is_ok() {
-        if apply(effect) {
-            let _ = hostcalls::resume_http_request();
-        }
+        what();
         let _ = hostcalls::set_effective_context(root);
     }
 }

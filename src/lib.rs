@@ -9,6 +9,7 @@
 #![allow(missing_docs)]
 
 mod envoy;
+mod meters;
 mod root;
 mod stream;
 mod worker;

@@ -54,46 +54,69 @@ impl Root {
     /// Tells the broker something, and does what it says until it says nothing more.
     fn tell(&mut self, what: impl FnOnce(&mut Broker, Timestamp) -> Vec<Command>) {
         let Some(worker) = self.configured.as_ref().map(|configured| Rc::clone(&configured.worker)) else { return };
-        let mut worker = worker.borrow_mut();
-        let Some(at_work) = worker.at_work() else { return };
+        let worker = &mut *worker.borrow_mut();
         let now = envoy::now();
+        let Some(at_work) = worker.at_work() else { return };
         let mut commands = VecDeque::from(what(&mut at_work.broker, now));
         while let Some(command) = commands.pop_front() {
-            match command {
-                Command::ReadAssertion(grant) => {
-                    let cluster = grant.assertion().cluster();
-                    let headers = [(":method", "GET"), (":path", "/"), (":authority", cluster)];
-                    let call = Call::Assertion(grant.key());
-                    if let Err(failure) = self.call(call, cluster, &headers, None, broker::READ_TIMEOUT) {
-                        commands.extend(report(&mut at_work.broker, call, Err(failure), now));
-                    }
-                }
-                Command::CallEndpoint { grant, cluster, request, timeout } => {
-                    let headers = [
-                        (":method", "POST"),
-                        (":path", request.path.as_str()),
-                        (":authority", request.authority.as_str()),
-                        ("content-type", "application/x-www-form-urlencoded"),
-                        ("accept", "application/json"),
-                    ];
-                    let (call, body) = (Call::Endpoint(grant.key()), Some(request.body.as_bytes()));
-                    if let Err(failure) = self.call(call, &cluster, &headers, body, timeout) {
-                        commands.extend(report(&mut at_work.broker, call, Err(failure), now));
-                    }
-                }
-                Command::Wake(queue, key) => envoy::nudge(queue, key),
-                Command::Finish(stream, outcome) => {
-                    if let Some(effect) = at_work.deliver(stream, outcome.as_deref(), now) {
-                        envoy::finish(stream, &effect, self.id);
-                    }
-                }
-                Command::Log(event) => envoy::log(&event),
-            }
+            commands.extend(self.carry_out(command, worker, now));
         }
         // No period is no tick.
-        let period =
-            at_work.broker.next_due().map_or(Duration::ZERO, |due| due.since(now).max(Duration::from_millis(1)));
+        let next_due = worker.at_work().and_then(|at_work| at_work.broker.next_due());
+        let period = next_due.map_or(Duration::ZERO, |due| due.since(now).max(Duration::from_millis(1)));
         let _ = hostcalls::set_tick_period(period);
+    }
+
+    /// Does one thing; what is to be done about it comes back.
+    fn carry_out(&mut self, command: Command, worker: &mut Worker, now: Timestamp) -> Vec<Command> {
+        let (call, made) = match command {
+            Command::ReadAssertion(grant) => {
+                let cluster = grant.assertion().cluster();
+                let headers = [(":method", "GET"), (":path", "/"), (":authority", cluster)];
+                let call = Call::Assertion(grant.key());
+                (call, self.call(call, cluster, &headers, None, broker::READ_TIMEOUT))
+            }
+            Command::CallEndpoint { grant, cluster, request, timeout } => {
+                let headers = [
+                    (":method", "POST"),
+                    (":path", request.path.as_str()),
+                    (":authority", request.authority.as_str()),
+                    ("content-type", "application/x-www-form-urlencoded"),
+                    ("accept", "application/json"),
+                ];
+                let (call, body) = (Call::Endpoint(grant.key()), Some(request.body.as_bytes()));
+                (call, self.call(call, &cluster, &headers, body, timeout))
+            }
+            Command::Wake(queue, key) => {
+                envoy::nudge(queue, key);
+                return Vec::new();
+            }
+            Command::Finish(stream, outcome) => {
+                if let Some(ending) = worker.finish(stream, outcome.as_ref(), now) {
+                    envoy::on_stream(stream, self.id, || {
+                        if worker.end(stream, ending) {
+                            let _ = hostcalls::resume_http_request();
+                        }
+                    });
+                }
+                return Vec::new();
+            }
+            Command::Log(event) => {
+                if let Some(level) = worker.log.exchanges {
+                    envoy::log(&event.at_least(level));
+                }
+                return Vec::new();
+            }
+            Command::Measure(measurement) => {
+                worker.meters.take(&measurement);
+                return Vec::new();
+            }
+        };
+        match (made, worker.at_work()) {
+            // A call that cannot be made is reported at once.
+            (Err(failure), Some(at_work)) => report(&mut at_work.broker, call, Err(failure), now),
+            _ => Vec::new(),
+        }
     }
 
     fn call(
@@ -171,7 +194,7 @@ impl RootContext for Root {
                     self.set_tick_period(Duration::from_millis(1));
                 }
                 self.configured =
-                    Some(Configured { policy, worker: Rc::new(RefCell::new(Worker::new(config.limits))) });
+                    Some(Configured { policy, worker: Rc::new(RefCell::new(Worker::new(config.limits, config.log))) });
                 true
             }
             Err(refused) => {

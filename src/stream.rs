@@ -6,6 +6,7 @@ use std::rc::Rc;
 use entra_exchange_core::broker::StreamId;
 use entra_exchange_core::destination::{Decision, Policy};
 use entra_exchange_core::http::Request;
+use entra_exchange_core::metrics::Outcome;
 use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::{Action, MapType};
@@ -41,29 +42,36 @@ impl Request for Headers {
 
 impl Context for Stream {
     fn on_done(&mut self) -> bool {
-        if let Some(at_work) = self.worker.borrow_mut().at_work() {
-            at_work.forget(self.id);
-        }
+        self.worker.borrow_mut().forget(self.id);
         true
     }
 }
 
 impl HttpContext for Stream {
     fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
-        let effect = match self.policy.decide(&Headers) {
-            Decision::Pass => return Action::Continue,
-            Decision::Reply(reply) => {
+        let mut worker = self.worker.borrow_mut();
+        match self.policy.decide(&Headers) {
+            Decision::Ignore => Action::Continue,
+            Decision::Pass(identity) => {
+                worker.account(Some(&identity), Outcome::Passed);
+                Action::Continue
+            }
+            Decision::Refuse(identity, reply) => {
+                worker.account(identity.as_deref(), Outcome::Refused);
                 envoy::send(&reply);
-                return Action::Pause;
+                Action::Pause
             }
             Decision::Exchange(grant, delivery) => {
-                self.worker.borrow_mut().ask(&grant, delivery, self.id, envoy::now())
+                let ending = worker.ask(grant, delivery, self.id, envoy::now());
+                // Without an ending it waits.
+                let goes_on = ending.is_some_and(|ending| worker.end(self.id, ending));
+                if goes_on { Action::Continue } else { Action::Pause }
             }
-        };
-        match effect {
-            Some(effect) if envoy::apply(&effect) => Action::Continue,
-            // Answered, or waiting.
-            _ => Action::Pause,
         }
+    }
+
+    fn on_http_response_headers(&mut self, _: usize, _: bool) -> Action {
+        self.worker.borrow_mut().answered(self.id);
+        Action::Continue
     }
 }

@@ -5,17 +5,23 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
-use entra_exchange_core::broker::{Answer, Broker, Grant, Issued, Limits, QueueId, StreamId, WorkerId};
+use entra_exchange_core::broker::{Answer, Broker, Grant, Issued, Limits, QueueId, StreamId, TokenKey, WorkerId};
+use entra_exchange_core::config::Log;
 use entra_exchange_core::destination::{Delivery, Effect};
+use entra_exchange_core::event::Event;
+use entra_exchange_core::metrics::{self, Outcome};
 use entra_exchange_core::problem::Problem;
 use entra_exchange_core::time::Timestamp;
 use proxy_wasm::hostcalls;
 
-use crate::envoy::{Shared, nudge};
+use crate::envoy::{self, Shared, nudge};
+use crate::meters::Meters;
 
 /// One worker's VM.
 pub(crate) struct Worker {
     limits: Limits,
+    pub(crate) log: Log,
+    pub(crate) meters: Meters,
     /// Made with the first request that needs a token, or with the first tick when there are tokens to keep warm: the
     /// canary never has either.
     at_work: Option<AtWork>,
@@ -23,16 +29,45 @@ pub(crate) struct Worker {
 
 pub(crate) struct AtWork {
     pub(crate) broker: Broker,
-    pub(crate) queue: QueueId,
-    waiting: HashMap<StreamId, Delivery>,
+    queue: QueueId,
+    waiting: HashMap<StreamId, Waiting>,
+    /// The tokens that requests went on with, until their answers come.
+    injected: HashMap<StreamId, (TokenKey, Arc<Issued>)>,
+}
+
+/// A request that waits.
+struct Waiting {
+    grant: Arc<Grant>,
+    delivery: Delivery,
+    since: Timestamp,
+}
+
+/// How it ends for a request that needs a token.
+pub(crate) struct Ending {
+    identity: String,
+    effect: Effect,
+    outcome: Outcome,
+    /// The token that it goes on with.
+    injected: Option<(TokenKey, Arc<Issued>)>,
+}
+
+impl Ending {
+    fn new(grant: &Grant, delivery: &Delivery, token: Result<&Arc<Issued>, &Problem>, now: Timestamp) -> Self {
+        let (effect, outcome) = delivery.deliver(token.map(AsRef::as_ref), now);
+        let injected = match (outcome, token) {
+            (Outcome::Injected, Ok(issued)) => Some((grant.key(), Arc::clone(issued))),
+            _ => None,
+        };
+        Self { identity: grant.identity().to_owned(), effect, outcome, injected }
+    }
 }
 
 impl Worker {
-    pub(crate) const fn new(limits: Limits) -> Self {
-        Self { limits, at_work: None }
+    pub(crate) fn new(limits: Limits, log: Log) -> Self {
+        Self { limits, log, meters: Meters::default(), at_work: None }
     }
 
-    pub(crate) fn at_work(&mut self) -> Option<&mut AtWork> {
+    pub(crate) const fn at_work(&mut self) -> Option<&mut AtWork> {
         self.at_work.as_mut()
     }
 
@@ -42,26 +77,84 @@ impl Worker {
         self.at_work.get_or_insert_with(|| AtWork::new(limits))
     }
 
-    /// Gets a token for a request: what to do with it now, or `None` when it is to pause.
+    /// Gets a token for a request: how it ends for it, or `None` when it is to pause.
     pub(crate) fn ask(
         &mut self,
-        grant: &Arc<Grant>,
+        grant: Arc<Grant>,
         delivery: Delivery,
         stream: StreamId,
         now: Timestamp,
-    ) -> Option<Effect> {
+    ) -> Option<Ending> {
         let at_work = self.begin();
-        let (answer, look) = at_work.broker.get(grant, delivery.need(), stream, now, &Shared);
+        let (answer, look) = at_work.broker.get(&grant, delivery.need(), stream, now, &Shared);
         if look {
             nudge(at_work.queue, grant.key());
         }
         match answer {
-            Answer::Ready(issued) => Some(delivery.deliver(Ok(&issued), now)),
-            Answer::Failed(problem) => Some(delivery.deliver(Err(&problem), now)),
+            Answer::Ready(issued) => Some(Ending::new(&grant, &delivery, Ok(&issued), now)),
+            Answer::Failed(problem) => Some(Ending::new(&grant, &delivery, Err(&problem), now)),
             Answer::Pending => {
-                at_work.waiting.insert(stream, delivery);
+                at_work.waiting.insert(stream, Waiting { grant, delivery, since: now });
+                self.meters.take(&metrics::waiters(1));
                 None
             }
+        }
+    }
+
+    /// How it ends for a request that waited; `None` when it is gone.
+    pub(crate) fn finish(
+        &mut self,
+        stream: StreamId,
+        token: Result<&Arc<Issued>, &Problem>,
+        now: Timestamp,
+    ) -> Option<Ending> {
+        let waiting = self.at_work.as_mut()?.waiting.remove(&stream)?;
+        self.meters.take(&metrics::waiters(-1));
+        for measurement in metrics::waited(waiting.grant.identity(), now.since(waiting.since).as_millis()) {
+            self.meters.take(&measurement);
+        }
+        Some(Ending::new(&waiting.grant, &waiting.delivery, token, now))
+    }
+
+    /// Does to the request in effect what it comes to. Returns whether it goes on.
+    pub(crate) fn end(&mut self, stream: StreamId, ending: Ending) -> bool {
+        self.account(Some(&ending.identity), ending.outcome);
+        if let (Some(injected), Some(at_work)) = (ending.injected, &mut self.at_work) {
+            at_work.injected.insert(stream, injected);
+        }
+        envoy::apply(&ending.effect)
+    }
+
+    /// The answer to a request has come. When it went on with a token, and that was rejected, the token is dropped.
+    pub(crate) fn answered(&mut self, stream: StreamId) {
+        let Some(at_work) = &mut self.at_work else { return };
+        if let Some((key, token)) = at_work.injected.remove(&stream)
+            && envoy::is_unauthorized()
+            && at_work.broker.reject(key, &token, envoy::now(), &Shared)
+        {
+            envoy::log(&Event::warn("rejected").with("detail", "the upstream answered 401 to a token: it is dropped"));
+        }
+    }
+
+    /// A request is gone.
+    pub(crate) fn forget(&mut self, stream: StreamId) {
+        let Some(at_work) = &mut self.at_work else { return };
+        at_work.injected.remove(&stream);
+        if at_work.waiting.remove(&stream).is_some() {
+            at_work.broker.forget(stream);
+            self.meters.take(&metrics::waiters(-1));
+        }
+    }
+
+    /// Counts the request in effect, leaves its outcome for access logs, and logs it where that is wanted.
+    pub(crate) fn account(&self, identity: Option<&str>, outcome: Outcome) {
+        let identity = identity.unwrap_or("unknown");
+        self.meters.take(&metrics::request(identity, outcome));
+        envoy::leave("entra_exchange_outcome", outcome.as_str());
+        envoy::leave("entra_exchange_identity", identity);
+        if let Some(level) = self.log.requests {
+            let event = Event::info("request").with("outcome", outcome.as_str()).with("identity", identity);
+            envoy::log(&event.at_least(level));
         }
     }
 }
@@ -72,24 +165,7 @@ impl AtWork {
         // One name has one reader, the last that registered it: so each worker has a name of its own.
         let name = format!("entra-exchange/{:016x}", worker.0);
         let queue = QueueId(hostcalls::register_shared_queue(&name).unwrap_or_default());
-        Self { broker: Broker::new(worker, queue, limits), queue, waiting: HashMap::new() }
-    }
-
-    /// What to do to a request that waited.
-    pub(crate) fn deliver(
-        &mut self,
-        stream: StreamId,
-        outcome: Result<&Issued, &Problem>,
-        now: Timestamp,
-    ) -> Option<Effect> {
-        Some(self.waiting.remove(&stream)?.deliver(outcome, now))
-    }
-
-    /// A request is gone.
-    pub(crate) fn forget(&mut self, stream: StreamId) {
-        if self.waiting.remove(&stream).is_some() {
-            self.broker.forget(stream);
-        }
+        Self { broker: Broker::new(worker, queue, limits), queue, waiting: HashMap::new(), injected: HashMap::new() }
     }
 }
 

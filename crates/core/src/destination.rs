@@ -8,6 +8,7 @@ use crate::config::{Config, ExistingCredential, Identity};
 use crate::host::Host;
 use crate::http::{Reply, Request};
 use crate::managed_identity::{self, TokenQuery};
+use crate::metrics::Outcome;
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 
@@ -17,10 +18,12 @@ const HTTP_PORT: u16 = 80;
 /// What to do with a request.
 #[derive(Debug)]
 pub enum Decision {
-    /// Let it go on as it came.
-    Pass,
-    /// Answer it.
-    Reply(Reply),
+    /// Let it go on as it came: it is none of ours.
+    Ignore,
+    /// Let it go on as it came, though it is this identity's.
+    Pass(Arc<str>),
+    /// Answer it, by the rules for this identity, where one is known.
+    Refuse(Option<Arc<str>>, Reply),
     /// Get this token, then do this with it.
     Exchange(Arc<Grant>, Delivery),
 }
@@ -62,17 +65,21 @@ impl Delivery {
         }
     }
 
-    /// What to do to the request, now that there is a token, or a problem.
-    pub fn deliver(&self, outcome: Result<&Issued, &Problem>, now: Timestamp) -> Effect {
+    /// What to do to the request, now that there is a token, or a problem; and what that is called.
+    pub fn deliver(&self, outcome: Result<&Issued, &Problem>, now: Timestamp) -> (Effect, Outcome) {
         match (self, outcome) {
             // RFC 6750, section 2.1.
-            (Self::Inject { .. }, Ok(issued)) => Effect::Authorize(format!("Bearer {}", issued.token().expose())),
-            (Self::Inject { pass_on_failure: true }, Err(_)) => Effect::Pass,
-            (Self::Inject { .. }, Err(problem)) => Effect::Reply(problem.to_reply()),
-            (Self::ManagedIdentity { resource, client_id }, Ok(issued)) => {
-                Effect::Reply(managed_identity::token_reply(issued, client_id, resource, now))
+            (Self::Inject { .. }, Ok(issued)) => {
+                (Effect::Authorize(format!("Bearer {}", issued.token().expose())), Outcome::Injected)
             }
-            (Self::ManagedIdentity { .. }, Err(problem)) => Effect::Reply(managed_identity::problem_reply(problem)),
+            (Self::Inject { pass_on_failure: true }, Err(_)) => (Effect::Pass, Outcome::Passed),
+            (Self::Inject { .. }, Err(problem)) => (Effect::Reply(problem.to_reply()), Outcome::Failed),
+            (Self::ManagedIdentity { resource, client_id }, Ok(issued)) => {
+                (Effect::Reply(managed_identity::token_reply(issued, client_id, resource, now)), Outcome::Answered)
+            }
+            (Self::ManagedIdentity { .. }, Err(problem)) => {
+                (Effect::Reply(managed_identity::problem_reply(problem)), Outcome::Failed)
+            }
         }
     }
 }
@@ -99,6 +106,8 @@ enum Target {
 
 struct Destination {
     label: String,
+    /// By its name in the configuration.
+    identity: Arc<str>,
     scope: String,
     grant: Result<Arc<Grant>, Problem>,
     /// With `{host}` replaced.
@@ -124,16 +133,16 @@ impl Policy {
             hosts.entry(name.to_owned()).or_default().push(Rule { port, target });
         };
         for destination in &config.destinations {
-            let grant = match config.identities.get(destination.identity) {
-                Some(identity) => identity.grant(&destination.scope).map(Arc::new),
-                None => continue,
-            };
+            let Some(identity) = config.identities.get(destination.identity) else { continue };
+            let grant = identity.grant(&destination.scope).map(Arc::new);
+            let identity: Arc<str> = Arc::from(identity.name.as_str());
             if let (true, Ok(grant)) = (destination.warm, &grant) {
                 warm.push(Arc::clone(grant));
             }
             for host in &destination.hosts {
                 let target = Destination {
                     label: destination.label.clone(),
+                    identity: Arc::clone(&identity),
                     scope: destination.scope.clone(),
                     grant: grant.clone(),
                     tls_clusters: destination
@@ -172,15 +181,15 @@ impl Policy {
     /// Decides about a request. One that needs no token costs one look, at its authority.
     pub fn decide(&self, request: &dyn Request) -> Decision {
         let authority = request.header(":authority").unwrap_or_default();
-        let Some(host) = Host::parse(&authority) else { return Decision::Pass };
+        let Some(host) = Host::parse(&authority) else { return Decision::Ignore };
         let port = host.port.unwrap_or(HTTP_PORT);
         let rules = self.hosts.get(&*host.name).map(Vec::as_slice).unwrap_or_default();
         match rules.iter().find(|rule| rule.port.is_none_or(|wanted| wanted == port)).map(|rule| &rule.target) {
-            None => Decision::Pass,
+            None => Decision::Ignore,
             Some(Target::Destination(destination)) => destination.decide(request),
             Some(Target::ManagedIdentity) => match &self.managed {
                 Some(managed) => managed.decide(request),
-                None => Decision::Pass,
+                None => Decision::Ignore,
             },
         }
     }
@@ -195,7 +204,7 @@ impl Destination {
                     format!("the request to destination {:?} has an Authorization header of its own", self.label),
                     "Have the app send none; or set the destination's existing_credential to \"keep\" or \"replace\".",
                 )),
-                _ => Decision::Pass,
+                _ => Decision::Pass(Arc::clone(&self.identity)),
             };
         }
         if let Err(problem) = self.judge_way(request) {
@@ -206,17 +215,14 @@ impl Destination {
                 Decision::Exchange(Arc::clone(grant), Delivery::Inject { pass_on_failure: self.pass_on_failure })
             }
             // Nothing is asked of Entra without the variable: it is as if no token could be had.
-            Err(_) if self.pass_on_failure => Decision::Pass,
-            Err(problem) => Decision::Reply(problem.to_reply()),
+            Err(_) if self.pass_on_failure => Decision::Pass(Arc::clone(&self.identity)),
+            Err(problem) => Decision::Refuse(Some(Arc::clone(&self.identity)), problem.to_reply()),
         }
     }
 
     fn refuse(&self, mut problem: Problem) -> Decision {
-        problem.scope = Some(self.scope.clone());
-        if let Ok(grant) = &self.grant {
-            problem.identity = Some(grant.identity().to_owned());
-        }
-        Decision::Reply(problem.to_reply())
+        problem = problem.about(&self.identity, &self.scope);
+        Decision::Refuse(Some(Arc::clone(&self.identity)), problem.to_reply())
     }
 
     /// Whether the token goes where it may: to a cluster that the destination lists, because it has TLS.
@@ -255,7 +261,10 @@ impl Managed {
     fn decide(&self, request: &dyn Request) -> Decision {
         match self.exchange(request) {
             Ok((grant, delivery)) => Decision::Exchange(Arc::new(grant), delivery),
-            Err(problem) => Decision::Reply(managed_identity::problem_reply(&problem)),
+            Err(problem) => {
+                let identity = problem.identity.as_deref().map(Arc::from);
+                Decision::Refuse(identity, managed_identity::problem_reply(&problem))
+            }
         }
     }
 
@@ -323,8 +332,9 @@ mod tests {
     fn scope(decision: Decision) -> String {
         match decision {
             Decision::Exchange(grant, _) => format!("{} {}", grant.identity(), grant.scope()),
-            Decision::Pass => "pass".to_owned(),
-            Decision::Reply(reply) => {
+            Decision::Ignore => "ignore".to_owned(),
+            Decision::Pass(_) => "pass".to_owned(),
+            Decision::Refuse(_, reply) => {
                 let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
                 let said = body.get("code").or_else(|| body.get("error_description")).unwrap();
                 format!("{} {}", reply.status, said.as_str().unwrap())
@@ -335,7 +345,7 @@ mod tests {
     #[test]
     fn an_unlisted_host_costs_one_look() {
         let request = Sent::get("elsewhere.example", "/").header("authorization", b"x");
-        assert!(matches!(policy().decide(&request), Decision::Pass));
+        assert!(matches!(policy().decide(&request), Decision::Ignore));
         assert_eq!(*request.looks.borrow(), [":authority"]);
     }
 
@@ -356,11 +366,11 @@ mod tests {
         for authority in
             ["kv.example.", "kv.example.evil", "evilkv.example", "kv.example@evil", "x@kv.example", "kv%2eexample", ""]
         {
-            assert_eq!(scope(policy.decide(&routed(authority, "outbound|80||kv.example"))), "pass", "{authority}");
+            assert_eq!(scope(policy.decide(&routed(authority, "outbound|80||kv.example"))), "ignore", "{authority}");
         }
         let bytes = Sent::default().header(":authority", b"kv.example\xff");
-        assert!(matches!(policy.decide(&bytes), Decision::Pass));
-        assert!(matches!(policy.decide(&Sent::default()), Decision::Pass));
+        assert!(matches!(policy.decide(&bytes), Decision::Ignore));
+        assert!(matches!(policy.decide(&Sent::default()), Decision::Ignore));
     }
 
     #[test]
@@ -399,7 +409,7 @@ mod tests {
     fn a_missing_variable_is_told_to_whoever_needs_it() {
         let policy = Policy::new(&Config::parse(CONFIG.as_bytes(), &|_| None).unwrap());
         assert_eq!(scope(policy.decide(&routed("kv.example", "outbound|80||kv.example"))), "503 variable_missing");
-        assert_eq!(scope(policy.decide(&routed("elsewhere.example", ""))), "pass");
+        assert_eq!(scope(policy.decide(&routed("elsewhere.example", ""))), "ignore");
     }
 
     #[test]
@@ -408,9 +418,11 @@ mod tests {
         let token = crate::entra::AccessToken::parse("abc").unwrap();
         let issued = Issued::new(token, now, std::time::Duration::from_secs(60), None, 0);
         let inject = Delivery::Inject { pass_on_failure: false };
-        assert!(inject.deliver(Ok(&issued), now) == Effect::Authorize("Bearer abc".to_owned()));
+        assert!(inject.deliver(Ok(&issued), now) == (Effect::Authorize("Bearer abc".to_owned()), Outcome::Injected));
         let problem = Problem::new(Code::EntraRefused, "d", "r");
-        assert!(inject.deliver(Err(&problem), now) == Effect::Reply(problem.to_reply()));
-        assert!(Delivery::Inject { pass_on_failure: true }.deliver(Err(&problem), now) == Effect::Pass);
+        assert!(inject.deliver(Err(&problem), now) == (Effect::Reply(problem.to_reply()), Outcome::Failed));
+        assert!(
+            Delivery::Inject { pass_on_failure: true }.deliver(Err(&problem), now) == (Effect::Pass, Outcome::Passed)
+        );
     }
 }

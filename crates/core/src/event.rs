@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// How loud a line is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// As it should be.
     Info,
@@ -37,6 +37,13 @@ impl Event {
     /// An event after which it cannot go on so.
     pub fn error(name: &'static str) -> Self {
         Self { level: Level::Error, name, fields: Vec::new() }
+    }
+
+    /// The same, at least so loud.
+    #[must_use]
+    pub fn at_least(mut self, level: Level) -> Self {
+        self.level = self.level.max(level);
+        self
     }
 
     /// Adds a field.

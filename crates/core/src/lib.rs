@@ -16,4 +16,5 @@ pub mod problem;
 pub mod event;
 mod host;
 pub mod http;
+pub mod metrics;
 pub mod time;

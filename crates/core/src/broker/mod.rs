@@ -22,6 +22,7 @@ use crate::assertion::Claims;
 use crate::entra::{self, Passing, TokenRequest};
 use crate::event::Event;
 use crate::http::CallResult;
+use crate::metrics::{self, Measurement};
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 use shared::{Entry, Failure, Lease, Then};
@@ -97,8 +98,10 @@ pub enum Command {
     Wake(QueueId, TokenKey),
     /// Finish a paused request.
     Finish(StreamId, Result<Arc<Issued>, Problem>),
-    /// Write a line to the log.
+    /// Write a line about an exchange to the log.
     Log(Event),
+    /// Take a value for a metric.
+    Measure(Measurement),
 }
 
 /// What a request needs of a token.
@@ -150,6 +153,8 @@ struct Slot {
     exchange: Exchange,
     /// In a VM that serves no requests: how often the federated token could not be read.
     unreadable: u32,
+    /// Whether a lease of this worker's is counted.
+    leased: bool,
     /// When the key is to be looked at next, as it stands in [`Broker::timers`].
     timer: Option<Timestamp>,
 }
@@ -219,6 +224,7 @@ impl Slot {
             waiters: Vec::new(),
             exchange: Exchange::Idle,
             unreadable: 0,
+            leased: false,
             timer: None,
         }
     }
@@ -289,6 +295,11 @@ impl Slot {
                 due || self.waiters.iter().any(|waiter| self.fitting(waiter.need, now).is_none())
             }
         }
+    }
+
+    /// Whether this worker is fetching.
+    const fn holds_lease(&self) -> bool {
+        matches!(self.exchange, Exchange::Reading { .. } | Exchange::Calling { .. } | Exchange::Pausing { .. })
     }
 
     /// When to look at it, even if nothing happens; `None` when it can be let go.
@@ -433,7 +444,10 @@ impl Broker {
         let Some(slot) = self.slots.get_mut(&key) else { return moment.commands };
         let Exchange::Reading { attempt, .. } = slot.exchange else { return moment.commands };
         let grant = Arc::clone(&slot.grant);
-        match grant.assertion().read(answer, now) {
+        let assertion = grant.assertion().read(answer, now);
+        let outcome = assertion.as_ref().err().map_or("read", |problem| problem.code.as_str());
+        moment.commands.push(Command::Measure(metrics::assertion_read(outcome)));
+        match assertion {
             Ok(assertion) => {
                 slot.unreadable = 0;
                 let request = TokenRequest::new(&grant, &assertion);
@@ -448,7 +462,7 @@ impl Broker {
                 self.fail(key, problem, Passing::ByItself, None, &mut moment);
             }
         }
-        self.schedule(key, now);
+        self.settle(key, &mut moment);
         moment.commands
     }
 
@@ -486,7 +500,7 @@ impl Broker {
                 _ => self.fail(key, *problem, passing, retry_after, &mut moment),
             },
         }
-        self.schedule(key, now);
+        self.settle(key, &mut moment);
         moment.commands
     }
 
@@ -501,7 +515,7 @@ impl Broker {
             _ => self.begin(key, moment),
         }
         self.give_up_waiting(key, moment);
-        self.schedule(key, now);
+        self.settle(key, moment);
     }
 
     /// Takes what others have published; where that does not do, takes the lease and begins an exchange.
@@ -626,6 +640,9 @@ impl Broker {
                 .with("expires_in_s", issued.expires_at().since(now).as_secs())
                 .with("took_ms", now.since(issued.issued_at()).as_millis()),
         ));
+        let identity = slot.grant.identity().to_owned();
+        moment.commands.push(Command::Measure(metrics::exchange(&identity, "issued", "none")));
+        moment.commands.push(Command::Measure(metrics::exchange_took(now.since(issued.issued_at()).as_millis())));
         self.publish(key, moment, |entry, ours| {
             // Another worker that took over may have a newer one already.
             if ours || entry.token.as_ref().is_none_or(|theirs| theirs.issued_at() <= issued.issued_at()) {
@@ -633,6 +650,9 @@ impl Broker {
             }
             entry.failure = None;
         });
+        if let Some(end) = self.earliest_end(&identity, now) {
+            moment.commands.push(Command::Measure(metrics::token_expiry(&identity, end.unix_seconds())));
+        }
     }
 
     fn fail(
@@ -662,6 +682,7 @@ impl Broker {
                 .with("detail", &problem.detail)
                 .with("remedy", &problem.remedy),
         ));
+        moment.commands.push(Command::Measure(metrics::exchange(slot.grant.identity(), "failed", passing.as_str())));
         let failure = Failure { problem, next_try: now.plus(wait), failures };
         self.publish(key, moment, |entry, ours| {
             // Another worker that took over has the later word.
@@ -730,6 +751,23 @@ impl Broker {
             });
             moment.commands.push(Command::Finish(waiter.stream, outcome));
         }
+    }
+
+    /// Counts the lease, and sets the key's timer.
+    fn settle(&mut self, key: TokenKey, moment: &mut Moment<'_>) {
+        if let Some(slot) = self.slots.get_mut(&key) {
+            let leased = slot.holds_lease();
+            if std::mem::replace(&mut slot.leased, leased) != leased {
+                moment.commands.push(Command::Measure(metrics::leases(if leased { 1 } else { -1 })));
+            }
+        }
+        self.schedule(key, moment.now);
+    }
+
+    /// The earliest end among the tokens of an identity, as far as this worker knows them.
+    fn earliest_end(&self, identity: &str, now: Timestamp) -> Option<Timestamp> {
+        let slots = self.slots.values().filter(|slot| slot.grant.identity() == identity);
+        slots.filter_map(|slot| Some(slot.usable(now)?.expires_at())).min()
     }
 
     /// Sets the key's timer, or lets the key go.

@@ -63,7 +63,7 @@ fn seen(commands: Vec<Command>) -> Vec<Seen> {
             Command::Wake(QueueId(queue), _) => Some(Seen::Wake(queue)),
             Command::Finish(StreamId(stream), Ok(_)) => Some(Seen::Token(stream)),
             Command::Finish(StreamId(stream), Err(problem)) => Some(Seen::Problem(stream, problem.code)),
-            Command::Log(_) => None,
+            Command::Log(_) | Command::Measure(_) => None,
         })
         .collect()
 }
@@ -527,6 +527,28 @@ fn a_clock_that_is_set_back_leaves_no_lease_and_no_failure_for_ever() {
     process.endpoint(1, refusal(700016));
     process.now = process.now.minus(Duration::from_secs(86400));
     process.pending(1, 3);
+}
+
+#[test]
+fn a_lease_is_counted_while_it_is_held() {
+    let mut process = Process::new();
+    let mut held = 0;
+    let mut count = |commands: &[Command]| {
+        for command in commands {
+            if let Command::Measure(Measurement { name, value, .. }) = command
+                && name == "entra_exchange_leases"
+            {
+                held += value;
+            }
+        }
+        held
+    };
+    process.pending(0, 1);
+    let key = process.grant.key();
+    let commands = process.workers[0].look(key, process.now, &process.shared);
+    assert_eq!(count(&commands), 1);
+    let commands = process.workers[0].assertion_arrived(key, answer(503, &json!({})), process.now, &process.shared);
+    assert_eq!(count(&commands), 0);
 }
 
 #[test]

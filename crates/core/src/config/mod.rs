@@ -14,6 +14,7 @@ use std::fmt;
 use crate::assertion::Source;
 use crate::broker::{Grant, GrantParts, Limits};
 use crate::entra::Authority;
+use crate::event::Level;
 use crate::host::Host;
 use crate::problem::Problem;
 use crate::time::Timestamp;
@@ -28,8 +29,19 @@ pub struct Config {
     pub(crate) managed_identity: Option<ManagedIdentity>,
     /// How long things may take, and how many may wait.
     pub limits: Limits,
+    /// What is logged.
+    pub log: Log,
     /// What is allowed but probably not meant, one sentence each.
     pub warnings: Vec<String>,
+}
+
+/// What is logged, and how loud at the least; `None` is never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// A line for each exchange. One that failed is a warning at the least.
+    pub exchanges: Option<Level>,
+    /// A line for each request that concerns the filter.
+    pub requests: Option<Level>,
 }
 
 /// Who we are.

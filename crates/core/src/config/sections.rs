@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::reader::{Field, Mistakes, Object};
-use super::{Config, Destination, ExistingCredential, Identity, ManagedIdentity, Principal};
+use super::{Config, Destination, ExistingCredential, Identity, Log, ManagedIdentity, Principal};
 use crate::assertion::Source;
 use crate::broker::Limits;
 use crate::entra::{Authority, is_guid};
+use crate::event::Level;
 use crate::host::Host;
 use crate::problem::{Code, Problem};
 
@@ -32,8 +33,10 @@ pub(super) fn read(
     variable: &dyn Fn(&str) -> Option<String>,
     mistakes: &mut Mistakes,
 ) -> Option<Config> {
-    let root =
-        root.object(&["entra", "identities", "assertions", "destinations", "managed_identity", "limits"], mistakes)?;
+    let root = root.object(
+        &["entra", "identities", "assertions", "destinations", "managed_identity", "limits", "log"],
+        mistakes,
+    )?;
     let entra = read_entra(&root, variable, mistakes);
     let assertions = read_assertions(&root, mistakes);
     let identities = read_identities(&root, &entra, &assertions, variable, mistakes);
@@ -45,7 +48,8 @@ pub(super) fn read(
     }
     let warnings = warnings(&names, &destinations, managed_identity.as_ref());
     let limits = read_limits(&root, mistakes);
-    Some(Config { identities, destinations, managed_identity, limits, warnings })
+    let log = read_log(&root, mistakes);
+    Some(Config { identities, destinations, managed_identity, limits, log, warnings })
 }
 
 /// Where tokens come from.
@@ -375,6 +379,16 @@ fn read_destinations(
         });
     }
     destinations
+}
+
+fn read_log(root: &Object<'_>, mistakes: &mut Mistakes) -> Log {
+    let words = [("info", Some(Level::Info)), ("warn", Some(Level::Warn)), ("never", None)];
+    let object = root.get("log").and_then(|log| log.object(&["exchanges", "requests"], mistakes));
+    let mut level = |name: &str, default: Option<Level>| match &object {
+        Some(object) => object.word(name, &words, default, mistakes),
+        None => default,
+    };
+    Log { exchanges: level("exchanges", Some(Level::Info)), requests: level("requests", None) }
 }
 
 fn read_limits(root: &Object<'_>, mistakes: &mut Mistakes) -> Limits {

@@ -172,3 +172,33 @@ fn a_host_cannot_be_a_destination_and_imds() {
         [r#"destinations[0].hosts[0]: "localhost:81" is answered by managed_identity.imds: take it out here or there"#]
     );
 }
+
+#[test]
+fn limits_log_and_the_rest_of_a_tokens_life_are_read() {
+    let config = parse(
+        r#"{"limits":{"exchange":"5s","wait":"1m","waiting":7},"log":{"exchanges":"warn","requests":"info"},
+            "entra":{"clusters":["a","b"]},
+            "identities":[{"discard_tokens_before":"2026-01-31T02:10:00Z"}],
+            "destinations":[{"hosts":["x.example"],"scope":"s/.default","plaintext":"allowed","on_failure":"pass","warm":true}]}"#,
+    )
+    .unwrap();
+    assert_eq!((config.limits.exchange.as_secs(), config.limits.wait.as_secs(), config.limits.waiting), (5, 60, 7));
+    assert_eq!(config.log, Log { exchanges: Some(Level::Warn), requests: Some(Level::Info) });
+    assert!(config.destinations[0].pass_on_failure && config.destinations[0].warm);
+    let grant = config.identities[0].grant("s/.default").unwrap();
+    assert_eq!(grant.clusters(), ["a", "b"]);
+    assert_eq!(grant.discard_before(), Some(Timestamp::from_unix_seconds(1_769_825_400)));
+    assert_eq!(
+        mistakes(
+            r#"{"limits":{"exchange":"2m","wait":5,"waiting":0},"log":{"requests":"debug"},"managed_identity":{"imds":{}},
+                "identities":[{"discard_tokens_before":"yesterday"}]}"#
+        ),
+        [
+            r#"identities[0].discard_tokens_before: "yesterday" is not a time: write such as "2026-01-31T02:10:00Z""#,
+            r#"limits.exchange: "2m" is not a duration from 1s to 60s: write such as "10s""#,
+            r#"limits.wait: 5 is not a duration from 1s to 300s: write such as "10s""#,
+            "limits.waiting: 0 is not a number from 1 to 1000000",
+            r#"log.requests: "debug" is not one of the words here: write "info" or "warn" or "never""#,
+        ]
+    );
+}

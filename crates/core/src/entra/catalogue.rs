@@ -17,6 +17,18 @@ pub(crate) enum Passing {
     ByChange,
 }
 
+impl Passing {
+    /// The word for metrics.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::RetrySoon => "retry_soon",
+            Self::FreshAssertion => "fresh_assertion",
+            Self::ByItself => "by_itself",
+            Self::ByChange => "by_change",
+        }
+    }
+}
+
 /// One row of the catalogue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Row {

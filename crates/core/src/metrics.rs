@@ -1,0 +1,129 @@
+//! What is counted and timed.
+//!
+//! Tags stand in a metric's name as Istio's and Envoy's tag extraction read them: `name.tag=.=value;.;`. A name of an
+//! identity is one of few and plain ([`crate::config`] sees to that), so the number of series is bounded.
+
+/// How a value is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// It is added to a number that only grows.
+    Counter,
+    /// It is added to a number that grows and shrinks. Every worker adds to the same one.
+    Sum,
+    /// It takes the place of the former.
+    Gauge,
+    /// It goes into a distribution.
+    Histogram,
+}
+
+/// One value for one metric.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Measurement {
+    /// How the value is taken.
+    pub kind: Kind,
+    /// The metric's name, with its tags.
+    pub name: String,
+    /// Milliseconds for what ends in `_ms`, seconds since the Unix epoch for what ends in `_timestamp_seconds`, else a number of things.
+    pub value: i64,
+}
+
+/// How a request that concerned the filter ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It went on with a token.
+    Injected,
+    /// It went on as it came, though its destination is listed: it brought a credential that is kept, or no token could be had and
+    /// `on_failure` is `pass`.
+    Passed,
+    /// It was refused by the configuration.
+    Refused,
+    /// It was refused because there was no token.
+    Failed,
+    /// A managed-identity caller got a token.
+    Answered,
+}
+
+impl Outcome {
+    /// The word for metrics and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Injected => "injected",
+            Self::Passed => "passed",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::Answered => "answered",
+        }
+    }
+}
+
+/// A request ended so.
+pub fn request(identity: &str, outcome: Outcome) -> Measurement {
+    count(name("entra_exchange_requests_total", &[("identity", identity), ("outcome", outcome.as_str())]))
+}
+
+/// A request had to wait for an exchange; it is counted again by how it ended.
+pub fn waited(identity: &str, milliseconds: u128) -> [Measurement; 2] {
+    [
+        count(name("entra_exchange_requests_total", &[("identity", identity), ("outcome", "waited")])),
+        histogram("entra_exchange_wait_ms", milliseconds),
+    ]
+}
+
+/// So many more requests wait (or fewer).
+pub fn waiters(more: i64) -> Measurement {
+    Measurement { kind: Kind::Sum, name: "entra_exchange_waiters".to_owned(), value: more }
+}
+
+/// So many more leases are held (or fewer).
+pub(crate) fn leases(more: i64) -> Measurement {
+    Measurement { kind: Kind::Sum, name: "entra_exchange_leases".to_owned(), value: more }
+}
+
+/// An exchange ended so. `class` says how a failure passes.
+pub(crate) fn exchange(identity: &str, outcome: &str, class: &str) -> Measurement {
+    let tags = [("identity", identity), ("outcome", outcome), ("class", class)];
+    count(name("entra_exchange_exchanges_total", &tags))
+}
+
+/// An exchange took this long, from the assertion to the answer.
+pub(crate) fn exchange_took(milliseconds: u128) -> Measurement {
+    histogram("entra_exchange_exchange_ms", milliseconds)
+}
+
+/// The federated token was read, or not.
+pub(crate) fn assertion_read(outcome: &str) -> Measurement {
+    count(name("entra_exchange_assertion_reads_total", &[("outcome", outcome)]))
+}
+
+/// The earliest end among an identity's tokens.
+pub(crate) fn token_expiry(identity: &str, unix_seconds: u64) -> Measurement {
+    Measurement {
+        kind: Kind::Gauge,
+        name: name("entra_exchange_token_expiry_timestamp_seconds", &[("identity", identity)]),
+        value: i64::try_from(unix_seconds).unwrap_or(i64::MAX),
+    }
+}
+
+fn count(name: String) -> Measurement {
+    Measurement { kind: Kind::Counter, name, value: 1 }
+}
+
+fn histogram(name: &str, value: u128) -> Measurement {
+    Measurement { kind: Kind::Histogram, name: name.to_owned(), value: i64::try_from(value).unwrap_or(i64::MAX) }
+}
+
+fn name(base: &str, tags: &[(&str, &str)]) -> String {
+    tags.iter().fold(base.to_owned(), |name, (tag, value)| format!("{name}.{tag}=.={value};.;"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_stand_in_the_name_as_istio_reads_them() {
+        let measurement = request("payments", Outcome::Injected);
+        assert_eq!(measurement.name, "entra_exchange_requests_total.identity=.=payments;.;.outcome=.=injected;.;");
+        assert_eq!((measurement.kind, measurement.value), (Kind::Counter, 1));
+    }
+}
