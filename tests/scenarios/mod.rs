@@ -319,7 +319,7 @@ fn rotation(world: &dyn World) {
 }
 
 /// The sidecar's own destination, with these fields besides.
-fn destination(more: &Value) -> Value {
+pub(crate) fn destination(more: &Value) -> Value {
     let mut destination = json!({
         "hosts": [LISTED_HOST], "scope": "https://vault.azure.net/.default", "tls_clusters": ["payments_kv"],
     });

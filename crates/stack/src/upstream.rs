@@ -24,7 +24,8 @@ use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 /// The names that the upstream's certificate holds.
 pub const NAMES: [&str; 3] = [crate::LISTED_HOST, crate::UNLISTED_HOST, "*.example.com"];
 
-/// An HTTPS server with a CA of its own. It answers every request with 200 and
+/// An HTTPS server with a CA of its own. It answers every request with 200, or with the status that the path names
+/// (`/status/401`), and
 /// `{"method", "path", "headers": [[name, value], …], "body_length"}`; bytes of a header that are not UTF-8 become U+FFFD.
 /// It stops when dropped.
 #[derive(Debug)]
@@ -135,7 +136,9 @@ async fn answer(request: Request<Incoming>, count: &AtomicU64) -> Result<Respons
         "headers": headers,
         "body_length": body_length,
     });
+    let status = head.uri.path().strip_prefix("/status/").and_then(|status| status.parse().ok());
     let mut response = Response::new(Full::new(Bytes::from(seen.to_string())));
+    *response.status_mut() = status.unwrap_or_default();
     response
         .headers_mut()
         .insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));

@@ -3,7 +3,9 @@
 // A test may fail where it stands.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
+#[path = "../scenarios/mod.rs"]
 mod scenarios;
+mod tokens;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,7 +32,7 @@ fn main() -> ExitCode {
             trials.push(trial(oldest, scenario));
         }
     }
-    for (name, test) in OWN {
+    for (name, test) in OWN.iter().chain(tokens::ALL) {
         trials.push(Trial::test(*name, move || caught(test)).with_kind(newest));
     }
     libtest_mimic::run(&arguments, trials).exit_code()
@@ -150,6 +152,11 @@ fn tells_the_mistakes(log: &str) -> bool {
     .all(|mistake| log.contains(mistake))
 }
 
+/// A stack on the newest Envoy.
+fn newest(options: Options) -> Stack {
+    Stack::start(Options { envoy: binary(VERSIONS[0]), ..options }).unwrap_or_else(|error| panic!("{error}"))
+}
+
 fn a_bad_configuration_refuses_to_load() {
     let options =
         Options { configuration: Some(MISTAKEN.to_owned()), envoy: binary(VERSIONS[0]), ..Options::default() };
@@ -161,8 +168,7 @@ fn a_bad_configuration_refuses_to_load() {
 }
 
 fn a_bad_push_leaves_the_old_one() {
-    let options = Options { lds: true, envoy: binary(VERSIONS[0]), ..Options::default() };
-    let stack = Stack::start(options).unwrap_or_else(|error| panic!("{error}"));
+    let stack = newest(Options { lds: true, ..Options::default() });
     assert!(stack.push_configuration(MISTAKEN).is_err());
     assert!(tells_the_mistakes(&stack.log()), "{}", of_the_filter(&stack.log()));
     let answer = stack.get(LISTED_HOST, "/", &[]);
@@ -173,8 +179,7 @@ fn a_bad_push_leaves_the_old_one() {
 }
 
 fn the_log_tells_its_story() {
-    let options = Options { envoy: binary(VERSIONS[0]), ..Options::default() };
-    let stack = Stack::start(options).unwrap_or_else(|error| panic!("{error}"));
+    let stack = newest(Options::default());
     stack.get(LISTED_HOST, "/", &[]);
     let issued =
         "event=exchange outcome=issued identity=default scope=https://vault.azure.net/.default expires_in_s=35";
@@ -188,8 +193,7 @@ fn the_log_tells_its_story() {
 
 /// The SDK runs as an app does, in a process of its own; the only thing that it is told is where IMDS is.
 fn azure_identity_for_python_gets_a_token() {
-    let stack = Stack::start(Options { envoy: binary(VERSIONS[0]), ..Options::default() })
-        .unwrap_or_else(|error| panic!("{error}"));
+    let stack = newest(Options::default());
     let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let output = std::process::Command::new(python)
         .arg(stack::root().join("tests/sdk/managed_identity.py"))

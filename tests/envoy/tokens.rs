@@ -1,0 +1,271 @@
+//! The life of a token in a real Envoy with four workers.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fake_entra::Fault;
+use serde_json::json;
+use stack::{IMDS_HOST, LISTED_HOST, Options, Request, Response, Stack};
+
+use super::{look_through_log, newest};
+
+/// What this file shows, by its sentences.
+pub(crate) const ALL: &[(&str, fn())] = &[
+    ("no_request_fails_while_entra_is_down_and_the_token_valid", no_request_fails_while_entra_is_down),
+    ("two_thousand_cold_requests_at_once_make_one_exchange", two_thousand_cold_requests_make_one_exchange),
+    ("a_slow_exchange_delays_no_other_token", a_slow_exchange_delays_no_other_token),
+    ("two_hundred_requests_that_entra_refuses_are_one_exchange", two_hundred_refused_requests_are_one_exchange),
+    ("a_token_that_the_upstream_rejects_is_dropped", a_rejected_token_is_dropped),
+    ("a_warm_token_is_there_before_anybody_asks", a_warm_token_is_there_before_anybody_asks),
+    ("another_way_to_entra_is_taken_when_one_does_not_reach_it", another_way_is_taken),
+    ("a_request_goes_on_as_it_came_where_so_configured", a_request_goes_on_as_it_came),
+    ("a_configuration_pushed_under_load_loses_no_request", a_push_under_load_loses_no_request),
+    ("metrics_have_their_tags_in_prometheus", metrics_have_their_tags),
+    ("outcome_and_identity_are_there_for_access_logs", outcomes_are_there_for_access_logs),
+];
+
+fn four_workers() -> Stack {
+    newest(Options { concurrency: 4, ..Options::default() })
+}
+
+/// The sidecar's own destination, with these fields besides.
+fn configured(more: &serde_json::Value) -> Stack {
+    let configuration = super::scenarios::destination(more).to_string();
+    newest(Options { concurrency: 4, configuration: Some(configuration), ..Options::default() })
+}
+
+fn imds(resource: &str) -> Request {
+    let path = format!("/metadata/identity/oauth2/token?api-version=2018-02-01&resource={resource}");
+    Request::get(IMDS_HOST, &path).header("metadata", "true").timeout(Duration::from_secs(60))
+}
+
+/// Sends all at once, each on a connection of its own.
+fn at_once(stack: &Stack, requests: &[Request]) -> Vec<Response> {
+    thread::scope(|scope| {
+        let sent: Vec<_> = requests.iter().map(|request| scope.spawn(|| stack.send_imds(request).unwrap())).collect();
+        sent.into_iter().map(|answer| answer.join().unwrap()).collect()
+    })
+}
+
+fn token(answer: &Response) -> String {
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()["access_token"].as_str().unwrap().to_owned()
+}
+
+/// A token of 120 s; Entra down from second 50 to second 100.
+fn no_request_fails_while_entra_is_down() {
+    let stack = four_workers();
+    stack.directory().add_faults(vec![Fault::expires_in(120)]);
+    let started = Instant::now();
+    let mut down = false;
+    let mut tokens = std::collections::BTreeSet::new();
+    while started.elapsed() < Duration::from_secs(115) {
+        let second = started.elapsed().as_secs();
+        if !down && (50..100).contains(&second) {
+            stack.directory().add_faults(vec![Fault::status(500).times(u32::MAX)]);
+            down = true;
+        } else if down && second >= 100 {
+            stack.directory().reset();
+            down = false;
+        }
+        let answer = stack.get(LISTED_HOST, "/", &[]);
+        assert_eq!(answer.status, 200, "second {second}: {}", answer.text());
+        tokens.insert(answer.seen_header("authorization").unwrap());
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert!(tokens.len() >= 2, "it recovered with another token");
+    look_through_log(&stack);
+}
+
+fn two_thousand_cold_requests_make_one_exchange() {
+    let stack = four_workers();
+    stack.directory().add_faults(vec![Fault::delay(Duration::from_secs(2))]);
+    let answers = at_once(&stack, &vec![imds("https://vault.azure.net"); 2000]);
+    let first = token(&answers[0]);
+    assert!(answers.iter().all(|answer| token(answer) == first));
+    assert_eq!(stack.directory().stats().token_requests, 1);
+    look_through_log(&stack);
+}
+
+fn a_slow_exchange_delays_no_other_token() {
+    let stack = four_workers();
+    token(&stack.send_imds(&imds("https://vault.azure.net")).unwrap());
+    let slow = "https://storage.azure.com";
+    stack.directory().add_faults(vec![Fault::delay(Duration::from_secs(5)).for_scope(&format!("{slow}/.default"))]);
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| stack.send_imds(&imds(slow)).unwrap());
+        thread::sleep(Duration::from_millis(200));
+        for _ in 0..20 {
+            token(&stack.send_imds(&imds("https://vault.azure.net")).unwrap());
+        }
+        assert!(!waits.is_finished(), "the cached token did not wait for the slow one");
+        token(&waits.join().unwrap());
+    });
+    // Fifty cold keys, a second each: one after the other they would outlast what a request may wait.
+    let resources: Vec<String> = (0..50).map(|number| format!("https://resource-{number}.example")).collect();
+    for resource in &resources {
+        stack.directory().register_resource(resource);
+    }
+    stack.directory().add_faults(vec![Fault::delay(Duration::from_secs(1)).times(50)]);
+    let requests: Vec<Request> = resources.iter().map(|resource| imds(resource)).collect();
+    for answer in at_once(&stack, &requests) {
+        token(&answer);
+    }
+    assert_eq!(stack.directory().stats().token_requests, 52);
+}
+
+fn two_hundred_refused_requests_are_one_exchange() {
+    let stack = newest(
+        Options { concurrency: 4, ..Options::default() }
+            .variable("AZURE_CLIENT_ID", Some("00000000-0000-4000-8000-000000000000")),
+    );
+    for _ in 0..10 {
+        for answer in at_once(&stack, &vec![imds("https://vault.azure.net"); 20]) {
+            assert_eq!(answer.status, 400);
+            assert!(answer.text().contains("AADSTS700016"), "{}", answer.text());
+        }
+    }
+    assert_eq!(stack.directory().stats().token_requests, 1);
+}
+
+fn a_rejected_token_is_dropped() {
+    let stack = newest(Options { concurrency: 1, ..Options::default() });
+    let seen = |path: &str| stack.get(LISTED_HOST, path, &[]).seen_header("authorization").unwrap();
+    let first = seen("/");
+    assert_eq!(seen("/status/403"), first);
+    assert_eq!(seen("/status/401"), first);
+    let second = seen("/");
+    assert_ne!(second, first);
+    // Within the bound nothing more is forced.
+    assert_eq!(seen("/status/401"), second);
+    assert_eq!(seen("/"), second);
+    assert_eq!(stack.directory().stats().token_requests, 2);
+    look_through_log(&stack);
+}
+
+fn a_warm_token_is_there_before_anybody_asks() {
+    let stack = configured(&json!({"warm": true}));
+    let fetched = stack::eventually(Duration::from_secs(10), || stack.directory().stats().issued == 1);
+    assert!(fetched, "{}", super::of_the_filter(&stack.log()));
+    stack.get(LISTED_HOST, "/", &[]);
+    assert_eq!(stack.directory().stats().token_requests, 1);
+    look_through_log(&stack);
+}
+
+fn another_way_is_taken() {
+    let mut configuration = super::scenarios::destination(&json!({}));
+    configuration["entra"] = json!({"clusters": ["dead", "entra"]});
+    let edit = |document: &mut serde_json::Value| {
+        // A port of this machine on which nothing listens.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let address = json!({"socket_address": {"address": "127.0.0.1", "port_value": port}});
+        let endpoints = json!([{"lb_endpoints": [{"endpoint": {"address": address}}]}]);
+        let dead = json!({"name": "dead", "load_assignment": {"cluster_name": "dead", "endpoints": endpoints}});
+        document["static_resources"]["clusters"].as_array_mut().unwrap().push(dead);
+    };
+    let stack = newest(Options {
+        configuration: Some(configuration.to_string()),
+        edit: Some(Box::new(edit)),
+        ..Options::default()
+    });
+    assert!(stack.get(LISTED_HOST, "/", &[]).seen_header("authorization").is_some());
+    // An answer of Entra's, whatever it is, is not asked for again by another way.
+    stack.directory().add_faults(vec![Fault::status(503)]);
+    assert_eq!(stack.directory().stats().token_requests, 1);
+}
+
+fn a_request_goes_on_as_it_came() {
+    let stack = configured(&json!({"on_failure": "pass", "existing_credential": "replace"}));
+    stack.directory().add_faults(vec![Fault::status(503)]);
+    let own = [("authorization", "SharedKey x")];
+    assert_eq!(stack.get(LISTED_HOST, "/", &own).seen_header("authorization").unwrap(), "SharedKey x");
+    let stack = configured(&json!({"on_failure": "pass", "tls_clusters": ["another"]}));
+    assert_eq!(stack.get(LISTED_HOST, "/", &[]).status, 403, "never on a refusal by policy");
+}
+
+fn a_push_under_load_loses_no_request() {
+    let stack = newest(Options { lds: true, concurrency: 4, ..Options::default() });
+    let over = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        let load: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut sent = 0;
+                    while !over.load(std::sync::atomic::Ordering::SeqCst) {
+                        let answer = stack.get(LISTED_HOST, "/", &[]);
+                        assert!(answer.seen_header("authorization").is_some(), "{}", answer.text());
+                        sent += 1;
+                    }
+                    sent
+                })
+            })
+            .collect();
+        for wait in ["14s", "13s", "12s"] {
+            let mut configuration = super::scenarios::destination(&json!({}));
+            configuration["limits"] = json!({"wait": wait});
+            stack.push_configuration(&configuration.to_string()).unwrap();
+        }
+        over.store(true, std::sync::atomic::Ordering::SeqCst);
+        for thread in load {
+            assert!(thread.join().unwrap() > 0);
+        }
+    });
+    assert_eq!(stack.directory().stats().token_requests, 1, "the token outlives the configuration");
+}
+
+fn metrics_have_their_tags() {
+    let stack = newest(Options::default());
+    stack.get(LISTED_HOST, "/", &[]);
+    stack.get(LISTED_HOST, "/", &[("authorization", "x")]);
+    let mut found = String::new();
+    let complete = stack::eventually(Duration::from_secs(10), || {
+        let all = stack.envoy.admin("/stats/prometheus?filter=entra_exchange").unwrap();
+        let mut ours: Vec<&str> = all.lines().filter(|line| line.starts_with("entra_exchange")).collect();
+        // Times and their buckets differ from run to run.
+        ours.retain(|line| !line.contains("_bucket") && !line.contains("_sum"));
+        ours.sort_unstable();
+        found = ours.join("\n");
+        found.contains("entra_exchange_exchange_ms_count")
+    });
+    assert!(complete, "{found}");
+    let expiry = "entra_exchange_token_expiry_timestamp_seconds{identity=\"default\"} 1";
+    let found: Vec<&str> = found.lines().map(|line| if line.starts_with(expiry) { expiry } else { line }).collect();
+    assert_eq!(
+        found,
+        [
+            "entra_exchange_assertion_reads_total{outcome=\"read\"} 1",
+            "entra_exchange_exchange_ms_count{} 1",
+            "entra_exchange_exchanges_total{identity=\"default\",outcome=\"issued\",class=\"none\"} 1",
+            "entra_exchange_leases{} 0",
+            "entra_exchange_requests_total{identity=\"default\",outcome=\"injected\"} 1",
+            "entra_exchange_requests_total{identity=\"default\",outcome=\"passed\"} 1",
+            "entra_exchange_requests_total{identity=\"default\",outcome=\"waited\"} 1",
+            expiry,
+            "entra_exchange_wait_ms_count{} 1",
+            "entra_exchange_waiters{} 0",
+        ]
+    );
+}
+
+fn outcomes_are_there_for_access_logs() {
+    let edit = |document: &mut serde_json::Value| {
+        let manager = "static_resources.listeners[outbound].filter_chains[0].filters[0].typed_config";
+        let manager = stack::document::at_mut(document, manager).unwrap();
+        manager["access_log"] = json!([{
+            "name": "envoy.access_loggers.stdout",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
+                "log_format": {"text_format_source": {"inline_string":
+                    "access %RESPONSE_CODE% %FILTER_STATE(wasm.entra_exchange_outcome:PLAIN)% %FILTER_STATE(wasm.entra_exchange_identity:PLAIN)%\n"}},
+            },
+        }]);
+    };
+    let stack = newest(Options { edit: Some(Box::new(edit)), ..Options::default() });
+    stack.get(LISTED_HOST, "/", &[]);
+    stack.get(stack::UNLISTED_HOST, "/", &[]);
+    let told = stack::eventually(Duration::from_secs(15), || {
+        let log = stack.log();
+        log.contains("access 200 injected default") && log.contains("access 200 - -")
+    });
+    assert!(told, "{}", stack.log().lines().filter(|line| line.contains("access ")).collect::<Vec<_>>().join("\n"));
+}
