@@ -58,6 +58,31 @@ impl Request {
         self
     }
 
+    /// The method.
+    pub fn method(&self) -> &str {
+        &self.method
+    }
+
+    /// The `Host` header.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The path with its query.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The headers in the order in which they were added, without `Host`.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()))
+    }
+
+    /// The body; `None` where none is sent.
+    pub fn body(&self) -> Option<&[u8]> {
+        self.body.as_deref()
+    }
+
     /// Sends it in clear to `addr`. Every status is an answer, not an error.
     pub fn send(&self, addr: SocketAddr) -> io::Result<Response> {
         let mut builder = http::Request::builder()

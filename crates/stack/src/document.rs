@@ -1,9 +1,21 @@
-//! Reaching one value in an Envoy document by a path that a reader finds in the YAML.
+//! Envoy documents: reading them, and reaching one value by a path that a reader finds in the YAML.
 //!
 //! `static_resources.clusters[entra].load_assignment.endpoints[0]`: keys are divided by dots, `[0]` is a list's element by its
 //! position and `[entra]` the one whose `name` is that.
 
+use std::fs;
+
 use serde_json::Value;
+
+use crate::error::StartError;
+use crate::workspace;
+
+/// The documents of a YAML file, anchors resolved. `path` is seen from the repository's root.
+pub fn read(path: &str) -> Result<Vec<Value>, StartError> {
+    let path = workspace::root().join(path);
+    let text = fs::read_to_string(&path).map_err(StartError::io(format!("reading {}", path.display())))?;
+    serde_saphyr::from_multiple(&text).map_err(|error| StartError::Yaml { path, reason: error.to_string() })
+}
 
 /// A path that the document does not have.
 #[derive(Debug, thiserror::Error)]

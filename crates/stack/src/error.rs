@@ -23,7 +23,7 @@ pub enum StartError {
     /// The filter has not been built.
     #[error("there is no filter at {}: build it first (`make`)", .0.display())]
     ModuleMissing(PathBuf),
-    /// `envoy.yaml` is no YAML.
+    /// A file is no YAML.
     #[error("{} cannot be read: {reason}", path.display())]
     Yaml {
         /// The file.

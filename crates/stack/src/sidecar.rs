@@ -1,6 +1,5 @@
 //! `envoy/sidecar/envoy.yaml` itself, as operators get it, with the few values changed that differ on a developer's machine.
 
-use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -40,9 +39,7 @@ pub struct Surroundings<'a> {
 
 /// The document as it stands in the repository, anchors resolved.
 pub fn document() -> Result<Value, StartError> {
-    let path = workspace::root().join(workspace::SIDECAR);
-    let text = fs::read_to_string(&path).map_err(StartError::io(format!("reading {}", path.display())))?;
-    serde_saphyr::from_str(&text).map_err(|error| StartError::Yaml { path, reason: error.to_string() })
+    Ok(document::read(workspace::SIDECAR)?.pop().unwrap_or_default())
 }
 
 /// All that differs from what an operator deploys. SNI and the names that certificates must have stay as they are.

@@ -1,0 +1,107 @@
+//! The sidecar that operators deploy, on the workspace's own proxy-wasm host instead of Envoy: `envoy/sidecar/envoy.yaml`
+//! gives the configuration, the capability list and the rest, and the test owns the clock.
+
+pub(crate) mod simple;
+
+use std::fs;
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+use stack::{AUTHORITY_HOST, CLIENT_ID, LISTED_HOST, TENANT_ID, sidecar};
+use wasm_host::{Builder, Cluster, FailurePolicy, Headers, Host, Module, Request};
+
+/// The cluster in front of the token's file.
+pub(crate) const TOKEN_CLUSTER: &str = "projected_token";
+/// The cluster that leads to Entra.
+pub(crate) const ENTRA_CLUSTER: &str = "entra";
+/// The cluster of the listed host.
+pub(crate) const LISTED_CLUSTER: &str = "payments_kv";
+
+/// Where the app's requests to IMDS arrive.
+pub(crate) const IMDS_ADDRESS: &str = "127.0.0.1:15002";
+
+/// The module that ships, compiled once in a process.
+pub(crate) fn module() -> Module {
+    static MODULE: OnceLock<Module> = OnceLock::new();
+    MODULE.get_or_init(|| Module::new(&module_bytes()).unwrap_or_else(|error| panic!("{error}"))).clone()
+}
+
+/// The module that ships.
+pub(crate) fn module_bytes() -> Vec<u8> {
+    let path = stack::root().join("dist/entra-exchange.wasm");
+    fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}: run `make module`", path.display()))
+}
+
+/// The host that stands for a sidecar's Envoy with two workers.
+pub(crate) fn builder(module: &Module) -> Builder {
+    let document = document();
+    let text = |value: &Value| value.as_str().unwrap_or_else(|| panic!("{value} is no text")).to_owned();
+    let filter = at(document, &sidecar::filter(sidecar::OUTBOUND));
+    let vm = &filter["vm_config"];
+    let allowed = filter["capability_restriction_config"]["allowed_capabilities"].as_object().unwrap();
+    assert_eq!(filter["failure_policy"], "FAIL_RELOAD");
+    let mut builder = Host::builder(module)
+        .configuration(text(&filter["configuration"]["value"]))
+        .capabilities(allowed.keys())
+        .failure_policy(FailurePolicy::RELOAD)
+        .plugin(&text(&filter["name"]), &text(&filter["root_id"]), &text(&vm["vm_id"]))
+        .node(&text(&document["node"]["id"]), &text(&document["node"]["cluster"]))
+        .stream_idle_timeout(idle_timeout())
+        .cluster(ENTRA_CLUSTER)
+        .cluster_that(TOKEN_CLUSTER, Cluster::InternalListener)
+        .cluster(LISTED_CLUSTER)
+        .cluster("elsewhere")
+        .route(LISTED_HOST, LISTED_CLUSTER)
+        .route_others("elsewhere")
+        .workers(2);
+    for name in vm["environment_variables"]["host_env_keys"].as_array().unwrap() {
+        let value = match text(name).as_str() {
+            "AZURE_TENANT_ID" => TENANT_ID,
+            "AZURE_CLIENT_ID" => CLIENT_ID,
+            "AZURE_AUTHORITY_HOST" => AUTHORITY_HOST,
+            other => panic!("no value for {other}"),
+        };
+        builder = builder.variable(&text(name), value);
+    }
+    builder
+}
+
+/// How long a stream may wait in the sidecar, whatever happens.
+pub(crate) fn idle_timeout() -> Duration {
+    let manager = at(document(), "static_resources.listeners[outbound].filter_chains[0].filters[0].typed_config");
+    let seconds = manager["stream_idle_timeout"].as_str().unwrap().trim_end_matches('s').parse().unwrap();
+    Duration::from_secs(seconds)
+}
+
+/// A request of the app's to another service.
+pub(crate) fn to_service(host: &str) -> Request {
+    Request::new(Headers::get_request(host, "/"))
+}
+
+/// A request of the app's to IMDS, for a token for this resource.
+pub(crate) fn to_imds(resource: &str) -> Request {
+    let path = format!("/metadata/identity/oauth2/token?api-version=2018-02-01&resource={resource}");
+    Request::new(Headers::get_request(stack::IMDS_HOST, &path).with("metadata", "true")).to(IMDS_ADDRESS)
+}
+
+/// A federated token that the filter takes: only Entra looks at its signature.
+pub(crate) fn unsigned_assertion(host: &Host) -> String {
+    use base64::Engine as _;
+    let part = |value: Value| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(value.to_string());
+    let now = host.wall_clock().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let claims = serde_json::json!({
+        "iss": stack::ISSUER_URL, "sub": stack::SUBJECT, "aud": [stack::AUDIENCE], "exp": now + 3600,
+    });
+    format!("{}.{}.c2ln", part(serde_json::json!({"alg": "RS256"})), part(claims))
+}
+
+fn document() -> &'static Value {
+    static DOCUMENT: OnceLock<Value> = OnceLock::new();
+    DOCUMENT.get_or_init(|| sidecar::document().unwrap_or_else(|error| panic!("{error}")))
+}
+
+fn at(document: &Value, path: &str) -> Value {
+    let mut document = document.clone();
+    stack::document::at_mut(&mut document, path).unwrap_or_else(|error| panic!("{error}")).clone()
+}
