@@ -2,7 +2,7 @@
 
 use std::time::UNIX_EPOCH;
 
-use entra_exchange_core::broker::{QueueId, SharedData, StreamId, TokenKey};
+use entra_exchange_core::broker::{QueueId, SharedData, StreamId};
 use entra_exchange_core::destination::Effect;
 use entra_exchange_core::event::{Event, Level};
 use entra_exchange_core::http::Reply;
@@ -30,10 +30,10 @@ impl SharedData for Shared {
     }
 }
 
-/// Has the root context behind this queue look at a key again, on its next turn.
-pub(crate) fn nudge(queue: QueueId, key: TokenKey) {
+/// Has the root context behind this queue take a turn: to look at a key again, when the message is one.
+pub(crate) fn enqueue(queue: QueueId, message: &[u8]) {
     // A queue that is gone belonged to a VM that is gone: nobody waits there.
-    let _ = hostcalls::enqueue_shared_queue(queue.0, Some(key.as_bytes()));
+    let _ = hostcalls::enqueue_shared_queue(queue.0, Some(message));
 }
 
 /// Writes an event to Envoy's log.

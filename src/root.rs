@@ -4,15 +4,17 @@
 //! gone by then, and all who wait for the same token with it.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use entra_exchange_core::broker::{self, Broker, Command, StreamId, TokenKey};
+use entra_exchange_core::broker::{self, Broker, Command, Issued, StreamId, TokenKey};
 use entra_exchange_core::config::Config;
 use entra_exchange_core::destination::Policy;
 use entra_exchange_core::event::Event;
 use entra_exchange_core::http::{CallFailure, CallResult, Response};
+use entra_exchange_core::problem::Problem;
 use entra_exchange_core::time::Timestamp;
 use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
@@ -25,12 +27,21 @@ use crate::worker::Worker;
 /// What Envoy answers itself when a call came to nothing, and what stands in for an answer without a status.
 const NO_ANSWER: u16 = 503;
 
+/// How many paused requests are finished in one turn. Envoy carries out what a turn decided when it has returned, one inside the
+/// other where that calls the module again: hundreds would overflow the stack.
+const FINISHED_AT_ONCE: usize = 32;
+
+/// The message that only has the root context take another turn: no key is as short.
+const ANOTHER_TURN: &[u8] = b"";
+
 /// One plugin configuration in one VM.
 pub(crate) struct Root {
     id: u32,
     configured: Option<Configured>,
     /// The calls under way, by Envoy's number for them.
     calls: HashMap<u32, Call>,
+    /// The paused requests that are to be finished, in this turn or the next.
+    finishing: VecDeque<(StreamId, Result<Arc<Issued>, Problem>)>,
 }
 
 /// What comes of a configuration.
@@ -48,7 +59,7 @@ enum Call {
 
 impl Root {
     pub(crate) fn new(id: u32) -> Self {
-        Self { id, configured: None, calls: HashMap::new() }
+        Self { id, configured: None, calls: HashMap::new(), finishing: VecDeque::new() }
     }
 
     /// Tells the broker something, and does what it says until it says nothing more.
@@ -61,6 +72,7 @@ impl Root {
         while let Some(command) = commands.pop_front() {
             commands.extend(self.carry_out(command, worker, now));
         }
+        self.finish_some(worker, now);
         // No period is no tick.
         let next_due = worker.at_work().and_then(|at_work| at_work.broker.next_due());
         let period = next_due.map_or(Duration::ZERO, |due| due.since(now).max(Duration::from_millis(1)));
@@ -88,17 +100,11 @@ impl Root {
                 (call, self.call(call, &cluster, &headers, body, timeout))
             }
             Command::Wake(queue, key) => {
-                envoy::nudge(queue, key);
+                envoy::enqueue(queue, key.as_bytes());
                 return Vec::new();
             }
             Command::Finish(stream, outcome) => {
-                if let Some(ending) = worker.finish(stream, outcome.as_ref(), now) {
-                    envoy::on_stream(stream, self.id, || {
-                        if worker.end(stream, ending) {
-                            let _ = hostcalls::resume_http_request();
-                        }
-                    });
-                }
+                self.finishing.push_back((stream, outcome));
                 return Vec::new();
             }
             Command::Log(event) => {
@@ -116,6 +122,22 @@ impl Root {
             // A call that cannot be made is reported at once.
             (Err(failure), Some(at_work)) => report(&mut at_work.broker, call, Err(failure), now),
             _ => Vec::new(),
+        }
+    }
+
+    /// Finishes as many paused requests as one turn may.
+    fn finish_some(&mut self, worker: &mut Worker, now: Timestamp) {
+        for (stream, outcome) in self.finishing.drain(..self.finishing.len().min(FINISHED_AT_ONCE)) {
+            if let Some(ending) = worker.finish(stream, outcome.as_ref(), now) {
+                envoy::on_stream(stream, self.id, || {
+                    if worker.end(stream, ending) {
+                        let _ = hostcalls::resume_http_request();
+                    }
+                });
+            }
+        }
+        if let (false, Some(at_work)) = (self.finishing.is_empty(), worker.at_work()) {
+            envoy::enqueue(at_work.queue, ANOTHER_TURN);
         }
     }
 
@@ -207,11 +229,11 @@ impl RootContext for Root {
     }
 
     fn on_queue_ready(&mut self, queue: u32) {
+        let mut keys = BTreeSet::new();
         while let Ok(Some(message)) = hostcalls::dequeue_shared_queue(queue) {
-            if let Some(key) = TokenKey::from_bytes(&message) {
-                self.tell(|broker, now| broker.look(key, now, &Shared));
-            }
+            keys.extend(TokenKey::from_bytes(&message));
         }
+        self.tell(|broker, now| keys.into_iter().flat_map(|key| broker.look(key, now, &Shared)).collect());
     }
 
     fn on_tick(&mut self) {

@@ -14,7 +14,7 @@ use entra_exchange_core::problem::Problem;
 use entra_exchange_core::time::Timestamp;
 use proxy_wasm::hostcalls;
 
-use crate::envoy::{self, Shared, nudge};
+use crate::envoy::{self, Shared};
 use crate::meters::Meters;
 
 /// One worker's VM.
@@ -29,7 +29,7 @@ pub(crate) struct Worker {
 
 pub(crate) struct AtWork {
     pub(crate) broker: Broker,
-    queue: QueueId,
+    pub(crate) queue: QueueId,
     waiting: HashMap<StreamId, Waiting>,
     /// The tokens that requests went on with, until their answers come.
     injected: HashMap<StreamId, (TokenKey, Arc<Issued>)>,
@@ -88,7 +88,7 @@ impl Worker {
         let at_work = self.begin();
         let (answer, look) = at_work.broker.get(&grant, delivery.need(), stream, now, &Shared);
         if look {
-            nudge(at_work.queue, grant.key());
+            envoy::enqueue(at_work.queue, grant.key().as_bytes());
         }
         match answer {
             Answer::Ready(issued) => Some(Ending::new(&grant, &delivery, Ok(&issued), now)),

@@ -225,7 +225,7 @@ fn metrics_have_their_tags() {
         ours.retain(|line| !line.contains("_bucket") && !line.contains("_sum"));
         ours.sort_unstable();
         found = ours.join("\n");
-        found.contains("entra_exchange_exchange_ms_count")
+        found.contains("entra_exchange_exchange_ms_count{} 1")
     });
     assert!(complete, "{found}");
     let expiry = "entra_exchange_token_expiry_timestamp_seconds{identity=\"default\"} 1";
