@@ -9,9 +9,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use entra_exchange_core::broker::{self, Broker, Command, Issued, StreamId, TokenKey};
+use entra_exchange_core::broker::{self, Broker, Command, Issued, StreamId};
 use entra_exchange_core::config::Config;
 use entra_exchange_core::destination::Policy;
+use entra_exchange_core::entra::TokenKey;
 use entra_exchange_core::event::Event;
 use entra_exchange_core::http::{CallFailure, CallResult, Response};
 use entra_exchange_core::problem::Problem;

@@ -5,9 +5,10 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
-use entra_exchange_core::broker::{Answer, Broker, Grant, Issued, Limits, QueueId, StreamId, TokenKey, WorkerId};
+use entra_exchange_core::broker::{Answer, Broker, Issued, Limits, QueueId, StreamId, WorkerId};
 use entra_exchange_core::config::Log;
 use entra_exchange_core::destination::{Delivery, Effect};
+use entra_exchange_core::entra::{Grant, TokenKey};
 use entra_exchange_core::event::Event;
 use entra_exchange_core::metrics::{self, Outcome};
 use entra_exchange_core::problem::Problem;

@@ -37,7 +37,8 @@ impl Source {
     /// The assertion in what the cluster answered.
     pub(crate) fn read(&self, answer: CallResult, now: Timestamp) -> Result<Assertion, Problem> {
         let cluster = self.cluster();
-        let answer = answer.map_err(|failure| failure.problem(cluster, "which serves the federated token"))?;
+        let answer =
+            answer.map_err(|failure| Problem::uncalled(failure, cluster, "which serves the federated token"))?;
         if answer.status != 200 {
             return Err(Problem::new(
                 Code::AssertionUnavailable,

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::broker::{Grant, Issued, Need};
+use crate::broker::{Issued, Need};
 use crate::config::{Config, ExistingCredential, Identity};
+use crate::entra::Grant;
 use crate::host::Host;
 use crate::http::{Reply, Request};
 use crate::managed_identity::{self, TokenQuery};

@@ -63,23 +63,6 @@ pub enum CallFailure {
 /// A call's outcome.
 pub type CallResult = Result<Response, CallFailure>;
 
-impl CallFailure {
-    /// The problem with `cluster`, which is meant for `purpose`.
-    pub(crate) fn problem(self, cluster: &str, purpose: &str) -> crate::problem::Problem {
-        let what = match self {
-            Self::NoSuchCluster => "does not exist in this Envoy",
-            Self::NoEndpoint => "has no endpoint",
-        };
-        crate::problem::Problem::new(
-            crate::problem::Code::ClusterMissing,
-            format!("cluster {cluster:?}, {purpose}, {what}"),
-            format!(
-                "Define the cluster {cluster:?} in Envoy (an EnvoyFilter with CLUSTER/ADD in Istio), or name the right one in the configuration."
-            ),
-        )
-    }
-}
-
 /// A request that tests make up.
 #[cfg(test)]
 pub(crate) mod tests {

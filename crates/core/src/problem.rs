@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::http::Reply;
+use crate::http::{CallFailure, Reply};
 
 /// One row for each code: its name in Rust, its word, its status for an injected request, its title.
 macro_rules! codes {
@@ -148,6 +148,22 @@ impl Problem {
             scope: None,
             entra: EntraDiagnosis::default(),
         }
+    }
+
+    /// A call to `cluster`, which is meant for `purpose`, could not be made.
+    pub(crate) fn uncalled(failure: CallFailure, cluster: &str, purpose: &str) -> Self {
+        let what = match failure {
+            CallFailure::NoSuchCluster => "does not exist in this Envoy",
+            CallFailure::NoEndpoint => "has no endpoint",
+        };
+        Self::new(
+            Code::ClusterMissing,
+            format!("cluster {cluster:?}, {purpose}, {what}"),
+            format!(
+                "Define the cluster {cluster:?} in Envoy (an EnvoyFilter with CLUSTER/ADD in Istio), or name the right \
+                 one in the configuration."
+            ),
+        )
     }
 
     /// Adds whose token it was about.

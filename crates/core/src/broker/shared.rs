@@ -10,8 +10,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::freshness::Issued;
-use super::key::TokenKey;
 use super::{FORCED_PERIOD, GRACE, Limits};
+use crate::entra::TokenKey;
 use crate::problem::Problem;
 use crate::time::Timestamp;
 

@@ -4,9 +4,11 @@ use std::cell::RefCell;
 
 use serde_json::json;
 
-use super::tests_support::grant;
+use super::shared::{Entry, Then};
 use super::*;
 use crate::assertion::tests::{claims, jwt};
+use crate::entra::GrantParts;
+use crate::entra::tests_support::grant;
 use crate::http::Response;
 
 const START: Timestamp = Timestamp::from_unix_seconds(1_795_334_000);

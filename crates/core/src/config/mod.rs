@@ -12,8 +12,8 @@ pub use reader::Mistake;
 use std::fmt;
 
 use crate::assertion::Source;
-use crate::broker::{Grant, GrantParts, Limits};
-use crate::entra::Authority;
+use crate::broker::Limits;
+use crate::entra::{Authority, Grant, GrantParts};
 use crate::event::Level;
 use crate::host::Host;
 use crate::problem::Problem;

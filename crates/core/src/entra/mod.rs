@@ -6,9 +6,11 @@
 
 mod authority;
 mod catalogue;
+mod grant;
 
 pub use authority::{Authority, AuthorityMistake};
 pub(crate) use catalogue::Passing;
+pub use grant::{Grant, GrantParts, TokenKey};
 
 use std::fmt;
 use std::time::Duration;
@@ -19,7 +21,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::assertion::{Assertion, Claims};
-use crate::broker::Grant;
 use crate::http::CallResult;
 use crate::problem::{Code, EntraDiagnosis, Problem};
 use crate::time::Timestamp;
@@ -120,7 +121,7 @@ pub(crate) fn read_answer(answer: CallResult, cluster: &str, grant: &Grant, clai
     let answer = match answer {
         Ok(answer) => answer,
         Err(failure) => {
-            return unreached(failure.problem(cluster, "which leads to Entra"));
+            return unreached(Problem::uncalled(failure, cluster, "which leads to Entra"));
         }
     };
     if answer.is_envoys_own {
@@ -282,11 +283,32 @@ pub(crate) fn is_guid(text: &str) -> bool {
         })
 }
 
+/// What tests elsewhere in the crate share.
+#[cfg(test)]
+pub(crate) mod tests_support {
+    use super::*;
+    use crate::assertion::Source;
+
+    /// The grant of identity `payments` for Key Vault.
+    pub(crate) fn grant() -> Grant {
+        Grant::new(&GrantParts {
+            identity: "payments",
+            authority: &Authority::public(),
+            tenant_id: "11111111-1111-4111-8111-111111111111",
+            client_id: "aaaaaaaa-0000-4000-8000-000000000001",
+            scope: "https://vault.azure.net/.default",
+            assertion: &Source::File { cluster: "projected_token".to_owned() },
+            clusters: &["entra".to_owned()],
+            discard_before: None,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::tests_support::grant;
     use super::*;
     use crate::assertion::tests::{NOW, claims, jwt};
-    use crate::broker::tests_support::grant;
     use crate::http::{CallFailure, Response};
     use serde_json::json;
 

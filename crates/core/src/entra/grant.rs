@@ -5,8 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::Authority;
 use crate::assertion::Source;
-use crate::entra::Authority;
 use crate::time::Timestamp;
 
 /// Everything that makes two tokens different, hashed: authority, tenant, client, scope, source of the assertion.

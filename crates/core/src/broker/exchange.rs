@@ -1,0 +1,310 @@
+//! The steps of an exchange: take the lease, read the assertion, call the token endpoint, publish what came of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::freshness::{self, Issued};
+use super::shared::{self, Entry, Failure, Lease, Then};
+use super::slot::{Attempt, Call, Exchange};
+use super::{Broker, CONTENDED, Command, ELSEWHERE_FIRST, ELSEWHERE_LONGEST, GRACE, Moment, READ_TIMEOUT};
+use crate::entra::{Passing, TokenKey};
+use crate::event::Event;
+use crate::metrics;
+use crate::problem::{Code, Problem};
+use crate::time::Timestamp;
+
+/// Whose turn it is to fetch.
+enum Turn {
+    Ours,
+    Theirs {
+        until: Timestamp,
+    },
+    /// There is something newer to look at: a token that is not due, or a failure that backs off.
+    Nobodys,
+}
+
+impl Broker {
+    pub(super) fn look_at(&mut self, key: TokenKey, moment: &mut Moment<'_>) {
+        let now = moment.now;
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        match slot.exchange {
+            Exchange::Pausing { until, attempt } if until <= now => self.read(key, attempt, moment),
+            Exchange::Reading { until, .. } | Exchange::Calling { until, .. } | Exchange::Pausing { until, .. }
+                if until > now => {}
+            // Nobody's yet, another worker's, or one of ours whose answer never came and whose lease is over.
+            _ => self.begin(key, moment),
+        }
+        self.give_up_waiting(key, moment);
+        self.settle(key, moment);
+    }
+
+    /// Takes what others have published; where that does not do, takes the lease and begins an exchange.
+    pub(super) fn begin(&mut self, key: TokenKey, moment: &mut Moment<'_>) {
+        let (worker, queue, now) = (self.worker, self.queue, moment.now);
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        slot.exchange = Exchange::Idle;
+        if !slot.wants_exchange(now) {
+            return self.finish_waiters(key, moment);
+        }
+        let until = now.plus(READ_TIMEOUT).plus(GRACE);
+        let turn = shared::update(moment.shared, key, now, |entry| {
+            slot.adopt(entry);
+            if !slot.wants_exchange(now) {
+                return Then::Keep(Turn::Nobodys);
+            }
+            match &mut entry.lease {
+                Some(lease) if lease.holder != worker && lease.is_live(now) => {
+                    let turn = Turn::Theirs { until: lease.until };
+                    if lease.waiting.contains(&queue) {
+                        return Then::Keep(turn);
+                    }
+                    lease.waiting.push(queue);
+                    Then::Write(turn)
+                }
+                lease => {
+                    let mut waiting = lease.take().map(|lease| lease.waiting).unwrap_or_default();
+                    waiting.retain(|other| *other != queue);
+                    *lease = Some(Lease { holder: worker, until, waiting });
+                    Then::Write(Turn::Ours)
+                }
+            }
+        });
+        match turn {
+            Some(Turn::Ours) => {
+                slot.exchange = Exchange::Reading { until, attempt: Attempt::First };
+                moment.commands.push(Command::ReadAssertion(Arc::clone(&slot.grant)));
+            }
+            Some(Turn::Theirs { until }) => slot.exchange = Exchange::Elsewhere { until },
+            Some(Turn::Nobodys) => {}
+            None => slot.exchange = Exchange::Elsewhere { until: now.plus(CONTENDED) },
+        }
+        self.finish_waiters(key, moment);
+    }
+
+    /// Reads the assertion once more.
+    pub(super) fn read(&mut self, key: TokenKey, attempt: Attempt, moment: &mut Moment<'_>) {
+        let until = moment.now.plus(READ_TIMEOUT).plus(GRACE);
+        if !self.renew(key, until, moment) {
+            return;
+        }
+        if let Some(slot) = self.slots.get_mut(&key) {
+            slot.exchange = Exchange::Reading { until, attempt };
+            moment.commands.push(Command::ReadAssertion(Arc::clone(&slot.grant)));
+        }
+    }
+
+    /// Calls the token endpoint.
+    pub(super) fn call(&mut self, key: TokenKey, call: Call, moment: &mut Moment<'_>) {
+        let Some(slot) = self.slots.get(&key) else { return };
+        let grant = Arc::clone(&slot.grant);
+        // The ways share the time, so that the lease and the patience of requests outlast them all.
+        let ways = u32::try_from(grant.clusters().len()).unwrap_or(u32::MAX).max(1);
+        let timeout = self.limits.exchange / ways;
+        let until = moment.now.plus(timeout).plus(GRACE);
+        if !self.renew(key, until, moment) {
+            return;
+        }
+        let cluster = grant.clusters().get(call.way).cloned().unwrap_or_default();
+        moment.commands.push(Command::CallEndpoint { grant, cluster, request: call.request.clone(), timeout });
+        if let Some(slot) = self.slots.get_mut(&key) {
+            slot.exchange = Exchange::Calling { until, call };
+        }
+    }
+
+    /// Tries the exchange a second and last time, after `wait`.
+    pub(super) fn try_again(&mut self, key: TokenKey, wait: Duration, moment: &mut Moment<'_>) {
+        let until = moment.now.plus(wait);
+        if self.renew(key, until.plus(GRACE), moment)
+            && let Some(slot) = self.slots.get_mut(&key)
+        {
+            slot.exchange = Exchange::Pausing { until, attempt: Attempt::Second };
+        }
+    }
+
+    /// Prolongs our lease for the next step. When it went to another worker meanwhile, ours stands down and waits.
+    fn renew(&mut self, key: TokenKey, until: Timestamp, moment: &mut Moment<'_>) -> bool {
+        let worker = self.worker;
+        let renewed = shared::update(moment.shared, key, moment.now, |entry| match &mut entry.lease {
+            Some(lease) if lease.holder == worker => {
+                lease.until = until;
+                Then::Write(true)
+            }
+            _ => Then::Keep(false),
+        });
+        if renewed == Some(true) {
+            return true;
+        }
+        self.begin(key, moment);
+        false
+    }
+
+    /// This VM cannot read the federated token and serves no requests: another one can, and does.
+    pub(super) fn leave_to_others(&mut self, key: TokenKey, moment: &mut Moment<'_>) {
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        let wait = ELSEWHERE_FIRST.saturating_mul(1 << slot.unreadable.min(6)).min(ELSEWHERE_LONGEST);
+        slot.unreadable = slot.unreadable.saturating_add(1);
+        self.publish(key, moment, |_, _| {});
+        if let Some(slot) = self.slots.get_mut(&key) {
+            slot.exchange = Exchange::Elsewhere { until: moment.now.plus(wait) };
+        }
+    }
+
+    pub(super) fn succeed(&mut self, key: TokenKey, issued: Issued, moment: &mut Moment<'_>) {
+        let Some(slot) = self.slots.get(&key) else { return };
+        let now = moment.now;
+        moment.commands.push(Command::Log(
+            Event::info("exchange")
+                .with("outcome", "issued")
+                .with("identity", slot.grant.identity())
+                .with("scope", slot.grant.scope())
+                .with("expires_in_s", issued.expires_at().since(now).as_secs())
+                .with("took_ms", now.since(issued.issued_at()).as_millis()),
+        ));
+        let identity = slot.grant.identity().to_owned();
+        moment.commands.push(Command::Measure(metrics::exchange(&identity, "issued", "none")));
+        moment.commands.push(Command::Measure(metrics::exchange_took(now.since(issued.issued_at()).as_millis())));
+        self.publish(key, moment, |entry, ours| {
+            // Another worker that took over may have a newer one already.
+            if ours || entry.token.as_ref().is_none_or(|theirs| theirs.issued_at() <= issued.issued_at()) {
+                entry.token = Some(issued.clone());
+            }
+            entry.failure = None;
+        });
+        if let Some(end) = self.earliest_end(&identity, now) {
+            moment.commands.push(Command::Measure(metrics::token_expiry(&identity, end.unix_seconds())));
+        }
+    }
+
+    pub(super) fn fail(
+        &mut self,
+        key: TokenKey,
+        problem: Problem,
+        passing: Passing,
+        asked_for: Option<Duration>,
+        moment: &mut Moment<'_>,
+    ) {
+        let jitter = self.random.next();
+        let Some(slot) = self.slots.get(&key) else { return };
+        let now = moment.now;
+        let failures = slot.failure.as_ref().map_or(0, |failure| failure.failures).saturating_add(1);
+        let usable_for = slot.usable(now).map(|token| token.usable_until().since(now)).unwrap_or_default();
+        let wait = freshness::back_off(failures, passing, asked_for, usable_for, jitter);
+        moment.commands.push(Command::Log(
+            Event::warn("exchange")
+                .with("outcome", "failed")
+                .with("identity", slot.grant.identity())
+                .with("scope", slot.grant.scope())
+                .with("code", problem.code.as_str())
+                .with_some("aadsts", problem.aadsts())
+                .with_some("trace_id", problem.entra.trace_id.as_deref())
+                .with_some("correlation_id", problem.entra.correlation_id.as_deref())
+                .with("next_try_in_ms", wait.as_millis())
+                .with("detail", &problem.detail)
+                .with("remedy", &problem.remedy),
+        ));
+        moment.commands.push(Command::Measure(metrics::exchange(slot.grant.identity(), "failed", passing.as_str())));
+        let failure = Failure { problem, next_try: now.plus(wait), failures };
+        self.publish(key, moment, |entry, ours| {
+            // Another worker that took over has the later word.
+            if ours {
+                entry.failure = Some(failure.clone());
+            }
+        });
+    }
+
+    /// Gives back our lease with what came of it, wakes who waits elsewhere, and finishes our own.
+    fn publish(&mut self, key: TokenKey, moment: &mut Moment<'_>, mut change: impl FnMut(&mut Entry, bool)) {
+        let worker = self.worker;
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        let waiting = shared::update(moment.shared, key, moment.now, |entry| {
+            let ours = entry.lease.as_ref().is_none_or(|lease| lease.holder == worker);
+            change(entry, ours);
+            let lease = if ours { entry.lease.take() } else { None };
+            slot.adopt(entry);
+            Then::Write(lease.map(|lease| lease.waiting).unwrap_or_default())
+        });
+        slot.exchange = Exchange::Idle;
+        moment.commands.extend(waiting.unwrap_or_default().into_iter().map(|queue| Command::Wake(queue, key)));
+        self.finish_waiters(key, moment);
+        // Whoever could not be finished, because another worker took over, goes on waiting.
+        if self.slots.get(&key).is_some_and(|slot| !slot.waiters.is_empty()) {
+            self.begin(key, moment);
+        }
+    }
+
+    /// Finishes all for whom there is a token that does, or a failure that backs off.
+    fn finish_waiters(&mut self, key: TokenKey, moment: &mut Moment<'_>) {
+        let now = moment.now;
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        let mut waiters = std::mem::take(&mut slot.waiters);
+        waiters.retain(|waiter| {
+            let outcome = match (slot.fitting(waiter.need, now), slot.backing_off(now)) {
+                (Some(token), _) => Ok(Arc::clone(token)),
+                (None, Some(failure)) => Err(failure.told(now)),
+                (None, None) => return true,
+            };
+            slot.used |= outcome.is_ok();
+            self.waiting.remove(&waiter.stream);
+            moment.commands.push(Command::Finish(waiter.stream, outcome));
+            false
+        });
+        slot.waiters = waiters;
+    }
+
+    /// Answers those whose time is over; with a token that does not last, where there is one.
+    fn give_up_waiting(&mut self, key: TokenKey, moment: &mut Moment<'_>) {
+        let now = moment.now;
+        let wait = self.limits.wait;
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        let over = slot.waiters.iter().take_while(|waiter| waiter.deadline <= now).count();
+        let token = slot.usable(now).cloned();
+        for waiter in slot.waiters.drain(..over) {
+            self.waiting.remove(&waiter.stream);
+            let outcome = token.clone().ok_or_else(|| {
+                Problem::new(
+                    Code::WaitedTooLong,
+                    format!("no token came within {} s", wait.as_secs()),
+                    "See in the log what the exchange waits for: Entra, or the way to it, is slow.",
+                )
+                .about(slot.grant.identity(), slot.grant.scope())
+                .retry_after(GRACE)
+            });
+            moment.commands.push(Command::Finish(waiter.stream, outcome));
+        }
+    }
+
+    /// Counts the lease, and sets the key's timer.
+    pub(super) fn settle(&mut self, key: TokenKey, moment: &mut Moment<'_>) {
+        if let Some(slot) = self.slots.get_mut(&key) {
+            let leased = slot.holds_lease();
+            if std::mem::replace(&mut slot.leased, leased) != leased {
+                moment.commands.push(Command::Measure(metrics::leases(if leased { 1 } else { -1 })));
+            }
+        }
+        self.schedule(key, moment.now);
+    }
+
+    /// The earliest end among the tokens of an identity, as far as this worker knows them.
+    fn earliest_end(&self, identity: &str, now: Timestamp) -> Option<Timestamp> {
+        let slots = self.slots.values().filter(|slot| slot.grant.identity() == identity);
+        slots.filter_map(|slot| Some(slot.usable(now)?.expires_at())).min()
+    }
+
+    /// Sets the key's timer, or lets the key go.
+    pub(super) fn schedule(&mut self, key: TokenKey, now: Timestamp) {
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        let due = slot.next_due(now);
+        if let Some(old) = slot.timer.take() {
+            self.timers.remove(&(old, key));
+        }
+        match due {
+            Some(at) => {
+                slot.timer = Some(at);
+                self.timers.insert((at, key));
+            }
+            None => {
+                self.slots.remove(&key);
+            }
+        }
+    }
+}
