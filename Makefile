@@ -1,7 +1,7 @@
 # The one list of commands; bare `make` prints it.
 
 .DEFAULT_GOAL := help
-.PHONY: help tools envoy sdks build demo stack test lint fmt clean
+.PHONY: help tools envoy sdks build demo stack test lint fmt fleet clean
 
 PYTHON ?= python3
 export PYTHON
@@ -35,6 +35,9 @@ stack: envoy build ## the same stack, to stay until Ctrl-C (CONFIG=file.json, CO
 
 test: envoy sdks build ## every test: core, fake Entra, and the filter in a real Envoy
 	$(CARGO) test --workspace
+
+fleet: tools ## simulate 100,000 proxies over a day; draws target/fleet.svg
+	@$(CARGO) run --quiet --release --package fleet
 
 lint: tools ## formatting and lints
 	$(CARGO) fmt --all --check
