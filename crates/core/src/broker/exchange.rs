@@ -43,6 +43,10 @@ impl Broker {
         let (worker, queue, now) = (self.worker, self.queue, moment.now);
         let Some(slot) = self.slots.get_mut(&key) else { return };
         slot.exchange = Exchange::Idle;
+        if slot.backing_off(now).is_some() {
+            // What is told of it is what all know: another worker may have a token since.
+            slot.adopt(&shared::read(moment.shared, key));
+        }
         if !slot.wants_exchange(now) {
             return self.finish_waiters(key, moment);
         }
@@ -165,7 +169,8 @@ impl Broker {
         moment.commands.push(Command::Measure(metrics::exchange_took(now.since(issued.issued_at()).as_millis())));
         self.publish(key, moment, |entry, ours| {
             // Another worker that took over may have a newer one already.
-            if ours || entry.token.as_ref().is_none_or(|theirs| theirs.issued_at() <= issued.issued_at()) {
+            let newer = |theirs: &Issued| theirs.is_usable(now) && theirs.issued_at() > issued.issued_at();
+            if ours || !entry.token.as_ref().is_some_and(newer) {
                 entry.token = Some(issued.clone());
             }
             entry.failure = None;
@@ -184,8 +189,10 @@ impl Broker {
         moment: &mut Moment<'_>,
     ) {
         let jitter = self.random.next();
-        let Some(slot) = self.slots.get(&key) else { return };
+        let Some(slot) = self.slots.get_mut(&key) else { return };
         let now = moment.now;
+        // A worker whose lease had ended may have brought a token all the same: the next try is timed by that.
+        slot.adopt(&shared::read(moment.shared, key));
         let failures = slot.failure.as_ref().map_or(0, |failure| failure.failures).saturating_add(1);
         let usable_for = slot.usable(now).map(|token| token.usable_until().since(now)).unwrap_or_default();
         let wait = freshness::back_off(failures, passing, asked_for, usable_for, jitter);
@@ -203,7 +210,7 @@ impl Broker {
                 .with("remedy", &problem.remedy),
         ));
         moment.commands.push(Command::Measure(metrics::exchange(slot.grant.identity(), "failed", passing.as_str())));
-        let failure = Failure { problem, next_try: now.plus(wait), failures };
+        let failure = Failure { problem, failed_at: now, next_try: now.plus(wait), failures };
         self.publish(key, moment, |entry, ours| {
             // Another worker that took over has the later word.
             if ours {
@@ -257,6 +264,10 @@ impl Broker {
         let wait = self.limits.wait;
         let Some(slot) = self.slots.get_mut(&key) else { return };
         let over = slot.waiters.iter().take_while(|waiter| waiter.deadline <= now).count();
+        if over > 0 && slot.usable(now).is_none() {
+            // A worker whose lease had ended may have brought one all the same.
+            slot.adopt(&shared::read(moment.shared, key));
+        }
         let token = slot.usable(now).cloned();
         for waiter in slot.waiters.drain(..over) {
             self.waiting.remove(&waiter.stream);

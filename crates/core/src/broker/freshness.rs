@@ -13,6 +13,10 @@ const LONG_LIFE: Duration = Duration::from_secs(2 * 3600);
 /// A shorter life is refreshed this long before its end, or at its half when that is later.
 const REFRESH_MARGIN: Duration = Duration::from_secs(5 * 60);
 
+/// No token is refreshed sooner than this, or than a quarter of its life, whatever `refresh_in` says and the jitter takes
+/// off: one that is due when it comes would be fetched again and again.
+const SOONEST_REFRESH: Duration = Duration::from_secs(30);
+
 /// A token is not used in its last moments: it would expire on its way.
 const LAST_MOMENTS: Duration = Duration::from_secs(30);
 
@@ -44,12 +48,13 @@ impl Issued {
             None => expires_in.saturating_sub(REFRESH_MARGIN.min(expires_in / 2)),
         };
         let early = part(expires_in / 10, jitter);
+        let soonest = SOONEST_REFRESH.min(expires_in / 4);
         let expires_at = asked_at.plus(expires_in);
         Self {
             token,
             issued_at: asked_at,
             expires_at,
-            refresh_at: asked_at.plus(before_refresh.saturating_sub(early)),
+            refresh_at: asked_at.plus(before_refresh.saturating_sub(early).max(soonest)),
             usable_until: expires_at.minus(LAST_MOMENTS.min(expires_in / 10)),
         }
     }
@@ -155,7 +160,13 @@ mod tests {
     #[test]
     fn jitter_takes_off_up_to_a_tenth_of_the_life() {
         assert_eq!(refresh_after(3600, None, u32::MAX), 2940);
-        assert_eq!(refresh_after(86400, Some(100), u32::MAX), 0);
+    }
+
+    #[test]
+    fn a_refresh_that_would_come_at_once_waits_a_little() {
+        assert_eq!(refresh_after(86400, Some(100), u32::MAX), 30);
+        assert_eq!(refresh_after(3600, Some(1), 0), 30);
+        assert_eq!(refresh_after(60, Some(1), 0), 15);
     }
 
     #[test]

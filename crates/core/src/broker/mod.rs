@@ -136,6 +136,8 @@ pub struct Broker {
     /// Whether this VM has ever had a request. The one on the main thread never has, and internal listeners do not
     /// answer it.
     serves: bool,
+    /// When something last happened here, by the clock as it was then.
+    latest: Timestamp,
 }
 
 /// One thing that happens to a broker: when, what all workers share, and what is to be done about it.
@@ -157,6 +159,7 @@ impl Broker {
             timers: BTreeSet::new(),
             waiting: HashMap::new(),
             serves: false,
+            latest: Timestamp::default(),
         }
     }
 
@@ -171,6 +174,7 @@ impl Broker {
         now: Timestamp,
         shared: &dyn SharedData,
     ) -> (Answer, bool) {
+        self.notice(now);
         self.serves = true;
         let key = grant.key();
         let slot = self.slots.entry(key).or_insert_with(|| Slot::new(Arc::clone(grant)));
@@ -189,6 +193,10 @@ impl Broker {
             return (Answer::Failed(failure.told(now)), look);
         }
         if self.waiting.len() >= self.limits.waiting {
+            // One that does not last is better than none.
+            if let Some(token) = slot.usable(now) {
+                return (Answer::Ready(Arc::clone(token)), look);
+            }
             let problem = Problem::new(
                 Code::TooManyWaiting,
                 format!("{} requests wait for a token in this worker already", self.limits.waiting),
@@ -228,6 +236,7 @@ impl Broker {
 
     /// Looks at a key again, after a wake-up.
     pub fn look(&mut self, key: TokenKey, now: Timestamp, shared: &dyn SharedData) -> Vec<Command> {
+        self.notice(now);
         let mut moment = Moment { now, shared, commands: Vec::new() };
         self.look_at(key, &mut moment);
         moment.commands
@@ -235,6 +244,7 @@ impl Broker {
 
     /// Looks at every key whose time has come: to be called when [`Broker::next_due`] has come.
     pub fn tick(&mut self, now: Timestamp, shared: &dyn SharedData) -> Vec<Command> {
+        self.notice(now);
         let mut moment = Moment { now, shared, commands: Vec::new() };
         // Each key once: one that is due again at once comes with the next tick.
         let due: Vec<TokenKey> = self.timers.iter().take_while(|(at, _)| *at <= now).map(|(_, key)| *key).collect();
@@ -257,6 +267,7 @@ impl Broker {
         now: Timestamp,
         shared: &dyn SharedData,
     ) -> Vec<Command> {
+        self.notice(now);
         let mut moment = Moment { now, shared, commands: Vec::new() };
         let Some(slot) = self.slots.get_mut(&key) else { return moment.commands };
         let Exchange::Reading { attempt, .. } = slot.exchange else { return moment.commands };
@@ -291,6 +302,7 @@ impl Broker {
         now: Timestamp,
         shared: &dyn SharedData,
     ) -> Vec<Command> {
+        self.notice(now);
         let mut moment = Moment { now, shared, commands: Vec::new() };
         let Some(slot) = self.slots.get_mut(&key) else { return moment.commands };
         let call = match std::mem::replace(&mut slot.exchange, Exchange::Idle) {
@@ -304,7 +316,14 @@ impl Broker {
         match entra::read_answer(answer, cluster, &slot.grant, &call.claims, now) {
             entra::Answer::Granted { token, expires_in, refresh_in } => {
                 let issued = Issued::new(token, call.asked_at, expires_in, refresh_in, self.random.next());
-                self.succeed(key, issued, &mut moment);
+                match (issued.is_usable(now), call.attempt) {
+                    (true, _) => self.succeed(key, issued, &mut moment),
+                    (false, Attempt::First) => self.try_again(key, SOON, &mut moment),
+                    (false, Attempt::Second) => {
+                        let problem = over_on_arrival(&slot.grant, expires_in, now.since(call.asked_at));
+                        self.fail(key, problem, Passing::ByItself, None, &mut moment);
+                    }
+                }
             }
             entra::Answer::Unreached { .. } if call.way + 1 < slot.grant.clusters().len() => {
                 let way = call.way + 1;
@@ -320,6 +339,31 @@ impl Broker {
         self.settle(key, &mut moment);
         moment.commands
     }
+
+    /// Everything here is timed by a clock that somebody may set back: nobody is to wait for that much longer.
+    fn notice(&mut self, now: Timestamp) {
+        let back = self.latest.since(now);
+        self.latest = now;
+        if back.is_zero() {
+            return;
+        }
+        for key in self.slots.keys().copied().collect::<Vec<_>>() {
+            if let Some(slot) = self.slots.get_mut(&key) {
+                slot.set_back(back);
+            }
+            self.schedule(key, now);
+        }
+    }
+}
+
+/// A token that nobody can use: without a back-off, it would be fetched again and again.
+fn over_on_arrival(grant: &Grant, life: Duration, took: Duration) -> Problem {
+    Problem::new(
+        Code::EntraReplyInvalid,
+        format!("the token lives {} s, and that was over when it came, after {} s", life.as_secs(), took.as_secs()),
+        "See how long Entra takes to answer, the life that the tenant gives to tokens, and this node's clock.",
+    )
+    .about(grant.identity(), grant.scope())
 }
 
 /// Jitter: SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators"). Nothing secret hangs

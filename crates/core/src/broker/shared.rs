@@ -64,6 +64,7 @@ impl Lease {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Failure {
     pub(super) problem: Problem,
+    pub(super) failed_at: Timestamp,
     /// No exchange before this time.
     pub(super) next_try: Timestamp,
     /// How many failed in a row.
@@ -71,11 +72,10 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// The longest that an exchange is put off. A longer one is left from before the clock was set back.
-    const LONGEST: Duration = Duration::from_secs(3600);
-
+    /// One from the future is left from before the clock was set back, and counts for nothing. Another worker may
+    /// have looked at the clock a moment later.
     pub(super) fn is_backing_off(&self, now: Timestamp) -> bool {
-        now < self.next_try && self.next_try.since(now) <= Self::LONGEST
+        self.failed_at <= now.plus(GRACE) && now < self.next_try
     }
 
     /// The problem as it is told now.

@@ -1,6 +1,7 @@
 //! What one worker knows of one key.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::freshness::Issued;
 use super::shared::{self, Entry, Failure, Then};
@@ -103,6 +104,20 @@ impl Slot {
             self.used = false;
         }
         self.failure.clone_from(&entry.failure);
+    }
+
+    /// The clock was set back: what was to happen in a while is to happen in that while still.
+    pub(super) fn set_back(&mut self, by: Duration) {
+        for waiter in &mut self.waiters {
+            waiter.deadline = waiter.deadline.minus(by);
+        }
+        match &mut self.exchange {
+            Exchange::Idle => {}
+            Exchange::Elsewhere { until }
+            | Exchange::Reading { until, .. }
+            | Exchange::Calling { until, .. }
+            | Exchange::Pausing { until, .. } => *until = until.minus(by),
+        }
     }
 
     /// Drops a token that must not be used any more, by configuration.

@@ -554,6 +554,80 @@ fn a_lease_is_counted_while_it_is_held() {
 }
 
 #[test]
+fn nobody_waits_for_longer_when_the_clock_is_set_back() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    process.look(0);
+    process.assertion(0);
+    process.pending(1, 2);
+    process.look(1);
+    process.now = process.now.minus(Duration::from_secs(3600));
+    // Something happens there: the timers are set anew.
+    process.look(0);
+    process.look(1);
+    assert!(process.due_in(0).unwrap() <= Limits::default().wait);
+    assert!(process.due_in(1).unwrap() <= Limits::default().wait);
+    process.advance(Limits::default().wait);
+    assert!(process.look(0).contains(&Seen::Problem(1, Code::WaitedTooLong)));
+    assert!(process.look(1).contains(&Seen::Problem(2, Code::WaitedTooLong)));
+}
+
+#[test]
+fn a_back_off_from_before_the_clock_was_set_back_does_not_last_until_its_time_comes_again() {
+    let mut process = Process::new();
+    process.exchange(0, 1, refusal(700016));
+    process.now = process.now.minus(Duration::from_secs(1800));
+    process.pending(1, 2);
+    assert_eq!(process.look(1), [Seen::Read]);
+}
+
+#[test]
+fn a_failure_is_not_told_when_another_worker_has_a_token_since() {
+    let mut process = Process::new();
+    process.exchange(0, 1, refusal(700016));
+    let wait = process.failed(1).retry_after.unwrap();
+    process.advance(wait);
+    process.pending(0, 2);
+    process.look(0);
+    process.pending(1, 3);
+    process.look(1);
+    process.assertion(0);
+    process.endpoint(0, token(3600));
+    // By this clock the back-off that worker 1 knows of runs again.
+    process.now = process.now.minus(Duration::from_millis(500));
+    assert_eq!(process.look(1), [Seen::Token(3)]);
+}
+
+#[test]
+fn a_full_queue_withholds_no_token() {
+    let mut process = Process::new();
+    let limits = Limits { waiting: 1, ..Limits::default() };
+    process.workers[0] = Broker::new(WorkerId(7), QueueId(0), limits);
+    process.exchange(0, 1, token(3600));
+    process.advance(Duration::from_secs(3320));
+    let mut ask = |stream| {
+        process.workers[0].get(&process.grant, Need::LongLived, StreamId(stream), process.now, &process.shared).0
+    };
+    assert!(matches!(ask(2), Answer::Pending));
+    assert!(matches!(ask(3), Answer::Ready(_)));
+}
+
+#[test]
+fn a_token_that_is_over_when_it_comes_is_fetched_once_more_and_then_a_problem() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    for again in [true, false] {
+        assert_eq!(process.look(0), [Seen::Read]);
+        process.assertion(0);
+        process.advance(Duration::from_secs(2));
+        let seen = process.endpoint(0, token(1));
+        assert_eq!(seen, if again { vec![] } else { vec![Seen::Problem(1, Code::EntraReplyInvalid)] });
+        process.advance(SOON);
+    }
+    assert_eq!(process.failed(1).code, Code::EntraReplyInvalid);
+}
+
+#[test]
 fn what_nobody_uses_any_more_is_let_go() {
     let mut process = Process::new();
     process.exchange(0, 1, token(3600));
