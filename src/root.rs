@@ -25,7 +25,7 @@ use crate::envoy::{self, Shared};
 use crate::stream::Stream;
 use crate::worker::Worker;
 
-/// What Envoy answers itself when a call came to nothing, and what stands in for an answer without a status.
+/// What stands in for an answer that broke off, as Envoy answers itself when there was no connection.
 const NO_ANSWER: u16 = 503;
 
 /// How many paused requests are finished in one turn. Envoy carries out what a turn decided when it has returned, one inside the
@@ -169,24 +169,27 @@ fn report(broker: &mut Broker, call: Call, answer: CallResult, now: Timestamp) -
     }
 }
 
-/// The answer to the call that is being reported.
-fn response(body_size: usize) -> Response {
+/// The answer to the call that is being reported. Without headers there is none: the connection broke, and Envoy has no map
+/// to look into.
+fn response(headers: usize, body_size: usize) -> Response {
+    if headers == 0 {
+        return Response { status: NO_ANSWER, retry_after: None, body: Vec::new(), is_envoys_own: true };
+    }
     let header = |name: &str| hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, name).ok().flatten();
-    let status = header(":status").and_then(|status| String::from_utf8(status).ok()?.parse().ok());
-    // Whoever has a clock dates its answers (RFC 9110, section 6.6.1), and Entra has one; Envoy does not date its own.
-    let is_envoys_own = status.is_none_or(|status| status >= 500) && header("date").is_none();
+    let status = header(":status").and_then(|status| String::from_utf8(status).ok()?.parse().ok()).unwrap_or(NO_ANSWER);
     Response {
-        status: status.unwrap_or(NO_ANSWER),
-        is_envoys_own,
+        status,
         retry_after: header("retry-after"),
         body: hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_size).ok().flatten().unwrap_or_default(),
+        // Whoever has a clock dates its answers (RFC 9110, section 6.6.1), and Entra has one; Envoy does not date its own.
+        is_envoys_own: status >= 500 && header("date").is_none(),
     }
 }
 
 impl Context for Root {
-    fn on_http_call_response(&mut self, number: u32, _: usize, body_size: usize, _: usize) {
+    fn on_http_call_response(&mut self, number: u32, headers: usize, body_size: usize, _: usize) {
         if let Some(call) = self.calls.remove(&number) {
-            let answer = Ok(response(body_size));
+            let answer = Ok(response(headers, body_size));
             self.tell(|broker, now| report(broker, call, answer, now));
         }
     }

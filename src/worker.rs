@@ -150,7 +150,7 @@ impl Worker {
     /// Counts the request in effect, leaves its outcome for access logs, and logs it where that is wanted.
     pub(crate) fn account(&self, identity: Option<&str>, outcome: Outcome) {
         let identity = identity.unwrap_or("unknown");
-        self.meters.take(&metrics::request(identity, outcome));
+        self.meters.count(identity, outcome);
         envoy::leave("entra_exchange_outcome", outcome.as_str());
         envoy::leave("entra_exchange_identity", identity);
         if let Some(level) = self.log.requests {

@@ -318,7 +318,7 @@ impl Broker {
                 let issued = Issued::new(token, call.asked_at, expires_in, refresh_in, self.random.next());
                 match (issued.is_usable(now), call.attempt) {
                     (true, _) => self.succeed(key, issued, &mut moment),
-                    (false, Attempt::First) => self.try_again(key, SOON, &mut moment),
+                    (false, Attempt::First) => self.read(key, Attempt::Second, &mut moment),
                     (false, Attempt::Second) => {
                         let problem = over_on_arrival(&slot.grant, expires_in, now.since(call.asked_at));
                         self.fail(key, problem, Passing::ByItself, None, &mut moment);

@@ -1,0 +1,164 @@
+//! Whatever is written, and whatever is then requested.
+
+use entra_exchange_core::config::Config;
+use entra_exchange_core::destination::{Decision, Policy};
+use entra_exchange_core::http::Request;
+use proptest::prelude::*;
+
+use crate::json;
+use crate::worker::TENANT;
+
+/// The names and words of a configuration.
+const WORDS: &[&str] = &[
+    "entra",
+    "authority",
+    "clusters",
+    "unknown_authority",
+    "allowed",
+    "https://login.microsoftonline.com",
+    "identities",
+    "name",
+    "tenant_id",
+    "client_id",
+    "assertion",
+    "discard_tokens_before",
+    "2026-01-31T02:10:00Z",
+    "assertions",
+    "source",
+    "file",
+    "cluster",
+    "projected_token",
+    "destinations",
+    "hosts",
+    "a.example",
+    "a.example:8443",
+    "[::1]:80",
+    "scope",
+    "https://vault.azure.net/.default",
+    "identity",
+    "tls_clusters",
+    "outbound|80||{host}",
+    "plaintext",
+    "existing_credential",
+    "keep",
+    "replace",
+    "refuse",
+    "on_failure",
+    "pass",
+    "warm",
+    "managed_identity",
+    "imds",
+    "default_identity",
+    "limits",
+    "exchange",
+    "wait",
+    "waiting",
+    "10s",
+    "aaaaaaaa-0000-4000-8000-000000000001",
+];
+
+#[derive(Debug)]
+struct Sent {
+    headers: Vec<(String, Vec<u8>)>,
+    property: Option<Vec<u8>>,
+}
+
+impl Request for Sent {
+    fn header(&self, name: &str) -> Option<Vec<u8>> {
+        self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.clone())
+    }
+
+    fn property(&self, _: &[&str]) -> Option<Vec<u8>> {
+        self.property.clone()
+    }
+}
+
+fn bytes(likely: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        3 => prop::sample::select(likely).prop_map(|text| text.as_bytes().to_vec()),
+        1 => prop::collection::vec(any::<u8>(), 0..30),
+        1 => any::<String>().prop_map(String::into_bytes),
+    ]
+}
+
+prop_compose! {
+    fn sent()(
+        authority in bytes(&["a.example", "A.EXAMPLE:8443", "169.254.169.254", "localhost:80", "a.example."]),
+        path in bytes(&[
+            "/",
+            "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fvault.azure.net",
+            "//Metadata/identity/oauth2/token/?resource=a&resource=b",
+        ]),
+        method in bytes(&["GET", "POST"]),
+        metadata in bytes(&["true", "True", ""]),
+        authorization in prop::option::of(bytes(&["Bearer x"])),
+        property in prop::option::of(bytes(&["outbound|80||a.example", "127.0.0.1:80", "169.254.169.254:80"])),
+    ) -> Sent {
+        let mut headers = vec![
+            (":authority".to_owned(), authority), (":path".to_owned(), path), (":method".to_owned(), method),
+            ("metadata".to_owned(), metadata),
+        ];
+        headers.extend(authorization.map(|value| ("authorization".to_owned(), value)));
+        Sent { headers, property }
+    }
+}
+
+fn parse(text: &[u8]) -> Option<Config> {
+    match Config::parse(text, &|name| (name == "AZURE_TENANT_ID").then(|| TENANT.to_owned())) {
+        Ok(config) => Some(config),
+        Err(refused) => {
+            assert!(!refused.0.is_empty() && refused.0.iter().all(|mistake| !mistake.message.is_empty()));
+            assert!(!refused.to_string().is_empty());
+            None
+        }
+    }
+}
+
+const BOTH: &str = r#"{
+    "identities": [{"name": "a", "client_id": "aaaaaaaa-0000-4000-8000-000000000001"}],
+    "destinations": [
+        {"hosts": ["a.example"], "scope": "https://vault.azure.net/.default", "tls_clusters": ["outbound|80||{host}"]},
+        {"hosts": ["a.example:8443"], "scope": "s/.default", "plaintext": "allowed", "existing_credential": "refuse"}
+    ],
+    "managed_identity": {"imds": {}}
+}"#;
+
+proptest! {
+    #[test]
+    fn any_text_is_a_configuration_or_refused_with_its_mistakes(text in prop::collection::vec(any::<u8>(), 0..300)) {
+        parse(&text);
+    }
+
+    #[test]
+    fn any_json_is_a_configuration_or_refused_with_its_mistakes(text in json(WORDS)) {
+        if let Some(config) = parse(text.to_string().as_bytes()) {
+            prop_assert!(config.limits.waiting >= 1 && !config.limits.wait.is_zero());
+            Policy::new(&config);
+        }
+    }
+
+    #[test]
+    fn any_change_of_one_letter_is_a_configuration_or_refused(at in 0..BOTH.len(), byte in any::<u8>()) {
+        let mut text = BOTH.as_bytes().to_vec();
+        text[at] = byte;
+        parse(&text);
+    }
+
+    #[test]
+    fn any_request_is_let_go_answered_or_given_a_token_that_its_host_may_have(request in sent()) {
+        let policy = Policy::new(&parse(BOTH.as_bytes()).unwrap());
+        match policy.decide(&request) {
+            Decision::Ignore | Decision::Pass(_) => {}
+            Decision::Refuse(_, reply) => {
+                prop_assert!((400..600).contains(&reply.status));
+                prop_assert!(serde_json::from_slice::<serde_json::Value>(&reply.body).is_ok());
+            }
+            Decision::Exchange(grant, _) => {
+                let authority = request.header(":authority").unwrap_or_default().to_ascii_lowercase();
+                let listed = ["a.example", "a.example:80", "a.example:8443", "169.254.169.254", "localhost"];
+                prop_assert!(listed.iter().any(|host| authority.starts_with(host.as_bytes())));
+                prop_assert!(grant.scope().ends_with("/.default"));
+            }
+        }
+    }
+}

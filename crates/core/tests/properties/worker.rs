@@ -1,0 +1,117 @@
+//! One worker with one request, to put answers before.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use entra_exchange_core::assertion::Source;
+use entra_exchange_core::broker::{
+    Answer, Broker, Command, Issued, Limits, Need, QueueId, SharedData, StreamId, WorkerId, prepare,
+};
+use entra_exchange_core::entra::{Authority, Grant, GrantParts};
+use entra_exchange_core::http::{CallResult, Response};
+use entra_exchange_core::problem::Problem;
+use entra_exchange_core::time::Timestamp;
+use serde_json::{Value, json};
+
+pub(crate) const TENANT: &str = "11111111-1111-4111-8111-111111111111";
+
+/// From the first moment of all to a day before the last.
+pub(crate) const NOWS: [Timestamp; 3] = [
+    Timestamp::from_unix_millis(0),
+    Timestamp::from_unix_seconds(1_795_334_000),
+    Timestamp::from_unix_millis(u64::MAX - 86_400_000),
+];
+
+#[derive(Default)]
+struct Memory(RefCell<HashMap<String, (Vec<u8>, u32)>>);
+
+impl SharedData for Memory {
+    fn get(&self, name: &str) -> Option<(Vec<u8>, u32)> {
+        self.0.borrow().get(name).cloned()
+    }
+
+    fn set(&self, name: &str, value: &[u8], _: Option<u32>) -> bool {
+        self.0.borrow_mut().insert(name.to_owned(), (value.to_vec(), 1));
+        true
+    }
+}
+
+pub(crate) struct Worker {
+    pub(crate) broker: Broker,
+    memory: Memory,
+    grant: Arc<Grant>,
+    pub(crate) now: Timestamp,
+}
+
+/// What an answer comes to.
+pub(crate) struct Told {
+    pub(crate) outcome: Option<Result<Arc<Issued>, Problem>>,
+    pub(crate) calls: bool,
+    pub(crate) lines: Vec<String>,
+}
+
+pub(crate) fn response(status: u16, body: impl Into<Vec<u8>>) -> Response {
+    Response { status, retry_after: None, body: body.into(), is_envoys_own: false }
+}
+
+pub(crate) fn jwt(header: &Value, claims: &Value) -> String {
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    format!("{}.{}.c2ln", part(header), part(claims))
+}
+
+impl Worker {
+    /// A worker that reads the assertion.
+    pub(crate) fn reading(now: Timestamp) -> Self {
+        let grant = Arc::new(Grant::new(&GrantParts {
+            identity: "payments",
+            authority: &Authority::public(),
+            tenant_id: TENANT,
+            client_id: "aaaaaaaa-0000-4000-8000-000000000001",
+            scope: "https://vault.azure.net/.default",
+            assertion: &Source::File { cluster: "projected_token".to_owned() },
+            clusters: &["entra".to_owned()],
+            discard_before: None,
+        }));
+        let memory = Memory::default();
+        prepare(&memory);
+        let mut broker = Broker::new(WorkerId(7), QueueId(1), Limits::default());
+        let (answer, look) = broker.get(&grant, Need::Usable, StreamId(1), now, &memory);
+        assert!(matches!(answer, Answer::Pending) && look);
+        let commands = broker.look(grant.key(), now, &memory);
+        assert!(matches!(commands.as_slice(), [Command::ReadAssertion(_), ..]));
+        Self { broker, memory, grant, now }
+    }
+
+    /// A worker that has called the endpoint.
+    pub(crate) fn calling(now: Timestamp) -> Self {
+        let mut worker = Self::reading(now);
+        let claims = json!({"iss": "i", "sub": "s", "aud": "a", "exp": u64::MAX});
+        let told = worker.assertion(Ok(response(200, jwt(&json!({"alg": "RS256"}), &claims))));
+        assert!(told.calls);
+        worker
+    }
+
+    pub(crate) fn assertion(&mut self, answer: CallResult) -> Told {
+        told(self.broker.assertion_arrived(self.grant.key(), answer, self.now, &self.memory))
+    }
+
+    pub(crate) fn endpoint(&mut self, answer: CallResult) -> Told {
+        told(self.broker.endpoint_answered(self.grant.key(), answer, self.now, &self.memory))
+    }
+}
+
+fn told(commands: Vec<Command>) -> Told {
+    let mut told = Told { outcome: None, calls: false, lines: Vec::new() };
+    for command in commands {
+        match command {
+            Command::Finish(_, outcome) => told.outcome = Some(outcome),
+            Command::CallEndpoint { .. } => told.calls = true,
+            Command::Log(event) => told.lines.push(event.to_string()),
+            Command::ReadAssertion(_) | Command::Wake(..) | Command::Measure(_) => {}
+        }
+    }
+    told
+}

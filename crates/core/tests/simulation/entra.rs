@@ -1,0 +1,235 @@
+//! The token endpoint and the token's file, as good or as bad as the weather.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use entra_exchange_core::entra::TokenRequest;
+use entra_exchange_core::http::{CallFailure, CallResult, Response};
+use entra_exchange_core::time::Timestamp;
+use serde_json::{Value, json};
+
+use crate::grants::TENANT;
+use crate::random::Random;
+
+/// How it goes with Entra.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Weather {
+    Fair,
+    /// Anything may come, each time.
+    Rough,
+    /// There is no way to it.
+    Down,
+    Slow,
+    Refusing(u32),
+    /// 429, and when to come again.
+    Throttling(u64),
+    /// Tokens of this life, to be refreshed after so long, in seconds.
+    Granting(u64, Option<u64>),
+    /// Tokens of a second that take two.
+    LateAndShort,
+}
+
+impl Weather {
+    pub(crate) fn any(random: &mut Random) -> Self {
+        match random.place(8) {
+            0 | 1 => Self::Rough,
+            2 => Self::Down,
+            3 => Self::Slow,
+            4 => Self::Refusing(random.pick(&[700_213, 700_024, 700_016, 90_033])),
+            5 => Self::Throttling(random.pick(&[0, 1, 30, 99_999_999])),
+            6 => Self::Granting(random.pick(&[1, 2, 20, 60, 120, 700]), None),
+            _ => Self::Fair,
+        }
+    }
+}
+
+/// An answer, and how long it takes. A call that cannot be made is answered at once.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub(crate) after: u64,
+    pub(crate) answer: CallResult,
+    /// In seconds, where one was asked for.
+    pub(crate) retry_after: Option<u64>,
+    /// The place of the token among those that were minted.
+    pub(crate) minted: Option<usize>,
+}
+
+/// A token as the endpoint knows it.
+pub(crate) struct Minted {
+    pub(crate) tenant_id: String,
+    pub(crate) client_id: String,
+    pub(crate) scope: String,
+    /// In seconds.
+    pub(crate) life: u64,
+    /// When it was asked for, by the steady clock: it lives from then on, or from later.
+    pub(crate) at: u64,
+}
+
+impl Minted {
+    /// In milliseconds, as far as it is believed.
+    pub(crate) fn life_ms(&self) -> u64 {
+        self.life.min(7 * 24 * 3600) * 1000
+    }
+
+    /// The last moments, in which it is not handed out.
+    pub(crate) fn margin_ms(&self) -> u64 {
+        (self.life_ms() / 10).min(30_000)
+    }
+}
+
+/// What no line and no problem may show: all of our tokens begin so, and what is left when that is taken out says so.
+pub(crate) const SECRET: &str = "eyJ";
+
+fn jwt(claims: &Value, signature: &str) -> String {
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    format!("{}.{}.{signature}", part(&json!({"alg": "RS256"})), part(claims))
+}
+
+/// Which of the minted tokens this is.
+pub(crate) fn number_of(token: &str) -> Option<usize> {
+    token.rsplit('.').next()?.parse().ok()
+}
+
+fn response(status: u16, body: impl Into<Vec<u8>>) -> Response {
+    Response { status, retry_after: None, body: body.into(), is_envoys_own: false }
+}
+
+fn envoys_own(status: u16) -> CallResult {
+    let body = if status == 504 { "upstream request timeout" } else { "upstream connect error" };
+    Ok(Response { is_envoys_own: true, ..response(status, body) })
+}
+
+/// What the cluster with the token's file answers.
+pub(crate) fn assertion(random: &mut Random, faults: u64, now: Timestamp, timeout: u64) -> Answered {
+    let claims = |expires: u64| {
+        json!({"iss": "https://issuer.example", "sub": "system:serviceaccount:payments:api",
+            "aud": "api://AzureADTokenExchange", "exp": expires})
+    };
+    let good = jwt(&claims(now.unix_seconds() + 3600), "c2ln");
+    let after = random.between(0, 10);
+    let answer = if !random.chance(faults) {
+        Ok(response(200, good))
+    } else {
+        match random.place(6) {
+            0 => envoys_own(503),
+            1 => Ok(response(200, jwt(&claims(now.unix_seconds() - 1), "c2ln"))),
+            2 => Ok(response(200, "no token \u{fffd} at all")),
+            3 => Ok(response(200, "")),
+            4 => return Answered { after: timeout, answer: envoys_own(504), retry_after: None, minted: None },
+            _ => Err(CallFailure::NoSuchCluster),
+        }
+    };
+    Answered { after, answer, retry_after: None, minted: None }
+}
+
+/// What the token endpoint answers; a token it mints goes to `minted`.
+pub(crate) fn token(
+    random: &mut Random,
+    weather: Weather,
+    request: &TokenRequest,
+    (wall, steady): (Timestamp, u64),
+    timeout: u64,
+    minted: &mut Vec<Minted>,
+) -> Answered {
+    let mut after = random.between(1, 300);
+    let mut retry_after = None;
+    let before = minted.len();
+    let answer = match weather {
+        Weather::Fair => granted(request, 3600, None, false, steady, minted),
+        Weather::Granting(life, refresh_in) => granted(request, life, refresh_in, false, steady, minted),
+        Weather::LateAndShort => {
+            after = 2_000;
+            granted(request, 1, None, false, steady, minted)
+        }
+        Weather::Slow => {
+            after = random.between(1, 2 * timeout);
+            granted(request, 3600, None, false, steady, minted)
+        }
+        Weather::Down => {
+            after = random.pick(&[1, timeout]);
+            if random.chance(10) { Err(CallFailure::NoEndpoint) } else { envoys_own(503) }
+        }
+        Weather::Refusing(code) => refused(401, code, request),
+        Weather::Throttling(seconds) => {
+            retry_after = Some(seconds);
+            Ok(Response { retry_after: Some(seconds.to_string().into_bytes()), ..response(429, r#"{"error":"x"}"#) })
+        }
+        Weather::Rough => {
+            after = random.pick(&[1, 200, timeout - 1, 2 * timeout]);
+            match random.place(8) {
+                0 => nonsense(random, request),
+                1 => refused(400, random.pick(&[700_213, 700_024, 700_016, 90_033, 999]), request),
+                2 => Ok(response(random.pick(&[301, 404, 500, 503]), "<html>")),
+                3 => envoys_own(503),
+                4 => {
+                    let then = UNIX_EPOCH + Duration::from_secs(wall.unix_seconds() + random.between(0, 90));
+                    Ok(Response {
+                        retry_after: Some(httpdate::fmt_http_date(then).into_bytes()),
+                        ..response(503, r#"{"error":"temporarily_unavailable"}"#)
+                    })
+                }
+                _ => {
+                    let life = random.pick(&[1, 2, 5, 20, 60, 120, 300, 601, 700, 3600, 86_400, u64::MAX]);
+                    let refresh_in = random.pick(&[None, None, Some(1), Some(life / 2), Some(u64::MAX)]);
+                    granted(request, life, refresh_in, random.chance(30), steady, minted)
+                }
+            }
+        }
+    };
+    if after >= timeout && answer.is_ok() {
+        return Answered { after: timeout, answer: envoys_own(504), retry_after: None, minted: None };
+    }
+    Answered { after, answer, retry_after, minted: (minted.len() > before).then_some(before) }
+}
+
+fn granted(
+    request: &TokenRequest,
+    life: u64,
+    refresh_in: Option<u64>,
+    as_text: bool,
+    steady: u64,
+    minted: &mut Vec<Minted>,
+) -> CallResult {
+    let form: Vec<(String, String)> = form_urlencoded::parse(request.body.as_bytes()).into_owned().collect();
+    let field =
+        |name: &str| form.iter().find(|(field, _)| field == name).map(|(_, value)| value.clone()).unwrap_or_default();
+    let tenant_id = request.path.trim_start_matches('/').split('/').next().unwrap_or_default().to_owned();
+    let token = jwt(&json!({"tid": TENANT}), &minted.len().to_string());
+    minted.push(Minted { tenant_id, client_id: field("client_id"), scope: field("scope"), life, at: steady });
+    let mut body = json!({"token_type": "Bearer", "access_token": token});
+    let number = |seconds: u64| if as_text { json!(seconds.to_string()) } else { json!(seconds) };
+    body["expires_in"] = number(life);
+    if let Some(seconds) = refresh_in {
+        body["refresh_in"] = number(seconds);
+    }
+    Ok(response(200, body.to_string()))
+}
+
+/// A refusal that repeats the assertion, as nobody should.
+fn refused(status: u16, code: u32, request: &TokenRequest) -> CallResult {
+    let assertion = request.body.split("client_assertion=").nth(1).unwrap_or_default();
+    let body = json!({"error": "invalid_client", "error_description": format!("AADSTS{code}: no: {assertion}"),
+        "error_codes": [code], "trace_id": "t", "correlation_id": "c"});
+    Ok(response(status, body.to_string()))
+}
+
+fn nonsense(random: &mut Random, request: &TokenRequest) -> CallResult {
+    let of_another_tenant = json!({"token_type": "Bearer", "expires_in": 3600,
+        "access_token": jwt(&json!({"tid": "22222222-2222-4222-8222-222222222222"}), "0")});
+    let body = match random.place(7) {
+        0 => String::new(),
+        1 => "{\"token_type\":\"Bearer\",\"expires_in\":36".to_owned(),
+        2 => "x".repeat(300_000),
+        3 => r#"{"token_type":"Bearer","expires_in":3600,"access_token":""}"#.to_owned(),
+        4 => r#"{"token_type":"pop","expires_in":3600,"access_token":"a"}"#.to_owned(),
+        5 if request.path.contains(TENANT) => of_another_tenant.to_string(),
+        _ => r#"{"token_type":"Bearer","expires_in":-1,"access_token":"a"}"#.to_owned(),
+    };
+    Ok(response(200, body))
+}
+
+/// What the main thread hears from the internal listener with the token's file.
+pub(crate) fn no_listener() -> Answered {
+    Answered { after: 1, answer: envoys_own(503), retry_after: None, minted: None }
+}

@@ -1,0 +1,127 @@
+//! What a seed makes of a run: how many workers, who asks for what and when, and what goes wrong.
+
+use std::time::Duration;
+
+use entra_exchange_core::broker::Limits;
+
+use crate::entra::Weather;
+use crate::random::Random;
+
+/// Times are milliseconds of the steady clock.
+pub(crate) struct Plan {
+    pub(crate) workers: usize,
+    /// How many of the grants are asked for.
+    pub(crate) keys: usize,
+    pub(crate) limits: Limits,
+    /// Whether the first of them is kept warm, on the main thread too.
+    pub(crate) warm: bool,
+    /// When many ask at once, and how many.
+    pub(crate) bursts: Vec<(u64, u64)>,
+    /// How it goes with Entra, from when on.
+    pub(crate) weather: Vec<(u64, Weather)>,
+    /// When the wall's clock is set, and by how much.
+    pub(crate) jumps: Vec<(u64, i64)>,
+    /// When a worker's VM dies.
+    pub(crate) deaths: Vec<u64>,
+    /// When a worker does nothing, and for how long.
+    pub(crate) stalls: Vec<(u64, u64)>,
+    /// When a configuration comes that discards the tokens before it.
+    pub(crate) discard_at: Option<u64>,
+    /// In percent: a message to another worker is lost.
+    pub(crate) lost: u64,
+    /// In percent: a message to another worker comes twice.
+    pub(crate) doubled: u64,
+    /// The longest that a message to another worker takes.
+    pub(crate) delay: u64,
+    /// In percent: a VM dies during a call that it made.
+    pub(crate) dies_leading: u64,
+    /// In percent: a worker does nothing for long during a call that it made.
+    pub(crate) stalls_leading: u64,
+    /// In percent: the federated token is late, missing, expired or nonsense.
+    pub(crate) assertion_faults: u64,
+    /// In percent: a request leaves while it waits.
+    pub(crate) leaves: u64,
+    /// In percent: a token that was handed out is rejected where it was sent.
+    pub(crate) rejected: u64,
+    /// When no more is asked and nothing more goes wrong.
+    pub(crate) end: u64,
+}
+
+impl Plan {
+    /// Nothing goes wrong, and nobody asks.
+    pub(crate) fn quiet(workers: usize, keys: usize, end: u64) -> Self {
+        Self {
+            workers,
+            keys,
+            limits: Limits::default(),
+            warm: false,
+            bursts: Vec::new(),
+            weather: Vec::new(),
+            jumps: Vec::new(),
+            deaths: Vec::new(),
+            stalls: Vec::new(),
+            discard_at: None,
+            lost: 0,
+            doubled: 0,
+            delay: 3,
+            dies_leading: 0,
+            stalls_leading: 0,
+            assertion_faults: 0,
+            leaves: 0,
+            rejected: 0,
+            end,
+        }
+    }
+
+    /// What the seed says. Each kind of trouble comes to some seeds only, so that others are strict about the rest.
+    pub(crate) fn of(random: &mut Random) -> Self {
+        let end = random.pick(&[20_000, 60_000, 300_000, 7_200_000]);
+        let (workers, keys) = (random.between(2, 6) as usize, random.between(1, 5) as usize);
+        let mut plan = Self::quiet(workers, keys, end);
+        if random.chance(50) {
+            plan.limits = Limits {
+                exchange: Duration::from_millis(random.between(1_000, 20_000)),
+                wait: Duration::from_millis(random.between(1_000, 20_000)),
+                waiting: random.pick(&[1, 3, 20, 10_000]),
+            };
+        }
+        plan.warm = random.chance(25);
+        plan.bursts = times(random, 12, end).into_iter().map(|at| (at, random.pick(&[1, 2, 5, 20]))).collect();
+        // A cold start is where most races are.
+        plan.bursts.push((0, random.pick(&[2, 10, 30])));
+        plan.weather = times(random, 4, end).into_iter().map(|at| (at, Weather::any(random))).collect();
+        if random.chance(50) {
+            plan.weather.push((0, Weather::any(random)));
+        }
+        if random.chance(25) {
+            plan.jumps = times(random, 3, end)
+                .into_iter()
+                .map(|at| (at, random.pick(&[-3_600_000, 3_600_000, -20_000, 20_000, -1_500, 1_500])))
+                .collect();
+        }
+        if random.chance(30) {
+            plan.deaths = times(random, 4, end);
+            plan.dies_leading = random.pick(&[0, 10, 40]);
+        }
+        if random.chance(20) {
+            plan.stalls =
+                times(random, 3, end).into_iter().map(|at| (at, random.pick(&[50, 800, 4_000, 20_000]))).collect();
+            plan.stalls_leading = random.pick(&[0, 10, 30]);
+        }
+        if random.chance(15) {
+            plan.discard_at = Some(random.between(0, end));
+        }
+        if random.chance(50) {
+            (plan.lost, plan.doubled, plan.delay) =
+                (random.pick(&[0, 10, 100]), random.pick(&[0, 20]), random.pick(&[3, 200, 3_000]));
+        }
+        plan.assertion_faults = random.pick(&[0, 0, 10, 50]);
+        plan.leaves = random.pick(&[0, 10, 30]);
+        plan.rejected = random.pick(&[0, 0, 10, 30]);
+        plan
+    }
+}
+
+fn times(random: &mut Random, most: u64, end: u64) -> Vec<u64> {
+    (0..random.between(0, most)).map(|_| random.between(0, end)).collect()
+}

@@ -1,0 +1,33 @@
+//! Hosts that break what the broker relies on: each must be noticed, or nothing is proved by the rest.
+
+/// What is wrong with the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sabotage {
+    /// The timer never fires.
+    NoTimer,
+    /// A worker's message to itself never comes.
+    NoMessageToOneself,
+    /// A compare-and-set compares nothing.
+    EverySetSucceeds,
+    /// The shelves are not made while nobody else is there: the first set on each then succeeds for everybody.
+    ShelvesNotMade,
+    /// Each worker has a memory of its own.
+    NothingShared,
+    /// An answer is given to the wrong question.
+    AnswersMixedUp,
+    /// One worker's clock is two hours late.
+    SlowClock,
+}
+
+impl Sabotage {
+    /// All of them, with the rule that each breaks.
+    pub(crate) const ALL: [(Self, &str); 7] = [
+        (Self::NoTimer, "answered in time"),
+        (Self::NoMessageToOneself, "answered in time"),
+        (Self::EverySetSucceeds, "one exchange"),
+        (Self::ShelvesNotMade, "one exchange"),
+        (Self::NothingShared, "one exchange"),
+        (Self::AnswersMixedUp, "own token"),
+        (Self::SlowClock, "no expired token"),
+    ];
+}

@@ -1,0 +1,100 @@
+//! Runs that a seed would seldom come upon: how many exchanges there are, whatever is asked.
+
+use crate::entra::Weather;
+use crate::plan::Plan;
+use crate::random::Random;
+use crate::world::World;
+
+const MINUTE: u64 = 60_000;
+
+/// Ten requests a second for one token, in four workers.
+fn steady(weather: Weather, length: u64) -> World {
+    let mut plan = Plan::quiet(4, 1, length);
+    plan.weather = vec![(0, weather)];
+    plan.bursts = (0..length / 100).map(|tenth| (tenth * 100, 1)).collect();
+    run(plan)
+}
+
+fn run(plan: Plan) -> World {
+    let world = World::new(plan, Random::new(1), None);
+    world.run_until(world.plan.end);
+    assert_eq!(world.judge.borrow().violation, None);
+    world
+}
+
+fn exchanges(world: &World) -> u64 {
+    world.judge.borrow().exchanges
+}
+
+#[test]
+fn two_hundred_requests_for_what_entra_refuses_are_one_exchange() {
+    for (code, tries) in [(700_016, 1), (700_213, 2), (700_024, 2)] {
+        let mut plan = Plan::quiet(4, 1, 1_000);
+        plan.weather = vec![(0, Weather::Refusing(code))];
+        plan.bursts = vec![(0, 200)];
+        assert_eq!(exchanges(&run(plan)), tries, "AADSTS{code}");
+    }
+}
+
+#[test]
+fn an_endpoint_that_refuses_is_asked_no_more_often_than_the_back_off_allows() {
+    // What passes by itself is tried every half minute on average, what somebody must change every five minutes.
+    for (code, most) in [(90_033, 45), (700_016, 15)] {
+        let count = exchanges(&steady(Weather::Refusing(code), 10 * MINUTE));
+        assert!((2..=most).contains(&count), "AADSTS{code}: {count} exchanges");
+    }
+    assert_eq!(exchanges(&steady(Weather::Throttling(3600), 10 * MINUTE)), 1);
+}
+
+#[test]
+fn a_token_in_use_is_not_fetched_again_and_again() {
+    for (life, refresh_in, most) in [(3600, None, 1), (86_400, Some(1), 20), (3600, Some(1), 20), (120, None, 20)] {
+        let count = exchanges(&steady(Weather::Granting(life, refresh_in), 10 * MINUTE));
+        assert!(count <= most, "life {life}, refresh_in {refresh_in:?}: {count} exchanges");
+    }
+}
+
+#[test]
+fn a_token_that_is_over_when_it_comes_makes_no_storm() {
+    let count = exchanges(&steady(Weather::LateAndShort, 10 * MINUTE));
+    assert!(count <= 60, "{count} exchanges");
+}
+
+#[test]
+fn on_a_cold_start_all_workers_have_the_token_as_soon_as_one_has_it() {
+    let mut plan = Plan::quiet(6, 1, 1_000);
+    plan.bursts = vec![(0, 60)];
+    let world = run(plan);
+    assert_eq!((exchanges(&world), world.judge.borrow().waiting()), (1, 0));
+}
+
+#[test]
+fn a_lease_that_nobody_gives_back_ends_also_when_the_clock_is_set_back() {
+    for seed in 0..20 {
+        let mut plan = Plan::quiet(3, 1, 65_000);
+        plan.bursts = vec![(0, 10)];
+        plan.jumps = vec![(30, -3_600_000)];
+        let world = World::new(plan, Random::new(seed), None);
+        // The file was read, or is being read; no answer of Entra is there.
+        world.kill_all(22 - seed);
+        world.run_until(world.plan.end);
+        world.expect_tokens();
+        world.request_all(world.plan.end);
+        world.run_until(world.plan.end + 1_000);
+        let judge = world.judge.borrow();
+        assert_eq!((judge.violation.clone(), judge.waiting()), (None, 0), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_back_off_from_before_the_clock_was_set_back_does_not_run_again() {
+    let mut plan = Plan::quiet(3, 1, 60_000);
+    plan.weather = vec![(0, Weather::Refusing(700_016)), (1_000, Weather::Fair)];
+    plan.bursts = vec![(0, 10)];
+    plan.jumps = vec![(1_000, -1_800_000)];
+    let world = run(plan);
+    world.expect_tokens();
+    world.request_all(world.plan.end);
+    world.run_until(world.plan.end + 1_000);
+    assert_eq!((world.judge.borrow().violation.clone(), world.judge.borrow().waiting()), (None, 0));
+}
