@@ -1,7 +1,7 @@
 # The one list of commands; bare `make` prints it.
 
 .DEFAULT_GOAL := help
-.PHONY: help tools envoy sdks build demo stack test lint fmt fleet clean
+.PHONY: help tools envoy sdks build demo stack test lint fmt simulate simulate-mutants fuzz bench-module fleet clean
 
 PYTHON ?= python3
 export PYTHON
@@ -13,7 +13,7 @@ NEWEST_ENVOY := 1.40.0
 OLDEST_ENVOY := 1.36.2
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.* ## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.* ## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  make %-17s %s\n' "$$name" "$$text"; done
 
 tools: ## see that rustup, cc and python3 are here; install the pinned Rust toolchain
 	@scripts/check-tools
@@ -33,8 +33,23 @@ demo: envoy sdks build ## show the main job on a real Envoy
 stack: envoy build ## the same stack, to stay until Ctrl-C (CONFIG=file.json, CONCURRENCY=n)
 	@$(CARGO) run --quiet --package entra-exchange-stack --bin stack
 
-test: envoy sdks build ## every test: core, fake Entra, and the filter in a real Envoy
+test: envoy sdks build ## every test: core, fake Entra, and the filter in a real Envoy and in a host of our own
 	$(CARGO) test --workspace
+
+SEEDS ?= 1000
+simulate: tools ## let many workers of the broker meet in SEEDS random ways (SEED=n repeats one)
+	SEEDS=$(SEEDS) $(CARGO) test --release --package entra-exchange-core --test simulation -- --nocapture
+
+simulate-mutants: tools ## break the broker in one way after the other, and see that the simulation notices
+	@scripts/simulate-mutants
+
+SECONDS ?= 60
+fuzz: build ## throw random events at the module for SECONDS (FUZZ_SEED=n repeats one)
+	FUZZ_SECONDS=$(SECONDS) $(CARGO) test --package entra-exchange --test fuzz -- --ignored --nocapture
+
+bench-module: build ## write what a request costs in the module into benches/module-fuel.txt
+	BENCH_WRITE=1 $(CARGO) test --package entra-exchange --test module_fuel -- --nocapture
+	@cat benches/module-fuel.txt
 
 fleet: tools ## simulate 100,000 proxies over a day; draws target/fleet.svg
 	@$(CARGO) run --quiet --release --package fleet

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use fake_entra::{Directory, Fault};
+use fake_entra::{Directory, Fault, FaultKind};
 use serde_json::{Value, json};
 use stack::{AUDIENCE, CLIENT_ID, IMDS_HOST, LISTED_HOST, TENANT_ID, UNLISTED_HOST};
 use stack::{Layout, Request, Response};
@@ -222,6 +222,18 @@ pub(crate) const ALL: &[Scenario] = &[
             world.pass(Duration::from_secs(seconds));
             seen_token(&get(world, LISTED_HOST, "/"));
             assert_eq!(world.entra().stats().token_requests, 2);
+        },
+    },
+    Scenario {
+        name: "an_answer_of_entras_that_breaks_off_is_trouble_that_passes",
+        setup: USUAL,
+        on_every_version: true,
+        run: |world| {
+            world.entra().add_faults(vec![Fault::new(FaultKind::Truncate)]);
+            let answer = get(world, LISTED_HOST, "/");
+            problem(&answer, 503, "entra_unavailable");
+            world.pass(Duration::from_secs(answer.header("retry-after").unwrap().parse().unwrap()));
+            seen_token(&get(world, LISTED_HOST, "/"));
         },
     },
     Scenario {

@@ -1,0 +1,380 @@
+//! One VM: an instance of the module, its contexts, and the way in.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use wasmtime::{Instance, Memory, Store, StoreLimits, StoreLimitsBuilder, TypedFunc, WasmParams, WasmResults};
+
+use crate::callout::Response;
+use crate::metrics::Defined;
+use crate::module::Module;
+use crate::process::{LogLevel, Process, Thread};
+use crate::stream::{self, Outcome, Place, Reply};
+
+/// The root context's number. Streams have those that follow.
+pub(crate) const ROOT: u32 = 1;
+
+/// What belongs to one VM and can be reached from its host calls.
+pub(crate) struct State {
+    pub(crate) process: Rc<RefCell<Process>>,
+    pub(crate) thread: Thread,
+    pub(crate) generation: u64,
+    pub(crate) memory: Option<Memory>,
+    pub(crate) allocate: Option<TypedFunc<u32, u32>>,
+    /// `_initialize` runs: the proxy cannot be called yet.
+    pub(crate) initialising: bool,
+    /// The root context is being configured: only then its configuration can be read.
+    pub(crate) configuring: bool,
+    pub(crate) current: u32,
+    /// What `set_effective_context` chose, until the guest returns.
+    pub(crate) effective: Option<u32>,
+    pub(crate) streams: HashMap<u32, stream::Shared>,
+    next_context: u32,
+    pub(crate) next_call: u32,
+    /// The answer that is being told to the root context.
+    pub(crate) answer: Option<Response>,
+    /// What happens to streams as soon as the guest has returned.
+    pub(crate) deferred: Vec<(stream::Shared, Deferred)>,
+    pub(crate) tick_period: Duration,
+    pub(crate) tick_at: Option<Duration>,
+    pub(crate) metrics: Defined,
+    pub(crate) random: u64,
+    limits: StoreLimits,
+}
+
+/// What a guest wants done to a stream.
+pub(crate) enum Deferred {
+    Continue,
+    Reply(Reply),
+    Reset,
+}
+
+impl State {
+    /// The stream in effect; `None` is the root context.
+    pub(crate) fn stream(&self) -> Option<&stream::Shared> {
+        // A context in effect that is gone meanwhile gives way to the true one.
+        let effective = self.effective.filter(|context| self.has_context(*context));
+        self.streams.get(&effective.unwrap_or(self.current))
+    }
+
+    pub(crate) fn has_context(&self, context: u32) -> bool {
+        context == ROOT || self.streams.contains_key(&context)
+    }
+
+    pub(crate) fn is_allowed(&self, name: &str) -> bool {
+        self.process.borrow().settings.capabilities.as_ref().is_none_or(|allowed| allowed.contains(name))
+    }
+
+    pub(crate) fn log(&self, level: LogLevel, text: impl Into<String>) {
+        self.process.borrow_mut().log(self.thread, level, text);
+    }
+}
+
+/// The guest trapped: nothing more can be asked of its VM.
+#[derive(Debug)]
+pub(crate) struct Trapped;
+
+/// Why a VM does not start.
+pub(crate) enum StartFailure {
+    Trapped,
+    Refused,
+}
+
+impl From<Trapped> for StartFailure {
+    fn from(_: Trapped) -> Self {
+        Self::Trapped
+    }
+}
+
+/// A VM that has not trapped.
+pub(crate) struct Vm {
+    store: Store<State>,
+    exports: Exports,
+}
+
+/// The context, the call's number, and how many headers, body bytes and trailers there are.
+type HttpCallResponse = TypedFunc<(u32, u32, u32, u32, u32), ()>;
+
+/// The callbacks that the module exports and is allowed to have.
+struct Exports {
+    context_create: Option<TypedFunc<(u32, u32), ()>>,
+    vm_start: Option<TypedFunc<(u32, u32), u32>>,
+    configure: Option<TypedFunc<(u32, u32), u32>>,
+    tick: Option<TypedFunc<u32, ()>>,
+    queue_ready: Option<TypedFunc<(u32, u32), ()>>,
+    request_headers: Option<TypedFunc<(u32, u32, u32), u32>>,
+    http_call_response: Option<HttpCallResponse>,
+    done: Option<TypedFunc<u32, u32>>,
+    log: Option<TypedFunc<u32, ()>>,
+    delete: Option<TypedFunc<u32, ()>>,
+}
+
+impl Exports {
+    fn of(instance: &Instance, store: &mut Store<State>) -> Self {
+        fn find<P: WasmParams, R: WasmResults>(
+            instance: &Instance,
+            store: &mut Store<State>,
+            name: &str,
+        ) -> Option<TypedFunc<P, R>> {
+            if !store.data().is_allowed(name) {
+                return None;
+            }
+            instance.get_typed_func(store, name).ok()
+        }
+        Self {
+            context_create: find(instance, store, "proxy_on_context_create"),
+            vm_start: find(instance, store, "proxy_on_vm_start"),
+            configure: find(instance, store, "proxy_on_configure"),
+            tick: find(instance, store, "proxy_on_tick"),
+            queue_ready: find(instance, store, "proxy_on_queue_ready"),
+            request_headers: find(instance, store, "proxy_on_request_headers"),
+            http_call_response: find(instance, store, "proxy_on_http_call_response"),
+            done: find(instance, store, "proxy_on_done"),
+            log: find(instance, store, "proxy_on_log"),
+            delete: find(instance, store, "proxy_on_delete"),
+        }
+    }
+}
+
+impl Vm {
+    /// Makes an instance, initialises it, and configures its root context.
+    pub(crate) fn start(
+        module: &Module,
+        process: &Rc<RefCell<Process>>,
+        thread: Thread,
+        generation: u64,
+    ) -> Result<Self, StartFailure> {
+        let (limit, seed) = {
+            let process = process.borrow();
+            (process.settings.memory_limit, process.settings.seed)
+        };
+        let state = State {
+            process: Rc::clone(process),
+            thread,
+            generation,
+            memory: None,
+            allocate: None,
+            initialising: true,
+            configuring: false,
+            current: 0,
+            effective: None,
+            streams: HashMap::new(),
+            next_context: ROOT + 1,
+            next_call: 1,
+            answer: None,
+            deferred: Vec::new(),
+            tick_period: Duration::ZERO,
+            tick_at: None,
+            metrics: Defined::default(),
+            random: seed.wrapping_add(generation.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            limits: StoreLimitsBuilder::new().memory_size(limit).build(),
+        };
+        let mut store = Store::new(module.engine(), state);
+        store.limiter(|state| &mut state.limits);
+        if module.is_metered() {
+            let _ = store.set_fuel(u64::MAX);
+        }
+        let instance = module.instance().instantiate(&mut store).map_err(|error| {
+            store.data().log(LogLevel::Critical, format!("cannot be instantiated: {error:#}"));
+            StartFailure::Trapped
+        })?;
+        store.data_mut().memory = instance.get_memory(&mut store, "memory");
+        let allocate = ["malloc", "proxy_on_memory_allocate"]
+            .iter()
+            .find_map(|name| instance.get_typed_func(&mut store, name).ok());
+        store.data_mut().allocate = allocate;
+
+        let exports = Exports::of(&instance, &mut store);
+        let mut vm = Self { store, exports };
+        if let Ok(initialise) = instance.get_typed_func::<(), ()>(&mut vm.store, "_initialize") {
+            vm.call("_initialize", &initialise, 0, ())?;
+        }
+        vm.store.data_mut().initialising = false;
+        vm.configure_root()?;
+        Ok(vm)
+    }
+
+    fn configure_root(&mut self) -> Result<(), StartFailure> {
+        let (vm_size, plugin_size) = {
+            let settings = &self.store.data().process.borrow().settings;
+            (size(settings.vm_configuration.len()), size(settings.configuration.len()))
+        };
+        if let Some(function) = self.exports.context_create.clone() {
+            self.call("proxy_on_context_create", &function, ROOT, (ROOT, 0))?;
+        }
+        if let Some(function) = self.exports.vm_start.clone()
+            && self.call("proxy_on_vm_start", &function, ROOT, (ROOT, vm_size))? == 0
+        {
+            return Err(StartFailure::Refused);
+        }
+        if let Some(function) = self.exports.configure.clone() {
+            self.store.data_mut().configuring = true;
+            let taken = self.call("proxy_on_configure", &function, ROOT, (ROOT, plugin_size));
+            self.store.data_mut().configuring = false;
+            if taken? == 0 {
+                return Err(StartFailure::Refused);
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls into the guest, and afterwards does what it wanted done.
+    fn call<P: WasmParams, R: WasmResults>(
+        &mut self,
+        name: &str,
+        function: &TypedFunc<P, R>,
+        context: u32,
+        parameters: P,
+    ) -> Result<R, Trapped> {
+        let state = self.store.data_mut();
+        state.current = context;
+        state.effective = None;
+        let returned = function.call(&mut self.store, parameters).map_err(|error| {
+            let state = self.store.data();
+            state.log(LogLevel::Critical, format!("Function: {name} failed: {:#}", error.root_cause()));
+            Trapped
+        });
+        let over = self.carry_out();
+        let returned = returned?;
+        for context in over {
+            self.end_stream(context)?;
+        }
+        Ok(returned)
+    }
+
+    /// Does what was deferred. Returns the streams that are over by it.
+    fn carry_out(&mut self) -> Vec<u32> {
+        let mut over = Vec::new();
+        for (stream, wanted) in std::mem::take(&mut self.store.data_mut().deferred) {
+            match wanted {
+                Deferred::Continue => self.pass(&stream),
+                Deferred::Reply(reply) => stream.borrow_mut().reply(reply),
+                Deferred::Reset => stream.borrow_mut().outcome = Outcome::Reset,
+            }
+            let record = stream.borrow();
+            if let (true, Some(place)) = (record.is_over(), record.place) {
+                over.push(place.context);
+            }
+        }
+        over
+    }
+
+    fn pass(&self, stream: &stream::Shared) {
+        let cluster = {
+            let process = self.store.data().process.borrow();
+            (process.settings.route)(&stream.borrow().request.headers)
+        };
+        stream.borrow_mut().pass(cluster);
+    }
+
+    /// A request arrives. After a trap it has been answered unless it was decided before.
+    pub(crate) fn request(&mut self, stream: &stream::Shared) -> Result<(), Trapped> {
+        let state = self.store.data_mut();
+        let context = state.next_context;
+        state.next_context += 1;
+        let (count, end) = {
+            let mut record = stream.borrow_mut();
+            record.place = Some(Place { thread: state.thread, generation: state.generation, context });
+            (size(record.request.headers.len()), u32::from(record.request.end_of_stream))
+        };
+        state.streams.insert(context, Rc::clone(stream));
+        if let Some(function) = self.exports.context_create.clone() {
+            self.call("proxy_on_context_create", &function, context, (context, ROOT))?;
+        }
+        let Some(function) = self.exports.request_headers.clone() else {
+            self.pass(stream);
+            return Ok(());
+        };
+        // 0 is Continue, 1 is Pause.
+        if self.call("proxy_on_request_headers", &function, context, (context, count, end))? == 0 {
+            self.pass(stream);
+        }
+        Ok(())
+    }
+
+    /// A stream is over: its context hears of it for the last time.
+    pub(crate) fn end_stream(&mut self, context: u32) -> Result<(), Trapped> {
+        let Some(stream) = self.store.data().streams.get(&context).cloned() else { return Ok(()) };
+        if stream.borrow_mut().place.take().is_none() {
+            return Ok(());
+        }
+        if let Some(function) = self.exports.log.clone() {
+            self.call("proxy_on_log", &function, context, context)?;
+        }
+        if let Some(function) = self.exports.done.clone() {
+            self.call("proxy_on_done", &function, context, context)?;
+        }
+        if let Some(function) = self.exports.delete.clone() {
+            self.call("proxy_on_delete", &function, context, context)?;
+        }
+        self.store.data_mut().streams.remove(&context);
+        Ok(())
+    }
+
+    /// A message is in a queue. Without that context nothing happens: its VM is another one.
+    pub(crate) fn queue_ready(&mut self, context: u32, queue: u32) -> Result<(), Trapped> {
+        match self.exports.queue_ready.clone() {
+            Some(function) if self.store.data().has_context(context) => {
+                self.call("proxy_on_queue_ready", &function, context, (context, queue))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The answer to a call; `None` is one that broke off.
+    pub(crate) fn answer(&mut self, token: u32, answer: Option<Response>) -> Result<(), Trapped> {
+        let Some(function) = self.exports.http_call_response.clone() else { return Ok(()) };
+        let count = answer.as_ref().map_or(0, |answer| size(answer.headers.len()));
+        let body = answer.as_ref().map_or(0, |answer| size(answer.body.len()));
+        self.store.data_mut().answer = answer;
+        let told = self.call("proxy_on_http_call_response", &function, ROOT, (ROOT, token, count, body, 0));
+        self.store.data_mut().answer = None;
+        told
+    }
+
+    /// When the root context's timer fires next.
+    pub(crate) fn tick_at(&self) -> Option<Duration> {
+        self.store.data().tick_at
+    }
+
+    /// The timer fires, and is set again with the period that holds then.
+    pub(crate) fn tick(&mut self) -> Result<(), Trapped> {
+        if let Some(function) = self.exports.tick.clone() {
+            self.call("proxy_on_tick", &function, ROOT, ROOT)?;
+        }
+        let state = self.store.data_mut();
+        state.tick_at = None;
+        if !state.tick_period.is_zero() {
+            state.tick_at = Some(state.process.borrow().now + state.tick_period);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.store.data().generation
+    }
+
+    /// The size of its linear memory in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        self.store.data().memory.map_or(0, |memory| memory.data_size(&self.store))
+    }
+
+    /// How many streams it knows.
+    pub(crate) fn streams(&self) -> usize {
+        self.store.data().streams.len()
+    }
+
+    /// What was used since the last time, and a full tank for the next.
+    pub(crate) fn take_fuel(&mut self) -> u64 {
+        let used = self.store.get_fuel().map_or(0, |left| u64::MAX - left);
+        let _ = self.store.set_fuel(u64::MAX);
+        used
+    }
+}
+
+/// A size as guests count.
+pub(crate) fn size(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,394 @@
+//! Hostile input, in any order: bytes become requests, answers, deaths, and a clock that jumps.
+//!
+//! `make test` runs some thousand seeds; `FUZZ_SECONDS=n cargo test --test fuzz -- --ignored --nocapture` goes on with
+//! random ones. `FUZZ_SEED=n` repeats one.
+
+// A test may fail where it stands.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
+mod sidecar;
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::panic::catch_unwind;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use sidecar::simple::{self, Answers};
+use sidecar::{ENTRA_CLUSTER, IMDS_ADDRESS, LISTED_CLUSTER, TOKEN_CLUSTER, idle_timeout};
+use stack::{IMDS_HOST, LISTED_HOST, UNLISTED_HOST};
+use wasm_host::{Callout, Cluster, Headers, Host, Outcome, Request, Response, Stream};
+
+/// How many seeds `make test` runs.
+const CASES: u64 = 2000;
+
+/// A host that gets another token, over plain HTTP, in place of what the request brings.
+const OTHER_HOST: &str = "blob.storage.example";
+const OTHER_RESOURCE: &str = "https://storage.azure.com";
+const LISTED_RESOURCE: &str = "https://vault.azure.net";
+
+/// The filter's own limit on a wait, and a second for whoever answers then.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(16);
+
+/// What an access token begins with, and what a federated token does: no log, no stranger may see either.
+const TOKEN: &[u8] = b"eyJhY2Nlc3M";
+const ASSERTION: &[u8] = b"eyJhbGci";
+
+#[test]
+fn seeded_cases_break_no_promise() {
+    match std::env::var("FUZZ_SEED") {
+        Ok(seed) => fuzz(&bytes(seed.parse().unwrap()), true),
+        Err(_) => (0..CASES).for_each(run),
+    }
+}
+
+#[test]
+#[ignore = "runs for FUZZ_SECONDS"]
+fn random_cases_break_no_promise() {
+    let seconds = std::env::var("FUZZ_SECONDS").map_or(60, |seconds| seconds.parse().unwrap());
+    let (started, first) = (Instant::now(), RandomState::new().build_hasher().finish());
+    let mut cases = 0;
+    while started.elapsed() < Duration::from_secs(seconds) {
+        run(first.wrapping_add(cases));
+        cases += 1;
+    }
+    println!("{cases} cases in {:?}", started.elapsed());
+}
+
+fn run(seed: u64) {
+    assert!(catch_unwind(|| fuzz(&bytes(seed), false)).is_ok(), "to see it again: FUZZ_SEED={seed}");
+}
+
+/// The bytes of a seed (SplitMix64).
+fn bytes(seed: u64) -> Vec<u8> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    };
+    let length = 100 + next() % 900;
+    (0..length).flat_map(|_| next().to_le_bytes().into_iter().take(1)).collect()
+}
+
+/// Makes bytes a sequence of events, and prints them when they are to be `told`.
+///
+/// # Panics
+/// When the module traps, when a token gets where it does not belong, or when a stream does not end.
+fn fuzz(bytes: &[u8], told: bool) {
+    let mut input = Input(bytes);
+    let mut case = Case::new(&mut input, told);
+    while !input.0.is_empty() {
+        case.step(&mut input);
+        case.look_at_calls();
+    }
+    case.finish();
+}
+
+/// What is left of the bytes.
+struct Input<'a>(&'a [u8]);
+
+impl Input<'_> {
+    fn byte(&mut self) -> u8 {
+        self.0.split_off_first().copied().unwrap_or_default()
+    }
+
+    fn below(&mut self, count: usize) -> usize {
+        usize::from(self.byte()) % count.max(1)
+    }
+
+    fn pick<'a, T: ?Sized>(&mut self, list: &[&'a T]) -> &'a T {
+        list[self.below(list.len())]
+    }
+
+    fn some_bytes(&mut self) -> Vec<u8> {
+        let length = self.below(24).min(self.0.len());
+        self.0.split_off(..length).unwrap_or_default().to_vec()
+    }
+
+    fn up_to(&mut self, most: Duration) -> Duration {
+        most * (u32::from(self.byte()) * 256 + u32::from(self.byte())) / 65536
+    }
+}
+
+struct Case {
+    host: Host,
+    answers: Answers,
+    streams: Vec<Waiting>,
+    /// Whether the clock was set back: who waits for another worker's exchange, and that one dies, is then answered
+    /// by the stream idle timeout only.
+    set_back: bool,
+    told: bool,
+}
+
+struct Waiting {
+    stream: Stream,
+    asked: Headers,
+    worker: usize,
+    since: Duration,
+    /// Whether its VM has died since.
+    orphan: bool,
+}
+
+impl Case {
+    fn new(input: &mut Input<'_>, told: bool) -> Self {
+        let mut builder = sidecar::builder(&sidecar::module()).seed(u64::from(input.byte()));
+        if input.below(2) == 1 {
+            let configuration = json!({
+                "destinations": [
+                    {"hosts": [LISTED_HOST], "scope": format!("{LISTED_RESOURCE}/.default"),
+                     "tls_clusters": [LISTED_CLUSTER], "existing_credential": "refuse"},
+                    {"hosts": [OTHER_HOST], "scope": format!("{OTHER_RESOURCE}/.default"),
+                     "plaintext": "allowed", "existing_credential": "replace"},
+                ],
+                "managed_identity": {"imds": {}},
+            });
+            builder = builder.configuration(configuration.to_string());
+        }
+        let host = builder.start().unwrap();
+        Self { host, answers: Answers::default(), streams: Vec::new(), set_back: false, told }
+    }
+
+    fn tell(&self, what: impl FnOnce() -> String) {
+        if self.told {
+            println!("{:?}: {}", self.host.now(), what());
+        }
+    }
+
+    fn step(&mut self, input: &mut Input<'_>) {
+        match input.below(20) {
+            0..=4 => self.request(input),
+            5..=8 => {
+                let turns = self.host.turns();
+                if !turns.is_empty() {
+                    let turn = turns[input.below(turns.len())];
+                    self.tell(|| format!("{turn:?}"));
+                    self.host.take(turn);
+                }
+            }
+            9..=11 => self.with_call(input, |case, call, _| {
+                case.tell(|| format!("a good answer to {:?}'s call to {}", call.thread, call.cluster));
+                case.answers.answer(&case.host, call);
+            }),
+            12..=13 => self.with_call(input, |case, call, input| {
+                let response = any_response(call, input);
+                let delay = if input.below(2) == 0 { Duration::ZERO } else { input.up_to(Duration::from_secs(20)) };
+                case.tell(|| format!("in {delay:?} to {:?}'s call to {}: {response:?}", call.thread, call.cluster));
+                case.host.answer_after(call, delay, response);
+            }),
+            14 => self.with_call(input, |case, call, input| {
+                case.tell(|| format!("{:?}'s call to {} breaks off", call.thread, call.cluster));
+                match input.below(2) {
+                    0 => case.host.cut(call),
+                    _ => case.host.answer(call, Response::unreachable()),
+                }
+            }),
+            15 => {
+                let place = input.below(self.streams.len());
+                if let Some(waiting) = self.streams.get(place) {
+                    self.tell(|| format!("stream {place} is left"));
+                    waiting.stream.end();
+                }
+            }
+            16 => {
+                let worker = input.below(2);
+                self.tell(|| format!("worker {worker} dies"));
+                self.host.worker(worker).kill();
+                self.streams.iter_mut().filter(|waiting| waiting.worker == worker).for_each(|it| it.orphan = true);
+            }
+            17 => {
+                let most = Duration::from_secs(if input.below(4) == 0 { 5000 } else { 5 });
+                let time = input.up_to(most);
+                let busy = input.below(2) == 1;
+                self.tell(|| format!("{time:?} pass, busy: {busy}"));
+                if busy { self.host.elapse(time) } else { self.host.advance(time) }
+            }
+            18 => {
+                let (now, jump) = (self.host.wall_clock(), input.up_to(Duration::from_secs(2 * 3600)));
+                let back = input.below(2) == 0;
+                self.tell(|| format!("the clock jumps {jump:?}, back: {back}"));
+                self.set_back |= back;
+                self.host.set_wall_clock(if back { now - jump } else { now + jump });
+            }
+            _ => {
+                let kinds = [Some(Cluster::Answers), Some(Cluster::NoHosts), Some(Cluster::Refuses), None];
+                let name = input.pick(&[TOKEN_CLUSTER, ENTRA_CLUSTER]);
+                let kind = kinds[input.below(kinds.len())];
+                self.tell(|| format!("cluster {name} is {kind:?}"));
+                self.host.set_cluster(name, kind);
+            }
+        }
+    }
+
+    fn with_call(&mut self, input: &mut Input<'_>, act: impl FnOnce(&mut Self, &Callout, &mut Input<'_>)) {
+        let calls = self.host.callouts();
+        if let Some(call) = calls.get(input.below(calls.len())) {
+            act(self, call, input);
+        }
+    }
+
+    fn request(&mut self, input: &mut Input<'_>) {
+        let odd = input.some_bytes();
+        let port = format!("{LISTED_HOST}:8080");
+        let authority: &[u8] = match input.below(10) {
+            0..=3 => LISTED_HOST.as_bytes(),
+            4 => OTHER_HOST.as_bytes(),
+            5 => UNLISTED_HOST.as_bytes(),
+            6 | 7 => IMDS_HOST.as_bytes(),
+            8 => port.as_bytes(),
+            _ => &odd,
+        };
+        let resource = input.pick(&[LISTED_RESOURCE, OTHER_RESOURCE, "https%3A%2F%2Fvault.azure.net", "%ff%00&x=%"]);
+        let token_path = format!("/metadata/identity/oauth2/token?api-version=2018-02-01&resource={resource}");
+        let path = match input.below(4) {
+            0 => b"/".to_vec(),
+            1 => input.some_bytes(),
+            _ => token_path.into_bytes(),
+        };
+        let mut headers = vec![
+            (b":method".to_vec(), b"GET".to_vec()),
+            (b":authority".to_vec(), authority.to_vec()),
+            (b":path".to_vec(), path),
+        ];
+        if input.below(4) > 0 {
+            headers.push((b"metadata".to_vec(), b"true".to_vec()));
+        }
+        for _ in 0..input.below(4) {
+            let odd = input.some_bytes();
+            let names = ["authorization", "x-forwarded-for", "metadata", "content-type"].map(str::as_bytes);
+            let name = if input.below(5) == 0 { odd.as_slice() } else { input.pick(&names) };
+            headers.push((name.to_vec(), input.some_bytes()));
+        }
+        if input.below(16) == 0 {
+            headers.remove(input.below(3));
+        }
+        let asked = Headers::received(headers);
+        let address = input.pick(&[IMDS_ADDRESS, "127.0.0.1:15001", "10.0.0.1:80", ""]);
+        let worker = input.below(2);
+        let stream = self.host.worker(worker).request(Request::new(asked.clone()).to(address));
+        self.tell(|| format!("worker {worker}, stream {}: {stream:?} of {asked:?}", self.streams.len()));
+        self.streams.push(Waiting { stream, asked, worker, since: self.host.now(), orphan: false });
+    }
+
+    /// The assertion goes to Entra and nowhere else, and what is asked for is one of what may be.
+    fn look_at_calls(&self) {
+        for call in self.host.callouts() {
+            let has_assertion =
+                contains(&call.body, ASSERTION) || call.headers.iter().any(|(_, value)| contains(value, ASSERTION));
+            assert_eq!(has_assertion, call.cluster == ENTRA_CLUSTER, "a call to {}", call.cluster);
+            assert!(!contains(&call.body, TOKEN), "an access token in a call");
+        }
+    }
+
+    fn finish(mut self) {
+        // Whoever is alive answers in its time, though no call is answered any more.
+        self.host.advance(ANSWERED_WITHIN);
+        let log = self.host.log_text();
+        for waiting in &self.streams {
+            let left = waiting.stream.outcome() == Outcome::Paused;
+            assert!(!left || waiting.orphan || self.set_back, "since {:?}: {:?}\n{log}", waiting.since, waiting.asked);
+        }
+        self.host.advance(idle_timeout());
+        let log = self.host.log_text();
+        assert!(!log.contains("Function: "), "{log}");
+        for secret in [TOKEN, ASSERTION] {
+            assert!(!contains(log.as_bytes(), secret), "a token in the log:\n{log}");
+        }
+        for waiting in std::mem::take(&mut self.streams) {
+            assert_ne!(waiting.stream.outcome(), Outcome::Paused, "{:?}", waiting.asked);
+            look_at_end(&waiting);
+            waiting.stream.end();
+        }
+        for worker in 0..2 {
+            assert_eq!(self.host.worker(worker).streams(), 0);
+        }
+    }
+}
+
+/// The host that a request is for, as Envoy routes it.
+fn host_of(headers: &Headers) -> String {
+    let authority = headers.text(":authority").unwrap_or_default().to_ascii_lowercase();
+    authority.split(':').next().unwrap_or_default().to_owned()
+}
+
+/// No token goes where it is not named.
+fn look_at_end(waiting: &Waiting) {
+    let host = host_of(&waiting.asked);
+    match waiting.stream.outcome() {
+        Outcome::Passed(passed) => {
+            let authorization = passed.headers.get("authorization");
+            let changed = authorization != waiting.asked.get("authorization");
+            if changed {
+                let expected = match host.as_str() {
+                    LISTED_HOST => {
+                        assert_eq!(passed.cluster.as_deref(), Some(LISTED_CLUSTER));
+                        simple::bearer(LISTED_RESOURCE)
+                    }
+                    OTHER_HOST => simple::bearer(OTHER_RESOURCE),
+                    other => panic!("a token for {other:?}"),
+                };
+                assert_eq!(authorization, Some(expected.as_bytes()));
+            }
+            let others = |headers: &Headers| -> Vec<_> {
+                let others = headers.iter().filter(|(name, _)| *name != b"authorization");
+                others.map(|(name, value)| (name.to_vec(), value.to_vec())).collect()
+            };
+            assert_eq!(others(&passed.headers), others(&waiting.asked));
+        }
+        Outcome::Replied(reply) => {
+            assert!(!contains(&reply.body, ASSERTION), "an assertion in a reply");
+            let has_token =
+                contains(&reply.body, TOKEN) || reply.headers.iter().any(|(_, value)| contains(value, TOKEN));
+            assert!(!has_token || host == IMDS_HOST, "a token in a reply for {host:?}");
+        }
+        Outcome::Reset | Outcome::Paused => {}
+    }
+}
+
+/// An answer that may be anything, and is often nearly right.
+fn any_response(call: &Callout, input: &mut Input<'_>) -> Response {
+    let statuses = [200, 200, 200, 400, 401, 403, 429, 500, 503, 0, 999];
+    let status = statuses[input.below(statuses.len())];
+    let scope = simple::scope(&call.body);
+    let body = match input.below(6) {
+        0 => input.some_bytes(),
+        1 => Vec::new(),
+        2 => {
+            let mut right = simple::token_answer(&scope).to_string().into_bytes();
+            for _ in 0..input.below(4) {
+                let place = input.below(right.len());
+                right[place] = input.byte();
+            }
+            right
+        }
+        3 => {
+            let mut answer = simple::token_answer(&scope);
+            let name = input.pick(&["expires_in", "access_token", "token_type", "refresh_in"]);
+            let value = [json!(0), json!(-1), json!("7"), json!(1e300), json!(null), json!(u64::MAX), json!(40)];
+            answer[name] = value[input.below(value.len())].clone();
+            answer.to_string().into_bytes()
+        }
+        4 => {
+            let codes = [700_213, 700_024, 700_016, 7_000_222, 90_033, 0];
+            let code = codes[input.below(codes.len())];
+            let text = String::from_utf8_lossy(&input.some_bytes()).into_owned();
+            let refusal = json!({
+                "error": input.pick(&["invalid_client", "temporarily_unavailable", ""]), "error_codes": [code],
+                "error_description": format!("AADSTS{code}: {text}"), "trace_id": text, "correlation_id": 1,
+            });
+            refusal.to_string().into_bytes()
+        }
+        _ => vec![b'['; 200 * (1 + input.below(200))],
+    };
+    let response = Response::new(status, body).header("retry-after", input.some_bytes());
+    match input.below(8) {
+        0 => Response { headers: Headers::new([(b":status".to_vec(), input.some_bytes())]), ..response },
+        1 => Response { headers: Headers::default(), ..response },
+        _ => response,
+    }
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
