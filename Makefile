@@ -45,10 +45,10 @@ simulate-mutants: tools ## break the broker in one way after the other, and see 
 
 SECONDS ?= 60
 fuzz: build ## throw random events at the module for SECONDS (FUZZ_SEED=n repeats one)
-	FUZZ_SECONDS=$(SECONDS) $(CARGO) test --package entra-exchange --test fuzz -- --ignored --nocapture
+	FUZZ_SECONDS=$(SECONDS) $(CARGO) test --workspace --test fuzz -- --ignored --nocapture
 
 bench-module: build ## write what a request costs in the module into benches/module-fuel.txt
-	BENCH_WRITE=1 $(CARGO) test --package entra-exchange --test module_fuel -- --nocapture
+	BENCH_WRITE=1 $(CARGO) test --workspace --test module_fuel -- --nocapture
 	@cat benches/module-fuel.txt
 
 fleet: tools ## simulate 100,000 proxies over a day; draws target/fleet.svg
