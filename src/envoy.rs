@@ -3,9 +3,9 @@
 use std::time::UNIX_EPOCH;
 
 use entra_exchange_core::broker::{QueueId, SharedData, StreamId};
-use entra_exchange_core::destination::Effect;
 use entra_exchange_core::event::{Event, Level};
 use entra_exchange_core::http::Reply;
+use entra_exchange_core::policy::Effect;
 use entra_exchange_core::time::Timestamp;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::MapType;

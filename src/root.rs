@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use entra_exchange_core::broker::{self, Broker, Command, Issued, StreamId};
 use entra_exchange_core::config::Config;
-use entra_exchange_core::destination::Policy;
 use entra_exchange_core::entra::TokenKey;
 use entra_exchange_core::event::Event;
 use entra_exchange_core::http::{CallFailure, CallResult, Response};
+use entra_exchange_core::policy::Policy;
 use entra_exchange_core::problem::Problem;
 use entra_exchange_core::time::Timestamp;
 use proxy_wasm::hostcalls;

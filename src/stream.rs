@@ -4,9 +4,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use entra_exchange_core::broker::StreamId;
-use entra_exchange_core::destination::{Decision, Policy};
 use entra_exchange_core::http::Request;
 use entra_exchange_core::metrics::Outcome;
+use entra_exchange_core::policy::{Decision, Policy};
 use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::{Action, MapType};

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use entra_exchange_core::broker::{Answer, Broker, Issued, Limits, QueueId, StreamId, WorkerId};
 use entra_exchange_core::config::Log;
-use entra_exchange_core::destination::{Delivery, Effect};
 use entra_exchange_core::entra::{Grant, TokenKey};
 use entra_exchange_core::event::Event;
 use entra_exchange_core::metrics::{self, Outcome};
+use entra_exchange_core::policy::{Delivery, Effect};
 use entra_exchange_core::problem::Problem;
 use entra_exchange_core::time::Timestamp;
 use proxy_wasm::hostcalls;

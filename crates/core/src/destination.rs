@@ -1,95 +1,22 @@
-//! Which request gets which token: the only place that knows.
+//! Which host gets which token: the only place that knows.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::broker::{Issued, Need};
-use crate::config::{Config, ExistingCredential, Identity};
+use crate::config::{Config, ExistingCredential};
 use crate::entra::Grant;
 use crate::host::Host;
-use crate::http::{Reply, Request};
-use crate::managed_identity::{self, TokenQuery};
-use crate::metrics::Outcome;
+use crate::http::Request;
+use crate::policy::{Decision, Delivery};
 use crate::problem::{Code, Problem};
-use crate::time::Timestamp;
 
 /// The port of an authority without one: what reaches the filter is HTTP.
 const HTTP_PORT: u16 = 80;
 
-/// What to do with a request.
-#[derive(Debug)]
-pub enum Decision {
-    /// Let it go on as it came: it is none of ours.
-    Ignore,
-    /// Let it go on as it came, though it is this identity's.
-    Pass(Arc<str>),
-    /// Answer it, by the rules for this identity, where one is known.
-    Refuse(Option<Arc<str>>, Reply),
-    /// Get this token, then do this with it.
-    Exchange(Arc<Grant>, Delivery),
-}
-
-/// What becomes of a token, or of the problem that there is none.
-#[derive(Clone, Debug)]
-pub enum Delivery {
-    /// The request goes on with the token in its `Authorization` header.
-    Inject {
-        /// When no token can be had it goes on all the same, as it came.
-        pass_on_failure: bool,
-    },
-    /// The request is answered as the instance metadata service would.
-    ManagedIdentity {
-        /// The resource, as the caller wrote it.
-        resource: String,
-        /// Whose token it is.
-        client_id: String,
-    },
-}
-
-/// What the shell does to a request in the end. It may hold a token, so it has no `Debug`.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Effect {
-    /// Set the request's `Authorization` header to this, in place of any other, and let the request go on.
-    Authorize(String),
-    /// Let the request go on as it came.
-    Pass,
-    /// Answer it.
-    Reply(Reply),
-}
-
-impl Delivery {
-    /// What is needed of the token for it.
-    pub const fn need(&self) -> Need {
-        match self {
-            Self::Inject { .. } => Need::Usable,
-            Self::ManagedIdentity { .. } => Need::LongLived,
-        }
-    }
-
-    /// What to do to the request, now that there is a token, or a problem; and what that is called.
-    pub fn deliver(&self, outcome: Result<&Issued, &Problem>, now: Timestamp) -> (Effect, Outcome) {
-        match (self, outcome) {
-            // RFC 6750, section 2.1.
-            (Self::Inject { .. }, Ok(issued)) => {
-                (Effect::Authorize(format!("Bearer {}", issued.token().expose())), Outcome::Injected)
-            }
-            (Self::Inject { pass_on_failure: true }, Err(_)) => (Effect::Pass, Outcome::Passed),
-            (Self::Inject { .. }, Err(problem)) => (Effect::Reply(problem.to_reply()), Outcome::Failed),
-            (Self::ManagedIdentity { resource, client_id }, Ok(issued)) => {
-                (Effect::Reply(managed_identity::token_reply(issued, client_id, resource, now)), Outcome::Answered)
-            }
-            (Self::ManagedIdentity { .. }, Err(problem)) => {
-                (Effect::Reply(managed_identity::problem_reply(problem)), Outcome::Failed)
-            }
-        }
-    }
-}
-
-/// A configuration, ready to decide. It is made once and never changes.
-pub struct Policy {
+/// The destinations of a configuration, ready to be looked up.
+pub(crate) struct Destinations {
     /// By the host's name; a host has few ports.
     hosts: HashMap<String, Vec<Rule>>,
-    managed: Option<Managed>,
     warm: Vec<Arc<Grant>>,
 }
 
@@ -97,12 +24,7 @@ pub struct Policy {
 struct Rule {
     /// `None` is any.
     port: Option<u16>,
-    target: Target,
-}
-
-enum Target {
-    Destination(Box<Destination>),
-    ManagedIdentity,
+    destination: Destination,
 }
 
 struct Destination {
@@ -118,21 +40,10 @@ struct Destination {
     pass_on_failure: bool,
 }
 
-/// The identities on offer.
-struct Managed {
-    offered: Vec<Identity>,
-    /// The place in `offered`.
-    default: Option<usize>,
-}
-
-impl Policy {
-    /// Makes the policy of a configuration.
-    pub fn new(config: &Config) -> Self {
+impl Destinations {
+    pub(crate) fn new(config: &Config) -> Self {
         let mut hosts: HashMap<String, Vec<Rule>> = HashMap::new();
         let mut warm: Vec<Arc<Grant>> = Vec::new();
-        let mut add = |name: &str, port: Option<u16>, target: Target| {
-            hosts.entry(name.to_owned()).or_default().push(Rule { port, target });
-        };
         for destination in &config.destinations {
             let Some(identity) = config.identities.get(destination.identity) else { continue };
             let grant = identity.grant(&destination.scope).map(Arc::new);
@@ -141,57 +52,38 @@ impl Policy {
                 warm.push(Arc::clone(grant));
             }
             for host in &destination.hosts {
-                let target = Destination {
+                let tls_clusters = destination.tls_clusters.iter().map(|name| name.replace("{host}", &host.name));
+                let destination = Destination {
                     label: destination.label.clone(),
                     identity: Arc::clone(&identity),
                     scope: destination.scope.clone(),
                     grant: grant.clone(),
-                    tls_clusters: destination
-                        .tls_clusters
-                        .iter()
-                        .map(|name| name.replace("{host}", &host.name))
-                        .collect(),
+                    tls_clusters: tls_clusters.collect(),
                     plaintext_allowed: destination.plaintext_allowed,
                     existing_credential: destination.existing_credential,
                     pass_on_failure: destination.pass_on_failure,
                 };
-                add(&host.name, host.port, Target::Destination(Box::new(target)));
+                hosts.entry(host.name.clone().into_owned()).or_default().push(Rule { port: host.port, destination });
             }
         }
-        let managed = config.managed_identity.as_ref().map(|answers| {
-            for name in &answers.imds_hosts {
-                add(name, None, Target::ManagedIdentity);
-            }
-            Managed {
-                offered: answers.offered.iter().filter_map(|place| config.identities.get(*place).cloned()).collect(),
-                default: answers.default.and_then(|place| answers.offered.iter().position(|other| *other == place)),
-            }
-        });
         // The more specific first: a port before any port.
         for rules in hosts.values_mut() {
             rules.sort_by_key(|rule| rule.port.is_none());
         }
-        Self { hosts, managed, warm }
+        Self { hosts, warm }
     }
 
     /// The tokens that are to be kept fresh even when nobody asks.
-    pub fn warm(&self) -> &[Arc<Grant>] {
+    pub(crate) fn warm(&self) -> &[Arc<Grant>] {
         &self.warm
     }
 
-    /// Decides about a request. One that needs no token costs one look, at its authority.
-    pub fn decide(&self, request: &dyn Request) -> Decision {
-        let authority = request.header(":authority").unwrap_or_default();
-        let Some(host) = Host::parse(&authority) else { return Decision::Ignore };
+    pub(crate) fn decide(&self, host: &Host<'_>, request: &dyn Request) -> Decision {
         let port = host.port.unwrap_or(HTTP_PORT);
         let rules = self.hosts.get(&*host.name).map(Vec::as_slice).unwrap_or_default();
-        match rules.iter().find(|rule| rule.port.is_none_or(|wanted| wanted == port)).map(|rule| &rule.target) {
+        match rules.iter().find(|rule| rule.port.is_none_or(|wanted| wanted == port)) {
             None => Decision::Ignore,
-            Some(Target::Destination(destination)) => destination.decide(request),
-            Some(Target::ManagedIdentity) => match &self.managed {
-                Some(managed) => managed.decide(request),
-                None => Decision::Ignore,
-            },
+            Some(rule) => rule.destination.decide(request),
         }
     }
 }
@@ -258,66 +150,23 @@ impl Destination {
     }
 }
 
-impl Managed {
-    fn decide(&self, request: &dyn Request) -> Decision {
-        match self.exchange(request) {
-            Ok((grant, delivery)) => Decision::Exchange(Arc::new(grant), delivery),
-            Err(problem) => {
-                let identity = problem.identity.as_deref().map(Arc::from);
-                Decision::Refuse(identity, managed_identity::problem_reply(&problem))
-            }
-        }
-    }
-
-    fn exchange(&self, request: &dyn Request) -> Result<(Grant, Delivery), Problem> {
-        let query = TokenQuery::read(request)?;
-        let grant = self.select(query.selector.as_ref())?.grant(&query.scope())?;
-        let client_id = grant.client_id().to_owned();
-        Ok((grant, Delivery::ManagedIdentity { resource: query.resource, client_id }))
-    }
-
-    /// The identity that a caller named; another is never taken in its place.
-    fn select(&self, selector: Option<&(String, String)>) -> Result<&Identity, Problem> {
-        let Some((by, value)) = selector else {
-            return self.default.and_then(|place| self.offered.get(place)).ok_or_else(|| {
-                Problem::new(
-                    Code::IdentityAmbiguous,
-                    "Multiple user assigned identities exist, please specify the clientId / resourceId of the identity in the token request",
-                    "Name an identity with client_id; or write managed_identity.default_identity.",
-                )
-            });
-        };
-        self.offered
-            .iter()
-            .find(|identity| by == "client_id" && identity.client_id().is_some_and(|id| id.eq_ignore_ascii_case(value)))
-            .ok_or_else(|| {
-                Problem::new(
-                    Code::IdentityNotFound,
-                    "Identity not found",
-                    format!("No identity on offer has {by} {value:?}: add it to managed_identity.identities."),
-                )
-            })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::http::tests::Sent;
+    use crate::policy::Policy;
 
     const CONFIG: &str = r#"{
         "identities": [
             {"name": "payments", "client_id": "aaaaaaaa-0000-4000-8000-000000000001"},
-            {"name": "reports", "client_id": "bbbbbbbb-0000-4000-8000-000000000002"},
-            {"name": "hidden", "client_id": "cccccccc-0000-4000-8000-000000000003"}
+            {"name": "reports", "client_id": "bbbbbbbb-0000-4000-8000-000000000002"}
         ],
         "destinations": [
             {"hosts": ["kv.example", "blob.example"], "scope": "https://vault.azure.net/.default", "identity": "payments", "tls_clusters": ["outbound|80||{host}"]},
             {"hosts": ["kv.example:8443"], "scope": "api://other/.default", "identity": "reports", "plaintext": "allowed", "existing_credential": "replace"},
             {"hosts": ["strict.example"], "scope": "s/.default", "identity": "payments", "plaintext": "allowed", "existing_credential": "refuse"},
             {"hosts": ["nowhere.example"], "scope": "s/.default", "identity": "payments"}
-        ],
-        "managed_identity": {"identities": ["payments", "reports"], "imds": {}}
+        ]
     }"#;
 
     fn policy() -> Policy {
@@ -389,41 +238,9 @@ mod tests {
     }
 
     #[test]
-    fn a_managed_identity_is_the_one_that_was_named_or_none() {
-        let policy = policy();
-        let ask = |selector: &str| {
-            let path = format!(
-                "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net{selector}"
-            );
-            let request = Sent::get("169.254.169.254", &path)
-                .header("metadata", b"true")
-                .property(&["destination", "address"], "169.254.169.254:80");
-            scope(policy.decide(&request))
-        };
-        assert_eq!(ask("&client_id=BBBBBBBB-0000-4000-8000-000000000002"), "reports https://vault.azure.net/.default");
-        assert!(ask("").starts_with("400 Multiple user assigned identities exist"));
-        assert!(ask("&client_id=cccccccc-0000-4000-8000-000000000003").starts_with("400 Identity not found"));
-        assert!(ask("&object_id=aaaaaaaa-0000-4000-8000-000000000001").starts_with("400 Identity not found"));
-    }
-
-    #[test]
     fn a_missing_variable_is_told_to_whoever_needs_it() {
         let policy = Policy::new(&Config::parse(CONFIG.as_bytes(), &|_| None).unwrap());
         assert_eq!(scope(policy.decide(&routed("kv.example", "outbound|80||kv.example"))), "503 variable_missing");
         assert_eq!(scope(policy.decide(&routed("elsewhere.example", ""))), "ignore");
-    }
-
-    #[test]
-    fn a_token_is_injected_as_a_bearer_token_and_a_problem_is_told() {
-        let now = Timestamp::from_unix_seconds(0);
-        let token = crate::entra::AccessToken::parse("abc").unwrap();
-        let issued = Issued::new(token, now, std::time::Duration::from_secs(60), None, 0);
-        let inject = Delivery::Inject { pass_on_failure: false };
-        assert!(inject.deliver(Ok(&issued), now) == (Effect::Authorize("Bearer abc".to_owned()), Outcome::Injected));
-        let problem = Problem::new(Code::EntraRefused, "d", "r");
-        assert!(inject.deliver(Err(&problem), now) == (Effect::Reply(problem.to_reply()), Outcome::Failed));
-        assert!(
-            Delivery::Inject { pass_on_failure: true }.deliver(Err(&problem), now) == (Effect::Pass, Outcome::Passed)
-        );
     }
 }

@@ -5,8 +5,10 @@
 //! them; `docs/architecture.md` walks one request through them.
 
 pub mod config;
-pub mod destination;
-pub mod managed_identity;
+pub mod policy;
+
+mod destination;
+mod managed_identity;
 
 pub mod assertion;
 pub mod broker;

@@ -3,6 +3,9 @@
 //! What is written wrongly refuses the configuration, every mistake at once. What is missing in the pod (a variable)
 //! refuses the requests that need it: one forgotten annotation must not take a proxy's listener away.
 
+mod destinations;
+mod identities;
+mod managed_identity;
 mod reader;
 mod sections;
 mod tree;

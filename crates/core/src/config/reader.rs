@@ -203,6 +203,14 @@ impl<'a> Object<'a> {
         self.get(name)?.text(mistakes)
     }
 
+    /// A text that must be there; `what` says what to write.
+    pub(super) fn required(&self, name: &str, what: &str, mistakes: &mut Mistakes) -> Option<&'a str> {
+        if self.get(name).is_none() {
+            mistakes.add(&self.path_of(name), format!("is missing: write {what}"));
+        }
+        self.text(name, mistakes)
+    }
+
     /// A word that need not be there; `default` when it is not.
     pub(super) fn word<T: Copy>(&self, name: &str, words: &[(&str, T)], default: T, mistakes: &mut Mistakes) -> T {
         self.get(name).and_then(|field| field.word(words, mistakes)).unwrap_or(default)

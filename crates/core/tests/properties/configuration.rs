@@ -1,8 +1,8 @@
 //! Whatever is written, and whatever is then requested.
 
 use entra_exchange_core::config::Config;
-use entra_exchange_core::destination::{Decision, Policy};
 use entra_exchange_core::http::Request;
+use entra_exchange_core::policy::{Decision, Policy};
 use proptest::prelude::*;
 
 use crate::json;

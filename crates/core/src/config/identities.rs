@@ -1,0 +1,217 @@
+//! The sections `entra`, `assertions` and `identities`: where tokens come from, and who we are there.
+
+use super::reader::{Mistakes, Object};
+use super::{Identity, Principal};
+use crate::assertion::Source;
+use crate::entra::{Authority, is_guid};
+use crate::host::Host;
+use crate::problem::{Code, Problem};
+
+/// The cluster that leads to the authority, unless `entra.clusters` says another.
+const ENTRA_CLUSTER: &str = "entra";
+
+/// The assertion that exists unwritten, and its cluster.
+const PROJECTED_TOKEN: &str = "projected_token";
+
+/// The identity that exists unwritten.
+const DEFAULT_IDENTITY: &str = "default";
+
+const TENANT_VARIABLE: &str = "AZURE_TENANT_ID";
+const CLIENT_VARIABLE: &str = "AZURE_CLIENT_ID";
+const AUTHORITY_VARIABLE: &str = "AZURE_AUTHORITY_HOST";
+
+/// Reads the three sections. There is always at least one identity.
+pub(super) fn read(
+    root: &Object<'_>,
+    variable: &dyn Fn(&str) -> Option<String>,
+    mistakes: &mut Mistakes,
+) -> Vec<Identity> {
+    let entra = read_entra(root, variable, mistakes);
+    let assertions = read_assertions(root, mistakes);
+    read_identities(root, &entra, &assertions, variable, mistakes)
+}
+
+/// Where tokens come from.
+struct Entra {
+    authority: Result<Authority, Problem>,
+    clusters: Vec<String>,
+}
+
+fn read_entra(root: &Object<'_>, variable: &dyn Fn(&str) -> Option<String>, mistakes: &mut Mistakes) -> Entra {
+    let object =
+        root.get("entra").and_then(|entra| entra.object(&["authority", "unknown_authority", "clusters"], mistakes));
+    let unknown_allowed = object.as_ref().is_some_and(|object| {
+        object.word("unknown_authority", &[("refuse", false), ("allowed", true)], false, mistakes)
+    });
+    let written = object.as_ref().and_then(|object| object.text("authority", mistakes));
+    let authority = match (written, variable(AUTHORITY_VARIABLE)) {
+        (Some(text), _) => Authority::parse(text, unknown_allowed).or_else(|wrong| {
+            mistakes.add("entra.authority", format!("{text:?} {wrong}"));
+            Ok(Authority::public())
+        }),
+        (None, Some(text)) if !text.is_empty() => Authority::parse(&text, unknown_allowed).map_err(|wrong| {
+            Problem::new(
+                Code::VariableMissing,
+                format!("{AUTHORITY_VARIABLE}: {text:?} {wrong}"),
+                "Correct the variable, or write entra.authority in the configuration.",
+            )
+        }),
+        _ => Ok(Authority::public()),
+    };
+    let clusters = object.as_ref().and_then(|object| object.texts("clusters", mistakes)).map_or_else(
+        || vec![ENTRA_CLUSTER.to_owned()],
+        |clusters| clusters.into_iter().map(|(_, name)| name.to_owned()).collect(),
+    );
+    Entra { authority, clusters }
+}
+
+fn read_assertions(root: &Object<'_>, mistakes: &mut Mistakes) -> Vec<(String, Source)> {
+    let mut assertions: Vec<(String, Source)> = Vec::new();
+    for item in root.list("assertions", mistakes).unwrap_or_default() {
+        let Some(object) = item.object(&["name", "source", "cluster"], mistakes) else { continue };
+        let name = object.required("name", "such as \"projected_token\"", mistakes).unwrap_or_default();
+        if object.required("source", "\"file\"", mistakes).is_some()
+            && let Some(field) = object.get("source")
+        {
+            field.word(&[("file", ())], mistakes);
+        }
+        let cluster = object.required("cluster", "the Envoy cluster that serves the token's file", mistakes);
+        if assertions.iter().any(|(other, _)| other == name) {
+            mistakes.add(&object.path_of("name"), format!("{name:?} is the name of another assertion: write another"));
+        }
+        assertions.push((name.to_owned(), Source::File { cluster: cluster.unwrap_or_default().to_owned() }));
+    }
+    if assertions.iter().all(|(name, _)| name != PROJECTED_TOKEN) {
+        assertions.push((PROJECTED_TOKEN.to_owned(), Source::File { cluster: PROJECTED_TOKEN.to_owned() }));
+    }
+    assertions
+}
+
+fn read_identities(
+    root: &Object<'_>,
+    entra: &Entra,
+    assertions: &[(String, Source)],
+    variable: &dyn Fn(&str) -> Option<String>,
+    mistakes: &mut Mistakes,
+) -> Vec<Identity> {
+    let mut identities: Vec<Identity> = Vec::new();
+    let items = root.list("identities", mistakes).unwrap_or_default();
+    for item in &items {
+        let known = &["name", "tenant_id", "client_id", "assertion", "discard_tokens_before"];
+        let Some(object) = item.object(known, mistakes) else { continue };
+        let name = match object.text("name", mistakes) {
+            Some(name) => name,
+            None if items.len() == 1 => DEFAULT_IDENTITY,
+            None => {
+                mistakes.add(&object.path_of("name"), "is missing: with several identities each needs a name");
+                continue;
+            }
+        };
+        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-');
+        if name.len() > 63 || !name.bytes().all(fits) {
+            mistakes
+                .add(&object.path_of("name"), format!("{name:?} is no name: write at most 63 of a-z, 0-9, _ and -"));
+        }
+        if identities.iter().any(|other| other.name == name) {
+            mistakes.add(&object.path_of("name"), format!("{name:?} is the name of another identity: write another"));
+        }
+        let tenant_id = written(&object, "tenant_id", wrong_tenant, mistakes);
+        let client_id = written(&object, "client_id", wrong_client, mistakes);
+        let source = match object.text("assertion", mistakes) {
+            None => None,
+            Some(wanted) => {
+                let found = assertions.iter().find(|(name, _)| name == wanted);
+                if found.is_none() {
+                    let all: Vec<&str> = assertions.iter().map(|(name, _)| name.as_str()).collect();
+                    mistakes.add(
+                        &object.path_of("assertion"),
+                        format!("{wanted:?} is no assertion: write {}", all.join(" or ")),
+                    );
+                }
+                found.map(|(_, source)| source.clone())
+            }
+        };
+        let discard_before = object.get("discard_tokens_before").and_then(|field| field.time(mistakes));
+        let principal = principal(entra, tenant_id, client_id, source.or_else(|| projected(assertions)), variable)
+            .map(|principal| Principal { discard_before, ..principal });
+        identities.push(Identity { name: name.to_owned(), principal });
+    }
+    if root.get("identities").is_none() {
+        let principal = principal(entra, None, None, projected(assertions), variable);
+        identities.push(Identity { name: DEFAULT_IDENTITY.to_owned(), principal });
+    }
+    identities
+}
+
+fn projected(assertions: &[(String, Source)]) -> Option<Source> {
+    assertions.iter().find(|(name, _)| name == PROJECTED_TOKEN).map(|(_, source)| source.clone())
+}
+
+/// A text that was written, with what `wrong` finds in it told.
+fn written<'a>(
+    object: &Object<'a>,
+    name: &str,
+    wrong: fn(&str) -> Option<&'static str>,
+    mistakes: &mut Mistakes,
+) -> Option<&'a str> {
+    let text = object.text(name, mistakes)?;
+    if let Some(wrong) = wrong(text) {
+        mistakes.add(&object.path_of(name), format!("{text:?} {wrong}"));
+    }
+    Some(text)
+}
+
+fn wrong_tenant(text: &str) -> Option<&'static str> {
+    if matches!(text, "common" | "organizations" | "consumers") {
+        return Some("is no tenant that an application can sign in to: write the tenant's id");
+    }
+    let domain = text.contains('.') && Host::parse(text.as_bytes()).is_some_and(|host| host.port.is_none());
+    (!is_guid(text) && !domain).then_some("is no tenant: write its id, a GUID, or one of its domain names")
+}
+
+fn wrong_client(text: &str) -> Option<&'static str> {
+    (!is_guid(text)).then_some("is no client id: write the application's or managed identity's client id, a GUID")
+}
+
+/// The identity as Entra knows it: what was written, else the variables; or what is missing in the pod.
+fn principal(
+    entra: &Entra,
+    tenant_id: Option<&str>,
+    client_id: Option<&str>,
+    assertion: Option<Source>,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Principal, Problem> {
+    let from = |written: Option<&str>, name: &str, annotation: &str, wrong: fn(&str) -> Option<&'static str>| {
+        if let Some(text) = written {
+            return Ok(text.to_owned());
+        }
+        let found = variable(name).filter(|text| !text.is_empty());
+        let wrong = match &found {
+            None => Some("is not set"),
+            Some(text) => wrong(text),
+        };
+        match (found, wrong) {
+            (Some(text), None) => Ok(text),
+            (found, wrong) => Err(Problem::new(
+                Code::VariableMissing,
+                match found {
+                    Some(text) => format!("{name}: {text:?} {}", wrong.unwrap_or_default()),
+                    None => format!("{name} is not set"),
+                },
+                format!(
+                    "Annotate the pod's service account with azure.workload.identity/{annotation}, label the pod \
+                     azure.workload.identity/use: \"true\", and see that {name} reaches the proxy's container and \
+                     stands in vm_config.environment_variables.host_env_keys."
+                ),
+            )),
+        }
+    };
+    Ok(Principal {
+        tenant_id: from(tenant_id, TENANT_VARIABLE, "tenant-id", wrong_tenant)?,
+        client_id: from(client_id, CLIENT_VARIABLE, "client-id", wrong_client)?,
+        authority: entra.authority.clone()?,
+        assertion: assertion.unwrap_or(Source::File { cluster: PROJECTED_TOKEN.to_owned() }),
+        clusters: entra.clusters.clone(),
+        discard_before: None,
+    })
+}
