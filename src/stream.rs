@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use entra_exchange_core::broker::StreamId;
+use entra_exchange_core::broker::{self, StreamId};
 use entra_exchange_core::http::Request;
 use entra_exchange_core::metrics::Outcome;
 use entra_exchange_core::policy::{Decision, Policy};
@@ -11,7 +11,7 @@ use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::{Action, MapType};
 
-use crate::envoy;
+use crate::envoy::{self, Shared};
 use crate::worker::Worker;
 
 /// One request.
@@ -59,6 +59,25 @@ impl HttpContext for Stream {
             Decision::Refuse(identity, reply) => {
                 worker.account(identity.as_deref(), Outcome::Refused);
                 envoy::send(&reply);
+                Action::Pause
+            }
+            Decision::Report(grant) => {
+                worker.account(Some(grant.identity()), Outcome::Reported);
+                worker.want(&grant, envoy::now());
+                Action::Continue
+            }
+            Decision::Reply(reply) => {
+                envoy::send(&reply);
+                Action::Pause
+            }
+            Decision::Check(readiness) => {
+                if let Some(outcome) = worker.check(&readiness, self.id, envoy::now()) {
+                    envoy::tell_readiness(&outcome);
+                }
+                Action::Pause
+            }
+            Decision::Status => {
+                envoy::send(&broker::status(envoy::BUILD, envoy::now(), &Shared));
                 Action::Pause
             }
             Decision::Exchange(grant, delivery) => {

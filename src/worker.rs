@@ -5,7 +5,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
-use entra_exchange_core::broker::{Answer, Broker, Issued, Limits, QueueId, StreamId, WorkerId};
+use entra_exchange_core::broker::{Answer, Broker, Issued, Limits, QueueId, Readiness, StreamId, WorkerId};
 use entra_exchange_core::config::Log;
 use entra_exchange_core::entra::{Grant, TokenKey};
 use entra_exchange_core::event::Event;
@@ -87,6 +87,11 @@ impl Worker {
         now: Timestamp,
     ) -> Option<Ending> {
         let at_work = self.begin();
+        if let Some(stale) = delivery.stale()
+            && at_work.broker.refresh(&grant, stale, now, &Shared).is_some()
+        {
+            envoy::log(&Event::info("rejected").with("detail", "a caller asked for another token: the old is dropped"));
+        }
         let (answer, look) = at_work.broker.get(&grant, delivery.need(), stream, now, &Shared);
         if look {
             envoy::enqueue(at_work.queue, grant.key().as_bytes());
@@ -100,6 +105,29 @@ impl Worker {
                 None
             }
         }
+    }
+
+    /// Has a token fetched for a request that goes on without it.
+    pub(crate) fn want(&mut self, grant: &Arc<Grant>, now: Timestamp) {
+        let at_work = self.begin();
+        if at_work.broker.want(grant, now, &Shared) {
+            envoy::enqueue(at_work.queue, grant.key().as_bytes());
+        }
+    }
+
+    /// Whether the pod is ready; `None` when the request is to pause.
+    pub(crate) fn check(
+        &mut self,
+        readiness: &Readiness,
+        stream: StreamId,
+        now: Timestamp,
+    ) -> Option<Result<(), Problem>> {
+        let at_work = self.begin();
+        let outcome = at_work.broker.ready(readiness, stream, now, &Shared);
+        if outcome.is_none() {
+            envoy::enqueue(at_work.queue, envoy::ANOTHER_TURN);
+        }
+        outcome
     }
 
     /// How it ends for a request that waited; `None` when it is gone.
@@ -141,8 +169,8 @@ impl Worker {
     pub(crate) fn forget(&mut self, stream: StreamId) {
         let Some(at_work) = &mut self.at_work else { return };
         at_work.injected.remove(&stream);
+        at_work.broker.forget(stream);
         if at_work.waiting.remove(&stream).is_some() {
-            at_work.broker.forget(stream);
             self.meters.take(&metrics::waiters(-1));
         }
     }

@@ -172,7 +172,7 @@ mod tests {
     fn policy() -> Policy {
         let tenant =
             |name: &str| (name == "AZURE_TENANT_ID").then(|| "11111111-1111-4111-8111-111111111111".to_owned());
-        Policy::new(&Config::parse(CONFIG.as_bytes(), &tenant).unwrap())
+        Policy::new(&Config::parse(CONFIG.as_bytes(), &tenant).unwrap(), false)
     }
 
     fn routed(authority: &str, cluster: &str) -> Sent {
@@ -189,6 +189,7 @@ mod tests {
                 let said = body.get("code").or_else(|| body.get("error_description")).unwrap();
                 format!("{} {}", reply.status, said.as_str().unwrap())
             }
+            other => format!("{other:?}"),
         }
     }
 
@@ -239,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_missing_variable_is_told_to_whoever_needs_it() {
-        let policy = Policy::new(&Config::parse(CONFIG.as_bytes(), &|_| None).unwrap());
+        let policy = Policy::new(&Config::parse(CONFIG.as_bytes(), &|_| None).unwrap(), false);
         assert_eq!(scope(policy.decide(&routed("kv.example", "outbound|80||kv.example"))), "503 variable_missing");
         assert_eq!(scope(policy.decide(&routed("elsewhere.example", ""))), "ignore");
     }

@@ -40,9 +40,8 @@ pub(super) fn read(
                     format!("{text:?} stands in two places, and which token it gets is not clear: write it once"),
                 );
             }
-            if managed_identity.is_some_and(|answers| answers.imds_hosts.iter().any(|other| *other == host.name)) {
-                mistakes
-                    .add(&path, format!("{text:?} is answered by managed_identity.imds: take it out here or there"));
+            if managed_identity.is_some_and(|answers| answers.hosts().any(|other| *other == host.name)) {
+                mistakes.add(&path, format!("{text:?} is answered by managed_identity: take it out here or there"));
             }
             hosts.push(host);
         }
