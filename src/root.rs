@@ -23,7 +23,7 @@ use proxy_wasm::types::{BufferType, ContextType, MapType, Status};
 
 use crate::envoy::{self, Shared};
 use crate::stream::Stream;
-use crate::worker::Worker;
+use crate::worker::{ANOTHER_TURN, AtWork, Worker};
 
 /// What stands in for an answer that broke off, as Envoy answers itself when there was no connection.
 const NO_ANSWER: u16 = 503;
@@ -32,8 +32,8 @@ const NO_ANSWER: u16 = 503;
 /// other where that calls the module again: hundreds would overflow the stack.
 const FINISHED_AT_ONCE: usize = 32;
 
-/// The message that only has the root context take another turn: no key is as short.
-const ANOTHER_TURN: &[u8] = b"";
+/// How often to look whether a connection is there, while a request waits for one.
+const CONNECTION_PERIOD: Duration = Duration::from_millis(1);
 
 /// One plugin configuration in one VM.
 pub(crate) struct Root {
@@ -65,7 +65,8 @@ impl Root {
 
     /// Tells the broker something, and does what it says until it says nothing more.
     fn tell(&mut self, what: impl FnOnce(&mut Broker, Timestamp) -> Vec<Command>) {
-        let Some(worker) = self.configured.as_ref().map(|configured| Rc::clone(&configured.worker)) else { return };
+        let Some(configured) = &self.configured else { return };
+        let (worker, policy) = (Rc::clone(&configured.worker), Rc::clone(&configured.policy));
         let worker = &mut *worker.borrow_mut();
         let now = envoy::now();
         let Some(at_work) = worker.at_work() else { return };
@@ -74,9 +75,16 @@ impl Root {
             commands.extend(self.carry_out(command, worker, now));
         }
         self.finish_some(worker, now);
+        self.look_at_connections(worker, &policy);
         // No period is no tick.
-        let next_due = worker.at_work().and_then(|at_work| at_work.broker.next_due());
-        let period = next_due.map_or(Duration::ZERO, |due| due.since(now).max(Duration::from_millis(1)));
+        let period = match worker.at_work() {
+            Some(at_work) if at_work.awaits_connections() => CONNECTION_PERIOD,
+            Some(at_work) => {
+                let next_due = at_work.broker.next_due();
+                next_due.map_or(Duration::ZERO, |due| due.since(now).max(Duration::from_millis(1)))
+            }
+            None => Duration::ZERO,
+        };
         let _ = hostcalls::set_tick_period(period);
     }
 
@@ -139,6 +147,24 @@ impl Root {
         }
         if let (false, Some(at_work)) = (self.finishing.is_empty(), worker.at_work()) {
             envoy::enqueue(at_work.queue, ANOTHER_TURN);
+        }
+    }
+
+    /// Decides about the requests whose connections may be there by now, and lets as many go on as one turn may.
+    fn look_at_connections(&self, worker: &mut Worker, policy: &Policy) {
+        let mut unconnected = worker.at_work().map(AtWork::take_unconnected).unwrap_or_default();
+        let mut gone_on = 0;
+        while let (Some(stream), true) = (unconnected.front().copied(), gone_on < FINISHED_AT_ONCE) {
+            unconnected.pop_front();
+            envoy::on_stream(stream, self.id, || {
+                if worker.receive(stream, policy) {
+                    let _ = hostcalls::resume_http_request();
+                    gone_on += 1;
+                }
+            });
+        }
+        if let Some(at_work) = worker.at_work() {
+            at_work.put_back(unconnected);
         }
     }
 

@@ -1,7 +1,7 @@
 //! What one worker's VM knows: its broker, and what is to become of the requests that wait.
 
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
@@ -10,13 +10,16 @@ use entra_exchange_core::config::Log;
 use entra_exchange_core::entra::{Grant, TokenKey};
 use entra_exchange_core::event::Event;
 use entra_exchange_core::metrics::{self, Outcome};
-use entra_exchange_core::policy::{Delivery, Effect};
+use entra_exchange_core::policy::{Decision, Delivery, Effect, Policy};
 use entra_exchange_core::problem::Problem;
 use entra_exchange_core::time::Timestamp;
 use proxy_wasm::hostcalls;
 
-use crate::envoy::{self, Shared};
+use crate::envoy::{self, InEffect, Shared};
 use crate::meters::Meters;
+
+/// The message that only has the root context take another turn: no key is as short.
+pub(crate) const ANOTHER_TURN: &[u8] = b"";
 
 /// One worker's VM.
 pub(crate) struct Worker {
@@ -31,12 +34,15 @@ pub(crate) struct Worker {
 pub(crate) struct AtWork {
     pub(crate) broker: Broker,
     pub(crate) queue: QueueId,
+    /// The requests that wait for their connections.
+    unconnected: VecDeque<StreamId>,
+    /// The requests that wait for their tokens.
     waiting: HashMap<StreamId, Waiting>,
     /// The tokens that requests went on with, until their answers come.
     injected: HashMap<StreamId, (TokenKey, Arc<Issued>)>,
 }
 
-/// A request that waits.
+/// A request that waits for its token.
 struct Waiting {
     grant: Arc<Grant>,
     delivery: Delivery,
@@ -76,6 +82,44 @@ impl Worker {
     pub(crate) fn begin(&mut self) -> &mut AtWork {
         let limits = self.limits;
         self.at_work.get_or_insert_with(|| AtWork::new(limits))
+    }
+
+    /// Decides about the request in effect, and does what was decided. Returns whether it goes on.
+    pub(crate) fn receive(&mut self, stream: StreamId, policy: &Policy) -> bool {
+        match policy.decide(&InEffect) {
+            Decision::Ignore => {
+                envoy::as_it_came();
+                true
+            }
+            Decision::Pass(identity) => {
+                self.account(identity.as_deref(), Outcome::Passed);
+                envoy::as_it_came();
+                true
+            }
+            Decision::Report(grant) => {
+                self.account(Some(grant.identity()), Outcome::Passed);
+                envoy::as_it_came();
+                true
+            }
+            Decision::Refuse(identity, reply) => {
+                self.account(identity.as_deref(), Outcome::Refused);
+                envoy::send(&reply);
+                false
+            }
+            Decision::AwaitConnection => {
+                let at_work = self.begin();
+                at_work.unconnected.push_back(stream);
+                if at_work.unconnected.len() == 1 {
+                    envoy::enqueue(at_work.queue, ANOTHER_TURN);
+                }
+                false
+            }
+            Decision::Exchange(grant, delivery) => {
+                let ending = self.ask(grant, delivery, stream, envoy::now());
+                // Without an ending it waits.
+                ending.is_some_and(|ending| self.end(stream, ending))
+            }
+        }
     }
 
     /// Gets a token for a request: how it ends for it, or `None` when it is to pause.
@@ -141,6 +185,7 @@ impl Worker {
     pub(crate) fn forget(&mut self, stream: StreamId) {
         let Some(at_work) = &mut self.at_work else { return };
         at_work.injected.remove(&stream);
+        at_work.unconnected.retain(|other| *other != stream);
         if at_work.waiting.remove(&stream).is_some() {
             at_work.broker.forget(stream);
             self.meters.take(&metrics::waiters(-1));
@@ -161,12 +206,33 @@ impl Worker {
 }
 
 impl AtWork {
+    /// Takes the requests out that wait for their connections, the oldest first.
+    pub(crate) fn take_unconnected(&mut self) -> VecDeque<StreamId> {
+        std::mem::take(&mut self.unconnected)
+    }
+
+    /// Puts those back that there was no time for.
+    pub(crate) fn put_back(&mut self, unconnected: VecDeque<StreamId>) {
+        self.unconnected.extend(unconnected);
+    }
+
+    /// Whether a request waits for its connection. Envoy does not say when it is there.
+    pub(crate) fn awaits_connections(&self) -> bool {
+        !self.unconnected.is_empty()
+    }
+
     fn new(limits: Limits) -> Self {
         let worker = WorkerId(random());
         // One name has one reader, the last that registered it: so each worker has a name of its own.
         let name = format!("entra-exchange/{:016x}", worker.0);
         let queue = QueueId(hostcalls::register_shared_queue(&name).unwrap_or_default());
-        Self { broker: Broker::new(worker, queue, limits), queue, waiting: HashMap::new(), injected: HashMap::new() }
+        Self {
+            broker: Broker::new(worker, queue, limits),
+            queue,
+            unconnected: VecDeque::new(),
+            waiting: HashMap::new(),
+            injected: HashMap::new(),
+        }
     }
 }
 

@@ -97,7 +97,7 @@ fn read_identities(
     let mut identities: Vec<Identity> = Vec::new();
     let items = root.list("identities", mistakes).unwrap_or_default();
     for item in &items {
-        let known = &["name", "tenant_id", "client_id", "assertion", "discard_tokens_before"];
+        let known = &["name", "tenant_id", "client_id", "assertion", "principals", "discard_tokens_before"];
         let Some(object) = item.object(known, mistakes) else { continue };
         let name = match object.text("name", mistakes) {
             Some(name) => name,
@@ -134,13 +134,39 @@ fn read_identities(
         let discard_before = object.get("discard_tokens_before").and_then(|field| field.time(mistakes));
         let principal = principal(entra, tenant_id, client_id, source.or_else(|| projected(assertions)), variable)
             .map(|principal| Principal { discard_before, ..principal });
-        identities.push(Identity { name: name.to_owned(), principal });
+        let principals = read_principals(&object, mistakes);
+        identities.push(Identity { name: name.to_owned(), principals, principal });
+    }
+    if identities.iter().any(|identity| !identity.principals.is_empty()) {
+        for (place, identity) in identities.iter().enumerate().filter(|(_, identity)| identity.principals.is_empty()) {
+            mistakes.add(
+                &format!("identities[{place}].principals"),
+                format!("is missing: another identity has principals, so say who may use {:?} too", identity.name),
+            );
+        }
     }
     if root.get("identities").is_none() {
         let principal = principal(entra, None, None, projected(assertions), variable);
-        identities.push(Identity { name: DEFAULT_IDENTITY.to_owned(), principal });
+        identities.push(Identity { name: DEFAULT_IDENTITY.to_owned(), principals: Vec::new(), principal });
     }
     identities
+}
+
+/// Who may use it: what stands in callers' certificates as a URI, compared as it is.
+fn read_principals(object: &Object<'_>, mistakes: &mut Mistakes) -> Vec<String> {
+    let mut principals: Vec<String> = Vec::new();
+    for (path, text) in object.texts("principals", mistakes).unwrap_or_default() {
+        if text.contains('*') || text.contains(char::is_whitespace) {
+            mistakes.add(&path, format!("{text:?} is no principal: write each in full, there are no patterns"));
+        } else if !text.contains("://") {
+            mistakes.add(&path, format!("{text:?} is no URI: write it as the certificate has it, \"spiffe://{text}\""));
+        } else if principals.iter().any(|other| other == text) {
+            mistakes.add(&path, format!("{text:?} stands here a second time: write it once"));
+        } else {
+            principals.push(text.to_owned());
+        }
+    }
+    principals
 }
 
 fn projected(assertions: &[(String, Source)]) -> Option<Source> {
