@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
-use entra_exchange_core::broker::{Answer, Broker, Issued, Limits, QueueId, StreamId, WorkerId};
+use entra_exchange_core::broker::{self, Answer, Broker, Issued, Limits, QueueId, Readiness, StreamId, WorkerId};
 use entra_exchange_core::config::Log;
 use entra_exchange_core::entra::{Grant, TokenKey};
 use entra_exchange_core::event::Event;
@@ -17,9 +17,6 @@ use proxy_wasm::hostcalls;
 
 use crate::envoy::{self, InEffect, Shared};
 use crate::meters::Meters;
-
-/// The message that only has the root context take another turn: no key is as short.
-pub(crate) const ANOTHER_TURN: &[u8] = b"";
 
 /// One worker's VM.
 pub(crate) struct Worker {
@@ -97,7 +94,8 @@ impl Worker {
                 true
             }
             Decision::Report(grant) => {
-                self.account(Some(grant.identity()), Outcome::Passed);
+                self.account(Some(grant.identity()), Outcome::Reported);
+                self.want(&grant, envoy::now());
                 envoy::as_it_came();
                 true
             }
@@ -106,11 +104,25 @@ impl Worker {
                 envoy::send(&reply);
                 false
             }
+            Decision::Reply(reply) => {
+                envoy::send(&reply);
+                false
+            }
+            Decision::Check(readiness) => {
+                if let Some(outcome) = self.check(&readiness, stream, envoy::now()) {
+                    envoy::tell_readiness(&outcome);
+                }
+                false
+            }
+            Decision::Status => {
+                envoy::send(&broker::status(envoy::BUILD, envoy::now(), &Shared));
+                false
+            }
             Decision::AwaitConnection => {
                 let at_work = self.begin();
                 at_work.unconnected.push_back(stream);
                 if at_work.unconnected.len() == 1 {
-                    envoy::enqueue(at_work.queue, ANOTHER_TURN);
+                    envoy::enqueue(at_work.queue, envoy::ANOTHER_TURN);
                 }
                 false
             }
@@ -131,6 +143,11 @@ impl Worker {
         now: Timestamp,
     ) -> Option<Ending> {
         let at_work = self.begin();
+        if let Some(stale) = delivery.stale()
+            && at_work.broker.refresh(&grant, stale, now, &Shared).is_some()
+        {
+            envoy::log(&Event::info("rejected").with("detail", "a caller asked for another token: the old is dropped"));
+        }
         let (answer, look) = at_work.broker.get(&grant, delivery.need(), stream, now, &Shared);
         if look {
             envoy::enqueue(at_work.queue, grant.key().as_bytes());
@@ -144,6 +161,29 @@ impl Worker {
                 None
             }
         }
+    }
+
+    /// Has a token fetched for a request that goes on without it.
+    pub(crate) fn want(&mut self, grant: &Arc<Grant>, now: Timestamp) {
+        let at_work = self.begin();
+        if at_work.broker.want(grant, now, &Shared) {
+            envoy::enqueue(at_work.queue, grant.key().as_bytes());
+        }
+    }
+
+    /// Whether the pod is ready; `None` when the request is to pause.
+    pub(crate) fn check(
+        &mut self,
+        readiness: &Readiness,
+        stream: StreamId,
+        now: Timestamp,
+    ) -> Option<Result<(), Problem>> {
+        let at_work = self.begin();
+        let outcome = at_work.broker.ready(readiness, stream, now, &Shared);
+        if outcome.is_none() {
+            envoy::enqueue(at_work.queue, envoy::ANOTHER_TURN);
+        }
+        outcome
     }
 
     /// How it ends for a request that waited; `None` when it is gone.
@@ -186,8 +226,8 @@ impl Worker {
         let Some(at_work) = &mut self.at_work else { return };
         at_work.injected.remove(&stream);
         at_work.unconnected.retain(|other| *other != stream);
+        at_work.broker.forget(stream);
         if at_work.waiting.remove(&stream).is_some() {
-            at_work.broker.forget(stream);
             self.meters.take(&metrics::waiters(-1));
         }
     }

@@ -19,4 +19,5 @@ pub mod event;
 mod host;
 pub mod http;
 pub mod metrics;
+mod path;
 pub mod time;

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use crate::broker::{Issued, Need};
-use crate::config::Config;
+use crate::broker::{Issued, Need, Readiness, Stale};
+use crate::config::{Config, Status};
 use crate::destination::Destinations;
 pub use crate::destination::OWN_HEADER;
 use crate::entra::Grant;
 use crate::host::Host;
 use crate::http::{Reply, Request};
-use crate::managed_identity::{self, Endpoint};
+use crate::managed_identity::{self, Caller, Endpoint};
 use crate::metrics::Outcome;
-use crate::problem::Problem;
+use crate::path;
+use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 
 /// What to do with a request.
@@ -23,12 +24,18 @@ pub enum Decision {
     Pass(Option<Arc<str>>),
     /// Answer it, by the rules for this identity, where one is known.
     Refuse(Option<Arc<str>>, Reply),
-    /// Let it go on as it came, and see that this token can be had.
-    Report(Arc<Grant>),
     /// Ask again when its connection to the upstream is there: only then it is known where a token would go.
     AwaitConnection,
     /// Get this token, then do this with it.
     Exchange(Arc<Grant>, Delivery),
+    /// Let it go on as it came, and have this token fetched all the same.
+    Report(Arc<Grant>),
+    /// Answer it: it is about the filter, and no identity's.
+    Reply(Reply),
+    /// Answer whether this holds.
+    Check(Arc<Readiness>),
+    /// Show the state of all tokens.
+    Status,
 }
 
 /// What becomes of a token, or of the problem that there is none.
@@ -36,13 +43,8 @@ pub enum Decision {
 pub enum Delivery {
     /// The request goes on with the token.
     Inject(Injection),
-    /// The request is answered as the instance metadata service would.
-    ManagedIdentity {
-        /// The resource, as the caller wrote it.
-        resource: String,
-        /// Whose token it is.
-        client_id: String,
-    },
+    /// The request is answered as Azure's own endpoint would.
+    ManagedIdentity(Caller),
 }
 
 /// How a token gets into a request.
@@ -81,7 +83,15 @@ impl Delivery {
     pub const fn need(&self) -> Need {
         match self {
             Self::Inject(_) => Need::Usable,
-            Self::ManagedIdentity { .. } => Need::LongLived,
+            Self::ManagedIdentity(_) => Need::LongLived,
+        }
+    }
+
+    /// The token that is not wanted for it any more.
+    pub const fn stale(&self) -> Option<Stale> {
+        match self {
+            Self::Inject(_) => None,
+            Self::ManagedIdentity(caller) => caller.stale,
         }
     }
 
@@ -91,11 +101,11 @@ impl Delivery {
             (Self::Inject(injection), Ok(issued)) => (injection.authorize(issued), Outcome::Injected),
             (Self::Inject(injection), Err(_)) if injection.pass_on_failure => (Effect::Pass, Outcome::Passed),
             (Self::Inject(_), Err(problem)) => (Effect::Refuse(problem.clone()), Outcome::Failed),
-            (Self::ManagedIdentity { resource, client_id }, Ok(issued)) => {
-                (Effect::Reply(managed_identity::token_reply(issued, client_id, resource, now)), Outcome::Answered)
+            (Self::ManagedIdentity(caller), Ok(issued)) => {
+                (Effect::Reply(caller.token_reply(issued, now)), Outcome::Answered)
             }
-            (Self::ManagedIdentity { .. }, Err(problem)) => {
-                (Effect::Reply(managed_identity::problem_reply(problem)), Outcome::Failed)
+            (Self::ManagedIdentity(caller), Err(problem)) => {
+                (Effect::Reply(caller.problem_reply(problem)), Outcome::Failed)
             }
         }
     }
@@ -114,14 +124,17 @@ impl Injection {
 pub struct Policy {
     destinations: Destinations,
     managed_identity: Option<Endpoint>,
+    status: Option<Status>,
 }
 
 impl Policy {
-    /// Makes the policy of a configuration.
-    pub fn new(config: &Config) -> Self {
+    /// Makes the policy of a configuration, for a proxy that may be a gateway.
+    pub fn new(config: &Config, on_gateway: bool) -> Self {
+        let endpoint = |answers| Endpoint::new(answers, config, on_gateway);
         Self {
             destinations: Destinations::new(config),
-            managed_identity: config.managed_identity.as_ref().map(|answers| Endpoint::new(answers, config)),
+            managed_identity: config.managed_identity.as_ref().map(endpoint),
+            status: config.status.clone(),
         }
     }
 
@@ -134,17 +147,48 @@ impl Policy {
     pub fn decide(&self, request: &dyn Request) -> Decision {
         let authority = request.header(":authority").unwrap_or_default();
         let Some(host) = Host::parse(&authority) else { return Decision::Ignore };
-        match &self.managed_identity {
-            Some(endpoint) if endpoint.answers(&host) => endpoint.decide(request),
-            _ => self.destinations.decide(&host, request),
+        if let Some(decision) = self.status.as_ref().and_then(|status| status.decide(&host, request)) {
+            return decision;
+        }
+        let endpoint = self.managed_identity.as_ref().filter(|endpoint| endpoint.answers(&host));
+        match endpoint {
+            Some(endpoint) => endpoint.decide(&host, request).unwrap_or(Decision::Ignore),
+            None => self.destinations.decide(&host, request),
         }
     }
+}
+
+impl Status {
+    /// Decides about a request to one of its hosts; `None` when it is for another path.
+    fn decide(&self, host: &Host<'_>, request: &dyn Request) -> Option<Decision> {
+        if self.hosts.iter().all(|own| *own != host.name) {
+            return None;
+        }
+        let target = request.header(":path").unwrap_or_default();
+        let (path, _) = path::split(&target);
+        if path != self.path.as_bytes() {
+            return None;
+        }
+        let local = managed_identity::is_local(request);
+        let allowed = if local { managed_identity::must_be_get(request) } else { Err(not_local()) };
+        Some(match allowed {
+            Ok(()) => Decision::Status,
+            Err(problem) => Decision::Reply(problem.to_reply()),
+        })
+    }
+}
+
+fn not_local() -> Problem {
+    Problem::new(
+        Code::NotLocal,
+        "the state of tokens is shown only in the pod itself, on a loopback address",
+        "Ask from within the pod, such as with kubectl exec or kubectl port-forward.",
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::problem::Code;
 
     fn issued() -> Issued {
         let token = crate::entra::AccessToken::parse("abc").unwrap();

@@ -68,6 +68,12 @@ codes! {
     IdentityNotFound = "identity_not_found", 400, "Identity not found";
     /// A managed-identity request that names no identity where there are several.
     IdentityAmbiguous = "identity_ambiguous", 400, "Several identities, and the request names none";
+    /// A managed-identity request for a resource that the identity is not offered for.
+    ResourceNotAllowed = "resource_not_allowed", 400, "The identity is not offered for this resource";
+    /// A managed-identity request without the secret.
+    SecretWrong = "secret_wrong", 401, "The secret is missing or wrong";
+    /// Managed identity is switched off by configuration.
+    ManagedIdentityRefused = "managed_identity_refused", 403, "Managed identity is switched off";
     /// A metadata path that does not exist here.
     PathNotFound = "path_not_found", 404, "There is no such path";
     /// A metadata path that is not answered here.
@@ -198,7 +204,11 @@ impl Problem {
 
     /// The reply for an injected request: `application/problem+json` (RFC 9457).
     pub fn to_reply(&self) -> Reply {
-        let status = self.code.status();
+        self.to_reply_of(self.code.status())
+    }
+
+    /// The same with another status.
+    pub fn to_reply_of(&self, status: u16) -> Reply {
         let reply = Reply::json(
             status,
             "application/problem+json",

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use super::reader::{Field, Mistakes, Object};
 use super::shared_suffixes;
 use super::{Action, Destination, ExistingCredential, Identity, ManagedIdentity, Terms, Token, Whose};
-use crate::destination::path;
 use crate::host::HostPattern;
+use crate::path;
 
 /// What a destination is known by: it is no default of others.
 const OWN: &[&str] = &[
@@ -117,9 +117,9 @@ fn read_hosts(
             mistakes.add(&path, format!("{text:?} is no host: write a name such as \"api.example.com\" or \"*.example.com\", with :port if only that port is meant"));
             continue;
         };
-        let is_imds = |own: &String| !host.wildcard && *own == host.host.name;
-        if managed_identity.is_some_and(|answers| answers.imds_hosts.iter().any(is_imds)) {
-            mistakes.add(&path, format!("{text:?} is answered by managed_identity.imds: take it out here or there"));
+        let is_answered = |own: &String| !host.wildcard && *own == host.host.name;
+        if managed_identity.is_some_and(|answers| answers.hosts().any(is_answered)) {
+            mistakes.add(&path, format!("{text:?} is answered by managed_identity: take it out here or there"));
         }
         hosts.push((path, host));
     }

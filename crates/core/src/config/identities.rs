@@ -94,11 +94,21 @@ fn read_identities(
     variable: &dyn Fn(&str) -> Option<String>,
     mistakes: &mut Mistakes,
 ) -> Vec<Identity> {
+    const KNOWN: &[&str] = &[
+        "name",
+        "tenant_id",
+        "client_id",
+        "assertion",
+        "principals",
+        "object_id",
+        "resource_id",
+        "resources",
+        "discard_tokens_before",
+    ];
     let mut identities: Vec<Identity> = Vec::new();
     let items = root.list("identities", mistakes).unwrap_or_default();
     for item in &items {
-        let known = &["name", "tenant_id", "client_id", "assertion", "principals", "discard_tokens_before"];
-        let Some(object) = item.object(known, mistakes) else { continue };
+        let Some(object) = item.object(KNOWN, mistakes) else { continue };
         let name = match object.text("name", mistakes) {
             Some(name) => name,
             None if items.len() == 1 => DEFAULT_IDENTITY,
@@ -134,8 +144,18 @@ fn read_identities(
         let discard_before = object.get("discard_tokens_before").and_then(|field| field.time(mistakes));
         let principal = principal(entra, tenant_id, client_id, source.or_else(|| projected(assertions)), variable)
             .map(|principal| Principal { discard_before, ..principal });
-        let principals = read_principals(&object, mistakes);
-        identities.push(Identity { name: name.to_owned(), principals, principal });
+        let texts = object.texts("resources", mistakes);
+        identities.push(Identity {
+            name: name.to_owned(),
+            principals: read_principals(&object, mistakes),
+            object_id: written(&object, "object_id", wrong_object, mistakes).map(str::to_owned),
+            resource_id: written(&object, "resource_id", wrong_resource_id, mistakes).map(str::to_owned),
+            resources: texts.map(|texts| {
+                let without_slash = |(_, text): (String, &str)| text.strip_suffix('/').unwrap_or(text).to_owned();
+                texts.into_iter().map(without_slash).collect()
+            }),
+            principal,
+        });
     }
     if identities.iter().any(|identity| !identity.principals.is_empty()) {
         for (place, identity) in identities.iter().enumerate().filter(|(_, identity)| identity.principals.is_empty()) {
@@ -146,8 +166,14 @@ fn read_identities(
         }
     }
     if root.get("identities").is_none() {
-        let principal = principal(entra, None, None, projected(assertions), variable);
-        identities.push(Identity { name: DEFAULT_IDENTITY.to_owned(), principals: Vec::new(), principal });
+        identities.push(Identity {
+            name: DEFAULT_IDENTITY.to_owned(),
+            principals: Vec::new(),
+            object_id: None,
+            resource_id: None,
+            resources: None,
+            principal: principal(entra, None, None, projected(assertions), variable),
+        });
     }
     identities
 }
@@ -197,6 +223,15 @@ fn wrong_tenant(text: &str) -> Option<&'static str> {
 
 fn wrong_client(text: &str) -> Option<&'static str> {
     (!is_guid(text)).then_some("is no client id: write the application's or managed identity's client id, a GUID")
+}
+
+fn wrong_object(text: &str) -> Option<&'static str> {
+    (!is_guid(text)).then_some("is no object id: write the managed identity's principal id, a GUID")
+}
+
+fn wrong_resource_id(text: &str) -> Option<&'static str> {
+    (!text.starts_with("/subscriptions/"))
+        .then_some("is no resource id: write the managed identity's, which starts with /subscriptions/")
 }
 
 /// The identity as Entra knows it: what was written, else the variables; or what is missing in the pod.

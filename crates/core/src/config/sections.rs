@@ -4,10 +4,14 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::reader::{Field, Mistakes, Object};
-use super::{Action, Config, Destination, Identity, Log, ManagedIdentity, Whose};
+use super::{Action, Config, Destination, Identity, Log, ManagedIdentity, Status, Whose};
 use super::{destinations, identities, managed_identity};
 use crate::broker::Limits;
 use crate::event::Level;
+
+/// Where the state of all tokens is shown, unless `status` says otherwise.
+const STATUS_HOSTS: &[&str] = &["127.0.0.1"];
+const STATUS_PATH: &str = "/entra-exchange/status";
 
 /// Reads all sections; with mistakes what comes back is of no use.
 pub(super) fn read(
@@ -16,21 +20,41 @@ pub(super) fn read(
     mistakes: &mut Mistakes,
 ) -> Option<Config> {
     let root = root.object(
-        &["entra", "identities", "assertions", "defaults", "destinations", "managed_identity", "limits", "log"],
+        &[
+            "entra",
+            "identities",
+            "assertions",
+            "defaults",
+            "destinations",
+            "managed_identity",
+            "status",
+            "limits",
+            "log",
+        ],
         mistakes,
     )?;
     let identities = identities::read(&root, variable, mistakes);
     let names: Vec<&str> = identities.iter().map(|identity| identity.name.as_str()).collect();
-    let managed_identity = managed_identity::read(&root, &names, mistakes);
+    let managed_identity = managed_identity::read(&root, &identities, variable, mistakes);
     let destinations = destinations::read(&root, &identities, managed_identity.as_ref(), mistakes);
     if root.get("destinations").is_none() && root.get("managed_identity").is_none() {
         mistakes.add("", "nothing is asked for: write destinations, managed_identity, or both");
     }
     check_principals(&identities, &destinations, managed_identity.as_ref(), mistakes);
     let warnings = warnings(&names, &destinations, managed_identity.as_ref());
+    let status = read_status(&root, mistakes);
     let limits = read_limits(&root, mistakes);
     let log = read_log(&root, mistakes);
-    Some(Config { identities, destinations, managed_identity, limits, log, warnings })
+    Some(Config { identities, destinations, managed_identity, status, limits, log, warnings })
+}
+
+fn read_status(root: &Object<'_>, mistakes: &mut Mistakes) -> Option<Status> {
+    let object = root.get("status")?.object(&["hosts", "path"], mistakes)?;
+    let path = object.text("path", mistakes).unwrap_or(STATUS_PATH);
+    if !path.starts_with('/') || path.contains(['?', '#']) {
+        mistakes.add(&object.path_of("path"), format!("{path:?} is no path: write such as {STATUS_PATH:?}"));
+    }
+    Some(Status { hosts: managed_identity::read_hosts(&object, STATUS_HOSTS, mistakes), path: path.to_owned() })
 }
 
 fn read_log(root: &Object<'_>, mistakes: &mut Mistakes) -> Log {

@@ -62,7 +62,7 @@ fn what_is_written_wins_over_the_variables() {
     assert_eq!((grant.assertion().cluster(), grant.clusters()), ("spire_file", &["gov".to_owned()][..]));
     let answers = config.managed_identity.unwrap();
     assert_eq!((answers.offered, answers.default), (vec![0], Some(0)));
-    assert_eq!(answers.imds_hosts, ["127.0.0.1"]);
+    assert_eq!(answers.imds.as_ref().unwrap().hosts, ["127.0.0.1"]);
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn a_host_cannot_be_a_destination_and_imds() {
         mistakes(
             r#"{"managed_identity":{"imds":{}},"destinations":[{"hosts":["localhost:81"],"scope":"s/.default"}]}"#
         ),
-        [r#"destinations[0].hosts[0]: "localhost:81" is answered by managed_identity.imds: take it out here or there"#]
+        [r#"destinations[0].hosts[0]: "localhost:81" is answered by managed_identity: take it out here or there"#]
     );
 }
 

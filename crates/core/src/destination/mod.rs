@@ -2,7 +2,7 @@
 
 mod caller;
 mod credential;
-pub(crate) mod path;
+mod prefixes;
 mod rule;
 mod seen;
 mod table;

@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 
 use crate::http::Request;
+use crate::path;
 
 pub(super) struct Seen<'a> {
     pub(super) request: &'a dyn Request,
@@ -21,12 +22,11 @@ impl<'a> Seen<'a> {
 
     /// The path without its query; `None` where there is none: a CONNECT asks for a tunnel, not for a resource.
     pub(super) fn path(&self) -> Option<&[u8]> {
-        self.target()?.split(|byte| *byte == b'?').next()
+        self.target().map(|target| path::split(target).0)
     }
 
     pub(super) fn query(&self) -> &[u8] {
-        let target = self.target().unwrap_or_default();
-        target.splitn(2, |byte| *byte == b'?').nth(1).unwrap_or_default()
+        self.target().map_or(&[], |target| path::split(target).1)
     }
 
     fn target(&self) -> Option<&[u8]> {

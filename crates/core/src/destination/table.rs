@@ -3,9 +3,10 @@
 
 use std::collections::HashMap;
 
-use super::path;
+use super::prefixes;
 use super::seen::Seen;
 use crate::host::{Host, HostPattern};
+use crate::path;
 
 /// The port of an authority without one: what reaches the filter is HTTP.
 const HTTP_PORT: u16 = 80;
@@ -107,7 +108,7 @@ impl<T> Paths<T> {
         if let Some(what) = path::ambiguity(path) {
             return Found::Ambiguous { what, guarded: self.guards };
         }
-        let rules = path::prefixes(path, self.deepest).filter_map(|prefix| self.by_prefix.get(prefix));
+        let rules = prefixes::of(path, self.deepest).filter_map(|prefix| self.by_prefix.get(prefix));
         rules.filter_map(|methods| methods.find(seen)).next().map_or(Found::Nothing, Found::Rule)
     }
 }

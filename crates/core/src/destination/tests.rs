@@ -24,7 +24,7 @@ fn policy_of(config: &str) -> Policy {
         "AZURE_CLIENT_ID" => Some("cccccccc-0000-4000-8000-000000000003".to_owned()),
         _ => None,
     };
-    Policy::new(&Config::parse(config.as_bytes(), &tenant).unwrap())
+    Policy::new(&Config::parse(config.as_bytes(), &tenant).unwrap(), false)
 }
 
 fn policy() -> Policy {
@@ -42,6 +42,7 @@ fn said(decision: Decision) -> String {
         Decision::AwaitConnection => "await".to_owned(),
         Decision::Ignore => "ignore".to_owned(),
         Decision::Pass(_) => "pass".to_owned(),
+        other @ (Decision::Reply(_) | Decision::Check(_) | Decision::Status) => format!("{other:?}"),
         Decision::Refuse(_, reply) => {
             let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
             format!("{} {}", reply.status, body.get("code").unwrap().as_str().unwrap())
@@ -95,7 +96,7 @@ fn a_port_is_more_specific_than_any_port() {
 
 #[test]
 fn a_missing_variable_is_told_to_whoever_needs_it() {
-    let policy = Policy::new(&Config::parse(CONFIG.as_bytes(), &|_| None).unwrap());
+    let policy = Policy::new(&Config::parse(CONFIG.as_bytes(), &|_| None).unwrap(), false);
     assert_eq!(said(policy.decide(&routed("kv.example", "outbound|80||kv.example"))), "503 variable_missing");
     assert_eq!(said(policy.decide(&routed("elsewhere.example", ""))), "ignore");
 }
@@ -235,7 +236,7 @@ fn a_report_touches_no_request() {
     assert_eq!(said(policy.decide(&request)), "report default s/.default");
     let nobody =
         r#"{"defaults": {"action": "report", "scope": "s/.default"}, "destinations": [{"hosts": ["a.example"]}]}"#;
-    let policy = Policy::new(&Config::parse(nobody.as_bytes(), &|_| None).unwrap());
+    let policy = Policy::new(&Config::parse(nobody.as_bytes(), &|_| None).unwrap(), false);
     assert_eq!(said(policy.decide(&request)), "pass");
 }
 

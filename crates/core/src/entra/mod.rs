@@ -19,6 +19,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::assertion::{Assertion, Claims};
 use crate::http::CallResult;
@@ -54,6 +55,11 @@ impl AccessToken {
         let fits =
             |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/' | b'=');
         (!text.is_empty() && text.bytes().all(fits)).then(|| Self(text.to_owned()))
+    }
+
+    /// Its SHA-256, by which a client can name it without showing it.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        Sha256::digest(&self.0).into()
     }
 
     /// The token itself, for the header or the reply that it is meant for.

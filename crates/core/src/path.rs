@@ -1,4 +1,15 @@
-//! Paths, as rules that hang on them see them: as they were sent, byte for byte, without the query.
+//! Paths of requests, as they were sent: neither Envoy nor this filter makes them canonical.
+
+/// The path of a request's target, and its query without the `?` (RFC 3986, section 3.4).
+pub(crate) fn split(target: &[u8]) -> (&[u8], &[u8]) {
+    match target.iter().position(|byte| *byte == b'?') {
+        Some(mark) => {
+            let query = target.get(mark..).and_then(|query| query.strip_prefix(b"?"));
+            (target.get(..mark).unwrap_or_default(), query.unwrap_or_default())
+        }
+        None => (target, &[]),
+    }
+}
 
 /// What about a path can be read in two ways, by Envoy, by this filter and by whoever is behind them. Rules that hang on
 /// paths would be evaded by it.
@@ -40,17 +51,21 @@ const fn needs_escape(byte: u8) -> bool {
         || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'/' | b'\\'))
 }
 
-/// The prefixes of whole segments, the longest first and at most so many segments long; the last is empty.
-pub(super) fn prefixes(path: &[u8], deepest: usize) -> impl Iterator<Item = &[u8]> {
-    let slashes = path.iter().enumerate().filter(|(place, byte)| **byte == b'/' && *place > 0);
-    let ends = slashes.map(|(place, _)| place).chain([path.len()]).take(deepest);
-    let ends: Vec<usize> = [0].into_iter().chain(ends).collect();
-    ends.into_iter().rev().filter_map(|end| path.get(..end))
+/// Whether the path is this one or below it: whole segments count, in exactly this spelling.
+pub(crate) fn is_within(path: &[u8], prefix: &[u8]) -> bool {
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/") || prefix.ends_with(b"/"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_target_is_parted_at_its_first_question_mark() {
+        assert_eq!(split(b"/a?b=c?d"), (&b"/a"[..], &b"b=c?d"[..]));
+        assert_eq!(split(b"/a"), (&b"/a"[..], &b""[..]));
+        assert_eq!(split(b"?"), (&b""[..], &b""[..]));
+    }
 
     #[test]
     fn what_can_be_read_in_two_ways_is_ambiguous() {
@@ -82,14 +97,8 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_are_whole_segments_and_the_longest_comes_first() {
-        let of = |path: &'static str, deepest| {
-            prefixes(path.as_bytes(), deepest).map(|prefix| std::str::from_utf8(prefix).unwrap()).collect::<Vec<_>>()
-        };
-        assert_eq!(of("/a/bc/d", 9), ["/a/bc/d", "/a/bc", "/a", ""]);
-        assert_eq!(of("/a/bc/d", 2), ["/a/bc", "/a", ""]);
-        assert_eq!(of("/a/", 9), ["/a/", "/a", ""]);
-        assert_eq!(of("*", 9), ["*", ""]);
-        assert_eq!(of("/a", 0), [""]);
+    fn whole_segments_count() {
+        assert!(is_within(b"/a/b", b"/a") && is_within(b"/a", b"/a") && is_within(b"/a/b", b"/"));
+        assert!(!is_within(b"/ab", b"/a") && !is_within(b"/A", b"/a") && !is_within(b"/", b"/a"));
     }
 }
