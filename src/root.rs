@@ -15,7 +15,7 @@ use entra_exchange_core::config::Config;
 use entra_exchange_core::entra::TokenKey;
 use entra_exchange_core::event::Event;
 use entra_exchange_core::http::{CallFailure, CallResult, Response};
-use entra_exchange_core::policy::Policy;
+use entra_exchange_core::policy::{OWN_HEADER, Policy};
 use entra_exchange_core::problem::Problem;
 use entra_exchange_core::time::Timestamp;
 use proxy_wasm::hostcalls;
@@ -250,6 +250,7 @@ impl RootContext for Root {
                 }
                 // The canary is configured before any worker: the one moment when nobody else does this.
                 broker::prepare(&Shared);
+                envoy::keep_over_redirects(OWN_HEADER);
                 let policy = Rc::new(Policy::new(&config, envoy::is_gateway()));
                 if !policy.warm().is_empty() {
                     // The canary does not live to see it.
