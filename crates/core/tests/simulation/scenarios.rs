@@ -29,7 +29,7 @@ fn exchanges(world: &World) -> u64 {
 #[test]
 fn two_hundred_requests_for_what_entra_refuses_are_one_exchange() {
     for (code, tries) in [(700_016, 1), (700_213, 2), (700_024, 2)] {
-        let mut plan = Plan::quiet(4, 1, 1_000);
+        let mut plan = Plan::quiet(4, 1, 10_000);
         plan.weather = vec![(0, Weather::Refusing(code))];
         plan.bursts = vec![(0, 200)];
         assert_eq!(exchanges(&run(plan)), tries, "AADSTS{code}");
