@@ -296,12 +296,21 @@ fn http2_gets_its_token() {
     };
     for changes in [vec![http2()], vec![http2(), in_cluster()]] {
         let stack = with(&destination(&json!({"path_prefixes": ["/v1"]})), changes);
-        // Without the filter's being asked, one more path of HTTP/2: Host beside :authority.
         let request = Request::post(LISTED_HOST, "/v1", vec![1; 100_000]);
         for _ in 0..2 {
             let answer = request.send_http2(stack.outbound_addr()).unwrap();
             assert_eq!((token(&answer).is_empty(), &answer.json()["body_length"]), (false, &json!(100_000)));
         }
+        // Of two names for the host, `:authority` is what Envoy routes by, what the filter looks at and what the upstream gets.
+        let other = Request::get(UNLISTED_HOST, "/v1").header("host", LISTED_HOST);
+        let answer = other.send_http2(stack.outbound_addr()).unwrap();
+        assert_eq!(
+            (answer.seen_header("host").unwrap().as_str(), answer.seen_header("authorization")),
+            (UNLISTED_HOST, None)
+        );
+        let ours = Request::get(LISTED_HOST, "/v1").header("host", UNLISTED_HOST);
+        let answer = ours.send_http2(stack.outbound_addr()).unwrap();
+        assert_eq!((token(&answer).is_empty(), answer.seen_header("host").unwrap().as_str()), (false, LISTED_HOST));
         let ambiguous = Request::get(LISTED_HOST, "/v1/%2e%2e/").send_http2(stack.outbound_addr()).unwrap();
         problem(&ambiguous, 400, "ambiguous_path");
         look_through_log(&stack);

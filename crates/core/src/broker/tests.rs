@@ -466,6 +466,26 @@ fn the_ways_to_the_authority_are_tried_in_order_when_one_does_not_reach_it() {
 }
 
 #[test]
+fn the_assertion_goes_to_the_authority_by_its_clusters_and_nowhere_else() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    process.look(0);
+    let body = jwt(&json!({"alg": "RS256"}), &claims()).into_bytes();
+    let read = Ok(Response { status: 200, retry_after: None, body: body.clone(), is_envoys_own: false });
+    let commands = process.workers[0].assertion_arrived(process.grant.key(), read, process.now, &process.shared);
+    let assertion = String::from_utf8(body).unwrap();
+    let mut calls = 0;
+    for command in commands {
+        let Command::CallEndpoint { cluster, request, .. } = command else { continue };
+        assert!(process.grant.clusters().contains(&cluster), "{cluster}");
+        assert_eq!(request.authority, process.grant.authority().host());
+        assert!(request.body.contains(&format!("client_assertion={assertion}")));
+        calls += 1;
+    }
+    assert_eq!(calls, 1);
+}
+
+#[test]
 fn a_warm_token_is_fetched_before_anybody_asks_and_kept() {
     let mut process = Process::new();
     process.workers[0].keep_warm(&[Arc::clone(&process.grant)], process.now);

@@ -79,7 +79,7 @@ impl Asked {
     fn is_ambiguous(&self) -> bool {
         let (last, others) = self.segments.split_last().unwrap();
         let odd = |segment: &&str| AMBIGUOUS.contains(segment);
-        others.iter().any(|segment| segment.is_empty() || odd(&segment)) || odd(&last)
+        others.iter().any(|segment| segment.is_empty() || odd(segment)) || odd(last)
     }
 }
 
