@@ -11,6 +11,7 @@ mod destination;
 mod managed_identity;
 
 pub mod assertion;
+pub mod azure;
 pub mod broker;
 pub mod entra;
 pub mod problem;
@@ -19,4 +20,5 @@ pub mod event;
 mod host;
 pub mod http;
 pub mod metrics;
+mod spelling;
 pub mod time;
