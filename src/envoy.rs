@@ -2,19 +2,29 @@
 
 use std::time::UNIX_EPOCH;
 
-use entra_exchange_core::broker::{QueueId, SharedData, StreamId};
+use entra_exchange_core::broker::{Build, QueueId, SharedData, StreamId};
 use entra_exchange_core::event::{Event, Level};
-use entra_exchange_core::http::Reply;
-use entra_exchange_core::policy::Effect;
+use entra_exchange_core::http::{Reply, Request};
+use entra_exchange_core::policy::{Effect, OWN_HEADER};
+use entra_exchange_core::problem::Problem;
 use entra_exchange_core::time::Timestamp;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::MapType;
+
+/// The message that only has the root context take another turn: no key is as short.
+pub(crate) const ANOTHER_TURN: &[u8] = b"";
 
 /// Envoy's clock.
 pub(crate) fn now() -> Timestamp {
     let since_epoch = hostcalls::get_current_time().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     Timestamp::default().plus(since_epoch.unwrap_or_default())
 }
+
+/// Which module this is.
+pub(crate) const BUILD: Build = Build { version: env!("CARGO_PKG_VERSION"), commit: env!("ENTRA_EXCHANGE_COMMIT") };
+
+/// What a kubelet takes for "not now".
+const NOT_READY: u16 = 503;
 
 /// The memory that all workers share.
 pub(crate) struct Shared;
@@ -45,15 +55,51 @@ pub(crate) fn log(event: &Event) {
     }
 }
 
+/// The request in effect, as Envoy has it.
+pub(crate) struct InEffect;
+
+impl Request for InEffect {
+    fn header(&self, name: &str) -> Option<Vec<u8>> {
+        hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name).ok().flatten()
+    }
+
+    fn property(&self, path: &[&str]) -> Option<Vec<u8>> {
+        hostcalls::get_property(path.to_vec()).ok().flatten()
+    }
+}
+
+/// Sets a header of the request in effect, in place of any other of its name; `None` takes it away.
+fn set_header(name: &str, value: Option<&str>) {
+    let _ = hostcalls::set_map_value_bytes(MapType::HttpRequestHeaders, name, value.map(str::as_bytes));
+}
+
+/// Lets the request in effect go on as it came: on a retry, or after an internal redirect, without the token that it got before.
+pub(crate) fn as_it_came() {
+    if let Some(header) = InEffect.property(&[OWN_HEADER]).and_then(|name| String::from_utf8(name).ok())
+        && !header.is_empty()
+    {
+        set_header(&header, None);
+        leave(OWN_HEADER, "");
+    }
+}
+
 /// Does to the request in effect what was decided. Returns whether it goes on.
 pub(crate) fn apply(effect: &Effect) -> bool {
     match effect {
-        Effect::Authorize(value) => {
-            let _ =
-                hostcalls::set_map_value_bytes(MapType::HttpRequestHeaders, "authorization", Some(value.as_bytes()));
+        Effect::Authorize { header, value, without } => {
+            without.iter().for_each(|name| set_header(name, None));
+            set_header(header, Some(value));
+            leave(OWN_HEADER, header);
             true
         }
-        Effect::Pass => true,
+        Effect::Pass => {
+            as_it_came();
+            true
+        }
+        Effect::Refuse(problem) => {
+            send(&problem.reply_to(&InEffect));
+            false
+        }
         Effect::Reply(reply) => {
             send(reply);
             false
@@ -76,6 +122,20 @@ pub(crate) fn is_unauthorized() -> bool {
 pub(crate) fn send(reply: &Reply) {
     let headers = reply.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let _ = hostcalls::send_http_response(u32::from(reply.status), headers, Some(&reply.body));
+}
+
+/// Answers a request that asks whether the pod is ready.
+pub(crate) fn tell_readiness(outcome: &Result<(), Problem>) {
+    match outcome {
+        Ok(()) => send(&Reply::ok()),
+        Err(problem) => send(&problem.to_reply_of(NOT_READY)),
+    }
+}
+
+/// Whether the node's id is that of an Istio gateway.
+pub(crate) fn is_gateway() -> bool {
+    let id = hostcalls::get_property(vec!["xds", "node", "id"]).ok().flatten();
+    id.is_some_and(|id| id.starts_with(b"router~"))
 }
 
 /// Does something to a paused request from the root context `root`: what is set and sent belongs to the stream meanwhile.

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use entra_exchange_core::assertion::Source;
 use entra_exchange_core::broker::{self, Broker, Command, Issued, StreamId};
 use entra_exchange_core::config::Config;
 use entra_exchange_core::entra::TokenKey;
@@ -23,7 +24,7 @@ use proxy_wasm::types::{BufferType, ContextType, MapType, Status};
 
 use crate::envoy::{self, Shared};
 use crate::stream::Stream;
-use crate::worker::Worker;
+use crate::worker::{AtWork, Worker};
 
 /// What stands in for an answer that broke off, as Envoy answers itself when there was no connection.
 const NO_ANSWER: u16 = 503;
@@ -32,8 +33,8 @@ const NO_ANSWER: u16 = 503;
 /// other where that calls the module again: hundreds would overflow the stack.
 const FINISHED_AT_ONCE: usize = 32;
 
-/// The message that only has the root context take another turn: no key is as short.
-const ANOTHER_TURN: &[u8] = b"";
+/// How often to look whether a connection is there, while a request waits for one.
+const CONNECTION_PERIOD: Duration = Duration::from_millis(1);
 
 /// One plugin configuration in one VM.
 pub(crate) struct Root {
@@ -52,10 +53,11 @@ struct Configured {
 }
 
 /// What a call is for.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum Call {
     Assertion(TokenKey),
     Endpoint(TokenKey),
+    Check(Source),
 }
 
 impl Root {
@@ -65,7 +67,8 @@ impl Root {
 
     /// Tells the broker something, and does what it says until it says nothing more.
     fn tell(&mut self, what: impl FnOnce(&mut Broker, Timestamp) -> Vec<Command>) {
-        let Some(worker) = self.configured.as_ref().map(|configured| Rc::clone(&configured.worker)) else { return };
+        let Some(configured) = &self.configured else { return };
+        let (worker, policy) = (Rc::clone(&configured.worker), Rc::clone(&configured.policy));
         let worker = &mut *worker.borrow_mut();
         let now = envoy::now();
         let Some(at_work) = worker.at_work() else { return };
@@ -74,9 +77,16 @@ impl Root {
             commands.extend(self.carry_out(command, worker, now));
         }
         self.finish_some(worker, now);
+        self.look_at_connections(worker, &policy);
         // No period is no tick.
-        let next_due = worker.at_work().and_then(|at_work| at_work.broker.next_due());
-        let period = next_due.map_or(Duration::ZERO, |due| due.since(now).max(Duration::from_millis(1)));
+        let period = match worker.at_work() {
+            Some(at_work) if at_work.awaits_connections() => CONNECTION_PERIOD,
+            Some(at_work) => {
+                let next_due = at_work.broker.next_due();
+                next_due.map_or(Duration::ZERO, |due| due.since(now).max(Duration::from_millis(1)))
+            }
+            None => Duration::ZERO,
+        };
         let _ = hostcalls::set_tick_period(period);
     }
 
@@ -84,10 +94,16 @@ impl Root {
     fn carry_out(&mut self, command: Command, worker: &mut Worker, now: Timestamp) -> Vec<Command> {
         let (call, made) = match command {
             Command::ReadAssertion(grant) => {
-                let cluster = grant.assertion().cluster();
-                let headers = [(":method", "GET"), (":path", "/"), (":authority", cluster)];
                 let call = Call::Assertion(grant.key());
-                (call, self.call(call, cluster, &headers, None, broker::READ_TIMEOUT))
+                (call.clone(), self.read(call, grant.assertion()))
+            }
+            Command::ReadForCheck(source) => {
+                let call = Call::Check(source.clone());
+                (call.clone(), self.read(call, &source))
+            }
+            Command::Checked(stream, outcome) => {
+                envoy::on_stream(stream, self.id, || envoy::tell_readiness(&outcome));
+                return Vec::new();
             }
             Command::CallEndpoint { grant, cluster, request, timeout } => {
                 let headers = [
@@ -98,7 +114,7 @@ impl Root {
                     ("accept", "application/json"),
                 ];
                 let (call, body) = (Call::Endpoint(grant.key()), Some(request.body.as_bytes()));
-                (call, self.call(call, &cluster, &headers, body, timeout))
+                (call.clone(), self.call(call, &cluster, &headers, body, timeout))
             }
             Command::Wake(queue, key) => {
                 envoy::enqueue(queue, key.as_bytes());
@@ -138,8 +154,32 @@ impl Root {
             }
         }
         if let (false, Some(at_work)) = (self.finishing.is_empty(), worker.at_work()) {
-            envoy::enqueue(at_work.queue, ANOTHER_TURN);
+            envoy::enqueue(at_work.queue, envoy::ANOTHER_TURN);
         }
+    }
+
+    /// Decides about the requests whose connections may be there by now, and lets as many go on as one turn may.
+    fn look_at_connections(&self, worker: &mut Worker, policy: &Policy) {
+        let mut unconnected = worker.at_work().map(AtWork::take_unconnected).unwrap_or_default();
+        let mut gone_on = 0;
+        while let (Some(stream), true) = (unconnected.front().copied(), gone_on < FINISHED_AT_ONCE) {
+            unconnected.pop_front();
+            envoy::on_stream(stream, self.id, || {
+                if worker.receive(stream, policy) {
+                    let _ = hostcalls::resume_http_request();
+                    gone_on += 1;
+                }
+            });
+        }
+        if let Some(at_work) = worker.at_work() {
+            at_work.put_back(unconnected);
+        }
+    }
+
+    fn read(&mut self, call: Call, source: &Source) -> Result<(), CallFailure> {
+        let cluster = source.cluster();
+        let headers = [(":method", "GET"), (":path", "/"), (":authority", cluster)];
+        self.call(call, cluster, &headers, None, broker::READ_TIMEOUT)
     }
 
     fn call(
@@ -166,6 +206,7 @@ fn report(broker: &mut Broker, call: Call, answer: CallResult, now: Timestamp) -
     match call {
         Call::Assertion(key) => broker.assertion_arrived(key, answer, now, &Shared),
         Call::Endpoint(key) => broker.endpoint_answered(key, answer, now, &Shared),
+        Call::Check(source) => broker.check_answered(&source, answer, now),
     }
 }
 
@@ -197,11 +238,7 @@ impl Context for Root {
 
 impl RootContext for Root {
     fn on_vm_start(&mut self, _: usize) -> bool {
-        envoy::log(
-            &Event::info("start")
-                .with("version", env!("CARGO_PKG_VERSION"))
-                .with("commit", env!("ENTRA_EXCHANGE_COMMIT")),
-        );
+        envoy::log(&Event::info("start").with("version", envoy::BUILD.version).with("commit", envoy::BUILD.commit));
         true
     }
 
@@ -214,7 +251,7 @@ impl RootContext for Root {
                 }
                 // The canary is configured before any worker: the one moment when nobody else does this.
                 broker::prepare(&Shared);
-                let policy = Rc::new(Policy::new(&config));
+                let policy = Rc::new(Policy::new(&config, envoy::is_gateway()));
                 if !policy.warm().is_empty() {
                     // The canary does not live to see it.
                     self.set_tick_period(Duration::from_millis(1));
@@ -237,7 +274,11 @@ impl RootContext for Root {
         while let Ok(Some(message)) = hostcalls::dequeue_shared_queue(queue) {
             keys.extend(TokenKey::from_bytes(&message));
         }
-        self.tell(|broker, now| keys.into_iter().flat_map(|key| broker.look(key, now, &Shared)).collect());
+        self.tell(|broker, now| {
+            let mut commands: Vec<Command> = keys.into_iter().flat_map(|key| broker.look(key, now, &Shared)).collect();
+            commands.extend(broker.check(now));
+            commands
+        });
     }
 
     fn on_tick(&mut self) {

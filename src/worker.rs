@@ -1,21 +1,21 @@
 //! What one worker's VM knows: its broker, and what is to become of the requests that wait.
 
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
-use entra_exchange_core::broker::{Answer, Broker, Issued, Limits, QueueId, StreamId, WorkerId};
+use entra_exchange_core::broker::{self, Answer, Broker, Issued, Limits, QueueId, Readiness, StreamId, WorkerId};
 use entra_exchange_core::config::Log;
 use entra_exchange_core::entra::{Grant, TokenKey};
 use entra_exchange_core::event::Event;
 use entra_exchange_core::metrics::{self, Outcome};
-use entra_exchange_core::policy::{Delivery, Effect};
+use entra_exchange_core::policy::{Decision, Delivery, Effect, Policy};
 use entra_exchange_core::problem::Problem;
 use entra_exchange_core::time::Timestamp;
 use proxy_wasm::hostcalls;
 
-use crate::envoy::{self, Shared};
+use crate::envoy::{self, InEffect, Shared};
 use crate::meters::Meters;
 
 /// One worker's VM.
@@ -31,12 +31,15 @@ pub(crate) struct Worker {
 pub(crate) struct AtWork {
     pub(crate) broker: Broker,
     pub(crate) queue: QueueId,
+    /// The requests that wait for their connections.
+    unconnected: VecDeque<StreamId>,
+    /// The requests that wait for their tokens.
     waiting: HashMap<StreamId, Waiting>,
     /// The tokens that requests went on with, until their answers come.
     injected: HashMap<StreamId, (TokenKey, Arc<Issued>)>,
 }
 
-/// A request that waits.
+/// A request that waits for its token.
 struct Waiting {
     grant: Arc<Grant>,
     delivery: Delivery,
@@ -78,6 +81,59 @@ impl Worker {
         self.at_work.get_or_insert_with(|| AtWork::new(limits))
     }
 
+    /// Decides about the request in effect, and does what was decided. Returns whether it goes on.
+    pub(crate) fn receive(&mut self, stream: StreamId, policy: &Policy) -> bool {
+        match policy.decide(&InEffect) {
+            Decision::Ignore => {
+                envoy::as_it_came();
+                true
+            }
+            Decision::Pass(identity) => {
+                self.account(identity.as_deref(), Outcome::Passed);
+                envoy::as_it_came();
+                true
+            }
+            Decision::Report(grant) => {
+                self.account(Some(grant.identity()), Outcome::Reported);
+                self.want(&grant, envoy::now());
+                envoy::as_it_came();
+                true
+            }
+            Decision::Refuse(identity, reply) => {
+                self.account(identity.as_deref(), Outcome::Refused);
+                envoy::send(&reply);
+                false
+            }
+            Decision::Reply(reply) => {
+                envoy::send(&reply);
+                false
+            }
+            Decision::Check(readiness) => {
+                if let Some(outcome) = self.check(&readiness, stream, envoy::now()) {
+                    envoy::tell_readiness(&outcome);
+                }
+                false
+            }
+            Decision::Status => {
+                envoy::send(&broker::status(envoy::BUILD, envoy::now(), &Shared));
+                false
+            }
+            Decision::AwaitConnection => {
+                let at_work = self.begin();
+                at_work.unconnected.push_back(stream);
+                if at_work.unconnected.len() == 1 {
+                    envoy::enqueue(at_work.queue, envoy::ANOTHER_TURN);
+                }
+                false
+            }
+            Decision::Exchange(grant, delivery) => {
+                let ending = self.ask(grant, delivery, stream, envoy::now());
+                // Without an ending it waits.
+                ending.is_some_and(|ending| self.end(stream, ending))
+            }
+        }
+    }
+
     /// Gets a token for a request: how it ends for it, or `None` when it is to pause.
     pub(crate) fn ask(
         &mut self,
@@ -87,6 +143,11 @@ impl Worker {
         now: Timestamp,
     ) -> Option<Ending> {
         let at_work = self.begin();
+        if let Some(stale) = delivery.stale()
+            && at_work.broker.refresh(&grant, stale, now, &Shared).is_some()
+        {
+            envoy::log(&Event::info("rejected").with("detail", "a caller asked for another token: the old is dropped"));
+        }
         let (answer, look) = at_work.broker.get(&grant, delivery.need(), stream, now, &Shared);
         if look {
             envoy::enqueue(at_work.queue, grant.key().as_bytes());
@@ -100,6 +161,29 @@ impl Worker {
                 None
             }
         }
+    }
+
+    /// Has a token fetched for a request that goes on without it.
+    pub(crate) fn want(&mut self, grant: &Arc<Grant>, now: Timestamp) {
+        let at_work = self.begin();
+        if at_work.broker.want(grant, now, &Shared) {
+            envoy::enqueue(at_work.queue, grant.key().as_bytes());
+        }
+    }
+
+    /// Whether the pod is ready; `None` when the request is to pause.
+    pub(crate) fn check(
+        &mut self,
+        readiness: &Readiness,
+        stream: StreamId,
+        now: Timestamp,
+    ) -> Option<Result<(), Problem>> {
+        let at_work = self.begin();
+        let outcome = at_work.broker.ready(readiness, stream, now, &Shared);
+        if outcome.is_none() {
+            envoy::enqueue(at_work.queue, envoy::ANOTHER_TURN);
+        }
+        outcome
     }
 
     /// How it ends for a request that waited; `None` when it is gone.
@@ -141,8 +225,9 @@ impl Worker {
     pub(crate) fn forget(&mut self, stream: StreamId) {
         let Some(at_work) = &mut self.at_work else { return };
         at_work.injected.remove(&stream);
+        at_work.unconnected.retain(|other| *other != stream);
+        at_work.broker.forget(stream);
         if at_work.waiting.remove(&stream).is_some() {
-            at_work.broker.forget(stream);
             self.meters.take(&metrics::waiters(-1));
         }
     }
@@ -161,12 +246,33 @@ impl Worker {
 }
 
 impl AtWork {
+    /// Takes the requests out that wait for their connections, the oldest first.
+    pub(crate) fn take_unconnected(&mut self) -> VecDeque<StreamId> {
+        std::mem::take(&mut self.unconnected)
+    }
+
+    /// Puts those back that there was no time for.
+    pub(crate) fn put_back(&mut self, unconnected: VecDeque<StreamId>) {
+        self.unconnected.extend(unconnected);
+    }
+
+    /// Whether a request waits for its connection. Envoy does not say when it is there.
+    pub(crate) fn awaits_connections(&self) -> bool {
+        !self.unconnected.is_empty()
+    }
+
     fn new(limits: Limits) -> Self {
         let worker = WorkerId(random());
         // One name has one reader, the last that registered it: so each worker has a name of its own.
         let name = format!("entra-exchange/{:016x}", worker.0);
         let queue = QueueId(hostcalls::register_shared_queue(&name).unwrap_or_default());
-        Self { broker: Broker::new(worker, queue, limits), queue, waiting: HashMap::new(), injected: HashMap::new() }
+        Self {
+            broker: Broker::new(worker, queue, limits),
+            queue,
+            unconnected: VecDeque::new(),
+            waiting: HashMap::new(),
+            injected: HashMap::new(),
+        }
     }
 }
 

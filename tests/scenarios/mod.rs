@@ -370,7 +370,7 @@ fn claims(token: &str) -> Value {
 }
 
 /// A problem of this status and code, as RFC 9457 has it.
-fn problem(answer: &Response, status: u16, code: &str) -> Value {
+pub(crate) fn problem(answer: &Response, status: u16, code: &str) -> Value {
     assert_eq!(answer.status, status, "{}", answer.text());
     assert_eq!(answer.header("content-type").as_deref(), Some("application/problem+json"));
     let problem = answer.json();

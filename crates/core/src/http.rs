@@ -21,6 +21,12 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// 200, in a word.
+    pub fn ok() -> Self {
+        let headers = vec![("content-type", "text/plain".to_owned()), ("cache-control", "no-store".to_owned())];
+        Self { status: 200, headers, body: b"ok".to_vec() }
+    }
+
     /// A JSON reply that no cache may keep (RFC 9111, section 5.2.2.5).
     pub fn json(status: u16, content_type: &'static str, body: &impl serde::Serialize) -> Self {
         Self {

@@ -21,4 +21,5 @@ mod host;
 pub mod http;
 pub mod metrics;
 mod spelling;
+mod path;
 pub mod time;

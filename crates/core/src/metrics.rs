@@ -35,6 +35,8 @@ pub enum Outcome {
     /// It went on as it came, though its destination is listed: it brought a credential that is kept, or no token could be had and
     /// `on_failure` is `pass`.
     Passed,
+    /// It went on as it came, and a token was fetched all the same, to see whether that works.
+    Reported,
     /// It was refused by the configuration.
     Refused,
     /// It was refused because there was no token.
@@ -49,6 +51,7 @@ impl Outcome {
         match self {
             Self::Injected => "injected",
             Self::Passed => "passed",
+            Self::Reported => "reported",
             Self::Refused => "refused",
             Self::Failed => "failed",
             Self::Answered => "answered",

@@ -28,6 +28,13 @@ impl Timestamp {
         self.0 / 1000
     }
 
+    /// The time as RFC 3339 writes it, to the second; past the year 9999, its last second.
+    pub(crate) fn rfc3339(self) -> String {
+        let seconds = Duration::from_secs(self.unix_seconds().min(253_402_300_799));
+        let time = std::time::UNIX_EPOCH.checked_add(seconds);
+        time.map(|time| humantime::format_rfc3339_seconds(time).to_string()).unwrap_or_default()
+    }
+
     /// This time and `length` more.
     pub fn plus(self, length: Duration) -> Self {
         Self(self.0.saturating_add(millis(length)))

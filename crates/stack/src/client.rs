@@ -4,6 +4,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 use ureq::http;
 
@@ -96,6 +99,33 @@ impl Request {
             Some(body) => self.run(builder.body(body.as_slice())),
             None => self.run(builder.body(())),
         }
+    }
+
+    /// Sends it in clear to `addr` as HTTP/2, which says without asking that it is that.
+    pub fn send_http2(&self, addr: SocketAddr) -> io::Result<Response> {
+        let mut builder =
+            http::Request::builder().method(self.method.as_str()).uri(format!("http://{}{}", self.host, self.path));
+        for (name, value) in &self.headers {
+            builder = builder.header(name, value.as_slice());
+        }
+        let body = Full::new(Bytes::from(self.body.clone().unwrap_or_default()));
+        let request = builder.body(body).map_err(io::Error::other)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let exchange = async {
+                let stream = TokioIo::new(tokio::net::TcpStream::connect(addr).await?);
+                let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream);
+                let (mut sender, connection) = handshake.await.map_err(io::Error::other)?;
+                tokio::spawn(connection);
+                let (head, body) = sender.send_request(request).await.map_err(io::Error::other)?.into_parts();
+                let body = body.collect().await.map_err(io::Error::other)?.to_bytes().to_vec();
+                let headers = head.headers.iter();
+                let headers =
+                    headers.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect();
+                Ok(Response { status: head.status.as_u16(), headers, body })
+            };
+            tokio::time::timeout(self.timeout, exchange).await?
+        })
     }
 
     fn run<B: ureq::AsSendBody>(&self, request: http::Result<http::Request<B>>) -> io::Result<Response> {

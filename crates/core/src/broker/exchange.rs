@@ -48,6 +48,7 @@ impl Broker {
             slot.adopt(&shared::read(moment.shared, key));
         }
         if !slot.wants_exchange(now) {
+            slot.wanted = false;
             return self.finish_waiters(key, moment);
         }
         let until = now.plus(READ_TIMEOUT).plus(GRACE);
@@ -68,6 +69,8 @@ impl Broker {
                 lease => {
                     let mut waiting = lease.take().map(|lease| lease.waiting).unwrap_or_default();
                     waiting.retain(|other| *other != queue);
+                    slot.grant.identity().clone_into(&mut entry.identity);
+                    slot.grant.scope().clone_into(&mut entry.scope);
                     *lease = Some(Lease { holder: worker, until, waiting });
                     Then::Write(Turn::Ours)
                 }
@@ -79,7 +82,7 @@ impl Broker {
                 moment.commands.push(Command::ReadAssertion(Arc::clone(&slot.grant)));
             }
             Some(Turn::Theirs { until }) => slot.exchange = Exchange::Elsewhere { until },
-            Some(Turn::Nobodys) => {}
+            Some(Turn::Nobodys) => slot.wanted = false,
             None => slot.exchange = Exchange::Elsewhere { until: now.plus(CONTENDED) },
         }
         self.finish_waiters(key, moment);
@@ -165,6 +168,7 @@ impl Broker {
                 .with("took_ms", now.since(issued.issued_at()).as_millis()),
         ));
         let identity = slot.grant.identity().to_owned();
+        shared::note_refusal(moment.shared, &identity, None);
         moment.commands.push(Command::Measure(metrics::exchange(&identity, "issued", "none")));
         moment.commands.push(Command::Measure(metrics::exchange_took(now.since(issued.issued_at()).as_millis())));
         self.publish(key, moment, |entry, ours| {
@@ -210,6 +214,8 @@ impl Broker {
                 .with("remedy", &problem.remedy),
         ));
         moment.commands.push(Command::Measure(metrics::exchange(slot.grant.identity(), "failed", passing.as_str())));
+        let refusal = Some(&problem).filter(|problem| problem.code == Code::EntraRefused);
+        shared::note_refusal(moment.shared, slot.grant.identity(), refusal);
         let failure = Failure { problem, failed_at: now, next_try: now.plus(wait), failures };
         self.publish(key, moment, |entry, ours| {
             // Another worker that took over has the later word.
@@ -231,6 +237,8 @@ impl Broker {
             Then::Write(lease.map(|lease| lease.waiting).unwrap_or_default())
         });
         slot.exchange = Exchange::Idle;
+        // Whoever does not wait is not tried for again and again.
+        slot.wanted = false;
         moment.commands.extend(waiting.unwrap_or_default().into_iter().map(|queue| Command::Wake(queue, key)));
         self.finish_waiters(key, moment);
         // Whoever could not be finished, because another worker took over, goes on waiting.

@@ -6,24 +6,30 @@
 
 mod exchange;
 mod freshness;
+mod readiness;
 mod shared;
 mod slot;
+mod status;
 #[cfg(test)]
 mod tests;
 
 pub use freshness::Issued;
+pub use readiness::Readiness;
 pub use shared::{QueueId, SharedData, WorkerId, prepare};
+pub use status::{Build, status};
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::assertion::Source;
 use crate::entra::{self, Grant, Passing, TokenKey, TokenRequest};
 use crate::event::Event;
 use crate::http::CallResult;
 use crate::metrics::{self, Measurement};
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
+use readiness::Checks;
 use slot::{Attempt, Call, Exchange, Slot, Waiter};
 
 /// How long Envoy may take to serve the federated token: it is a file on this machine.
@@ -93,6 +99,10 @@ pub enum Command {
         /// How long the answer may take.
         timeout: Duration,
     },
+    /// Ask the cluster of this assertion source, within [`READ_TIMEOUT`]; report to [`Broker::check_answered`].
+    ReadForCheck(Source),
+    /// Answer a request that asks for readiness.
+    Checked(StreamId, Result<(), Problem>),
     /// Have the worker behind this queue look at the key again ([`Broker::look`]).
     Wake(QueueId, TokenKey),
     /// Finish a paused request.
@@ -110,6 +120,15 @@ pub enum Need {
     Usable,
     /// That it lasts for a while: Azure's SDKs treat less than five minutes as expired, and would ask again at once.
     LongLived,
+}
+
+/// Which token a caller does not want any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stale {
+    /// Whatever there is.
+    Any,
+    /// The one with this SHA-256.
+    Digest([u8; 32]),
 }
 
 /// What a request for a token comes to.
@@ -133,6 +152,7 @@ pub struct Broker {
     /// When each key is to be looked at next, the earliest first.
     timers: BTreeSet<(Timestamp, TokenKey)>,
     waiting: HashMap<StreamId, TokenKey>,
+    checks: Checks,
     /// Whether this VM has ever had a request. The one on the main thread never has, and internal listeners do not
     /// answer it.
     serves: bool,
@@ -158,6 +178,7 @@ impl Broker {
             slots: HashMap::new(),
             timers: BTreeSet::new(),
             waiting: HashMap::new(),
+            checks: Checks::default(),
             serves: false,
             latest: Timestamp::default(),
         }
@@ -174,14 +195,9 @@ impl Broker {
         now: Timestamp,
         shared: &dyn SharedData,
     ) -> (Answer, bool) {
-        self.notice(now);
-        self.serves = true;
         let key = grant.key();
-        let slot = self.slots.entry(key).or_insert_with(|| Slot::new(Arc::clone(grant)));
-        if slot.usable(now).is_none() {
-            slot.adopt(&shared::read(shared, key));
-        }
-        slot.drop_discarded(key, now, shared);
+        let (limits, full) = (self.limits, self.waiting.len() >= self.limits.waiting);
+        let slot = self.slot_of(grant, now, shared);
         // The first use of a token, and a key that is new, need a timer.
         let look = slot.timer.is_none();
         if let Some(token) = slot.fitting(need, now) {
@@ -192,25 +208,62 @@ impl Broker {
         if let Some(failure) = slot.backing_off(now) {
             return (Answer::Failed(failure.told(now)), look);
         }
-        if self.waiting.len() >= self.limits.waiting {
+        if full {
             // One that does not last is better than none.
             if let Some(token) = slot.usable(now) {
                 return (Answer::Ready(Arc::clone(token)), look);
             }
             let problem = Problem::new(
                 Code::TooManyWaiting,
-                format!("{} requests wait for a token in this worker already", self.limits.waiting),
+                format!("{} requests wait for a token in this worker already", limits.waiting),
                 "See in the log what the exchange waits for; requests are taken again as soon as it ends.",
             );
             return (Answer::Failed(problem.about(grant.identity(), grant.scope()).retry_after(GRACE)), look);
         }
-        slot.waiters.push(Waiter { stream, deadline: now.plus(self.limits.wait), need });
+        slot.waiters.push(Waiter { stream, deadline: now.plus(limits.wait), need });
+        let first = slot.waiters.len() == 1;
         self.waiting.insert(stream, key);
-        (Answer::Pending, slot.waiters.len() == 1)
+        (Answer::Pending, first)
+    }
+
+    /// Asks for a token on behalf of a request that does not wait for it.
+    ///
+    /// The value says whether [`Broker::look`] must be called for this key soon, where calls can be made.
+    pub fn want(&mut self, grant: &Arc<Grant>, now: Timestamp, shared: &dyn SharedData) -> bool {
+        let slot = self.slot_of(grant, now, shared);
+        let look = slot.timer.is_none();
+        if slot.usable(now).is_some() {
+            return !std::mem::replace(&mut slot.used, true) || look;
+        }
+        if slot.backing_off(now).is_some() {
+            return look;
+        }
+        !std::mem::replace(&mut slot.wanted, true) || look
+    }
+
+    /// A caller does not want this token any more: it is dropped as in [`Broker::reject`]. Whatever the caller asks for
+    /// next, it does so with [`Broker::get`].
+    ///
+    /// Returns the token that was dropped.
+    pub fn refresh(
+        &mut self,
+        grant: &Arc<Grant>,
+        stale: Stale,
+        now: Timestamp,
+        shared: &dyn SharedData,
+    ) -> Option<Arc<Issued>> {
+        let slot = self.slot_of(grant, now, shared);
+        let is_meant = |token: &Issued| match stale {
+            Stale::Any => true,
+            Stale::Digest(digest) => token.token().digest() == digest,
+        };
+        let token = slot.token.clone().filter(|token| is_meant(token))?;
+        slot.reject(grant.key(), &token, now, shared).then_some(token)
     }
 
     /// A request that waited is gone. What was begun for it goes on: others may wait for the same.
     pub fn forget(&mut self, stream: StreamId) {
+        self.checks.forget(stream);
         if let Some(slot) = self.waiting.remove(&stream).and_then(|key| self.slots.get_mut(&key)) {
             slot.waiters.retain(|waiter| waiter.stream != stream);
         }
@@ -278,6 +331,7 @@ impl Broker {
         match assertion {
             Ok(assertion) => {
                 slot.unreadable = 0;
+                self.checks.has_read = true;
                 let request = TokenRequest::new(&grant, &assertion);
                 let claims = assertion.claims().clone();
                 self.call(key, Call { attempt, asked_at: now, claims, request, way: 0 }, &mut moment);
@@ -340,6 +394,19 @@ impl Broker {
         moment.commands
     }
 
+    /// What is known of the grant's key, as fresh as a request needs it.
+    fn slot_of(&mut self, grant: &Arc<Grant>, now: Timestamp, shared: &dyn SharedData) -> &mut Slot {
+        self.notice(now);
+        self.serves = true;
+        let key = grant.key();
+        let slot = self.slots.entry(key).or_insert_with(|| Slot::new(Arc::clone(grant)));
+        if slot.usable(now).is_none() {
+            slot.adopt(&shared::read(shared, key));
+        }
+        slot.drop_discarded(key, now, shared);
+        slot
+    }
+
     /// Everything here is timed by a clock that somebody may set back: nobody is to wait for that much longer.
     fn notice(&mut self, now: Timestamp) {
         let back = self.latest.since(now);
@@ -347,6 +414,7 @@ impl Broker {
         if back.is_zero() {
             return;
         }
+        self.checks.set_back(back);
         for key in self.slots.keys().copied().collect::<Vec<_>>() {
             if let Some(slot) = self.slots.get_mut(&key) {
                 slot.set_back(back);

@@ -87,6 +87,12 @@ impl Failure {
 /// What is shared for one key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Entry {
+    /// Whose token it is, for people.
+    #[serde(default)]
+    pub(super) identity: String,
+    /// What it is for, for people.
+    #[serde(default)]
+    pub(super) scope: String,
     pub(super) token: Option<Issued>,
     pub(super) failure: Option<Failure>,
     pub(super) lease: Option<Lease>,
@@ -122,15 +128,19 @@ impl Shelf {
     }
 }
 
+fn shelf(number: u8) -> String {
+    format!("{PREFIX}{number:02x}")
+}
+
 fn shelf_of(key: TokenKey) -> String {
-    format!("{PREFIX}{:02x}", key.first_byte())
+    shelf(key.first_byte())
 }
 
 /// Makes the shelves that are not there yet. To be called where no other worker can do the same at the same time:
 /// Envoy configures the canary VM before any worker.
 pub fn prepare(shared: &dyn SharedData) {
     for number in 0..=u8::MAX {
-        let name = format!("{PREFIX}{number:02x}");
+        let name = shelf(number);
         if shared.get(&name).is_none() {
             shared.set(&name, b"[]", None);
         }
@@ -141,6 +151,33 @@ pub fn prepare(shared: &dyn SharedData) {
 pub(super) fn read(shared: &dyn SharedData, key: TokenKey) -> Entry {
     let bytes = shared.get(&shelf_of(key)).map(|(bytes, _)| bytes).unwrap_or_default();
     Shelf::decode(&bytes).remove(&key).unwrap_or_default()
+}
+
+/// What is shared, key by key.
+pub(super) fn read_all(shared: &dyn SharedData) -> Vec<(TokenKey, Entry)> {
+    let shelves = (0..=u8::MAX).filter_map(|number| shared.get(&shelf(number)));
+    shelves.flat_map(|(bytes, _)| Shelf::decode(&bytes)).collect()
+}
+
+fn refusal_of(identity: &str) -> String {
+    format!("{PREFIX}refusal/{identity}")
+}
+
+/// Notes whether Entra refused the identity by its last exchange. There are few identities, and the last word counts.
+pub(super) fn note_refusal(shared: &dyn SharedData, identity: &str, refusal: Option<&Problem>) {
+    let name = refusal_of(identity);
+    let noted = shared.get(&name).map(|(noted, _)| noted);
+    let bytes = refusal.and_then(|problem| serde_json::to_vec(problem).ok()).unwrap_or_default();
+    // What was never refused needs no note.
+    if noted.unwrap_or_default() != bytes {
+        shared.set(&name, &bytes, None);
+    }
+}
+
+/// Why Entra refused the identity by its last exchange, when it did.
+pub(super) fn refusal(shared: &dyn SharedData, identity: &str) -> Option<Problem> {
+    let (noted, _) = shared.get(&refusal_of(identity))?;
+    serde_json::from_slice(&noted).ok()
 }
 
 /// Whether a change is to be written.

@@ -18,6 +18,8 @@ pub(super) struct Slot {
     pub(super) token: Option<Arc<Issued>>,
     /// Whether anybody asked since the token came.
     pub(super) used: bool,
+    /// Whether somebody asked who does not wait for it.
+    pub(super) wanted: bool,
     pub(super) failure: Option<Failure>,
     /// In the order in which they came, which is the order of their deadlines.
     pub(super) waiters: Vec<Waiter>,
@@ -74,6 +76,7 @@ impl Slot {
             warm: false,
             token: None,
             used: false,
+            wanted: false,
             failure: None,
             waiters: Vec::new(),
             exchange: Exchange::Idle,
@@ -101,7 +104,7 @@ impl Slot {
     pub(super) fn adopt(&mut self, entry: &Entry) {
         if let Some(theirs) = entry.token.as_ref().filter(|theirs| self.token.as_deref() != Some(theirs)) {
             self.token = Some(Arc::new(theirs.clone()));
-            self.used = false;
+            self.used = std::mem::take(&mut self.wanted);
         }
         self.failure.clone_from(&entry.failure);
     }
@@ -157,7 +160,7 @@ impl Slot {
             return false;
         }
         match self.usable(now) {
-            None => self.warm || !self.waiters.is_empty(),
+            None => self.warm || self.wanted || !self.waiters.is_empty(),
             Some(token) => {
                 let due = token.is_due(now) && (self.warm || self.used || !self.waiters.is_empty());
                 due || self.waiters.iter().any(|waiter| self.fitting(waiter.need, now).is_none())

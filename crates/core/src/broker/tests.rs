@@ -54,6 +54,7 @@ enum Seen {
     Wake(u32),
     Token(u32),
     Problem(u32, Code),
+    Ready(u32),
 }
 
 fn seen(commands: Vec<Command>) -> Vec<Seen> {
@@ -65,6 +66,9 @@ fn seen(commands: Vec<Command>) -> Vec<Seen> {
             Command::Wake(QueueId(queue), _) => Some(Seen::Wake(queue)),
             Command::Finish(StreamId(stream), Ok(_)) => Some(Seen::Token(stream)),
             Command::Finish(StreamId(stream), Err(problem)) => Some(Seen::Problem(stream, problem.code)),
+            Command::ReadForCheck(_) => Some(Seen::Read),
+            Command::Checked(StreamId(stream), Ok(())) => Some(Seen::Ready(stream)),
+            Command::Checked(StreamId(stream), Err(problem)) => Some(Seen::Problem(stream, problem.code)),
             Command::Log(_) | Command::Measure(_) => None,
         })
         .collect()
@@ -642,4 +646,148 @@ fn what_nobody_uses_any_more_is_let_go() {
         Then::Write(())
     });
     assert!(process.shared.values.borrow().values().all(|(value, _)| value == b"[]"));
+}
+
+#[test]
+fn a_request_that_does_not_wait_has_a_token_fetched_and_is_told_of_no_failure() {
+    let mut process = Process::new();
+    let want = |process: &mut Process| process.workers[0].want(&process.grant, process.now, &process.shared);
+    assert!(want(&mut process));
+    assert!(!want(&mut process) || process.due_in(0).is_none());
+    assert_eq!(process.look(0), [Seen::Read]);
+    assert_eq!(process.assertion(0), [Seen::Call]);
+    assert_eq!(process.endpoint(0, refusal(700_016)), []);
+    // Nobody waits, so it is not tried again until somebody asks.
+    let next_try = process.due_in(0).unwrap();
+    process.advance(next_try);
+    assert_eq!(process.look(0), []);
+    assert_eq!(process.due_in(0), None);
+    assert!(want(&mut process));
+    assert_eq!(process.look(0), [Seen::Read]);
+    assert_eq!(process.assertion(0), [Seen::Call]);
+    assert_eq!(process.endpoint(0, token(3600)), []);
+    // It counts as used: it is refreshed in time, and served.
+    assert!(process.due_in(0).unwrap() < Duration::from_secs(3400));
+    want(&mut process);
+    process.ready(1);
+}
+
+#[test]
+fn what_was_wanted_and_came_from_another_worker_is_not_fetched_again() {
+    let mut process = Process::new();
+    process.workers[0].want(&process.grant, process.now, &process.shared);
+    process.exchange(1, 1, token(3600));
+    assert_eq!(process.look(0), []);
+    // Nobody asks any more: after one refresh it is let go.
+    let refresh = process.due_in(0).unwrap();
+    process.advance(refresh);
+    assert_eq!(process.look(0), [Seen::Read]);
+    process.assertion(0);
+    process.endpoint(0, token(3600));
+    process.advance(Duration::from_secs(3600));
+    assert_eq!(process.look(0), []);
+    assert_eq!(process.due_in(0), None);
+}
+
+#[test]
+fn a_caller_that_does_not_want_this_token_gets_another_but_once_in_thirty_seconds() {
+    let mut process = Process::new();
+    process.exchange(0, 1, token(3600));
+    let digest = crate::entra::AccessToken::parse("abc").unwrap().digest();
+    let refresh = |process: &mut Process, worker: usize, stale| {
+        process.workers[worker].refresh(&process.grant, stale, process.now, &process.shared).is_some()
+    };
+    assert!(!refresh(&mut process, 1, Stale::Digest([0; 32])));
+    process.ready(1);
+    assert!(refresh(&mut process, 1, Stale::Digest(digest)));
+    assert!(matches!(process.ask(1, 2).0, Answer::Pending));
+    assert_eq!(process.look(1), [Seen::Read]);
+    process.assertion(1);
+    assert_eq!(process.endpoint(1, token(3600)), [Seen::Token(2)]);
+    // Whatever asks, in whatever worker: the bound is one.
+    assert!(!refresh(&mut process, 1, Stale::Any));
+    // The other worker takes the newer one in place of its own.
+    assert!(refresh(&mut process, 0, Stale::Any));
+    process.ready(0);
+    process.ready(1);
+    process.advance(FORCED_PERIOD);
+    assert!(refresh(&mut process, 1, Stale::Any));
+    assert!(matches!(process.ask(1, 3).0, Answer::Pending));
+}
+
+#[test]
+fn readiness_is_an_assertion_that_was_read_and_no_refusal_for_good() {
+    let mut process = Process::new();
+    let readiness = Readiness {
+        assertion: process.grant.assertion().clone(),
+        identities: vec![process.grant.identity().to_owned()],
+    };
+    let ready = |process: &mut Process, worker: usize, stream: u32| {
+        let outcome = process.workers[worker].ready(&readiness, StreamId(stream), process.now, &process.shared);
+        outcome.map(|outcome| outcome.map_err(|problem| problem.code))
+    };
+    // What was not read yet is read for it, once for all who ask; nothing is exchanged.
+    assert_eq!((ready(&mut process, 0, 1), ready(&mut process, 0, 2), ready(&mut process, 0, 3)), (None, None, None));
+    process.workers[0].forget(StreamId(3));
+    assert_eq!(seen(process.workers[0].check(process.now)), [Seen::Read]);
+    assert_eq!(seen(process.workers[0].check(process.now)), []);
+    let missing = Ok(Response { status: 503, retry_after: None, body: Vec::new(), is_envoys_own: true });
+    let source = process.grant.assertion().clone();
+    let answered = seen(process.workers[0].check_answered(&source, missing, process.now));
+    assert_eq!(answered, [Seen::Problem(1, Code::AssertionUnavailable), Seen::Problem(2, Code::AssertionUnavailable)]);
+    // It is tried again with each probe, until it could be read, here or for an exchange.
+    assert_eq!(ready(&mut process, 0, 4), None);
+    process.exchange(0, 5, refusal(700_016));
+    assert_eq!(ready(&mut process, 0, 6), Some(Err(Code::EntraRefused)));
+    // Every worker knows of the refusal.
+    assert_eq!(ready(&mut process, 1, 7), Some(Err(Code::EntraRefused)));
+    process.advance(Duration::from_secs(600));
+    process.exchange(0, 8, answer(500, &json!({})));
+    assert_eq!(ready(&mut process, 0, 9), Some(Ok(())));
+    process.advance(Duration::from_secs(600));
+    process.exchange(0, 10, token(3600));
+    assert_eq!((ready(&mut process, 0, 11), ready(&mut process, 1, 12)), (Some(Ok(())), None));
+}
+
+#[test]
+fn without_a_decisive_identity_all_must_be_refused_before_the_pod_is_not_ready() {
+    let mut process = Process::new();
+    process.exchange(0, 1, refusal(700_016));
+    let identities = vec![process.grant.identity().to_owned(), "another".to_owned()];
+    let readiness = Readiness { assertion: process.grant.assertion().clone(), identities };
+    assert_eq!(process.workers[0].ready(&readiness, StreamId(2), process.now, &process.shared), Some(Ok(())));
+}
+
+#[test]
+fn the_status_tells_people_where_each_token_stands_and_never_the_token() {
+    let mut process = Process::new();
+    let status = |process: &Process| {
+        let reply = super::status(Build { version: "1.2.3", commit: "c0ffee" }, process.now, &process.shared);
+        let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+        assert_eq!((&body["version"], &body["commit"]), (&json!("1.2.3"), &json!("c0ffee")));
+        assert!(body["time"].as_str().unwrap().ends_with('Z') && !body.to_string().contains("abc"), "{body}");
+        body["keys"].get(0).cloned().unwrap_or_default()
+    };
+    assert_eq!(status(&process), json!(null));
+    process.pending(0, 1);
+    process.look(0);
+    let (identity, scope) = (process.grant.identity().to_owned(), process.grant.scope().to_owned());
+    let key = process.grant.key().short();
+    assert_eq!(status(&process), json!({"identity": identity, "scope": scope, "key": key, "state": "exchanging"}));
+    process.assertion(0);
+    process.endpoint(0, token(3600));
+    process.advance(Duration::from_secs(100));
+    let seen = status(&process);
+    assert_eq!(seen["state"], "valid");
+    assert_eq!(seen["token"]["age_s"], 100);
+    assert_eq!((&seen["token"]["usable_for_s"], &seen["token"]["expires_in_s"]), (&json!(3470), &json!(3500)));
+    process.advance(Duration::from_secs(3300));
+    assert_eq!(status(&process)["state"], "due");
+    process.advance(Duration::from_secs(200));
+    process.exchange(0, 2, refusal(700_016));
+    let seen = status(&process);
+    assert_eq!(seen["state"], "backing_off");
+    assert_eq!(seen["last_problem"]["aadsts"], "AADSTS700016");
+    assert_eq!((&seen["last_problem"]["failures"], &seen["last_problem"]["age_s"]), (&json!(1), &json!(0)));
+    assert!(seen["last_problem"]["next_try_in_s"].as_u64().is_some() && seen.get("token").is_none());
 }

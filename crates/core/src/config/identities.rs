@@ -94,11 +94,21 @@ fn read_identities(
     variable: &dyn Fn(&str) -> Option<String>,
     mistakes: &mut Mistakes,
 ) -> Vec<Identity> {
+    const KNOWN: &[&str] = &[
+        "name",
+        "tenant_id",
+        "client_id",
+        "assertion",
+        "principals",
+        "object_id",
+        "resource_id",
+        "resources",
+        "discard_tokens_before",
+    ];
     let mut identities: Vec<Identity> = Vec::new();
     let items = root.list("identities", mistakes).unwrap_or_default();
     for item in &items {
-        let known = &["name", "tenant_id", "client_id", "assertion", "discard_tokens_before"];
-        let Some(object) = item.object(known, mistakes) else { continue };
+        let Some(object) = item.object(KNOWN, mistakes) else { continue };
         let name = match object.text("name", mistakes) {
             Some(name) => name,
             None if items.len() == 1 => DEFAULT_IDENTITY,
@@ -134,13 +144,55 @@ fn read_identities(
         let discard_before = object.get("discard_tokens_before").and_then(|field| field.time(mistakes));
         let principal = principal(entra, tenant_id, client_id, source.or_else(|| projected(assertions)), variable)
             .map(|principal| Principal { discard_before, ..principal });
-        identities.push(Identity { name: name.to_owned(), principal });
+        let texts = object.texts("resources", mistakes);
+        identities.push(Identity {
+            name: name.to_owned(),
+            principals: read_principals(&object, mistakes),
+            object_id: written(&object, "object_id", wrong_object, mistakes).map(str::to_owned),
+            resource_id: written(&object, "resource_id", wrong_resource_id, mistakes).map(str::to_owned),
+            resources: texts.map(|texts| {
+                let without_slash = |(_, text): (String, &str)| text.strip_suffix('/').unwrap_or(text).to_owned();
+                texts.into_iter().map(without_slash).collect()
+            }),
+            principal,
+        });
+    }
+    if identities.iter().any(|identity| !identity.principals.is_empty()) {
+        for (place, identity) in identities.iter().enumerate().filter(|(_, identity)| identity.principals.is_empty()) {
+            mistakes.add(
+                &format!("identities[{place}].principals"),
+                format!("is missing: another identity has principals, so say who may use {:?} too", identity.name),
+            );
+        }
     }
     if root.get("identities").is_none() {
-        let principal = principal(entra, None, None, projected(assertions), variable);
-        identities.push(Identity { name: DEFAULT_IDENTITY.to_owned(), principal });
+        identities.push(Identity {
+            name: DEFAULT_IDENTITY.to_owned(),
+            principals: Vec::new(),
+            object_id: None,
+            resource_id: None,
+            resources: None,
+            principal: principal(entra, None, None, projected(assertions), variable),
+        });
     }
     identities
+}
+
+/// Who may use it: what stands in callers' certificates as a URI, compared as it is.
+fn read_principals(object: &Object<'_>, mistakes: &mut Mistakes) -> Vec<String> {
+    let mut principals: Vec<String> = Vec::new();
+    for (path, text) in object.texts("principals", mistakes).unwrap_or_default() {
+        if text.contains('*') || text.contains(char::is_whitespace) {
+            mistakes.add(&path, format!("{text:?} is no principal: write each in full, there are no patterns"));
+        } else if !text.contains("://") {
+            mistakes.add(&path, format!("{text:?} is no URI: write it as the certificate has it, \"spiffe://{text}\""));
+        } else if principals.iter().any(|other| other == text) {
+            mistakes.add(&path, format!("{text:?} stands here a second time: write it once"));
+        } else {
+            principals.push(text.to_owned());
+        }
+    }
+    principals
 }
 
 fn projected(assertions: &[(String, Source)]) -> Option<Source> {
@@ -171,6 +223,15 @@ fn wrong_tenant(text: &str) -> Option<&'static str> {
 
 fn wrong_client(text: &str) -> Option<&'static str> {
     (!is_guid(text)).then_some("is no client id: write the application's or managed identity's client id, a GUID")
+}
+
+fn wrong_object(text: &str) -> Option<&'static str> {
+    (!is_guid(text)).then_some("is no object id: write the managed identity's principal id, a GUID")
+}
+
+fn wrong_resource_id(text: &str) -> Option<&'static str> {
+    (!text.starts_with("/subscriptions/"))
+        .then_some("is no resource id: write the managed identity's, which starts with /subscriptions/")
 }
 
 /// The identity as Entra knows it: what was written, else the variables; or what is missing in the pod.

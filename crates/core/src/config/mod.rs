@@ -8,6 +8,7 @@ mod identities;
 mod managed_identity;
 mod reader;
 mod sections;
+mod shared_suffixes;
 mod tree;
 
 pub use reader::Mistake;
@@ -18,10 +19,11 @@ use crate::assertion::Source;
 use crate::broker::Limits;
 use crate::entra::{Authority, Grant, GrantParts};
 use crate::event::Level;
-use crate::host::Host;
+use crate::host::HostPattern;
 use crate::problem::Problem;
 use crate::time::Timestamp;
 use reader::{Field, Mistakes};
+use subtle::ConstantTimeEq;
 use tree::Node;
 
 /// A configuration that can be acted on.
@@ -30,6 +32,7 @@ pub struct Config {
     pub(crate) identities: Vec<Identity>,
     pub(crate) destinations: Vec<Destination>,
     pub(crate) managed_identity: Option<ManagedIdentity>,
+    pub(crate) status: Option<Status>,
     /// How long things may take, and how many may wait.
     pub limits: Limits,
     /// What is logged.
@@ -51,6 +54,14 @@ pub struct Log {
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     pub(crate) name: String,
+    /// Who may use it, by the URI in the certificate of the caller; without any, everybody.
+    pub(crate) principals: Vec<String>,
+    /// Managed-identity callers may select it by this.
+    pub(crate) object_id: Option<String>,
+    /// And by this: its Azure resource id.
+    pub(crate) resource_id: Option<String>,
+    /// What managed-identity callers may ask for, without a slash at the end; `None` is anything.
+    pub(crate) resources: Option<Vec<String>>,
     /// As Entra knows it, or what is missing in the pod for that.
     principal: Result<Principal, Problem>,
 }
@@ -82,27 +93,70 @@ impl Identity {
         }))
     }
 
-    /// Its client id, where it is known.
-    pub(crate) fn client_id(&self) -> Option<&str> {
-        self.principal.as_ref().ok().map(|principal| principal.client_id.as_str())
+    /// Its client id, or what is missing in the pod for it.
+    pub(crate) fn client_id(&self) -> Result<&str, &Problem> {
+        self.principal.as_ref().map(|principal| principal.client_id.as_str())
+    }
+
+    /// Where its federated token comes from, or what is missing in the pod.
+    pub(crate) fn assertion(&self) -> Result<&Source, &Problem> {
+        self.principal.as_ref().map(|principal| &principal.assertion)
     }
 }
 
-/// Which requests get which token.
+/// Some requests, and what becomes of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Destination {
     pub(crate) label: String,
-    pub(crate) hosts: Vec<Host<'static>>,
+    pub(crate) hosts: Vec<HostPattern>,
+    /// `None` is any.
+    pub(crate) methods: Vec<Option<String>>,
+    /// Without a slash at the end; the empty one is any path.
+    pub(crate) path_prefixes: Vec<String>,
+    pub(crate) action: Action,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Debug)]
+pub(crate) enum Action {
+    /// It goes on with the token.
+    Inject(Token, Terms),
+    /// The token is fetched all the same; the request goes on as it came.
+    Report(Token),
+    /// It goes on as it came.
+    Pass,
+    /// It is answered with a refusal.
+    Refuse,
+}
+
+/// The token of a destination.
+#[derive(Clone, Debug)]
+pub(crate) struct Token {
     pub(crate) scope: String,
-    /// Its place in [`Config::identities`].
-    pub(crate) identity: usize,
+    pub(crate) whose: Whose,
+    /// It is kept fresh even when nobody asks.
+    pub(crate) warm: bool,
+}
+
+/// Whose token it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Whose {
+    /// One identity's, by its place in [`Config::identities`].
+    Identity(usize),
+    /// That of the identity which has the caller among its principals.
+    Caller,
+}
+
+/// How a token gets into a request, and when it does not.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
     pub(crate) tls_clusters: Vec<String>,
     pub(crate) plaintext_allowed: bool,
     pub(crate) existing_credential: ExistingCredential,
+    /// In lower case.
+    pub(crate) header: String,
     /// Without a token, the request goes on as it came.
     pub(crate) pass_on_failure: bool,
-    /// The token is kept fresh even when nobody asks.
-    pub(crate) warm: bool,
 }
 
 /// What happens to a credential that a request brings.
@@ -120,8 +174,72 @@ pub(crate) struct ManagedIdentity {
     pub(crate) offered: Vec<usize>,
     /// Whose token a caller gets that names no identity.
     pub(crate) default: Option<usize>,
-    /// Where IMDS is answered, on any port.
-    pub(crate) imds_hosts: Vec<String>,
+    pub(crate) action: ManagedAction,
+    pub(crate) imds: Option<Imds>,
+    pub(crate) app_service: Option<AppService>,
+    /// Where `/healthz` and `/readyz` are answered, on any port.
+    pub(crate) health_hosts: Vec<String>,
+}
+
+impl ManagedIdentity {
+    /// All hosts that it answers.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &String> {
+        let imds = self.imds.iter().flat_map(|imds| &imds.hosts);
+        imds.chain(self.app_service.iter().flat_map(|app_service| &app_service.hosts)).chain(&self.health_hosts)
+    }
+}
+
+/// What becomes of a request for a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ManagedAction {
+    /// It is answered.
+    Answer,
+    /// It goes on to the node's own endpoint, and the exchange is made all the same.
+    Report,
+    Refuse,
+}
+
+/// Where the instance metadata service is answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Imds {
+    /// On any port.
+    pub(crate) hosts: Vec<String>,
+    /// What goes on to the node's own: paths and all below them.
+    pub(crate) pass: Vec<String>,
+}
+
+/// Where App Service's endpoint is answered.
+#[derive(Clone, Debug)]
+pub(crate) struct AppService {
+    /// On any port.
+    pub(crate) hosts: Vec<String>,
+    /// What callers must send, or why nobody can.
+    pub(crate) secret: Result<Secret, Problem>,
+}
+
+/// A secret: it has no `Display`, and `Debug` hides it.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Secret(String);
+
+impl Secret {
+    /// Whether this is it, in a time that says nothing of how much of it is right.
+    pub(crate) fn is(&self, sent: &[u8]) -> bool {
+        self.0.as_bytes().ct_eq(sent).into()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Secret(hidden)")
+    }
+}
+
+/// Where the state of all tokens is shown.
+#[derive(Clone, Debug)]
+pub(crate) struct Status {
+    /// On any port.
+    pub(crate) hosts: Vec<String>,
+    pub(crate) path: String,
 }
 
 /// Everything that is wrong in a configuration, one line each.

@@ -42,10 +42,17 @@ impl TokenKey {
     }
 }
 
+impl TokenKey {
+    /// Its start, by which people tell keys apart.
+    pub(crate) fn short(&self) -> String {
+        let [a, b, c, d, ..] = self.0;
+        format!("{a:02x}{b:02x}{c:02x}{d:02x}")
+    }
+}
+
 impl fmt::Debug for TokenKey {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, ..] = self.0;
-        write!(formatter, "TokenKey({a:02x}{b:02x}{c:02x}{d:02x}…)")
+        write!(formatter, "TokenKey({}…)", self.short())
     }
 }
 

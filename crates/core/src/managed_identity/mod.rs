@@ -1,60 +1,200 @@
 //! Managed identity: an app that asks for a token where Azure's hosts have an endpoint for it is answered here.
 
+mod app_service;
 mod imds;
+mod query;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
-use crate::config::{Config, Identity, ManagedIdentity};
-use crate::entra::Grant;
+use crate::broker::{Issued, Readiness, Stale};
+use crate::config::{AppService, Config, Identity, Imds, ManagedAction, ManagedIdentity};
 use crate::host::Host;
-use crate::http::Request;
+use crate::http::{Reply, Request};
+use crate::path;
 use crate::policy::{Decision, Delivery};
 use crate::problem::{Code, Problem};
-use imds::TokenQuery;
-pub(crate) use imds::{problem_reply, token_reply};
+use crate::time::Timestamp;
+use query::{IdKind, Query, Selector};
 
 /// The endpoint, and the identities on offer.
 pub(crate) struct Endpoint {
-    imds_hosts: Vec<String>,
+    imds: Option<Imds>,
+    app_service: Option<AppService>,
+    health_hosts: Vec<String>,
+    action: ManagedAction,
     offered: Vec<Identity>,
     /// The place in `offered`.
     default: Option<usize>,
+    readiness: Result<Arc<Readiness>, Problem>,
+    /// On a gateway, whoever calls is somebody else than the pod itself.
+    on_gateway: bool,
 }
 
-impl Endpoint {
-    pub(crate) fn new(answers: &ManagedIdentity, config: &Config) -> Self {
-        Self {
-            imds_hosts: answers.imds_hosts.clone(),
-            offered: answers.offered.iter().filter_map(|place| config.identities.get(*place).cloned()).collect(),
-            default: answers.default.and_then(|place| answers.offered.iter().position(|other| *other == place)),
+/// How a caller speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// Like a virtual machine's.
+    Imds,
+    /// Like App Service's.
+    AppService(app_service::Version),
+}
+
+/// Who asked, and for what.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    protocol: Protocol,
+    /// As it was sent.
+    resource: String,
+    /// Whose token it is.
+    client_id: String,
+    /// The token that the caller does not want any more.
+    pub(crate) stale: Option<Stale>,
+}
+
+impl Caller {
+    /// The reply with a token.
+    pub(crate) fn token_reply(&self, issued: &Issued, now: Timestamp) -> Reply {
+        match self.protocol {
+            Protocol::Imds => imds::token_reply(issued, &self.client_id, &self.resource, now),
+            Protocol::AppService(version) => app_service::token_reply(version, issued, &self.client_id, &self.resource),
         }
     }
 
-    /// Whether requests to this host, on any port, are its own.
-    pub(crate) fn answers(&self, host: &Host<'_>) -> bool {
-        self.imds_hosts.iter().any(|own| *own == host.name)
+    /// The reply when there is none.
+    pub(crate) fn problem_reply(&self, problem: &Problem) -> Reply {
+        self.protocol.problem_reply(problem)
+    }
+}
+
+impl Protocol {
+    fn problem_reply(self, problem: &Problem) -> Reply {
+        match self {
+            Self::Imds => imds::problem_reply(problem),
+            Self::AppService(_) => app_service::problem_reply(problem),
+        }
+    }
+}
+
+impl Endpoint {
+    pub(crate) fn new(answers: &ManagedIdentity, config: &Config, on_gateway: bool) -> Self {
+        let offered: Vec<Identity> =
+            answers.offered.iter().filter_map(|place| config.identities.get(*place).cloned()).collect();
+        let default = answers.default.and_then(|place| answers.offered.iter().position(|other| *other == place));
+        Self {
+            imds: answers.imds.clone(),
+            app_service: answers.app_service.clone(),
+            health_hosts: answers.health_hosts.clone(),
+            action: answers.action,
+            readiness: readiness(&offered, default).map(Arc::new),
+            offered,
+            default,
+            on_gateway,
+        }
     }
 
-    pub(crate) fn decide(&self, request: &dyn Request) -> Decision {
-        match self.exchange(request) {
-            Ok((grant, delivery)) => Decision::Exchange(Arc::new(grant), delivery),
-            Err(problem) => {
+    /// Whether requests to this host, on any port, may be its own.
+    pub(crate) fn answers(&self, host: &Host<'_>) -> bool {
+        self.imds(host).is_some() || self.app_service(host).is_some() || self.answers_health(host)
+    }
+
+    fn imds(&self, host: &Host<'_>) -> Option<&Imds> {
+        self.imds.as_ref().filter(|imds| imds.hosts.iter().any(|own| *own == host.name))
+    }
+
+    fn app_service(&self, host: &Host<'_>) -> Option<&AppService> {
+        self.app_service.as_ref().filter(|app_service| app_service.hosts.iter().any(|own| *own == host.name))
+    }
+
+    fn answers_health(&self, host: &Host<'_>) -> bool {
+        self.health_hosts.iter().any(|own| *own == host.name)
+    }
+
+    /// Decides about a request to one of its hosts; `None` when it is none of its own after all.
+    pub(crate) fn decide(&self, host: &Host<'_>, request: &dyn Request) -> Option<Decision> {
+        let target = request.header(":path").unwrap_or_default();
+        let (path, query) = path::split(&target);
+        if self.answers_health(host) && matches!(path, b"/healthz" | b"/readyz") {
+            return Some(self.decide_health(path, request));
+        }
+        if let Some(app_service) = self.app_service(host).filter(|_| app_service::is_token_path(path)) {
+            let asked = self.must_be_local(request);
+            let asked = asked.and_then(|()| app_service::read_request(request, query, &app_service.secret));
+            return Some(match asked {
+                Ok((version, query)) => self.decide_token(Protocol::AppService(version), Ok(query)),
+                Err(problem) => self.decide_token(Protocol::AppService(app_service::Version::Current), Err(problem)),
+            });
+        }
+        let imds = self.imds(host)?;
+        let local = self.must_be_local(request);
+        Some(match imds::read_path(path) {
+            imds::Path::Token => {
+                self.decide_token(Protocol::Imds, local.and_then(|()| imds::read_request(request, query)))
+            }
+            imds::Path::Other if local.is_ok() && imds::passes(path, &imds.pass) => Decision::Ignore,
+            other => {
+                let problem = match (local, other) {
+                    (Err(problem), _) => problem,
+                    (Ok(()), imds::Path::Absent) => Problem::new(
+                        Code::PathNotFound,
+                        "this part of the metadata service is not offered",
+                        "Ask for a token at /metadata/identity/oauth2/token.",
+                    ),
+                    (Ok(()), _) => Problem::new(
+                        Code::PathRefused,
+                        "only tokens are answered here, not other metadata of the node",
+                        "Ask for a token at /metadata/identity/oauth2/token; or list the path in managed_identity.imds.pass.",
+                    ),
+                };
+                Decision::Refuse(None, imds::problem_reply(&problem))
+            }
+        })
+    }
+
+    fn decide_token(&self, protocol: Protocol, asked: Result<Query, Problem>) -> Decision {
+        let wanted = asked.and_then(|query| {
+            let identity = self.select(query.selector.as_ref())?;
+            must_be_allowed(identity, &query)?;
+            let grant = identity.grant(&query.scope())?;
+            let client_id = grant.client_id().to_owned();
+            let caller = Caller { protocol, resource: query.resource, client_id, stale: query.stale };
+            Ok((Arc::new(grant), caller))
+        });
+        match (self.action, wanted) {
+            (ManagedAction::Report, Ok((grant, _))) => Decision::Report(grant),
+            // The node's own endpoint judges it.
+            (ManagedAction::Report, Err(_)) => Decision::Ignore,
+            (ManagedAction::Answer, Ok((grant, caller))) => {
+                Decision::Exchange(grant, Delivery::ManagedIdentity(caller))
+            }
+            (ManagedAction::Refuse, Ok((grant, _))) => {
+                let problem = Problem::new(
+                    Code::ManagedIdentityRefused,
+                    "managed_identity.action is \"refuse\": no token is given here",
+                    "Whoever switched it off knows why; \"answer\" switches it on.",
+                );
+                Decision::Refuse(Some(Arc::from(grant.identity())), protocol.problem_reply(&problem))
+            }
+            (_, Err(problem)) => {
                 let identity = problem.identity.as_deref().map(Arc::from);
-                Decision::Refuse(identity, problem_reply(&problem))
+                Decision::Refuse(identity, protocol.problem_reply(&problem))
             }
         }
     }
 
-    fn exchange(&self, request: &dyn Request) -> Result<(Grant, Delivery), Problem> {
-        let query = TokenQuery::read(request)?;
-        let grant = self.select(query.selector.as_ref())?.grant(&query.scope())?;
-        let client_id = grant.client_id().to_owned();
-        Ok((grant, Delivery::ManagedIdentity { resource: query.resource, client_id }))
+    fn decide_health(&self, path: &[u8], request: &dyn Request) -> Decision {
+        match (must_be_get(request), path, &self.readiness) {
+            (Err(problem), _, _) => Decision::Reply(problem.to_reply()),
+            (Ok(()), b"/healthz", _) => Decision::Reply(Reply::ok()),
+            (Ok(()), _, Ok(readiness)) => Decision::Check(Arc::clone(readiness)),
+            (Ok(()), _, Err(problem)) => Decision::Reply(problem.to_reply()),
+        }
     }
 
     /// The identity that a caller named; another is never taken in its place.
-    fn select(&self, selector: Option<&(String, String)>) -> Result<&Identity, Problem> {
-        let Some((by, value)) = selector else {
+    fn select(&self, selector: Option<&Selector>) -> Result<&Identity, Problem> {
+        let Some(selector) = selector else {
             return self.default.and_then(|place| self.offered.get(place)).ok_or_else(|| {
                 Problem::new(
                     Code::IdentityAmbiguous,
@@ -63,66 +203,122 @@ impl Endpoint {
                 )
             });
         };
-        self.offered
-            .iter()
-            .find(|identity| by == "client_id" && identity.client_id().is_some_and(|id| id.eq_ignore_ascii_case(value)))
-            .ok_or_else(|| {
-                Problem::new(
-                    Code::IdentityNotFound,
-                    "Identity not found",
-                    format!("No identity on offer has {by} {value:?}: add it to managed_identity.identities."),
-                )
-            })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::http::tests::Sent;
-    use crate::policy::Policy;
-
-    const CONFIG: &str = r#"{
-        "identities": [
-            {"name": "payments", "client_id": "aaaaaaaa-0000-4000-8000-000000000001"},
-            {"name": "reports", "client_id": "bbbbbbbb-0000-4000-8000-000000000002"},
-            {"name": "hidden", "client_id": "cccccccc-0000-4000-8000-000000000003"}
-        ],
-        "managed_identity": {"identities": ["payments", "reports"], "imds": {}}
-    }"#;
-
-    fn policy() -> Policy {
-        let tenant =
-            |name: &str| (name == "AZURE_TENANT_ID").then(|| "11111111-1111-4111-8111-111111111111".to_owned());
-        Policy::new(&Config::parse(CONFIG.as_bytes(), &tenant).unwrap())
-    }
-
-    fn said(decision: Decision) -> String {
-        match decision {
-            Decision::Exchange(grant, _) => format!("{} {}", grant.identity(), grant.scope()),
-            Decision::Refuse(_, reply) => {
-                let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
-                format!("{} {}", reply.status, body.get("error_description").unwrap().as_str().unwrap())
-            }
-            other => format!("{other:?}"),
+        let is_named = |identity: &&Identity| {
+            let own = match selector.kind {
+                IdKind::Client => identity.client_id().ok(),
+                IdKind::Object => identity.object_id.as_deref(),
+                IdKind::Resource => identity.resource_id.as_deref(),
+            };
+            own.is_some_and(|own| own.eq_ignore_ascii_case(&selector.value))
+        };
+        let named: Vec<&Identity> = self.offered.iter().filter(is_named).collect();
+        match named.as_slice() {
+            [only] => Ok(only),
+            [] => Err(self.not_found(selector)),
+            [first, second, ..] => Err(Problem::new(
+                Code::IdentityAmbiguous,
+                format!("the identities {:?} and {:?} both have this {}", first.name, second.name, selector.parameter),
+                "Name the identity by another id, or offer one of the two.",
+            )),
         }
     }
 
-    #[test]
-    fn a_managed_identity_is_the_one_that_was_named_or_none() {
-        let policy = policy();
-        let ask = |selector: &str| {
-            let path = format!(
-                "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net{selector}"
-            );
-            let request = Sent::get("169.254.169.254", &path)
-                .header("metadata", b"true")
-                .property(&["destination", "address"], "169.254.169.254:80");
-            said(policy.decide(&request))
-        };
-        assert_eq!(ask("&client_id=BBBBBBBB-0000-4000-8000-000000000002"), "reports https://vault.azure.net/.default");
-        assert!(ask("").starts_with("400 Multiple user assigned identities exist"));
-        assert!(ask("&client_id=cccccccc-0000-4000-8000-000000000003").starts_with("400 Identity not found"));
-        assert!(ask("&object_id=aaaaaaaa-0000-4000-8000-000000000001").starts_with("400 Identity not found"));
+    fn not_found(&self, selector: &Selector) -> Problem {
+        // It may be the one whose client id is missing in the pod.
+        let by_client = self.offered.iter().filter(|_| selector.kind == IdKind::Client);
+        by_client.filter_map(|identity| identity.client_id().err().cloned()).next().unwrap_or_else(|| {
+            Problem::new(
+                Code::IdentityNotFound,
+                "Identity not found",
+                format!(
+                    "No identity on offer has {} {:?}: add it to managed_identity.identities.",
+                    selector.parameter, selector.value
+                ),
+            )
+        })
     }
+
+    /// Only the pod itself is answered: the connection came in on a loopback address or on IMDS's own.
+    fn must_be_local(&self, request: &dyn Request) -> Result<(), Problem> {
+        if self.on_gateway {
+            return Err(Problem::new(
+                Code::NotLocal,
+                "a managed identity is never answered on a gateway: whoever calls is not the gateway's own pod",
+                "Answer it in the sidecar of the pod that asks; a gateway's own workloads use destinations.",
+            ));
+        }
+        if is_local(request) {
+            return Ok(());
+        }
+        Err(Problem::new(
+            Code::NotLocal,
+            "this is answered only to its own pod, on a loopback address or 169.254.169.254",
+            "Call the sidecar in the same pod; bind its listener to 127.0.0.1.",
+        ))
+    }
+}
+
+/// Whether the connection came in on a loopback address or on IMDS's own.
+pub(crate) fn is_local(request: &dyn Request) -> bool {
+    let address = request.property(&["destination", "address"]).unwrap_or_default();
+    let address = String::from_utf8(address).ok();
+    address
+        .and_then(|address| address.parse::<std::net::SocketAddr>().ok())
+        .is_some_and(|address| address.ip().is_loopback() || address.ip().to_string() == "169.254.169.254")
+}
+
+/// Only GET asks for anything here.
+pub(crate) fn must_be_get(request: &dyn Request) -> Result<(), Problem> {
+    match request.header(":method") {
+        Some(method) if method == b"GET" => Ok(()),
+        _ => Err(Problem::new(Code::MethodNotAllowed, "only GET is answered here", "Send a GET request.")),
+    }
+}
+
+/// What an identity may be asked for, where that is narrowed. A slash at the end makes no difference.
+fn must_be_allowed(identity: &Identity, query: &Query) -> Result<(), Problem> {
+    let Some(resources) = &identity.resources else { return Ok(()) };
+    let resource = query.resource.strip_suffix("/.default").unwrap_or(&query.resource);
+    let resource = resource.strip_suffix('/').unwrap_or(resource);
+    if resources.iter().any(|allowed| allowed == resource) {
+        return Ok(());
+    }
+    let problem = Problem::new(
+        Code::ResourceNotAllowed,
+        format!("identity {:?} is not offered for the resource {:?}", identity.name, query.resource),
+        format!("It is offered for {}; the list is resources of the identity.", resources.join(", ")),
+    );
+    Err(problem.about(&identity.name, &query.scope()))
+}
+
+/// What must hold for the pod to be ready: the default identity decides, or else all that are on offer.
+fn readiness(offered: &[Identity], default: Option<usize>) -> Result<Readiness, Problem> {
+    let decisive: Vec<&Identity> = match default.and_then(|place| offered.get(place)) {
+        Some(identity) => vec![identity],
+        None => offered.iter().collect(),
+    };
+    let mut sources = decisive.iter().map(|identity| identity.assertion());
+    let assertion = sources.find_map(Result::ok).ok_or_else(|| {
+        let missing = decisive.iter().find_map(|identity| identity.assertion().err().cloned());
+        missing.unwrap_or_else(|| Problem::new(Code::IdentityNotFound, "no identity is on offer", "Offer one."))
+    })?;
+    Ok(Readiness {
+        assertion: assertion.clone(),
+        identities: decisive.iter().map(|identity| identity.name.clone()).collect(),
+    })
+}
+
+/// The status that clients are told. They retry 404, 410, 429 and 5xx, and give up on other 4xx: so Entra's refusal is 400,
+/// and what may pass is 503.
+fn status(problem: &Problem) -> u16 {
+    match problem.code {
+        Code::EntraRefused => 400,
+        Code::WaitedTooLong => 503,
+        code => code.status(),
+    }
+}
+
+/// The problem in one text, for clients that show only one.
+fn sentence(problem: &Problem) -> String {
+    format!("{}. {}", problem.detail.trim_end_matches('.'), problem.remedy)
 }

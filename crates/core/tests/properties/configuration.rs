@@ -46,8 +46,32 @@ const WORDS: &[&str] = &[
     "on_failure",
     "pass",
     "warm",
+    "defaults",
+    "*.example",
+    "methods",
+    "GET",
+    "path_prefixes",
+    "/v1",
+    "action",
+    "inject",
+    "report",
+    "header",
+    "shared_suffix",
+    "principals",
+    "spiffe://cluster.local/ns/a/sa/b",
     "managed_identity",
+    "action",
+    "report",
     "imds",
+    "app_service",
+    "secret_from_env",
+    "health",
+    "/metadata/instance",
+    "object_id",
+    "resource_id",
+    "resources",
+    "status",
+    "path",
     "default_identity",
     "limits",
     "exchange",
@@ -83,28 +107,41 @@ fn bytes(likely: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
 
 prop_compose! {
     fn sent()(
-        authority in bytes(&["a.example", "A.EXAMPLE:8443", "169.254.169.254", "localhost:80", "a.example."]),
+        authority in bytes(&["a.example", "A.EXAMPLE:8443", "169.254.169.254", "localhost:80", "127.0.0.1:15091", "a.example."]),
         path in bytes(&[
             "/",
             "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fvault.azure.net",
             "//Metadata/identity/oauth2/token/?resource=a&resource=b",
+            "/metadata/instance/../identity/oauth2/token",
+            "/msi/token?api-version=2019-08-01&resource=https://vault.azure.net",
+            "/readyz",
+            "/entra-exchange/status",
         ]),
         method in bytes(&["GET", "POST"]),
         metadata in bytes(&["true", "True", ""]),
+        secret in bytes(&["s", ""]),
         authorization in prop::option::of(bytes(&["Bearer x"])),
         property in prop::option::of(bytes(&["outbound|80||a.example", "127.0.0.1:80", "169.254.169.254:80"])),
     ) -> Sent {
         let mut headers = vec![
             (":authority".to_owned(), authority), (":path".to_owned(), path), (":method".to_owned(), method),
-            ("metadata".to_owned(), metadata),
+            ("metadata".to_owned(), metadata), ("x-identity-header".to_owned(), secret),
         ];
         headers.extend(authorization.map(|value| ("authorization".to_owned(), value)));
         Sent { headers, property }
     }
 }
 
+fn variable(name: &str) -> Option<String> {
+    match name {
+        "AZURE_TENANT_ID" => Some(TENANT.to_owned()),
+        "IDENTITY_HEADER" => Some("s".to_owned()),
+        _ => None,
+    }
+}
+
 fn parse(text: &[u8]) -> Option<Config> {
-    match Config::parse(text, &|name| (name == "AZURE_TENANT_ID").then(|| TENANT.to_owned())) {
+    match Config::parse(text, &variable) {
         Ok(config) => Some(config),
         Err(refused) => {
             assert!(!refused.0.is_empty() && refused.0.iter().all(|mistake| !mistake.message.is_empty()));
@@ -120,7 +157,8 @@ const BOTH: &str = r#"{
         {"hosts": ["a.example"], "scope": "https://vault.azure.net/.default", "tls_clusters": ["outbound|80||{host}"]},
         {"hosts": ["a.example:8443"], "scope": "s/.default", "plaintext": "allowed", "existing_credential": "refuse"}
     ],
-    "managed_identity": {"imds": {}}
+    "managed_identity": {"imds": {"pass": ["/metadata/instance"]}, "app_service": {}, "health": {"hosts": ["localhost"]}},
+    "status": {"hosts": ["a.example"]}
 }"#;
 
 proptest! {
@@ -133,7 +171,7 @@ proptest! {
     fn any_json_is_a_configuration_or_refused_with_its_mistakes(text in json(WORDS)) {
         if let Some(config) = parse(text.to_string().as_bytes()) {
             prop_assert!(config.limits.waiting >= 1 && !config.limits.wait.is_zero());
-            Policy::new(&config);
+            Policy::new(&config, false);
         }
     }
 
@@ -146,16 +184,19 @@ proptest! {
 
     #[test]
     fn any_request_is_let_go_answered_or_given_a_token_that_its_host_may_have(request in sent()) {
-        let policy = Policy::new(&parse(BOTH.as_bytes()).unwrap());
+        let policy = Policy::new(&parse(BOTH.as_bytes()).unwrap(), false);
         match policy.decide(&request) {
-            Decision::Ignore | Decision::Pass(_) => {}
+            Decision::Ignore | Decision::Pass(_) | Decision::AwaitConnection => {}
+            Decision::Report(_) => prop_assert!(false, "nothing is reported"),
             Decision::Refuse(_, reply) => {
                 prop_assert!((400..600).contains(&reply.status));
                 prop_assert!(serde_json::from_slice::<serde_json::Value>(&reply.body).is_ok());
             }
+            Decision::Status | Decision::Check(_) | Decision::Reply(_) => {}
+            Decision::Report(_) => prop_assert!(false, "nothing is to be reported"),
             Decision::Exchange(grant, _) => {
                 let authority = request.header(":authority").unwrap_or_default().to_ascii_lowercase();
-                let listed = ["a.example", "a.example:80", "a.example:8443", "169.254.169.254", "localhost"];
+                let listed = ["a.example", "a.example:80", "a.example:8443", "169.254.169.254", "localhost", "127.0.0.1"];
                 prop_assert!(listed.iter().any(|host| authority.starts_with(host.as_bytes())));
                 prop_assert!(grant.scope().ends_with("/.default"));
             }

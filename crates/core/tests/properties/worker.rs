@@ -110,7 +110,11 @@ fn told(commands: Vec<Command>) -> Told {
             Command::Finish(_, outcome) => told.outcome = Some(outcome),
             Command::CallEndpoint { .. } => told.calls = true,
             Command::Log(event) => told.lines.push(event.to_string()),
-            Command::ReadAssertion(_) | Command::Wake(..) | Command::Measure(_) => {}
+            Command::ReadAssertion(_)
+            | Command::ReadForCheck(_)
+            | Command::Checked(..)
+            | Command::Wake(..)
+            | Command::Measure(_) => {}
         }
     }
     told

@@ -36,8 +36,9 @@ impl Memory {
         self.longest.get()
     }
 
-    /// The names under which there is more than an empty list.
+    /// The names under which there is more than an empty list. The last refusal of each identity is kept, and there are few.
     pub(crate) fn not_empty(&self) -> usize {
-        self.values.borrow().values().filter(|(value, _)| value != b"[]").count()
+        let values = self.values.borrow();
+        values.iter().filter(|(name, (value, _))| value != b"[]" && !name.contains("/refusal/")).count()
     }
 }

@@ -43,6 +43,10 @@ pub(crate) struct Plan {
     pub(crate) leaves: u64,
     /// In percent: a token that was handed out is rejected where it was sent.
     pub(crate) rejected: u64,
+    /// In percent: a request does not want the token that there is.
+    pub(crate) stale: u64,
+    /// In percent: a request does not wait for its token.
+    pub(crate) unwaiting: u64,
     /// When no more is asked and nothing more goes wrong.
     pub(crate) end: u64,
 }
@@ -69,6 +73,8 @@ impl Plan {
             assertion_faults: 0,
             leaves: 0,
             rejected: 0,
+            stale: 0,
+            unwaiting: 0,
             end,
         }
     }
@@ -118,6 +124,8 @@ impl Plan {
         plan.assertion_faults = random.pick(&[0, 0, 10, 50]);
         plan.leaves = random.pick(&[0, 10, 30]);
         plan.rejected = random.pick(&[0, 0, 10, 30]);
+        plan.stale = random.pick(&[0, 0, 0, 20]);
+        plan.unwaiting = random.pick(&[0, 0, 20, 90]);
         plan
     }
 }

@@ -134,7 +134,8 @@ impl World {
                     }
                     (Call::Endpoint(grant.key()), timeout, self.ask_entra(&grant, &cluster, &request, timeout))
                 }
-                Command::Measure(_) => continue,
+                // No request asks for readiness here.
+                Command::Measure(_) | Command::ReadForCheck(_) | Command::Checked(..) => continue,
                 Command::Wake(queue, key) => {
                     self.wake(queue, key);
                     continue;

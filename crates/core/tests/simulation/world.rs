@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use entra_exchange_core::broker::{Answer, Issued, Need, QueueId, SharedData, StreamId, prepare};
+use entra_exchange_core::broker::{Answer, Issued, Need, QueueId, SharedData, Stale, StreamId, prepare};
 use entra_exchange_core::entra::{Grant, TokenKey};
 use entra_exchange_core::time::Timestamp;
 
@@ -325,7 +325,19 @@ impl World {
         let life = (vm, at_work.generation);
         let grant = Arc::clone(&at_work.grants[place]);
         let waiting = at_work.streams.len();
-        let (answer, look) = at_work.broker.get(&grant, need, stream, now, &Door { world: self, vm });
+        let door = Door { world: self, vm };
+        if self.chance(self.plan.stale)
+            && let Some(dropped) = at_work.broker.refresh(&grant, Stale::Any, now, &door)
+        {
+            self.judge.borrow_mut().drops(grant.key(), entra::number_of(dropped.token().expose()), &self.clock);
+        }
+        let waits = !self.chance(self.plan.unwaiting);
+        let (answer, look) = if waits {
+            let (answer, look) = at_work.broker.get(&grant, need, stream, now, &door);
+            (Some(answer), look)
+        } else {
+            (None, at_work.broker.want(&grant, now, &door))
+        };
         if look && self.sabotage != Some(Sabotage::NoMessageToOneself) {
             // A message to oneself comes with the next turn of the event loop.
             self.put(
@@ -336,11 +348,12 @@ impl World {
         }
         self.note(vm, || format!("  {stream:?} is told {answer:?}"));
         match answer {
-            Answer::Ready(issued) => self.hands_out(&mut at_work, life, &grant, issued),
-            Answer::Failed(problem) => {
+            None => {}
+            Some(Answer::Ready(issued)) => self.hands_out(&mut at_work, life, &grant, issued),
+            Some(Answer::Failed(problem)) => {
                 self.judge.borrow_mut().refuses(&grant, &problem, (life, waiting), &self.clock);
             }
-            Answer::Pending => {
+            Some(Answer::Pending) => {
                 at_work.streams.insert(stream, grant);
                 self.judge.borrow_mut().waits(life, stream, self.clock.steady(), at_work.stalled);
                 if self.chance(self.plan.leaves) {

@@ -1,0 +1,165 @@
+//! What the workers know of each token, for people who look: never the token.
+
+use serde::Serialize;
+
+use super::SharedData;
+use super::shared::{self, Entry, Failure};
+use crate::entra::TokenKey;
+use crate::http::Reply;
+use crate::problem::Problem;
+use crate::time::Timestamp;
+
+/// What the workers of one Envoy process know of one key.
+#[derive(Debug, Serialize)]
+struct KeyStatus {
+    /// The identity, by its name in the configuration.
+    identity: String,
+    /// What the token is for.
+    scope: String,
+    /// The start of the key, which tells two keys of the same identity and scope apart, such as another client id's.
+    key: String,
+    /// Where it stands.
+    state: State,
+    /// The token that requests get, when there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<TokenTimes>,
+    /// Why the last exchange failed, when it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_problem: Option<LastProblem>,
+}
+
+/// Where a key stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    /// An exchange is under way.
+    Exchanging,
+    /// The last exchange failed, and the next is put off.
+    BackingOff,
+    /// Requests get the token, and no other is needed yet.
+    Valid,
+    /// Requests get the token; the next one has another fetched.
+    Due,
+    /// There is no token; the next request has one fetched.
+    Absent,
+}
+
+/// A token's times, in seconds from now.
+#[derive(Debug, Serialize)]
+struct TokenTimes {
+    /// How long ago it was asked for.
+    age_s: u64,
+    /// When another is fetched, if it is used.
+    refresh_in_s: u64,
+    /// How long it is sent.
+    usable_for_s: u64,
+    /// How long it lives.
+    expires_in_s: u64,
+}
+
+/// A failure, and when it is tried again.
+#[derive(Debug, Serialize)]
+struct LastProblem {
+    /// What went wrong, in a word.
+    code: &'static str,
+    /// What happened.
+    detail: String,
+    /// What to do about it.
+    remedy: String,
+    /// Entra's code, such as `AADSTS700213`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aadsts: Option<String>,
+    /// Entra's id for its answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
+    /// Entra's id for the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    correlation_id: Option<String>,
+    /// How long ago it happened.
+    age_s: u64,
+    /// How many failed in a row.
+    failures: u32,
+    /// When the next try is due.
+    next_try_in_s: u64,
+}
+
+/// Which build of the filter it is.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Build {
+    /// As the changelog names it.
+    pub version: &'static str,
+    /// The commit it was made of.
+    pub commit: &'static str,
+}
+
+#[derive(Serialize)]
+struct Body {
+    #[serde(flatten)]
+    build: Build,
+    /// RFC 3339.
+    time: String,
+    keys: Vec<KeyStatus>,
+}
+
+/// What is known of each key that this process has a token or a failure of, by identity and scope: as JSON.
+pub fn status(build: Build, now: Timestamp, shared: &dyn SharedData) -> Reply {
+    let mut keys: Vec<KeyStatus> =
+        shared::read_all(shared).into_iter().map(|(key, entry)| KeyStatus::new(key, entry, now)).collect();
+    keys.sort_by(|a, b| (&a.identity, &a.scope, &a.key).cmp(&(&b.identity, &b.scope, &b.key)));
+    Reply::json(200, "application/json", &Body { build, time: now.rfc3339(), keys })
+}
+
+impl KeyStatus {
+    fn new(key: TokenKey, entry: Entry, now: Timestamp) -> Self {
+        let state = entry.state(now);
+        let token = entry.token.filter(|token| token.is_usable(now));
+        Self {
+            identity: entry.identity,
+            scope: entry.scope,
+            key: key.short(),
+            state,
+            token: token.map(|token| TokenTimes {
+                age_s: now.since(token.issued_at()).as_secs(),
+                refresh_in_s: token.refresh_at().since(now).as_secs(),
+                usable_for_s: token.usable_until().since(now).as_secs(),
+                expires_in_s: token.expires_at().since(now).as_secs(),
+            }),
+            last_problem: entry.failure.map(|failure| LastProblem::new(failure, now)),
+        }
+    }
+}
+
+impl LastProblem {
+    fn new(failure: Failure, now: Timestamp) -> Self {
+        let aadsts = failure.problem.aadsts();
+        let Problem { code, detail, remedy, entra, .. } = failure.problem;
+        Self {
+            code: code.as_str(),
+            detail,
+            remedy,
+            aadsts,
+            trace_id: entra.trace_id,
+            correlation_id: entra.correlation_id,
+            age_s: now.since(failure.failed_at).as_secs(),
+            failures: failure.failures,
+            next_try_in_s: failure.next_try.since(now).as_secs(),
+        }
+    }
+}
+
+impl Entry {
+    fn state(&self, now: Timestamp) -> State {
+        let usable = self.token.as_ref().filter(|token| token.is_usable(now));
+        if self.lease.as_ref().is_some_and(|lease| lease.is_live(now)) {
+            State::Exchanging
+        } else if self.failure.as_ref().is_some_and(|failure| failure.is_backing_off(now)) {
+            State::BackingOff
+        } else {
+            match usable {
+                Some(token) if token.is_due(now) => State::Due,
+                Some(_) => State::Valid,
+                None => State::Absent,
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The parameters of a request for a token, as IMDS and App Service have them.
+
+use crate::broker::Stale;
+use crate::problem::{Code, Problem};
+
+/// By which of its ids a caller names an identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum IdKind {
+    Client,
+    /// Of the service principal.
+    Object,
+    /// Its place in Azure.
+    Resource,
+}
+
+/// The identity that a caller names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Selector {
+    pub(super) kind: IdKind,
+    /// The parameter's name, as the caller spelt it.
+    pub(super) parameter: String,
+    pub(super) value: String,
+}
+
+/// What a caller asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Query {
+    /// `api-version`, where one was sent.
+    pub(super) version: Option<String>,
+    /// As it was sent.
+    pub(super) resource: String,
+    pub(super) selector: Option<Selector>,
+    /// The token that the caller does not want any more.
+    pub(super) stale: Option<Stale>,
+}
+
+impl Query {
+    /// Reads a query string (application/x-www-form-urlencoded). `selectors` are the parameters that name an identity.
+    ///
+    /// # Errors
+    /// What cannot be judged: a parameter that stands twice, two that name an identity, no resource.
+    pub(super) fn read(query: &[u8], selectors: &[(&str, IdKind)]) -> Result<Self, Problem> {
+        let mut version = None;
+        let mut resource = None;
+        let mut selector: Option<Selector> = None;
+        let mut stale = None;
+        let mut names: Vec<String> = Vec::new();
+        for (name, value) in form_urlencoded::parse(query) {
+            if names.iter().any(|before| *before == name) {
+                return Err(bad(format!("the parameter {name:?} stands twice"), "Write each parameter once."));
+            }
+            if let Some((parameter, kind)) = selectors.iter().find(|(parameter, _)| *parameter == name) {
+                let next = Selector { kind: *kind, parameter: (*parameter).to_owned(), value: value.into_owned() };
+                if let Some(before) = selector.replace(next) {
+                    return Err(bad(
+                        format!("{} and {parameter} both name an identity", before.parameter),
+                        "Name the identity in one way.",
+                    ));
+                }
+            } else {
+                match &*name {
+                    "resource" => resource = Some(value.into_owned()),
+                    "api-version" => version = Some(value.into_owned()),
+                    "bypass_cache" if value.eq_ignore_ascii_case("true") => stale = Some(Stale::Any),
+                    "token_sha256_to_refresh" => stale = stale.or(Some(Stale::Digest(read_digest(&value)?))),
+                    // Clients send more, such as xms_cc; IMDS ignores what it does not know.
+                    _ => {}
+                }
+            }
+            names.push(name.into_owned());
+        }
+        match resource {
+            Some(resource) if !resource.is_empty() && !resource.contains(char::is_whitespace) => {
+                Ok(Self { version, resource, selector, stale })
+            }
+            _ => Err(bad(
+                "the parameter resource is missing, empty or has a space",
+                "Send the resource that the token is for, such as resource=https://vault.azure.net.",
+            )),
+        }
+    }
+
+    /// The scope that stands for the resource: Entra takes all before the last slash, so a trailing one is kept.
+    pub(super) fn scope(&self) -> String {
+        if self.resource.ends_with("/.default") { self.resource.clone() } else { format!("{}/.default", self.resource) }
+    }
+}
+
+/// A query that cannot be judged.
+pub(super) fn bad(detail: impl Into<String>, remedy: impl Into<String>) -> Problem {
+    Problem::new(Code::BadQuery, detail, remedy)
+}
+
+/// A SHA-256 in hexadecimal digits.
+fn read_digest(text: &str) -> Result<[u8; 32], Problem> {
+    let mut digest = [0; 32];
+    let mut digits = text.chars().map(|digit| digit.to_digit(16));
+    for byte in &mut digest {
+        let pair = digits.next().flatten().zip(digits.next().flatten());
+        let value = pair.and_then(|(high, low)| u8::try_from(high * 16 + low).ok());
+        *byte = value.ok_or_else(|| not_a_digest(text))?;
+    }
+    if digits.next().is_some() { Err(not_a_digest(text)) } else { Ok(digest) }
+}
+
+fn not_a_digest(text: &str) -> Problem {
+    bad(
+        format!("token_sha256_to_refresh={text:?} is no SHA-256"),
+        "Send the SHA-256 of the token that is to be replaced, in 64 hexadecimal digits.",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SELECTORS: &[(&str, IdKind)] = &[("client_id", IdKind::Client), ("object_id", IdKind::Object)];
+
+    fn read(query: &str) -> Result<Query, String> {
+        Query::read(query.as_bytes(), SELECTORS).map_err(|problem| problem.detail)
+    }
+
+    #[test]
+    fn a_resource_is_read_escaped_or_not() {
+        for query in ["resource=https%3A%2F%2Fvault.azure.net", "resource=https://vault.azure.net&xms_cc=cp1"] {
+            assert_eq!(read(query).unwrap().resource, "https://vault.azure.net");
+        }
+    }
+
+    #[test]
+    fn a_resource_becomes_its_default_scope_and_keeps_its_slash() {
+        for (resource, scope) in [
+            ("https://vault.azure.net", "https://vault.azure.net/.default"),
+            ("https://vault.azure.net/", "https://vault.azure.net//.default"),
+            ("https://vault.azure.net/.default", "https://vault.azure.net/.default"),
+        ] {
+            assert_eq!(read(&format!("resource={resource}")).unwrap().scope(), scope);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_judged_is_refused() {
+        for query in [
+            "",
+            "resource=",
+            "resource=a%20b",
+            "resource=x&resource=x",
+            "resource=x&client_id=a&object_id=b",
+            "resource=x&client_id=a&client_id=a",
+            "resource=x&xms_cc=cp1&xms_cc=cp1",
+            "resource=x&token_sha256_to_refresh=cc0a",
+        ] {
+            assert!(read(query).is_err(), "{query}");
+        }
+    }
+
+    #[test]
+    fn the_token_that_is_not_wanted_any_more_is_named_by_its_hash() {
+        // The SHA-256 of "test_token", as MSAL's own tests have it.
+        let hash = "cc0af97287543b65da2c7e1476426021826cab166f1e063ed012b855ff819656";
+        let stale = read(&format!("resource=x&token_sha256_to_refresh={hash}")).unwrap().stale;
+        let token = crate::entra::AccessToken::parse("test_token").unwrap();
+        assert_eq!(stale, Some(Stale::Digest(token.digest())));
+        assert_eq!(read("resource=x&bypass_cache=True").unwrap().stale, Some(Stale::Any));
+        assert_eq!(read("resource=x&bypass_cache=false").unwrap().stale, None);
+        assert!(read(&format!("resource=x&token_sha256_to_refresh={hash}0")).is_err());
+    }
+}
