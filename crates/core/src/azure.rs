@@ -17,7 +17,6 @@ const NOT_BY_HEADER: &[(&str, &str, &str)] = &[
         "a registry takes no Entra token: it has an exchange of its own, answered to a challenge",
         REGISTRY,
     ),
-    ("acr", "a registry takes no Entra token: it has an exchange of its own, answered to a challenge", REGISTRY),
     ("sql", "SQL does not speak HTTP", "let its client ask managed_identity for https://database.windows.net/"),
     ("postgresql", "PostgreSQL does not speak HTTP", DATABASE),
     ("mysql", "MySQL does not speak HTTP", DATABASE),
@@ -35,30 +34,6 @@ const NOT_BY_HEADER: &[(&str, &str, &str)] = &[
 
 const REGISTRY: &str = "use the kubelet's credential provider, or let the client ask managed_identity for https://containerregistry.azure.net";
 const DATABASE: &str = "let its client ask managed_identity for https://ossrdbms-aad.database.windows.net";
-
-/// Suffixes of other services under which anyone can register a name (learn.microsoft.com, "Azure Private Endpoint private
-/// DNS zone values" and "Compare Azure Government and global Azure").
-const MORE_SHARED: &[&str] = &[
-    "azure-api.cn",
-    "azure-api.net",
-    "azure-api.us",
-    "azurecr.cn",
-    "azurecr.io",
-    "azurecr.us",
-    "azurefd.net",
-    "azurestaticapps.net",
-    "azurewebsites.net",
-    "azurewebsites.us",
-    "chinacloudsites.cn",
-    "trafficmanager.cn",
-    "trafficmanager.net",
-    "usgovtrafficmanager.net",
-    "{region}.azurecontainerapps.io",
-    "{region}.azurestaticapps.net",
-    "{region}.cloudapp.azure.com",
-    "{region}.cloudapp.usgovcloudapi.net",
-    "{region}.cloudapp.chinacloudapi.cn",
-];
 
 /// How a service wants the token in its header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,8 +105,8 @@ pub enum AzureMistake {
     UnknownService(Option<&'static str>),
     /// A token in a header is of no use there: why, and what to do.
     NotByHeader(&'static str, &'static str),
-    /// The row has no host in this cloud.
-    NotInCloud(Cloud),
+    /// There is no row for this cloud, or the authority is of none that has rows.
+    NotInCloud(Option<Cloud>),
     /// The service has one host for everybody.
     TakesNoNames(&'static str),
     /// The service has a host for each resource.
@@ -152,9 +127,13 @@ impl fmt::Display for AzureMistake {
             }
             Self::UnknownService(None) => formatter.write_str("is no service with a row here: write hosts and scope"),
             Self::NotByHeader(why, remedy) => write!(formatter, "cannot be a destination, for {why}: {remedy}"),
-            Self::NotInCloud(cloud) => {
+            Self::NotInCloud(Some(cloud)) => {
                 write!(formatter, "has no row for {cloud}, whose authority this is: write hosts and scope")
             }
+            Self::NotInCloud(None) => formatter.write_str(
+                "has rows for the public cloud, the US Government cloud and the cloud in China, and the authority is of none of \
+                 them: write hosts and scope",
+            ),
             Self::TakesNoNames(host) => write!(formatter, "has one host for everybody, {host}: leave names out"),
             Self::NeedsNames(host) => {
                 write!(formatter, "has a host for each resource, {host}: write the names of your own into names")
@@ -173,13 +152,13 @@ impl Service {
     ///
     /// # Errors
     /// When there is no row for it.
-    pub fn find(word: &str, cloud: Cloud) -> Result<Self, AzureMistake> {
+    pub fn find(word: &str, cloud: Option<Cloud>) -> Result<Self, AzureMistake> {
         if let Some((_, why, remedy)) = NOT_BY_HEADER.iter().find(|(other, ..)| *other == word) {
             return Err(AzureMistake::NotByHeader(why, remedy));
         }
         let mut known = false;
         for (place, service) in rows().filter(|(_, service)| service.word == word) {
-            if place == cloud {
+            if Some(place) == cloud {
                 return Ok(service);
             }
             known = true;
@@ -244,11 +223,10 @@ impl Service {
     }
 }
 
-/// Whether anyone can register a name under this suffix, so that a wildcard there would give tokens to strangers. The suffix
-/// is what follows `*.`, in lower case.
-pub fn strangers_register_under(suffix: &str) -> bool {
-    let patterns = rows().flat_map(|(_, service)| service.patterns()).filter_map(|host| host.strip_prefix("{name}."));
-    patterns.chain(MORE_SHARED.iter().copied()).any(|shared| labels_fit(shared, suffix))
+/// The suffixes under which everybody has the names of these services' resources.
+pub(crate) fn shared_suffixes() -> impl Iterator<Item = &'static str> {
+    let named = rows().filter(|(_, service)| service.takes_names());
+    named.flat_map(|(_, service)| service.patterns()).filter_map(|pattern| pattern.rsplit("}.").next())
 }
 
 /// What the placeholders stand for in this host, with a dot between.
@@ -358,11 +336,11 @@ mod tests {
     }
 
     fn find(word: &str, cloud: Cloud) -> Service {
-        Service::find(word, cloud).unwrap_or_else(|mistake| panic!("{word:?} {mistake}"))
+        Service::find(word, Some(cloud)).unwrap_or_else(|mistake| panic!("{word:?} {mistake}"))
     }
 
     fn said(word: &str, cloud: Cloud, name: &str) -> String {
-        match Service::find(word, cloud).and_then(|service| service.endpoint(name)) {
+        match Service::find(word, Some(cloud)).and_then(|service| service.endpoint(name)) {
             Ok(Endpoint { host, scope }) => format!("{host} {scope}"),
             Err(mistake) => mistake.to_string(),
         }
@@ -592,6 +570,7 @@ mod tests {
         ] {
             assert_eq!(said(word, cloud, name), expected);
         }
+        assert_eq!(Service::find("key_vault", None).unwrap_err(), AzureMistake::NotInCloud(None));
         assert_eq!(
             find("key_vault", Public).endpoints().unwrap_err().to_string(),
             "has a host for each resource, {name}.vault.azure.net: write the names of your own into names"
@@ -601,7 +580,7 @@ mod tests {
     #[test]
     fn what_cannot_work_says_why_and_what_to_do() {
         for (word, why, remedy) in NOT_BY_HEADER {
-            let mistake = Service::find(word, Cloud::Public).unwrap_err();
+            let mistake = Service::find(word, Some(Cloud::Public)).unwrap_err();
             assert_eq!(mistake, AzureMistake::NotByHeader(why, remedy));
             assert!(mistake.to_string().starts_with("cannot be a destination, for "), "{mistake}");
         }
@@ -609,19 +588,28 @@ mod tests {
     }
 
     #[test]
-    fn strangers_register_under_the_suffix_of_every_row_with_names() {
-        for (_, service) in rows().filter(|(_, service)| service.takes_names()) {
-            for Endpoint { host, .. } in endpoints(&service) {
-                let (_, suffix) = host.split_once('.').unwrap();
-                assert!(strangers_register_under(suffix), "{suffix}");
-                assert!(!strangers_register_under(&format!("own.{suffix}.example")));
-            }
+    fn the_documentation_has_every_row() {
+        let documented = include_str!("../../../docs/azure-services.md");
+        let mut clouds: BTreeMap<&str, Vec<Cloud>> = BTreeMap::new();
+        for (cloud, service) in rows() {
+            clouds.entry(service.word).or_default().push(cloud);
         }
-        assert!(strangers_register_under("azurewebsites.net"));
-        assert!(strangers_register_under("westeurope.cloudapp.azure.com"));
-        for own in ["example.com", "azure.net", "payments-kv.vault.azure.net", "graph.microsoft.com", ""] {
-            assert!(!strangers_register_under(own), "{own}");
+        for (word, clouds) in clouds {
+            let (first, names) = (clouds[0], clouds.iter().map(|cloud| cloud.word().replace('_', " ").to_lowercase()));
+            let hosts: Vec<String> = find(word, first).patterns().map(|host| format!("`{host}`")).collect();
+            let row = format!("| `{word}` | {} | {} |", hosts.join(" or "), names.collect::<Vec<_>>().join(", "));
+            assert!(documented.to_lowercase().contains(&row), "{row}");
         }
+        assert!(NOT_BY_HEADER.iter().all(|(word, ..)| documented.contains(&format!("`{word}`"))));
+    }
+
+    #[test]
+    fn a_suffix_is_what_the_placeholders_leave_of_a_host() {
+        let suffixes: BTreeSet<&str> = shared_suffixes().collect();
+        for suffix in ["vault.azure.net", "kusto.windows.net", "digitaltwins.azure.net", "communication.azure.com"] {
+            assert!(suffixes.contains(suffix), "{suffix}");
+        }
+        assert!(suffixes.iter().all(|suffix| !suffix.contains(['{', '}']) && suffix.contains('.')));
     }
 
     #[test]

@@ -20,6 +20,6 @@ pub mod event;
 mod host;
 pub mod http;
 pub mod metrics;
-mod spelling;
 mod path;
+mod spelling;
 pub mod time;
