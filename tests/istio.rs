@@ -7,9 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use stack::document::{at_mut, set};
-use stack::{AUDIENCE, IMDS_HOST, LISTED_HOST, Options, Stack, sidecar};
+use stack::{AUDIENCE, IMDS_HOST, LISTED_HOST, Options, Response, Stack, UNLISTED_HOST, sidecar};
 
 const FOLDER: &str = "envoy/istio";
 const SIDECAR: &str = "envoyfilter.yaml";
@@ -105,6 +107,86 @@ fn arrives_with_a_token(form: Form) {
         assert_eq!(stack.directory().stats().token_requests, 1, "exchanges");
         is_in_order(&stack);
     }
+}
+
+const BLOB: &str = "paymentsdata.blob.core.windows.net";
+const OPENAI: &str = "contoso-eu.openai.azure.com";
+const GOVERNMENT: &str = "agency-kv.vault.usgovcloudapi.net";
+
+/// Tokens by their resource, as the upstream saw them.
+fn audience(answer: &Response) -> String {
+    let header = answer.seen_header("authorization").unwrap_or_else(|| panic!("no token: {}", answer.text()));
+    let token = header.strip_prefix("Bearer ").unwrap();
+    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
+    serde_json::from_slice::<Value>(&claims).unwrap()["aud"].as_str().unwrap().to_owned()
+}
+
+fn run(form: Form, options: Options) -> Stack {
+    start(Options { edit: Some(Box::new(move |bootstrap: &mut Value| form.into_istio(bootstrap))), ..options })
+}
+
+#[test]
+fn two_services_of_azures_get_each_its_own_token() {
+    let configuration = json!({"defaults": {"tls_clusters": ["outbound|80||{host}"]}, "destinations": [
+        {"azure_service": "key_vault", "names": ["payments-kv"]},
+        {"azure_service": "blob_storage", "names": ["paymentsdata"]},
+    ]});
+    let stack = run(Form::scenario(configuration, &[LISTED_HOST, BLOB]), Options::default());
+    assert_eq!(audience(&stack.get(LISTED_HOST, "/secrets/db", &[])), "https://vault.azure.net");
+    assert_eq!(
+        audience(&stack.get(BLOB, "/invoices/1", &[("x-ms-version", "2021-12-02")])),
+        "https://storage.azure.com"
+    );
+    // A SAS is a credential of the application's own.
+    let signed = stack.get(BLOB, "/invoices/1?sv=2021-12-02&sig=abc%3D", &[]);
+    assert_eq!((signed.status, signed.seen_header("authorization")), (200, None));
+    assert_eq!(stack.directory().stats().token_requests, 2);
+    is_in_order(&stack);
+}
+
+#[test]
+fn a_pod_without_its_variables_says_so_on_the_listed_hosts_alone() {
+    let configuration = json!({"destinations": [
+        {"azure_service": "key_vault", "names": ["payments-kv"], "tls_clusters": ["outbound|80||{host}"]},
+    ]});
+    let options = Options::default().variable("AZURE_CLIENT_ID", None);
+    let stack = run(Form::scenario(configuration, &[LISTED_HOST, UNLISTED_HOST]), options);
+    let answer = stack.get(LISTED_HOST, "/secrets/db", &[]);
+    assert_eq!((answer.status, &answer.json()["code"]), (503, &json!("variable_missing")));
+    assert_eq!(stack.get(UNLISTED_HOST, "/", &[]).status, 200);
+}
+
+#[test]
+fn an_api_key_that_a_client_insists_on_gives_way_to_the_token() {
+    let configuration = json!({"destinations": [{"azure_service": "azure_openai", "names": ["contoso-eu", "contoso-us"],
+        "tls_clusters": ["outbound|80||{host}"], "existing_credential": "replace"}]});
+    let stack = run(Form::scenario(configuration, &[OPENAI]), Options::default());
+    stack.directory().register_resource("https://cognitiveservices.azure.com");
+    let answer = stack.get(OPENAI, "/openai/deployments/gpt/chat/completions", &[("api-key", "unused")]);
+    assert_eq!(audience(&answer), "https://cognitiveservices.azure.com");
+    assert_eq!(answer.seen_header("api-key"), None);
+}
+
+#[test]
+fn the_same_text_is_right_in_the_us_governments_cloud() {
+    let configuration = json!({"destinations": [
+        {"azure_service": "key_vault", "names": ["agency-kv"], "tls_clusters": ["outbound|80||{host}"]},
+    ]});
+    let form = Form::scenario(configuration, &[GOVERNMENT, LISTED_HOST]);
+    let edit = Box::new(move |bootstrap: &mut Value| {
+        form.into_istio(bootstrap);
+        // As the manifest says: three times in the cluster `entra`; the address is the fake's here.
+        let entra = at_mut(bootstrap, "static_resources.clusters[entra]").unwrap();
+        let text = entra.to_string().replace("login.microsoftonline.com", "login.microsoftonline.us");
+        *entra = serde_json::from_str(&text).unwrap();
+    });
+    let options = Options::default().variable("AZURE_AUTHORITY_HOST", Some("https://login.microsoftonline.us/"));
+    let stack = start(Options { edit: Some(edit), ..options });
+    stack.directory().register_resource("https://vault.usgovcloudapi.net");
+    assert_eq!(audience(&stack.get(GOVERNMENT, "/secrets/db", &[])), "https://vault.usgovcloudapi.net");
+    let answer = stack.get("agency-kv.vault.azure.net", "/secrets/db", &[]);
+    assert_eq!(answer.status, 404, "the public cloud's host is not routed, and not listed");
+    assert_eq!(stack.get(LISTED_HOST, "/", &[]).seen_header("authorization"), None);
 }
 
 #[test]
@@ -345,6 +427,8 @@ struct Form {
     /// What stands in the chain, without where it is discovered.
     filter: Value,
     place: Place,
+    /// The hosts of the ServiceEntry, each with its own cluster.
+    hosts: Vec<String>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -362,7 +446,8 @@ impl Form {
         let mut extension = manifest.value("EXTENSION_CONFIG");
         let uri = at_mut(&mut extension, "typed_config.config.vm_config.code.remote.http_uri.uri").unwrap();
         assert!(uri.as_str().unwrap().starts_with("oci://"));
-        Self { file, extension, filter: manifest.value("HTTP_FILTER"), place: Place::Downstream }
+        let hosts = vec![LISTED_HOST.to_owned()];
+        Self { file, extension, filter: manifest.value("HTTP_FILTER"), place: Place::Downstream, hosts }
     }
 
     /// With the patch of the cluster in place of the HTTP_FILTER.
@@ -396,7 +481,15 @@ impl Form {
         }}});
         let discovery = json!({"config_source": {"ads": {}, "initial_fetch_timeout": "0s"}, "type_urls": [WASM, RBAC]});
         let filter = json!({"name": name, "config_discovery": discovery});
-        Self { file: SIDECAR, extension, filter, place: Place::Downstream }
+        Self { extension, filter, ..Self::envoy_filter(SIDECAR) }
+    }
+
+    /// The sidecar with another configuration, and the ServiceEntry and DestinationRules for its hosts.
+    fn scenario(configuration: Value, hosts: &[&str]) -> Self {
+        let mut form = Self::envoy_filter(SIDECAR);
+        form.configure(|written| *written = configuration);
+        form.hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+        form
     }
 
     /// Changes what the module decides.
@@ -414,21 +507,24 @@ impl Form {
         let manifest = manifest(self.file);
         let filter = self.discovered(&mut plain);
 
-        // What Istio makes of the ServiceEntry and the DestinationRule: the name to verify is the request's host, as in the plain
-        // sidecar's cluster `elsewhere`.
-        let name = form_cluster(self.file);
-        let mut upstream = at_mut(&mut plain, "static_resources.clusters[elsewhere]").unwrap().clone();
-        set(&mut upstream, "name", name.as_str()).unwrap();
-        set(&mut upstream, "load_assignment.cluster_name", name.as_str()).unwrap();
-        if self.place == Place::Upstream {
-            let mut options = upstream_options();
-            options["http_filters"][0] = filter.clone();
-            upstream["typed_extension_protocol_options"] = json!({PROTOCOL: options});
-        }
-        let route = json!({"match": {"prefix": "/"}, "route": {"cluster": name, "timeout": "0s"}});
-
         let mut clusters = manifest.values("CLUSTER");
-        clusters.push(upstream);
+        let mut hosts = Vec::new();
+        for host in &self.hosts {
+            // What Istio makes of the ServiceEntry and the DestinationRule: the name to verify is the request's host, as in the
+            // plain sidecar's cluster `elsewhere`.
+            let name = form_cluster(self.file).replace(LISTED_HOST, host);
+            let mut upstream = at_mut(&mut plain, "static_resources.clusters[elsewhere]").unwrap().clone();
+            set(&mut upstream, "name", name.as_str()).unwrap();
+            set(&mut upstream, "load_assignment.cluster_name", name.as_str()).unwrap();
+            if self.place == Place::Upstream {
+                let mut options = upstream_options();
+                options["http_filters"][0] = filter.clone();
+                upstream["typed_extension_protocol_options"] = json!({PROTOCOL: options});
+            }
+            clusters.push(upstream);
+            let route = json!({"match": {"prefix": "/"}, "route": {"cluster": name, "timeout": "0s"}});
+            hosts.push(json!({"name": format!("{host}:80"), "domains": [host], "routes": [route]}));
+        }
         set(bootstrap, "static_resources.clusters", clusters).unwrap();
 
         let listeners = at_mut(bootstrap, "static_resources.listeners").unwrap().as_array_mut().unwrap();
@@ -446,7 +542,6 @@ impl Form {
 
         let http = format!("static_resources.listeners[{}].{HTTP}", sidecar::OUTBOUND);
         let http = at_mut(bootstrap, &http).unwrap();
-        let hosts = json!([{"name": format!("{LISTED_HOST}:80"), "domains": [LISTED_HOST], "routes": [route]}]);
         set(http, "route_config.virtual_hosts", hosts).unwrap();
         if self.place == Place::Downstream {
             insert(&manifest.patch("HTTP_FILTER"), at_mut(http, "http_filters").unwrap(), filter);
@@ -462,7 +557,9 @@ impl Form {
         set(&mut extension, "typed_config.config.vm_config.code", module).unwrap();
         extension["@type"] = json!("type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig");
         let ca = at_mut(plain, &sidecar::trusted_ca("entra")).unwrap().as_str().unwrap();
-        let file = Path::new(ca).with_file_name("extensions.json");
+        // In a folder of its own: Envoy watches the whole folder, and its log grows in the other.
+        let file = Path::new(ca).with_file_name("discovered").join("extensions.json");
+        fs::create_dir(file.parent().unwrap()).unwrap();
         fs::write(&file, json!({"version_info": "1", "resources": [extension]}).to_string()).unwrap();
 
         let mut filter = self.filter.clone();
@@ -475,11 +572,14 @@ impl Form {
 
 /// Istio's name for the cluster that leads to the upstream, as the filter's configuration has it.
 fn form_cluster(file: &str) -> String {
-    let extension = manifest(file).value("EXTENSION_CONFIG");
+    let manifest = manifest(file);
+    let extension = manifest.value("EXTENSION_CONFIG");
     let text = extension["typed_config"]["config"]["configuration"]["value"].as_str().unwrap();
     let configuration: Value = serde_json::from_str(text).unwrap();
     let destination = &configuration["destinations"][0];
-    destination["tls_clusters"][0].as_str().unwrap().replace("{host}", destination["hosts"][0].as_str().unwrap())
+    let host = manifest.object("ServiceEntry")["spec"]["hosts"][0].as_str().unwrap().to_owned();
+    assert_eq!(host, format!("{}.vault.azure.net", destination["names"][0].as_str().unwrap()));
+    destination["tls_clusters"][0].as_str().unwrap().replace("{host}", &host)
 }
 
 /// What the patch of a cluster puts there.
