@@ -112,6 +112,17 @@ pub(crate) fn leave(name: &str, value: &str) {
     let _ = hostcalls::set_property(vec![name], Some(value.as_bytes()));
 }
 
+/// Lets Envoy keep what is left under this name when an internal redirect makes another request of the same: else it would come
+/// with our token, and nobody could tell.
+pub(crate) fn keep_over_redirects(name: &str) {
+    // `envoy.source.extensions.common.wasm.DeclarePropertyArguments`: field 1 is the name, field 5 how long it lives, 1 for
+    // as long as the client's request.
+    let Ok(length) = u8::try_from(name.len()) else { return };
+    let arguments = [&[0x0a, length], name.as_bytes(), &[0x28, 0x01]].concat();
+    // What was declared already, by another plugin configuration in this VM, stays so.
+    let _ = hostcalls::call_foreign_function("declare_property", Some(&arguments));
+}
+
 /// Whether the answer that has come is a 401.
 pub(crate) fn is_unauthorized() -> bool {
     let status = hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, ":status");

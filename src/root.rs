@@ -15,7 +15,7 @@ use entra_exchange_core::config::Config;
 use entra_exchange_core::entra::TokenKey;
 use entra_exchange_core::event::Event;
 use entra_exchange_core::http::{CallFailure, CallResult, Response};
-use entra_exchange_core::policy::Policy;
+use entra_exchange_core::policy::{OWN_HEADER, Policy};
 use entra_exchange_core::problem::Problem;
 use entra_exchange_core::time::Timestamp;
 use proxy_wasm::hostcalls;
@@ -77,10 +77,10 @@ impl Root {
             commands.extend(self.carry_out(command, worker, now));
         }
         self.finish_some(worker, now);
-        self.look_at_connections(worker, &policy);
+        let awaits_connections = self.look_at_connections(worker, &policy);
         // No period is no tick.
         let period = match worker.at_work() {
-            Some(at_work) if at_work.awaits_connections() => CONNECTION_PERIOD,
+            Some(_) if awaits_connections => CONNECTION_PERIOD,
             Some(at_work) => {
                 let next_due = at_work.broker.next_due();
                 next_due.map_or(Duration::ZERO, |due| due.since(now).max(Duration::from_millis(1)))
@@ -159,7 +159,8 @@ impl Root {
     }
 
     /// Decides about the requests whose connections may be there by now, and lets as many go on as one turn may.
-    fn look_at_connections(&self, worker: &mut Worker, policy: &Policy) {
+    /// Returns whether one waits still.
+    fn look_at_connections(&self, worker: &mut Worker, policy: &Policy) -> bool {
         let mut unconnected = worker.at_work().map(AtWork::take_unconnected).unwrap_or_default();
         let mut gone_on = 0;
         while let (Some(stream), true) = (unconnected.front().copied(), gone_on < FINISHED_AT_ONCE) {
@@ -171,9 +172,7 @@ impl Root {
                 }
             });
         }
-        if let Some(at_work) = worker.at_work() {
-            at_work.put_back(unconnected);
-        }
+        worker.at_work().is_some_and(|at_work| at_work.put_back(unconnected))
     }
 
     fn read(&mut self, call: Call, source: &Source) -> Result<(), CallFailure> {
@@ -251,6 +250,7 @@ impl RootContext for Root {
                 }
                 // The canary is configured before any worker: the one moment when nobody else does this.
                 broker::prepare(&Shared);
+                envoy::keep_over_redirects(OWN_HEADER);
                 let policy = Rc::new(Policy::new(&config, envoy::is_gateway()));
                 if !policy.warm().is_empty() {
                     // The canary does not live to see it.

@@ -33,6 +33,8 @@ pub(crate) struct AtWork {
     pub(crate) queue: QueueId,
     /// The requests that wait for their connections.
     unconnected: VecDeque<StreamId>,
+    /// Whether the root context looks whether they are there.
+    looks_at_connections: bool,
     /// The requests that wait for their tokens.
     waiting: HashMap<StreamId, Waiting>,
     /// The tokens that requests went on with, until their answers come.
@@ -121,7 +123,8 @@ impl Worker {
             Decision::AwaitConnection => {
                 let at_work = self.begin();
                 at_work.unconnected.push_back(stream);
-                if at_work.unconnected.len() == 1 {
+                // Once only: Envoy takes such turns one after the other, and would never come to the connection.
+                if !std::mem::replace(&mut at_work.looks_at_connections, true) {
                     envoy::enqueue(at_work.queue, envoy::ANOTHER_TURN);
                 }
                 false
@@ -251,14 +254,12 @@ impl AtWork {
         std::mem::take(&mut self.unconnected)
     }
 
-    /// Puts those back that there was no time for.
-    pub(crate) fn put_back(&mut self, unconnected: VecDeque<StreamId>) {
+    /// Puts those back that there was no time for. Returns whether one waits still: Envoy does not say when its connection is
+    /// there.
+    pub(crate) fn put_back(&mut self, unconnected: VecDeque<StreamId>) -> bool {
         self.unconnected.extend(unconnected);
-    }
-
-    /// Whether a request waits for its connection. Envoy does not say when it is there.
-    pub(crate) fn awaits_connections(&self) -> bool {
-        !self.unconnected.is_empty()
+        self.looks_at_connections = !self.unconnected.is_empty();
+        self.looks_at_connections
     }
 
     fn new(limits: Limits) -> Self {
@@ -270,6 +271,7 @@ impl AtWork {
             broker: Broker::new(worker, queue, limits),
             queue,
             unconnected: VecDeque::new(),
+            looks_at_connections: false,
             waiting: HashMap::new(),
             injected: HashMap::new(),
         }

@@ -1,6 +1,6 @@
 //! Azure's services by name: which host, scope and header belong to a resource of the operator's own.
 //!
-//! The rows stand in `data/azure-services.tsv`, each with the page that it is from. A row gives exact hosts for names that
+//! The rows stand in `data/azure-services.tsv`, each with the page that it is from; `build.rs` leaves those out. A row gives exact hosts for names that
 //! the operator wrote, never a suffix: under most of them anyone can register.
 
 use std::fmt;
@@ -8,7 +8,14 @@ use std::fmt;
 use crate::entra::{AccessToken, Cloud};
 use crate::spelling::nearest;
 
-const TABLE: &str = include_str!("../data/azure-services.tsv");
+const TABLE: &str = include_str!(concat!(env!("OUT_DIR"), "/azure-services.tsv"));
+
+/// What stands in a host for the operator's own resource, and for what Azure puts behind it.
+const NAME: &str = "{name}";
+const REGION: &str = "{region}";
+
+/// The scope of a service whose every host is a resource of its own.
+const OF_THE_HOST: &str = "https://{host}/.default";
 
 /// Services that an operator may look for in vain: why a token in a header does not help, and what does.
 const NOT_BY_HEADER: &[(&str, &str, &str)] = &[
@@ -157,16 +164,20 @@ impl Service {
             return Err(AzureMistake::NotByHeader(why, remedy));
         }
         let mut known = false;
-        for (place, service) in rows().filter(|(_, service)| service.word == word) {
-            if Some(place) == cloud {
-                return Ok(service);
+        let rows = rows();
+        for (place, service) in rows.iter().filter(|(_, service)| service.word == word) {
+            if Some(*place) == cloud {
+                return Ok(*service);
             }
             known = true;
         }
         Err(if known {
             AzureMistake::NotInCloud(cloud)
         } else {
-            AzureMistake::UnknownService(nearest(word, rows().map(|(_, service)| service.word)))
+            AzureMistake::UnknownService(nearest(
+                word,
+                &rows.iter().map(|(_, service)| service.word).collect::<Vec<_>>(),
+            ))
         })
     }
 
@@ -209,13 +220,20 @@ impl Service {
         if !rule.takes(name) || region.is_some_and(|region| !NameRule::LABEL.takes(region)) {
             return Err(AzureMistake::NoName(rule));
         }
-        let pattern = self.patterns().find(|pattern| pattern.contains("{region}") == region.is_some());
+        let pattern =
+            self.patterns().find(|pattern| pattern.split('.').any(|label| label == REGION) == region.is_some());
         let pattern = pattern.ok_or(match region {
             Some(_) => AzureMistake::NoName(rule),
             None => AzureMistake::NeedsRegion(self.hosts),
         })?;
-        let fill = |text: &str| text.replace("{name}", name).replace("{region}", region.unwrap_or_default());
-        Ok(Endpoint { host: fill(pattern), scope: fill(self.scope) })
+        let labels = pattern.split('.').map(|label| match label {
+            NAME => name,
+            REGION => region.unwrap_or_default(),
+            fixed => fixed,
+        });
+        let host = labels.collect::<Vec<_>>().join(".");
+        let scope = if self.scope == OF_THE_HOST { format!("https://{host}/.default") } else { self.scope.to_owned() };
+        Ok(Endpoint { host, scope })
     }
 
     fn patterns(&self) -> std::str::Split<'static, char> {
@@ -225,8 +243,11 @@ impl Service {
 
 /// The suffixes under which everybody has the names of these services' resources.
 pub(crate) fn shared_suffixes() -> impl Iterator<Item = &'static str> {
-    let named = rows().filter(|(_, service)| service.takes_names());
-    named.flat_map(|(_, service)| service.patterns()).filter_map(|pattern| pattern.rsplit("}.").next())
+    let named = rows().into_iter().filter(|(_, service)| service.takes_names());
+    // A dot is behind the last placeholder.
+    named
+        .flat_map(|(_, service)| service.patterns())
+        .filter_map(|pattern| pattern.rsplit_once('}')?.1.strip_prefix('.'))
 }
 
 /// What the placeholders stand for in this host, with a dot between.
@@ -245,23 +266,23 @@ fn labels_fit(pattern: &str, host: &str) -> bool {
 }
 
 /// Every service in every cloud that it has a row for.
-fn rows() -> impl Iterator<Item = (Cloud, Service)> {
+fn rows() -> Vec<(Cloud, Service)> {
+    let mut rows = Vec::new();
     let mut service = None;
-    TABLE.lines().filter_map(move |line| match line.strip_prefix('\t') {
-        Some(line) => {
-            let (word, names, header) = service?;
-            let mut fields = line.split('\t');
-            let cloud = Cloud::ALL.into_iter().find(|cloud| Some(cloud.word()) == fields.clone().next())?;
-            let (hosts, scope) = (fields.nth(1)?, fields.next()?);
-            Some((cloud, Service { word, names, header, hosts, scope }))
+    for line in TABLE.lines() {
+        let fields: Vec<&'static str> = line.split('\t').collect();
+        match (fields.as_slice(), service) {
+            (["", cloud, hosts, scope], Some((word, names, header))) => {
+                let cloud = Cloud::ALL.into_iter().find(|known| known.word() == *cloud);
+                rows.extend(cloud.map(|cloud| (cloud, Service { word, names, header, hosts, scope })));
+            }
+            ([word, names, header], _) => {
+                service = HeaderForm::parse(header).map(|header| (*word, NameRule::parse(names), header));
+            }
+            _ => {}
         }
-        None => {
-            let mut fields = line.split('\t');
-            let (word, names, header) = (fields.next()?, fields.next(), fields.next());
-            service = header.and_then(HeaderForm::parse).map(|header| (word, names.and_then(NameRule::parse), header));
-            None
-        }
-    })
+    }
+    rows
 }
 
 impl NameRule {
@@ -297,7 +318,7 @@ impl NameRule {
             && name.bytes().all(|byte| plain(byte) || (self.hyphens && byte == b'-'))
             && !name.starts_with('-')
             && !name.ends_with('-')
-            && !(self.single_hyphens && name.contains("--"))
+            && !(self.single_hyphens && name.as_bytes().windows(2).any(|pair| pair == b"--"))
             && !(self.letter_first && name.starts_with(|first: char| first.is_ascii_digit()))
     }
 }
@@ -320,6 +341,9 @@ mod tests {
 
     use super::*;
     use crate::host::Host;
+
+    /// With the pages.
+    const WHOLE: &str = include_str!("../data/azure-services.tsv");
 
     /// A name that the service takes.
     fn sample(service: &Service) -> String {
@@ -349,13 +373,13 @@ mod tests {
     #[test]
     fn every_line_of_the_table_is_well_formed_and_says_what_page_it_is_from() {
         let pages: BTreeMap<&str, &str> =
-            TABLE.lines().filter_map(|line| line.strip_prefix('@')?.split_once('\t')).collect();
+            WHOLE.lines().filter_map(|line| line.strip_prefix('@')?.split_once('\t')).collect();
         let publishers = ["learn.microsoft.com/", "docs.azure.cn/", "github.com/Azure/", "github.com/databricks/"];
         assert!(pages.values().all(|page| publishers.iter().any(|publisher| page.starts_with(publisher))));
 
         let mut used: BTreeSet<&str> = BTreeSet::new();
         let (mut words, mut lines) = (BTreeSet::new(), 0);
-        for line in TABLE.lines().filter(|line| !line.is_empty() && !line.starts_with(['#', '@'])) {
+        for line in WHOLE.lines().filter(|line| !line.is_empty() && !line.starts_with(['#', '@'])) {
             match line.split('\t').collect::<Vec<_>>().as_slice() {
                 ["", cloud, hosts, scope] => {
                     assert!(Cloud::ALL.iter().any(|known| known.word() == *cloud), "{line}");
@@ -373,7 +397,7 @@ mod tests {
             }
         }
         assert_eq!(used, pages.keys().copied().collect(), "each page is used, and each one used is there");
-        assert_eq!(rows().count(), lines);
+        assert_eq!(rows().len(), lines);
         assert!(words.iter().all(|word| NOT_BY_HEADER.iter().all(|(other, ..)| other != word)));
     }
 
@@ -618,6 +642,6 @@ mod tests {
         assert_eq!(find("key_vault", Cloud::Public).header().value(&token), "Bearer eyJ0.a-b_c~d+e/f=");
         let header = find("cosmos_db", Cloud::Public).header();
         assert_eq!(header.value(&token), "type%3Daad%26ver%3D1.0%26sig%3DeyJ0.a-b_c%7Ed%2Be%2Ff%3D");
-        assert!(rows().all(|(_, other)| (other.header == HeaderForm::CosmosDb) == (other.word == "cosmos_db")));
+        assert!(rows().iter().all(|(_, other)| (other.header == HeaderForm::CosmosDb) == (other.word == "cosmos_db")));
     }
 }

@@ -171,7 +171,7 @@ impl<'a> Field<'a> {
 
 /// What to say of a field that does not exist.
 fn unknown(name: &str, known: &[&str]) -> String {
-    match nearest(name, known.iter().copied()) {
+    match nearest(name, known) {
         Some(word) => format!("there is no such field: did you mean {word:?}?"),
         None => format!("there is no such field: write {}", known.join(", ")),
     }
