@@ -1,7 +1,7 @@
 # The one list of commands; bare `make` prints it.
 
 .DEFAULT_GOAL := help
-.PHONY: help tools envoy sdks build demo stack test istio-schema lint fmt simulate simulate-mutants fuzz bench bench-module fleet clean
+.PHONY: help tools envoy sdks build demo stack test istio-schema lint fmt simulate simulate-mutants mutants fuzz bench bench-module fleet clean
 
 PYTHON ?= python3
 export PYTHON
@@ -45,6 +45,9 @@ simulate: tools ## let many workers of the broker meet in SEEDS random ways (SEE
 
 simulate-mutants: tools ## break the broker in one way after the other, and see that the simulation notices
 	@scripts/simulate-mutants
+
+mutants: tools ## change broker and classification in every way, and see that a test notices (takes long)
+	@scripts/mutants
 
 SECONDS ?= 60
 fuzz: build ## throw random events at the module for SECONDS (FUZZ_SEED=n repeats one)

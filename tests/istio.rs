@@ -325,8 +325,10 @@ fn the_filter_may_do_the_same_as_in_the_plain_sidecar() {
         let here = at_mut(&mut extension, "typed_config.config").unwrap();
         let capabilities = &here["capability_restriction_config"]["allowed_capabilities"];
         assert!(capabilities.as_object().is_some_and(|list| !list.is_empty()));
-        // Where the module is from and what it decides is all that differs.
-        for differs in ["vm_config.code", "configuration.value"] {
+        let variables = &here["vm_config"]["environment_variables"]["host_env_keys"];
+        assert_eq!(*variables, json!(["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_AUTHORITY_HOST"]), "{name}");
+        // Where the module is from, what it decides, and that nobody asks it as App Service, is all that differs.
+        for differs in ["vm_config.code", "vm_config.environment_variables.host_env_keys", "configuration.value"] {
             for document in [&mut *plain, &mut *here] {
                 set(document, differs, Value::Null).unwrap();
             }
@@ -501,13 +503,15 @@ impl Form {
     }
 
     /// Makes the sidecar's bootstrap the one that Istio gives a pod's Envoy. Of the sidecar's own only the listener `outbound`
-    /// remains, and `managed_identity`, for which the stack waits; both without the filter.
+    /// remains, and those for which the stack waits; all without the filter.
     fn into_istio(self, bootstrap: &mut Value) {
         let mut plain = bootstrap.clone();
         let manifest = manifest(self.file);
         let filter = self.discovered(&mut plain);
 
         let mut clusters = manifest.values("CLUSTER");
+        // Istio has another for the ServiceEntry of IMDS; the route of the listener that remains knows this one.
+        clusters.push(at_mut(&mut plain, "static_resources.clusters[instance_metadata]").unwrap().clone());
         let mut hosts = Vec::new();
         for host in &self.hosts {
             // What Istio makes of the ServiceEntry and the DestinationRule: the name to verify is the request's host, as in the

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fake_entra::Fault;
 use serde_json::{Value, json};
-use stack::{LISTED_HOST, Options, Request, Response, Stack, UNLISTED_HOST, Upstream, document, sidecar};
+use stack::{LISTED_HOST, Mesh, Options, Request, Response, Stack, UNLISTED_HOST, Upstream, document, sidecar};
 
 use super::scenarios::{destination, problem};
 use super::{look_through_log, newest};
@@ -453,4 +453,33 @@ fn odd_ways_to_write_a_host() {
     look_through_log(&stack);
 }
 
-fn a_caller_is_known_by_its_certificate() {}
+fn a_caller_is_known_by_its_certificate() {
+    let mesh = Mesh::new().unwrap();
+    let socket = mesh.transport_socket().unwrap();
+    let mutual = change("static_resources.listeners[outbound].filter_chains[0]", |chain| {
+        chain["transport_socket"] = socket;
+    });
+    // What a gateway of Istio's does: it writes of the certificate what it knows, and takes away what callers write.
+    let told = change(MANAGER, |manager| {
+        manager["forward_client_cert_details"] = json!("SANITIZE_SET");
+        manager["set_current_client_cert_details"] = json!({"uri": true});
+    });
+    let mut configuration = destination(&json!({}));
+    configuration["identities"] =
+        json!([{"name": "payments", "principals": ["spiffe://cluster.local/ns/payments/sa/api"]}]);
+    let stack = with(&configuration, vec![mutual, told]);
+    let calls = |uris: &[&str]| {
+        let forged = "URI=spiffe://cluster.local/ns/payments/sa/api";
+        let request = Request::get(LISTED_HOST, "/").header("x-forwarded-client-cert", forged);
+        mesh.send_as(uris, &request, stack.outbound_addr()).unwrap()
+    };
+    let ours = "spiffe://cluster.local/ns/payments/sa/api";
+    token(&calls(&[ours]));
+    for strangers in
+        [&["spiffe://cluster.local/ns/payments/sa/api2"][..], &[], &[ours, "spiffe://cluster.local/ns/x/sa/y"]]
+    {
+        problem(&calls(strangers), 403, "principal_not_listed");
+    }
+    assert_eq!(stack.upstream.requests(), 1);
+    look_through_log(&stack);
+}

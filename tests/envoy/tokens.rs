@@ -22,6 +22,9 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("a_configuration_pushed_under_load_loses_no_request", a_push_under_load_loses_no_request),
     ("metrics_have_their_tags_in_prometheus", metrics_have_their_tags),
     ("outcome_and_identity_are_there_for_access_logs", outcomes_are_there_for_access_logs),
+    ("the_state_of_tokens_is_shown_without_the_tokens", the_state_of_tokens_is_shown),
+    ("a_leader_that_is_never_heard_of_again_delays_others_until_its_lease_ends", a_dead_leader_delays_for_its_lease),
+    ("a_request_in_a_vm_that_traps_ends_by_the_idle_timeout_and_others_are_served", a_trapped_vm_takes_nobody_along),
 ];
 
 fn four_workers() -> Stack {
@@ -268,4 +271,92 @@ fn outcomes_are_there_for_access_logs() {
         log.contains("access 200 injected default") && log.contains("access 200 - -")
     });
     assert!(told, "{}", stack.log().lines().filter(|line| line.contains("access ")).collect::<Vec<_>>().join("\n"));
+}
+
+fn the_state_of_tokens_is_shown() {
+    let mut configuration = super::scenarios::destination(&json!({}));
+    configuration["managed_identity"] = json!({"imds": {}});
+    configuration["status"] = json!({});
+    let stack = newest(Options { configuration: Some(configuration.to_string()), ..Options::default() });
+    let issued = stack.get(LISTED_HOST, "/", &[]).seen_header("authorization").unwrap();
+    assert_eq!(stack.send_imds(&imds("https://nobody-registered.example")).unwrap().status, 400);
+    let status =
+        |method: &str| stack.send_imds(&Request::new(method, "127.0.0.1:15002", "/entra-exchange/status")).unwrap();
+    let answer = status("GET");
+    let shown = answer.json();
+    assert_eq!(shown["version"], env!("CARGO_PKG_VERSION"));
+    let key = |place: usize| ["identity", "scope", "state"].map(|name| shown["keys"][place][name].as_str().unwrap());
+    assert_eq!(key(0), ["default", "https://nobody-registered.example/.default", "backing_off"]);
+    assert_eq!(shown["keys"][0]["last_problem"]["aadsts"], "AADSTS500011");
+    assert_eq!(key(1), ["default", "https://vault.azure.net/.default", "valid"]);
+    assert!(shown["keys"][1]["token"]["usable_for_s"].as_u64().unwrap() > 3000);
+    assert!(!answer.text().contains(issued.trim_start_matches("Bearer ")) && !answer.text().contains("eyJ"));
+    assert_eq!(status("POST").status, 405);
+    look_through_log(&stack);
+}
+
+/// Takes names from the list of what the module may do in the listener for managed identity. There it gets VMs of its own then, which
+/// share tokens and leases with the others: they have the same `vm_id`.
+fn without_capabilities(names: &'static [&str]) -> stack::Edit {
+    Box::new(move |document| {
+        let filter = stack::sidecar::filter(stack::sidecar::MANAGED_IDENTITY);
+        let list = stack::document::at_mut(document, &format!("{filter}.capability_restriction_config")).unwrap();
+        for name in names {
+            list["allowed_capabilities"].as_object_mut().unwrap().remove(*name).unwrap();
+        }
+    })
+}
+
+/// In the one listener the module takes the lease, and hears neither an answer nor the clock from then on.
+fn a_dead_leader_delays_for_its_lease() {
+    let edit = without_capabilities(&["proxy_on_http_call_response", "proxy_on_tick"]);
+    let stack = newest(Options { concurrency: 4, edit: Some(edit), ..Options::default() });
+    let mut dead = std::net::TcpStream::connect(stack.imds_addr()).unwrap();
+    let path = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net";
+    std::io::Write::write_all(
+        &mut dead,
+        format!("GET {path} HTTP/1.1\r\nhost: {IMDS_HOST}\r\nmetadata: true\r\n\r\n").as_bytes(),
+    )
+    .unwrap();
+    let leads = || stack.envoy.admin("/stats?filter=entra_exchange_leases").is_ok_and(|stats| stats.contains(": 1"));
+    assert!(stack::eventually(Duration::from_secs(10), leads), "it has the lease");
+    thread::scope(|scope| {
+        let waiting: Vec<_> = (0..8).map(|_| scope.spawn(|| stack.get(LISTED_HOST, "/", &[]))).collect();
+        for answer in waiting {
+            assert!(answer.join().unwrap().seen_header("authorization").is_some());
+        }
+    });
+    assert_eq!(stack.directory().stats().token_requests, 1);
+}
+
+/// In the one listener the module traps as soon as it has taken the lease: what it calls then is refused to it.
+fn a_trapped_vm_takes_nobody_along() {
+    let mut document = stack::sidecar::document().unwrap();
+    for listener in stack::sidecar::WITH_FILTER {
+        let manager = format!("static_resources.listeners[{listener}].filter_chains[0].filters[0].typed_config");
+        let timeout = &stack::document::at_mut(&mut document, &manager).unwrap()["stream_idle_timeout"];
+        assert_eq!(*timeout, "60s", "what is deployed has the last resort, in {listener} too");
+    }
+    let restrict = without_capabilities(&["proxy_set_tick_period_milliseconds"]);
+    let edit = |document: &mut serde_json::Value| {
+        restrict(document);
+        let timeout =
+            "static_resources.listeners[managed_identity].filter_chains[0].filters[0].typed_config.stream_idle_timeout";
+        stack::document::set(document, timeout, "5s").unwrap();
+    };
+    let stack = newest(Options { concurrency: 4, edit: Some(Box::new(edit)), ..Options::default() });
+    thread::scope(|scope| {
+        let trapped = scope.spawn(|| stack.send_imds(&imds("https://vault.azure.net")).unwrap());
+        let traps = || stack.log().contains("restricted") && stack.log().contains("Function: proxy_on");
+        assert!(stack::eventually(Duration::from_secs(10), traps), "{}", super::of_the_filter(&stack.log()));
+        let waiting: Vec<_> = (0..8).map(|_| scope.spawn(|| stack.get(LISTED_HOST, "/", &[]))).collect();
+        for answer in waiting {
+            assert!(answer.join().unwrap().seen_header("authorization").is_some());
+        }
+        assert!(!trapped.is_finished(), "a request in a VM that trapped is beyond reach");
+        let started = Instant::now();
+        // Envoy's 504 goes back through the filter that is gone, which makes it this.
+        assert_eq!(trapped.join().unwrap().status, 503);
+        assert!(started.elapsed() < Duration::from_secs(30));
+    });
 }

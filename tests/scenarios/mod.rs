@@ -361,7 +361,7 @@ pub(crate) const ALL: &[Scenario] = &[
             );
             assert!(error(ask(IMDS_PATH).header("x-forwarded-for", "10.0.0.1"), 400).contains("use_remote_address"));
             assert!(error(ask(&format!("{IMDS_PATH}&object_id=x")), 400).starts_with("Identity not found"));
-            error(ask("/metadata/instance?api-version=2021-02-01"), 403);
+            error(ask("/metadata/scheduledevents?api-version=2020-07-01"), 403);
             error(ask("/metadata/identity/getplatformmetadata"), 404);
             assert_eq!(world.entra().stats().token_requests, 0);
         },

@@ -17,6 +17,7 @@ pub mod envoy;
 mod error;
 mod folder;
 mod listeners;
+mod mesh;
 mod options;
 pub mod sidecar;
 mod token_directory;
@@ -35,12 +36,13 @@ use serde_json::json;
 pub use client::{Request, Response};
 pub use envoy::Envoy;
 pub use error::{PushError, StartError};
+pub use mesh::Mesh;
 pub use options::{Edit, Options};
 pub use token_directory::{Layout, TokenDirectory};
 pub use upstream::Upstream;
 pub use workload::{
-    AUDIENCE, AUTHORITY_HOST, CLIENT_ID, IMDS_HOST, ISSUER_URL, LISTED_HOST, NAMESPACE, RESOURCES, SERVICE_ACCOUNT,
-    SUBJECT, TENANT_ID, TOKEN_LIFE, UNLISTED_HOST,
+    AUDIENCE, AUTHORITY_HOST, CLIENT_ID, HEALTH_HOST, IDENTITY_HEADER, IMDS_HOST, ISSUER_URL, LISTED_HOST, NAMESPACE,
+    RESOURCES, SERVICE_ACCOUNT, SUBJECT, TENANT_ID, TOKEN_LIFE, UNLISTED_HOST,
 };
 pub use workspace::root;
 
@@ -66,6 +68,7 @@ pub struct Stack {
     entra: Server,
     outbound: SocketAddr,
     managed_identity: SocketAddr,
+    health: SocketAddr,
     listeners: Option<Mutex<Listeners>>,
     concurrency: u32,
     folder: Folder,
@@ -99,6 +102,7 @@ impl Stack {
                 entra_ca: &entra_ca,
                 upstream: upstream.addr(),
                 upstream_ca: &upstream_ca,
+                instance_metadata: upstream.clear_addr(),
                 token_file: &token_directory.file(),
                 watched: token_directory.watched(),
                 module: &module,
@@ -121,7 +125,7 @@ impl Stack {
             concurrency: options.concurrency,
             environment: &options.environment,
             log_level: &options.log_level,
-            listeners: &[sidecar::OUTBOUND, sidecar::MANAGED_IDENTITY],
+            listeners: &sidecar::WITH_FILTER,
         })
         .inspect_err(|error| {
             if matches!(error, StartError::EnvoyEnded { .. } | StartError::EnvoyNotReady { .. }) {
@@ -136,6 +140,7 @@ impl Stack {
         Ok(Self {
             outbound: address(sidecar::OUTBOUND)?,
             managed_identity: address(sidecar::MANAGED_IDENTITY)?,
+            health: address(sidecar::HEALTH)?,
             envoy,
             upstream,
             token_directory,
@@ -155,6 +160,11 @@ impl Stack {
     /// Where calls to IMDS are led.
     pub fn imds_url(&self) -> String {
         format!("http://{}", self.managed_identity)
+    }
+
+    /// What applications have as `IDENTITY_ENDPOINT`; [`IDENTITY_HEADER`] is their secret.
+    pub fn app_service_url(&self) -> String {
+        format!("{}/msi/token", self.imds_url())
     }
 
     /// Envoy's admin port.
@@ -238,11 +248,19 @@ impl Stack {
         request.send(self.managed_identity)
     }
 
+    /// Sends any request to the listener `health`.
+    pub fn send_health(&self, request: &Request) -> io::Result<Response> {
+        request.send(self.health)
+    }
+
     /// Where everything is, for shells and other processes.
     pub fn environment(&self) -> Vec<(String, String)> {
         [
             ("OUTBOUND_URL", self.outbound_url()),
             ("IMDS_URL", self.imds_url()),
+            ("APP_SERVICE_URL", self.app_service_url()),
+            ("IDENTITY_HEADER", IDENTITY_HEADER.to_owned()),
+            ("HEALTH_URL", format!("http://{}", self.health)),
             ("ENTRA_URL", format!("https://{}", self.entra.https_addr())),
             ("ENTRA_CA", self.folder.path().join(ENTRA_CA).display().to_string()),
             ("ENTRA_ADMIN_URL", format!("http://{}", self.entra.admin_addr())),

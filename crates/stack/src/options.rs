@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::Layout;
-use crate::workload::{AUTHORITY_HOST, CLIENT_ID, TENANT_ID};
+use crate::workload::{AUTHORITY_HOST, CLIENT_ID, IDENTITY_HEADER, TENANT_ID};
 
 /// A change to Envoy's document after the substitutions and before the start.
 pub type Edit = Box<dyn FnOnce(&mut Value) + Send>;
@@ -24,7 +24,7 @@ pub struct Options {
     pub envoy: Option<PathBuf>,
     /// The filter, when not `dist/entra-exchange.wasm`.
     pub module: Option<PathBuf>,
-    /// All variables of Envoy's process. The filter sees of them the three that `envoy.yaml` lists.
+    /// All variables of Envoy's process. The filter sees of them those that `envoy.yaml` lists.
     pub environment: Vec<(String, String)>,
     /// Envoy's log level. From `warning` up, the filter's own `info` lines are missing too.
     pub log_level: String,
@@ -38,8 +38,12 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        let environment =
-            [("AZURE_TENANT_ID", TENANT_ID), ("AZURE_CLIENT_ID", CLIENT_ID), ("AZURE_AUTHORITY_HOST", AUTHORITY_HOST)];
+        let environment = [
+            ("AZURE_TENANT_ID", TENANT_ID),
+            ("AZURE_CLIENT_ID", CLIENT_ID),
+            ("AZURE_AUTHORITY_HOST", AUTHORITY_HOST),
+            ("IDENTITY_HEADER", IDENTITY_HEADER),
+        ];
         Self {
             concurrency: 2,
             configuration: None,

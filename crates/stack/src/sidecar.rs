@@ -11,10 +11,12 @@ use crate::workspace;
 
 /// The listener to which the application speaks.
 pub const OUTBOUND: &str = "outbound";
-/// The listener that answers for IMDS.
+/// The listener that answers for IMDS and App Service.
 pub const MANAGED_IDENTITY: &str = "managed_identity";
-/// The two listeners that have the filter.
-const WITH_FILTER: [&str; 2] = [OUTBOUND, MANAGED_IDENTITY];
+/// The listener that answers the kubelet.
+pub const HEALTH: &str = "health";
+/// The listeners that have a port and the filter.
+pub const WITH_FILTER: [&str; 3] = [OUTBOUND, MANAGED_IDENTITY, HEALTH];
 
 /// What stands around the sidecar here instead of in a pod.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +29,8 @@ pub struct Surroundings<'a> {
     pub upstream: SocketAddr,
     /// The PEM file of the CA that signed its certificate.
     pub upstream_ca: &'a Path,
+    /// What stands for the node's own metadata service.
+    pub instance_metadata: SocketAddr,
     /// The projected token.
     pub token_file: &'a Path,
     /// The folder that holds `..data`.
@@ -49,24 +53,25 @@ pub fn substitutions(around: &Surroundings<'_>) -> Vec<(String, Value)> {
     let mut list = vec![
         // Envoy chooses free ports and says which.
         ("admin.address.socket_address.port_value".to_owned(), json!(0)),
-        (port(OUTBOUND), json!(0)),
-        (port(MANAGED_IDENTITY), json!(0)),
+        (format!("static_resources.listeners[{HEALTH}].address.socket_address.address"), json!("127.0.0.1")),
         (format!("{token}.filename"), json!(around.token_file)),
         (format!("{token}.watched_directory.path"), json!(around.watched)),
     ];
     for (cluster, server, ca) in [
-        ("entra", around.entra, around.entra_ca),
-        ("payments_kv", around.upstream, around.upstream_ca),
-        ("elsewhere", around.upstream, around.upstream_ca),
+        ("entra", around.entra, Some(around.entra_ca)),
+        ("payments_kv", around.upstream, Some(around.upstream_ca)),
+        ("elsewhere", around.upstream, Some(around.upstream_ca)),
+        ("instance_metadata", around.instance_metadata, None),
     ] {
         let address = format!(
             "static_resources.clusters[{cluster}].load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address"
         );
         list.push((format!("{address}.address"), json!(server.ip())));
         list.push((format!("{address}.port_value"), json!(server.port())));
-        list.push((trusted_ca(cluster), json!(ca)));
+        list.extend(ca.map(|ca| (trusted_ca(cluster), json!(ca))));
     }
     for listener in WITH_FILTER {
+        list.push((port(listener), json!(0)));
         list.push((format!("{}.vm_config.code.local.filename", filter(listener)), json!(around.module)));
         if let Some(configuration) = around.configuration {
             list.push((configuration_path(listener), json!(configuration)));
@@ -155,6 +160,7 @@ mod tests {
             entra_ca: Path::new("/entra.pem"),
             upstream: SocketAddr::from(([127, 0, 0, 1], 2)),
             upstream_ca: Path::new("/upstream.pem"),
+            instance_metadata: SocketAddr::from(([127, 0, 0, 1], 3)),
             token_file: Path::new("/wi/token/azure-identity-token"),
             watched: Path::new("/wi"),
             module: Path::new("/filter.wasm"),
@@ -179,7 +185,8 @@ mod tests {
         adapt(&mut document, &surroundings()).unwrap();
 
         let text = document.to_string();
-        for left in ["/var/run/", "/etc/", ":443", "15000", "15001", "15002"] {
+        for left in ["/var/run/", "/etc/", ":443", "15000", "15001", "15002", "15003", "\"169.254.169.254\"", "0.0.0.0"]
+        {
             assert!(!text.contains(left), "{left} is still there");
         }
     }
@@ -199,10 +206,12 @@ mod tests {
     }
 
     #[test]
-    fn both_listeners_have_the_same_filter() {
+    fn all_listeners_have_the_same_filter() {
         let mut document = document().unwrap();
 
         let outbound = document::at_mut(&mut document, &filter(OUTBOUND)).unwrap().clone();
-        assert_eq!(outbound, *document::at_mut(&mut document, &filter(MANAGED_IDENTITY)).unwrap());
+        for listener in [MANAGED_IDENTITY, HEALTH] {
+            assert_eq!(outbound, *document::at_mut(&mut document, &filter(listener)).unwrap());
+        }
     }
 }

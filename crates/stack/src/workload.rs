@@ -10,6 +10,10 @@ pub const LISTED_HOST: &str = "payments-kv.vault.azure.net";
 pub const UNLISTED_HOST: &str = "egress.example.com";
 /// The host that applications call for a managed identity's token.
 pub const IMDS_HOST: &str = "169.254.169.254";
+/// The host that probes name, as the sidecar's configuration has it.
+pub const HEALTH_HOST: &str = "entra-exchange.health";
+/// What `IDENTITY_HEADER` says: the secret of App Service's clients. It guards nothing but fakes.
+pub const IDENTITY_HEADER: &str = "7d1f0c9e2b6a4853";
 /// The workload's tenant.
 pub const TENANT_ID: &str = "3f6c1e0a-5b0e-4d0f-9c55-0c9f5a1b7d21";
 /// The workload's application.

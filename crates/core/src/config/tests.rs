@@ -207,6 +207,40 @@ fn limits_log_and_the_rest_of_a_tokens_life_are_read() {
     );
 }
 
+#[test]
+fn what_is_wrong_with_managed_identity_and_status_is_told_all_at_once() {
+    assert_eq!(
+        mistakes(
+            r#"{"identities":[{"object_id":"x","resource_id":"/resourcegroups/g","resources":[]}],
+                "managed_identity":{"action":"off","imds":{"pass":["/metadata/identity/info","/metadata/../x","/healthz"]},"app_service":{"secret":"x"},"health":{}},
+                "status":{"hosts":["127.0.0.1:80"],"path":"status"}}"#
+        ),
+        [
+            "identities[0].resources: [] is not a list: write [ … ] with at least one item",
+            r#"identities[0].object_id: "x" is no object id: write the managed identity's principal id, a GUID"#,
+            r#"identities[0].resource_id: "/resourcegroups/g" is no resource id: write the managed identity's, which starts with /subscriptions/"#,
+            "managed_identity.health.hosts: is missing: write the host that the probe sends",
+            r#"managed_identity.action: "off" is not one of the words here: write "answer" or "report" or "refuse""#,
+            r#"managed_identity.imds.pass[0]: "/metadata/identity/info" would hand out the node's own identity: what is below /metadata/identity never passes"#,
+            r#"managed_identity.imds.pass[1]: "/metadata/../x" is no metadata path: write such as "/metadata/instance""#,
+            r#"managed_identity.imds.pass[2]: "/healthz" is no metadata path: write such as "/metadata/instance""#,
+            r#"managed_identity.app_service.secret: there is no such field: write hosts, secret_from_env"#,
+            r#"status.path: "status" is no path: write such as "/entra-exchange/status""#,
+            r#"status.hosts[0]: "127.0.0.1:80" is no host: write a name or an address without a port"#,
+        ]
+    );
+    assert_eq!(
+        mistakes(r#"{"managed_identity":{}}"#),
+        [
+            r#"managed_identity.imds: is missing: write "imds": {} to answer IMDS clients, or "app_service": {} to answer those of App Service"#
+        ]
+    );
+    for prefix in ["/metadata", "/metadata/", "/Metadata/Identity"] {
+        let text = format!(r#"{{"managed_identity":{{"imds":{{"pass":["{prefix}"]}}}}}}"#);
+        assert_eq!(mistakes(&text).len(), 1, "{prefix}");
+    }
+}
+
 /// A configuration with these destinations, all of which may send tokens in clear.
 fn destinations(text: &str) -> String {
     format!(r#"{{"defaults":{{"scope":"s/.default","plaintext":"allowed"}},"destinations":[{text}]}}"#)

@@ -19,27 +19,28 @@ use entra_exchange_core::policy::{Decision, Policy};
 fn every_situation_comes_out_as_its_table_says() {
     let (configurations, rows) = check("tests/destinations/situations.md");
     assert_eq!(configurations, 15);
-    assert!(rows >= 60, "{rows}");
+    assert!(rows >= 50, "{rows}");
 }
 
 #[test]
 fn every_example_of_the_documentation_comes_out_as_its_table_says() {
     let (configurations, rows) = check("../../docs/destinations.md");
-    assert!(configurations >= 8 && rows >= 30, "{configurations} {rows}");
+    assert!(configurations >= 7 && rows >= 40, "{configurations} {rows}");
 }
 
 /// Tries all examples of a document; how many configurations and rows it has.
 fn check(document: &str) -> (usize, usize) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(document);
     let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let (mut configurations, mut rows, mut policy) = (0, 0, None);
+    let (mut configurations, mut rows, mut policy, mut in_table) = (0, 0, None, false);
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
+        in_table = line == "| request | with | outcome |" || (in_table && line.starts_with('|'));
         if line == "```json" {
             let block: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
             policy = Some(policy_of(&block.join("\n")));
             configurations += 1;
-        } else if line.starts_with("| `") {
+        } else if in_table && line.starts_with("| `") {
             let cells = cells(line);
             let [request, with, outcome] = cells.as_slice() else { panic!("{line}: three cells are needed") };
             let told = outcome_of(policy.as_ref().expect("a table stands after its configuration"), request, with);

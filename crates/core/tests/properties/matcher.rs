@@ -41,7 +41,7 @@ impl Rule {
     fn is_for_host(&self, host: &str, port: u16) -> bool {
         let host = host.to_ascii_lowercase();
         let named = match self.host.strip_prefix('*') {
-            Some(suffix) => host.strip_suffix(suffix).is_some_and(|label| !label.is_empty() && !label.contains('.')),
+            Some(suffix) => host.strip_suffix(suffix).is_some_and(is_label),
             None => host == self.host,
         };
         named && self.port.is_none_or(|own| own == port)
@@ -55,6 +55,10 @@ impl Rule {
     fn tier(&self) -> (bool, bool) {
         (!self.host.starts_with('*'), self.port.is_some())
     }
+}
+
+fn is_label(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
 }
 
 #[derive(Clone, Debug)]
@@ -75,7 +79,7 @@ impl Asked {
     fn is_ambiguous(&self) -> bool {
         let (last, others) = self.segments.split_last().unwrap();
         let odd = |segment: &&str| AMBIGUOUS.contains(segment);
-        others.iter().any(|segment| segment.is_empty() || odd(&segment)) || odd(&last)
+        others.iter().any(|segment| segment.is_empty() || odd(segment)) || odd(last)
     }
 }
 

@@ -15,7 +15,7 @@ fn without_filter() -> Options {
 }
 
 fn remove_filter(envoy: &mut Value) {
-    for listener in [sidecar::OUTBOUND, sidecar::MANAGED_IDENTITY] {
+    for listener in sidecar::WITH_FILTER {
         let path =
             format!("static_resources.listeners[{listener}].filter_chains[0].filters[0].typed_config.http_filters");
         document::at_mut(envoy, &path).unwrap().as_array_mut().unwrap().remove(0);

@@ -1,0 +1,260 @@
+//! Managed identity in a real Envoy: what clients feel, and where the proxies that it takes the place of hurt.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::thread;
+use std::time::Duration;
+
+use fake_entra::{Credential, Fault};
+use serde_json::json;
+use stack::{HEALTH_HOST, IDENTITY_HEADER, IMDS_HOST, LISTED_HOST, Options, Request, Response, Stack};
+
+use super::{look_through_log, newest};
+
+/// What this file shows, by its sentences.
+pub(crate) const ALL: &[(&str, fn())] = &[
+    ("an_app_of_app_service_gets_a_token_for_its_secret", an_app_of_app_service_gets_a_token),
+    ("a_build_gets_the_token_that_it_may_have_and_no_other", a_build_gets_the_token_that_it_may_have),
+    ("what_imds_passes_on_reaches_the_node_and_nothing_else_does", what_passes_reaches_the_node),
+    ("two_identities_of_one_pod_are_never_taken_for_each_other", two_identities_are_told_apart),
+    ("a_gateway_never_answers_a_managed_identity", a_gateway_never_answers),
+    ("a_refresh_that_fails_costs_callers_nothing", a_refresh_that_fails_costs_callers_nothing),
+    ("a_client_that_gives_up_cancels_nothing_for_the_others", a_client_that_gives_up_cancels_nothing),
+    ("a_caller_that_wants_another_token_gets_one", a_caller_that_wants_another_token_gets_one),
+    ("a_pod_is_ready_when_its_token_was_read_and_entra_does_not_refuse_it", readiness_tells_the_truth),
+    ("report_leaves_the_answer_to_the_node", report_leaves_the_answer_to_the_node),
+];
+
+fn imds(query: &str) -> Request {
+    let path = format!("/metadata/identity/oauth2/token?api-version=2018-02-01&{query}");
+    Request::get(IMDS_HOST, &path).header("metadata", "true").timeout(Duration::from_secs(60))
+}
+
+fn token(answer: &Response) -> String {
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()["access_token"].as_str().unwrap().to_owned()
+}
+
+/// What a token says of itself.
+fn claims(token: &str) -> serde_json::Value {
+    let payload = token.split('.').nth(1).unwrap();
+    serde_json::from_slice(&base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, payload).unwrap())
+        .unwrap()
+}
+
+fn an_app_of_app_service_gets_a_token() {
+    let stack = newest(Options::default());
+    let ask = |query: &str, header: (&str, &str)| {
+        let path = format!("/msi/token?{query}");
+        stack.send_imds(&Request::get("127.0.0.1:15002", &path).header(header.0, header.1)).unwrap()
+    };
+    let current = "api-version=2019-08-01&resource=https://vault.azure.net";
+    let answer = ask(current, ("x-identity-header", IDENTITY_HEADER));
+    assert_eq!(claims(&token(&answer))["aud"], "https://vault.azure.net");
+    assert_eq!(answer.header("cache-control").unwrap(), "no-store");
+    let first = ask("api-version=2017-09-01&resource=https://vault.azure.net", ("secret", IDENTITY_HEADER));
+    assert!(first.json()["expires_on"].as_str().unwrap().ends_with(" +00:00"), "{}", first.text());
+    let wrong = ask(current, ("x-identity-header", "wrong"));
+    assert_eq!((wrong.status, &wrong.json()["statusCode"]), (401, &json!(401)));
+    assert_eq!(stack.directory().stats().token_requests, 1);
+    look_through_log(&stack);
+
+    let stack = newest(Options::default().variable("IDENTITY_HEADER", None));
+    let path = format!("/msi/token?{current}");
+    let answer = stack.send_imds(&Request::get("localhost", &path).header("x-identity-header", "")).unwrap();
+    assert_eq!(answer.status, 503);
+    assert!(answer.text().contains("IDENTITY_HEADER is not set"), "{}", answer.text());
+}
+
+/// A build that speaks to App Service's endpoint, with one identity, for one resource.
+fn a_build_gets_the_token_that_it_may_have() {
+    let configuration = json!({
+        "assertions": [{"name": "build", "source": "file", "cluster": "projected_token"}],
+        "identities": [{"name": "deploy", "assertion": "build", "resources": ["https://management.azure.com"]}],
+        "managed_identity": {"app_service": {}},
+    });
+    let stack = newest(Options { configuration: Some(configuration.to_string()), ..Options::default() });
+    stack.directory().register_resource("https://management.azure.com/");
+    let ask = |resource: &str| {
+        let path = format!("/msi/token?api-version=2019-08-01&resource={resource}");
+        stack.send_imds(&Request::get("127.0.0.1", &path).header("x-identity-header", IDENTITY_HEADER)).unwrap()
+    };
+    assert_eq!(claims(&token(&ask("https://management.azure.com/")))["aud"], "https://management.azure.com/");
+    let other = ask("https://vault.azure.net");
+    assert_eq!(other.status, 400);
+    assert!(other.json()["message"].as_str().unwrap().contains("is not offered for the resource"), "{}", other.text());
+    // Without the section IMDS is not answered.
+    assert_eq!(stack.send_imds(&imds("resource=https://management.azure.com/")).unwrap().status, 404);
+    look_through_log(&stack);
+}
+
+fn what_passes_reaches_the_node() {
+    let stack = newest(Options::default());
+    let compute = "/metadata/instance/compute?api-version=2021-02-01";
+    let answer = stack.get_imds(compute, &[("metadata", "true")]);
+    // The upstream stands for the node's own service here, and says what it saw.
+    assert_eq!((answer.status, answer.json()["path"].as_str()), (200, Some(compute)));
+    assert_eq!(answer.seen_header("x-forwarded-for"), None);
+    for path in ["/metadata/scheduledevents", "/metadata/instance/../identity/oauth2/token", "/metadata/identity/info"]
+    {
+        assert_eq!(stack.get_imds(path, &[("metadata", "true")]).status, 403, "{path}");
+    }
+    assert_eq!(stack.get_imds("/metadata/identity/getplatformmetadata", &[]).status, 404);
+    let rebound =
+        Request::get("metadata.example", "/metadata/identity/oauth2/token?resource=x").header("metadata", "true");
+    assert_eq!(stack.send_imds(&rebound).unwrap().status, 404);
+    assert_eq!(stack.upstream.requests(), 1);
+    look_through_log(&stack);
+}
+
+/// Two user-assigned identities, each with what it may be asked for, and none for callers that name none.
+fn two_identities_are_told_apart() {
+    let (orders, reports) = ("aaaaaaaa-0000-4000-8000-000000000001", "bbbbbbbb-0000-4000-8000-000000000002");
+    let resource_id = |name: &str| {
+        format!(
+            "/subscriptions/cccccccc-0000-4000-8000-000000000003/resourcegroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/{name}"
+        )
+    };
+    let configuration = json!({
+        "identities": [
+            {"name": "orders", "client_id": orders, "resource_id": resource_id("orders"), "resources": ["https://vault.azure.net", "https://database.windows.net/"]},
+            {"name": "reports", "client_id": reports, "resource_id": resource_id("reports"), "resources": ["https://storage.azure.com"]},
+        ],
+        "managed_identity": {"identities": ["orders", "reports"], "imds": {"pass": ["/metadata/instance"]}},
+    });
+    let stack = newest(Options { configuration: Some(configuration.to_string()), ..Options::default() });
+    for client_id in [orders, reports] {
+        let trusted = Credential {
+            tenant_id: stack::TENANT_ID.to_owned(),
+            client_id: client_id.to_owned(),
+            issuer: stack::ISSUER_URL.to_owned(),
+            subject: stack::SUBJECT.to_owned(),
+            audience: stack::AUDIENCE.to_owned(),
+        };
+        stack.directory().register_credential(trusted).unwrap();
+    }
+    let ask = |query: &str| stack.send_imds(&imds(query)).unwrap();
+    let by_resource_id = format!("resource=https%3A%2F%2Fstorage.azure.com&msi_res_id={}", resource_id("reports"));
+    assert_eq!(claims(&token(&ask(&by_resource_id)))["appid"], reports);
+    let by_client_id = format!("resource=https://vault.azure.net&client_id={orders}");
+    assert_eq!(claims(&token(&ask(&by_client_id)))["appid"], orders);
+    for (query, words) in [
+        ("resource=https://vault.azure.net".to_owned(), "Multiple user assigned identities exist"),
+        (format!("resource=https://vault.azure.net&client_id={}", stack::CLIENT_ID), "Identity not found"),
+        (format!("resource=https://vault.azure.net&client_id={reports}"), "is not offered for the resource"),
+        (format!("resource=https://storage.azure.com&msi_res_id={}", resource_id("other")), "Identity not found"),
+        (format!("resource=https://storage.azure.com&object_id={reports}"), "Identity not found"),
+    ] {
+        let answer = ask(&query);
+        assert_eq!(answer.status, 400, "{query}");
+        assert!(answer.json()["error_description"].as_str().unwrap().contains(words), "{}", answer.text());
+    }
+    assert_eq!(stack.directory().stats().token_requests, 2);
+    assert_eq!(stack.get_imds("/metadata/instance", &[("metadata", "true")]).status, 200);
+    look_through_log(&stack);
+}
+
+fn a_gateway_never_answers() {
+    let edit = |document: &mut serde_json::Value| {
+        document["node"]["id"] = json!("router~10.0.0.1~egress-5c8.istio-system~istio-system.svc.cluster.local");
+    };
+    let stack = newest(Options { edit: Some(Box::new(edit)), ..Options::default() });
+    let answer = stack.send_imds(&imds("resource=https://vault.azure.net")).unwrap();
+    assert_eq!(answer.status, 403);
+    assert!(answer.text().contains("never answered on a gateway"), "{}", answer.text());
+    assert!(stack.get(LISTED_HOST, "/", &[]).seen_header("authorization").is_some(), "destinations are");
+}
+
+/// While a refresh is due and Entra answers 500, callers get the old token at once.
+fn a_refresh_that_fails_costs_callers_nothing() {
+    let stack = newest(Options { concurrency: 4, ..Options::default() });
+    // It lives for a minute: its refresh is due after 24 s to 30 s.
+    stack.directory().add_faults(vec![Fault::expires_in(60)]);
+    let first = token(&stack.send_imds(&imds("resource=https://vault.azure.net")).unwrap());
+    stack.directory().add_faults(vec![Fault::status(500).times(u32::MAX)]);
+    let tried = stack::eventually(Duration::from_secs(45), || {
+        thread::sleep(Duration::from_millis(100));
+        token(&stack.send_imds(&imds("resource=https://vault.azure.net")).unwrap());
+        stack.directory().stats().token_requests > 1
+    });
+    assert!(tried, "a refresh was due");
+    for _ in 0..50 {
+        let request = imds("resource=https://vault.azure.net").timeout(Duration::from_secs(2));
+        assert_eq!(token(&stack.send_imds(&request).unwrap()), first);
+    }
+}
+
+fn a_client_that_gives_up_cancels_nothing() {
+    let stack = newest(Options { concurrency: 1, ..Options::default() });
+    stack.directory().add_faults(vec![Fault::delay(Duration::from_secs(2))]);
+    let mut gives_up = TcpStream::connect(stack.imds_addr()).unwrap();
+    let path = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net";
+    write!(gives_up, "GET {path} HTTP/1.1\r\nhost: {IMDS_HOST}\r\nmetadata: true\r\n\r\n").unwrap();
+    let asked = stack::eventually(Duration::from_secs(5), || stack.directory().stats().token_requests == 1);
+    assert!(asked, "the first one's exchange is under way");
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| stack.send_imds(&imds("resource=https://vault.azure.net")).unwrap());
+        thread::sleep(Duration::from_millis(200));
+        drop(gives_up);
+        token(&waits.join().unwrap());
+    });
+    assert_eq!(stack.directory().stats().token_requests, 1);
+    look_through_log(&stack);
+}
+
+fn a_caller_that_wants_another_token_gets_one() {
+    let stack = newest(Options { concurrency: 1, ..Options::default() });
+    let ask = |more: &str| token(&stack.send_imds(&imds(&format!("resource=https://vault.azure.net{more}"))).unwrap());
+    let first = ask("");
+    assert_eq!(ask(&format!("&token_sha256_to_refresh={}", "0".repeat(64))), first);
+    let second = ask("&bypass_cache=true");
+    assert_ne!(second, first);
+    // Once in thirty seconds, whatever asks.
+    assert_eq!(ask("&bypass_cache=true"), second);
+    assert_eq!(stack.directory().stats().token_requests, 2);
+    look_through_log(&stack);
+}
+
+fn readiness_tells_the_truth() {
+    let probe = |stack: &Stack, path: &str| stack.send_health(&Request::get(HEALTH_HOST, path)).unwrap();
+    let stack = newest(Options { concurrency: 1, ..Options::default() });
+    assert_eq!((probe(&stack, "/healthz").status, probe(&stack, "/readyz").status), (200, 200));
+    assert_eq!(stack.directory().stats().token_requests, 0, "a probe exchanges nothing");
+    let elsewhere = stack.send_health(&Request::get(HEALTH_HOST, "/metadata/identity/oauth2/token")).unwrap();
+    assert_eq!(elsewhere.status, 404);
+    look_through_log(&stack);
+
+    let stack = newest(
+        Options { concurrency: 1, ..Options::default() }
+            .variable("AZURE_CLIENT_ID", Some("00000000-0000-4000-8000-000000000000")),
+    );
+    assert_eq!(probe(&stack, "/readyz").status, 200, "nothing was refused yet");
+    assert_eq!(stack.send_imds(&imds("resource=https://vault.azure.net")).unwrap().status, 400);
+    let answer = probe(&stack, "/readyz");
+    assert_eq!((answer.status, &answer.json()["aadsts"]), (503, &json!("AADSTS700016")));
+    assert_eq!(probe(&stack, "/healthz").status, 200);
+
+    let stack = newest(Options { concurrency: 1, token: Some("no token".to_owned()), ..Options::default() });
+    let answer = probe(&stack, "/readyz");
+    assert_eq!((answer.status, &answer.json()["code"]), (503, &json!("assertion_invalid")));
+    stack.rotate_token().unwrap();
+    let ready = stack::eventually(Duration::from_secs(5), || probe(&stack, "/readyz").status == 200);
+    assert!(ready, "it is once the token is there");
+    look_through_log(&stack);
+}
+
+fn report_leaves_the_answer_to_the_node() {
+    let configuration = json!({"managed_identity": {"action": "report", "imds": {"pass": ["/metadata/instance"]}}});
+    let edit = |document: &mut serde_json::Value| {
+        let routes = "static_resources.listeners[managed_identity].filter_chains[0].filters[0].typed_config.route_config.virtual_hosts[managed_identity].routes[0].match.prefix";
+        stack::document::set(document, routes, "/metadata").unwrap();
+    };
+    let options =
+        Options { configuration: Some(configuration.to_string()), edit: Some(Box::new(edit)), ..Options::default() };
+    let stack = newest(options);
+    let answer = stack.send_imds(&imds("resource=https://vault.azure.net")).unwrap();
+    assert_eq!(answer.seen_header("metadata").as_deref(), Some("true"), "the node answers: {}", answer.text());
+    let tried = stack::eventually(Duration::from_secs(5), || stack.directory().stats().issued == 1);
+    assert!(tried, "and the exchange was made all the same");
+    look_through_log(&stack);
+}
