@@ -1,7 +1,7 @@
 # The one list of commands; bare `make` prints it.
 
 .DEFAULT_GOAL := help
-.PHONY: help tools envoy sdks build demo stack test lint fmt simulate simulate-mutants mutants fuzz bench bench-module fleet clean
+.PHONY: help tools envoy sdks build demo stack test istio-schema lint fmt simulate simulate-mutants mutants fuzz bench bench-module fleet clean
 
 PYTHON ?= python3
 export PYTHON
@@ -35,6 +35,9 @@ stack: envoy build ## the same stack, to stay until Ctrl-C (CONFIG=file.json, CO
 
 test: envoy sdks build ## every test: core, fake Entra, and the filter in a real Envoy and in a host of our own
 	$(CARGO) test --workspace
+
+istio-schema: ## check envoy/istio/ against Istio's published CRDs (needs Go)
+	@scripts/check-istio-schema
 
 SEEDS ?= 1000
 simulate: tools ## let many workers of the broker meet in SEEDS random ways (SEED=n repeats one)

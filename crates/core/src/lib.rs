@@ -11,6 +11,7 @@ mod destination;
 mod managed_identity;
 
 pub mod assertion;
+pub mod azure;
 pub mod broker;
 pub mod entra;
 pub mod problem;
@@ -20,4 +21,5 @@ mod host;
 pub mod http;
 pub mod metrics;
 mod path;
+mod spelling;
 pub mod time;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::azure::HeaderForm;
 use crate::broker::{Issued, Need, Readiness, Stale};
 use crate::config::{Config, Status};
 use crate::destination::Destinations;
@@ -52,6 +53,8 @@ pub enum Delivery {
 pub struct Injection {
     /// The header that takes it, in lower case.
     pub header: Arc<str>,
+    /// How it stands in `Authorization`.
+    pub form: HeaderForm,
     /// The other headers with credentials that it takes the place of.
     pub in_place_of: Vec<String>,
     /// When no token can be had the request goes on all the same, as it came.
@@ -113,9 +116,9 @@ impl Delivery {
 
 impl Injection {
     fn authorize(&self, issued: &Issued) -> Effect {
-        let token = issued.token().expose();
-        // RFC 6750, section 2.1; what another header is to hold, nobody has laid down.
-        let value = if &*self.header == "authorization" { format!("Bearer {token}") } else { token.to_owned() };
+        let token = issued.token();
+        // What another header is to hold, nobody has laid down.
+        let value = if &*self.header == "authorization" { self.form.value(token) } else { token.expose().to_owned() };
         Effect::Authorize { header: Arc::clone(&self.header), value, without: self.in_place_of.clone() }
     }
 }
@@ -198,6 +201,7 @@ mod tests {
     fn inject(header: &str, pass_on_failure: bool) -> Delivery {
         Delivery::Inject(Injection {
             header: Arc::from(header),
+            form: HeaderForm::Bearer,
             in_place_of: vec!["api-key".to_owned()],
             pass_on_failure,
         })

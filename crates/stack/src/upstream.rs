@@ -26,7 +26,14 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 /// The names that the upstream's certificate holds.
-pub const NAMES: [&str; 3] = [crate::LISTED_HOST, crate::UNLISTED_HOST, "*.example.com"];
+pub const NAMES: [&str; 6] = [
+    crate::LISTED_HOST,
+    crate::UNLISTED_HOST,
+    "*.example.com",
+    "paymentsdata.blob.core.windows.net",
+    "contoso-eu.openai.azure.com",
+    "agency-kv.vault.usgovcloudapi.net",
+];
 
 /// How many of the last requests are remembered.
 const REMEMBERED: usize = 100;

@@ -119,7 +119,10 @@ struct Shelf(Vec<(TokenKey, Entry)>);
 impl Shelf {
     /// What cannot be read counts as empty, and is written anew.
     fn decode(bytes: &[u8]) -> BTreeMap<TokenKey, Entry> {
-        serde_json::from_slice::<Self>(bytes).unwrap_or_default().0.into_iter().collect()
+        // One by one: to collect them would bring the library's sort, with more than 10 KB.
+        let mut entries = BTreeMap::new();
+        entries.extend(serde_json::from_slice::<Self>(bytes).unwrap_or_default().0);
+        entries
     }
 
     fn encode(entries: BTreeMap<TokenKey, Entry>) -> Vec<u8> {

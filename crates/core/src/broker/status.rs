@@ -103,13 +103,22 @@ struct Body {
 
 /// What is known of each key that this process has a token or a failure of, by identity and scope: as JSON.
 pub fn status(build: Build, now: Timestamp, shared: &dyn SharedData) -> Reply {
-    let mut keys: Vec<KeyStatus> =
-        shared::read_all(shared).into_iter().map(|(key, entry)| KeyStatus::new(key, entry, now)).collect();
-    keys.sort_by(|a, b| (&a.identity, &a.scope, &a.key).cmp(&(&b.identity, &b.scope, &b.key)));
+    let mut keys: Vec<KeyStatus> = Vec::new();
+    // Each in its place: the library's sort has 22 KB, for a page that a person reads.
+    for (key, entry) in shared::read_all(shared) {
+        let key = KeyStatus::new(key, entry, now);
+        let place = keys.partition_point(|other| other.rank() < key.rank());
+        keys.insert(place, key);
+    }
     Reply::json(200, "application/json", &Body { build, time: now.rfc3339(), keys })
 }
 
 impl KeyStatus {
+    /// Where it stands among others.
+    fn rank(&self) -> (&str, &str, &str) {
+        (&self.identity, &self.scope, &self.key)
+    }
+
     fn new(key: TokenKey, entry: Entry, now: Timestamp) -> Self {
         let state = entry.state(now);
         let token = entry.token.filter(|token| token.is_usable(now));

@@ -3,14 +3,18 @@
 use std::collections::HashMap;
 
 use super::reader::{Field, Mistakes, Object};
-use super::shared_suffixes;
 use super::{Action, Destination, ExistingCredential, Identity, ManagedIdentity, Terms, Token, Whose};
+use super::{azure_service, shared_suffixes};
+use crate::azure::HeaderForm;
+use crate::entra::Cloud;
 use crate::host::HostPattern;
 use crate::path;
 
 /// What a destination is known by: it is no default of others.
 const OWN: &[&str] = &[
     "name",
+    "azure_service",
+    "names",
     "hosts",
     "methods",
     "path_prefixes",
@@ -46,6 +50,7 @@ type Match = (HostPattern, String, Option<String>);
 pub(super) fn read(
     root: &Object<'_>,
     identities: &[Identity],
+    cloud: Option<Cloud>,
     managed_identity: Option<&ManagedIdentity>,
     mistakes: &mut Mistakes,
 ) -> Vec<Destination> {
@@ -56,7 +61,11 @@ pub(super) fn read(
     let mut destinations: Vec<Destination> = Vec::new();
     for (place, item) in root.list("destinations", mistakes).unwrap_or_default().into_iter().enumerate() {
         let Some(object) = item.object(OWN, mistakes) else { continue };
-        let hosts = read_hosts(&object, managed_identity, mistakes);
+        let azure = azure_service::read(&object, cloud, mistakes);
+        let hosts = match &azure {
+            Some(azure) => azure.hosts(),
+            None => read_hosts(&object, managed_identity, mistakes),
+        };
         let methods = read_methods(&object, mistakes);
         let path_prefixes = read_prefixes(&object, mistakes);
         for (path, host) in &hosts {
@@ -69,7 +78,11 @@ pub(super) fn read(
                 }
             }
         }
-        let treatment = defaults.clone().with(&object, identities, mistakes);
+        let mut treatment = defaults.clone().with(&object, identities, mistakes);
+        if let Some(azure) = &azure {
+            treatment.form = azure.form;
+            treatment.scope = Some(String::new());
+        }
         for (path, host) in &hosts {
             if host.wildcard && !treatment.shared_suffix_allowed && shared_suffixes::is_shared(&host.host.name) {
                 mistakes.add(
@@ -85,8 +98,17 @@ pub(super) fn read(
             .text("name", mistakes)
             .map_or_else(|| hosts.first().map(|(_, host)| host.name()).unwrap_or_default(), str::to_owned);
         let action = treatment.action(&object, identities, mistakes);
-        let hosts = hosts.into_iter().map(|(_, host)| host).collect();
-        destinations.push(Destination { label, hosts, methods, path_prefixes, action });
+        let hosts: Vec<HostPattern> = hosts.into_iter().map(|(_, host)| host).collect();
+        let groups = match azure {
+            Some(azure) => {
+                azure.by_scope().into_iter().map(|(scope, hosts)| (action.clone().with_scope(scope), hosts)).collect()
+            }
+            None => vec![(action, hosts)],
+        };
+        for (action, hosts) in groups {
+            let (label, methods, path_prefixes) = (label.clone(), methods.clone(), path_prefixes.clone());
+            destinations.push(Destination { place, label, hosts, methods, path_prefixes, action });
+        }
     }
     destinations
 }
@@ -109,7 +131,7 @@ fn read_hosts(
     mistakes: &mut Mistakes,
 ) -> Vec<(String, HostPattern)> {
     if object.get("hosts").is_none() {
-        mistakes.add(&object.path_of("hosts"), "is missing: write the hosts that get the token");
+        mistakes.add(&object.path_of("hosts"), "is missing: write the hosts that get the token, or azure_service");
     }
     let mut hosts = Vec::new();
     for (path, text) in object.texts("hosts", mistakes).unwrap_or_default() {
@@ -188,6 +210,7 @@ struct Treatment {
     shared_suffix_allowed: bool,
     existing_credential: ExistingCredential,
     header: String,
+    form: HeaderForm,
     pass_on_failure: bool,
     warm: bool,
 }
@@ -212,6 +235,7 @@ impl Default for Treatment {
             shared_suffix_allowed: false,
             existing_credential: ExistingCredential::Keep,
             header: "authorization".to_owned(),
+            form: HeaderForm::Bearer,
             pass_on_failure: false,
             warm: false,
         }
@@ -250,6 +274,7 @@ impl Treatment {
                 mistakes,
             ),
             header: object.get("header").and_then(|field| read_header(&field, mistakes)).unwrap_or(self.header),
+            form: self.form,
             pass_on_failure: object.word(
                 "on_failure",
                 &[("refuse", false), ("pass", true)],
@@ -291,6 +316,7 @@ impl Treatment {
                     plaintext_allowed: self.plaintext_allowed,
                     existing_credential: self.existing_credential,
                     header: self.header,
+                    form: self.form,
                     pass_on_failure: self.pass_on_failure,
                 },
             ),

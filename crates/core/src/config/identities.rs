@@ -3,7 +3,7 @@
 use super::reader::{Mistakes, Object};
 use super::{Identity, Principal};
 use crate::assertion::Source;
-use crate::entra::{Authority, is_guid};
+use crate::entra::{Authority, Cloud, is_guid};
 use crate::host::Host;
 use crate::problem::{Code, Problem};
 
@@ -20,15 +20,17 @@ const TENANT_VARIABLE: &str = "AZURE_TENANT_ID";
 const CLIENT_VARIABLE: &str = "AZURE_CLIENT_ID";
 const AUTHORITY_VARIABLE: &str = "AZURE_AUTHORITY_HOST";
 
-/// Reads the three sections. There is always at least one identity.
+/// Reads the three sections. There is always at least one identity. The cloud is the authority's; a variable that names no
+/// authority is told to the requests, whose hosts are the public cloud's then.
 pub(super) fn read(
     root: &Object<'_>,
     variable: &dyn Fn(&str) -> Option<String>,
     mistakes: &mut Mistakes,
-) -> Vec<Identity> {
+) -> (Vec<Identity>, Option<Cloud>) {
     let entra = read_entra(root, variable, mistakes);
+    let cloud = entra.authority.as_ref().map_or(Some(Cloud::Public), Authority::cloud);
     let assertions = read_assertions(root, mistakes);
-    read_identities(root, &entra, &assertions, variable, mistakes)
+    (read_identities(root, &entra, &assertions, variable, mistakes), cloud)
 }
 
 /// Where tokens come from.

@@ -3,6 +3,7 @@
 //! What is written wrongly refuses the configuration, every mistake at once. What is missing in the pod (a variable)
 //! refuses the requests that need it: one forgotten annotation must not take a proxy's listener away.
 
+mod azure_service;
 mod destinations;
 mod identities;
 mod managed_identity;
@@ -16,6 +17,7 @@ pub use reader::Mistake;
 use std::fmt;
 
 use crate::assertion::Source;
+use crate::azure::HeaderForm;
 use crate::broker::Limits;
 use crate::entra::{Authority, Grant, GrantParts};
 use crate::event::Level;
@@ -107,6 +109,8 @@ impl Identity {
 /// Some requests, and what becomes of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Destination {
+    /// Where it is written; one with several scopes is several.
+    pub(crate) place: usize,
     pub(crate) label: String,
     pub(crate) hosts: Vec<HostPattern>,
     /// `None` is any.
@@ -127,6 +131,17 @@ pub(crate) enum Action {
     Pass,
     /// It is answered with a refusal.
     Refuse,
+}
+
+impl Action {
+    /// The same with a token for this scope.
+    fn with_scope(self, scope: String) -> Self {
+        match self {
+            Self::Inject(token, terms) => Self::Inject(Token { scope, ..token }, terms),
+            Self::Report(token) => Self::Report(Token { scope, ..token }),
+            other => other,
+        }
+    }
 }
 
 /// The token of a destination.
@@ -155,6 +170,8 @@ pub(crate) struct Terms {
     pub(crate) existing_credential: ExistingCredential,
     /// In lower case.
     pub(crate) header: String,
+    /// How the token stands in `Authorization`.
+    pub(crate) form: HeaderForm,
     /// Without a token, the request goes on as it came.
     pub(crate) pass_on_failure: bool,
 }

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::tree::Node;
+use crate::spelling::nearest;
 use crate::time::Timestamp;
 
 /// One thing that is wrong in a configuration.
@@ -170,12 +171,9 @@ impl<'a> Field<'a> {
 
 /// What to say of a field that does not exist.
 fn unknown(name: &str, known: &[&str]) -> String {
-    let near = known.iter().map(|word| (strsim::osa_distance(name, word), word)).min();
-    match near {
-        Some((distance, word)) if distance <= 1 + word.len() / 4 => {
-            format!("there is no such field: did you mean {word:?}?")
-        }
-        _ => format!("there is no such field: write {}", known.join(", ")),
+    match nearest(name, known) {
+        Some(word) => format!("there is no such field: did you mean {word:?}?"),
+        None => format!("there is no such field: write {}", known.join(", ")),
     }
 }
 

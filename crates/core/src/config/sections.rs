@@ -33,10 +33,10 @@ pub(super) fn read(
         ],
         mistakes,
     )?;
-    let identities = identities::read(&root, variable, mistakes);
+    let (identities, cloud) = identities::read(&root, variable, mistakes);
     let names: Vec<&str> = identities.iter().map(|identity| identity.name.as_str()).collect();
     let managed_identity = managed_identity::read(&root, &identities, variable, mistakes);
-    let destinations = destinations::read(&root, &identities, managed_identity.as_ref(), mistakes);
+    let destinations = destinations::read(&root, &identities, cloud, managed_identity.as_ref(), mistakes);
     if root.get("destinations").is_none() && root.get("managed_identity").is_none() {
         mistakes.add("", "nothing is asked for: write destinations, managed_identity, or both");
     }
@@ -109,9 +109,8 @@ fn check_principals(
             );
         }
     }
-    let Some(by_caller) = destinations.iter().position(|destination| whose(destination) == Some(Whose::Caller)) else {
-        return;
-    };
+    let by_caller = destinations.iter().find(|destination| whose(destination) == Some(Whose::Caller));
+    let Some(by_caller) = by_caller.map(|destination| destination.place) else { return };
     let mut owners: HashMap<&str, &str> = HashMap::new();
     for (place, identity) in identities.iter().enumerate() {
         for (number, principal) in identity.principals.iter().enumerate() {

@@ -1,12 +1,11 @@
 //! Suffixes under which anybody can have a host: a token for all hosts of such a suffix is a token for strangers.
 
-/// The suffixes of services that give each customer a host of its own. The list knows Azure best, and it is no proof: a
-/// suffix that is missing here may be shared all the same.
+use crate::azure;
+
+/// The suffixes of services that give each customer a host of its own, beside those that [`azure`] has by name. The list knows
+/// Azure best, and it is no proof: a suffix that is missing here may be shared all the same.
 const SHARED: &[&str] = &[
     // Azure's clouds
-    "azconfig.azure.cn",
-    "azconfig.azure.us",
-    "azconfig.io",
     "azmk8s.io",
     "azure-api.cn",
     "azure-api.net",
@@ -19,7 +18,6 @@ const SHARED: &[&str] = &[
     "azurecr.cn",
     "azurecr.io",
     "azurecr.us",
-    "azuredatabricks.net",
     "azureedge.net",
     "azurefd.net",
     "azurehdinsight.net",
@@ -27,54 +25,30 @@ const SHARED: &[&str] = &[
     "azuresynapse.net",
     "azurewebsites.net",
     "azurewebsites.us",
-    "batch.azure.com",
     "chinacloudapp.cn",
     "chinacloudsites.cn",
     "cloudapp.azure.com",
     "cloudapp.net",
     "cognitiveservices.azure.cn",
-    "cognitiveservices.azure.com",
-    "cognitiveservices.azure.us",
-    "communication.azure.com",
     "core.chinacloudapi.cn",
     "core.usgovcloudapi.net",
     "core.windows.net",
     "database.chinacloudapi.cn",
     "database.usgovcloudapi.net",
     "database.windows.net",
-    "digitaltwins.azure.net",
-    "documents.azure.cn",
-    "documents.azure.com",
-    "documents.azure.us",
     "dynamics.com",
-    "eventgrid.azure.net",
     "eventgrid.azure.us",
     "inference.ml.azure.com",
-    "kusto.windows.net",
     "managedhsm.azure.cn",
-    "managedhsm.azure.net",
     "managedhsm.usgovcloudapi.net",
     "onmicrosoft.com",
-    "openai.azure.com",
-    "openai.azure.us",
     "purview.azure.com",
     "redis.cache.windows.net",
-    "search.azure.cn",
     "search.azure.us",
-    "search.windows.net",
-    "service.signalr.net",
-    "servicebus.chinacloudapi.cn",
-    "servicebus.usgovcloudapi.net",
-    "servicebus.windows.net",
-    "services.ai.azure.com",
     "sharepoint.com",
     "storage.azure.net",
     "trafficmanager.net",
-    "vault.azure.cn",
-    "vault.azure.net",
-    "vault.usgovcloudapi.net",
     "visualstudio.com",
-    "webpubsub.azure.com",
     // elsewhere
     "amazonaws.com",
     "appspot.com",
@@ -98,7 +72,7 @@ const SHARED: &[&str] = &[
 /// as `com`.
 pub(super) fn is_shared(suffix: &str) -> bool {
     let below = |shared: &str| suffix.strip_suffix(shared).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-    !suffix.contains('.') || SHARED.iter().any(|shared| below(shared))
+    !suffix.contains('.') || SHARED.iter().copied().chain(azure::shared_suffixes()).any(below)
 }
 
 #[cfg(test)]

@@ -101,7 +101,7 @@ fn every_mistake_is_told_at_once_with_its_path_and_remedy() {
         r#"identities[0].client_id: "payments" is no client id: write the application's or managed identity's client id, a GUID"#,
         "identities[1].name: is missing: with several identities each needs a name",
         r#"destinations[0].host: there is no such field: did you mean "hosts"?"#,
-        "destinations[0].hosts: is missing: write the hosts that get the token",
+        "destinations[0].hosts: is missing: write the hosts that get the token, or azure_service",
         r#"destinations[0].scope: "https://vault.azure.net" is a resource: write "https://vault.azure.net/.default""#,
         r#"destinations[0].identity: "nobody" is no identity: write Payments"#,
         r#"destinations[0].plaintext: "yes" is not one of the words here: write "refuse" or "allowed""#,
@@ -387,4 +387,132 @@ fn principals_stand_at_all_identities_or_none_and_one_caller_gets_one_token() {
             "identities[0].principals: cannot be looked for among managed-identity callers, who show no certificate: take the identity out of managed_identity.identities"
         ]
     );
+}
+
+/// The hosts of each destination, and what their token is for.
+fn targets(text: &str) -> Vec<(Vec<String>, String)> {
+    let target = |destination: &Destination| {
+        let hosts = destination.hosts.iter().map(ToString::to_string).collect();
+        match &destination.action {
+            Action::Inject(token, _) | Action::Report(token) => (hosts, token.scope.clone()),
+            _ => (hosts, String::new()),
+        }
+    };
+    parse(text).unwrap().destinations.iter().map(target).collect()
+}
+
+#[test]
+fn a_service_of_azures_brings_hosts_and_scope_by_the_clouds_authority() {
+    let target = |hosts: &[&str], scope: &str| {
+        (hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>(), scope.to_owned())
+    };
+    let text = r#"{"defaults":{"tls_clusters":["outbound|80||{host}"],"scope":"api://mine/.default"},"destinations":[
+        {"azure_service":"key_vault","names":["payments-kv","payments-kv2"]},
+        {"azure_service":"microsoft_graph","methods":["GET"],"path_prefixes":["/v1.0/users"]},
+        {"hosts":["api.example.com"]}]}"#;
+    assert_eq!(
+        targets(text),
+        [
+            target(
+                &["payments-kv.vault.azure.net", "payments-kv2.vault.azure.net"],
+                "https://vault.azure.net/.default"
+            ),
+            target(&["graph.microsoft.com"], "https://graph.microsoft.com/.default"),
+            target(&["api.example.com"], "api://mine/.default"),
+        ]
+    );
+    let government = text.replacen('{', r#"{"entra":{"authority":"https://login.microsoftonline.us"},"#, 1);
+    assert_eq!(targets(&government)[0].0[0], "payments-kv.vault.usgovcloudapi.net");
+    assert_eq!(targets(&government)[1], target(&["graph.microsoft.us"], "https://graph.microsoft.us/.default"));
+    let by_variable = Config::parse(text.as_bytes(), &|name: &str| match name {
+        "AZURE_AUTHORITY_HOST" => Some("https://login.partner.microsoftonline.cn/".into()),
+        other => webhook(other),
+    });
+    assert_eq!(by_variable.unwrap().destinations[0].hosts[0].to_string(), "payments-kv.vault.azure.cn");
+}
+
+#[test]
+fn a_service_whose_scope_has_the_name_in_it_is_a_destination_for_each() {
+    let text = r#"{"identities":[{"name":"a","client_id":"aaaaaaaa-0000-4000-8000-000000000001","principals":["spiffe://x/ns/a/sa/b"]},
+        {"name":"b","client_id":"bbbbbbbb-0000-4000-8000-000000000002","principals":["spiffe://x/ns/a/sa/b"]}],
+        "destinations":[{"azure_service":"data_explorer","names":["first.weu","second.weu"],"identity":"a"},{"hosts":["x.example"],"scope":"x/.default"}]}"#;
+    // The place that a mistake names is the one that the operator counts.
+    assert_eq!(
+        mistakes(text),
+        [
+            "identities[1].principals[0]: \"spiffe://x/ns/a/sa/b\" stands at \"a\" too, and destinations[1] names no identity: write it at one of them, or an identity at each destination"
+        ]
+    );
+    let text = r#"{"destinations":[{"azure_service":"data_explorer","names":["first.weu","second.weu"]}]}"#;
+    let scopes: Vec<String> = targets(text).into_iter().map(|(_, scope)| scope).collect();
+    assert_eq!(
+        scopes,
+        ["https://first.weu.kusto.windows.net/.default", "https://second.weu.kusto.windows.net/.default"]
+    );
+}
+
+#[test]
+fn a_service_brings_the_form_of_its_header() {
+    let config = parse(r#"{"destinations":[{"azure_service":"cosmos_db","names":["payments"]}]}"#).unwrap();
+    assert_eq!(terms(&config).form, HeaderForm::CosmosDb);
+    assert_eq!(terms(&parse(SMALLEST).unwrap()).form, HeaderForm::Bearer);
+}
+
+#[test]
+fn what_is_wrong_with_a_service_is_said_where_it_stands() {
+    let said = |destination: &str| mistakes(&format!(r#"{{"destinations":[{destination}]}}"#));
+    for (destination, expected) in [
+        (
+            r#"{"azure_service":"key_valt","names":["kv1"]}"#,
+            &[r#"destinations[0].azure_service: "key_valt" is no service with a row here: did you mean "key_vault"?"#]
+                [..],
+        ),
+        (
+            r#"{"azure_service":"container_registry","names":["r"]}"#,
+            &[
+                r#"destinations[0].azure_service: "container_registry" cannot be a destination, for a registry takes no Entra token: it has an exchange of its own, answered to a challenge: use the kubelet's credential provider, or let the client ask managed_identity for https://containerregistry.azure.net"#,
+            ],
+        ),
+        (
+            r#"{"azure_service":"key_vault"}"#,
+            &[
+                r#"destinations[0].azure_service: "key_vault" has a host for each resource, {name}.vault.azure.net: write the names of your own into names"#,
+            ],
+        ),
+        (
+            r#"{"azure_service":"microsoft_graph","names":["x"]}"#,
+            &[
+                r#"destinations[0].names: "microsoft_graph" has one host for everybody, graph.microsoft.com: leave names out"#,
+            ],
+        ),
+        (
+            r#"{"azure_service":"key_vault","names":["ok1","payments-kv.vault.azure.net","a.b","evil.example/"]}"#,
+            &[
+                r#"destinations[0].names[1]: "payments-kv.vault.azure.net" is a host: write its name alone, "payments-kv""#,
+                r#"destinations[0].names[2]: "a.b" is no name of such a resource: write 3 to 24 letters, digits and, inside, single hyphens, a letter first"#,
+                r#"destinations[0].names[3]: "evil.example/" is no name of such a resource: write 3 to 24 letters, digits and, inside, single hyphens, a letter first"#,
+            ],
+        ),
+        (
+            r#"{"azure_service":"key_vault","names":["kv1"],"hosts":["x.example"],"scope":"x/.default"}"#,
+            &[
+                "destinations[0].hosts: is what azure_service makes: leave out one of the two",
+                "destinations[0].scope: is what azure_service makes: leave out one of the two",
+            ],
+        ),
+        (
+            r#"{"names":["kv1"],"hosts":["x.example"],"scope":"x/.default"}"#,
+            &["destinations[0].names: are the names of what service's resources? Write azure_service"],
+        ),
+        (
+            r#"{"azure_service":"key_vault","names":["kv1"]},{"hosts":["kv1.vault.azure.net"],"scope":"x/.default"}"#,
+            &[
+                r#"destinations[1].hosts[0]: "kv1.vault.azure.net" stands in two places (also destinations[0]), and which of them decides is not clear: write it once, or tell them apart by port, path_prefixes or methods"#,
+            ],
+        ),
+    ] {
+        assert_eq!(said(destination), expected, "{destination}");
+    }
+    let sovereign = r#"{"entra":{"authority":"https://login.sovcloud-identity.fr"},"destinations":[{"azure_service":"key_vault","names":["kv1"]}]}"#;
+    assert!(mistakes(sovereign)[0].contains("and the authority is of none of them"), "{:?}", mistakes(sovereign));
 }

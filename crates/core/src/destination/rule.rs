@@ -7,6 +7,7 @@ use super::caller;
 use super::credential::{self, Credentials};
 use super::seen::Seen;
 use super::way::{Judgement, Way};
+use crate::azure::HeaderForm;
 use crate::config::{self, Destination, ExistingCredential, Identity};
 use crate::entra::Grant;
 use crate::host::HostPattern;
@@ -30,6 +31,7 @@ struct Terms {
     way: Way,
     existing_credential: ExistingCredential,
     header: Arc<str>,
+    form: HeaderForm,
     pass_on_failure: bool,
 }
 
@@ -164,6 +166,7 @@ impl Terms {
             way: Way { tls_clusters: clusters.collect(), plaintext_allowed: terms.plaintext_allowed },
             existing_credential: terms.existing_credential,
             header: Arc::from(terms.header.as_str()),
+            form: terms.form,
             pass_on_failure: terms.pass_on_failure,
         }
     }
@@ -210,6 +213,7 @@ impl Terms {
                 let others = credentials.headers.into_iter().map(str::to_owned).chain(earlier);
                 let injection = Injection {
                     header: Arc::clone(&self.header),
+                    form: self.form,
                     in_place_of: others.filter(|name| **name != *self.header).collect(),
                     pass_on_failure: self.pass_on_failure,
                 };

@@ -4,19 +4,54 @@ use std::fmt;
 
 /// The hosts that Microsoft runs token endpoints on, and their aliases
 /// (learn.microsoft.com, "National clouds" and "Sovereign clouds": Microsoft Entra authentication endpoints).
-const KNOWN: &[&str] = &[
-    "login.microsoftonline.com",
-    "login.microsoft.com",
-    "login.windows.net",
-    "sts.windows.net",
-    "login.microsoftonline.us",
-    "login.usgovcloudapi.net",
-    "login.partner.microsoftonline.cn",
-    "login.chinacloudapi.cn",
-    "login.sovcloud-identity.fr",
-    "login.sovcloud-identity.de",
-    "login.sovcloud-identity.sg",
+const KNOWN: &[(&str, Option<Cloud>)] = &[
+    ("login.microsoftonline.com", Some(Cloud::Public)),
+    ("login.microsoft.com", Some(Cloud::Public)),
+    ("login.windows.net", Some(Cloud::Public)),
+    ("sts.windows.net", Some(Cloud::Public)),
+    ("login.microsoftonline.us", Some(Cloud::UsGovernment)),
+    ("login.usgovcloudapi.net", Some(Cloud::UsGovernment)),
+    ("login.partner.microsoftonline.cn", Some(Cloud::China)),
+    ("login.chinacloudapi.cn", Some(Cloud::China)),
+    ("login.sovcloud-identity.fr", None),
+    ("login.sovcloud-identity.de", None),
+    ("login.sovcloud-identity.sg", None),
 ];
+
+/// A cloud whose services are known by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cloud {
+    /// Azure for everybody.
+    Public,
+    /// Azure Government.
+    UsGovernment,
+    /// Azure operated by 21Vianet.
+    China,
+}
+
+impl Cloud {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Public, Self::UsGovernment, Self::China];
+
+    /// Its word in the data.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Public => "public",
+            Self::UsGovernment => "us_government",
+            Self::China => "china",
+        }
+    }
+}
+
+impl fmt::Display for Cloud {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Public => "the public cloud",
+            Self::UsGovernment => "the US Government cloud",
+            Self::China => "the cloud in China",
+        })
+    }
+}
 
 /// Where tokens come from, such as `https://login.microsoftonline.com`: always HTTPS, no path.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -59,7 +94,7 @@ impl Authority {
         if !name_is_plain || port.parse::<u16>().is_err() {
             return Err(AuthorityMistake::NotAnHttpsHost);
         }
-        if !unknown_allowed && !KNOWN.contains(&host.as_str()) {
+        if !unknown_allowed && !KNOWN.iter().any(|(known, _)| *known == host) {
             return Err(AuthorityMistake::Unknown);
         }
         Ok(Self(host))
@@ -68,6 +103,11 @@ impl Authority {
     /// The public cloud's.
     pub fn public() -> Self {
         Self("login.microsoftonline.com".to_owned())
+    }
+
+    /// The cloud, when it is one whose services are known by name.
+    pub fn cloud(&self) -> Option<Cloud> {
+        KNOWN.iter().find(|(known, _)| *known == self.0).and_then(|(_, cloud)| *cloud)
     }
 
     /// Host, with a port when one was written.
@@ -91,6 +131,15 @@ mod tests {
     }
 
     #[test]
+    fn an_authority_tells_its_cloud() {
+        let cloud = |text: &str| Authority::parse(text, false).unwrap().cloud();
+        assert_eq!(Authority::public().cloud(), Some(Cloud::Public));
+        assert_eq!(cloud("https://login.microsoftonline.us/"), Some(Cloud::UsGovernment));
+        assert_eq!(cloud("https://login.partner.microsoftonline.cn"), Some(Cloud::China));
+        assert_eq!(cloud("https://login.sovcloud-identity.fr"), None);
+    }
+
+    #[test]
     fn what_is_no_authority_is_refused() {
         for text in [
             "",
@@ -111,6 +160,7 @@ mod tests {
     #[test]
     fn a_stranger_needs_a_word() {
         let text = "https://login.microsoftonline.com.evil.example";
+        assert_eq!(Authority::parse(text, true).unwrap().cloud(), None);
         assert_eq!(Authority::parse(text, false), Err(AuthorityMistake::Unknown));
         assert_eq!(Authority::parse("https://entra.example:8443", true).unwrap().host(), "entra.example:8443");
     }

@@ -8,7 +8,7 @@ mod authority;
 mod catalogue;
 mod grant;
 
-pub use authority::{Authority, AuthorityMistake};
+pub use authority::{Authority, AuthorityMistake, Cloud};
 pub(crate) use catalogue::Passing;
 pub use grant::{Grant, GrantParts, TokenKey};
 
