@@ -1,7 +1,7 @@
 # The one list of commands; bare `make` prints it.
 
 .DEFAULT_GOAL := help
-.PHONY: help tools envoy sdks build demo stack test test-sdks lint fmt simulate simulate-mutants mutants fuzz bench-module fleet clean
+.PHONY: help tools envoy sdks build demo stack test test-sdks lint fmt simulate simulate-mutants mutants fuzz bench bench-module fleet clean
 
 PYTHON ?= python3
 export PYTHON
@@ -53,6 +53,9 @@ mutants: tools ## change broker and classification in every way, and see that a 
 SECONDS ?= 60
 fuzz: build ## throw random events at the module for SECONDS (FUZZ_SEED=n repeats one)
 	FUZZ_SECONDS=$(SECONDS) $(CARGO) test --workspace --test fuzz -- --ignored --nocapture
+
+bench: tools ## time the look-up of a destination among ten rules and among ten thousand
+	$(CARGO) bench --quiet --package entra-exchange-core --bench lookup
 
 bench-module: build ## write what a request costs in the module into benches/module-fuel.txt
 	BENCH_WRITE=1 $(CARGO) test --workspace --test module_fuel -- --nocapture

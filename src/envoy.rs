@@ -4,8 +4,8 @@ use std::time::UNIX_EPOCH;
 
 use entra_exchange_core::broker::{Build, QueueId, SharedData, StreamId};
 use entra_exchange_core::event::{Event, Level};
-use entra_exchange_core::http::Reply;
-use entra_exchange_core::policy::Effect;
+use entra_exchange_core::http::{Reply, Request};
+use entra_exchange_core::policy::{Effect, OWN_HEADER};
 use entra_exchange_core::problem::Problem;
 use entra_exchange_core::time::Timestamp;
 use proxy_wasm::hostcalls;
@@ -55,15 +55,51 @@ pub(crate) fn log(event: &Event) {
     }
 }
 
+/// The request in effect, as Envoy has it.
+pub(crate) struct InEffect;
+
+impl Request for InEffect {
+    fn header(&self, name: &str) -> Option<Vec<u8>> {
+        hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name).ok().flatten()
+    }
+
+    fn property(&self, path: &[&str]) -> Option<Vec<u8>> {
+        hostcalls::get_property(path.to_vec()).ok().flatten()
+    }
+}
+
+/// Sets a header of the request in effect, in place of any other of its name; `None` takes it away.
+fn set_header(name: &str, value: Option<&str>) {
+    let _ = hostcalls::set_map_value_bytes(MapType::HttpRequestHeaders, name, value.map(str::as_bytes));
+}
+
+/// Lets the request in effect go on as it came: on a retry, or after an internal redirect, without the token that it got before.
+pub(crate) fn as_it_came() {
+    if let Some(header) = InEffect.property(&[OWN_HEADER]).and_then(|name| String::from_utf8(name).ok())
+        && !header.is_empty()
+    {
+        set_header(&header, None);
+        leave(OWN_HEADER, "");
+    }
+}
+
 /// Does to the request in effect what was decided. Returns whether it goes on.
 pub(crate) fn apply(effect: &Effect) -> bool {
     match effect {
-        Effect::Authorize(value) => {
-            let _ =
-                hostcalls::set_map_value_bytes(MapType::HttpRequestHeaders, "authorization", Some(value.as_bytes()));
+        Effect::Authorize { header, value, without } => {
+            without.iter().for_each(|name| set_header(name, None));
+            set_header(header, Some(value));
+            leave(OWN_HEADER, header);
             true
         }
-        Effect::Pass => true,
+        Effect::Pass => {
+            as_it_came();
+            true
+        }
+        Effect::Refuse(problem) => {
+            send(&problem.reply_to(&InEffect));
+            false
+        }
         Effect::Reply(reply) => {
             send(reply);
             false
@@ -74,6 +110,17 @@ pub(crate) fn apply(effect: &Effect) -> bool {
 /// Leaves a value for access logs, as `%FILTER_STATE(wasm.<name>:PLAIN)%`.
 pub(crate) fn leave(name: &str, value: &str) {
     let _ = hostcalls::set_property(vec![name], Some(value.as_bytes()));
+}
+
+/// Lets Envoy keep what is left under this name when an internal redirect makes another request of the same: else it would come
+/// with our token, and nobody could tell.
+pub(crate) fn keep_over_redirects(name: &str) {
+    // `envoy.source.extensions.common.wasm.DeclarePropertyArguments`: field 1 is the name, field 5 how long it lives, 1 for
+    // as long as the client's request.
+    let Ok(length) = u8::try_from(name.len()) else { return };
+    let arguments = [&[0x0a, length], name.as_bytes(), &[0x28, 0x01]].concat();
+    // What was declared already, by another plugin configuration in this VM, stays so.
+    let _ = hostcalls::call_foreign_function("declare_property", Some(&arguments));
 }
 
 /// Whether the answer that has come is a 401.

@@ -15,7 +15,7 @@ use entra_exchange_core::config::Config;
 use entra_exchange_core::entra::TokenKey;
 use entra_exchange_core::event::Event;
 use entra_exchange_core::http::{CallFailure, CallResult, Response};
-use entra_exchange_core::policy::Policy;
+use entra_exchange_core::policy::{OWN_HEADER, Policy};
 use entra_exchange_core::problem::Problem;
 use entra_exchange_core::time::Timestamp;
 use proxy_wasm::hostcalls;
@@ -24,7 +24,7 @@ use proxy_wasm::types::{BufferType, ContextType, MapType, Status};
 
 use crate::envoy::{self, Shared};
 use crate::stream::Stream;
-use crate::worker::Worker;
+use crate::worker::{AtWork, Worker};
 
 /// What stands in for an answer that broke off, as Envoy answers itself when there was no connection.
 const NO_ANSWER: u16 = 503;
@@ -32,6 +32,9 @@ const NO_ANSWER: u16 = 503;
 /// How many paused requests are finished in one turn. Envoy carries out what a turn decided when it has returned, one inside the
 /// other where that calls the module again: hundreds would overflow the stack.
 const FINISHED_AT_ONCE: usize = 32;
+
+/// How often to look whether a connection is there, while a request waits for one.
+const CONNECTION_PERIOD: Duration = Duration::from_millis(1);
 
 /// One plugin configuration in one VM.
 pub(crate) struct Root {
@@ -64,7 +67,8 @@ impl Root {
 
     /// Tells the broker something, and does what it says until it says nothing more.
     fn tell(&mut self, what: impl FnOnce(&mut Broker, Timestamp) -> Vec<Command>) {
-        let Some(worker) = self.configured.as_ref().map(|configured| Rc::clone(&configured.worker)) else { return };
+        let Some(configured) = &self.configured else { return };
+        let (worker, policy) = (Rc::clone(&configured.worker), Rc::clone(&configured.policy));
         let worker = &mut *worker.borrow_mut();
         let now = envoy::now();
         let Some(at_work) = worker.at_work() else { return };
@@ -73,9 +77,16 @@ impl Root {
             commands.extend(self.carry_out(command, worker, now));
         }
         self.finish_some(worker, now);
+        let awaits_connections = self.look_at_connections(worker, &policy);
         // No period is no tick.
-        let next_due = worker.at_work().and_then(|at_work| at_work.broker.next_due());
-        let period = next_due.map_or(Duration::ZERO, |due| due.since(now).max(Duration::from_millis(1)));
+        let period = match worker.at_work() {
+            Some(_) if awaits_connections => CONNECTION_PERIOD,
+            Some(at_work) => {
+                let next_due = at_work.broker.next_due();
+                next_due.map_or(Duration::ZERO, |due| due.since(now).max(Duration::from_millis(1)))
+            }
+            None => Duration::ZERO,
+        };
         let _ = hostcalls::set_tick_period(period);
     }
 
@@ -145,6 +156,23 @@ impl Root {
         if let (false, Some(at_work)) = (self.finishing.is_empty(), worker.at_work()) {
             envoy::enqueue(at_work.queue, envoy::ANOTHER_TURN);
         }
+    }
+
+    /// Decides about the requests whose connections may be there by now, and lets as many go on as one turn may.
+    /// Returns whether one waits still.
+    fn look_at_connections(&self, worker: &mut Worker, policy: &Policy) -> bool {
+        let mut unconnected = worker.at_work().map(AtWork::take_unconnected).unwrap_or_default();
+        let mut gone_on = 0;
+        while let (Some(stream), true) = (unconnected.front().copied(), gone_on < FINISHED_AT_ONCE) {
+            unconnected.pop_front();
+            envoy::on_stream(stream, self.id, || {
+                if worker.receive(stream, policy) {
+                    let _ = hostcalls::resume_http_request();
+                    gone_on += 1;
+                }
+            });
+        }
+        worker.at_work().is_some_and(|at_work| at_work.put_back(unconnected))
     }
 
     fn read(&mut self, call: Call, source: &Source) -> Result<(), CallFailure> {
@@ -222,6 +250,7 @@ impl RootContext for Root {
                 }
                 // The canary is configured before any worker: the one moment when nobody else does this.
                 broker::prepare(&Shared);
+                envoy::keep_over_redirects(OWN_HEADER);
                 let policy = Rc::new(Policy::new(&config, envoy::is_gateway()));
                 if !policy.warm().is_empty() {
                     // The canary does not live to see it.

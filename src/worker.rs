@@ -1,21 +1,21 @@
 //! What one worker's VM knows: its broker, and what is to become of the requests that wait.
 
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
-use entra_exchange_core::broker::{Answer, Broker, Issued, Limits, QueueId, Readiness, StreamId, WorkerId};
+use entra_exchange_core::broker::{self, Answer, Broker, Issued, Limits, QueueId, Readiness, StreamId, WorkerId};
 use entra_exchange_core::config::Log;
 use entra_exchange_core::entra::{Grant, TokenKey};
 use entra_exchange_core::event::Event;
 use entra_exchange_core::metrics::{self, Outcome};
-use entra_exchange_core::policy::{Delivery, Effect};
+use entra_exchange_core::policy::{Decision, Delivery, Effect, Policy};
 use entra_exchange_core::problem::Problem;
 use entra_exchange_core::time::Timestamp;
 use proxy_wasm::hostcalls;
 
-use crate::envoy::{self, Shared};
+use crate::envoy::{self, InEffect, Shared};
 use crate::meters::Meters;
 
 /// One worker's VM.
@@ -31,12 +31,17 @@ pub(crate) struct Worker {
 pub(crate) struct AtWork {
     pub(crate) broker: Broker,
     pub(crate) queue: QueueId,
+    /// The requests that wait for their connections.
+    unconnected: VecDeque<StreamId>,
+    /// Whether the root context looks whether they are there.
+    looks_at_connections: bool,
+    /// The requests that wait for their tokens.
     waiting: HashMap<StreamId, Waiting>,
     /// The tokens that requests went on with, until their answers come.
     injected: HashMap<StreamId, (TokenKey, Arc<Issued>)>,
 }
 
-/// A request that waits.
+/// A request that waits for its token.
 struct Waiting {
     grant: Arc<Grant>,
     delivery: Delivery,
@@ -76,6 +81,60 @@ impl Worker {
     pub(crate) fn begin(&mut self) -> &mut AtWork {
         let limits = self.limits;
         self.at_work.get_or_insert_with(|| AtWork::new(limits))
+    }
+
+    /// Decides about the request in effect, and does what was decided. Returns whether it goes on.
+    pub(crate) fn receive(&mut self, stream: StreamId, policy: &Policy) -> bool {
+        match policy.decide(&InEffect) {
+            Decision::Ignore => {
+                envoy::as_it_came();
+                true
+            }
+            Decision::Pass(identity) => {
+                self.account(identity.as_deref(), Outcome::Passed);
+                envoy::as_it_came();
+                true
+            }
+            Decision::Report(grant) => {
+                self.account(Some(grant.identity()), Outcome::Reported);
+                self.want(&grant, envoy::now());
+                envoy::as_it_came();
+                true
+            }
+            Decision::Refuse(identity, reply) => {
+                self.account(identity.as_deref(), Outcome::Refused);
+                envoy::send(&reply);
+                false
+            }
+            Decision::Reply(reply) => {
+                envoy::send(&reply);
+                false
+            }
+            Decision::Check(readiness) => {
+                if let Some(outcome) = self.check(&readiness, stream, envoy::now()) {
+                    envoy::tell_readiness(&outcome);
+                }
+                false
+            }
+            Decision::Status => {
+                envoy::send(&broker::status(envoy::BUILD, envoy::now(), &Shared));
+                false
+            }
+            Decision::AwaitConnection => {
+                let at_work = self.begin();
+                at_work.unconnected.push_back(stream);
+                // Once only: Envoy takes such turns one after the other, and would never come to the connection.
+                if !std::mem::replace(&mut at_work.looks_at_connections, true) {
+                    envoy::enqueue(at_work.queue, envoy::ANOTHER_TURN);
+                }
+                false
+            }
+            Decision::Exchange(grant, delivery) => {
+                let ending = self.ask(grant, delivery, stream, envoy::now());
+                // Without an ending it waits.
+                ending.is_some_and(|ending| self.end(stream, ending))
+            }
+        }
     }
 
     /// Gets a token for a request: how it ends for it, or `None` when it is to pause.
@@ -169,6 +228,7 @@ impl Worker {
     pub(crate) fn forget(&mut self, stream: StreamId) {
         let Some(at_work) = &mut self.at_work else { return };
         at_work.injected.remove(&stream);
+        at_work.unconnected.retain(|other| *other != stream);
         at_work.broker.forget(stream);
         if at_work.waiting.remove(&stream).is_some() {
             self.meters.take(&metrics::waiters(-1));
@@ -189,12 +249,32 @@ impl Worker {
 }
 
 impl AtWork {
+    /// Takes the requests out that wait for their connections, the oldest first.
+    pub(crate) fn take_unconnected(&mut self) -> VecDeque<StreamId> {
+        std::mem::take(&mut self.unconnected)
+    }
+
+    /// Puts those back that there was no time for. Returns whether one waits still: Envoy does not say when its connection is
+    /// there.
+    pub(crate) fn put_back(&mut self, unconnected: VecDeque<StreamId>) -> bool {
+        self.unconnected.extend(unconnected);
+        self.looks_at_connections = !self.unconnected.is_empty();
+        self.looks_at_connections
+    }
+
     fn new(limits: Limits) -> Self {
         let worker = WorkerId(random());
         // One name has one reader, the last that registered it: so each worker has a name of its own.
         let name = format!("entra-exchange/{:016x}", worker.0);
         let queue = QueueId(hostcalls::register_shared_queue(&name).unwrap_or_default());
-        Self { broker: Broker::new(worker, queue, limits), queue, waiting: HashMap::new(), injected: HashMap::new() }
+        Self {
+            broker: Broker::new(worker, queue, limits),
+            queue,
+            unconnected: VecDeque::new(),
+            looks_at_connections: false,
+            waiting: HashMap::new(),
+            injected: HashMap::new(),
+        }
     }
 }
 

@@ -16,13 +16,15 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use sidecar::simple::{self, Answers};
 use sidecar::{ENTRA_CLUSTER, IMDS_ADDRESS, LISTED_CLUSTER, TOKEN_CLUSTER, idle_timeout};
-use stack::{IMDS_HOST, LISTED_HOST, UNLISTED_HOST};
+use stack::{HEALTH_HOST, IDENTITY_HEADER, IMDS_HOST, LISTED_HOST, UNLISTED_HOST};
 use wasm_host::{Callout, Cluster, Headers, Host, Outcome, Request, Response, Stream};
 
 /// How many seeds `make test` runs.
 const CASES: u64 = 2000;
 
 /// A host that gets another token, over plain HTTP, in place of what the request brings.
+/// Where App Service's endpoint is.
+const APP_SERVICE_HOST: &str = "127.0.0.1";
 const OTHER_HOST: &str = "blob.storage.example";
 const OTHER_RESOURCE: &str = "https://storage.azure.com";
 const LISTED_RESOURCE: &str = "https://vault.azure.net";
@@ -142,7 +144,8 @@ impl Case {
                     {"hosts": [OTHER_HOST], "scope": format!("{OTHER_RESOURCE}/.default"),
                      "plaintext": "allowed", "existing_credential": "replace"},
                 ],
-                "managed_identity": {"imds": {}},
+                "managed_identity": {"imds": {}, "app_service": {}, "health": {"hosts": [HEALTH_HOST]}},
+                "status": {"hosts": [IMDS_HOST]},
             });
             builder = builder.configuration(configuration.to_string());
         }
@@ -231,19 +234,25 @@ impl Case {
     fn request(&mut self, input: &mut Input<'_>) {
         let odd = input.some_bytes();
         let port = format!("{LISTED_HOST}:8080");
-        let authority: &[u8] = match input.below(10) {
+        let authority: &[u8] = match input.below(12) {
             0..=3 => LISTED_HOST.as_bytes(),
             4 => OTHER_HOST.as_bytes(),
             5 => UNLISTED_HOST.as_bytes(),
             6 | 7 => IMDS_HOST.as_bytes(),
             8 => port.as_bytes(),
+            9 => HEALTH_HOST.as_bytes(),
+            10 => APP_SERVICE_HOST.as_bytes(),
             _ => &odd,
         };
         let resource = input.pick(&[LISTED_RESOURCE, OTHER_RESOURCE, "https%3A%2F%2Fvault.azure.net", "%ff%00&x=%"]);
         let token_path = format!("/metadata/identity/oauth2/token?api-version=2018-02-01&resource={resource}");
-        let path = match input.below(4) {
-            0 => b"/".to_vec(),
+        let other_paths =
+            ["/", "/readyz", "/healthz", "/entra-exchange/status", "/metadata/instance/../identity/oauth2/token"];
+        let path = match input.below(6) {
+            0 => input.pick(&other_paths).as_bytes().to_vec(),
             1 => input.some_bytes(),
+            2 => format!("/msi/token?api-version=2019-08-01&resource={resource}").into_bytes(),
+            3 => format!("{token_path}&bypass_cache=true").into_bytes(),
             _ => token_path.into_bytes(),
         };
         let mut headers = vec![
@@ -253,6 +262,7 @@ impl Case {
         ];
         if input.below(4) > 0 {
             headers.push((b"metadata".to_vec(), b"true".to_vec()));
+            headers.push((b"x-identity-header".to_vec(), IDENTITY_HEADER.as_bytes().to_vec()));
         }
         for _ in 0..input.below(4) {
             let odd = input.some_bytes();
@@ -340,7 +350,8 @@ fn look_at_end(waiting: &Waiting) {
             assert!(!contains(&reply.body, ASSERTION), "an assertion in a reply");
             let has_token =
                 contains(&reply.body, TOKEN) || reply.headers.iter().any(|(_, value)| contains(value, TOKEN));
-            assert!(!has_token || host == IMDS_HOST, "a token in a reply for {host:?}");
+            let answers = [IMDS_HOST, APP_SERVICE_HOST].contains(&host.as_str());
+            assert!(!has_token || answers, "a token in a reply for {host:?}");
         }
         Outcome::Reset | Outcome::Paused => {}
     }

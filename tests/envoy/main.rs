@@ -3,6 +3,7 @@
 // A test may fail where it stands.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
+mod destinations;
 mod managed_identity;
 #[path = "../scenarios/mod.rs"]
 mod scenarios;
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
             trials.push(trial(oldest, scenario));
         }
     }
-    for (name, test) in OWN.iter().chain(tokens::ALL).chain(managed_identity::ALL) {
+    for (name, test) in OWN.iter().chain(tokens::ALL).chain(managed_identity::ALL).chain(destinations::ALL) {
         trials.push(Trial::test(*name, move || caught(test)).with_kind(newest));
     }
     libtest_mimic::run(&arguments, trials).exit_code()

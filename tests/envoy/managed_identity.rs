@@ -14,6 +14,7 @@ use super::{look_through_log, newest};
 /// What this file shows, by its sentences.
 pub(crate) const ALL: &[(&str, fn())] = &[
     ("an_app_of_app_service_gets_a_token_for_its_secret", an_app_of_app_service_gets_a_token),
+    ("a_build_gets_the_token_that_it_may_have_and_no_other", a_build_gets_the_token_that_it_may_have),
     ("what_imds_passes_on_reaches_the_node_and_nothing_else_does", what_passes_reaches_the_node),
     ("two_identities_of_one_pod_are_never_taken_for_each_other", two_identities_are_told_apart),
     ("a_gateway_never_answers_a_managed_identity", a_gateway_never_answers),
@@ -63,6 +64,28 @@ fn an_app_of_app_service_gets_a_token() {
     let answer = stack.send_imds(&Request::get("localhost", &path).header("x-identity-header", "")).unwrap();
     assert_eq!(answer.status, 503);
     assert!(answer.text().contains("IDENTITY_HEADER is not set"), "{}", answer.text());
+}
+
+/// A build that speaks to App Service's endpoint, with one identity, for one resource.
+fn a_build_gets_the_token_that_it_may_have() {
+    let configuration = json!({
+        "assertions": [{"name": "build", "source": "file", "cluster": "projected_token"}],
+        "identities": [{"name": "deploy", "assertion": "build", "resources": ["https://management.azure.com"]}],
+        "managed_identity": {"app_service": {}},
+    });
+    let stack = newest(Options { configuration: Some(configuration.to_string()), ..Options::default() });
+    stack.directory().register_resource("https://management.azure.com/");
+    let ask = |resource: &str| {
+        let path = format!("/msi/token?api-version=2019-08-01&resource={resource}");
+        stack.send_imds(&Request::get("127.0.0.1", &path).header("x-identity-header", IDENTITY_HEADER)).unwrap()
+    };
+    assert_eq!(claims(&token(&ask("https://management.azure.com/")))["aud"], "https://management.azure.com/");
+    let other = ask("https://vault.azure.net");
+    assert_eq!(other.status, 400);
+    assert!(other.json()["message"].as_str().unwrap().contains("is not offered for the resource"), "{}", other.text());
+    // Without the section IMDS is not answered.
+    assert_eq!(stack.send_imds(&imds("resource=https://management.azure.com/")).unwrap().status, 404);
+    look_through_log(&stack);
 }
 
 fn what_passes_reaches_the_node() {

@@ -164,6 +164,73 @@ pub(crate) const ALL: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "rules_hang_on_paths_and_methods_and_an_ambiguous_path_is_refused",
+        setup: Setup {
+            configuration: Some(|| {
+                json!({
+                    "defaults": {"scope": "https://vault.azure.net/.default", "tls_clusters": ["payments_kv"]},
+                    "destinations": [
+                        {"hosts": [LISTED_HOST], "path_prefixes": ["/v1/users"], "methods": ["GET"]},
+                        {"hosts": [LISTED_HOST], "path_prefixes": ["/v1/users/admin"], "action": "refuse"},
+                        {"hosts": [LISTED_HOST], "path_prefixes": ["/open"], "action": "pass"},
+                    ],
+                })
+            }),
+            ..USUAL
+        },
+        on_every_version: true,
+        run: |world| {
+            seen_token(&get(world, LISTED_HOST, "/v1/users/x?next=//a/../b"));
+            for (method, path) in
+                [("POST", "/v1/users"), ("GET", "/v1/users2"), ("GET", "/open/x"), ("GET", "/V1/users")]
+            {
+                let answer = one(world, Request::new(method, LISTED_HOST, path));
+                assert_eq!(authorizations(&answer), Vec::<String>::new(), "{method} {path}");
+            }
+            problem(&get(world, LISTED_HOST, "/v1/users/admin/1"), 403, "refused_by_rule");
+            for path in
+                ["/v1/users/./admin", "/v1/users//admin", "/v1/users/%61dmin", "/open/%2e%2e/v1/users", "/open\\x"]
+            {
+                problem(&get(world, LISTED_HOST, path), 400, "ambiguous_path");
+            }
+        },
+    },
+    Scenario {
+        name: "another_header_takes_the_bare_token_and_a_key_goes_away",
+        setup: Setup {
+            configuration: Some(|| destination(&json!({"header": "X-Token", "existing_credential": "replace"}))),
+            ..USUAL
+        },
+        on_every_version: false,
+        run: |world| {
+            let answer = one(world, Request::get(LISTED_HOST, "/").header("api-key", "k").header("x-token", "theirs"));
+            let headers = answer.json()["headers"].as_array().unwrap().clone();
+            let named = |name: &str| headers.iter().filter(|header| header[0] == name).count();
+            assert_eq!((named("api-key"), named("authorization"), named("x-token")), (0, 0, 1));
+            assert_eq!(claims(&answer.seen_header("x-token").unwrap())["aud"], "https://vault.azure.net");
+        },
+    },
+    Scenario {
+        name: "a_signature_is_a_credential_that_cannot_be_replaced",
+        setup: Setup { configuration: Some(|| destination(&json!({"existing_credential": "replace"}))), ..USUAL },
+        on_every_version: false,
+        run: |world| {
+            problem(&get(world, LISTED_HOST, "/c/b?sv=2022-11-02&sig=x"), 403, "credential_present");
+            seen_token(&get(world, LISTED_HOST, "/c/b?sv=2022-11-02&sigma=x"));
+        },
+    },
+    Scenario {
+        name: "a_grpc_client_is_refused_in_one_sentence",
+        setup: Setup { configuration: Some(|| destination(&json!({"tls_clusters": ["another_cluster"]}))), ..USUAL },
+        on_every_version: true,
+        run: |world| {
+            let answer = one(world, Request::get(LISTED_HOST, "/s/M").header("content-type", "application/grpc"));
+            assert_eq!((answer.status, answer.header("grpc-status").as_deref()), (200, Some("7")));
+            let message = answer.header("grpc-message").unwrap();
+            assert!(message.contains("(cluster_not_listed): Route it to") && !message.contains('{'), "{message}");
+        },
+    },
+    Scenario {
         name: "headers_that_are_no_text_do_no_harm",
         setup: USUAL,
         on_every_version: true,
@@ -294,7 +361,7 @@ pub(crate) const ALL: &[Scenario] = &[
             );
             assert!(error(ask(IMDS_PATH).header("x-forwarded-for", "10.0.0.1"), 400).contains("use_remote_address"));
             assert!(error(ask(&format!("{IMDS_PATH}&object_id=x")), 400).starts_with("Identity not found"));
-            error(ask("/metadata/instance?api-version=2021-02-01"), 403);
+            error(ask("/metadata/scheduledevents?api-version=2020-07-01"), 403);
             error(ask("/metadata/identity/getplatformmetadata"), 404);
             assert_eq!(world.entra().stats().token_requests, 0);
         },
@@ -370,7 +437,7 @@ fn claims(token: &str) -> Value {
 }
 
 /// A problem of this status and code, as RFC 9457 has it.
-fn problem(answer: &Response, status: u16, code: &str) -> Value {
+pub(crate) fn problem(answer: &Response, status: u16, code: &str) -> Value {
     assert_eq!(answer.status, status, "{}", answer.text());
     assert_eq!(answer.header("content-type").as_deref(), Some("application/problem+json"));
     let problem = answer.json();

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
-use stack::{AUTHORITY_HOST, CLIENT_ID, LISTED_HOST, TENANT_ID, sidecar};
+use stack::{AUTHORITY_HOST, CLIENT_ID, IDENTITY_HEADER, LISTED_HOST, TENANT_ID, sidecar};
 use wasm_host::{Builder, Cluster, FailurePolicy, Headers, Host, Module, Request};
 
 /// The cluster in front of the token's file.
@@ -63,6 +63,7 @@ pub(crate) fn builder(module: &Module) -> Builder {
             "AZURE_TENANT_ID" => TENANT_ID,
             "AZURE_CLIENT_ID" => CLIENT_ID,
             "AZURE_AUTHORITY_HOST" => AUTHORITY_HOST,
+            "IDENTITY_HEADER" => IDENTITY_HEADER,
             other => panic!("no value for {other}"),
         };
         builder = builder.variable(&text(name), value);

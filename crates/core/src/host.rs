@@ -1,6 +1,7 @@
 //! Hosts, as the configuration and a request's authority write them.
 
 use std::borrow::Cow;
+use std::fmt;
 
 /// A host and, where one was written, a port. The name is in lower case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -47,9 +48,59 @@ impl<'a> Host<'a> {
     }
 }
 
+/// Hosts as a destination names them: one, or with `*.` all that have exactly one label in its place.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct HostPattern {
+    pub(crate) wildcard: bool,
+    /// What stands after `*.`, where that is written.
+    pub(crate) host: Host<'static>,
+}
+
+impl HostPattern {
+    /// Reads a host, with `*.` before it or not. There is no wildcard of addresses.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (wildcard, rest) = match text.strip_prefix("*.") {
+            Some(rest) => (true, rest),
+            None => (false, text),
+        };
+        let Host { name, port } = Host::parse(rest.as_bytes())?;
+        let last = name.rsplit('.').next().unwrap_or_default();
+        if wildcard && (name.starts_with('[') || last.bytes().all(|byte| byte.is_ascii_digit())) {
+            return None;
+        }
+        Some(Self { wildcard, host: Host { name: name.into_owned().into(), port } })
+    }
+
+    /// The name as it is written, without its port.
+    pub(crate) fn name(&self) -> String {
+        format!("{}{}", if self.wildcard { "*." } else { "" }, self.host.name)
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.name())?;
+        match self.host.port {
+            Some(port) => write!(formatter, ":{port}"),
+            None => Ok(()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pattern_is_a_host_or_all_with_one_label_more() {
+        let pattern = HostPattern::parse("*.Example.com:8443").unwrap();
+        assert_eq!((pattern.wildcard, &*pattern.host.name, pattern.host.port), (true, "example.com", Some(8443)));
+        assert_eq!(pattern.to_string(), "*.example.com:8443");
+        assert_eq!(HostPattern::parse("api.example.com").unwrap().name(), "api.example.com");
+        for text in ["*", "*.", "*.*.example.com", "a.*.com", "*example.com", "*.254.169.254", "*.[::1]", "*.a:x"] {
+            assert_eq!(HostPattern::parse(text), None, "{text}");
+        }
+    }
 
     fn parse(text: &str) -> Option<(String, Option<u16>)> {
         Host::parse(text.as_bytes()).map(|host| (host.name.into_owned(), host.port))

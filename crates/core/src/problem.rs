@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::http::{CallFailure, Reply};
+use crate::http::{CallFailure, Reply, Request};
 
 /// One row for each code: its name in Rust, its word, its status for an injected request, its title.
 macro_rules! codes {
@@ -38,6 +38,16 @@ macro_rules! codes {
 }
 
 codes! {
+    /// The destination's action is to refuse.
+    RefusedByRule = "refused_by_rule", 403, "The configuration refuses such requests";
+    /// The request's path can be read in two ways, and rules hang on it.
+    AmbiguousPath = "ambiguous_path", 400, "The path can be read in two ways";
+    /// The request asks for a tunnel to the destination: a token would go to whoever makes it.
+    TunnelAsked = "tunnel_asked", 403, "A tunnel gets no token";
+    /// No identity may be used for whoever sends the request.
+    PrincipalNotListed = "principal_not_listed", 403, "The caller may use no identity here";
+    /// The connection to the destination has no TLS.
+    ConnectionNotTls = "connection_not_tls", 403, "The connection to this destination has no TLS";
     /// The destination does not say how its requests get there safely.
     WayNotStated = "way_not_stated", 403, "The way to this destination is not stated";
     /// The request was routed to a cluster that the destination does not list.
@@ -219,6 +229,20 @@ impl Problem {
         self.with_retry_after(reply)
     }
 
+    /// The reply to an injected request in a form that its client shows: Envoy puts the whole body of a refusal into
+    /// `grpc-message`, so a gRPC client gets one plain sentence.
+    pub fn reply_to(&self, request: &dyn Request) -> Reply {
+        if !request.header("content-type").is_some_and(|value| value.starts_with(b"application/grpc")) {
+            return self.to_reply();
+        }
+        let text = format!("{} ({}): {}", self.detail, self.code.as_str(), self.remedy);
+        self.with_retry_after(Reply {
+            status: self.code.status(),
+            headers: vec![("content-type", "text/plain".to_owned()), ("cache-control", "no-store".to_owned())],
+            body: text.replace(char::is_control, " ").into_bytes(),
+        })
+    }
+
     /// Adds `Retry-After` in seconds, rounded up (RFC 9110, section 10.2.3), when a next try is due.
     pub(crate) fn with_retry_after(&self, mut reply: Reply) -> Reply {
         if let Some(wait) = self.retry_after {
@@ -272,6 +296,21 @@ mod tests {
         let body = String::from_utf8(reply.body).unwrap();
         assert!(!body.contains("null") && !body.contains("identity"), "{body}");
         assert!(reply.headers.iter().all(|(name, _)| *name != "retry-after"));
+    }
+
+    #[test]
+    fn a_grpc_client_is_told_in_one_plain_sentence() {
+        use crate::http::tests::Sent;
+        let problem =
+            Problem::new(Code::WayNotStated, "it says\nnothing", "Say it.").retry_after(Duration::from_secs(1));
+        let grpc = |kind: &str| problem.reply_to(&Sent::get("a", "/").header("content-type", kind.as_bytes()));
+        for kind in ["application/grpc", "application/grpc+proto", "application/grpc-web"] {
+            let reply = grpc(kind);
+            assert_eq!(String::from_utf8(reply.body).unwrap(), "it says nothing (way_not_stated): Say it.");
+            assert_eq!((reply.status, reply.headers.len()), (403, 3));
+        }
+        assert_eq!(grpc("application/json"), problem.to_reply());
+        assert_eq!(problem.reply_to(&Sent::get("a", "/")), problem.to_reply());
     }
 
     #[test]

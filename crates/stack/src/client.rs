@@ -103,29 +103,31 @@ impl Request {
 
     /// Sends it in clear to `addr` as HTTP/2, which says without asking that it is that.
     pub fn send_http2(&self, addr: SocketAddr) -> io::Result<Response> {
-        let mut builder =
-            http::Request::builder().method(self.method.as_str()).uri(format!("http://{}{}", self.host, self.path));
+        block_on(self.timeout, async {
+            let stream = TokioIo::new(tokio::net::TcpStream::connect(addr).await?);
+            let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream);
+            let (mut sender, connection) = handshake.await.map_err(io::Error::other)?;
+            tokio::spawn(connection);
+            take(sender.send_request(self.to_hyper(true)?).await.map_err(io::Error::other)?).await
+        })
+    }
+
+    /// The request as hyper sends it: HTTP/2 has the host in its target, HTTP/1 in a header.
+    pub(crate) fn to_hyper(&self, http2: bool) -> io::Result<http::Request<Full<Bytes>>> {
+        let mut builder = http::Request::builder().method(self.method.as_str());
+        builder = if http2 {
+            builder.uri(format!("http://{}{}", self.host, self.path))
+        } else {
+            builder.uri(self.path.as_str()).header(http::header::HOST, &self.host)
+        };
         for (name, value) in &self.headers {
             builder = builder.header(name, value.as_slice());
         }
-        let body = Full::new(Bytes::from(self.body.clone().unwrap_or_default()));
-        let request = builder.body(body).map_err(io::Error::other)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            let exchange = async {
-                let stream = TokioIo::new(tokio::net::TcpStream::connect(addr).await?);
-                let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream);
-                let (mut sender, connection) = handshake.await.map_err(io::Error::other)?;
-                tokio::spawn(connection);
-                let (head, body) = sender.send_request(request).await.map_err(io::Error::other)?.into_parts();
-                let body = body.collect().await.map_err(io::Error::other)?.to_bytes().to_vec();
-                let headers = head.headers.iter();
-                let headers =
-                    headers.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect();
-                Ok(Response { status: head.status.as_u16(), headers, body })
-            };
-            tokio::time::timeout(self.timeout, exchange).await?
-        })
+        builder.body(Full::new(Bytes::from(self.body.clone().unwrap_or_default()))).map_err(io::Error::other)
+    }
+
+    pub(crate) fn timeout_of(&self) -> Duration {
+        self.timeout
     }
 
     fn run<B: ureq::AsSendBody>(&self, request: http::Result<http::Request<B>>) -> io::Result<Response> {
@@ -150,6 +152,24 @@ impl Request {
         let body = response.body_mut().with_config().limit(u64::MAX).read_to_vec().map_err(ureq::Error::into_io)?;
         Ok(Response { status: response.status().as_u16(), headers, body })
     }
+}
+
+/// Runs one exchange to its end, or until its time is over.
+pub(crate) fn block_on(
+    timeout: Duration,
+    exchange: impl Future<Output = io::Result<Response>>,
+) -> io::Result<Response> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { tokio::time::timeout(timeout, exchange).await? })
+}
+
+/// All of an answer.
+pub(crate) async fn take(answer: http::Response<hyper::body::Incoming>) -> io::Result<Response> {
+    let (head, body) = answer.into_parts();
+    let body = body.collect().await.map_err(io::Error::other)?.to_bytes().to_vec();
+    let headers = head.headers.iter();
+    let headers = headers.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect();
+    Ok(Response { status: head.status.as_u16(), headers, body })
 }
 
 /// An answer.

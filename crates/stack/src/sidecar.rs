@@ -97,6 +97,42 @@ pub fn trusted_ca(cluster: &str) -> String {
     )
 }
 
+/// Moves the filter out of the listener `outbound` into a cluster's own filter chain, where it sees the connection.
+pub fn move_into_cluster(document: &mut Value, cluster: &str) -> Result<(), NoSuchPath> {
+    let filters = format!("static_resources.listeners[{OUTBOUND}].{FILTERS}");
+    let Some(filters) = document::at_mut(document, &filters)?.as_array_mut() else { return Ok(()) };
+    let Some(place) = filters.iter().position(|filter| filter["name"] == "entra-exchange") else { return Ok(()) };
+    let filter = filters.remove(place);
+    put_into_cluster(document, cluster, filter)
+}
+
+/// Gives a cluster this filter before its codec.
+pub fn put_into_cluster(document: &mut Value, cluster: &str, filter: Value) -> Result<(), NoSuchPath> {
+    let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    let cluster = document::at_mut(document, &format!("static_resources.clusters[{cluster}]"))?;
+    let options = &mut cluster["typed_extension_protocol_options"][options];
+    if options["@type"].is_null() {
+        *options = json!({
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http_protocol_options": {}},
+        });
+    }
+    let codec = json!({
+        "name": "envoy.filters.http.upstream_codec",
+        "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"},
+    });
+    options["http_filters"] = json!([filter, codec]);
+    Ok(())
+}
+
+/// The filter as it stands in the listener `outbound`.
+pub fn whole_filter(document: &mut Value) -> Result<Value, NoSuchPath> {
+    let path = format!("static_resources.listeners[{OUTBOUND}].{FILTERS}[entra-exchange]");
+    document::at_mut(document, &path).cloned()
+}
+
+const FILTERS: &str = "filter_chains[0].filters[0].typed_config.http_filters";
+
 const FILTER: &str = "filter_chains[0].filters[0].typed_config.http_filters[entra-exchange].typed_config.config";
 
 fn configuration_path(listener: &str) -> String {

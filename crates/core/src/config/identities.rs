@@ -99,6 +99,7 @@ fn read_identities(
         "tenant_id",
         "client_id",
         "assertion",
+        "principals",
         "object_id",
         "resource_id",
         "resources",
@@ -146,6 +147,7 @@ fn read_identities(
         let texts = object.texts("resources", mistakes);
         identities.push(Identity {
             name: name.to_owned(),
+            principals: read_principals(&object, mistakes),
             object_id: written(&object, "object_id", wrong_object, mistakes).map(str::to_owned),
             resource_id: written(&object, "resource_id", wrong_resource_id, mistakes).map(str::to_owned),
             resources: texts.map(|texts| {
@@ -155,9 +157,18 @@ fn read_identities(
             principal,
         });
     }
+    if identities.iter().any(|identity| !identity.principals.is_empty()) {
+        for (place, identity) in identities.iter().enumerate().filter(|(_, identity)| identity.principals.is_empty()) {
+            mistakes.add(
+                &format!("identities[{place}].principals"),
+                format!("is missing: another identity has principals, so say who may use {:?} too", identity.name),
+            );
+        }
+    }
     if root.get("identities").is_none() {
         identities.push(Identity {
             name: DEFAULT_IDENTITY.to_owned(),
+            principals: Vec::new(),
             object_id: None,
             resource_id: None,
             resources: None,
@@ -165,6 +176,23 @@ fn read_identities(
         });
     }
     identities
+}
+
+/// Who may use it: what stands in callers' certificates as a URI, compared as it is.
+fn read_principals(object: &Object<'_>, mistakes: &mut Mistakes) -> Vec<String> {
+    let mut principals: Vec<String> = Vec::new();
+    for (path, text) in object.texts("principals", mistakes).unwrap_or_default() {
+        if text.contains('*') || text.contains(char::is_whitespace) {
+            mistakes.add(&path, format!("{text:?} is no principal: write each in full, there are no patterns"));
+        } else if !text.contains("://") {
+            mistakes.add(&path, format!("{text:?} is no URI: write it as the certificate has it, \"spiffe://{text}\""));
+        } else if principals.iter().any(|other| other == text) {
+            mistakes.add(&path, format!("{text:?} stands here a second time: write it once"));
+        } else {
+            principals.push(text.to_owned());
+        }
+    }
+    principals
 }
 
 fn projected(assertions: &[(String, Source)]) -> Option<Source> {

@@ -92,7 +92,7 @@ fn read_imds(object: &Object<'_>, mistakes: &mut Mistakes) -> Option<Imds> {
     let mut pass: Vec<String> = Vec::new();
     for (place, text) in imds.texts("pass", mistakes).unwrap_or_default() {
         let text = text.strip_suffix('/').unwrap_or(text);
-        if !text.starts_with("/metadata/") || path::is_ambiguous(text.as_bytes()) {
+        if !text.starts_with("/metadata/") || path::ambiguity(text.as_bytes()).is_some() {
             mistakes.add(&place, format!("{text:?} is no metadata path: write such as \"/metadata/instance\""));
         } else if text.to_ascii_lowercase().starts_with("/metadata/identity") {
             mistakes.add(

@@ -8,6 +8,7 @@ mod identities;
 mod managed_identity;
 mod reader;
 mod sections;
+mod shared_suffixes;
 mod tree;
 
 pub use reader::Mistake;
@@ -18,7 +19,7 @@ use crate::assertion::Source;
 use crate::broker::Limits;
 use crate::entra::{Authority, Grant, GrantParts};
 use crate::event::Level;
-use crate::host::Host;
+use crate::host::HostPattern;
 use crate::problem::Problem;
 use crate::time::Timestamp;
 use reader::{Field, Mistakes};
@@ -53,6 +54,8 @@ pub struct Log {
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     pub(crate) name: String,
+    /// Who may use it, by the URI in the certificate of the caller; without any, everybody.
+    pub(crate) principals: Vec<String>,
     /// Managed-identity callers may select it by this.
     pub(crate) object_id: Option<String>,
     /// And by this: its Azure resource id.
@@ -101,21 +104,59 @@ impl Identity {
     }
 }
 
-/// Which requests get which token.
+/// Some requests, and what becomes of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Destination {
     pub(crate) label: String,
-    pub(crate) hosts: Vec<Host<'static>>,
+    pub(crate) hosts: Vec<HostPattern>,
+    /// `None` is any.
+    pub(crate) methods: Vec<Option<String>>,
+    /// Without a slash at the end; the empty one is any path.
+    pub(crate) path_prefixes: Vec<String>,
+    pub(crate) action: Action,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Debug)]
+pub(crate) enum Action {
+    /// It goes on with the token.
+    Inject(Token, Terms),
+    /// The token is fetched all the same; the request goes on as it came.
+    Report(Token),
+    /// It goes on as it came.
+    Pass,
+    /// It is answered with a refusal.
+    Refuse,
+}
+
+/// The token of a destination.
+#[derive(Clone, Debug)]
+pub(crate) struct Token {
     pub(crate) scope: String,
-    /// Its place in [`Config::identities`].
-    pub(crate) identity: usize,
+    pub(crate) whose: Whose,
+    /// It is kept fresh even when nobody asks.
+    pub(crate) warm: bool,
+}
+
+/// Whose token it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Whose {
+    /// One identity's, by its place in [`Config::identities`].
+    Identity(usize),
+    /// That of the identity which has the caller among its principals.
+    Caller,
+}
+
+/// How a token gets into a request, and when it does not.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
     pub(crate) tls_clusters: Vec<String>,
     pub(crate) plaintext_allowed: bool,
     pub(crate) existing_credential: ExistingCredential,
+    /// In lower case.
+    pub(crate) header: String,
     /// Without a token, the request goes on as it came.
     pub(crate) pass_on_failure: bool,
-    /// The token is kept fresh even when nobody asks.
-    pub(crate) warm: bool,
 }
 
 /// What happens to a credential that a request brings.

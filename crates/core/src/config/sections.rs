@@ -1,9 +1,11 @@
 //! The sections of a configuration, read one by one into what [`Config`] is made of.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::reader::{Field, Mistakes, Object};
-use super::{Config, Destination, Log, ManagedIdentity, Status, destinations, identities, managed_identity};
+use super::{Action, Config, Destination, Identity, Log, ManagedIdentity, Status, Whose};
+use super::{destinations, identities, managed_identity};
 use crate::broker::Limits;
 use crate::event::Level;
 
@@ -18,16 +20,27 @@ pub(super) fn read(
     mistakes: &mut Mistakes,
 ) -> Option<Config> {
     let root = root.object(
-        &["entra", "identities", "assertions", "destinations", "managed_identity", "status", "limits", "log"],
+        &[
+            "entra",
+            "identities",
+            "assertions",
+            "defaults",
+            "destinations",
+            "managed_identity",
+            "status",
+            "limits",
+            "log",
+        ],
         mistakes,
     )?;
     let identities = identities::read(&root, variable, mistakes);
     let names: Vec<&str> = identities.iter().map(|identity| identity.name.as_str()).collect();
     let managed_identity = managed_identity::read(&root, &identities, variable, mistakes);
-    let destinations = destinations::read(&root, &names, managed_identity.as_ref(), mistakes);
+    let destinations = destinations::read(&root, &identities, managed_identity.as_ref(), mistakes);
     if root.get("destinations").is_none() && root.get("managed_identity").is_none() {
         mistakes.add("", "nothing is asked for: write destinations, managed_identity, or both");
     }
+    check_principals(&identities, &destinations, managed_identity.as_ref(), mistakes);
     let warnings = warnings(&names, &destinations, managed_identity.as_ref());
     let status = read_status(&root, mistakes);
     let limits = read_limits(&root, mistakes);
@@ -72,20 +85,58 @@ fn read_limits(root: &Object<'_>, mistakes: &mut Mistakes) -> Limits {
     }
 }
 
+/// Whose token a destination's requests get.
+fn whose(destination: &Destination) -> Option<Whose> {
+    match &destination.action {
+        Action::Inject(token, _) | Action::Report(token) => Some(token.whose),
+        Action::Pass | Action::Refuse => None,
+    }
+}
+
+/// An identity with principals is for them alone, and one caller gets one token.
+fn check_principals(
+    identities: &[Identity],
+    destinations: &[Destination],
+    managed_identity: Option<&ManagedIdentity>,
+    mistakes: &mut Mistakes,
+) {
+    for place in managed_identity.map(|answers| answers.offered.as_slice()).unwrap_or_default() {
+        if identities.get(*place).is_some_and(|identity| !identity.principals.is_empty()) {
+            mistakes.add(
+                &format!("identities[{place}].principals"),
+                "cannot be looked for among managed-identity callers, who show no certificate: take the identity out of \
+                 managed_identity.identities",
+            );
+        }
+    }
+    let Some(by_caller) = destinations.iter().position(|destination| whose(destination) == Some(Whose::Caller)) else {
+        return;
+    };
+    let mut owners: HashMap<&str, &str> = HashMap::new();
+    for (place, identity) in identities.iter().enumerate() {
+        for (number, principal) in identity.principals.iter().enumerate() {
+            if let Some(other) = owners.insert(principal, &identity.name) {
+                mistakes.add(
+                    &format!("identities[{place}].principals[{number}]"),
+                    format!(
+                        "{principal:?} stands at {other:?} too, and destinations[{by_caller}] names no identity: write \
+                         it at one of them, or an identity at each destination"
+                    ),
+                );
+            }
+        }
+    }
+}
+
 fn warnings(names: &[&str], destinations: &[Destination], managed_identity: Option<&ManagedIdentity>) -> Vec<String> {
+    let by_caller = destinations.iter().any(|destination| whose(destination) == Some(Whose::Caller));
     let used = |place: usize| {
-        destinations.iter().any(|destination| destination.identity == place)
+        by_caller
+            || destinations.iter().any(|destination| whose(destination) == Some(Whose::Identity(place)))
             || managed_identity.is_some_and(|answers| answers.offered.contains(&place))
     };
-    let unused = names
-        .iter()
-        .enumerate()
-        .filter(|(place, _)| !used(*place))
-        .map(|(place, name)| format!("identities[{place}] ({name}) is used by no destination and not on offer"));
-    let no_way = destinations
-        .iter()
-        .enumerate()
-        .filter(|(_, destination)| destination.tls_clusters.is_empty() && !destination.plaintext_allowed)
-        .map(|(place, _)| format!("destinations[{place}].tls_clusters is missing: every request to it is refused"));
-    unused.chain(no_way).collect()
+    let unused = names.iter().enumerate().filter(|(place, _)| !used(*place));
+    unused
+        .map(|(place, name)| format!("identities[{place}] ({name}) is used by no destination and not on offer"))
+        .collect()
 }

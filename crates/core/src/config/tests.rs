@@ -23,6 +23,14 @@ fn mistakes(text: &str) -> Vec<String> {
     parse(text).unwrap_err().0.iter().map(ToString::to_string).collect()
 }
 
+/// What the first destination's requests get their token with.
+fn terms(config: &Config) -> &Terms {
+    match &config.destinations[0].action {
+        Action::Inject(_, terms) => terms,
+        other => panic!("{other:?}"),
+    }
+}
+
 const SMALLEST: &str = r#"{"destinations":[{"hosts":["payments-kv.vault.azure.net"],"scope":"https://vault.azure.net/.default","tls_clusters":["outbound|80||{host}"]}]}"#;
 
 #[test]
@@ -34,7 +42,8 @@ fn the_smallest_text_takes_the_rest_from_the_variables() {
     assert_eq!(grant.authority().host(), "login.microsoftonline.com");
     assert_eq!(grant.assertion().cluster(), "projected_token");
     assert_eq!(grant.clusters(), ["entra"]);
-    assert_eq!(config.destinations[0].existing_credential, ExistingCredential::Keep);
+    assert_eq!(terms(&config).existing_credential, ExistingCredential::Keep);
+    assert_eq!(terms(&config).header, "authorization");
     assert_eq!(config.warnings, Vec::<String>::new());
 }
 
@@ -96,8 +105,8 @@ fn every_mistake_is_told_at_once_with_its_path_and_remedy() {
         r#"destinations[0].scope: "https://vault.azure.net" is a resource: write "https://vault.azure.net/.default""#,
         r#"destinations[0].identity: "nobody" is no identity: write Payments"#,
         r#"destinations[0].plaintext: "yes" is not one of the words here: write "refuse" or "allowed""#,
-        r#"destinations[1].hosts[0]: "https://a.example" is no host: write a name such as "api.example.com", with :port if only that port is meant"#,
-        r#"destinations[1].hosts[2]: "b.example" stands in two places, and which token it gets is not clear: write it once"#,
+        r#"destinations[1].hosts[0]: "https://a.example" is no host: write a name such as "api.example.com" or "*.example.com", with :port if only that port is meant"#,
+        r#"destinations[1].hosts[2]: "b.example" stands in two places (also destinations[1]), and which of them decides is not clear: write it once, or tell them apart by port, path_prefixes or methods"#,
         r#"destinations[1].scope: "a/.default b/.default" is more than one scope: write one resource and /.default"#,
         r#"destinations[1].existing_credential: 1 is not one of the words here: write "keep" or "replace" or "refuse""#,
         "destinations[2].scope: stands here a second time: write it once",
@@ -154,13 +163,7 @@ fn what_is_probably_not_meant_is_a_warning() {
             "destinations":[{{"hosts":["x.example"],"scope":"s/.default","identity":"a"}}]}}"#
     ))
     .unwrap();
-    assert_eq!(
-        config.warnings,
-        [
-            "identities[1] (b) is used by no destination and not on offer",
-            "destinations[0].tls_clusters is missing: every request to it is refused",
-        ]
-    );
+    assert_eq!(config.warnings, ["identities[1] (b) is used by no destination and not on offer"]);
 }
 
 #[test]
@@ -184,7 +187,8 @@ fn limits_log_and_the_rest_of_a_tokens_life_are_read() {
     .unwrap();
     assert_eq!((config.limits.exchange.as_secs(), config.limits.wait.as_secs(), config.limits.waiting), (5, 60, 7));
     assert_eq!(config.log, Log { exchanges: Some(Level::Warn), requests: Some(Level::Info) });
-    assert!(config.destinations[0].pass_on_failure && config.destinations[0].warm);
+    assert!(terms(&config).pass_on_failure);
+    assert!(matches!(&config.destinations[0].action, Action::Inject(Token { warm: true, .. }, _)));
     let grant = config.identities[0].grant("s/.default").unwrap();
     assert_eq!(grant.clusters(), ["a", "b"]);
     assert_eq!(grant.discard_before(), Some(Timestamp::from_unix_seconds(1_769_825_400)));
@@ -235,4 +239,152 @@ fn what_is_wrong_with_managed_identity_and_status_is_told_all_at_once() {
         let text = format!(r#"{{"managed_identity":{{"imds":{{"pass":["{prefix}"]}}}}}}"#);
         assert_eq!(mistakes(&text).len(), 1, "{prefix}");
     }
+}
+
+/// A configuration with these destinations, all of which may send tokens in clear.
+fn destinations(text: &str) -> String {
+    format!(r#"{{"defaults":{{"scope":"s/.default","plaintext":"allowed"}},"destinations":[{text}]}}"#)
+}
+
+#[test]
+fn defaults_say_what_is_not_a_destinations_own() {
+    let config = parse(
+        r#"{"defaults":{"action":"report","scope":"a/.default","tls_clusters":["x"],"existing_credential":"replace","header":"X-A","on_failure":"pass"},
+            "destinations":[{"hosts":["a.example"],"action":"inject","existing_credential":"refuse"},{"hosts":["b.example"]}]}"#,
+    )
+    .unwrap();
+    let terms = terms(&config);
+    assert_eq!((terms.header.as_str(), terms.existing_credential), ("x-a", ExistingCredential::Refuse));
+    assert_eq!((terms.tls_clusters.as_slice(), terms.pass_on_failure), (&["x".to_owned()][..], true));
+    assert!(matches!(&config.destinations[1].action, Action::Report(token) if token.scope == "a/.default"));
+    assert_eq!(
+        mistakes(
+            r#"{"defaults":{"hosts":["a.example"],"scope":"a"},"destinations":[{"hosts":["a.example"]},{"hosts":["b.example"]}]}"#
+        ),
+        [
+            "defaults.hosts: there is no such field: write scope, identity, action, tls_clusters, plaintext, shared_suffix, existing_credential, header, on_failure, warm",
+            r#"defaults.scope: "a" is a resource: write "a/.default""#,
+        ],
+        "each once, not for each destination"
+    );
+}
+
+#[test]
+fn destinations_that_tie_are_refused() {
+    assert!(parse(&destinations(
+        r#"{"hosts":["a.example"]},{"hosts":["a.example:80"]},{"hosts":["*.example"],"shared_suffix":"allowed"},
+           {"hosts":["a.example"],"path_prefixes":["/v1"]},{"hosts":["a.example"],"path_prefixes":["/v1"],"methods":["GET"]},
+           {"hosts":["a.example"],"path_prefixes":["/v1"],"methods":["PUT"]}"#
+    ))
+    .is_ok());
+    assert_eq!(
+        mistakes(&destinations(
+            r#"{"hosts":["a.example"],"path_prefixes":["/v1","/v2"],"methods":["GET","PUT"]},
+               {"hosts":["A.example"],"path_prefixes":["/v2/"],"methods":["PUT"]},
+               {"hosts":["b.example","b.example:80","b.example:80"]}"#
+        )),
+        [
+            r#"destinations[1].hosts[0]: "a.example" with path "/v2" and method PUT stands in two places (also destinations[0]), and which of them decides is not clear: write it once, or tell them apart by port, path_prefixes or methods"#,
+            r#"destinations[2].hosts[2]: "b.example:80" stands in two places (also destinations[2]), and which of them decides is not clear: write it once, or tell them apart by port, path_prefixes or methods"#,
+        ]
+    );
+}
+
+#[test]
+fn methods_prefixes_and_headers_are_judged_where_they_are_written() {
+    assert_eq!(
+        mistakes(&destinations(
+            r#"{"hosts":["a.example"],"methods":["get","G T","PUT","PUT"],"path_prefixes":["v1","/v1?x","/*","/a/../b","/%61","/a","/a/"]},
+               {"hosts":["b.example"],"header":"Host"},{"hosts":["c.example"],"header":":path"},{"hosts":["d.example"],"header":"Transfer-Encoding"},
+               {"hosts":["e.example"],"header":"x-envoy-retry-on"}"#
+        )),
+        [
+            r#"destinations[0].methods[0]: "get" is another method than "GET": write "GET""#,
+            r#"destinations[0].methods[1]: "G T" is no method: write such as "GET""#,
+            r#"destinations[0].methods[3]: "PUT" stands here a second time: write it once"#,
+            r#"destinations[0].path_prefixes[0]: "v1" is no path prefix: write whole segments that begin with a slash, such as "/v1.0/users""#,
+            r#"destinations[0].path_prefixes[1]: "/v1?x" is no path prefix: write whole segments that begin with a slash, such as "/v1.0/users""#,
+            r#"destinations[0].path_prefixes[2]: "/*" is no path prefix: write whole segments that begin with a slash, such as "/v1.0/users""#,
+            r#"destinations[0].path_prefixes[3]: "/a/../b" has a dot segment, and requests for such paths are refused: write it without"#,
+            r#"destinations[0].path_prefixes[4]: "/%61" has an escape of a character that is written as it is or not at all, and requests for such paths are refused: write it without"#,
+            r#"destinations[0].path_prefixes[6]: "/a/" stands here a second time: write it once"#,
+            r#"destinations[1].header: "host" does not reach the destination as it is: write "authorization" or a header of your own"#,
+            r#"destinations[2].header: ":path" is no header: write such as "authorization""#,
+            r#"destinations[3].header: "transfer-encoding" does not reach the destination as it is: write "authorization" or a header of your own"#,
+            r#"destinations[4].header: "x-envoy-retry-on" does not reach the destination as it is: write "authorization" or a header of your own"#,
+        ]
+    );
+}
+
+#[test]
+fn a_wildcard_under_which_strangers_can_have_hosts_is_refused() {
+    assert_eq!(
+        mistakes(&destinations(
+            r#"{"hosts":["*.example.com","kv.vault.azure.net","*.vault.azure.net:443","*.254.169.254"]}"#
+        )),
+        [
+            r#"destinations[0].hosts[3]: "*.254.169.254" is no host: write a name such as "api.example.com" or "*.example.com", with :port if only that port is meant"#,
+            r#"destinations[0].hosts[2]: strangers can have a host under "*.vault.azure.net": list your own hosts, or write shared_suffix: allowed"#,
+        ]
+    );
+    assert!(parse(&destinations(r#"{"hosts":["*.vault.azure.net"],"shared_suffix":"allowed"}"#)).is_ok());
+}
+
+#[test]
+fn what_passes_or_is_refused_needs_no_scope_and_no_identity() {
+    let two = format!(r#""identities":[{{"name":"a","client_id":"{CLIENT}"}},{{"name":"b","client_id":"{CLIENT}"}}]"#);
+    let config = parse(&format!(
+        r#"{{{two},"destinations":[{{"hosts":["a.example"],"action":"pass"}},{{"hosts":["b.example"],"identity":"a","action":"refuse"}}]}}"#
+    ));
+    assert!(config.is_ok());
+    assert_eq!(
+        mistakes(&format!(r#"{{{two},"destinations":[{{"hosts":["a.example"],"action":"report"}}]}}"#)),
+        [
+            "destinations[0].scope: is missing: write the resource and /.default",
+            "destinations[0].identity: is missing: write a or b"
+        ]
+    );
+}
+
+#[test]
+fn principals_stand_at_all_identities_or_none_and_one_caller_gets_one_token() {
+    let two = |first: &str, second: &str, more: &str| {
+        format!(
+            r#"{{"identities":[{{"name":"a","client_id":"{CLIENT}"{first}}},{{"name":"b","client_id":"{CLIENT}"{second}}}],
+                "destinations":[{{"hosts":["x.example"],"scope":"s/.default"{more}}}]}}"#
+        )
+    };
+    let spiffe = |name: &str| format!(r#","principals":["spiffe://{name}"]"#);
+    let config = parse(&two(&spiffe("a"), &spiffe("b"), "")).unwrap();
+    assert!(config.warnings.is_empty());
+    assert!(matches!(&config.destinations[0].action, Action::Inject(Token { whose: Whose::Caller, .. }, _)));
+    assert_eq!(
+        mistakes(&two(&spiffe("a"), "", "")),
+        [r#"identities[1].principals: is missing: another identity has principals, so say who may use "b" too"#]
+    );
+    assert_eq!(
+        mistakes(&two(&spiffe("a"), &spiffe("a"), "")),
+        [
+            r#"identities[1].principals[0]: "spiffe://a" stands at "a" too, and destinations[0] names no identity: write it at one of them, or an identity at each destination"#
+        ]
+    );
+    assert!(parse(&two(&spiffe("a"), &spiffe("a"), r#","identity":"b""#)).is_ok());
+    assert_eq!(
+        mistakes(&two(
+            r#","principals":["c/ns/a/sa/b","spiffe://c/ns/*","spiffe://c","spiffe://c"]"#,
+            &spiffe("b"),
+            ""
+        )),
+        [
+            r#"identities[0].principals[0]: "c/ns/a/sa/b" is no URI: write it as the certificate has it, "spiffe://c/ns/a/sa/b""#,
+            r#"identities[0].principals[1]: "spiffe://c/ns/*" is no principal: write each in full, there are no patterns"#,
+            r#"identities[0].principals[3]: "spiffe://c" stands here a second time: write it once"#,
+        ]
+    );
+    assert_eq!(
+        mistakes(r#"{"identities":[{"principals":["spiffe://a"]}],"managed_identity":{"imds":{}}}"#),
+        [
+            "identities[0].principals: cannot be looked for among managed-identity callers, who show no certificate: take the identity out of managed_identity.identities"
+        ]
+    );
 }

@@ -37,8 +37,17 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// An Entra access token. `Debug` hides it, and there is no `Display`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "String")]
 pub struct AccessToken(String);
+
+impl TryFrom<String> for AccessToken {
+    type Error = &'static str;
+
+    /// What lies in shared data is judged as what Entra sends: it becomes a header.
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text).ok_or("this is no token")
+    }
+}
 
 impl AccessToken {
     /// A token as RFC 6750, section 2.1 writes it (`b64token`); anything else, such as a line break, is no token.
@@ -359,6 +368,16 @@ mod tests {
             ]
         );
         assert!(!format!("{request:?}").contains("eyJ"));
+    }
+
+    #[test]
+    fn what_would_end_a_header_is_no_token_wherever_it_comes_from() {
+        for text in ["a\rb", "a\nb", "a\0b", "a b", ""] {
+            assert!(AccessToken::parse(text).is_none(), "{text:?}");
+            assert!(serde_json::from_value::<AccessToken>(Value::from(text)).is_err(), "{text:?}");
+        }
+        let token: AccessToken = serde_json::from_value(Value::from("a.b")).unwrap();
+        assert_eq!(serde_json::to_value(&token).unwrap(), "a.b");
     }
 
     #[test]

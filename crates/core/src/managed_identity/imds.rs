@@ -52,7 +52,7 @@ pub(super) fn read_path(path: &[u8]) -> Path {
 
 /// Whether the path is among those that go on to the node's own metadata service.
 pub(super) fn passes(path: &[u8], pass: &[String]) -> bool {
-    !path::is_ambiguous(path) && pass.iter().any(|prefix| path::is_within(path, prefix.as_bytes()))
+    path::ambiguity(path).is_none() && pass.iter().any(|prefix| path::is_within(path, prefix.as_bytes()))
 }
 
 /// Reads a request for a token.

@@ -8,6 +8,7 @@ mod answers;
 mod configuration;
 mod events;
 mod keys;
+mod matcher;
 mod worker;
 
 use proptest::prelude::*;

@@ -1,0 +1,107 @@
+//! What it costs to decide about a request among ten destinations, beside ten thousand: `make bench`.
+//!
+//! The claim is the ratio, not the time. It is no test: a busy machine may blur it.
+
+// It may fail where it stands.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
+use std::hint::black_box;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use entra_exchange_core::config::Config;
+use entra_exchange_core::http::Request;
+use entra_exchange_core::policy::{Decision, Policy};
+use serde_json::{Value, json};
+
+const FEW: usize = 10;
+const MANY: usize = 10_000;
+const ROUNDS: usize = 41;
+const REQUESTS: usize = 2_000;
+
+/// More than this is growth; what is less is the processor's cache.
+const LIMIT: f64 = 4.0;
+
+struct Sent {
+    authority: String,
+    path: String,
+}
+
+impl Request for Sent {
+    fn header(&self, name: &str) -> Option<Vec<u8>> {
+        match name {
+            ":authority" => Some(self.authority.clone().into_bytes()),
+            ":path" => Some(self.path.clone().into_bytes()),
+            ":method" => Some(b"GET".to_vec()),
+            _ => None,
+        }
+    }
+
+    fn property(&self, _: &[&str]) -> Option<Vec<u8>> {
+        None
+    }
+}
+
+/// A way in which rules can be many: the rule of a number, and a request that it is for.
+type Kind = (&'static str, fn(usize) -> Value, fn(usize) -> Sent);
+
+const KINDS: &[Kind] = &[
+    (
+        "hosts",
+        |number| json!({"hosts": [format!("kv-{number}.vault.azure.net")]}),
+        |number| Sent { authority: format!("kv-{number}.vault.azure.net"), path: "/secrets/a".to_owned() },
+    ),
+    (
+        "wildcards",
+        |number| json!({"hosts": [format!("*.team-{number}.example.com")]}),
+        |number| Sent { authority: format!("a.team-{number}.example.com"), path: "/".to_owned() },
+    ),
+    (
+        "paths on one host",
+        |number| json!({"hosts": ["api.example.com"], "path_prefixes": [format!("/tenants/{number}")]}),
+        |number| Sent { authority: "api.example.com".to_owned(), path: format!("/tenants/{number}/orders/1") },
+    ),
+    (
+        "an unlisted host",
+        |number| json!({"hosts": [format!("kv-{number}.vault.azure.net")]}),
+        |number| Sent { authority: format!("other-{number}.example.com"), path: "/".to_owned() },
+    ),
+];
+
+fn main() -> ExitCode {
+    let mut grows = false;
+    println!("{:<20} {:>14} {:>14} {:>7}", "", format!("{FEW} rules"), format!("{MANY} rules"), "ratio");
+    for kind in KINDS {
+        let (few, many) = (nanoseconds(kind, FEW), nanoseconds(kind, MANY));
+        println!("{:<20} {few:>11.0} ns {many:>11.0} ns {:>7.2}", kind.0, many / few);
+        grows |= many / few > LIMIT;
+    }
+    if grows { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// What one decision takes: the median of many rounds.
+fn nanoseconds((_, rule, request): &Kind, rules: usize) -> f64 {
+    let destinations: Vec<Value> = (0..rules).map(rule).collect();
+    let text = json!({
+        "identities": [{
+            "tenant_id": "11111111-1111-4111-8111-111111111111", "client_id": "aaaaaaaa-0000-4000-8000-000000000001",
+        }],
+        "defaults": {"scope": "https://vault.azure.net/.default", "plaintext": "allowed"},
+        "destinations": destinations,
+    });
+    let policy = Policy::new(&Config::parse(text.to_string().as_bytes(), &|_| None).unwrap(), false);
+    // The same number of different requests, spread over all rules.
+    let requests: Vec<Sent> = (0..FEW).map(|number| request(number * (rules / FEW))).collect();
+    let mut times: Vec<f64> = (0..ROUNDS)
+        .map(|_| {
+            let started = Instant::now();
+            for number in 0..REQUESTS {
+                let decision: Decision = policy.decide(black_box(&requests[number % FEW]));
+                black_box(&decision);
+            }
+            started.elapsed().as_secs_f64() * 1e9 / REQUESTS as f64
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    times[ROUNDS / 2]
+}

@@ -1,0 +1,24 @@
+//! The prefixes of a path that a rule could hang on.
+
+/// The prefixes of whole segments, the longest first and at most so many segments long; the last is empty.
+pub(super) fn of(path: &[u8], deepest: usize) -> impl Iterator<Item = &[u8]> {
+    let slashes = path.iter().enumerate().filter(|(place, byte)| **byte == b'/' && *place > 0);
+    let ends = slashes.map(|(place, _)| place).chain([path.len()]).take(deepest);
+    let ends: Vec<usize> = [0].into_iter().chain(ends).collect();
+    ends.into_iter().rev().filter_map(|end| path.get(..end))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn prefixes_are_whole_segments_and_the_longest_comes_first() {
+        let of = |path: &'static str, deepest| {
+            super::of(path.as_bytes(), deepest).map(|prefix| std::str::from_utf8(prefix).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(of("/a/bc/d", 9), ["/a/bc/d", "/a/bc", "/a", ""]);
+        assert_eq!(of("/a/bc/d", 2), ["/a/bc", "/a", ""]);
+        assert_eq!(of("/a/", 9), ["/a/", "/a", ""]);
+        assert_eq!(of("*", 9), ["*", ""]);
+        assert_eq!(of("/a", 0), [""]);
+    }
+}

@@ -1,0 +1,223 @@
+//! What becomes of the requests of one destination on one of its hosts.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::caller;
+use super::credential::{self, Credentials};
+use super::seen::Seen;
+use super::way::{Judgement, Way};
+use crate::config::{self, Destination, ExistingCredential, Identity};
+use crate::entra::Grant;
+use crate::host::HostPattern;
+use crate::http::Request;
+use crate::policy::{Decision, Delivery, Injection};
+use crate::problem::{Code, Problem};
+
+pub(super) struct Rule {
+    label: String,
+    action: Action,
+}
+
+enum Action {
+    Pass,
+    Refuse,
+    Report(Arc<Holders>),
+    Inject(Arc<Holders>, Terms),
+}
+
+struct Terms {
+    way: Way,
+    existing_credential: ExistingCredential,
+    header: Arc<str>,
+    pass_on_failure: bool,
+}
+
+/// Whose token a request gets.
+pub(super) enum Holders {
+    /// This one's, whoever sends it.
+    Anybody(Arc<Holder>),
+    /// By the principal who sends it.
+    Principals(HashMap<String, Arc<Holder>>),
+}
+
+/// An identity and its token for one scope.
+pub(super) struct Holder {
+    /// By its name in the configuration.
+    identity: Arc<str>,
+    scope: String,
+    /// Or what is missing in the pod for it.
+    grant: Result<Arc<Grant>, Problem>,
+}
+
+impl Holder {
+    pub(super) fn new(identity: &Identity, scope: &str) -> Self {
+        Self {
+            identity: Arc::from(identity.name.as_str()),
+            scope: scope.to_owned(),
+            grant: identity.grant(scope).map(Arc::new),
+        }
+    }
+}
+
+impl Holders {
+    /// These identities' principals.
+    pub(super) fn among<'a>(identities: impl Iterator<Item = (&'a Identity, Arc<Holder>)>) -> Self {
+        let each = identities.flat_map(|(identity, holder)| {
+            identity.principals.iter().map(move |principal| (principal.clone(), Arc::clone(&holder)))
+        });
+        Self::Principals(each.collect())
+    }
+
+    /// All tokens that there can be.
+    pub(super) fn grants(&self) -> impl Iterator<Item = &Arc<Grant>> {
+        let holders: Vec<&Arc<Holder>> = match self {
+            Self::Anybody(holder) => vec![holder],
+            Self::Principals(holders) => holders.values().collect(),
+        };
+        holders.into_iter().filter_map(|holder| holder.grant.as_ref().ok())
+    }
+
+    /// Whose token this request gets. A request that may use no identity gets none, whatever else it brings.
+    fn of(&self, label: &str, request: &dyn Request) -> Result<&Arc<Holder>, Problem> {
+        match self {
+            Self::Anybody(holder) => Ok(holder),
+            Self::Principals(holders) => {
+                let principal = caller::principal(request)?;
+                holders.get(&principal).ok_or_else(|| {
+                    Problem::new(
+                        Code::PrincipalNotListed,
+                        format!("{principal:?} is no principal of an identity for destination {label:?}"),
+                        "Add it to the principals of the identity that it may use.",
+                    )
+                })
+            }
+        }
+    }
+}
+
+/// The token that an action is about.
+pub(super) const fn token(action: &config::Action) -> Option<&config::Token> {
+    match action {
+        config::Action::Inject(token, _) | config::Action::Report(token) => Some(token),
+        config::Action::Pass | config::Action::Refuse => None,
+    }
+}
+
+impl Rule {
+    pub(super) fn new(destination: &Destination, host: &HostPattern, holders: Option<Arc<Holders>>) -> Self {
+        let action = match (&destination.action, holders) {
+            (config::Action::Inject(_, terms), Some(holders)) => Action::Inject(holders, Terms::new(terms, host)),
+            (config::Action::Report(_), Some(holders)) => Action::Report(holders),
+            (config::Action::Pass, _) => Action::Pass,
+            (_, _) => Action::Refuse,
+        };
+        Self { label: destination.label.clone(), action }
+    }
+
+    pub(super) const fn is_report(&self) -> bool {
+        matches!(self.action, Action::Report(_))
+    }
+
+    pub(super) fn decide(&self, seen: &Seen<'_>) -> Decision {
+        match &self.action {
+            Action::Pass => Decision::Pass(None),
+            Action::Refuse => refuse(
+                Problem::new(
+                    Code::RefusedByRule,
+                    format!("the action of destination {:?} is to refuse", self.label),
+                    "Change the destination's action, if such requests are to go on.",
+                ),
+                None,
+                seen.request,
+            ),
+            // What would refuse the request in earnest is no reason to touch it now.
+            Action::Report(holders) => match holders.of(&self.label, seen.request) {
+                Ok(holder) => match &holder.grant {
+                    Ok(grant) => Decision::Report(Arc::clone(grant)),
+                    Err(_) => Decision::Pass(Some(Arc::clone(&holder.identity))),
+                },
+                Err(_) => Decision::Pass(None),
+            },
+            Action::Inject(holders, terms) => match holders.of(&self.label, seen.request) {
+                Ok(holder) => terms.decide(&self.label, holder, seen),
+                Err(problem) => refuse(problem, None, seen.request),
+            },
+        }
+    }
+}
+
+fn refuse(problem: Problem, holder: Option<&Holder>, request: &dyn Request) -> Decision {
+    match holder {
+        Some(holder) => {
+            let problem = problem.about(&holder.identity, &holder.scope);
+            Decision::Refuse(Some(Arc::clone(&holder.identity)), problem.reply_to(request))
+        }
+        None => Decision::Refuse(None, problem.reply_to(request)),
+    }
+}
+
+impl Terms {
+    fn new(terms: &config::Terms, host: &HostPattern) -> Self {
+        let clusters = terms.tls_clusters.iter().map(|name| name.replace("{host}", &host.name()));
+        Self {
+            way: Way { tls_clusters: clusters.collect(), plaintext_allowed: terms.plaintext_allowed },
+            existing_credential: terms.existing_credential,
+            header: Arc::from(terms.header.as_str()),
+            pass_on_failure: terms.pass_on_failure,
+        }
+    }
+
+    fn decide(&self, label: &str, holder: &Holder, seen: &Seen<'_>) -> Decision {
+        if seen.path().is_none() {
+            let problem = Problem::new(
+                Code::TunnelAsked,
+                format!(
+                    "the request asks for a tunnel to destination {label:?}, and whoever makes it would get the token"
+                ),
+                "Send the request itself through this proxy; or write a destination with methods: [\"CONNECT\"] and action: pass.",
+            );
+            return refuse(problem, Some(holder), seen.request);
+        }
+        // On the first attempt what the app brought was judged.
+        let earlier = credential::of_an_earlier_attempt(seen.request);
+        let credentials = if earlier.is_some() { Credentials::default() } else { Credentials::of(seen, &self.header) };
+        match self.existing_credential {
+            _ if credentials.are_none() => {}
+            ExistingCredential::Keep => return Decision::Pass(Some(Arc::clone(&holder.identity))),
+            // A header can be taken away; a signature is part of the address.
+            ExistingCredential::Replace if !credentials.signature => {}
+            ExistingCredential::Replace | ExistingCredential::Refuse => {
+                let problem = Problem::new(
+                    Code::CredentialPresent,
+                    format!("the request to destination {label:?} has {}", credentials.name(&self.header)),
+                    if self.existing_credential == ExistingCredential::Refuse {
+                        "Have the app send none; or set the destination's existing_credential to \"keep\" or \"replace\"."
+                    } else {
+                        "A signature cannot be replaced: have the app send none, or set existing_credential to \"keep\"."
+                    },
+                );
+                return refuse(problem, Some(holder), seen.request);
+            }
+        }
+        match self.way.judge(label, seen.request) {
+            Judgement::Open => {}
+            Judgement::Unknown => return Decision::AwaitConnection,
+            Judgement::Barred(problem) => return refuse(problem, Some(holder), seen.request),
+        }
+        match &holder.grant {
+            Ok(grant) => {
+                let others = credentials.headers.into_iter().map(str::to_owned).chain(earlier);
+                let injection = Injection {
+                    header: Arc::clone(&self.header),
+                    in_place_of: others.filter(|name| **name != *self.header).collect(),
+                    pass_on_failure: self.pass_on_failure,
+                };
+                Decision::Exchange(Arc::clone(grant), Delivery::Inject(injection))
+            }
+            // Nothing is asked of Entra without the variable: it is as if no token could be had.
+            Err(_) if self.pass_on_failure => Decision::Pass(Some(Arc::clone(&holder.identity))),
+            Err(problem) => Decision::Refuse(Some(Arc::clone(&holder.identity)), problem.reply_to(seen.request)),
+        }
+    }
+}

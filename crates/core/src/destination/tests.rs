@@ -1,0 +1,318 @@
+//! Who gets which token, and who gets none.
+
+use super::*;
+use crate::http::tests::Sent;
+use crate::policy::{Delivery, Policy};
+
+const CONFIG: &str = r#"{
+    "identities": [
+        {"name": "payments", "client_id": "aaaaaaaa-0000-4000-8000-000000000001"},
+        {"name": "reports", "client_id": "bbbbbbbb-0000-4000-8000-000000000002"}
+    ],
+    "defaults": {"identity": "payments", "scope": "s/.default"},
+    "destinations": [
+        {"hosts": ["kv.example", "blob.example"], "scope": "https://vault.azure.net/.default", "tls_clusters": ["outbound|80||{host}"]},
+        {"hosts": ["kv.example:8443"], "scope": "api://other/.default", "identity": "reports", "plaintext": "allowed", "existing_credential": "replace"},
+        {"hosts": ["strict.example"], "plaintext": "allowed", "existing_credential": "refuse"},
+        {"hosts": ["nowhere.example"]}
+    ]
+}"#;
+
+fn policy_of(config: &str) -> Policy {
+    let tenant = |name: &str| match name {
+        "AZURE_TENANT_ID" => Some("11111111-1111-4111-8111-111111111111".to_owned()),
+        "AZURE_CLIENT_ID" => Some("cccccccc-0000-4000-8000-000000000003".to_owned()),
+        _ => None,
+    };
+    Policy::new(&Config::parse(config.as_bytes(), &tenant).unwrap(), false)
+}
+
+fn policy() -> Policy {
+    policy_of(CONFIG)
+}
+
+fn routed(authority: &str, cluster: &str) -> Sent {
+    Sent::get(authority, "/").property(&["xds", "cluster_name"], cluster)
+}
+
+fn said(decision: Decision) -> String {
+    match decision {
+        Decision::Exchange(grant, _) => format!("{} {}", grant.identity(), grant.scope()),
+        Decision::Report(grant) => format!("report {} {}", grant.identity(), grant.scope()),
+        Decision::AwaitConnection => "await".to_owned(),
+        Decision::Ignore => "ignore".to_owned(),
+        Decision::Pass(_) => "pass".to_owned(),
+        other @ (Decision::Reply(_) | Decision::Check(_) | Decision::Status) => format!("{other:?}"),
+        Decision::Refuse(_, reply) => {
+            let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+            format!("{} {}", reply.status, body.get("code").unwrap().as_str().unwrap())
+        }
+    }
+}
+
+#[test]
+fn an_unlisted_host_costs_one_look() {
+    let request = Sent::get("elsewhere.example", "/").header("authorization", b"x");
+    assert!(matches!(policy().decide(&request), Decision::Ignore));
+    assert_eq!(*request.looks.borrow(), [":authority"]);
+}
+
+#[test]
+fn a_listed_host_gets_its_token_by_its_own_cluster_only() {
+    let policy = policy();
+    let kv = "payments https://vault.azure.net/.default";
+    assert_eq!(said(policy.decide(&routed("kv.example", "outbound|80||kv.example"))), kv);
+    assert_eq!(said(policy.decide(&routed("KV.example:80", "outbound|80||kv.example"))), kv);
+    assert_eq!(said(policy.decide(&routed("kv.example", "outbound|80||blob.example"))), "403 cluster_not_listed");
+    assert_eq!(said(policy.decide(&routed("kv.example", ""))), "403 cluster_not_listed");
+    assert_eq!(said(policy.decide(&routed("nowhere.example", "x"))), "403 way_not_stated");
+}
+
+#[test]
+fn a_look_alike_is_not_the_host() {
+    let policy = policy();
+    for authority in [
+        "kv.example.",
+        "kv.example.evil",
+        "evilkv.example",
+        "kv.example@evil",
+        "x@kv.example",
+        "kv%2eexample",
+        "kv.example,evil.example",
+        "http://kv.example",
+        "kv.example:80:80",
+        "kv.ex\u{e4}mple",
+        "[kv.example]",
+        "",
+    ] {
+        assert_eq!(said(policy.decide(&routed(authority, "outbound|80||kv.example"))), "ignore", "{authority}");
+    }
+}
+
+#[test]
+fn a_port_is_more_specific_than_any_port() {
+    assert_eq!(said(policy().decide(&routed("kv.example:8443", "x"))), "reports api://other/.default");
+}
+
+#[test]
+fn a_missing_variable_is_told_to_whoever_needs_it() {
+    let policy = Policy::new(&Config::parse(CONFIG.as_bytes(), &|_| None).unwrap(), false);
+    assert_eq!(said(policy.decide(&routed("kv.example", "outbound|80||kv.example"))), "503 variable_missing");
+    assert_eq!(said(policy.decide(&routed("elsewhere.example", ""))), "ignore");
+}
+
+#[test]
+fn the_most_specific_rule_decides_and_not_the_first() {
+    let policy = policy_of(
+        r#"{"defaults": {"plaintext": "allowed"}, "destinations": [
+            {"hosts": ["*.example.com"], "scope": "wild/.default"},
+            {"hosts": ["*.example.com"], "scope": "wild-path/.default", "path_prefixes": ["/v1/"]},
+            {"hosts": ["api.example.com"], "scope": "v1/.default", "path_prefixes": ["/v1"]},
+            {"hosts": ["api.example.com"], "scope": "v1-get/.default", "path_prefixes": ["/v1"], "methods": ["GET", "HEAD"]},
+            {"hosts": ["api.example.com"], "action": "refuse", "path_prefixes": ["/v1/users/mail"]},
+            {"hosts": ["api.example.com:8443"], "scope": "port/.default"},
+            {"hosts": ["other.example.com"], "action": "pass"}
+        ]}"#,
+    );
+    let asked = |method: &str, authority: &str, path: &str| {
+        said(policy.decide(&Sent::get(authority, path).header(":method", method.as_bytes())))
+    };
+    for (method, authority, path, expected) in [
+        ("GET", "api.example.com", "/v1", "default v1-get/.default"),
+        ("GET", "api.example.com", "/v1/users?a=/x", "default v1-get/.default"),
+        ("POST", "api.example.com", "/v1/users", "default v1/.default"),
+        ("get", "api.example.com", "/v1/users", "default v1/.default"),
+        ("GET", "api.example.com", "/v1/users/mail/1", "403 refused_by_rule"),
+        ("GET", "api.example.com", "/v1/users/mails", "default v1-get/.default"),
+        ("GET", "api.example.com", "/v10", "default wild/.default"),
+        ("GET", "api.example.com", "/V1", "default wild/.default"),
+        ("GET", "api.example.com:8443", "/v1/users/mail", "default port/.default"),
+        ("GET", "b.example.com", "/v1", "default wild-path/.default"),
+        ("GET", "b.example.com:81", "/", "default wild/.default"),
+        ("GET", "a.b.example.com", "/", "ignore"),
+        ("GET", "example.com", "/", "ignore"),
+        ("GET", "other.example.com", "/v1", "pass"),
+    ] {
+        assert_eq!(asked(method, authority, path), expected, "{method} {authority}{path}");
+    }
+}
+
+#[test]
+fn an_ambiguous_path_never_falls_to_a_wider_rule() {
+    let policy = policy_of(
+        r#"{"defaults": {"plaintext": "allowed", "scope": "s/.default"}, "destinations": [
+            {"hosts": ["api.example.com"], "action": "refuse", "path_prefixes": ["/admin"]},
+            {"hosts": ["api.example.com"]},
+            {"hosts": ["free.example.com"]},
+            {"hosts": ["trial.example.com"], "action": "report", "path_prefixes": ["/admin"]}
+        ]}"#,
+    );
+    let asked = |authority: &str, path: &str| said(policy.decide(&Sent::get(authority, path)));
+    assert_eq!(asked("api.example.com", "/admin"), "403 refused_by_rule");
+    for path in ["/x/../admin", "//admin", "/%61dmin", "/admin%2fx", "/.\\admin", "/x/%2e%2e/admin"] {
+        assert_eq!(asked("api.example.com", path), "400 ambiguous_path", "{path}");
+        assert_eq!(asked("free.example.com", path), "default s/.default", "no rule hangs on a path there");
+        assert_eq!(asked("trial.example.com", path), "pass", "a report refuses nothing");
+    }
+    assert_eq!(asked("api.example.com", "/x?u=//admin/../"), "default s/.default", "the query is no path");
+}
+
+#[test]
+fn a_credential_of_its_own_is_kept_replaced_or_refused() {
+    let policy = policy();
+    for (credential, replaced) in
+        [("authorization", "reports api://other/.default"), ("api-key", "reports api://other/.default")]
+    {
+        let with = |authority: &str| said(policy.decide(&routed(authority, "x").header(credential, b"\xff")));
+        assert_eq!(with("kv.example"), "pass");
+        assert_eq!(with("kv.example:8443"), replaced);
+        assert_eq!(with("strict.example"), "403 credential_present");
+    }
+    let signed = |authority: &str| said(policy.decide(&Sent::get(authority, "/c/b?sv=2022-11-02&%73ig=abc%3D")));
+    assert_eq!(signed("kv.example"), "pass");
+    assert_eq!(signed("kv.example:8443"), "403 credential_present", "a signature cannot be replaced");
+    assert_eq!(signed("strict.example"), "403 credential_present");
+}
+
+#[test]
+fn with_the_token_goes_no_other_credential() {
+    let request = routed("kv.example:8443", "x").header("authorization", b"a").header("api-key", b"b");
+    let Decision::Exchange(_, Delivery::Inject(injection)) = policy().decide(&request) else { panic!("no token") };
+    assert_eq!((&*injection.header, injection.in_place_of.as_slice()), ("authorization", &["api-key".to_owned()][..]));
+}
+
+#[test]
+fn the_token_of_an_earlier_attempt_is_no_credential_of_the_apps() {
+    let again = |authority: &str| {
+        said(
+            policy().decide(
+                &routed(authority, "outbound|80||kv.example")
+                    .header("authorization", b"Bearer ours")
+                    .property(&[OWN_HEADER], "authorization"),
+            ),
+        )
+    };
+    assert_eq!(again("kv.example"), "payments https://vault.azure.net/.default");
+    assert_eq!(again("strict.example"), "payments s/.default");
+    // An internal redirect may lead from a destination with one header to one with another.
+    let redirected = Sent::get("strict.example", "/").property(&[OWN_HEADER], "x-token");
+    let Decision::Exchange(_, Delivery::Inject(injection)) = policy().decide(&redirected) else { panic!("no token") };
+    assert_eq!(injection.in_place_of, ["x-token"]);
+}
+
+#[test]
+fn another_header_can_take_the_token_and_what_is_in_it_is_a_credential() {
+    let policy = policy_of(
+        r#"{"destinations": [{"hosts": ["a.example"], "scope": "s/.default", "plaintext": "allowed", "header": "X-Token"}]}"#,
+    );
+    let Decision::Exchange(_, Delivery::Inject(injection)) = policy.decide(&Sent::get("a.example", "/")) else {
+        panic!("no token")
+    };
+    assert_eq!(&*injection.header, "x-token");
+    assert_eq!(said(policy.decide(&Sent::get("a.example", "/").header("x-token", b"x"))), "pass");
+}
+
+#[test]
+fn a_tunnel_gets_no_token() {
+    let tunnel = |config: &str| {
+        let request = Sent::default().header(":method", b"CONNECT").header(":authority", b"a.example:443");
+        said(policy_of(config).decide(&request))
+    };
+    let any = r#"{"destinations": [{"hosts": ["a.example"], "scope": "s/.default", "plaintext": "allowed"}]}"#;
+    assert_eq!(tunnel(any), "403 tunnel_asked");
+    let excepted = r#"{"destinations": [
+        {"hosts": ["a.example"], "scope": "s/.default", "plaintext": "allowed", "path_prefixes": ["/v1"]},
+        {"hosts": ["a.example"], "methods": ["CONNECT"], "action": "pass"}]}"#;
+    assert_eq!(tunnel(excepted), "pass");
+}
+
+#[test]
+fn a_report_touches_no_request() {
+    let policy = policy_of(
+        r#"{"defaults": {"action": "report", "scope": "s/.default"},
+            "destinations": [{"hosts": ["a.example"], "existing_credential": "refuse"}]}"#,
+    );
+    let request = Sent::get("a.example", "/").header("authorization", b"x");
+    assert_eq!(said(policy.decide(&request)), "report default s/.default");
+    let nobody =
+        r#"{"defaults": {"action": "report", "scope": "s/.default"}, "destinations": [{"hosts": ["a.example"]}]}"#;
+    let policy = Policy::new(&Config::parse(nobody.as_bytes(), &|_| None).unwrap(), false);
+    assert_eq!(said(policy.decide(&request)), "pass");
+}
+
+const GATEWAY: &str = r#"{
+    "identities": [
+        {"name": "payments", "client_id": "aaaaaaaa-0000-4000-8000-000000000001", "principals": ["spiffe://c/ns/payments/sa/api"]},
+        {"name": "reports", "client_id": "bbbbbbbb-0000-4000-8000-000000000002", "principals": ["spiffe://c/ns/reports/sa/a", "spiffe://c/ns/reports/sa/b"]}
+    ],
+    "defaults": {"plaintext": "allowed", "scope": "s/.default"},
+    "destinations": [
+        {"hosts": ["a.example"]},
+        {"hosts": ["b.example"], "identity": "reports"},
+        {"hosts": ["c.example"], "action": "report"}
+    ]
+}"#;
+
+#[test]
+fn a_caller_gets_the_token_of_its_own_identity_or_none() {
+    let policy = policy_of(GATEWAY);
+    let calls = |principal: &str, host: &str| {
+        let request = Sent::get(host, "/").header("x-identity", b"payments").header("authorization", b"x");
+        said(policy.decide(&request.property(&["connection", "uri_san_peer_certificate"], principal)))
+    };
+    // What a caller brings of its own makes it nobody else.
+    let bare = |principal: &str, host: &str| {
+        said(policy.decide(&Sent::get(host, "/").property(&["connection", "uri_san_peer_certificate"], principal)))
+    };
+    assert_eq!(bare("spiffe://c/ns/payments/sa/api", "a.example"), "payments s/.default");
+    assert_eq!(bare("spiffe://c/ns/reports/sa/b", "a.example"), "reports s/.default");
+    assert_eq!(bare("spiffe://c/ns/reports/sa/a", "b.example"), "reports s/.default");
+    assert_eq!(bare("spiffe://c/ns/payments/sa/api", "b.example"), "403 principal_not_listed");
+    assert_eq!(calls("spiffe://c/ns/payments/sa/api", "a.example"), "pass");
+    for stranger in ["", "spiffe://c/ns/payments/sa/api2", "spiffe://C/ns/payments/sa/api", "spiffe://c/ns/payments"] {
+        assert_eq!(bare(stranger, "a.example"), "403 principal_not_listed", "{stranger}");
+        assert_eq!(calls(stranger, "a.example"), "403 principal_not_listed", "{stranger}");
+        assert_eq!(bare(stranger, "c.example"), "pass");
+        assert_eq!(bare(stranger, "d.example"), "ignore");
+    }
+}
+
+#[test]
+fn a_certificate_with_several_names_is_refused_where_that_is_seen() {
+    let request = Sent::get("a.example", "/")
+        .header("x-forwarded-client-cert", b"By=x;URI=spiffe://c/ns/payments/sa/api;URI=spiffe://c/other")
+        .property(&["connection", "uri_san_peer_certificate"], "spiffe://c/ns/payments/sa/api");
+    assert_eq!(said(policy_of(GATEWAY).decide(&request)), "403 principal_not_listed");
+}
+
+/// A request in a cluster's own filter chain, at its first attempt.
+fn upstream(host: &str) -> Sent {
+    routed(host, "outbound|80||kv.example").property(&["upstream", "request_attempt_count"], "\u{1}\0\0\0\0\0\0\0")
+}
+
+#[test]
+fn in_a_clusters_own_chain_the_connection_is_looked_at_and_must_have_tls() {
+    let policy = policy();
+    let token = "payments s/.default";
+    let told = |request: Sent| said(policy.decide(&request));
+    assert_eq!(told(upstream("nowhere.example")), "await");
+    let with_tls = |host: &str| upstream(host).property(&["upstream", "tls_version"], "TLSv1.3");
+    assert_eq!(told(with_tls("nowhere.example")), token);
+    let in_clear = upstream("nowhere.example").property(&["upstream", "cx_pool_ready_duration"], "1");
+    assert_eq!(told(in_clear), "403 connection_not_tls");
+    // A pin that is written holds here too, and what is allowed needs no connection.
+    assert_eq!(told(with_tls("blob.example")), "403 cluster_not_listed");
+    assert_eq!(told(upstream("strict.example")), token);
+    // In a listener's chain the count is 0, if it is there at all.
+    let downstream =
+        routed("nowhere.example", "x").property(&["upstream", "request_attempt_count"], "\0\0\0\0\0\0\0\0");
+    assert_eq!(told(downstream.property(&["upstream", "tls_version"], "TLSv1.3")), "403 way_not_stated");
+}
+
+#[test]
+fn a_grpc_client_is_refused_in_one_sentence() {
+    let request = routed("nowhere.example", "x").header("content-type", b"application/grpc");
+    let Decision::Refuse(_, reply) = policy().decide(&request) else { panic!("not refused") };
+    let text = String::from_utf8(reply.body).unwrap();
+    assert!(text.contains("(way_not_stated): Write the cluster") && !text.contains('{'), "{text}");
+}

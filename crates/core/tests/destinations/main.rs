@@ -1,0 +1,137 @@
+//! Examples that are true: each configuration in a document stands before a table of requests and what becomes of them,
+//! and this test takes both at their word.
+//!
+//! A row is `METHOD host/path`, what comes with it (`header:`, `cluster:`, `principal:`, `to:`), and the outcome: whose token for
+//! which scope, a status and a code, `passes` for what a destination lets go, or `untouched`.
+
+// A test may fail where it stands.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use entra_exchange_core::config::Config;
+use entra_exchange_core::http::Request;
+use entra_exchange_core::policy::{Decision, Policy};
+
+#[test]
+fn every_situation_comes_out_as_its_table_says() {
+    let (configurations, rows) = check("tests/destinations/situations.md");
+    assert_eq!(configurations, 15);
+    assert!(rows >= 50, "{rows}");
+}
+
+#[test]
+fn every_example_of_the_documentation_comes_out_as_its_table_says() {
+    let (configurations, rows) = check("../../docs/destinations.md");
+    assert!(configurations >= 7 && rows >= 40, "{configurations} {rows}");
+}
+
+/// Tries all examples of a document; how many configurations and rows it has.
+fn check(document: &str) -> (usize, usize) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(document);
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let (mut configurations, mut rows, mut policy, mut in_table) = (0, 0, None, false);
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        in_table = line == "| request | with | outcome |" || (in_table && line.starts_with('|'));
+        if line == "```json" {
+            let block: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+            policy = Some(policy_of(&block.join("\n")));
+            configurations += 1;
+        } else if in_table && line.starts_with("| `") {
+            let cells = cells(line);
+            let [request, with, outcome] = cells.as_slice() else { panic!("{line}: three cells are needed") };
+            let told = outcome_of(policy.as_ref().expect("a table stands after its configuration"), request, with);
+            assert_eq!([told], outcome.as_slice(), "{document}: {line}");
+            rows += 1;
+        }
+    }
+    (configurations, rows)
+}
+
+/// The texts in code of each cell of a row.
+fn cells(row: &str) -> Vec<Vec<String>> {
+    let row = row.trim_matches('|').replace("\\|", "\0");
+    row.split('|')
+        .map(|cell| cell.split('`').skip(1).step_by(2).map(|text| text.replace('\0', "|")).collect())
+        .collect()
+}
+
+/// The proxy's variables, as Azure's webhook sets them.
+fn variable(name: &str) -> Option<String> {
+    let value = match name {
+        "AZURE_TENANT_ID" => "11111111-1111-4111-8111-111111111111",
+        "AZURE_CLIENT_ID" => "dddddddd-0000-4000-8000-000000000004",
+        "IDENTITY_HEADER" => "853b9a84-5bfa-4b22-a3f3-0b9a43d9ad8a",
+        _ => return None,
+    };
+    Some(value.to_owned())
+}
+
+fn policy_of(text: &str) -> Policy {
+    let config = Config::parse(text.as_bytes(), &variable).unwrap_or_else(|refused| panic!("{refused}\n{text}"));
+    assert_eq!(config.warnings, Vec::<String>::new(), "{text}");
+    Policy::new(&config, false)
+}
+
+/// A request as the proxy sees it.
+#[derive(Default)]
+struct Sent {
+    headers: HashMap<String, String>,
+    properties: HashMap<String, String>,
+}
+
+impl Request for Sent {
+    fn header(&self, name: &str) -> Option<Vec<u8>> {
+        self.headers.get(name).map(|value| value.clone().into_bytes())
+    }
+
+    fn property(&self, path: &[&str]) -> Option<Vec<u8>> {
+        self.properties.get(&path.join(".")).map(|value| value.clone().into_bytes())
+    }
+}
+
+fn outcome_of(policy: &Policy, request: &[String], with: &[String]) -> String {
+    let [line] = request else { panic!("{request:?} is no request") };
+    let (method, target) = line.split_once(' ').unwrap();
+    let (host, path) = target.split_at(target.find('/').unwrap_or(target.len()));
+    let mut sent = Sent::default();
+    sent.headers.insert(":method".to_owned(), method.to_owned());
+    sent.headers.insert(":authority".to_owned(), host.to_owned());
+    if method != "CONNECT" {
+        sent.headers.insert(":path".to_owned(), path.to_owned());
+    }
+    for more in with {
+        let (kind, value) = more.split_once(": ").unwrap();
+        let property = match kind {
+            "header" => {
+                let (name, value) = value.split_once(": ").unwrap();
+                sent.headers.insert(name.to_owned(), value.to_owned());
+                continue;
+            }
+            "connection" => {
+                sent.properties.insert("upstream.request_attempt_count".to_owned(), "\u{1}\0\0\0\0\0\0\0".to_owned());
+                if value == "TLS" { "upstream.tls_version" } else { "upstream.cx_pool_ready_duration" }
+            }
+            "cluster" => "xds.cluster_name",
+            "principal" => "connection.uri_san_peer_certificate",
+            "to" => "destination.address",
+            _ => panic!("{more:?} is not known"),
+        };
+        sent.properties.insert(property.to_owned(), value.to_owned());
+    }
+    match policy.decide(&sent) {
+        Decision::Exchange(grant, _) => format!("{}: {}", grant.identity(), grant.scope()),
+        Decision::Report(grant) => format!("passes, reported for {}: {}", grant.identity(), grant.scope()),
+        Decision::Pass(_) => "passes".to_owned(),
+        Decision::Ignore => "untouched".to_owned(),
+        Decision::Refuse(_, reply) => {
+            let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+            let said = body.get("code").or_else(|| body.get("error")).and_then(|said| said.as_str());
+            format!("{} {}", reply.status, said.unwrap_or_default())
+        }
+        other => format!("{other:?}"),
+    }
+}

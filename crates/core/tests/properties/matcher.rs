@@ -1,0 +1,208 @@
+//! Which destination decides, beside a matcher that is too simple to be wrong: it looks at every rule each time.
+
+use std::collections::HashSet;
+
+use entra_exchange_core::config::Config;
+use entra_exchange_core::http::Request;
+use entra_exchange_core::policy::{Decision, Policy};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+/// One destination. Its place in the list is its scope.
+#[derive(Clone, Debug)]
+struct Rule {
+    host: &'static str,
+    port: Option<u16>,
+    /// Segments; none is any path.
+    prefix: Vec<&'static str>,
+    /// None is any.
+    methods: Vec<&'static str>,
+}
+
+impl Rule {
+    /// What it is that no two rules may have alike.
+    fn keys(&self) -> Vec<String> {
+        let methods = if self.methods.is_empty() { vec![""] } else { self.methods.clone() };
+        methods.iter().map(|method| format!("{} {:?} {:?} {method}", self.host, self.port, self.prefix)).collect()
+    }
+
+    fn to_json(&self, place: usize) -> Value {
+        let port = self.port.map_or_else(String::new, |port| format!(":{port}"));
+        let mut rule = json!({"hosts": [format!("{}{port}", self.host)], "scope": format!("{place}/.default")});
+        if !self.prefix.is_empty() {
+            rule["path_prefixes"] = json!([format!("/{}", self.prefix.join("/"))]);
+        }
+        if !self.methods.is_empty() {
+            rule["methods"] = json!(self.methods);
+        }
+        rule
+    }
+
+    fn is_for_host(&self, host: &str, port: u16) -> bool {
+        let host = host.to_ascii_lowercase();
+        let named = match self.host.strip_prefix('*') {
+            Some(suffix) => host.strip_suffix(suffix).is_some_and(is_label),
+            None => host == self.host,
+        };
+        named && self.port.is_none_or(|own| own == port)
+    }
+
+    fn is_for(&self, method: &str, segments: &[&str]) -> bool {
+        segments.starts_with(&self.prefix) && (self.methods.is_empty() || self.methods.contains(&method))
+    }
+
+    /// What of the host makes it more specific.
+    fn tier(&self) -> (bool, bool) {
+        (!self.host.starts_with('*'), self.port.is_some())
+    }
+}
+
+fn is_label(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+}
+
+#[derive(Clone, Debug)]
+struct Asked {
+    host: &'static str,
+    port: Option<u16>,
+    segments: Vec<&'static str>,
+    query: &'static str,
+    method: &'static str,
+}
+
+impl Asked {
+    fn path(&self) -> String {
+        format!("/{}{}", self.segments.join("/"), self.query)
+    }
+
+    /// Whether a server behind could take the path for another one. An empty segment at the end is only a slash.
+    fn is_ambiguous(&self) -> bool {
+        let (last, others) = self.segments.split_last().unwrap();
+        let odd = |segment: &&str| AMBIGUOUS.contains(segment);
+        others.iter().any(|segment| segment.is_empty() || odd(&segment)) || odd(&last)
+    }
+}
+
+impl Request for Asked {
+    fn header(&self, name: &str) -> Option<Vec<u8>> {
+        let port = self.port.map_or_else(String::new, |port| format!(":{port}"));
+        match name {
+            ":authority" => Some(format!("{}{port}", self.host).into_bytes()),
+            ":path" => Some(self.path().into_bytes()),
+            ":method" => Some(self.method.into()),
+            _ => None,
+        }
+    }
+
+    fn property(&self, _: &[&str]) -> Option<Vec<u8>> {
+        None
+    }
+}
+
+const AMBIGUOUS: &[&str] = &[".", "..", "..;x", "%2E%2e", "v1%2fusers", "a\\b", "%76", "%", "%5c"];
+const PLAIN: &[&str] = &["v1", "users", "v10", "V1", "", "a%20b", "...", "users;x", "caf\u{e9}"];
+
+fn rule() -> impl Strategy<Value = Rule> {
+    let host = prop::sample::select(&["a.example", "b.example", "*.example", "a.b.example", "*.b.example"][..]);
+    let port = prop::sample::select(&[None, Some(80), Some(8443)][..]);
+    let prefix = prop::collection::vec(prop::sample::select(&["v1", "users", "v10"][..]), 0..4);
+    let methods = prop::sample::subsequence(&["GET", "PUT", "HEAD"][..], 0..3);
+    (host, port, prefix, methods).prop_map(|(host, port, prefix, methods)| Rule { host, port, prefix, methods })
+}
+
+fn asked() -> impl Strategy<Value = Asked> {
+    let hosts: &[&str] = &[
+        "a.example",
+        "A.Example",
+        "b.example",
+        "c.example",
+        "a.b.example",
+        "z.b.example",
+        "z.a.b.example",
+        "example",
+        "a.example.",
+        "xa.example",
+        ".example",
+        "a.example@b.example",
+        "b.example,a.example",
+        "*.example",
+        "[::1]",
+    ];
+    let segment = prop_oneof![6 => prop::sample::select(PLAIN), 1 => prop::sample::select(AMBIGUOUS)];
+    let port = prop::sample::select(&[None, Some(80), Some(8443), Some(1)][..]);
+    let query = prop::sample::select(&["", "?a=b", "?../v1//%2e"][..]);
+    let method = prop::sample::select(&["GET", "PUT", "POST", "get"][..]);
+    (prop::sample::select(hosts), port, prop::collection::vec(segment, 1..5), query, method)
+        .prop_map(|(host, port, segments, query, method)| Asked { host, port, segments, query, method })
+}
+
+/// What must come of it.
+fn expected(rules: &[Rule], asked: &Asked) -> String {
+    let port = asked.port.unwrap_or(80);
+    let mut tiers: Vec<(bool, bool)> = rules.iter().map(Rule::tier).collect();
+    tiers.sort_unstable();
+    tiers.dedup();
+    for tier in tiers.into_iter().rev() {
+        let there: Vec<(usize, &Rule)> = rules
+            .iter()
+            .enumerate()
+            .filter(|(_, rule)| rule.tier() == tier && rule.is_for_host(asked.host, port))
+            .collect();
+        if asked.is_ambiguous() && there.iter().any(|(_, rule)| !rule.prefix.is_empty()) {
+            return "ambiguous".to_owned();
+        }
+        let matching = there.iter().filter(|(_, rule)| rule.is_for(asked.method, &asked.segments));
+        if let Some((place, _)) = matching.max_by_key(|(_, rule)| (rule.prefix.len(), !rule.methods.is_empty())) {
+            return format!("{place}/.default");
+        }
+    }
+    "untouched".to_owned()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_most_specific_destination_decides(
+        rules in prop::collection::vec(rule(), 1..12), requests in prop::collection::vec(asked(), 1..20),
+    ) {
+        let mut taken = HashSet::new();
+        let mut distinct = Vec::new();
+        for rule in rules {
+            if rule.keys().iter().all(|key| !taken.contains(key)) {
+                taken.extend(rule.keys());
+                distinct.push(rule);
+            }
+        }
+        let destinations: Vec<Value> = distinct.iter().enumerate().map(|(place, rule)| rule.to_json(place)).collect();
+        let text = json!({
+            "identities": [{
+                "tenant_id": "11111111-1111-4111-8111-111111111111", "client_id": "aaaaaaaa-0000-4000-8000-000000000001",
+            }],
+            "defaults": {"plaintext": "allowed", "shared_suffix": "allowed"},
+            "destinations": destinations,
+        });
+        let config = Config::parse(text.to_string().as_bytes(), &|_| None).unwrap();
+        let policy = Policy::new(&config, false);
+        for request in &requests {
+            let told = match policy.decide(request) {
+                Decision::Exchange(grant, _) => grant.scope().to_owned(),
+                Decision::Refuse(_, reply) if reply.status == 400 => "ambiguous".to_owned(),
+                Decision::Ignore => "untouched".to_owned(),
+                other => format!("{other:?}"),
+            };
+            prop_assert_eq!(&told, &expected(&distinct, request), "{:?} among {:?}", request, distinct);
+        }
+    }
+
+    #[test]
+    fn rules_that_tie_are_refused(rules in prop::collection::vec(rule(), 2..12)) {
+        let mut taken = HashSet::new();
+        let ties = !rules.iter().flat_map(Rule::keys).all(|key| taken.insert(key));
+        let destinations: Vec<Value> = rules.iter().enumerate().map(|(place, rule)| rule.to_json(place)).collect();
+        let text = json!({
+            "defaults": {"plaintext": "allowed", "shared_suffix": "allowed"}, "destinations": destinations,
+        });
+        prop_assert_eq!(Config::parse(text.to_string().as_bytes(), &|_| None).is_err(), ties);
+    }
+}
