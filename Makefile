@@ -1,7 +1,7 @@
 # The one list of commands; bare `make` prints it.
 
 .DEFAULT_GOAL := help
-.PHONY: help tools envoy sdks build demo stack test istio-schema lint fmt simulate simulate-mutants mutants fuzz bench bench-module fleet clean
+.PHONY: help tools envoy sdks build demo stack test test-sdks istio-schema lint fmt simulate simulate-mutants mutants fuzz bench bench-module fleet clean
 
 PYTHON ?= python3
 export PYTHON
@@ -21,8 +21,8 @@ tools: ## see that rustup, cc and python3 are here; install the pinned Rust tool
 envoy: tools ## fetch the pinned Envoys into .tools/ (ENVOY=/path uses another)
 	@if [ -z "$(ENVOY)" ]; then scripts/fetch-envoy $(NEWEST_ENVOY) && scripts/fetch-envoy $(OLDEST_ENVOY); fi
 
-sdks: tools ## fetch the Azure SDKs that tests and demo run, into .tools/
-	@scripts/fetch-sdks
+sdks: tools ## fetch the Azure SDKs for Python, which tests and demo run, into .tools/
+	@scripts/fetch-sdks python
 
 build: tools ## build the filter: dist/entra-exchange.wasm
 	@scripts/build-module
@@ -38,6 +38,10 @@ test: envoy sdks build ## every test: core, fake Entra, and the filter in a real
 
 istio-schema: ## check envoy/istio/ against Istio's published CRDs (needs Go)
 	@scripts/check-istio-schema
+
+test-sdks: envoy build ## the Azure SDKs for Node.js, Go and Java behind the filter, each where its runtime is
+	@scripts/fetch-sdks node go java
+	$(CARGO) test --workspace --test sdks -- --ignored
 
 SEEDS ?= 1000
 simulate: tools ## let many workers of the broker meet in SEEDS random ways (SEED=n repeats one)

@@ -45,7 +45,6 @@ const OWN: &[(&str, fn())] = &[
     ("a_bad_configuration_refuses_to_load_with_every_mistake", a_bad_configuration_refuses_to_load),
     ("a_bad_configuration_that_is_pushed_leaves_the_old_one", a_bad_push_leaves_the_old_one),
     ("the_log_tells_version_commit_and_each_exchange", the_log_tells_its_story),
-    ("azure_identity_for_python_gets_a_token", azure_identity_for_python_gets_a_token),
 ];
 
 fn trial(version: &'static str, scenario: &'static Scenario) -> Trial {
@@ -191,23 +190,4 @@ fn the_log_tells_its_story() {
     let start = format!("event=start version={} commit=", env!("CARGO_PKG_VERSION"));
     assert!(log.contains(&start), "{}", of_the_filter(&log));
     assert_eq!(log.matches("event=exchange").count(), 1, "one line for one exchange");
-}
-
-/// The SDK runs as an app does, in a process of its own; the only thing that it is told is where IMDS is.
-fn azure_identity_for_python_gets_a_token() {
-    let stack = newest(Options::default());
-    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let output = std::process::Command::new(python)
-        .arg(stack::root().join("tests/sdk/managed_identity.py"))
-        .env("PYTHONPATH", stack::root().join(".tools/python"))
-        .env("AZURE_POD_IDENTITY_AUTHORITY_HOST", stack.imds_url())
-        .output()
-        .unwrap();
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{out}{err}");
-    let told: serde_json::Value = serde_json::from_str(&out).unwrap();
-    assert_eq!(told["aud"], "https://vault.azure.net");
-    assert_eq!(told["appid"], stack::CLIENT_ID);
-    assert_eq!(stack.directory().stats().token_requests, 1);
-    look_through_log(&stack);
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -186,6 +187,11 @@ impl Directory {
     /// The JWKS document with the key that signs the access tokens.
     pub fn jwks(&self) -> Value {
         self.shared.key.jwks()
+    }
+
+    /// Whether this is an access token of Entra's, valid at this time. All directories of a process have one key.
+    pub fn issued(&self, token: &str, now: SystemTime) -> bool {
+        self.key().signed(token, now)
     }
 
     /// Whether the tenant exists.

@@ -1,9 +1,14 @@
 //! RSA keys that sign JWTs with RS256.
 
 use std::sync::OnceLock;
+use std::time::SystemTime;
 
-use jwt_simple::prelude::{JWTClaims, RS256KeyPair, RSAKeyPairLike};
+use jwt_simple::prelude::{
+    JWTClaims, NoCustomClaims, RS256KeyPair, RSAKeyPairLike, RSAPublicKeyLike, UnixTimeStamp, VerificationOptions,
+};
 use serde_json::{Map, Value, json};
+
+use crate::ids::unix_seconds;
 
 /// Smallest key that Entra and the usual issuers use.
 const MODULUS_BITS: usize = 2048;
@@ -53,6 +58,13 @@ impl SigningKey {
             custom: claims.clone(),
         };
         self.pair.sign(exactly).expect("an RSA key signs any JSON object")
+    }
+
+    /// Whether it signed this JWT, and the JWT is valid at this time.
+    pub(crate) fn signed(&self, token: &str, now: SystemTime) -> bool {
+        let now = UnixTimeStamp::from_secs(unix_seconds(now));
+        let options = VerificationOptions { artificial_time: Some(now), ..VerificationOptions::default() };
+        self.pair.public_key().verify_token::<NoCustomClaims>(token, Some(options)).is_ok()
     }
 
     /// The JWKS document (RFC 7517) with this one key.

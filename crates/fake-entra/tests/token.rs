@@ -159,6 +159,16 @@ fn the_access_token_is_signed_with_the_published_key() {
 }
 
 #[test]
+fn it_knows_its_own_tokens_while_they_are_valid() {
+    let directory = directory();
+    let token = body(&directory.token(TENANT, &form(&[]), now()))["access_token"].as_str().expect("a token").to_owned();
+    assert!(directory.issued(&token, now()));
+    assert!(!directory.issued(&token, now() + 2 * HOUR), "it has ended");
+    assert!(!directory.issued(&assertion(), now()), "another has signed it");
+    assert!(!directory.issued(token.trim_end_matches(|end| end != '.'), now()), "nobody has signed it");
+}
+
+#[test]
 fn every_token_is_another_one() {
     let directory = directory();
     assert_ne!(claims(&ask(&directory, &[]))["uti"], claims(&ask(&directory, &[]))["uti"]);

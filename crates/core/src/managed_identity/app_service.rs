@@ -127,7 +127,7 @@ pub(super) fn token_reply(version: Version, issued: &Issued, client_id: &str, re
 pub(super) fn problem_reply(problem: &Problem) -> Reply {
     let status = super::status(problem);
     let body = ErrorBody { status_code: status, message: super::sentence(problem) };
-    problem.with_retry_after(Reply::json(status, "application/json; charset=utf-8", &body))
+    super::with_retry_after(problem, Reply::json(status, "application/json; charset=utf-8", &body))
 }
 
 /// A time as the first version writes it on Linux: `06/20/2019 02:57:58 +00:00`.

@@ -136,5 +136,5 @@ pub(super) fn problem_reply(problem: &Problem) -> Reply {
         _ => "invalid_request",
     };
     let body = ErrorBody { error, error_description: super::sentence(problem) };
-    problem.with_retry_after(Reply::json(status, "application/json; charset=utf-8", &body))
+    super::with_retry_after(problem, Reply::json(status, "application/json; charset=utf-8", &body))
 }

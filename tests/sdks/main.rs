@@ -1,0 +1,70 @@
+//! The Azure SDKs themselves, each in a process of its own as an app runs it, against the module that ships in a real Envoy.
+//!
+//! Those that need more than the README asks for are ignored here and run by `make test-sdks`. What they do is told in
+//! `docs/compatibility.md`; a run that shows something else fails, and with `UPDATE=1` writes it there.
+
+// A test may fail where it stands.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
+mod cases;
+mod rust;
+mod sdk;
+mod table;
+mod world;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use cases::Case;
+use sdk::Sdk;
+use table::Table;
+use world::World;
+
+fn main() -> ExitCode {
+    if let Some(done) = rust::run() {
+        return done;
+    }
+    let mut arguments = Arguments::from_args();
+    // Each Envoy has two workers of its own, and each SDK a process.
+    arguments.test_threads.get_or_insert(2);
+    let table = Table::default();
+    let mut trials = Vec::new();
+    for sdk in &sdk::ALL {
+        let wanted = sdk.always || arguments.ignored || arguments.include_ignored;
+        if wanted && (sdk.driver)().is_none() {
+            println!("{} for {} is left out: it is not installed (scripts/fetch-sdks).", sdk.name, sdk.language);
+            continue;
+        }
+        for case in cases::ALL.iter().filter(|case| case.concerns(sdk)) {
+            trials.push(trial(sdk, case, &table));
+        }
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if let Err(difference) = table.settle() {
+        eprintln!("{difference}");
+        return ExitCode::FAILURE;
+    }
+    conclusion.exit_code()
+}
+
+fn trial(sdk: &'static Sdk, case: &'static Case, table: &Table) -> Trial {
+    let table = table.clone();
+    let name = format!("{}_{}", sdk.id, case.sentence);
+    let test = move || {
+        let tried = std::panic::catch_unwind(|| {
+            let world = World::start(sdk);
+            for source in case.sources(sdk) {
+                let result = (case.run)(&world, source);
+                table.add(sdk, source, case, world.version(), result);
+            }
+        });
+        // A panic is how a case fails.
+        tried.map_err(|panic| {
+            let message = panic.downcast_ref::<String>().cloned();
+            let message = message.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            Failed::from(message.unwrap_or_else(|| "it panicked".to_owned()))
+        })
+    };
+    Trial::test(name, test).with_kind(sdk.language).with_ignored_flag(!sdk.always)
+}
