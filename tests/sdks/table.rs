@@ -13,9 +13,12 @@ const FILE: &str = "docs/compatibility.md";
 /// What one SDK has shown at one source: by the column.
 type Cells = BTreeMap<&'static str, String>;
 
+/// By the SDK's id and the source, its version and what it has shown.
+type Lines = BTreeMap<(&'static str, Source), (String, Cells)>;
+
 /// What the runs have shown so far. A clone is the same table.
 #[derive(Clone, Default)]
-pub(crate) struct Table(Arc<Mutex<BTreeMap<(&'static str, Source), (String, Cells)>>>);
+pub(crate) struct Table(Arc<Mutex<Lines>>);
 
 impl Table {
     pub(crate) fn add(&self, sdk: &Sdk, source: Source, case: &'static Case, version: &str, result: String) {
