@@ -24,8 +24,8 @@ const VERSIONS: [&str; 2] = ["1.40.0", "1.36.2"];
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // Each Envoy has two workers of its own.
-    arguments.test_threads.get_or_insert(2);
+    // Each Envoy has workers of its own, and most of the time is waited for.
+    arguments.test_threads.get_or_insert(4);
     let [newest, oldest] = VERSIONS;
     let mut trials = Vec::new();
     for scenario in scenarios::ALL {
