@@ -3,9 +3,10 @@
 use std::time::UNIX_EPOCH;
 
 use entra_exchange_core::broker::{Build, QueueId, SharedData, StreamId};
+use entra_exchange_core::decision::Effect;
 use entra_exchange_core::event::{Event, Level};
 use entra_exchange_core::http::{Reply, Request};
-use entra_exchange_core::policy::{Effect, OWN_HEADER};
+use entra_exchange_core::policy::OWN_HEADER;
 use entra_exchange_core::problem::Problem;
 use entra_exchange_core::time::Timestamp;
 use proxy_wasm::hostcalls;

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use entra_exchange_core::broker::{self, Answer, Broker, Issued, Limits, QueueId, Readiness, StreamId, WorkerId};
 use entra_exchange_core::config::Log;
+use entra_exchange_core::decision::{Decision, Delivery, Effect};
 use entra_exchange_core::entra::{Grant, TokenKey};
 use entra_exchange_core::event::Event;
 use entra_exchange_core::metrics::{self, Outcome};
-use entra_exchange_core::policy::{Decision, Delivery, Effect, Policy};
+use entra_exchange_core::policy::Policy;
 use entra_exchange_core::problem::Problem;
 use entra_exchange_core::time::Timestamp;
 use proxy_wasm::hostcalls;

@@ -9,9 +9,13 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use fake_entra::Credential;
 use serde_json::{Value, json};
 use stack::document::{at_mut, set};
-use stack::{AUDIENCE, IMDS_HOST, LISTED_HOST, Options, Response, Stack, UNLISTED_HOST, sidecar};
+use stack::{
+    AUDIENCE, IMDS_HOST, ISSUER_URL, LISTED_HOST, Mesh, Options, Request, Response, SUBJECT, Stack, TENANT_ID,
+    UNLISTED_HOST, sidecar,
+};
 
 const FOLDER: &str = "envoy/istio";
 const SIDECAR: &str = "envoyfilter.yaml";
@@ -113,12 +117,16 @@ const BLOB: &str = "paymentsdata.blob.core.windows.net";
 const OPENAI: &str = "contoso-eu.openai.azure.com";
 const GOVERNMENT: &str = "agency-kv.vault.usgovcloudapi.net";
 
-/// Tokens by their resource, as the upstream saw them.
-fn audience(answer: &Response) -> String {
+/// What the token that the upstream saw says of itself.
+fn claims(answer: &Response) -> Value {
     let header = answer.seen_header("authorization").unwrap_or_else(|| panic!("no token: {}", answer.text()));
     let token = header.strip_prefix("Bearer ").unwrap();
     let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
-    serde_json::from_slice::<Value>(&claims).unwrap()["aud"].as_str().unwrap().to_owned()
+    serde_json::from_slice(&claims).unwrap()
+}
+
+fn audience(answer: &Response) -> String {
+    claims(answer)["aud"].as_str().unwrap().to_owned()
 }
 
 fn run(form: Form, options: Options) -> Stack {
@@ -187,6 +195,81 @@ fn the_same_text_is_right_in_the_us_governments_cloud() {
     let answer = stack.get("agency-kv.vault.azure.net", "/secrets/db", &[]);
     assert_eq!(answer.status, 404, "the public cloud's host is not routed, and not listed");
     assert_eq!(stack.get(LISTED_HOST, "/", &[]).seen_header("authorization"), None);
+}
+
+/// Thirty workloads are as two: whose token a request gets is decided by the caller's certificate alone.
+#[test]
+fn at_the_egress_gateway_each_caller_gets_the_token_of_its_own_identity() {
+    const REPORTS_KV: &str = "reports-kv.vault.azure.net";
+    const GRAPH: &str = "graph.microsoft.com";
+    let (payments, reports) = ("aaaaaaaa-0000-4000-8000-000000000001", "bbbbbbbb-0000-4000-8000-000000000002");
+    let (api, batch) = ("spiffe://cluster.local/ns/payments/sa/api", "spiffe://cluster.local/ns/reports/sa/batch");
+    let web = "spiffe://cluster.local/ns/reports/sa/web";
+    let mut form = Form::envoy_filter(GATEWAY);
+    form.configure(|configuration| {
+        *configuration = json!({
+            "defaults": {"tls_clusters": ["outbound|443||{host}"]},
+            "identities": [
+                {"name": "payments", "client_id": payments, "principals": [api]},
+                {"name": "reports", "client_id": reports, "principals": [batch, web]},
+            ],
+            "destinations": [
+                {"azure_service": "key_vault", "names": ["payments-kv", "reports-kv"]},
+                {"azure_service": "microsoft_graph", "path_prefixes": ["/v1.0/users"], "identity": "reports"},
+            ],
+        });
+    });
+    form.hosts = [LISTED_HOST, REPORTS_KV, GRAPH].map(str::to_owned).to_vec();
+    let mesh = Mesh::new().unwrap();
+    let socket = mesh.transport_socket().unwrap();
+    let edit = Box::new(move |bootstrap: &mut Value| {
+        form.into_istio(bootstrap);
+        // What Istio makes of `tls: { mode: ISTIO_MUTUAL }`; a gateway's node has this kind of id.
+        let chain = format!("static_resources.listeners[{}].filter_chains[0]", sidecar::OUTBOUND);
+        at_mut(bootstrap, &chain).unwrap()["transport_socket"] = socket;
+        set(bootstrap, "node.id", "router~10.0.0.1~egress-5c8.payments~payments.svc.cluster.local").unwrap();
+    });
+    let stack = start(Options { edit: Some(edit), ..Options::default() });
+    stack.directory().register_resource("https://graph.microsoft.com");
+    for client_id in [payments, reports] {
+        let credential = Credential {
+            tenant_id: TENANT_ID.to_owned(),
+            client_id: client_id.to_owned(),
+            issuer: ISSUER_URL.to_owned(),
+            subject: SUBJECT.to_owned(),
+            audience: AUDIENCE.to_owned(),
+        };
+        stack.directory().register_credential(credential).unwrap();
+    }
+    let call = |caller: &str, host: &str, path: &str| {
+        mesh.send_as(&[caller], &Request::get(host, path), stack.outbound_addr()).unwrap()
+    };
+    for (caller, host, path, client_id) in [
+        (api, LISTED_HOST, "/secrets/db", payments),
+        (batch, LISTED_HOST, "/secrets/db", reports),
+        (web, REPORTS_KV, "/secrets/db", reports),
+        (batch, GRAPH, "/v1.0/users/x", reports),
+    ] {
+        assert_eq!(claims(&call(caller, host, path))["appid"], client_id, "{caller} to {host}{path}");
+    }
+    for (caller, host, path) in [
+        // Its destination names another identity, and that one is not its own.
+        (api, GRAPH, "/v1.0/users"),
+        ("spiffe://cluster.local/ns/other/sa/app", LISTED_HOST, "/secrets/db"),
+        ("spiffe://cluster.local/ns/payments/sa/api/x", LISTED_HOST, "/secrets/db"),
+    ] {
+        let answer = call(caller, host, path);
+        assert_eq!(
+            (answer.status, &answer.json()["code"]),
+            (403, &json!("principal_not_listed")),
+            "{caller} to {host}"
+        );
+    }
+    let elsewhere = call(batch, GRAPH, "/v1.0/groups");
+    assert_eq!((elsewhere.status, elsewhere.seen_header("authorization")), (200, None), "not listed: Istio's business");
+    // Two identities, two resources, three of the four that could be.
+    assert_eq!(stack.directory().stats().token_requests, 3);
+    is_in_order(&stack);
 }
 
 #[test]

@@ -10,8 +10,9 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use entra_exchange_core::config::Config;
+use entra_exchange_core::decision::Decision;
 use entra_exchange_core::http::Request;
-use entra_exchange_core::policy::{Decision, Policy};
+use entra_exchange_core::policy::Policy;
 use serde_json::{Value, json};
 
 const FEW: usize = 10;

@@ -26,13 +26,15 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 /// The names that the upstream's certificate holds.
-pub const NAMES: [&str; 6] = [
+pub const NAMES: [&str; 8] = [
     crate::LISTED_HOST,
     crate::UNLISTED_HOST,
     "*.example.com",
     "paymentsdata.blob.core.windows.net",
     "contoso-eu.openai.azure.com",
     "agency-kv.vault.usgovcloudapi.net",
+    "reports-kv.vault.azure.net",
+    "graph.microsoft.com",
 ];
 
 /// How many of the last requests are remembered.

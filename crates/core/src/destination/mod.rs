@@ -14,10 +14,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::config::{Config, Token, Whose};
+use crate::decision::Decision;
 use crate::entra::Grant;
 use crate::host::Host;
 use crate::http::Request;
-use crate::policy::Decision;
 use crate::problem::{Code, Problem};
 use rule::{Holder, Holders, Rule};
 use seen::Seen;

@@ -9,10 +9,10 @@ use super::seen::Seen;
 use super::way::{Judgement, Way};
 use crate::azure::HeaderForm;
 use crate::config::{self, Destination, ExistingCredential, Identity};
+use crate::decision::{Decision, Delivery, Injection};
 use crate::entra::Grant;
 use crate::host::HostPattern;
 use crate::http::Request;
-use crate::policy::{Decision, Delivery, Injection};
 use crate::problem::{Code, Problem};
 
 pub(super) struct Rule {

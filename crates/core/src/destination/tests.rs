@@ -1,8 +1,9 @@
 //! Who gets which token, and who gets none.
 
 use super::*;
+use crate::decision::Delivery;
 use crate::http::tests::Sent;
-use crate::policy::{Delivery, Policy};
+use crate::policy::Policy;
 
 const CONFIG: &str = r#"{
     "identities": [

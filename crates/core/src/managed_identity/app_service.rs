@@ -5,7 +5,9 @@
 
 use serde::Serialize;
 
+use super::guard::must_be_get;
 use super::query::{IdKind, Query, bad};
+use super::reply;
 use crate::broker::Issued;
 use crate::config::Secret;
 use crate::http::{Reply, Request};
@@ -74,7 +76,7 @@ pub(super) fn read_request(
             "Give the app the same IDENTITY_HEADER (MSI_SECRET) as the proxy.",
         ));
     }
-    super::must_be_get(request)?;
+    must_be_get(request)?;
     let query = Query::read(query, version.selectors())?;
     match query.version.as_deref() {
         Some("2017-09-01") => {}
@@ -125,9 +127,9 @@ pub(super) fn token_reply(version: Version, issued: &Issued, client_id: &str, re
 
 /// What App Service replies when something went wrong.
 pub(super) fn problem_reply(problem: &Problem) -> Reply {
-    let status = super::status(problem);
-    let body = ErrorBody { status_code: status, message: super::sentence(problem) };
-    super::with_retry_after(problem, Reply::json(status, "application/json; charset=utf-8", &body))
+    let status = reply::status(problem);
+    let body = ErrorBody { status_code: status, message: reply::sentence(problem) };
+    reply::with_retry_after(problem, Reply::json(status, "application/json; charset=utf-8", &body))
 }
 
 /// A time as the first version writes it on Linux: `06/20/2019 02:57:58 +00:00`.

@@ -5,7 +5,9 @@
 
 use serde::Serialize;
 
+use super::guard::must_be_get;
 use super::query::{IdKind, Query, bad};
+use super::reply;
 use crate::broker::Issued;
 use crate::http::{Reply, Request};
 use crate::path;
@@ -75,7 +77,7 @@ pub(super) fn read_request(request: &dyn Request, query: &[u8]) -> Result<Query,
              the listener's connection manager.",
         ));
     }
-    super::must_be_get(request)?;
+    must_be_get(request)?;
     let query = Query::read(query, SELECTORS)?;
     if query.version.as_deref().is_none_or(|version| version < OLDEST_VERSION) {
         return Err(bad(
@@ -128,13 +130,13 @@ pub(super) fn token_reply(issued: &Issued, client_id: &str, resource: &str, now:
 
 /// What IMDS replies when something went wrong.
 pub(super) fn problem_reply(problem: &Problem) -> Reply {
-    let status = super::status(problem);
+    let status = reply::status(problem);
     let error = match (problem.entra.error.as_deref(), problem.code) {
         (_, Code::ResourceNotAllowed) => "invalid_resource",
         (Some(error), _) if status == 400 => error,
         _ if status == 503 => "temporarily_unavailable",
         _ => "invalid_request",
     };
-    let body = ErrorBody { error, error_description: super::sentence(problem) };
-    super::with_retry_after(problem, Reply::json(status, "application/json; charset=utf-8", &body))
+    let body = ErrorBody { error, error_description: reply::sentence(problem) };
+    reply::with_retry_after(problem, Reply::json(status, "application/json; charset=utf-8", &body))
 }

@@ -1,21 +1,26 @@
 //! Managed identity: an app that asks for a token where Azure's hosts have an endpoint for it is answered here.
 
 mod app_service;
+pub(crate) mod caller;
+pub(crate) mod guard;
 mod imds;
 mod query;
+mod reply;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
-use crate::broker::{Issued, Readiness, Stale};
+use crate::broker::Readiness;
 use crate::config::{AppService, Config, Identity, Imds, ManagedAction, ManagedIdentity};
+use crate::decision::{Decision, Delivery};
 use crate::host::Host;
 use crate::http::{Reply, Request};
 use crate::path;
-use crate::policy::{Decision, Delivery};
+
 use crate::problem::{Code, Problem};
-use crate::time::Timestamp;
+use caller::{Caller, Protocol};
+use guard::{is_local, must_be_get};
 use query::{IdKind, Query, Selector};
 
 /// The endpoint, and the identities on offer.
@@ -30,51 +35,6 @@ pub(crate) struct Endpoint {
     readiness: Result<Arc<Readiness>, Problem>,
     /// On a gateway, whoever calls is somebody else than the pod itself.
     on_gateway: bool,
-}
-
-/// How a caller speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Protocol {
-    /// Like a virtual machine's.
-    Imds,
-    /// Like App Service's.
-    AppService(app_service::Version),
-}
-
-/// Who asked, and for what.
-#[derive(Clone, Debug)]
-pub struct Caller {
-    protocol: Protocol,
-    /// As it was sent.
-    resource: String,
-    /// Whose token it is.
-    client_id: String,
-    /// The token that the caller does not want any more.
-    pub(crate) stale: Option<Stale>,
-}
-
-impl Caller {
-    /// The reply with a token.
-    pub(crate) fn token_reply(&self, issued: &Issued, now: Timestamp) -> Reply {
-        match self.protocol {
-            Protocol::Imds => imds::token_reply(issued, &self.client_id, &self.resource, now),
-            Protocol::AppService(version) => app_service::token_reply(version, issued, &self.client_id, &self.resource),
-        }
-    }
-
-    /// The reply when there is none.
-    pub(crate) fn problem_reply(&self, problem: &Problem) -> Reply {
-        self.protocol.problem_reply(problem)
-    }
-}
-
-impl Protocol {
-    fn problem_reply(self, problem: &Problem) -> Reply {
-        match self {
-            Self::Imds => imds::problem_reply(problem),
-            Self::AppService(_) => app_service::problem_reply(problem),
-        }
-    }
 }
 
 impl Endpoint {
@@ -258,23 +218,6 @@ impl Endpoint {
     }
 }
 
-/// Whether the connection came in on a loopback address or on IMDS's own.
-pub(crate) fn is_local(request: &dyn Request) -> bool {
-    let address = request.property(&["destination", "address"]).unwrap_or_default();
-    let address = String::from_utf8(address).ok();
-    address
-        .and_then(|address| address.parse::<std::net::SocketAddr>().ok())
-        .is_some_and(|address| address.ip().is_loopback() || address.ip().to_string() == "169.254.169.254")
-}
-
-/// Only GET asks for anything here.
-pub(crate) fn must_be_get(request: &dyn Request) -> Result<(), Problem> {
-    match request.header(":method") {
-        Some(method) if method == b"GET" => Ok(()),
-        _ => Err(Problem::new(Code::MethodNotAllowed, "only GET is answered here", "Send a GET request.")),
-    }
-}
-
 /// What an identity may be asked for, where that is narrowed. A slash at the end makes no difference.
 fn must_be_allowed(identity: &Identity, query: &Query) -> Result<(), Problem> {
     let Some(resources) = &identity.resources else { return Ok(()) };
@@ -306,25 +249,4 @@ fn readiness(offered: &[Identity], default: Option<usize>) -> Result<Readiness, 
         assertion: assertion.clone(),
         identities: decisive.iter().map(|identity| identity.name.clone()).collect(),
     })
-}
-
-/// The status that clients are told. They retry 404, 410, 429 and 5xx, and give up on other 4xx: so Entra's refusal is 400,
-/// and what may pass is 503.
-fn status(problem: &Problem) -> u16 {
-    match problem.code {
-        Code::EntraRefused => 400,
-        Code::WaitedTooLong => 503,
-        code => code.status(),
-    }
-}
-
-/// Completes the reply that tells a problem: `Retry-After` stands only where the status means that, too. The SDKs for Python wait
-/// and ask again for the header alone, whatever the status, and would do so for minutes before a developer sees the refusal.
-fn with_retry_after(problem: &Problem, reply: Reply) -> Reply {
-    if reply.status == 503 { problem.with_retry_after(reply) } else { reply }
-}
-
-/// The problem in one text, for clients that show only one.
-fn sentence(problem: &Problem) -> String {
-    format!("{}. {}", problem.detail.trim_end_matches('.'), problem.remedy)
 }

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use super::*;
-use crate::broker::Need;
+use crate::broker::{Issued, Need, Stale};
+use crate::decision::Effect;
 use crate::entra::AccessToken;
 use crate::http::tests::Sent;
 use crate::metrics::Outcome;
-use crate::policy::{Effect, Policy};
+use crate::policy::Policy;
+use crate::time::Timestamp;
 
 const ORDERS: &str = "aaaaaaaa-0000-4000-8000-000000000001";
 const REPORTS: &str = "bbbbbbbb-0000-4000-8000-000000000002";
@@ -370,7 +372,7 @@ fn without_its_secret_app_service_says_what_is_missing() {
         let policy = Policy::new(&Config::parse(text.as_bytes(), &variable).unwrap(), false);
         let said =
             said(policy.decide(&app_service("api-version=2019-08-01&resource=x").header("x-identity-header", b"")));
-        assert!(said.starts_with(r#"503 {"statusCode":503,"message":"SECRET is not set in the proxy"#), "{said}");
+        assert!(said.starts_with(r#"400 {"statusCode":400,"message":"SECRET is not set in the proxy"#), "{said}");
     }
 }
 

@@ -12,8 +12,9 @@ use std::fs;
 use std::path::Path;
 
 use entra_exchange_core::config::Config;
+use entra_exchange_core::decision::Decision;
 use entra_exchange_core::http::Request;
-use entra_exchange_core::policy::{Decision, Policy};
+use entra_exchange_core::policy::Policy;
 
 #[test]
 fn every_situation_comes_out_as_its_table_says() {

@@ -1,8 +1,9 @@
 //! Whatever is written, and whatever is then requested.
 
 use entra_exchange_core::config::Config;
+use entra_exchange_core::decision::Decision;
 use entra_exchange_core::http::Request;
-use entra_exchange_core::policy::{Decision, Policy};
+use entra_exchange_core::policy::Policy;
 use proptest::prelude::*;
 
 use crate::json;

@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 
 use entra_exchange_core::config::Config;
+use entra_exchange_core::decision::Decision;
 use entra_exchange_core::http::Request;
-use entra_exchange_core::policy::{Decision, Policy};
+use entra_exchange_core::policy::Policy;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

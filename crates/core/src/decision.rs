@@ -1,0 +1,160 @@
+//! What is decided about a request, and what becomes of it when its token is there.
+
+use std::sync::Arc;
+
+use crate::azure::HeaderForm;
+use crate::broker::{Issued, Need, Readiness, Stale};
+use crate::entra::Grant;
+use crate::http::Reply;
+use crate::managed_identity::caller::Caller;
+use crate::metrics::Outcome;
+use crate::problem::Problem;
+use crate::time::Timestamp;
+
+/// What to do with a request.
+#[derive(Debug)]
+pub enum Decision {
+    /// Let it go on as it came: it is none of ours.
+    Ignore,
+    /// Let it go on as it came, though a destination is for it: this identity's, where one is known.
+    Pass(Option<Arc<str>>),
+    /// Answer it, by the rules for this identity, where one is known.
+    Refuse(Option<Arc<str>>, Reply),
+    /// Ask again when its connection to the upstream is there: only then it is known where a token would go.
+    AwaitConnection,
+    /// Get this token, then do this with it.
+    Exchange(Arc<Grant>, Delivery),
+    /// Let it go on as it came, and have this token fetched all the same.
+    Report(Arc<Grant>),
+    /// Answer it: it is about the filter, and no identity's.
+    Reply(Reply),
+    /// Answer whether this holds.
+    Check(Arc<Readiness>),
+    /// Show the state of all tokens.
+    Status,
+}
+
+/// What becomes of a token, or of the problem that there is none.
+#[derive(Clone, Debug)]
+pub enum Delivery {
+    /// The request goes on with the token.
+    Inject(Injection),
+    /// The request is answered as Azure's own endpoint would.
+    ManagedIdentity(Caller),
+}
+
+/// How a token gets into a request.
+#[derive(Clone, Debug)]
+pub struct Injection {
+    /// The header that takes it, in lower case.
+    pub header: Arc<str>,
+    /// How it stands in `Authorization`.
+    pub form: HeaderForm,
+    /// The other headers with credentials that it takes the place of.
+    pub in_place_of: Vec<String>,
+    /// When no token can be had the request goes on all the same, as it came.
+    pub pass_on_failure: bool,
+}
+
+/// What the shell does to a request in the end. It may hold a token, so it has no `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Set this header in place of any other of its name, take the others away, and let the request go on.
+    Authorize {
+        /// Its name, in lower case.
+        header: Arc<str>,
+        /// Its value, with the token.
+        value: String,
+        /// Other credentials.
+        without: Vec<String>,
+    },
+    /// Let the request go on as it came.
+    Pass,
+    /// Answer it with what went wrong, in the form that its client reads ([`Problem::reply_to`]).
+    Refuse(Problem),
+    /// Answer it.
+    Reply(Reply),
+}
+
+impl Delivery {
+    /// What is needed of the token for it.
+    pub const fn need(&self) -> Need {
+        match self {
+            Self::Inject(_) => Need::Usable,
+            Self::ManagedIdentity(_) => Need::LongLived,
+        }
+    }
+
+    /// The token that is not wanted for it any more.
+    pub const fn stale(&self) -> Option<Stale> {
+        match self {
+            Self::Inject(_) => None,
+            Self::ManagedIdentity(caller) => caller.stale,
+        }
+    }
+
+    /// What to do to the request, now that there is a token, or a problem; and what that is called.
+    pub fn deliver(&self, outcome: Result<&Issued, &Problem>, now: Timestamp) -> (Effect, Outcome) {
+        match (self, outcome) {
+            (Self::Inject(injection), Ok(issued)) => (injection.authorize(issued), Outcome::Injected),
+            (Self::Inject(injection), Err(_)) if injection.pass_on_failure => (Effect::Pass, Outcome::Passed),
+            (Self::Inject(_), Err(problem)) => (Effect::Refuse(problem.clone()), Outcome::Failed),
+            (Self::ManagedIdentity(caller), Ok(issued)) => {
+                (Effect::Reply(caller.token_reply(issued, now)), Outcome::Answered)
+            }
+            (Self::ManagedIdentity(caller), Err(problem)) => {
+                (Effect::Reply(caller.problem_reply(problem)), Outcome::Failed)
+            }
+        }
+    }
+}
+
+impl Injection {
+    fn authorize(&self, issued: &Issued) -> Effect {
+        let token = issued.token();
+        // What another header is to hold, nobody has laid down.
+        let value = if &*self.header == "authorization" { self.form.value(token) } else { token.expose().to_owned() };
+        Effect::Authorize { header: Arc::clone(&self.header), value, without: self.in_place_of.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::problem::Code;
+
+    fn issued() -> Issued {
+        let token = crate::entra::AccessToken::parse("abc").unwrap();
+        Issued::new(token, Timestamp::default(), std::time::Duration::from_secs(60), None, 0)
+    }
+
+    fn inject(header: &str, pass_on_failure: bool) -> Delivery {
+        Delivery::Inject(Injection {
+            header: Arc::from(header),
+            form: HeaderForm::Bearer,
+            in_place_of: vec!["api-key".to_owned()],
+            pass_on_failure,
+        })
+    }
+
+    #[test]
+    fn a_token_is_a_bearer_token_in_authorization_and_bare_in_any_other_header() {
+        for (header, value) in [("authorization", "Bearer abc"), ("x-token", "abc")] {
+            let effect = Effect::Authorize {
+                header: Arc::from(header),
+                value: value.to_owned(),
+                without: vec!["api-key".to_owned()],
+            };
+            let delivered = inject(header, false).deliver(Ok(&issued()), Timestamp::default());
+            assert!(delivered == (effect, Outcome::Injected), "{header}");
+        }
+    }
+
+    #[test]
+    fn without_a_token_a_request_is_refused_or_goes_on_as_it_came() {
+        let problem = Problem::new(Code::EntraRefused, "d", "r");
+        let of = |delivery: Delivery| delivery.deliver(Err(&problem), Timestamp::default());
+        assert!(of(inject("authorization", false)) == (Effect::Refuse(problem.clone()), Outcome::Failed));
+        assert!(of(inject("authorization", true)) == (Effect::Pass, Outcome::Passed));
+    }
+}

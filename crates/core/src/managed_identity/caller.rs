@@ -1,0 +1,52 @@
+//! Who asks for a token, and in which protocol the answer is given.
+
+use super::{app_service, imds};
+use crate::broker::{Issued, Stale};
+use crate::http::Reply;
+use crate::problem::Problem;
+use crate::time::Timestamp;
+
+/// How a caller speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// Like a virtual machine's.
+    Imds,
+    /// Like App Service's.
+    AppService(app_service::Version),
+}
+
+/// Who asked, and for what.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    pub(super) protocol: Protocol,
+    /// As it was sent.
+    pub(super) resource: String,
+    /// Whose token it is.
+    pub(super) client_id: String,
+    /// The token that the caller does not want any more.
+    pub(crate) stale: Option<Stale>,
+}
+
+impl Caller {
+    /// The reply with a token.
+    pub(crate) fn token_reply(&self, issued: &Issued, now: Timestamp) -> Reply {
+        match self.protocol {
+            Protocol::Imds => imds::token_reply(issued, &self.client_id, &self.resource, now),
+            Protocol::AppService(version) => app_service::token_reply(version, issued, &self.client_id, &self.resource),
+        }
+    }
+
+    /// The reply when there is none.
+    pub(crate) fn problem_reply(&self, problem: &Problem) -> Reply {
+        self.protocol.problem_reply(problem)
+    }
+}
+
+impl Protocol {
+    pub(super) fn problem_reply(self, problem: &Problem) -> Reply {
+        match self {
+            Self::Imds => imds::problem_reply(problem),
+            Self::AppService(_) => app_service::problem_reply(problem),
+        }
+    }
+}
