@@ -26,8 +26,8 @@ fn main() -> ExitCode {
         return done;
     }
     let mut arguments = Arguments::from_args();
-    // Each Envoy has two workers of its own, and each SDK a process.
-    arguments.test_threads.get_or_insert(2);
+    // Each Envoy has workers of its own and each SDK a process, and most of the time is waited for.
+    arguments.test_threads.get_or_insert(4);
     let table = Table::default();
     let mut trials = Vec::new();
     for sdk in &sdk::ALL {

@@ -811,3 +811,145 @@ fn the_status_tells_people_where_each_token_stands_and_never_the_token() {
     assert_eq!((&seen["last_problem"]["failures"], &seen["last_problem"]["age_s"]), (&json!(1), &json!(0)));
     assert!(seen["last_problem"]["next_try_in_s"].as_u64().is_some() && seen.get("token").is_none());
 }
+
+/// The generator's published sequence for this seed, of which the upper halves are taken.
+#[test]
+fn the_jitter_is_split_mix_64() {
+    let mut random = Random(1_234_567);
+    let expected: [u64; 3] = [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
+    for number in expected {
+        assert_eq!(u64::from(random.next()), number >> 32);
+    }
+}
+
+/// A look sets the timer for the refresh; without one it would never come.
+#[test]
+fn the_first_use_of_a_token_asks_for_a_look_and_the_next_does_not() {
+    let mut process = Process::new();
+    process.exchange(0, 1, token(3600));
+    process.advance(process.due_in(0).unwrap());
+    assert_eq!(process.look(0), [Seen::Read]);
+    process.assertion(0);
+    process.endpoint(0, token(3600));
+    // It is new, nobody has used it, and its timer is that of its end.
+    assert!(process.ask(0, 2).1);
+    assert!(!process.ask(0, 3).1);
+    let want = |process: &mut Process| process.workers[0].want(&process.grant, process.now, &process.shared);
+    assert!(!want(&mut process));
+    process.look(0);
+    process.advance(process.due_in(0).unwrap());
+    process.look(0);
+    process.assertion(0);
+    process.endpoint(0, token(3600));
+    assert!(want(&mut process));
+    assert!(!want(&mut process));
+}
+
+#[test]
+fn what_is_wanted_after_a_back_off_asks_for_a_look_and_only_once() {
+    let mut process = Process::new();
+    process.exchange(0, 1, refusal(700_016));
+    let want = |process: &mut Process| process.workers[0].want(&process.grant, process.now, &process.shared);
+    assert!(!want(&mut process), "while it backs off there is nothing to look at");
+    process.advance(process.due_in(0).unwrap());
+    assert!(want(&mut process));
+    assert!(!want(&mut process));
+}
+
+#[test]
+fn the_ways_share_the_time_of_an_exchange() {
+    let mut process = Process::new();
+    let clusters = ["first".to_owned(), "second".to_owned()];
+    let parts = GrantParts {
+        identity: "payments",
+        authority: &crate::entra::Authority::public(),
+        tenant_id: "t",
+        client_id: "c",
+        scope: "s/.default",
+        assertion: &process.grant.assertion().clone(),
+        clusters: &clusters,
+        discard_before: None,
+    };
+    process.grant = Arc::new(Grant::new(&parts));
+    process.pending(0, 1);
+    process.look(0);
+    let body = jwt(&json!({"alg": "RS256"}), &{
+        let mut claims = claims();
+        claims["exp"] = json!(process.now.unix_seconds() + 3600);
+        claims
+    });
+    let read = Ok(Response { status: 200, retry_after: None, body: body.into_bytes(), is_envoys_own: false });
+    let key = process.grant.key();
+    let commands = process.workers[0].assertion_arrived(key, read, process.now, &process.shared);
+    let timeouts: Vec<Duration> = commands
+        .iter()
+        .filter_map(|command| match command {
+            Command::CallEndpoint { timeout, .. } => Some(*timeout),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(timeouts, [Limits::default().exchange / 2]);
+}
+
+/// The earliest end among the tokens of an identity, and of no other.
+#[test]
+fn the_earliest_end_of_an_identitys_tokens_is_measured() {
+    let mut process = Process::new();
+    let grant_of = |process: &Process, identity: &str, scope: &str| {
+        Arc::new(Grant::new(&GrantParts {
+            identity,
+            authority: &crate::entra::Authority::public(),
+            tenant_id: "t",
+            client_id: "c",
+            scope,
+            assertion: &process.grant.assertion().clone(),
+            clusters: &["entra".to_owned()],
+            discard_before: None,
+        }))
+    };
+    let mut ends = Vec::new();
+    for (identity, scope, life) in [("a", "x/.default", 3600), ("b", "x2/.default", 600), ("a", "y/.default", 7000)] {
+        process.grant = grant_of(&process, identity, scope);
+        process.pending(0, 1);
+        process.look(0);
+        process.assertion(0);
+        let key = process.grant.key();
+        let commands = process.workers[0].endpoint_answered(key, token(life), process.now, &process.shared);
+        ends.extend(commands.into_iter().filter_map(|command| match command {
+            Command::Measure(measured) if measured.name.contains("token_expiry") => {
+                Some((measured.name, measured.value))
+            }
+            _ => None,
+        }));
+    }
+    let name = |identity: &str| format!("entra_exchange_token_expiry_timestamp_seconds.identity=.={identity};.;");
+    let at = |life: u64| i64::try_from(START.unix_seconds() + life).unwrap();
+    assert_eq!(ends, [(name("a"), at(3600)), (name("b"), at(600)), (name("a"), at(3600))]);
+}
+
+#[test]
+fn a_check_reads_once_at_a_time_and_remembers_what_could_be_read() {
+    let mut process = Process::new();
+    let source = process.grant.assertion().clone();
+    let readiness = Readiness { assertion: source.clone(), identities: vec!["payments".to_owned()] };
+    let ready = |process: &mut Process, stream: u32| {
+        process.workers[0].ready(&readiness, StreamId(stream), process.now, &process.shared)
+    };
+    let check = |process: &mut Process| seen(process.workers[0].check(process.now));
+    assert_eq!(ready(&mut process, 1), None);
+    assert_eq!(check(&mut process), [Seen::Read]);
+    // An answer that never came is waited for no longer than it may take, also when the clock is set back.
+    process.now = process.now.minus(Duration::from_secs(3600));
+    assert_eq!(ready(&mut process, 2), None);
+    process.advance(READ_TIMEOUT - Duration::from_millis(1));
+    assert_eq!(check(&mut process), []);
+    process.advance(Duration::from_millis(1));
+    assert_eq!(check(&mut process), [Seen::Read]);
+    let mut claims = claims();
+    claims["nbf"] = json!(process.now.unix_seconds());
+    claims["exp"] = json!(process.now.unix_seconds() + 3600);
+    let body = jwt(&json!({"alg": "RS256"}), &claims).into_bytes();
+    let read = Ok(Response { status: 200, retry_after: None, body, is_envoys_own: false });
+    assert_eq!(seen(process.workers[0].check_answered(&source, read, process.now)), [Seen::Ready(1), Seen::Ready(2)]);
+    assert_eq!(ready(&mut process, 3), Some(Ok(())));
+}
