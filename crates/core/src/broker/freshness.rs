@@ -152,6 +152,8 @@ mod tests {
         assert_eq!(refresh_after(86400, Some(43200), 0), 43200);
         assert_eq!(refresh_after(86400, None, 0), 43200);
         assert_eq!(refresh_after(3600, None, 0), 3300);
+        assert_eq!(refresh_after(7200, None, 0), 6900);
+        assert_eq!(refresh_after(7202, None, 0), 3601);
         assert_eq!(refresh_after(120, None, 0), 60);
         // A refresh_in at or past the end is none.
         assert_eq!(refresh_after(3600, Some(3600), 0), 3300);
