@@ -171,10 +171,10 @@ impl Broker {
         shared::note_refusal(moment.shared, &identity, None);
         moment.commands.push(Command::Measure(metrics::exchange(&identity, "issued", "none")));
         moment.commands.push(Command::Measure(metrics::exchange_took(now.since(issued.issued_at()).as_millis())));
-        self.publish(key, moment, |entry, ours| {
+        self.publish(key, moment, |entry, _| {
             // Another worker that took over may have a newer one already.
             let newer = |theirs: &Issued| theirs.is_usable(now) && theirs.issued_at() > issued.issued_at();
-            if ours || !entry.token.as_ref().is_some_and(newer) {
+            if !entry.token.as_ref().is_some_and(newer) {
                 entry.token = Some(issued.clone());
             }
             entry.failure = None;

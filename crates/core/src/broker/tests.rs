@@ -953,3 +953,55 @@ fn a_check_reads_once_at_a_time_and_remembers_what_could_be_read() {
     assert_eq!(seen(process.workers[0].check_answered(&source, read, process.now)), [Seen::Ready(1), Seen::Ready(2)]);
     assert_eq!(ready(&mut process, 3), Some(Ok(())));
 }
+
+#[test]
+fn a_token_that_comes_late_takes_no_newer_ones_place() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    process.look(0);
+    process.assertion(0);
+    process.advance(Limits::default().exchange + GRACE);
+    let began = process.now;
+    process.exchange(1, 2, token(3600));
+    process.endpoint(0, token(3600));
+    for worker in [0, 1] {
+        match process.ask(worker, 3).0 {
+            Answer::Ready(issued) => assert_eq!(issued.issued_at(), began, "worker {worker}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn an_older_token_is_taken_where_the_newer_is_over_or_there_is_none() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    process.look(0);
+    process.assertion(0);
+    process.advance(Limits::default().exchange + GRACE);
+    process.exchange(1, 2, token(60));
+    process.advance(Duration::from_secs(60));
+    process.endpoint(0, token(3600));
+    process.ready(0);
+}
+
+#[test]
+fn whoever_waited_too_long_gets_the_token_that_a_late_worker_brought() {
+    let mut process = Process::new();
+    process.pending(1, 1);
+    process.look(1);
+    process.assertion(1);
+    process.advance(Limits::default().exchange + GRACE);
+    // The other takes over, and is at its second try when its request has waited for its time.
+    process.pending(0, 2);
+    assert_eq!(process.look(0), [Seen::Read]);
+    process.advance(READ_TIMEOUT);
+    assert_eq!(process.assertion(0), [Seen::Call]);
+    process.advance(Limits::default().exchange);
+    assert_eq!(process.endpoint(0, refusal(700_213)), []);
+    process.advance(SOON);
+    assert_eq!(process.look(0), [Seen::Read]);
+    assert_eq!(process.endpoint(1, token(3600)), [Seen::Token(1)]);
+    process.advance(Limits::default().wait - READ_TIMEOUT - Limits::default().exchange - SOON);
+    assert_eq!(process.look(0), [Seen::Token(2)]);
+}
