@@ -1005,3 +1005,112 @@ fn whoever_waited_too_long_gets_the_token_that_a_late_worker_brought() {
     process.advance(Limits::default().wait - READ_TIMEOUT - Limits::default().exchange - SOON);
     assert_eq!(process.look(0), [Seen::Token(2)]);
 }
+
+/// A process whose worker 0 has had an exchange for each of these, which came to this.
+fn with_exchanges(of: &[(&str, &str)], answer: fn() -> CallResult) -> (Process, Vec<Command>) {
+    let mut process = Process::new();
+    let mut commands = Vec::new();
+    let source = process.grant.assertion().clone();
+    for (identity, scope) in of {
+        process.grant = Arc::new(Grant::new(&GrantParts {
+            identity,
+            authority: &crate::entra::Authority::public(),
+            tenant_id: "t",
+            client_id: "c",
+            scope,
+            assertion: &source,
+            clusters: &["entra".to_owned()],
+            discard_before: None,
+        }));
+        process.pending(0, 1);
+        process.look(0);
+        process.assertion(0);
+        let key = process.grant.key();
+        commands.extend(process.workers[0].endpoint_answered(key, answer(), process.now, &process.shared));
+    }
+    (process, commands)
+}
+
+#[test]
+fn the_status_is_in_the_order_of_identity_and_scope() {
+    let (process, _) = with_exchanges(&[("b", "x/.default"), ("a", "z/.default"), ("a", "y/.default")], || token(3600));
+    let reply = super::status(Build { version: "1", commit: "c" }, process.now, &process.shared);
+    let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+    let shown: Vec<String> = body["keys"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|key| format!("{} {}", key["identity"].as_str().unwrap(), key["scope"].as_str().unwrap()))
+        .collect();
+    assert_eq!(shown, ["a y/.default", "a z/.default", "b x/.default"]);
+}
+
+#[test]
+fn a_failure_is_counted_by_how_it_passes() {
+    let classes = |answer: fn() -> CallResult| {
+        let (_, commands) = with_exchanges(&[("a", "x/.default")], answer);
+        let measured = commands.into_iter().find_map(|command| match command {
+            Command::Measure(measured) if measured.name.contains("exchanges_total") => Some(measured.name),
+            _ => None,
+        });
+        measured.unwrap()
+    };
+    for (answer, class) in
+        [((|| refusal(700_016)) as fn() -> CallResult, "by_change"), (|| refusal(90_033), "by_itself")]
+    {
+        let expected = format!("entra_exchange_exchanges_total.identity=.=a;.;.outcome=.=failed;.;.class=.={class};.;");
+        assert_eq!(classes(answer), expected);
+    }
+}
+
+/// Names can never be removed from Envoy's shared data: there are as many as there are shelves, whatever is asked for.
+#[test]
+fn keys_are_spread_over_shelves_that_were_made_beforehand() {
+    let made: Vec<String> = {
+        let shared = Shared::default();
+        prepare(&shared);
+        let names = shared.values.borrow();
+        names.keys().cloned().collect()
+    };
+    assert_eq!(made.len(), 256);
+    let scopes: Vec<String> = (0..40).map(|number| format!("{number}/.default")).collect();
+    let of: Vec<(&str, &str)> = scopes.iter().map(|scope| ("a", scope.as_str())).collect();
+    let (process, _) = with_exchanges(&of, || token(3600));
+    let values = process.shared.values.borrow();
+    assert!(values.keys().all(|name| made.contains(name)), "{:?}", values.keys());
+    assert!(values.values().filter(|(value, _)| value != b"[]").count() > 20);
+}
+
+#[test]
+fn a_token_of_the_very_moment_from_which_on_it_counts_is_kept() {
+    let mut process = Process::new();
+    let grant = |before| {
+        Arc::new(Grant::new(&GrantParts {
+            identity: "payments",
+            authority: &crate::entra::Authority::public(),
+            tenant_id: "t",
+            client_id: "c",
+            scope: "s/.default",
+            assertion: &crate::assertion::Source::File { cluster: "projected_token".to_owned() },
+            clusters: &["entra".to_owned()],
+            discard_before: Some(before),
+        }))
+    };
+    process.grant = grant(START);
+    process.exchange(0, 1, token(3600));
+    process.ready(0);
+    process.grant = grant(START.plus(Duration::from_millis(1)));
+    process.pending(1, 2);
+}
+
+/// An unused token is let go at its end and not looked at before.
+#[test]
+fn nothing_is_looked_at_for_a_token_that_nobody_uses() {
+    let mut process = Process::new();
+    process.exchange(0, 1, token(3600));
+    process.advance(process.due_in(0).unwrap());
+    process.look(0);
+    process.assertion(0);
+    process.endpoint(0, token(3600));
+    assert_eq!(process.due_in(0), Some(Duration::from_secs(3570)), "its end, not its refresh");
+}

@@ -169,6 +169,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_key_is_sent_as_bytes_and_shown_by_its_start() {
+        let key = crate::entra::tests_support::grant().key();
+        assert_eq!(TokenKey::from_bytes(key.as_bytes()), Some(key));
+        assert_eq!(TokenKey::from_bytes(b""), None);
+        let start: String = key.as_bytes().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!((key.short(), format!("{key:?}")), (start.clone(), format!("TokenKey({start}…)")));
+        assert_eq!(Some(&key.first_byte()), key.as_bytes().first());
+    }
+
+    #[test]
     fn parts_that_concatenate_alike_give_different_keys() {
         assert_ne!(TokenKey::of(&["ab", "c"]), TokenKey::of(&["a", "bc"]));
         assert_ne!(TokenKey::of(&["a", ""]), TokenKey::of(&["", "a"]));
