@@ -816,7 +816,13 @@ fn the_status_tells_people_where_each_token_stands_and_never_the_token() {
 #[test]
 fn the_jitter_is_split_mix_64() {
     let mut random = Random(1_234_567);
-    let expected: [u64; 3] = [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
+    let expected: [u64; 5] = [
+        6_457_827_717_110_365_317,
+        3_203_168_211_198_807_973,
+        9_817_491_932_198_370_423,
+        4_593_380_528_125_082_431,
+        16_408_922_859_458_223_821,
+    ];
     for number in expected {
         assert_eq!(u64::from(random.next()), number >> 32);
     }
@@ -1113,4 +1119,15 @@ fn nothing_is_looked_at_for_a_token_that_nobody_uses() {
     process.assertion(0);
     process.endpoint(0, token(3600));
     assert_eq!(process.due_in(0), Some(Duration::from_secs(3570)), "its end, not its refresh");
+}
+
+#[test]
+fn a_request_that_comes_in_the_pause_before_the_second_try_does_not_cut_it_short() {
+    let mut process = Process::new();
+    assert_eq!(process.exchange(0, 1, refusal(700_213)), []);
+    process.advance(SOON - Duration::from_millis(1));
+    process.pending(0, 2);
+    assert_eq!(process.look(0), []);
+    process.advance(Duration::from_millis(1));
+    assert_eq!(process.look(0), [Seen::Read]);
 }
