@@ -139,13 +139,7 @@ impl Worker {
     }
 
     /// Gets a token for a request: how it ends for it, or `None` when it is to pause.
-    pub(crate) fn ask(
-        &mut self,
-        grant: Arc<Grant>,
-        delivery: Delivery,
-        stream: StreamId,
-        now: Timestamp,
-    ) -> Option<Ending> {
+    fn ask(&mut self, grant: Arc<Grant>, delivery: Delivery, stream: StreamId, now: Timestamp) -> Option<Ending> {
         let at_work = self.begin();
         if let Some(stale) = delivery.stale()
             && at_work.broker.refresh(&grant, stale, now, &Shared).is_some()
@@ -168,7 +162,7 @@ impl Worker {
     }
 
     /// Has a token fetched for a request that goes on without it.
-    pub(crate) fn want(&mut self, grant: &Arc<Grant>, now: Timestamp) {
+    fn want(&mut self, grant: &Arc<Grant>, now: Timestamp) {
         let at_work = self.begin();
         if at_work.broker.want(grant, now, &Shared) {
             envoy::enqueue(at_work.queue, grant.key().as_bytes());
@@ -176,12 +170,7 @@ impl Worker {
     }
 
     /// Whether the pod is ready; `None` when the request is to pause.
-    pub(crate) fn check(
-        &mut self,
-        readiness: &Readiness,
-        stream: StreamId,
-        now: Timestamp,
-    ) -> Option<Result<(), Problem>> {
+    fn check(&mut self, readiness: &Readiness, stream: StreamId, now: Timestamp) -> Option<Result<(), Problem>> {
         let at_work = self.begin();
         let outcome = at_work.broker.ready(readiness, stream, now, &Shared);
         if outcome.is_none() {
@@ -237,7 +226,7 @@ impl Worker {
     }
 
     /// Counts the request in effect, leaves its outcome for access logs, and logs it where that is wanted.
-    pub(crate) fn account(&self, identity: Option<&str>, outcome: Outcome) {
+    fn account(&self, identity: Option<&str>, outcome: Outcome) {
         let identity = identity.unwrap_or("unknown");
         self.meters.count(identity, outcome);
         envoy::leave("entra_exchange_outcome", outcome.as_str());

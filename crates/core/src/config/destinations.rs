@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::reader::{Field, Mistakes, Object};
 use super::{Action, Destination, ExistingCredential, Identity, ManagedIdentity, Terms, Token, Whose};
-use super::{azure_service, shared_suffixes};
+use super::{azure_service, identities, shared_suffixes};
 use crate::azure::HeaderForm;
 use crate::entra::Cloud;
 use crate::host::HostPattern;
@@ -250,7 +250,7 @@ impl Treatment {
             scope: object.get("scope").and_then(|field| read_scope(&field, mistakes)).or(self.scope),
             identity: object
                 .get("identity")
-                .and_then(|field| read_identity(&field, identities, mistakes))
+                .and_then(|field| identities::read_place(&field, identities, mistakes))
                 .or(self.identity),
             action: object.word(
                 "action",
@@ -300,7 +300,7 @@ impl Treatment {
             None if identities.iter().any(|identity| !identity.principals.is_empty()) => Whose::Caller,
             None => {
                 if identities.len() > 1 && object.get("identity").is_none() {
-                    let names = names(identities);
+                    let names = identities::names(identities, " or ");
                     mistakes.add(&object.path_of("identity"), format!("is missing: write {names}"));
                 }
                 Whose::Identity(0)
@@ -322,20 +322,6 @@ impl Treatment {
             ),
         }
     }
-}
-
-fn names(identities: &[Identity]) -> String {
-    let names: Vec<&str> = identities.iter().map(|identity| identity.name.as_str()).collect();
-    names.join(" or ")
-}
-
-fn read_identity(field: &Field<'_>, identities: &[Identity], mistakes: &mut Mistakes) -> Option<usize> {
-    let name = field.text(mistakes)?;
-    let found = identities.iter().position(|identity| identity.name == name);
-    if found.is_none() {
-        mistakes.add(&field.path, format!("{name:?} is no identity: write {}", names(identities)));
-    }
-    found
 }
 
 /// A scope is one resource and `/.default` (learn.microsoft.com, "OAuth 2.0 client credentials flow").

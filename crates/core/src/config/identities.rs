@@ -1,6 +1,6 @@
 //! The sections `entra`, `assertions` and `identities`: where tokens come from, and who we are there.
 
-use super::reader::{Mistakes, Object};
+use super::reader::{Field, Mistakes, Object};
 use super::{Identity, Principal};
 use crate::assertion::Source;
 use crate::entra::{Authority, Cloud, is_guid};
@@ -65,6 +65,22 @@ fn read_entra(root: &Object<'_>, variable: &dyn Fn(&str) -> Option<String>, mist
         |clusters| clusters.into_iter().map(|(_, name)| name.to_owned()).collect(),
     );
     Entra { authority, clusters }
+}
+
+/// The names of all identities, for a message.
+pub(super) fn names(identities: &[Identity], between: &str) -> String {
+    let names: Vec<&str> = identities.iter().map(|identity| identity.name.as_str()).collect();
+    names.join(between)
+}
+
+/// The place of the identity that is named here.
+pub(super) fn read_place(field: &Field<'_>, identities: &[Identity], mistakes: &mut Mistakes) -> Option<usize> {
+    let name = field.text(mistakes)?;
+    let found = identities.iter().position(|identity| identity.name == name);
+    if found.is_none() {
+        mistakes.add(&field.path, format!("{name:?} is no identity: write {}", names(identities, " or ")));
+    }
+    found
 }
 
 fn read_assertions(root: &Object<'_>, mistakes: &mut Mistakes) -> Vec<(String, Source)> {

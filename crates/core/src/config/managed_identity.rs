@@ -1,8 +1,8 @@
 //! The section `managed_identity`: who is answered, and as whom.
 
+use super::identities;
 use super::reader::{Mistakes, Object};
 use super::{AppService, Identity, Imds, ManagedAction, ManagedIdentity, Secret};
-use crate::host::Host;
 use crate::path;
 use crate::problem::{Code, Problem};
 
@@ -31,7 +31,7 @@ pub(super) fn read(
         if health.get("hosts").is_none() {
             mistakes.add(&health.path_of("hosts"), "is missing: write the host that the probe sends");
         }
-        read_hosts(&health, &[], mistakes)
+        health.hosts(&[], mistakes)
     });
     if ["imds", "app_service", "health"].iter().all(|name| object.get(name).is_none()) {
         mistakes.add(
@@ -51,33 +51,29 @@ pub(super) fn read(
 
 /// Which identities callers may ask for, and whose token they get who name none.
 fn read_offer(object: &Object<'_>, identities: &[Identity], mistakes: &mut Mistakes) -> (Vec<usize>, Option<usize>) {
-    let names: Vec<&str> = identities.iter().map(|identity| identity.name.as_str()).collect();
-    let place = |path: &str, name: &str, mistakes: &mut Mistakes| {
-        let found = names.iter().position(|other| *other == name);
-        if found.is_none() {
-            mistakes.add(path, format!("{name:?} is no identity: write {}", names.join(" or ")));
+    let offered: Vec<usize> = match object.get("identities") {
+        Some(field) => {
+            let items = field.list(mistakes).unwrap_or_default();
+            items.iter().filter_map(|item| identities::read_place(item, identities, mistakes)).collect()
         }
-        found
+        None if identities.len() > 1 => {
+            let names = identities::names(identities, ", ");
+            mistakes.add(
+                &object.path_of("identities"),
+                format!("is missing: say which identities callers may ask for, of {names}"),
+            );
+            Vec::new()
+        }
+        None => vec![0],
     };
-    let mut offered: Vec<usize> = Vec::new();
-    match object.texts("identities", mistakes) {
-        Some(texts) => {
-            for (path, name) in texts {
-                offered.extend(place(&path, name, mistakes));
-            }
-        }
-        None if names.len() > 1 => mistakes.add(
-            &object.path_of("identities"),
-            format!("is missing: say which identities callers may ask for, of {}", names.join(", ")),
-        ),
-        None => offered.push(0),
-    }
-    let default = match (object.text("default_identity", mistakes), offered.as_slice()) {
-        (Some(name), _) => {
-            let path = object.path_of("default_identity");
-            let found = place(&path, name, mistakes);
-            if found.is_some_and(|place| !offered.contains(&place)) {
-                mistakes.add(&path, format!("{name:?} is not among managed_identity.identities: add it there"));
+    let default = match (object.get("default_identity"), offered.as_slice()) {
+        (Some(field), _) => {
+            let found = identities::read_place(&field, identities, mistakes);
+            if let Some(identity) =
+                found.filter(|place| !offered.contains(place)).and_then(|place| identities.get(place))
+            {
+                let name = &identity.name;
+                mistakes.add(&field.path, format!("{name:?} is not among managed_identity.identities: add it there"));
             }
             found
         }
@@ -104,7 +100,7 @@ fn read_imds(object: &Object<'_>, mistakes: &mut Mistakes) -> Option<Imds> {
         }
         pass.push(text.to_owned());
     }
-    Some(Imds { hosts: read_hosts(&imds, IMDS_HOSTS, mistakes), pass })
+    Some(Imds { hosts: imds.hosts(IMDS_HOSTS, mistakes), pass })
 }
 
 fn read_app_service(
@@ -124,20 +120,5 @@ fn read_app_service(
             ),
         )
     });
-    Some(AppService { hosts: read_hosts(&app_service, APP_SERVICE_HOSTS, mistakes), secret })
-}
-
-/// The field `hosts`: names and addresses, each on any port.
-pub(super) fn read_hosts(object: &Object<'_>, default: &[&str], mistakes: &mut Mistakes) -> Vec<String> {
-    let Some(texts) = object.texts("hosts", mistakes) else {
-        return default.iter().map(|host| (*host).to_owned()).collect();
-    };
-    let mut hosts: Vec<String> = Vec::new();
-    for (path, text) in texts {
-        match Host::parse(text.as_bytes()) {
-            Some(Host { name, port: None }) => hosts.push(name.into_owned()),
-            _ => mistakes.add(&path, format!("{text:?} is no host: write a name or an address without a port")),
-        }
-    }
-    hosts
+    Some(AppService { hosts: app_service.hosts(APP_SERVICE_HOSTS, mistakes), secret })
 }

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::tree::Node;
+use crate::host::Host;
 use crate::spelling::nearest;
 use crate::time::Timestamp;
 
@@ -217,6 +218,21 @@ impl<'a> Object<'a> {
     /// The items of a list that need not be there.
     pub(super) fn list(&self, name: &str, mistakes: &mut Mistakes) -> Option<Vec<Field<'a>>> {
         self.get(name)?.list(mistakes)
+    }
+
+    /// The field `hosts`, which need not be there: names and addresses, each on any port.
+    pub(super) fn hosts(&self, default: &[&str], mistakes: &mut Mistakes) -> Vec<String> {
+        let Some(texts) = self.texts("hosts", mistakes) else {
+            return default.iter().map(|host| (*host).to_owned()).collect();
+        };
+        let mut hosts: Vec<String> = Vec::new();
+        for (path, text) in texts {
+            match Host::parse(text.as_bytes()) {
+                Some(Host { name, port: None }) => hosts.push(name.into_owned()),
+                _ => mistakes.add(&path, format!("{text:?} is no host: write a name or an address without a port")),
+            }
+        }
+        hosts
     }
 
     /// The texts of a list that need not be there, with their paths.

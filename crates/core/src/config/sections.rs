@@ -54,7 +54,7 @@ fn read_status(root: &Object<'_>, mistakes: &mut Mistakes) -> Option<Status> {
     if !path.starts_with('/') || path.contains(['?', '#']) {
         mistakes.add(&object.path_of("path"), format!("{path:?} is no path: write such as {STATUS_PATH:?}"));
     }
-    Some(Status { hosts: managed_identity::read_hosts(&object, STATUS_HOSTS, mistakes), path: path.to_owned() })
+    Some(Status { hosts: object.hosts(STATUS_HOSTS, mistakes), path: path.to_owned() })
 }
 
 fn read_log(root: &Object<'_>, mistakes: &mut Mistakes) -> Log {
