@@ -1,0 +1,347 @@
+//! One exchange for all who wait: leases, ways, second tries, and what comes late.
+
+use super::*;
+
+#[test]
+fn one_exchange_serves_all_who_wait_in_every_worker() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    process.pending(0, 2);
+    process.pending(1, 3);
+    assert_eq!(process.look(0), [Seen::Read]);
+    assert_eq!(process.look(1), []);
+    assert_eq!(process.assertion(0), [Seen::Call]);
+    assert_eq!(process.endpoint(0, token(3600)), [Seen::Wake(1), Seen::Token(1), Seen::Token(2)]);
+    assert_eq!(process.look(1), [Seen::Token(3)]);
+    process.ready(0);
+    process.ready(1);
+    // What comes next is the refresh.
+    assert!(process.due_in(0).unwrap() > Duration::from_secs(2900));
+}
+
+#[test]
+fn a_worker_that_comes_later_takes_the_published_token_without_pausing() {
+    let mut process = Process::new();
+    process.exchange(0, 1, token(3600));
+    process.ready(1);
+}
+
+#[test]
+fn only_the_first_who_waits_asks_for_a_look() {
+    let mut process = Process::new();
+    assert!(process.ask(0, 1).1);
+    assert!(!process.ask(0, 2).1);
+}
+
+#[test]
+fn a_waiter_is_answered_when_the_leader_dies() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    assert_eq!(process.look(0), [Seen::Read]);
+    process.pending(1, 2);
+    assert_eq!(process.look(1), []);
+    // Worker 0 is never heard of again.
+    let wait = process.due_in(1).unwrap();
+    assert_eq!(wait, READ_TIMEOUT + GRACE);
+    process.advance(wait);
+    assert_eq!(process.look(1), [Seen::Read]);
+    assert_eq!(process.assertion(1), [Seen::Call]);
+    assert_eq!(process.endpoint(1, token(3600)), [Seen::Token(2)]);
+}
+
+#[test]
+fn a_leader_that_was_given_up_stands_down_and_still_serves_its_own() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    process.look(0);
+    process.advance(READ_TIMEOUT + GRACE);
+    process.pending(1, 2);
+    assert_eq!(process.look(1), [Seen::Read]);
+    // The answer to worker 0 comes after all: no second exchange begins.
+    assert_eq!(process.assertion(0), []);
+    assert_eq!(process.assertion(1), [Seen::Call]);
+    assert_eq!(process.endpoint(1, token(3600)), [Seen::Wake(0), Seen::Token(2)]);
+    assert_eq!(process.look(0), [Seen::Token(1)]);
+}
+
+#[test]
+fn an_answer_that_never_comes_ends_with_the_lease() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    process.look(0);
+    process.assertion(0);
+    process.advance(Limits::default().exchange + GRACE);
+    assert_eq!(process.look(0), [Seen::Read]);
+}
+
+#[test]
+fn a_request_that_waits_too_long_is_answered_even_when_nothing_else_happens() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    process.look(0);
+    process.assertion(0);
+    process.advance(Limits::default().wait);
+    assert_eq!(process.look(0), [Seen::Read, Seen::Problem(1, Code::WaitedTooLong)]);
+}
+
+#[test]
+fn a_waiter_that_leaves_cancels_nothing_for_the_others() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    process.pending(0, 2);
+    process.look(0);
+    process.workers[0].forget(StreamId(1));
+    process.assertion(0);
+    assert_eq!(process.endpoint(0, token(3600)), [Seen::Token(2)]);
+    assert!(process.workers[0].waiting.is_empty());
+}
+
+#[test]
+fn the_queue_is_bounded() {
+    let mut process = Process::new();
+    for stream in 0..u32::try_from(Limits::default().waiting).unwrap() {
+        process.pending(0, stream);
+    }
+    assert_eq!(process.failed(0).code, Code::TooManyWaiting);
+}
+
+#[test]
+fn a_refusal_that_correct_credentials_meet_is_tried_once_more_soon() {
+    let mut process = Process::new();
+    assert_eq!(process.exchange(0, 1, refusal(700213)), []);
+    assert_eq!(process.due_in(0), Some(SOON));
+    process.advance(SOON);
+    assert_eq!(process.look(0), [Seen::Read]);
+    assert_eq!(process.assertion(0), [Seen::Call]);
+    assert_eq!(process.endpoint(0, refusal(700213)), [Seen::Problem(1, Code::EntraRefused)]);
+}
+
+#[test]
+fn an_assertion_out_of_its_time_is_read_again_at_once() {
+    let mut process = Process::new();
+    assert_eq!(process.exchange(0, 1, refusal(700024)), [Seen::Read]);
+    assert_eq!(process.assertion(0), [Seen::Call]);
+    assert_eq!(process.endpoint(0, token(3600)), [Seen::Token(1)]);
+}
+
+#[test]
+fn while_it_backs_off_requests_fail_at_once_in_every_worker_and_say_when_to_try_again() {
+    let mut process = Process::new();
+    assert_eq!(process.exchange(0, 1, refusal(700016)), [Seen::Problem(1, Code::EntraRefused)]);
+    for worker in [0, 1] {
+        let problem = process.failed(worker);
+        assert_eq!(problem.aadsts().as_deref(), Some("AADSTS700016"));
+        assert!(problem.retry_after.unwrap() > Duration::ZERO);
+    }
+    let wait = process.failed(1).retry_after.unwrap();
+    process.advance(wait);
+    assert_eq!(process.exchange(1, 2, token(3600)), [Seen::Token(2)]);
+}
+
+#[test]
+fn the_ways_to_the_authority_are_tried_in_order_when_one_does_not_reach_it() {
+    let mut process = Process::new();
+    process.grant = grant_of("payments", "s/.default", &["first", "second"], None);
+    let own = |status| Ok(Response { status, retry_after: None, body: b"reset".to_vec(), is_envoys_own: true });
+    process.pending(0, 1);
+    process.look(0);
+    assert_eq!(process.assertion(0), [Seen::Call]);
+    assert_eq!(process.endpoint(0, own(503)), [Seen::Call]);
+    assert_eq!(process.endpoint(0, token(60)), [Seen::Token(1)]);
+    // Both fail.
+    process.advance(Duration::from_secs(60));
+    process.pending(0, 2);
+    process.look(0);
+    process.assertion(0);
+    assert_eq!(process.endpoint(0, own(504)), [Seen::Call]);
+    assert_eq!(process.endpoint(0, own(503)), [Seen::Problem(2, Code::EntraUnavailable)]);
+    // An answer is never asked for again elsewhere.
+    process.advance(Duration::from_secs(60));
+    process.pending(0, 3);
+    process.look(0);
+    process.assertion(0);
+    assert_eq!(process.endpoint(0, answer(503, &json!({"error": "x"}))), [Seen::Problem(3, Code::EntraUnavailable)]);
+}
+
+#[test]
+fn the_assertion_goes_to_the_authority_by_its_clusters_and_nowhere_else() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    process.look(0);
+    let body = jwt(&json!({"alg": "RS256"}), &claims()).into_bytes();
+    let read = Ok(Response { status: 200, retry_after: None, body: body.clone(), is_envoys_own: false });
+    let commands = process.workers[0].assertion_arrived(process.grant.key(), read, process.now, &process.shared);
+    let assertion = String::from_utf8(body).unwrap();
+    let mut calls = 0;
+    for command in commands {
+        let Command::CallEndpoint { cluster, request, .. } = command else { continue };
+        assert!(process.grant.clusters().contains(&cluster), "{cluster}");
+        assert_eq!(request.authority, process.grant.authority().host());
+        assert!(request.body.contains(&format!("client_assertion={assertion}")));
+        calls += 1;
+    }
+    assert_eq!(calls, 1);
+}
+
+#[test]
+fn a_vm_that_serves_no_requests_and_cannot_read_the_token_leaves_it_to_the_others() {
+    let mut process = Process::new();
+    let warm = [Arc::clone(&process.grant)];
+    process.workers[0].keep_warm(&warm, process.now);
+    process.workers[1].keep_warm(&warm, process.now);
+    assert_eq!(process.look(0), [Seen::Read]);
+    assert_eq!(process.look(1), []);
+    // Worker 0 is the main thread's: an internal listener does not answer it.
+    assert_eq!(process.assertion_answer(0, answer(503, &json!({}))), [Seen::Wake(1)]);
+    assert_eq!(process.look(1), [Seen::Read]);
+    process.assertion(1);
+    assert_eq!(process.endpoint(1, answer(500, &json!({}))), []);
+    // It tries again only at long, growing intervals, and finds the token there.
+    let first = process.due_in(0).unwrap();
+    process.advance(first);
+    process.look(0);
+    process.assertion_answer(0, answer(503, &json!({})));
+    assert!(process.due_in(0).unwrap() >= 2 * first);
+}
+
+#[test]
+fn a_token_file_that_cannot_be_read_is_a_problem_and_not_a_hang() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    process.look(0);
+    assert_eq!(process.assertion_answer(0, answer(503, &json!({}))), [Seen::Problem(1, Code::AssertionUnavailable)]);
+}
+
+#[test]
+fn answers_that_nobody_waits_for_do_nothing() {
+    let mut process = Process::new();
+    assert_eq!(process.assertion(0), []);
+    assert_eq!(process.endpoint(0, token(60)), []);
+    process.exchange(0, 1, token(3600));
+    assert_eq!(process.endpoint(0, token(60)), []);
+    assert_eq!(process.assertion(0), []);
+}
+
+#[test]
+fn a_clock_that_is_set_back_leaves_no_lease_and_no_failure_for_ever() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    process.look(0);
+    process.now = process.now.minus(Duration::from_secs(86400));
+    process.pending(1, 2);
+    assert_eq!(process.look(1), [Seen::Read], "a lease from the future counts for nothing");
+    process.assertion(1);
+    process.endpoint(1, refusal(700016));
+    process.now = process.now.minus(Duration::from_secs(86400));
+    process.pending(1, 3);
+}
+
+#[test]
+fn nobody_waits_for_longer_when_the_clock_is_set_back() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    process.look(0);
+    process.assertion(0);
+    process.pending(1, 2);
+    process.look(1);
+    process.now = process.now.minus(Duration::from_secs(3600));
+    // Something happens there: the timers are set anew.
+    process.look(0);
+    process.look(1);
+    assert!(process.due_in(0).unwrap() <= Limits::default().wait);
+    assert!(process.due_in(1).unwrap() <= Limits::default().wait);
+    process.advance(Limits::default().wait);
+    assert!(process.look(0).contains(&Seen::Problem(1, Code::WaitedTooLong)));
+    assert!(process.look(1).contains(&Seen::Problem(2, Code::WaitedTooLong)));
+}
+
+#[test]
+fn a_back_off_from_before_the_clock_was_set_back_does_not_last_until_its_time_comes_again() {
+    let mut process = Process::new();
+    process.exchange(0, 1, refusal(700016));
+    process.now = process.now.minus(Duration::from_secs(1800));
+    process.pending(1, 2);
+    assert_eq!(process.look(1), [Seen::Read]);
+}
+
+#[test]
+fn a_failure_is_not_told_when_another_worker_has_a_token_since() {
+    let mut process = Process::new();
+    process.exchange(0, 1, refusal(700016));
+    let wait = process.failed(1).retry_after.unwrap();
+    process.advance(wait);
+    process.pending(0, 2);
+    process.look(0);
+    process.pending(1, 3);
+    process.look(1);
+    process.assertion(0);
+    process.endpoint(0, token(3600));
+    // By this clock the back-off that worker 1 knows of runs again.
+    process.now = process.now.minus(Duration::from_millis(500));
+    assert_eq!(process.look(1), [Seen::Token(3)]);
+}
+
+#[test]
+fn a_full_queue_withholds_no_token() {
+    let mut process = Process::new();
+    let limits = Limits { waiting: 1, ..Limits::default() };
+    process.workers[0] = Broker::new(WorkerId(7), QueueId(0), limits);
+    process.exchange(0, 1, token(3600));
+    process.advance(Duration::from_secs(3320));
+    let mut ask = |stream| {
+        process.workers[0].get(&process.grant, Need::LongLived, StreamId(stream), process.now, &process.shared).0
+    };
+    assert!(matches!(ask(2), Answer::Pending));
+    assert!(matches!(ask(3), Answer::Ready(_)));
+}
+
+#[test]
+fn the_ways_share_the_time_of_an_exchange() {
+    let mut process = Process::new();
+    process.grant = grant_of("payments", "s/.default", &["first", "second"], None);
+    process.pending(0, 1);
+    process.look(0);
+    let read = process.federated_token();
+    let key = process.grant.key();
+    let commands = process.workers[0].assertion_arrived(key, read, process.now, &process.shared);
+    let timeouts: Vec<Duration> = commands
+        .iter()
+        .filter_map(|command| match command {
+            Command::CallEndpoint { timeout, .. } => Some(*timeout),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(timeouts, [Limits::default().exchange / 2]);
+}
+
+#[test]
+fn whoever_waited_too_long_gets_the_token_that_a_late_worker_brought() {
+    let mut process = Process::new();
+    process.pending(1, 1);
+    process.look(1);
+    process.assertion(1);
+    process.advance(Limits::default().exchange + GRACE);
+    // The other takes over, and is at its second try when its request has waited for its time.
+    process.pending(0, 2);
+    assert_eq!(process.look(0), [Seen::Read]);
+    process.advance(READ_TIMEOUT);
+    assert_eq!(process.assertion(0), [Seen::Call]);
+    process.advance(Limits::default().exchange);
+    assert_eq!(process.endpoint(0, refusal(700_213)), []);
+    process.advance(SOON);
+    assert_eq!(process.look(0), [Seen::Read]);
+    assert_eq!(process.endpoint(1, token(3600)), [Seen::Token(1)]);
+    process.advance(Limits::default().wait - READ_TIMEOUT - Limits::default().exchange - SOON);
+    assert_eq!(process.look(0), [Seen::Token(2)]);
+}
+
+#[test]
+fn a_request_that_comes_in_the_pause_before_the_second_try_does_not_cut_it_short() {
+    let mut process = Process::new();
+    assert_eq!(process.exchange(0, 1, refusal(700_213)), []);
+    process.advance(SOON - Duration::from_millis(1));
+    process.pending(0, 2);
+    assert_eq!(process.look(0), []);
+    process.advance(Duration::from_millis(1));
+    assert_eq!(process.look(0), [Seen::Read]);
+}

@@ -1,0 +1,183 @@
+//! The broker among other workers, on a clock and a shared memory that the tests own.
+
+mod exchange;
+mod life;
+mod shown;
+
+use std::cell::RefCell;
+
+use serde_json::json;
+
+use super::shared::{Entry, Then};
+use super::*;
+use crate::assertion::tests::{claims, jwt};
+use crate::entra::GrantParts;
+use crate::entra::tests_support::grant;
+use crate::http::Response;
+
+const START: Timestamp = Timestamp::from_unix_seconds(1_795_334_000);
+
+/// Shared data as Envoy has it.
+#[derive(Default)]
+struct Shared {
+    values: RefCell<HashMap<String, (Vec<u8>, u32)>>,
+    sets: RefCell<u32>,
+}
+
+impl SharedData for Shared {
+    fn get(&self, name: &str) -> Option<(Vec<u8>, u32)> {
+        self.values.borrow().get(name).cloned()
+    }
+
+    fn set(&self, name: &str, value: &[u8], cas: Option<u32>) -> bool {
+        let mut values = self.values.borrow_mut();
+        if let (Some((_, current)), Some(cas)) = (values.get(name), cas)
+            && cas != 0
+            && *current != cas
+        {
+            return false;
+        }
+        *self.sets.borrow_mut() += 1;
+        values.insert(name.to_owned(), (value.to_vec(), *self.sets.borrow()));
+        true
+    }
+}
+
+/// Two workers of one process.
+struct Process {
+    shared: Shared,
+    workers: [Broker; 2],
+    grant: Arc<Grant>,
+    now: Timestamp,
+}
+
+#[derive(Debug, PartialEq)]
+enum Seen {
+    Read,
+    Call,
+    Wake(u32),
+    Token(u32),
+    Problem(u32, Code),
+    Ready(u32),
+}
+
+fn seen(commands: Vec<Command>) -> Vec<Seen> {
+    commands
+        .into_iter()
+        .filter_map(|command| match command {
+            Command::ReadAssertion(_) => Some(Seen::Read),
+            Command::CallEndpoint { .. } => Some(Seen::Call),
+            Command::Wake(QueueId(queue), _) => Some(Seen::Wake(queue)),
+            Command::Finish(StreamId(stream), Ok(_)) => Some(Seen::Token(stream)),
+            Command::Finish(StreamId(stream), Err(problem)) => Some(Seen::Problem(stream, problem.code)),
+            Command::ReadForCheck(_) => Some(Seen::Read),
+            Command::Checked(StreamId(stream), Ok(())) => Some(Seen::Ready(stream)),
+            Command::Checked(StreamId(stream), Err(problem)) => Some(Seen::Problem(stream, problem.code)),
+            Command::Log(_) | Command::Measure(_) => None,
+        })
+        .collect()
+}
+
+fn answer(status: u16, body: &serde_json::Value) -> CallResult {
+    Ok(Response { status, retry_after: None, body: body.to_string().into_bytes(), is_envoys_own: false })
+}
+
+fn token(life: u64) -> CallResult {
+    answer(200, &json!({"token_type": "Bearer", "expires_in": life, "access_token": "abc"}))
+}
+
+fn refusal(code: u32) -> CallResult {
+    answer(
+        401,
+        &json!({"error": "invalid_client", "error_description": format!("AADSTS{code}: no"), "error_codes": [code]}),
+    )
+}
+
+/// A grant of identity and scope, by these ways.
+fn grant_of(identity: &str, scope: &str, clusters: &[&str], discard_before: Option<Timestamp>) -> Arc<Grant> {
+    let clusters: Vec<String> = clusters.iter().map(|cluster| (*cluster).to_owned()).collect();
+    Arc::new(Grant::new(&GrantParts {
+        identity,
+        authority: &crate::entra::Authority::public(),
+        tenant_id: "t",
+        client_id: "c",
+        scope,
+        assertion: &crate::assertion::Source::File { cluster: "projected_token".to_owned() },
+        clusters: &clusters,
+        discard_before,
+    }))
+}
+
+impl Process {
+    fn new() -> Self {
+        let shared = Shared::default();
+        prepare(&shared);
+        let worker = |number: u32| Broker::new(WorkerId(u64::from(number) + 7), QueueId(number), Limits::default());
+        Self { shared, workers: [worker(0), worker(1)], grant: Arc::new(grant()), now: START }
+    }
+
+    fn advance(&mut self, length: Duration) {
+        self.now = self.now.plus(length);
+    }
+
+    /// A request arrives; `Err` is how it ended at once.
+    fn ask(&mut self, worker: usize, stream: u32) -> (Answer, bool) {
+        self.workers[worker].get(&self.grant, Need::Usable, StreamId(stream), self.now, &self.shared)
+    }
+
+    fn pending(&mut self, worker: usize, stream: u32) {
+        assert!(matches!(self.ask(worker, stream).0, Answer::Pending));
+    }
+
+    fn ready(&mut self, worker: usize) {
+        assert!(matches!(self.ask(worker, 999).0, Answer::Ready(_)));
+    }
+
+    fn failed(&mut self, worker: usize) -> Problem {
+        match self.ask(worker, 999).0 {
+            Answer::Failed(problem) => problem,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn look(&mut self, worker: usize) -> Vec<Seen> {
+        let key = self.grant.key();
+        let mut commands = self.workers[worker].look(key, self.now, &self.shared);
+        commands.extend(self.workers[worker].tick(self.now, &self.shared));
+        seen(commands)
+    }
+
+    /// A federated token that is good now, as Envoy serves it.
+    fn federated_token(&self) -> CallResult {
+        let mut claims = claims();
+        claims["nbf"] = json!(self.now.unix_seconds());
+        claims["exp"] = json!(self.now.unix_seconds() + 3600);
+        let body = jwt(&json!({"alg": "RS256"}), &claims).into_bytes();
+        Ok(Response { status: 200, retry_after: None, body, is_envoys_own: false })
+    }
+
+    fn assertion(&mut self, worker: usize) -> Vec<Seen> {
+        let read = self.federated_token();
+        self.assertion_answer(worker, read)
+    }
+
+    fn assertion_answer(&mut self, worker: usize, answer: CallResult) -> Vec<Seen> {
+        seen(self.workers[worker].assertion_arrived(self.grant.key(), answer, self.now, &self.shared))
+    }
+
+    fn endpoint(&mut self, worker: usize, answer: CallResult) -> Vec<Seen> {
+        seen(self.workers[worker].endpoint_answered(self.grant.key(), answer, self.now, &self.shared))
+    }
+
+    /// A worker asks, and its exchange comes to `answer`.
+    fn exchange(&mut self, worker: usize, stream: u32, answer: CallResult) -> Vec<Seen> {
+        self.pending(worker, stream);
+        assert_eq!(self.look(worker), [Seen::Read]);
+        assert_eq!(self.assertion(worker), [Seen::Call]);
+        self.endpoint(worker, answer)
+    }
+
+    fn due_in(&self, worker: usize) -> Option<Duration> {
+        self.workers[worker].next_due().map(|due| due.since(self.now))
+    }
+}

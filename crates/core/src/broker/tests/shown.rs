@@ -1,0 +1,214 @@
+//! What can be seen of tokens from outside: readiness, status, metrics, shelves.
+
+use super::*;
+
+#[test]
+fn a_lease_is_counted_while_it_is_held() {
+    let mut process = Process::new();
+    let mut held = 0;
+    let mut count = |commands: &[Command]| {
+        for command in commands {
+            if let Command::Measure(Measurement { name, value, .. }) = command
+                && name == "entra_exchange_leases"
+            {
+                held += value;
+            }
+        }
+        held
+    };
+    process.pending(0, 1);
+    let key = process.grant.key();
+    let commands = process.workers[0].look(key, process.now, &process.shared);
+    assert_eq!(count(&commands), 1);
+    let commands = process.workers[0].assertion_arrived(key, answer(503, &json!({})), process.now, &process.shared);
+    assert_eq!(count(&commands), 0);
+}
+
+#[test]
+fn readiness_is_an_assertion_that_was_read_and_no_refusal_for_good() {
+    let mut process = Process::new();
+    let readiness = Readiness {
+        assertion: process.grant.assertion().clone(),
+        identities: vec![process.grant.identity().to_owned()],
+    };
+    let ready = |process: &mut Process, worker: usize, stream: u32| {
+        let outcome = process.workers[worker].ready(&readiness, StreamId(stream), process.now, &process.shared);
+        outcome.map(|outcome| outcome.map_err(|problem| problem.code))
+    };
+    // What was not read yet is read for it, once for all who ask; nothing is exchanged.
+    assert_eq!((ready(&mut process, 0, 1), ready(&mut process, 0, 2), ready(&mut process, 0, 3)), (None, None, None));
+    process.workers[0].forget(StreamId(3));
+    assert_eq!(seen(process.workers[0].check(process.now)), [Seen::Read]);
+    assert_eq!(seen(process.workers[0].check(process.now)), []);
+    let missing = Ok(Response { status: 503, retry_after: None, body: Vec::new(), is_envoys_own: true });
+    let source = process.grant.assertion().clone();
+    let answered = seen(process.workers[0].check_answered(&source, missing, process.now));
+    assert_eq!(answered, [Seen::Problem(1, Code::AssertionUnavailable), Seen::Problem(2, Code::AssertionUnavailable)]);
+    // It is tried again with each probe, until it could be read, here or for an exchange.
+    assert_eq!(ready(&mut process, 0, 4), None);
+    process.exchange(0, 5, refusal(700_016));
+    assert_eq!(ready(&mut process, 0, 6), Some(Err(Code::EntraRefused)));
+    // Every worker knows of the refusal.
+    assert_eq!(ready(&mut process, 1, 7), Some(Err(Code::EntraRefused)));
+    process.advance(Duration::from_secs(600));
+    process.exchange(0, 8, answer(500, &json!({})));
+    assert_eq!(ready(&mut process, 0, 9), Some(Ok(())));
+    process.advance(Duration::from_secs(600));
+    process.exchange(0, 10, token(3600));
+    assert_eq!((ready(&mut process, 0, 11), ready(&mut process, 1, 12)), (Some(Ok(())), None));
+}
+
+#[test]
+fn without_a_decisive_identity_all_must_be_refused_before_the_pod_is_not_ready() {
+    let mut process = Process::new();
+    process.exchange(0, 1, refusal(700_016));
+    let identities = vec![process.grant.identity().to_owned(), "another".to_owned()];
+    let readiness = Readiness { assertion: process.grant.assertion().clone(), identities };
+    assert_eq!(process.workers[0].ready(&readiness, StreamId(2), process.now, &process.shared), Some(Ok(())));
+}
+
+#[test]
+fn the_status_tells_people_where_each_token_stands_and_never_the_token() {
+    let mut process = Process::new();
+    let status = |process: &Process| {
+        let reply = crate::broker::status(Build { version: "1.2.3", commit: "c0ffee" }, process.now, &process.shared);
+        let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+        assert_eq!((&body["version"], &body["commit"]), (&json!("1.2.3"), &json!("c0ffee")));
+        assert!(body["time"].as_str().unwrap().ends_with('Z') && !body.to_string().contains("abc"), "{body}");
+        body["keys"].get(0).cloned().unwrap_or_default()
+    };
+    assert_eq!(status(&process), json!(null));
+    process.pending(0, 1);
+    process.look(0);
+    let (identity, scope) = (process.grant.identity().to_owned(), process.grant.scope().to_owned());
+    let key = process.grant.key().short();
+    assert_eq!(status(&process), json!({"identity": identity, "scope": scope, "key": key, "state": "exchanging"}));
+    process.assertion(0);
+    process.endpoint(0, token(3600));
+    process.advance(Duration::from_secs(100));
+    let seen = status(&process);
+    assert_eq!(seen["state"], "valid");
+    assert_eq!(seen["token"]["age_s"], 100);
+    assert_eq!((&seen["token"]["usable_for_s"], &seen["token"]["expires_in_s"]), (&json!(3470), &json!(3500)));
+    process.advance(Duration::from_secs(3300));
+    assert_eq!(status(&process)["state"], "due");
+    process.advance(Duration::from_secs(200));
+    process.exchange(0, 2, refusal(700_016));
+    let seen = status(&process);
+    assert_eq!(seen["state"], "backing_off");
+    assert_eq!(seen["last_problem"]["aadsts"], "AADSTS700016");
+    assert_eq!((&seen["last_problem"]["failures"], &seen["last_problem"]["age_s"]), (&json!(1), &json!(0)));
+    assert!(seen["last_problem"]["next_try_in_s"].as_u64().is_some() && seen.get("token").is_none());
+}
+
+/// The earliest end among the tokens of an identity, and of no other.
+#[test]
+fn the_earliest_end_of_an_identitys_tokens_is_measured() {
+    let mut process = Process::new();
+    let mut ends = Vec::new();
+    for (identity, scope, life) in [("a", "x/.default", 3600), ("b", "x2/.default", 600), ("a", "y/.default", 7000)] {
+        process.grant = grant_of(identity, scope, &["entra"], None);
+        process.pending(0, 1);
+        process.look(0);
+        process.assertion(0);
+        let key = process.grant.key();
+        let commands = process.workers[0].endpoint_answered(key, token(life), process.now, &process.shared);
+        ends.extend(commands.into_iter().filter_map(|command| match command {
+            Command::Measure(measured) if measured.name.contains("token_expiry") => {
+                Some((measured.name, measured.value))
+            }
+            _ => None,
+        }));
+    }
+    let name = |identity: &str| format!("entra_exchange_token_expiry_timestamp_seconds.identity=.={identity};.;");
+    let at = |life: u64| i64::try_from(START.unix_seconds() + life).unwrap();
+    assert_eq!(ends, [(name("a"), at(3600)), (name("b"), at(600)), (name("a"), at(3600))]);
+}
+
+#[test]
+fn a_check_reads_once_at_a_time_and_remembers_what_could_be_read() {
+    let mut process = Process::new();
+    let source = process.grant.assertion().clone();
+    let readiness = Readiness { assertion: source.clone(), identities: vec!["payments".to_owned()] };
+    let ready = |process: &mut Process, stream: u32| {
+        process.workers[0].ready(&readiness, StreamId(stream), process.now, &process.shared)
+    };
+    let check = |process: &mut Process| seen(process.workers[0].check(process.now));
+    assert_eq!(ready(&mut process, 1), None);
+    assert_eq!(check(&mut process), [Seen::Read]);
+    // An answer that never came is waited for no longer than it may take, also when the clock is set back.
+    process.now = process.now.minus(Duration::from_secs(3600));
+    assert_eq!(ready(&mut process, 2), None);
+    process.advance(READ_TIMEOUT - Duration::from_millis(1));
+    assert_eq!(check(&mut process), []);
+    process.advance(Duration::from_millis(1));
+    assert_eq!(check(&mut process), [Seen::Read]);
+    let read = process.federated_token();
+    assert_eq!(seen(process.workers[0].check_answered(&source, read, process.now)), [Seen::Ready(1), Seen::Ready(2)]);
+    assert_eq!(ready(&mut process, 3), Some(Ok(())));
+}
+
+/// A process whose worker 0 has had an exchange for each of these, which came to this.
+fn with_exchanges(of: &[(&str, &str)], answer: fn() -> CallResult) -> (Process, Vec<Command>) {
+    let mut process = Process::new();
+    let mut commands = Vec::new();
+    for (identity, scope) in of {
+        process.grant = grant_of(identity, scope, &["entra"], None);
+        process.pending(0, 1);
+        process.look(0);
+        process.assertion(0);
+        let key = process.grant.key();
+        commands.extend(process.workers[0].endpoint_answered(key, answer(), process.now, &process.shared));
+    }
+    (process, commands)
+}
+
+#[test]
+fn the_status_is_in_the_order_of_identity_and_scope() {
+    let (process, _) = with_exchanges(&[("b", "x/.default"), ("a", "z/.default"), ("a", "y/.default")], || token(3600));
+    let reply = crate::broker::status(Build { version: "1", commit: "c" }, process.now, &process.shared);
+    let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+    let shown: Vec<String> = body["keys"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|key| format!("{} {}", key["identity"].as_str().unwrap(), key["scope"].as_str().unwrap()))
+        .collect();
+    assert_eq!(shown, ["a y/.default", "a z/.default", "b x/.default"]);
+}
+
+#[test]
+fn a_failure_is_counted_by_how_it_passes() {
+    let classes = |answer: fn() -> CallResult| {
+        let (_, commands) = with_exchanges(&[("a", "x/.default")], answer);
+        let measured = commands.into_iter().find_map(|command| match command {
+            Command::Measure(measured) if measured.name.contains("exchanges_total") => Some(measured.name),
+            _ => None,
+        });
+        measured.unwrap()
+    };
+    for (answer, class) in
+        [((|| refusal(700_016)) as fn() -> CallResult, "by_change"), (|| refusal(90_033), "by_itself")]
+    {
+        let expected = format!("entra_exchange_exchanges_total.identity=.=a;.;.outcome=.=failed;.;.class=.={class};.;");
+        assert_eq!(classes(answer), expected);
+    }
+}
+
+/// Names can never be removed from Envoy's shared data: there are as many as there are shelves, whatever is asked for.
+#[test]
+fn keys_are_spread_over_shelves_that_were_made_beforehand() {
+    let made: Vec<String> = {
+        let shared = Shared::default();
+        prepare(&shared);
+        let names = shared.values.borrow();
+        names.keys().cloned().collect()
+    };
+    assert_eq!(made.len(), 256);
+    let scopes: Vec<String> = (0..40).map(|number| format!("{number}/.default")).collect();
+    let of: Vec<(&str, &str)> = scopes.iter().map(|scope| ("a", scope.as_str())).collect();
+    let (process, _) = with_exchanges(&of, || token(3600));
+    let values = process.shared.values.borrow();
+    assert!(values.keys().all(|name| made.contains(name)), "{:?}", values.keys());
+    assert!(values.values().filter(|(value, _)| value != b"[]").count() > 20);
+}
