@@ -1,0 +1,302 @@
+//! Every row of the table, and what is no name in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+use crate::host::Host;
+
+/// With the pages.
+const WHOLE: &str = include_str!("../../data/azure-services.tsv");
+
+/// A name that the service takes.
+fn sample(service: &Service) -> String {
+    let name = if service.names.is_some_and(|rule| rule.hyphens) { "payments-kv" } else { "paymentskv" };
+    let with_region = service.patterns().all(|host| host.contains("{region}"));
+    if with_region { format!("{name}.westeurope-1") } else { name.to_owned() }
+}
+
+fn endpoints(service: &Service) -> Vec<Endpoint> {
+    match service.takes_names() {
+        true => vec![service.endpoint(&sample(service)).unwrap()],
+        false => service.endpoints().unwrap(),
+    }
+}
+
+fn find(word: &str, cloud: Cloud) -> Service {
+    Service::find(word, Some(cloud)).unwrap_or_else(|mistake| panic!("{word:?} {mistake}"))
+}
+
+fn said(word: &str, cloud: Cloud, name: &str) -> String {
+    match Service::find(word, Some(cloud)).and_then(|service| service.endpoint(name)) {
+        Ok(Endpoint { host, scope }) => format!("{host} {scope}"),
+        Err(mistake) => mistake.to_string(),
+    }
+}
+
+#[test]
+fn every_line_of_the_table_is_well_formed_and_says_what_page_it_is_from() {
+    let pages: BTreeMap<&str, &str> =
+        WHOLE.lines().filter_map(|line| line.strip_prefix('@')?.split_once('\t')).collect();
+    let publishers = ["learn.microsoft.com/", "docs.azure.cn/", "github.com/Azure/", "github.com/databricks/"];
+    assert!(pages.values().all(|page| publishers.iter().any(|publisher| page.starts_with(publisher))));
+
+    let mut used: BTreeSet<&str> = BTreeSet::new();
+    let (mut words, mut lines) = (BTreeSet::new(), 0);
+    for line in WHOLE.lines().filter(|line| !line.is_empty() && !line.starts_with(['#', '@'])) {
+        match line.split('\t').collect::<Vec<_>>().as_slice() {
+            ["", cloud, hosts, scope] => {
+                assert!(Cloud::ALL.iter().any(|known| known.word() == *cloud), "{line}");
+                assert!(!hosts.is_empty() && scope.ends_with("/.default"), "{line}");
+                lines += 1;
+            }
+            [word, names, header, from] => {
+                assert!(word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{line}");
+                assert!(words.insert(*word), "{word} stands twice");
+                assert!(*names == "-" || NameRule::parse(names).is_some(), "{line}");
+                assert!(HeaderForm::parse(header).is_some(), "{line}");
+                used.extend(from.split(' '));
+            }
+            _ => panic!("{line}"),
+        }
+    }
+    assert_eq!(used, pages.keys().copied().collect(), "each page is used, and each one used is there");
+    assert_eq!(rows().len(), lines);
+    assert!(words.iter().all(|word| NOT_BY_HEADER.iter().all(|(other, ..)| other != word)));
+}
+
+#[test]
+fn every_row_gives_hosts_and_a_scope_and_stands_once() {
+    let mut found = BTreeSet::new();
+    for (cloud, service) in rows() {
+        let word = service.word;
+        assert!(found.insert((word, cloud.word())), "{word} stands twice in {cloud}");
+        assert_eq!(find(word, cloud), service);
+        for pattern in service.patterns() {
+            assert_eq!(pattern.starts_with("{name}."), service.takes_names(), "{pattern}");
+            assert!(!pattern.replacen("{name}.", "", 1).replacen("{region}.", "", 1).contains(['{', '}', '*', ':']));
+        }
+        for Endpoint { host, scope } in endpoints(&service) {
+            let parsed = Host::parse(host.as_bytes()).unwrap();
+            assert!(parsed.name == host && parsed.port.is_none() && host.matches('.').count() >= 2, "{host}");
+            let resource = scope.strip_suffix("/.default").unwrap();
+            let plain = !resource.contains(['{', '}', ' ']) && !resource.ends_with("/.default");
+            assert!(plain && (resource.starts_with("https://") || crate::entra::is_guid(resource)), "{scope}");
+        }
+    }
+}
+
+#[test]
+fn no_row_knows_a_look_alike() {
+    for (cloud, service) in rows() {
+        for Endpoint { host, .. } in endpoints(&service) {
+            let name = sample(&service);
+            for other in [
+                format!("{host}.evil.example"),
+                format!("evil{host}"),
+                format!("evil.{host}"),
+                format!("{host}@evil.example"),
+                format!("{name}.evil.example"),
+                format!("{name}.evil.example/"),
+                format!("{name}.evil.example#"),
+                format!("{name}%2eevil"),
+                format!("{name}:443"),
+                format!("*.{name}"),
+                format!("{name}."),
+                format!(".{name}"),
+                format!("-{name}"),
+                format!("{name}-"),
+                format!("{name} "),
+                format!("{name}\0"),
+                format!("b\u{fc}{name}"),
+                "{name}".to_owned(),
+                "*".to_owned(),
+                String::new(),
+                "x".repeat(64),
+            ] {
+                assert!(service.endpoint(&other).is_err(), "{} in {cloud} takes {other:?}", service.word);
+            }
+            // A host of one row is no host of another name in it.
+            if service.takes_names() {
+                assert_eq!(service.patterns().filter_map(|pattern| name_in(pattern, &host)).count(), 1, "{host}");
+                assert_eq!(name_in(service.hosts, &format!("{host}.evil.example")), None);
+                assert_eq!(name_in(service.hosts, &format!("evil.{host}")), None);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_name_of_our_own_becomes_a_host_in_the_cloud_of_the_authority() {
+    use Cloud::{China, Public, UsGovernment};
+    for (word, cloud, name, expected) in [
+        ("key_vault", Public, "payments-kv", "payments-kv.vault.azure.net https://vault.azure.net/.default"),
+        ("key_vault", Public, "Payments-KV", "payments-kv.vault.azure.net https://vault.azure.net/.default"),
+        (
+            "key_vault",
+            UsGovernment,
+            "agency-kv",
+            "agency-kv.vault.usgovcloudapi.net https://vault.usgovcloudapi.net/.default",
+        ),
+        ("key_vault", China, "kv1", "kv1.vault.azure.cn https://vault.azure.cn/.default"),
+        (
+            "blob_storage",
+            Public,
+            "paymentsdata",
+            "paymentsdata.blob.core.windows.net https://storage.azure.com/.default",
+        ),
+        (
+            "azure_openai",
+            Public,
+            "contoso-eu",
+            "contoso-eu.openai.azure.com https://cognitiveservices.azure.com/.default",
+        ),
+        (
+            "data_explorer",
+            Public,
+            "help.westeurope",
+            "help.westeurope.kusto.windows.net https://help.westeurope.kusto.windows.net/.default",
+        ),
+        (
+            "monitor_ingestion",
+            Public,
+            "dce-a1b2.eastus-1",
+            "dce-a1b2.eastus-1.ingest.monitor.azure.com https://monitor.azure.com//.default",
+        ),
+        (
+            "digital_twins",
+            Public,
+            "plant.weu",
+            "plant.api.weu.digitaltwins.azure.net https://digitaltwins.azure.net/.default",
+        ),
+        (
+            "communication",
+            Public,
+            "contoso",
+            "contoso.communication.azure.com https://communication.azure.com//.default",
+        ),
+        (
+            "communication",
+            Public,
+            "contoso.europe",
+            "contoso.europe.communication.azure.com https://communication.azure.com//.default",
+        ),
+        (
+            "databricks",
+            Public,
+            "adb-1234567890123456.7",
+            "adb-1234567890123456.7.azuredatabricks.net 2ff814a6-3304-4ab8-85cb-cd0e6f879c1d/.default",
+        ),
+    ] {
+        assert_eq!(said(word, cloud, name), expected);
+    }
+    let graph = find("microsoft_graph", UsGovernment).endpoints().unwrap();
+    assert_eq!(
+        graph,
+        [Endpoint { host: "graph.microsoft.us".into(), scope: "https://graph.microsoft.us/.default".into() }]
+    );
+}
+
+#[test]
+fn a_mistake_says_what_would_be_right() {
+    use Cloud::{China, Public};
+    for (word, cloud, name, expected) in [
+        ("key_valt", Public, "kv1", "is no service with a row here: did you mean \"key_vault\"?"),
+        ("toaster", Public, "kv1", "is no service with a row here: write hosts and scope"),
+        (
+            "azure_openai",
+            China,
+            "x1",
+            "has no row for the cloud in China, whose authority this is: write hosts and scope",
+        ),
+        ("key_vault", Public, "payments-kv.vault.azure.net", "is a host: write its name alone, \"payments-kv\""),
+        (
+            "data_explorer",
+            Public,
+            "help.westeurope.kusto.windows.net",
+            "is a host: write its name alone, \"help.westeurope\"",
+        ),
+        (
+            "data_explorer",
+            Public,
+            "help",
+            "lacks a part of the host {name}.{region}.kusto.windows.net: write name and region with a dot between",
+        ),
+        (
+            "key_vault",
+            Public,
+            "kv",
+            "is no name of such a resource: write 3 to 24 letters, digits and, inside, single hyphens, a letter first",
+        ),
+        (
+            "key_vault",
+            Public,
+            "a--kv",
+            "is no name of such a resource: write 3 to 24 letters, digits and, inside, single hyphens, a letter first",
+        ),
+        (
+            "key_vault",
+            Public,
+            "1kv",
+            "is no name of such a resource: write 3 to 24 letters, digits and, inside, single hyphens, a letter first",
+        ),
+        (
+            "key_vault",
+            Public,
+            "kv1.westeurope",
+            "is no name of such a resource: write 3 to 24 letters, digits and, inside, single hyphens, a letter first",
+        ),
+        ("blob_storage", Public, "payments-data", "is no name of such a resource: write 3 to 24 letters and digits"),
+        ("microsoft_graph", Public, "x", "has one host for everybody, graph.microsoft.com: leave names out"),
+    ] {
+        assert_eq!(said(word, cloud, name), expected);
+    }
+    assert_eq!(Service::find("key_vault", None).unwrap_err(), AzureMistake::NotInCloud(None));
+    assert_eq!(
+        find("key_vault", Public).endpoints().unwrap_err().to_string(),
+        "has a host for each resource, {name}.vault.azure.net: write the names of your own into names"
+    );
+}
+
+#[test]
+fn what_cannot_work_says_why_and_what_to_do() {
+    for (word, why, remedy) in NOT_BY_HEADER {
+        let mistake = Service::find(word, Some(Cloud::Public)).unwrap_err();
+        assert_eq!(mistake, AzureMistake::NotByHeader(why, remedy));
+        assert!(mistake.to_string().starts_with("cannot be a destination, for "), "{mistake}");
+    }
+    assert!(said("container_registry", Cloud::China, "r").contains("https://containerregistry.azure.net"));
+}
+
+#[test]
+fn the_documentation_has_every_row() {
+    let documented = include_str!("../../../../docs/azure-services.md");
+    let mut clouds: BTreeMap<&str, Vec<Cloud>> = BTreeMap::new();
+    for (cloud, service) in rows() {
+        clouds.entry(service.word).or_default().push(cloud);
+    }
+    for (word, clouds) in clouds {
+        let (first, names) = (clouds[0], clouds.iter().map(|cloud| cloud.word().replace('_', " ").to_lowercase()));
+        let hosts: Vec<String> = find(word, first).patterns().map(|host| format!("`{host}`")).collect();
+        let row = format!("| `{word}` | {} | {} |", hosts.join(" or "), names.collect::<Vec<_>>().join(", "));
+        assert!(documented.to_lowercase().contains(&row), "{row}");
+    }
+    assert!(NOT_BY_HEADER.iter().all(|(word, ..)| documented.contains(&format!("`{word}`"))));
+}
+
+#[test]
+fn a_suffix_is_what_the_placeholders_leave_of_a_host() {
+    let suffixes: BTreeSet<&str> = shared_suffixes().collect();
+    for suffix in ["vault.azure.net", "kusto.windows.net", "digitaltwins.azure.net", "communication.azure.com"] {
+        assert!(suffixes.contains(suffix), "{suffix}");
+    }
+    assert!(suffixes.iter().all(|suffix| !suffix.contains(['{', '}']) && suffix.contains('.')));
+}
+
+#[test]
+fn cosmos_db_has_a_header_form_of_its_own() {
+    let token = AccessToken::parse("eyJ0.a-b_c~d+e/f=").unwrap();
+    assert_eq!(find("key_vault", Cloud::Public).header().value(&token), "Bearer eyJ0.a-b_c~d+e/f=");
+    let header = find("cosmos_db", Cloud::Public).header();
+    assert_eq!(header.value(&token), "type%3Daad%26ver%3D1.0%26sig%3DeyJ0.a-b_c%7Ed%2Be%2Ff%3D");
+    assert!(rows().iter().all(|(_, other)| (other.header == HeaderForm::CosmosDb) == (other.word == "cosmos_db")));
+}
