@@ -3,6 +3,7 @@
 // A test may fail where it stands.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
+mod caught;
 // What only a real Envoy needs of a scenario, its versions and the volume's layout, is not read here.
 #[allow(dead_code)]
 mod scenarios;
@@ -12,11 +13,12 @@ use std::cell::{Cell, RefCell};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use fake_entra::{Credential, Cut, Directory, Issuer, TokenRequest};
-use libtest_mimic::{Arguments, Failed, Trial};
+use caught::caught;
+use fake_entra::{Cut, Directory, Issuer, TokenRequest};
+use libtest_mimic::{Arguments, Trial};
 use scenarios::{Scenario, World};
 use serde_json::json;
-use stack::{AUDIENCE, CLIENT_ID, ISSUER_URL, NAMESPACE, RESOURCES, SERVICE_ACCOUNT, SUBJECT, TENANT_ID, TOKEN_LIFE};
+use stack::{AUDIENCE, CLIENT_ID, ISSUER_URL, NAMESPACE, RESOURCES, SERVICE_ACCOUNT, TOKEN_LIFE};
 use wasm_host::{Callout, Headers, Host, Outcome, Passed};
 
 fn main() -> ExitCode {
@@ -31,15 +33,6 @@ fn main() -> ExitCode {
         })
     });
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
-}
-
-/// A panic is how a scenario fails; its message has been printed by then.
-fn caught(test: impl FnOnce() + std::panic::UnwindSafe) -> Result<(), Failed> {
-    std::panic::catch_unwind(test).map_err(|panic| {
-        let message = panic.downcast_ref::<String>().cloned();
-        let message = message.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        Failed::from(message.unwrap_or_else(|| "it panicked".to_owned()))
-    })
 }
 
 /// The other host of scenarios.
@@ -81,15 +74,7 @@ impl WasmHost {
         for resource in RESOURCES {
             entra.register_resource(resource);
         }
-        entra
-            .register_credential(Credential {
-                tenant_id: TENANT_ID.to_owned(),
-                client_id: CLIENT_ID.to_owned(),
-                issuer: ISSUER_URL.to_owned(),
-                subject: SUBJECT.to_owned(),
-                audience: AUDIENCE.to_owned(),
-            })
-            .unwrap();
+        entra.register_credential(stack::credential(CLIENT_ID)).unwrap();
         let world = Self { host, entra, issuer, token: RefCell::default(), next_worker: Cell::new(0) };
         world.project(setup.audience);
         world

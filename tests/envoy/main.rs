@@ -3,6 +3,8 @@
 // A test may fail where it stands.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
+#[path = "../caught/mod.rs"]
+mod caught;
 mod destinations;
 mod managed_identity;
 #[path = "../scenarios/mod.rs"]
@@ -14,8 +16,9 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use caught::caught;
 use fake_entra::Directory;
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Trial};
 use scenarios::{Scenario, World};
 use stack::{LISTED_HOST, Options, Request, Response, Stack, StartError, TOKEN_LIFE};
 
@@ -56,15 +59,6 @@ fn trial(version: &'static str, scenario: &'static Scenario) -> Trial {
         })
     })
     .with_kind(version)
-}
-
-/// A panic is how a scenario fails; its message has been printed by then.
-fn caught(test: impl FnOnce() + std::panic::UnwindSafe) -> Result<(), Failed> {
-    std::panic::catch_unwind(test).map_err(|panic| {
-        let message = panic.downcast_ref::<String>().cloned();
-        let message = message.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        Failed::from(message.unwrap_or_else(|| "it panicked".to_owned()))
-    })
 }
 
 /// Where `make` puts an Envoy.

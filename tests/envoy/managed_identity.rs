@@ -5,8 +5,8 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
-use fake_entra::{Credential, Fault};
-use serde_json::json;
+use fake_entra::Fault;
+use serde_json::{Value, json};
 use stack::{HEALTH_HOST, IDENTITY_HEADER, IMDS_HOST, LISTED_HOST, Options, Request, Response, Stack};
 
 use super::{look_through_log, newest};
@@ -35,11 +35,8 @@ fn token(answer: &Response) -> String {
     answer.json()["access_token"].as_str().unwrap().to_owned()
 }
 
-/// What a token says of itself.
-fn claims(token: &str) -> serde_json::Value {
-    let payload = token.split('.').nth(1).unwrap();
-    serde_json::from_slice(&base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, payload).unwrap())
-        .unwrap()
+fn claims(answer: &Response) -> Value {
+    fake_entra::claims(&token(answer)).unwrap()
 }
 
 fn an_app_of_app_service_gets_a_token() {
@@ -50,7 +47,7 @@ fn an_app_of_app_service_gets_a_token() {
     };
     let current = "api-version=2019-08-01&resource=https://vault.azure.net";
     let answer = ask(current, ("x-identity-header", IDENTITY_HEADER));
-    assert_eq!(claims(&token(&answer))["aud"], "https://vault.azure.net");
+    assert_eq!(claims(&answer)["aud"], "https://vault.azure.net");
     assert_eq!(answer.header("cache-control").unwrap(), "no-store");
     let first = ask("api-version=2017-09-01&resource=https://vault.azure.net", ("secret", IDENTITY_HEADER));
     assert!(first.json()["expires_on"].as_str().unwrap().ends_with(" +00:00"), "{}", first.text());
@@ -79,7 +76,7 @@ fn a_build_gets_the_token_that_it_may_have() {
         let path = format!("/msi/token?api-version=2019-08-01&resource={resource}");
         stack.send_imds(&Request::get("127.0.0.1", &path).header("x-identity-header", IDENTITY_HEADER)).unwrap()
     };
-    assert_eq!(claims(&token(&ask("https://management.azure.com/")))["aud"], "https://management.azure.com/");
+    assert_eq!(claims(&ask("https://management.azure.com/"))["aud"], "https://management.azure.com/");
     let other = ask("https://vault.azure.net");
     assert_eq!(other.status, 400);
     assert!(other.json()["message"].as_str().unwrap().contains("is not offered for the resource"), "{}", other.text());
@@ -124,20 +121,13 @@ fn two_identities_are_told_apart() {
     });
     let stack = newest(Options { configuration: Some(configuration.to_string()), ..Options::default() });
     for client_id in [orders, reports] {
-        let trusted = Credential {
-            tenant_id: stack::TENANT_ID.to_owned(),
-            client_id: client_id.to_owned(),
-            issuer: stack::ISSUER_URL.to_owned(),
-            subject: stack::SUBJECT.to_owned(),
-            audience: stack::AUDIENCE.to_owned(),
-        };
-        stack.directory().register_credential(trusted).unwrap();
+        stack.directory().register_credential(stack::credential(client_id)).unwrap();
     }
     let ask = |query: &str| stack.send_imds(&imds(query)).unwrap();
     let by_resource_id = format!("resource=https%3A%2F%2Fstorage.azure.com&msi_res_id={}", resource_id("reports"));
-    assert_eq!(claims(&token(&ask(&by_resource_id)))["appid"], reports);
+    assert_eq!(claims(&ask(&by_resource_id))["appid"], reports);
     let by_client_id = format!("resource=https://vault.azure.net&client_id={orders}");
-    assert_eq!(claims(&token(&ask(&by_client_id)))["appid"], orders);
+    assert_eq!(claims(&ask(&by_client_id))["appid"], orders);
     for (query, words) in [
         ("resource=https://vault.azure.net".to_owned(), "Multiple user assigned identities exist"),
         (format!("resource=https://vault.azure.net&client_id={}", stack::CLIENT_ID), "Identity not found"),

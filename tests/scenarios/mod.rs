@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fake_entra::{Directory, Fault, FaultKind};
 use serde_json::{Value, json};
 use stack::{AUDIENCE, CLIENT_ID, IMDS_HOST, LISTED_HOST, TENANT_ID, UNLISTED_HOST};
@@ -432,8 +430,7 @@ fn authorizations(answer: &Response) -> Vec<String> {
 }
 
 fn claims(token: &str) -> Value {
-    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
-    serde_json::from_slice(&claims).unwrap()
+    fake_entra::claims(token).unwrap()
 }
 
 /// A problem of this status and code, as RFC 9457 has it.

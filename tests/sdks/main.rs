@@ -7,6 +7,8 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 mod cases;
+#[path = "../caught/mod.rs"]
+mod caught;
 mod rust;
 mod sdk;
 mod table;
@@ -14,7 +16,8 @@ mod world;
 
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use caught::caught;
+use libtest_mimic::{Arguments, Trial};
 
 use cases::Case;
 use sdk::Sdk;
@@ -52,18 +55,12 @@ fn trial(sdk: &'static Sdk, case: &'static Case, table: &Table) -> Trial {
     let table = table.clone();
     let name = format!("{}_{}", sdk.id, case.sentence);
     let test = move || {
-        let tried = std::panic::catch_unwind(|| {
+        caught(|| {
             let world = World::start(sdk);
             for source in case.sources(sdk) {
                 let result = (case.run)(&world, source);
                 table.add(sdk, source, case, world.version(), result);
             }
-        });
-        // A panic is how a case fails.
-        tried.map_err(|panic| {
-            let message = panic.downcast_ref::<String>().cloned();
-            let message = message.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            Failed::from(message.unwrap_or_else(|| "it panicked".to_owned()))
         })
     };
     Trial::test(name, test).with_kind(sdk.language).with_ignored_flag(!sdk.always)

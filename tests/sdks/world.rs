@@ -6,11 +6,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 use std::{fmt, thread};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use fake_entra::Credential;
 use serde_json::{Value, json};
-use stack::{AUDIENCE, CLIENT_ID, IDENTITY_HEADER, ISSUER_URL, Options, SUBJECT, Stack, TENANT_ID};
+use stack::{CLIENT_ID, IDENTITY_HEADER, Options, Stack, TENANT_ID};
 
 use crate::sdk::{Sdk, Way};
 
@@ -103,14 +100,7 @@ impl World {
         });
         let options = Options { configuration: Some(configuration.to_string()), ..Options::default() };
         let stack = Stack::start(options).unwrap_or_else(|error| panic!("{error}"));
-        let registered = stack.directory().register_credential(Credential {
-            tenant_id: TENANT_ID.to_owned(),
-            client_id: REPORTS.to_owned(),
-            issuer: ISSUER_URL.to_owned(),
-            subject: SUBJECT.to_owned(),
-            audience: AUDIENCE.to_owned(),
-        });
-        registered.unwrap();
+        stack.directory().register_credential(stack::credential(REPORTS)).unwrap();
         Self { sdk, stack, version: OnceLock::new() }
     }
 
@@ -194,8 +184,7 @@ impl World {
     /// The claims of a token, after a look at its signature and at when the SDK takes it to end.
     pub(crate) fn claims(&self, token: &Token) -> Value {
         assert!(self.entra().issued(&token.text, SystemTime::now()), "no token of Entra's that is valid");
-        let claims = URL_SAFE_NO_PAD.decode(token.text.split('.').nth(1).unwrap()).unwrap();
-        let claims: Value = serde_json::from_slice(&claims).unwrap();
+        let claims = fake_entra::claims(&token.text).unwrap();
         let wrong = (token.end - claims["exp"].as_i64().unwrap()).abs();
         // Some count from when they began to ask, some from when they had the answer, and all in whole seconds.
         assert!(wrong <= 2 + token.waited_ms / 1000, "the SDK is {wrong} s wrong about the token's end");

@@ -53,6 +53,7 @@ mod tls;
 mod token;
 
 pub use answer::{Answer, Cut, TokenRequest};
+pub use assertion::claims;
 pub use directory::{Credential, Directory, KeyCount, Stats};
 pub use faults::{Fault, FaultKind};
 pub use fields::InvalidField;

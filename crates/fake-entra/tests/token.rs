@@ -93,10 +93,7 @@ fn body(answer: &Answer) -> Value {
 }
 
 fn claims(answer: &Answer) -> Value {
-    let token = body(answer)["access_token"].as_str().expect("a token").to_owned();
-    let part = token.split('.').nth(1).expect("claims").to_owned();
-    use jwt_simple::reexports::ct_codecs::{Base64UrlSafeNoPadding, Decoder};
-    serde_json::from_slice(&Base64UrlSafeNoPadding::decode_to_vec(part, None).expect("base64")).expect("JSON")
+    fake_entra::claims(body(answer)["access_token"].as_str().expect("a token")).expect("claims")
 }
 
 #[track_caller]

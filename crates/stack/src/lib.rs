@@ -42,7 +42,7 @@ pub use token_directory::{Layout, TokenDirectory};
 pub use upstream::Upstream;
 pub use workload::{
     AUDIENCE, AUTHORITY_HOST, CLIENT_ID, HEALTH_HOST, IDENTITY_HEADER, IMDS_HOST, ISSUER_URL, LISTED_HOST, NAMESPACE,
-    RESOURCES, SERVICE_ACCOUNT, SUBJECT, TENANT_ID, TOKEN_LIFE, UNLISTED_HOST,
+    RESOURCES, SERVICE_ACCOUNT, SUBJECT, TENANT_ID, TOKEN_LIFE, UNLISTED_HOST, credential,
 };
 pub use workspace::root;
 

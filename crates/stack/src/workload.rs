@@ -41,13 +41,18 @@ pub(crate) fn register(directory: &Directory, issuer: &Issuer) -> Result<(), Str
     for resource in RESOURCES {
         directory.register_resource(resource);
     }
-    directory.register_credential(Credential {
+    directory.register_credential(credential(CLIENT_ID))
+}
+
+/// The federated credential by which the workload's projected token stands for this application of its tenant.
+pub fn credential(client_id: &str) -> Credential {
+    Credential {
         tenant_id: TENANT_ID.to_owned(),
-        client_id: CLIENT_ID.to_owned(),
+        client_id: client_id.to_owned(),
         issuer: ISSUER_URL.to_owned(),
         subject: SUBJECT.to_owned(),
         audience: AUDIENCE.to_owned(),
-    })
+    }
 }
 
 /// The token that the kubelet would project now.

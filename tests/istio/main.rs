@@ -1,0 +1,285 @@
+//! `envoy/istio/`: the Envoy parts of its manifests, taken out and put together as istiod and the istio-agent do it, in a real Envoy.
+
+// A test may fail where it stands.
+#![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
+mod form;
+mod manifest;
+mod objects;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use form::{Form, HTTP, upstream_options};
+use manifest::{GATEWAY, IMDS, SIDECAR, TRAFFIC_EXTENSION, UPSTREAM, WASM_PLUGIN, manifest};
+use serde_json::{Value, json};
+use stack::document::{at_mut, set};
+use stack::{IMDS_HOST, LISTED_HOST, Mesh, Options, Request, Response, Stack, UNLISTED_HOST, sidecar};
+
+/// The newest Envoy that is tried, and the oldest. `ENVOY` in the environment takes the place of both.
+const VERSIONS: [&str; 2] = ["1.40.0", "1.36.2"];
+
+#[test]
+fn a_request_through_the_sidecar_arrives_with_a_token() {
+    arrives_with_a_token(Form::envoy_filter(SIDECAR));
+}
+
+#[test]
+fn a_request_through_the_egress_gateway_arrives_with_a_token() {
+    arrives_with_a_token(Form::envoy_filter(GATEWAY));
+}
+
+#[test]
+fn a_request_through_the_filter_in_the_upstreams_cluster_arrives_with_a_token() {
+    arrives_with_a_token(Form::upstream());
+}
+
+#[test]
+fn a_request_through_the_wasm_plugin_arrives_with_a_token() {
+    // Up to Istio 1.29 the first, from 1.30 on the second.
+    for name in
+        ["wasmplugin/payments.entra-exchange", "trafficextension/payments.entra-exchange~istio-translated-wasmplugin"]
+    {
+        let plugin = manifest(WASM_PLUGIN).object("WasmPlugin")["spec"].take();
+        arrives_with_a_token(Form::plugin(name, &plugin));
+    }
+}
+
+#[test]
+fn a_request_through_the_traffic_extension_arrives_with_a_token() {
+    let extension = manifest(TRAFFIC_EXTENSION).object("TrafficExtension");
+    arrives_with_a_token(Form::plugin("trafficextension/payments.entra-exchange", &extension["spec"]["wasm"]));
+}
+
+fn arrives_with_a_token(form: Form) {
+    for envoy in envoys() {
+        let form = form.clone();
+        let edit = Box::new(move |bootstrap: &mut Value| form.into_istio(bootstrap));
+        let stack = start(Options { envoy, edit: Some(edit), ..Options::default() });
+        for _ in 0..3 {
+            let answer = stack.get(LISTED_HOST, "/secrets/db?api-version=7.4", &[]);
+            assert_eq!(answer.status, 200, "{}\n{}", answer.text(), stack.log());
+            assert!(answer.seen_header("authorization").is_some_and(|value| value.starts_with("Bearer ey")));
+        }
+        assert_eq!(stack.directory().stats().token_requests, 1, "exchanges");
+        is_in_order(&stack);
+    }
+}
+
+const BLOB: &str = "paymentsdata.blob.core.windows.net";
+const OPENAI: &str = "contoso-eu.openai.azure.com";
+const GOVERNMENT: &str = "agency-kv.vault.usgovcloudapi.net";
+
+/// What the token that the upstream saw says of itself.
+fn claims(answer: &Response) -> Value {
+    let header = answer.seen_header("authorization").unwrap_or_else(|| panic!("no token: {}", answer.text()));
+    fake_entra::claims(header.strip_prefix("Bearer ").unwrap()).unwrap()
+}
+
+fn audience(answer: &Response) -> String {
+    claims(answer)["aud"].as_str().unwrap().to_owned()
+}
+
+fn run(form: Form, options: Options) -> Stack {
+    start(Options { edit: Some(Box::new(move |bootstrap: &mut Value| form.into_istio(bootstrap))), ..options })
+}
+
+#[test]
+fn two_services_of_azures_get_each_its_own_token() {
+    let configuration = json!({"defaults": {"tls_clusters": ["outbound|80||{host}"]}, "destinations": [
+        {"azure_service": "key_vault", "names": ["payments-kv"]},
+        {"azure_service": "blob_storage", "names": ["paymentsdata"]},
+    ]});
+    let stack = run(Form::scenario(configuration, &[LISTED_HOST, BLOB]), Options::default());
+    assert_eq!(audience(&stack.get(LISTED_HOST, "/secrets/db", &[])), "https://vault.azure.net");
+    assert_eq!(
+        audience(&stack.get(BLOB, "/invoices/1", &[("x-ms-version", "2021-12-02")])),
+        "https://storage.azure.com"
+    );
+    // A SAS is a credential of the application's own.
+    let signed = stack.get(BLOB, "/invoices/1?sv=2021-12-02&sig=abc%3D", &[]);
+    assert_eq!((signed.status, signed.seen_header("authorization")), (200, None));
+    assert_eq!(stack.directory().stats().token_requests, 2);
+    is_in_order(&stack);
+}
+
+#[test]
+fn a_pod_without_its_variables_says_so_on_the_listed_hosts_alone() {
+    let configuration = json!({"destinations": [
+        {"azure_service": "key_vault", "names": ["payments-kv"], "tls_clusters": ["outbound|80||{host}"]},
+    ]});
+    let options = Options::default().variable("AZURE_CLIENT_ID", None);
+    let stack = run(Form::scenario(configuration, &[LISTED_HOST, UNLISTED_HOST]), options);
+    let answer = stack.get(LISTED_HOST, "/secrets/db", &[]);
+    assert_eq!((answer.status, &answer.json()["code"]), (503, &json!("variable_missing")));
+    assert_eq!(stack.get(UNLISTED_HOST, "/", &[]).status, 200);
+}
+
+#[test]
+fn an_api_key_that_a_client_insists_on_gives_way_to_the_token() {
+    let configuration = json!({"destinations": [{"azure_service": "azure_openai", "names": ["contoso-eu", "contoso-us"],
+        "tls_clusters": ["outbound|80||{host}"], "existing_credential": "replace"}]});
+    let stack = run(Form::scenario(configuration, &[OPENAI]), Options::default());
+    stack.directory().register_resource("https://cognitiveservices.azure.com");
+    let answer = stack.get(OPENAI, "/openai/deployments/gpt/chat/completions", &[("api-key", "unused")]);
+    assert_eq!(audience(&answer), "https://cognitiveservices.azure.com");
+    assert_eq!(answer.seen_header("api-key"), None);
+}
+
+#[test]
+fn the_same_text_is_right_in_the_us_governments_cloud() {
+    let configuration = json!({"destinations": [
+        {"azure_service": "key_vault", "names": ["agency-kv"], "tls_clusters": ["outbound|80||{host}"]},
+    ]});
+    let form = Form::scenario(configuration, &[GOVERNMENT, LISTED_HOST]);
+    let edit = Box::new(move |bootstrap: &mut Value| {
+        form.into_istio(bootstrap);
+        // As the manifest says: three times in the cluster `entra`; the address is the fake's here.
+        let entra = at_mut(bootstrap, "static_resources.clusters[entra]").unwrap();
+        let text = entra.to_string().replace("login.microsoftonline.com", "login.microsoftonline.us");
+        *entra = serde_json::from_str(&text).unwrap();
+    });
+    let options = Options::default().variable("AZURE_AUTHORITY_HOST", Some("https://login.microsoftonline.us/"));
+    let stack = start(Options { edit: Some(edit), ..options });
+    stack.directory().register_resource("https://vault.usgovcloudapi.net");
+    assert_eq!(audience(&stack.get(GOVERNMENT, "/secrets/db", &[])), "https://vault.usgovcloudapi.net");
+    let answer = stack.get("agency-kv.vault.azure.net", "/secrets/db", &[]);
+    assert_eq!(answer.status, 404, "the public cloud's host is not routed, and not listed");
+    assert_eq!(stack.get(LISTED_HOST, "/", &[]).seen_header("authorization"), None);
+}
+
+/// Thirty workloads are as two: whose token a request gets is decided by the caller's certificate alone.
+#[test]
+fn at_the_egress_gateway_each_caller_gets_the_token_of_its_own_identity() {
+    const REPORTS_KV: &str = "reports-kv.vault.azure.net";
+    const GRAPH: &str = "graph.microsoft.com";
+    let (payments, reports) = ("aaaaaaaa-0000-4000-8000-000000000001", "bbbbbbbb-0000-4000-8000-000000000002");
+    let (api, batch) = ("spiffe://cluster.local/ns/payments/sa/api", "spiffe://cluster.local/ns/reports/sa/batch");
+    let web = "spiffe://cluster.local/ns/reports/sa/web";
+    let mut form = Form::envoy_filter(GATEWAY);
+    form.configure(|configuration| {
+        *configuration = json!({
+            "defaults": {"tls_clusters": ["outbound|443||{host}"]},
+            "identities": [
+                {"name": "payments", "client_id": payments, "principals": [api]},
+                {"name": "reports", "client_id": reports, "principals": [batch, web]},
+            ],
+            "destinations": [
+                {"azure_service": "key_vault", "names": ["payments-kv", "reports-kv"]},
+                {"azure_service": "microsoft_graph", "path_prefixes": ["/v1.0/users"], "identity": "reports"},
+            ],
+        });
+    });
+    form.hosts = [LISTED_HOST, REPORTS_KV, GRAPH].map(str::to_owned).to_vec();
+    let mesh = Mesh::new().unwrap();
+    let socket = mesh.transport_socket().unwrap();
+    let edit = Box::new(move |bootstrap: &mut Value| {
+        form.into_istio(bootstrap);
+        // What Istio makes of `tls: { mode: ISTIO_MUTUAL }`; a gateway's node has this kind of id.
+        let chain = format!("static_resources.listeners[{}].filter_chains[0]", sidecar::OUTBOUND);
+        at_mut(bootstrap, &chain).unwrap()["transport_socket"] = socket;
+        set(bootstrap, "node.id", "router~10.0.0.1~egress-5c8.payments~payments.svc.cluster.local").unwrap();
+    });
+    let stack = start(Options { edit: Some(edit), ..Options::default() });
+    stack.directory().register_resource("https://graph.microsoft.com");
+    for client_id in [payments, reports] {
+        stack.directory().register_credential(stack::credential(client_id)).unwrap();
+    }
+    let call = |caller: &str, host: &str, path: &str| {
+        mesh.send_as(&[caller], &Request::get(host, path), stack.outbound_addr()).unwrap()
+    };
+    for (caller, host, path, client_id) in [
+        (api, LISTED_HOST, "/secrets/db", payments),
+        (batch, LISTED_HOST, "/secrets/db", reports),
+        (web, REPORTS_KV, "/secrets/db", reports),
+        (batch, GRAPH, "/v1.0/users/x", reports),
+    ] {
+        assert_eq!(claims(&call(caller, host, path))["appid"], client_id, "{caller} to {host}{path}");
+    }
+    for (caller, host, path) in [
+        // Its destination names another identity, and that one is not its own.
+        (api, GRAPH, "/v1.0/users"),
+        ("spiffe://cluster.local/ns/other/sa/app", LISTED_HOST, "/secrets/db"),
+        ("spiffe://cluster.local/ns/payments/sa/api/x", LISTED_HOST, "/secrets/db"),
+    ] {
+        let answer = call(caller, host, path);
+        assert_eq!(
+            (answer.status, &answer.json()["code"]),
+            (403, &json!("principal_not_listed")),
+            "{caller} to {host}"
+        );
+    }
+    let elsewhere = call(batch, GRAPH, "/v1.0/groups");
+    assert_eq!((elsewhere.status, elsewhere.seen_header("authorization")), (200, None), "not listed: Istio's business");
+    // Two identities, two resources, three of the four that could be.
+    assert_eq!(stack.directory().stats().token_requests, 3);
+    is_in_order(&stack);
+}
+
+#[test]
+fn a_call_to_imds_is_answered_in_the_sidecar() {
+    let entry = manifest(IMDS).object("ServiceEntry")["spec"].take();
+    assert_eq!(entry["addresses"], json!([IMDS_HOST]));
+    assert_eq!(entry["endpoints"], json!([{"address": IMDS_HOST}]));
+    assert_eq!(entry["ports"], json!([{"number": 80, "name": "http", "protocol": "HTTP"}]));
+    assert_eq!(manifest(SIDECAR).patch("HTTP_FILTER")["match"]["listener"]["portNumber"], 80);
+
+    let edit = Box::new(|bootstrap: &mut Value| {
+        let mut form = Form::envoy_filter(SIDECAR);
+        form.configure(|configuration| configuration["managed_identity"] = json!({"imds": {}}));
+        form.into_istio(bootstrap);
+        let hosts = format!("static_resources.listeners[{}].{HTTP}.route_config.virtual_hosts", sidecar::OUTBOUND);
+        // No route: were it not answered, the answer would be 404.
+        let host = json!({"name": format!("{IMDS_HOST}:80"), "domains": [IMDS_HOST]});
+        at_mut(bootstrap, &hosts).unwrap().as_array_mut().unwrap().push(host);
+    });
+    let stack = start(Options { edit: Some(edit), ..Options::default() });
+    let path = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fvault.azure.net";
+    let answer = stack.get(IMDS_HOST, path, &[("metadata", "true")]);
+    assert_eq!(answer.status, 200, "{}\n{}", answer.text(), stack.log());
+    assert!(answer.json()["access_token"].as_str().unwrap().starts_with("ey"));
+    assert_eq!(stack.get(IMDS_HOST, path, &[]).status, 400, "without Metadata: true");
+    is_in_order(&stack);
+}
+
+/// A patch takes the place of what Istio had put there, the line by which the server's name is verified among it.
+#[test]
+fn the_patched_cluster_still_verifies_the_servers_name() {
+    let verified = json!({"auto_sni": true, "auto_san_validation": true});
+    assert_eq!(upstream_options()["upstream_http_protocol_options"], verified);
+    let cluster = &manifest(UPSTREAM).patch("CLUSTER")["match"]["cluster"];
+    assert_eq!(cluster["service"], manifest(SIDECAR).object("ServiceEntry")["spec"]["hosts"][0]);
+    assert_eq!(cluster["portNumber"], manifest(SIDECAR).object("ServiceEntry")["spec"]["ports"][0]["number"]);
+
+    let edit = Box::new(|bootstrap: &mut Value| {
+        Form::upstream().into_istio(bootstrap);
+        let domains =
+            format!("static_resources.listeners[{}].{HTTP}.route_config.virtual_hosts[0].domains", sidecar::OUTBOUND);
+        set(bootstrap, &domains, json!(["*"])).unwrap();
+    });
+    let stack = start(Options { edit: Some(edit), ..Options::default() });
+    assert_eq!(stack.get("another.example", "/", &[]).status, 503, "its certificate has another name");
+}
+
+fn envoys() -> Vec<Option<PathBuf>> {
+    match std::env::var_os("ENVOY") {
+        Some(_) => vec![None],
+        None => {
+            let binary = |version| stack::root().join(format!(".tools/envoy-{version}/envoy/_bin/envoy"));
+            VERSIONS.map(|version| Some(binary(version))).to_vec()
+        }
+    }
+}
+
+fn start(options: Options) -> Stack {
+    Stack::start(options).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn is_in_order(stack: &Stack) {
+    // What istiod does not know it drops, with no more than a warning.
+    assert_eq!(stack.envoy.stat("server.dynamic_unknown_fields").unwrap(), Some(0));
+    assert!(stack::eventually(Duration::from_secs(2), || stack.log().contains("event=exchange outcome=issued")));
+    for wrong in ["restricted", "panicked", "Function: proxy_on", "eyJ"] {
+        assert!(!stack.log().contains(wrong), "{wrong:?} in the log:\n{}", stack.log());
+    }
+}
