@@ -12,7 +12,7 @@ use entra_exchange_core::entra::{Grant, TokenKey};
 use entra_exchange_core::event::Event;
 use entra_exchange_core::metrics::{self, Outcome};
 use entra_exchange_core::policy::Policy;
-use entra_exchange_core::problem::Problem;
+use entra_exchange_core::problem::{Code, Problem};
 use entra_exchange_core::time::Timestamp;
 use proxy_wasm::hostcalls;
 
@@ -92,18 +92,20 @@ impl Worker {
                 true
             }
             Decision::Pass(identity) => {
-                self.account(identity.as_deref(), Outcome::Passed);
+                self.account(identity.as_deref(), Outcome::Passed, None);
                 envoy::as_it_came();
                 true
             }
-            Decision::Report(grant) => {
-                self.account(Some(grant.identity()), Outcome::Reported);
-                self.want(&grant, envoy::now());
+            Decision::Report(report) => {
+                self.account(report.identity.as_deref(), Outcome::Reported, report.would_refuse);
+                if let Some(grant) = &report.grant {
+                    self.want(grant, envoy::now());
+                }
                 envoy::as_it_came();
                 true
             }
             Decision::Refuse(identity, reply) => {
-                self.account(identity.as_deref(), Outcome::Refused);
+                self.account(identity.as_deref(), Outcome::Refused, None);
                 envoy::send(&reply);
                 false
             }
@@ -196,7 +198,7 @@ impl Worker {
 
     /// Does to the request in effect what it comes to. Returns whether it goes on.
     pub(crate) fn end(&mut self, stream: StreamId, ending: Ending) -> bool {
-        self.account(Some(&ending.identity), ending.outcome);
+        self.account(Some(&ending.identity), ending.outcome, None);
         if let (Some(injected), Some(at_work)) = (ending.injected, &mut self.at_work) {
             at_work.injected.insert(stream, injected);
         }
@@ -226,13 +228,14 @@ impl Worker {
     }
 
     /// Counts the request in effect, leaves its outcome for access logs, and logs it where that is wanted.
-    fn account(&self, identity: Option<&str>, outcome: Outcome) {
+    fn account(&self, identity: Option<&str>, outcome: Outcome, would_refuse: Option<Code>) {
         let identity = identity.unwrap_or("unknown");
         self.meters.count(identity, outcome);
         envoy::leave("entra_exchange_outcome", outcome.as_str());
         envoy::leave("entra_exchange_identity", identity);
         if let Some(level) = self.log.requests {
             let event = Event::info("request").with("outcome", outcome.as_str()).with("identity", identity);
+            let event = event.with_some("would_refuse", would_refuse.map(Code::as_str));
             envoy::log(&event.at_least(level));
         }
     }

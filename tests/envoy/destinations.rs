@@ -29,6 +29,7 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("http2_gets_its_token_on_both_sides", http2_gets_its_token),
     ("a_websocket_is_opened_with_a_token", a_websocket_is_opened_with_a_token),
     ("a_tunnel_is_refused", a_tunnel_is_refused),
+    ("a_report_lets_a_request_pass_and_tells_what_would_refuse_it", a_report_tells_what_would_refuse),
     ("a_large_upload_waits_at_its_headers_and_arrives_whole", a_large_upload_waits),
     ("head_continue_and_trailers_go_through", head_continue_and_trailers),
     ("an_odd_way_to_write_a_host_gets_no_token_for_another", odd_ways_to_write_a_host),
@@ -359,6 +360,31 @@ fn a_tunnel_is_refused() {
     );
     assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("tunnel_asked"), "{answer}");
     assert_eq!(stack.upstream.requests(), 0);
+    look_through_log(&stack);
+}
+
+fn a_report_tells_what_would_refuse() {
+    let mut configuration = destination(&json!({"action": "report"}));
+    configuration["log"] = json!({"requests": "warn"});
+    let elsewhere = change(LISTED_ROUTE, |route| route["match"] = json!({"prefix": "/listed"}));
+    let another = change(
+        "static_resources.listeners[outbound].filter_chains[0].filters[0].typed_config.route_config.virtual_hosts[listed].routes",
+        |routes| {
+            let route = json!({"match": {"prefix": "/"}, "route": {"cluster": "elsewhere", "timeout": "0s"}});
+            routes.as_array_mut().unwrap().push(route);
+        },
+    );
+    let stack = with(&configuration, vec![elsewhere, another]);
+    for path in ["/listed", "/", "/"] {
+        let answer = stack.get(LISTED_HOST, path, &[]);
+        assert_eq!((answer.status, answer.seen_header("authorization")), (200, None), "{path}");
+    }
+    let made = stack::eventually(Duration::from_secs(5), || stack.directory().stats().issued == 1);
+    assert!(made, "the exchange is made all the same");
+    let line = "event=request outcome=reported identity=default";
+    let log = stack.log();
+    assert_eq!(log.matches(line).count(), 3, "{log}");
+    assert_eq!(log.matches(&format!("{line} would_refuse=cluster_not_listed")).count(), 2, "{log}");
     look_through_log(&stack);
 }
 

@@ -8,7 +8,7 @@ use crate::entra::Grant;
 use crate::http::Reply;
 use crate::managed_identity::caller::Caller;
 use crate::metrics::Outcome;
-use crate::problem::Problem;
+use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 
 /// What to do with a request.
@@ -24,14 +24,42 @@ pub enum Decision {
     AwaitConnection,
     /// Get this token, then do this with it.
     Exchange(Arc<Grant>, Delivery),
-    /// Let it go on as it came, and have this token fetched all the same.
-    Report(Arc<Grant>),
+    /// Let it go on as it came, and say what would have become of it in earnest.
+    Report(Report),
     /// Answer it: it is about the filter, and no identity's.
     Reply(Reply),
     /// Answer whether this holds.
     Check(Arc<Readiness>),
     /// Show the state of all tokens.
     Status,
+}
+
+/// What would have become of a request, were the action not to report only.
+#[derive(Debug)]
+pub struct Report {
+    /// The identity whose token it would get, where one is known.
+    pub identity: Option<Arc<str>>,
+    /// The token, which is fetched all the same; `None` when there can be none for it.
+    pub grant: Option<Arc<Grant>>,
+    /// Why it would be refused, as far as that can be seen without waiting for anything.
+    pub would_refuse: Option<Code>,
+}
+
+impl Report {
+    /// For a request that would be refused before a token is thought of.
+    pub(crate) fn refused(problem: &Problem) -> Self {
+        let identity = problem.identity.as_deref().map(Arc::from);
+        Self { identity, grant: None, would_refuse: Some(problem.code) }
+    }
+
+    /// For tests.
+    #[cfg(test)]
+    pub(crate) fn in_words(&self) -> String {
+        let identity = self.identity.as_deref().unwrap_or("nobody");
+        let scope = self.grant.as_ref().map_or("nothing", |grant| grant.scope());
+        let in_earnest = self.would_refuse.map_or("goes on", Code::as_str);
+        format!("report {identity} {scope}, in earnest: {in_earnest}")
+    }
 }
 
 /// What becomes of a token, or of the problem that there is none.
@@ -121,7 +149,6 @@ impl Injection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::problem::Code;
 
     fn issued() -> Issued {
         let token = crate::entra::AccessToken::parse("abc").unwrap();

@@ -10,28 +10,11 @@ use crate::entra::Cloud;
 use crate::host::HostPattern;
 use crate::path;
 
-/// What a destination is known by: it is no default of others.
-const OWN: &[&str] = &[
-    "name",
-    "azure_service",
-    "names",
-    "hosts",
-    "methods",
-    "path_prefixes",
-    "scope",
-    "identity",
-    "action",
-    "tls_clusters",
-    "plaintext",
-    "shared_suffix",
-    "existing_credential",
-    "header",
-    "on_failure",
-    "warm",
-];
+/// What only a destination says.
+const OWN: &[&str] = &["name", "azure_service", "names", "hosts", "methods", "path_prefixes"];
 
-/// What `defaults` may say for all.
-const DEFAULTS: &[&str] = &[
+/// What `defaults` may say for all, and a destination for itself.
+const TREATMENT: &[&str] = &[
     "scope",
     "identity",
     "action",
@@ -54,13 +37,14 @@ pub(super) fn read(
     managed_identity: Option<&ManagedIdentity>,
     mistakes: &mut Mistakes,
 ) -> Vec<Destination> {
-    let defaults = root.get("defaults").and_then(|defaults| defaults.object(DEFAULTS, mistakes));
+    let defaults = root.get("defaults").and_then(|defaults| defaults.object(TREATMENT, mistakes));
     let defaults =
         defaults.map_or_else(Treatment::default, |object| Treatment::default().with(&object, identities, mistakes));
+    let known = [OWN, TREATMENT].concat();
     let mut taken: HashMap<Match, usize> = HashMap::new();
     let mut destinations: Vec<Destination> = Vec::new();
     for (place, item) in root.list("destinations", mistakes).unwrap_or_default().into_iter().enumerate() {
-        let Some(object) = item.object(OWN, mistakes) else { continue };
+        let Some(object) = item.object(&known, mistakes) else { continue };
         let azure = azure_service::read(&object, cloud, mistakes);
         let hosts = match &azure {
             Some(azure) => azure.hosts(),
@@ -307,19 +291,17 @@ impl Treatment {
             }
         };
         let token = Token { scope: self.scope.unwrap_or_default(), whose, warm: self.warm };
+        let terms = Terms {
+            tls_clusters: self.tls_clusters,
+            plaintext_allowed: self.plaintext_allowed,
+            existing_credential: self.existing_credential,
+            header: self.header,
+            form: self.form,
+            pass_on_failure: self.pass_on_failure,
+        };
         match self.action {
-            Word::Report => Action::Report(token),
-            _ => Action::Inject(
-                token,
-                Terms {
-                    tls_clusters: self.tls_clusters,
-                    plaintext_allowed: self.plaintext_allowed,
-                    existing_credential: self.existing_credential,
-                    header: self.header,
-                    form: self.form,
-                    pass_on_failure: self.pass_on_failure,
-                },
-            ),
+            Word::Report => Action::Report(token, terms),
+            _ => Action::Inject(token, terms),
         }
     }
 }

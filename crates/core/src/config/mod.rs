@@ -126,7 +126,7 @@ pub(crate) enum Action {
     /// It goes on with the token.
     Inject(Token, Terms),
     /// The token is fetched all the same; the request goes on as it came.
-    Report(Token),
+    Report(Token, Terms),
     /// It goes on as it came.
     Pass,
     /// It is answered with a refusal.
@@ -138,7 +138,7 @@ impl Action {
     fn with_scope(self, scope: String) -> Self {
         match self {
             Self::Inject(token, terms) => Self::Inject(Token { scope, ..token }, terms),
-            Self::Report(token) => Self::Report(Token { scope, ..token }),
+            Self::Report(token, terms) => Self::Report(Token { scope, ..token }, terms),
             other => other,
         }
     }

@@ -152,7 +152,7 @@ impl<'a> Field<'a> {
     }
 
     /// The fields of an object, which may be only those named in `known`.
-    pub(super) fn object(&self, known: &'static [&'static str], mistakes: &mut Mistakes) -> Option<Object<'a>> {
+    pub(super) fn object(&self, known: &[&str], mistakes: &mut Mistakes) -> Option<Object<'a>> {
         let Node::Object(fields) = self.node else {
             self.expected("an object: write { … }", mistakes);
             return None;

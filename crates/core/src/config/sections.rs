@@ -88,7 +88,7 @@ fn read_limits(root: &Object<'_>, mistakes: &mut Mistakes) -> Limits {
 /// Whose token a destination's requests get.
 fn whose(destination: &Destination) -> Option<Whose> {
     match &destination.action {
-        Action::Inject(token, _) | Action::Report(token) => Some(token.whose),
+        Action::Inject(token, _) | Action::Report(token, _) => Some(token.whose),
         Action::Pass | Action::Refuse => None,
     }
 }

@@ -256,7 +256,7 @@ fn defaults_say_what_is_not_a_destinations_own() {
     let terms = terms(&config);
     assert_eq!((terms.header.as_str(), terms.existing_credential), ("x-a", ExistingCredential::Refuse));
     assert_eq!((terms.tls_clusters.as_slice(), terms.pass_on_failure), (&["x".to_owned()][..], true));
-    assert!(matches!(&config.destinations[1].action, Action::Report(token) if token.scope == "a/.default"));
+    assert!(matches!(&config.destinations[1].action, Action::Report(token, _) if token.scope == "a/.default"));
     assert_eq!(
         mistakes(
             r#"{"defaults":{"hosts":["a.example"],"scope":"a"},"destinations":[{"hosts":["a.example"]},{"hosts":["b.example"]}]}"#
@@ -394,7 +394,7 @@ fn targets(text: &str) -> Vec<(Vec<String>, String)> {
     let target = |destination: &Destination| {
         let hosts = destination.hosts.iter().map(ToString::to_string).collect();
         match &destination.action {
-            Action::Inject(token, _) | Action::Report(token) => (hosts, token.scope.clone()),
+            Action::Inject(token, _) | Action::Report(token, _) => (hosts, token.scope.clone()),
             _ => (hosts, String::new()),
         }
     };

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::config::{Config, Token, Whose};
-use crate::decision::Decision;
+use crate::decision::{Decision, Report};
 use crate::entra::Grant;
 use crate::host::Host;
 use crate::http::Request;
@@ -62,8 +62,7 @@ impl Destinations {
         match self.table.find(host, &seen) {
             Found::Nothing => Decision::Ignore,
             Found::Rule(rule) => rule.decide(&seen),
-            Found::Ambiguous { guarded: false, .. } => Decision::Pass(None),
-            Found::Ambiguous { what, guarded: true } => {
+            Found::Ambiguous { what, guarded } => {
                 let problem = Problem::new(
                     Code::AmbiguousPath,
                     format!(
@@ -72,7 +71,11 @@ impl Destinations {
                     ),
                     "Send the path as it is meant: without empty and dot segments, backslashes and needless escapes.",
                 );
-                Decision::Refuse(None, problem.reply_to(request))
+                if guarded {
+                    Decision::Refuse(None, problem.reply_to(request))
+                } else {
+                    Decision::Report(Report::refused(&problem))
+                }
             }
         }
     }

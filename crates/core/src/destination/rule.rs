@@ -9,7 +9,7 @@ use super::seen::Seen;
 use super::way::{Judgement, Way};
 use crate::azure::HeaderForm;
 use crate::config::{self, Destination, ExistingCredential, Identity};
-use crate::decision::{Decision, Delivery, Injection};
+use crate::decision::{Decision, Delivery, Injection, Report};
 use crate::entra::Grant;
 use crate::host::HostPattern;
 use crate::http::Request;
@@ -23,8 +23,18 @@ pub(super) struct Rule {
 enum Action {
     Pass,
     Refuse,
-    Report(Arc<Holders>),
+    Report(Arc<Holders>, Terms),
     Inject(Arc<Holders>, Terms),
+}
+
+/// What becomes of a request that may use an identity, when nothing is against it.
+enum Verdict {
+    /// It goes on as it came.
+    Pass,
+    /// It goes on with this token.
+    Inject(Arc<Grant>, Injection),
+    /// Its connection must be seen first.
+    AwaitConnection,
 }
 
 struct Terms {
@@ -101,7 +111,7 @@ impl Holders {
 /// The token that an action is about.
 pub(super) const fn token(action: &config::Action) -> Option<&config::Token> {
     match action {
-        config::Action::Inject(token, _) | config::Action::Report(token) => Some(token),
+        config::Action::Inject(token, _) | config::Action::Report(token, _) => Some(token),
         config::Action::Pass | config::Action::Refuse => None,
     }
 }
@@ -110,7 +120,7 @@ impl Rule {
     pub(super) fn new(destination: &Destination, host: &HostPattern, holders: Option<Arc<Holders>>) -> Self {
         let action = match (&destination.action, holders) {
             (config::Action::Inject(_, terms), Some(holders)) => Action::Inject(holders, Terms::new(terms, host)),
-            (config::Action::Report(_), Some(holders)) => Action::Report(holders),
+            (config::Action::Report(_, terms), Some(holders)) => Action::Report(holders, Terms::new(terms, host)),
             (config::Action::Pass, _) => Action::Pass,
             (_, _) => Action::Refuse,
         };
@@ -118,7 +128,7 @@ impl Rule {
     }
 
     pub(super) const fn is_report(&self) -> bool {
-        matches!(self.action, Action::Report(_))
+        matches!(self.action, Action::Report(..))
     }
 
     pub(super) fn decide(&self, seen: &Seen<'_>) -> Decision {
@@ -130,33 +140,31 @@ impl Rule {
                     format!("the action of destination {:?} is to refuse", self.label),
                     "Change the destination's action, if such requests are to go on.",
                 ),
-                None,
                 seen.request,
             ),
-            // What would refuse the request in earnest is no reason to touch it now.
-            Action::Report(holders) => match holders.of(&self.label, seen.request) {
-                Ok(holder) => match &holder.grant {
-                    Ok(grant) => Decision::Report(Arc::clone(grant)),
-                    Err(_) => Decision::Pass(Some(Arc::clone(&holder.identity))),
+            Action::Report(holders, terms) => Decision::Report(match holders.of(&self.label, seen.request) {
+                Ok(holder) => Report {
+                    identity: Some(Arc::clone(&holder.identity)),
+                    grant: holder.grant.as_ref().ok().cloned(),
+                    would_refuse: terms.judge(&self.label, holder, seen).err().map(|problem| problem.code),
                 },
-                Err(_) => Decision::Pass(None),
-            },
+                Err(problem) => Report::refused(&problem),
+            }),
             Action::Inject(holders, terms) => match holders.of(&self.label, seen.request) {
-                Ok(holder) => terms.decide(&self.label, holder, seen),
-                Err(problem) => refuse(problem, None, seen.request),
+                Ok(holder) => match terms.judge(&self.label, holder, seen) {
+                    Ok(Verdict::Pass) => Decision::Pass(Some(Arc::clone(&holder.identity))),
+                    Ok(Verdict::Inject(grant, injection)) => Decision::Exchange(grant, Delivery::Inject(injection)),
+                    Ok(Verdict::AwaitConnection) => Decision::AwaitConnection,
+                    Err(problem) => refuse(problem.about(&holder.identity, &holder.scope), seen.request),
+                },
+                Err(problem) => refuse(problem, seen.request),
             },
         }
     }
 }
 
-fn refuse(problem: Problem, holder: Option<&Holder>, request: &dyn Request) -> Decision {
-    match holder {
-        Some(holder) => {
-            let problem = problem.about(&holder.identity, &holder.scope);
-            Decision::Refuse(Some(Arc::clone(&holder.identity)), problem.reply_to(request))
-        }
-        None => Decision::Refuse(None, problem.reply_to(request)),
-    }
+fn refuse(problem: Problem, request: &dyn Request) -> Decision {
+    Decision::Refuse(problem.identity.as_deref().map(Arc::from), problem.reply_to(request))
 }
 
 impl Terms {
@@ -171,27 +179,26 @@ impl Terms {
         }
     }
 
-    fn decide(&self, label: &str, holder: &Holder, seen: &Seen<'_>) -> Decision {
+    fn judge(&self, label: &str, holder: &Holder, seen: &Seen<'_>) -> Result<Verdict, Problem> {
         if seen.path().is_none() {
-            let problem = Problem::new(
+            return Err(Problem::new(
                 Code::TunnelAsked,
                 format!(
                     "the request asks for a tunnel to destination {label:?}, and whoever makes it would get the token"
                 ),
                 "Send the request itself through this proxy; or write a destination with methods: [\"CONNECT\"] and action: pass.",
-            );
-            return refuse(problem, Some(holder), seen.request);
+            ));
         }
         // On the first attempt what the app brought was judged.
         let earlier = credential::of_an_earlier_attempt(seen.request);
         let credentials = if earlier.is_some() { Credentials::default() } else { Credentials::of(seen, &self.header) };
         match self.existing_credential {
             _ if credentials.are_none() => {}
-            ExistingCredential::Keep => return Decision::Pass(Some(Arc::clone(&holder.identity))),
+            ExistingCredential::Keep => return Ok(Verdict::Pass),
             // A header can be taken away; a signature is part of the address.
             ExistingCredential::Replace if !credentials.signature => {}
             ExistingCredential::Replace | ExistingCredential::Refuse => {
-                let problem = Problem::new(
+                return Err(Problem::new(
                     Code::CredentialPresent,
                     format!("the request to destination {label:?} has {}", credentials.name(&self.header)),
                     if self.existing_credential == ExistingCredential::Refuse {
@@ -199,14 +206,13 @@ impl Terms {
                     } else {
                         "A signature cannot be replaced: have the app send none, or set existing_credential to \"keep\"."
                     },
-                );
-                return refuse(problem, Some(holder), seen.request);
+                ));
             }
         }
         match self.way.judge(label, seen.request) {
             Judgement::Open => {}
-            Judgement::Unknown => return Decision::AwaitConnection,
-            Judgement::Barred(problem) => return refuse(problem, Some(holder), seen.request),
+            Judgement::Unknown => return Ok(Verdict::AwaitConnection),
+            Judgement::Barred(problem) => return Err(problem),
         }
         match &holder.grant {
             Ok(grant) => {
@@ -217,11 +223,11 @@ impl Terms {
                     in_place_of: others.filter(|name| **name != *self.header).collect(),
                     pass_on_failure: self.pass_on_failure,
                 };
-                Decision::Exchange(Arc::clone(grant), Delivery::Inject(injection))
+                Ok(Verdict::Inject(Arc::clone(grant), injection))
             }
             // Nothing is asked of Entra without the variable: it is as if no token could be had.
-            Err(_) if self.pass_on_failure => Decision::Pass(Some(Arc::clone(&holder.identity))),
-            Err(problem) => Decision::Refuse(Some(Arc::clone(&holder.identity)), problem.reply_to(seen.request)),
+            Err(_) if self.pass_on_failure => Ok(Verdict::Pass),
+            Err(problem) => Err(problem.clone()),
         }
     }
 }

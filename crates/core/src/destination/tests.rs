@@ -39,7 +39,7 @@ fn routed(authority: &str, cluster: &str) -> Sent {
 fn said(decision: Decision) -> String {
     match decision {
         Decision::Exchange(grant, _) => format!("{} {}", grant.identity(), grant.scope()),
-        Decision::Report(grant) => format!("report {} {}", grant.identity(), grant.scope()),
+        Decision::Report(report) => report.in_words(),
         Decision::AwaitConnection => "await".to_owned(),
         Decision::Ignore => "ignore".to_owned(),
         Decision::Pass(_) => "pass".to_owned(),
@@ -153,7 +153,8 @@ fn an_ambiguous_path_never_falls_to_a_wider_rule() {
     for path in ["/x/../admin", "//admin", "/%61dmin", "/admin%2fx", "/.\\admin", "/x/%2e%2e/admin"] {
         assert_eq!(asked("api.example.com", path), "400 ambiguous_path", "{path}");
         assert_eq!(asked("free.example.com", path), "default s/.default", "no rule hangs on a path there");
-        assert_eq!(asked("trial.example.com", path), "pass", "a report refuses nothing");
+        let reported = "report nobody nothing, in earnest: ambiguous_path";
+        assert_eq!(asked("trial.example.com", path), reported, "a report refuses nothing");
     }
     assert_eq!(asked("api.example.com", "/x?u=//admin/../"), "default s/.default", "the query is no path");
 }
@@ -228,17 +229,25 @@ fn a_tunnel_gets_no_token() {
 }
 
 #[test]
-fn a_report_touches_no_request() {
-    let policy = policy_of(
-        r#"{"defaults": {"action": "report", "scope": "s/.default"},
-            "destinations": [{"hosts": ["a.example"], "existing_credential": "refuse"}]}"#,
-    );
-    let request = Sent::get("a.example", "/").header("authorization", b"x");
-    assert_eq!(said(policy.decide(&request)), "report default s/.default");
-    let nobody =
-        r#"{"defaults": {"action": "report", "scope": "s/.default"}, "destinations": [{"hosts": ["a.example"]}]}"#;
-    let policy = Policy::new(&Config::parse(nobody.as_bytes(), &|_| None).unwrap(), false);
-    assert_eq!(said(policy.decide(&request)), "pass");
+fn a_report_touches_no_request_and_says_what_would_refuse_it() {
+    let configuration = r#"{"defaults": {"action": "report", "scope": "s/.default", "tls_clusters": ["to_{host}"]},
+        "destinations": [{"hosts": ["a.example"], "existing_credential": "refuse"}, {"hosts": ["b.example"]}]}"#;
+    let policy = policy_of(configuration);
+    for (request, in_earnest) in [
+        (routed("a.example", "to_a.example"), "goes on"),
+        (routed("a.example", "to_a.example").header("authorization", b"x"), "credential_present"),
+        (routed("a.example", "to_b.example"), "cluster_not_listed"),
+        (Sent::default().header(":method", b"CONNECT").header(":authority", b"a.example:443"), "tunnel_asked"),
+        // It keeps its own.
+        (routed("b.example", "to_b.example").header("authorization", b"x"), "goes on"),
+        // Not paused for it.
+        (in_cluster(routed("a.example", "to_a.example")), "goes on"),
+    ] {
+        assert_eq!(said(policy.decide(&request)), format!("report default s/.default, in earnest: {in_earnest}"));
+    }
+    let policy = Policy::new(&Config::parse(configuration.as_bytes(), &|_| None).unwrap(), false);
+    let missing = "report default nothing, in earnest: variable_missing";
+    assert_eq!(said(policy.decide(&routed("a.example", "to_a.example"))), missing);
 }
 
 const GATEWAY: &str = r#"{
@@ -273,7 +282,7 @@ fn a_caller_gets_the_token_of_its_own_identity_or_none() {
     for stranger in ["", "spiffe://c/ns/payments/sa/api2", "spiffe://C/ns/payments/sa/api", "spiffe://c/ns/payments"] {
         assert_eq!(bare(stranger, "a.example"), "403 principal_not_listed", "{stranger}");
         assert_eq!(calls(stranger, "a.example"), "403 principal_not_listed", "{stranger}");
-        assert_eq!(bare(stranger, "c.example"), "pass");
+        assert_eq!(bare(stranger, "c.example"), "report nobody nothing, in earnest: principal_not_listed");
         assert_eq!(bare(stranger, "d.example"), "ignore");
     }
 }
@@ -286,9 +295,13 @@ fn a_certificate_with_several_names_is_refused_where_that_is_seen() {
     assert_eq!(said(policy_of(GATEWAY).decide(&request)), "403 principal_not_listed");
 }
 
-/// A request in a cluster's own filter chain, at its first attempt.
+/// In a cluster's own filter chain, at its first attempt.
+fn in_cluster(request: Sent) -> Sent {
+    request.property(&["upstream", "request_attempt_count"], "\u{1}\0\0\0\0\0\0\0")
+}
+
 fn upstream(host: &str) -> Sent {
-    routed(host, "outbound|80||kv.example").property(&["upstream", "request_attempt_count"], "\u{1}\0\0\0\0\0\0\0")
+    in_cluster(routed(host, "outbound|80||kv.example"))
 }
 
 #[test]

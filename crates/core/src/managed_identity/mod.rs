@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::broker::Readiness;
 use crate::config::{AppService, Config, Identity, Imds, ManagedAction, ManagedIdentity};
-use crate::decision::{Decision, Delivery};
+use crate::decision::{Decision, Delivery, Report};
 use crate::host::Host;
 use crate::http::{Reply, Request};
 use crate::path;
@@ -122,9 +122,13 @@ impl Endpoint {
             Ok((Arc::new(grant), caller))
         });
         match (self.action, wanted) {
-            (ManagedAction::Report, Ok((grant, _))) => Decision::Report(grant),
+            (ManagedAction::Report, Ok((grant, _))) => Decision::Report(Report {
+                identity: Some(Arc::from(grant.identity())),
+                grant: Some(grant),
+                would_refuse: None,
+            }),
             // The node's own endpoint judges it.
-            (ManagedAction::Report, Err(_)) => Decision::Ignore,
+            (ManagedAction::Report, Err(problem)) => Decision::Report(Report::refused(&problem)),
             (ManagedAction::Answer, Ok((grant, caller))) => {
                 Decision::Exchange(grant, Delivery::ManagedIdentity(caller))
             }

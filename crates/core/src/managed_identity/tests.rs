@@ -65,7 +65,7 @@ fn app_service(query: &str) -> Sent {
 fn said(decision: Decision) -> String {
     match decision {
         Decision::Exchange(grant, _) => format!("{} {}", grant.identity(), grant.scope()),
-        Decision::Report(grant) => format!("report {} {}", grant.identity(), grant.scope()),
+        Decision::Report(report) => report.in_words(),
         Decision::Refuse(_, reply) | Decision::Reply(reply) => {
             format!("{} {}", reply.status, String::from_utf8(reply.body).unwrap())
         }
@@ -380,9 +380,15 @@ fn without_its_secret_app_service_says_what_is_missing() {
 fn report_leaves_the_answer_to_the_node_and_refuse_gives_none() {
     let request = imds(&format!("&client_id={ORDERS}"));
     let report = policy_with(r#""action": "report", "imds": {}"#);
-    assert_eq!(said(report.decide(&request)), "report orders https://vault.azure.net/.default");
-    assert_eq!(said(report.decide(&imds(""))), "ignore");
-    assert_eq!(said(report.decide(&local("169.254.169.254", TOKEN_PATH))), "ignore");
+    assert_eq!(said(report.decide(&request)), "report orders https://vault.azure.net/.default, in earnest: goes on");
+    // The node's own endpoint judges these.
+    for (request, code) in [
+        (imds(""), "identity_ambiguous"),
+        (imds("&client_id=x"), "identity_not_found"),
+        (local("169.254.169.254", TOKEN_PATH), "metadata_header_missing"),
+    ] {
+        assert_eq!(said(report.decide(&request)), format!("report nobody nothing, in earnest: {code}"));
+    }
     let refuse = policy_with(r#""action": "refuse", "imds": {"pass": ["/metadata/instance"]}"#);
     assert!(
         said(refuse.decide(&request)).starts_with(

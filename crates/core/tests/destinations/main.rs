@@ -125,7 +125,12 @@ fn outcome_of(policy: &Policy, request: &[String], with: &[String]) -> String {
     }
     match policy.decide(&sent) {
         Decision::Exchange(grant, _) => format!("{}: {}", grant.identity(), grant.scope()),
-        Decision::Report(grant) => format!("passes, reported for {}: {}", grant.identity(), grant.scope()),
+        Decision::Report(report) => {
+            let token =
+                report.grant.map_or("no token".to_owned(), |grant| format!("{}: {}", grant.identity(), grant.scope()));
+            let refused = report.would_refuse.map(|code| format!(", would be refused: {}", code.as_str()));
+            format!("passes, reported for {token}{}", refused.unwrap_or_default())
+        }
         Decision::Pass(_) => "passes".to_owned(),
         Decision::Ignore => "untouched".to_owned(),
         Decision::Refuse(_, reply) => {
