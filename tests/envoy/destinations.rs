@@ -21,6 +21,8 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("a_connection_that_cannot_be_made_leaves_nobody_waiting", a_connection_that_cannot_be_made),
     ("a_retry_carries_our_token_whatever_is_done_with_credentials", a_retry_carries_our_token),
     ("a_retry_after_401_carries_a_fresh_token", a_retry_after_401_carries_a_fresh_token),
+    ("every_attempt_of_a_hedged_request_carries_the_token", a_hedged_request),
+    ("a_hedged_attempt_in_clear_gets_no_token", a_hedged_attempt_in_clear),
     ("a_mirror_gets_the_token_of_the_listeners_chain_and_not_of_the_clusters", a_mirror_gets_or_gets_not),
     ("hosts_are_matched_before_the_routes_rewrite_or_after_it", hosts_are_matched_before_or_after_a_rewrite),
     ("a_route_on_the_tokens_header_leads_it_astray_but_not_in_a_clusters_own_chain", a_route_on_the_tokens_header),
@@ -184,6 +186,57 @@ fn a_retry_after_401_carries_a_fresh_token() {
     stack.get(LISTED_HOST, "/status/401", &[]);
     let tokens = seen(&stack.upstream, "authorization");
     assert_eq!((tokens.len(), tokens[0] == tokens[2]), (3, true));
+}
+
+/// After 0.3 s a second attempt is made beside the first.
+fn hedged() -> Change {
+    change(LISTED_ROUTE, |route| {
+        route["route"]["hedge_policy"] = json!({"hedge_on_per_try_timeout": true});
+        route["route"]["retry_policy"] =
+            json!({"retry_on": "gateway-error", "num_retries": 1, "per_try_timeout": "0.3s"});
+    })
+}
+
+fn a_hedged_request() {
+    for (configuration, changes) in
+        [(destination(&json!({})), vec![hedged()]), (without_a_pin(&json!({})), vec![in_cluster(), hedged()])]
+    {
+        let stack = with(&configuration, changes);
+        let first = token(&stack.get(LISTED_HOST, "/", &[]));
+        let before = seen(&stack.upstream, "authorization").len();
+        assert_eq!(stack.get(LISTED_HOST, "/delay/1000", &[]).status, 200);
+        let tokens = seen(&stack.upstream, "authorization").split_off(before);
+        assert_eq!(tokens.len(), 2, "two attempts: {tokens:?}");
+        assert!(tokens.iter().all(|token| token.as_deref() == Some(first.as_str())), "{tokens:?}");
+        look_through_log(&stack);
+    }
+}
+
+fn a_hedged_attempt_in_clear() {
+    let clear = Upstream::start().unwrap();
+    let addr = clear.clear_addr();
+    let another_endpoint = change("static_resources.clusters[payments_kv]", move |cluster| {
+        let address = json!({"socket_address": {"address": addr.ip(), "port_value": addr.port()}});
+        let metadata = json!({"filter_metadata": {"envoy.transport_socket_match": {"clear": true}}});
+        let endpoints = &mut cluster["load_assignment"]["endpoints"][0]["lb_endpoints"];
+        endpoints.as_array_mut().unwrap().push(json!({"endpoint": {"address": address}, "metadata": metadata}));
+        cluster["type"] = json!("STATIC");
+        let raw = json!({
+            "name": "envoy.transport_sockets.raw_buffer",
+            "typed_config": {"@type": "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"},
+        });
+        cluster["transport_socket_matches"] =
+            json!([{"name": "clear", "match": {"clear": true}, "transport_socket": raw}]);
+    });
+    let stack = with(&without_a_pin(&json!({})), vec![in_cluster(), hedged(), another_endpoint]);
+    // The endpoints take turns: of two attempts, one meets the other endpoint.
+    for _ in 0..4 {
+        problem(&stack.get(LISTED_HOST, "/delay/1000", &[]), 403, "connection_not_tls");
+    }
+    let tokens = seen(&stack.upstream, "authorization");
+    assert!(!tokens.is_empty() && tokens.iter().all(Option::is_some), "{tokens:?}");
+    assert_eq!(clear.requests(), 0);
+    look_through_log(&stack);
 }
 
 fn a_mirror_gets_or_gets_not() {

@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -43,7 +44,7 @@ const REMEMBERED: usize = 100;
 /// An HTTPS server with a CA of its own, for HTTP/1 and HTTP/2, and beside it one in clear. Both answer every request
 /// with 200, or with the status that the path names (`/status/401`), and `{"method", "path", "headers": [[name, value], …],
 /// "body_length", "trailers", "tls"}`; bytes of a header that are not UTF-8 become U+FFFD. `/redirect?<url>` redirects there,
-/// and a WebSocket gets back what it sends.
+/// `/delay/<milliseconds>` takes so long, and a WebSocket gets back what it sends.
 /// It stops when dropped.
 #[derive(Debug)]
 pub struct Upstream {
@@ -211,6 +212,9 @@ async fn answer(
         "tls": tls,
     });
     requests.remember(&seen);
+    if let Some(Ok(wait)) = head.uri.path().strip_prefix("/delay/").map(str::parse) {
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+    }
     let mut response = Response::new(Full::new(Bytes::from(seen.to_string())));
     let status = head.uri.path().strip_prefix("/status/").and_then(|status| status.parse().ok());
     *response.status_mut() = status.unwrap_or_default();
