@@ -27,14 +27,15 @@ impl Reply {
         Self { status: 200, headers, body: b"ok".to_vec() }
     }
 
-    /// A JSON reply that no cache may keep (RFC 9111, section 5.2.2.5).
+    /// A JSON reply that no cache may keep (RFC 9111, section 5.2.2.5). A 405 names GET, the one method of all that is
+    /// answered here (RFC 9110, section 15.5.6).
     pub fn json(status: u16, content_type: &'static str, body: &impl serde::Serialize) -> Self {
-        Self {
-            status,
-            headers: vec![("content-type", content_type.to_owned()), ("cache-control", "no-store".to_owned())],
-            // Our own structs of strings and numbers cannot fail to serialise.
-            body: serde_json::to_vec(body).unwrap_or_default(),
+        let mut headers = vec![("content-type", content_type.to_owned()), ("cache-control", "no-store".to_owned())];
+        if status == 405 {
+            headers.push(("allow", "GET".to_owned()));
         }
+        // Our own structs of strings and numbers cannot fail to serialise.
+        Self { status, headers, body: serde_json::to_vec(body).unwrap_or_default() }
     }
 }
 

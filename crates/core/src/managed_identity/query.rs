@@ -70,11 +70,11 @@ impl Query {
             names.push(name.into_owned());
         }
         match resource {
-            Some(resource) if !resource.is_empty() && !resource.contains(char::is_whitespace) => {
+            Some(resource) if !resource.is_empty() && !resource.contains(is_blank_or_control) => {
                 Ok(Self { version, resource, selector, stale })
             }
             _ => Err(bad(
-                "the parameter resource is missing, empty or has a space",
+                "the parameter resource is missing, empty or has a space or a control character",
                 "Send the resource that the token is for, such as resource=https://vault.azure.net.",
             )),
         }
@@ -84,6 +84,10 @@ impl Query {
     pub(super) fn scope(&self) -> String {
         if self.resource.ends_with("/.default") { self.resource.clone() } else { format!("{}/.default", self.resource) }
     }
+}
+
+fn is_blank_or_control(character: char) -> bool {
+    character.is_whitespace() || character.is_control()
 }
 
 /// A query that cannot be judged.

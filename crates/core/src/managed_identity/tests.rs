@@ -169,9 +169,18 @@ fn the_guard_is_imdss_own() {
     for more in ["&resource=x", "&client_id=a&object_id=b", "&client_id=a&client_id=a"] {
         assert!(asked(&imds(more)).starts_with(r#"400 {"error":"invalid_request""#), "{more}");
     }
-    for query in ["", "?", "?resource=x", "?api-version=2017-12-01&resource=x", "?api-version=2018-02-01&resource="] {
+    for query in [
+        "",
+        "?",
+        "?resource=x",
+        "?api-version=2017-12-01&resource=x",
+        "?api-version=2018-02-01&resource=",
+        "?api-version=2018-02-01&resource=a%20b&client_id=x",
+        "?api-version=2018-02-01&resource=a%00&client_id=x",
+    ] {
         let request = local("127.0.0.1", &format!("{TOKEN_PATH}{query}")).header("metadata", b"true");
-        assert!(asked(&request).starts_with("400 "), "{query}");
+        let answer = asked(&request);
+        assert!(answer.starts_with("400 ") && !answer.contains("Identity"), "{query}: {answer}");
     }
 }
 
