@@ -16,7 +16,7 @@ use crate::answer::Answer;
 use crate::directory::{Credential, Directory};
 use crate::faults::Fault;
 use crate::fields::{Fields, InvalidField};
-use crate::server::Request;
+use crate::request::Request;
 
 /// Answers one request of the admin port.
 pub(crate) fn answer(directory: &Directory, request: &Request) -> Answer {

@@ -8,7 +8,7 @@ use crate::answer::{Answer, TokenRequest};
 use crate::catalogue::Refusal;
 use crate::directory::Directory;
 use crate::grant::tenant_not_found;
-use crate::server::Request;
+use crate::request::Request;
 use crate::token::PUBLIC_AUTHORITY;
 
 /// The clouds as instance discovery lists them; the first alias is the host to use.

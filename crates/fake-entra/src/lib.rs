@@ -47,6 +47,7 @@ mod grant;
 mod ids;
 mod issuer;
 mod keys;
+mod request;
 mod scope;
 mod server;
 mod tls;

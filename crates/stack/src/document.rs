@@ -7,7 +7,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::error::StartError;
+use crate::error::{NoSuchPath, StartError};
 use crate::workspace;
 
 /// The documents of a YAML file, anchors resolved. `path` is seen from the repository's root.
@@ -15,14 +15,6 @@ pub fn read(path: &str) -> Result<Vec<Value>, StartError> {
     let path = workspace::root().join(path);
     let text = fs::read_to_string(&path).map_err(StartError::io(format!("reading {}", path.display())))?;
     serde_saphyr::from_multiple(&text).map_err(|error| StartError::Yaml { path, reason: error.to_string() })
-}
-
-/// A path that the document does not have.
-#[derive(Debug, thiserror::Error)]
-#[error("the Envoy document has no `{path}`: nothing at `{missing}`")]
-pub struct NoSuchPath {
-    path: String,
-    missing: String,
 }
 
 /// The value at `path`.

@@ -4,8 +4,6 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::document::NoSuchPath;
-
 /// Why a stack or an Envoy did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -86,4 +84,12 @@ pub enum PushError {
     /// The file could not be written, or Envoy's admin port not be asked.
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+/// A path that an Envoy document does not have.
+#[derive(Debug, thiserror::Error)]
+#[error("the Envoy document has no `{path}`: nothing at `{missing}`")]
+pub struct NoSuchPath {
+    pub(crate) path: String,
+    pub(crate) missing: String,
 }

@@ -35,7 +35,7 @@ use serde_json::json;
 
 pub use client::{Request, Response};
 pub use envoy::Envoy;
-pub use error::{PushError, StartError};
+pub use error::{NoSuchPath, PushError, StartError};
 pub use mesh::Mesh;
 pub use options::{Edit, Options};
 pub use token_directory::{Layout, TokenDirectory};

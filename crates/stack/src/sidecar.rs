@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::document::{self, NoSuchPath};
+use crate::document;
+use crate::error::NoSuchPath;
 use crate::error::StartError;
 use crate::workspace;
 

@@ -5,12 +5,12 @@ use std::time::{Duration, SystemTime};
 use wasmtime::{Caller, Linker, Result, bail};
 
 use crate::headers::Headers;
-use crate::process::LogLevel;
+use crate::log::LogLevel;
 use crate::properties;
 use crate::shared_queue::Reader;
+use crate::state::{Deferred, ROOT, State, size};
 use crate::status::{Status, code};
 use crate::stream::{Record, Reply};
-use crate::vm::{Deferred, ROOT, State, size};
 
 /// A call in progress.
 pub(crate) type Guest<'a> = Caller<'a, State>;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::Thread;
 use crate::headers::Headers;
+use crate::log::Thread;
 
 /// How a cluster takes calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,10 +6,11 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use crate::callout::{Callout, Cluster, Pending, Response};
+use crate::log::{LogLine, Thread};
 use crate::metrics::Metric;
 use crate::module::Module;
-use crate::process::{LogLine, Process, Thread};
-use crate::settings::{Builder, FailurePolicy, Settings};
+use crate::process::Process;
+use crate::settings::{FailurePolicy, Settings};
 use crate::stream::{self, Outcome, Record, Reply, Request};
 use crate::vm::{StartFailure, Trapped, Vm};
 
@@ -77,11 +78,6 @@ pub enum Turn {
 const TOO_MANY_TURNS: usize = 1_000_000;
 
 impl Host {
-    /// A host for this module, to be configured.
-    pub fn builder(module: &Module) -> Builder {
-        Builder::new(module)
-    }
-
     pub(crate) fn start(module: &Module, settings: Settings) -> Result<Self, StartError> {
         let workers = (0..settings.workers).map(|_| RefCell::default()).collect();
         let host = Self(Rc::new(Inner {

@@ -33,9 +33,11 @@
 //! the host runs. A guest that makes a gRPC call traps, so that nobody takes silence for an answer.
 
 mod abi;
+mod builder;
 mod callout;
 mod headers;
 mod host;
+mod log;
 mod metrics;
 mod module;
 mod process;
@@ -43,16 +45,18 @@ mod properties;
 mod settings;
 mod shared_data;
 mod shared_queue;
+mod state;
 mod status;
 mod stream;
 mod vm;
 mod wasi;
 
+pub use builder::Builder;
 pub use callout::{Callout, Cluster, Response};
 pub use headers::Headers;
 pub use host::{Host, StartError, Stream, Turn, Worker};
+pub use log::{LogLevel, LogLine, Thread};
 pub use metrics::Metric;
 pub use module::{Module, ModuleError};
-pub use process::{LogLevel, LogLine, Thread};
-pub use settings::{Builder, FailurePolicy};
+pub use settings::FailurePolicy;
 pub use stream::{Outcome, Passed, Reply, Request};

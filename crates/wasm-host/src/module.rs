@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use wasmtime::{Config, Engine, InstancePre, Linker};
 
-use crate::vm::State;
+use crate::state::State;
 use crate::{abi, wasi};
 
 /// A proxy-wasm module, compiled. Cheap to clone.

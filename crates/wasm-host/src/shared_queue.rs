@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::Thread;
+use crate::log::Thread;
 use crate::status::Status;
 
 /// All queues of a process, by number.

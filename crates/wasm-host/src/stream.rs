@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::Thread;
 use crate::headers::Headers;
+use crate::log::Thread;
 
 /// A request as the filter first sees it.
 #[derive(Clone, Debug)]

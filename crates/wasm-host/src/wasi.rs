@@ -4,8 +4,8 @@
 use wasmtime::{Linker, Result};
 
 use crate::abi::{Guest, bytes, nanoseconds, write};
-use crate::process::LogLevel;
-use crate::vm::{State, size};
+use crate::log::LogLevel;
+use crate::state::{State, size};
 
 const SUCCESS: u32 = 0;
 const BADF: u32 = 8;
