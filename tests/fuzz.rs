@@ -22,9 +22,9 @@ use wasm_host::{Callout, Cluster, Headers, Host, Outcome, Request, Response, Str
 /// How many seeds `make test` runs.
 const CASES: u64 = 2000;
 
-/// A host that gets another token, over plain HTTP, in place of what the request brings.
 /// Where App Service's endpoint is.
 const APP_SERVICE_HOST: &str = "127.0.0.1";
+/// A host that gets another token, over plain HTTP, in place of what the request brings.
 const OTHER_HOST: &str = "blob.storage.example";
 const OTHER_RESOURCE: &str = "https://storage.azure.com";
 const LISTED_RESOURCE: &str = "https://vault.azure.net";
@@ -116,8 +116,12 @@ impl Input<'_> {
 
 struct Case {
     host: Host,
+    /// Whether the filter gives no token to anybody.
+    only_reports: bool,
     answers: Answers,
     streams: Vec<Waiting>,
+    /// The tokens of odd answers, each with its scope: any text is a token.
+    odd_tokens: Vec<(String, String)>,
     /// Whether the clock was set back: who waits for another worker's exchange, and that one dies, is then answered
     /// by the stream idle timeout only.
     set_back: bool,
@@ -136,8 +140,10 @@ struct Waiting {
 impl Case {
     fn new(input: &mut Input<'_>, told: bool) -> Self {
         let mut builder = sidecar::builder(&sidecar::module()).seed(u64::from(input.byte()));
-        if input.below(2) == 1 {
-            let configuration = json!({
+        let kind = input.below(5);
+        let only_reports = kind == 4;
+        if kind >= 2 {
+            let mut configuration = json!({
                 "destinations": [
                     {"hosts": [LISTED_HOST], "scope": format!("{LISTED_RESOURCE}/.default"),
                      "tls_clusters": [LISTED_CLUSTER], "existing_credential": "refuse"},
@@ -147,10 +153,21 @@ impl Case {
                 "managed_identity": {"imds": {}, "app_service": {}, "health": {"hosts": [HEALTH_HOST]}},
                 "status": {"hosts": [IMDS_HOST]},
             });
+            if only_reports {
+                configuration["defaults"] = json!({"action": "report"});
+                configuration["managed_identity"]["action"] = json!("report");
+            }
             builder = builder.configuration(configuration.to_string());
         }
-        let host = builder.start().unwrap();
-        Self { host, answers: Answers::default(), streams: Vec::new(), set_back: false, told }
+        Self {
+            host: builder.start().unwrap(),
+            only_reports,
+            answers: Answers::default(),
+            streams: Vec::new(),
+            odd_tokens: Vec::new(),
+            set_back: false,
+            told,
+        }
     }
 
     fn tell(&self, what: impl FnOnce() -> String) {
@@ -176,6 +193,10 @@ impl Case {
             }),
             12..=13 => self.with_call(input, |case, call, input| {
                 let response = any_response(call, input);
+                let answer: Option<serde_json::Value> = serde_json::from_slice(&response.body).ok();
+                if let Some(token) = answer.as_ref().and_then(|answer| answer["access_token"].as_str()) {
+                    case.odd_tokens.push((simple::scope(&call.body), token.to_owned()));
+                }
                 let delay = if input.below(2) == 0 { Duration::ZERO } else { input.up_to(Duration::from_secs(20)) };
                 case.tell(|| format!("in {delay:?} to {:?}'s call to {}: {response:?}", call.thread, call.cluster));
                 case.host.answer_after(call, delay, response);
@@ -307,11 +328,53 @@ impl Case {
         }
         for waiting in std::mem::take(&mut self.streams) {
             assert_ne!(waiting.stream.outcome(), Outcome::Paused, "{:?}", waiting.asked);
-            look_at_end(&waiting);
+            self.look_at_end(&waiting);
             waiting.stream.end();
         }
         for worker in 0..2 {
             assert_eq!(self.host.worker(worker).streams(), 0);
+        }
+    }
+
+    /// No token goes where it is not named.
+    fn look_at_end(&self, waiting: &Waiting) {
+        let host = host_of(&waiting.asked);
+        match waiting.stream.outcome() {
+            Outcome::Passed(passed) => {
+                let authorization = passed.headers.get("authorization");
+                let changed = authorization != waiting.asked.get("authorization");
+                assert!(!changed || !self.only_reports, "a token, though it only reports");
+                if changed {
+                    let resource = match host.as_str() {
+                        LISTED_HOST => {
+                            assert_eq!(passed.cluster.as_deref(), Some(LISTED_CLUSTER));
+                            LISTED_RESOURCE
+                        }
+                        OTHER_HOST => OTHER_RESOURCE,
+                        other => panic!("a token for {other:?}"),
+                    };
+                    let scope = format!("{resource}/.default");
+                    let odd = self.odd_tokens.iter().filter(|(other, _)| *other == scope);
+                    let mut tokens = odd.map(|(_, token)| format!("Bearer {token}")).chain([simple::bearer(resource)]);
+                    assert!(
+                        tokens.any(|token| authorization == Some(token.as_bytes())),
+                        "for {host:?}: {authorization:?}"
+                    );
+                }
+                let others = |headers: &Headers| -> Vec<_> {
+                    let others = headers.iter().filter(|(name, _)| *name != b"authorization");
+                    others.map(|(name, value)| (name.to_vec(), value.to_vec())).collect()
+                };
+                assert_eq!(others(&passed.headers), others(&waiting.asked));
+            }
+            Outcome::Replied(reply) => {
+                assert!(!contains(&reply.body, ASSERTION), "an assertion in a reply");
+                let has_token =
+                    contains(&reply.body, TOKEN) || reply.headers.iter().any(|(_, value)| contains(value, TOKEN));
+                let answers = [IMDS_HOST, APP_SERVICE_HOST].contains(&host.as_str());
+                assert!(!has_token || (answers && !self.only_reports), "a token in a reply for {host:?}");
+            }
+            Outcome::Reset | Outcome::Paused => {}
         }
     }
 }
@@ -320,41 +383,6 @@ impl Case {
 fn host_of(headers: &Headers) -> String {
     let authority = headers.text(":authority").unwrap_or_default().to_ascii_lowercase();
     authority.split(':').next().unwrap_or_default().to_owned()
-}
-
-/// No token goes where it is not named.
-fn look_at_end(waiting: &Waiting) {
-    let host = host_of(&waiting.asked);
-    match waiting.stream.outcome() {
-        Outcome::Passed(passed) => {
-            let authorization = passed.headers.get("authorization");
-            let changed = authorization != waiting.asked.get("authorization");
-            if changed {
-                let expected = match host.as_str() {
-                    LISTED_HOST => {
-                        assert_eq!(passed.cluster.as_deref(), Some(LISTED_CLUSTER));
-                        simple::bearer(LISTED_RESOURCE)
-                    }
-                    OTHER_HOST => simple::bearer(OTHER_RESOURCE),
-                    other => panic!("a token for {other:?}"),
-                };
-                assert_eq!(authorization, Some(expected.as_bytes()));
-            }
-            let others = |headers: &Headers| -> Vec<_> {
-                let others = headers.iter().filter(|(name, _)| *name != b"authorization");
-                others.map(|(name, value)| (name.to_vec(), value.to_vec())).collect()
-            };
-            assert_eq!(others(&passed.headers), others(&waiting.asked));
-        }
-        Outcome::Replied(reply) => {
-            assert!(!contains(&reply.body, ASSERTION), "an assertion in a reply");
-            let has_token =
-                contains(&reply.body, TOKEN) || reply.headers.iter().any(|(_, value)| contains(value, TOKEN));
-            let answers = [IMDS_HOST, APP_SERVICE_HOST].contains(&host.as_str());
-            assert!(!has_token || answers, "a token in a reply for {host:?}");
-        }
-        Outcome::Reset | Outcome::Paused => {}
-    }
 }
 
 /// An answer that may be anything, and is often nearly right.
