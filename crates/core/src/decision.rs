@@ -48,8 +48,7 @@ pub struct Report {
 impl Report {
     /// For a request that would be refused before a token is thought of.
     pub(crate) fn refused(problem: &Problem) -> Self {
-        let identity = problem.identity.as_deref().map(Arc::from);
-        Self { identity, grant: None, would_refuse: Some(problem.code) }
+        Self { identity: problem.identity(), grant: None, would_refuse: Some(problem.code) }
     }
 
     /// For tests.

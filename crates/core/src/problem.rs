@@ -3,6 +3,7 @@
 //! Each protocol renders it its own way: [`Problem::to_reply`] is RFC 9457 for an injected request,
 //! [`crate::managed_identity`] has the shapes that managed-identity clients read.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -188,6 +189,11 @@ impl Problem {
         self.identity = Some(identity.to_owned());
         self.scope = Some(scope.to_owned());
         self
+    }
+
+    /// The identity that it is about, where one is known.
+    pub(crate) fn identity(&self) -> Option<Arc<str>> {
+        self.identity.as_deref().map(Arc::from)
     }
 
     /// Adds when a next try is due.

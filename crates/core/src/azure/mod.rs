@@ -7,6 +7,7 @@
 mod tests;
 
 use std::fmt;
+use std::sync::LazyLock;
 
 use crate::entra::{AccessToken, Cloud};
 use crate::spelling::nearest;
@@ -167,8 +168,7 @@ impl Service {
             return Err(AzureMistake::NotByHeader(why, remedy));
         }
         let mut known = false;
-        let rows = rows();
-        for (place, service) in rows.iter().filter(|(_, service)| service.word == word) {
+        for (place, service) in ROWS.iter().filter(|(_, service)| service.word == word) {
             if Some(*place) == cloud {
                 return Ok(*service);
             }
@@ -179,7 +179,7 @@ impl Service {
         } else {
             AzureMistake::UnknownService(nearest(
                 word,
-                &rows.iter().map(|(_, service)| service.word).collect::<Vec<_>>(),
+                &ROWS.iter().map(|(_, service)| service.word).collect::<Vec<_>>(),
             ))
         })
     }
@@ -246,7 +246,7 @@ impl Service {
 
 /// The suffixes under which everybody has the names of these services' resources.
 pub(crate) fn shared_suffixes() -> impl Iterator<Item = &'static str> {
-    let named = rows().into_iter().filter(|(_, service)| service.takes_names());
+    let named = ROWS.iter().filter(|(_, service)| service.takes_names());
     // A dot is behind the last placeholder.
     named
         .flat_map(|(_, service)| service.patterns())
@@ -269,7 +269,9 @@ fn labels_fit(pattern: &str, host: &str) -> bool {
 }
 
 /// Every service in every cloud that it has a row for.
-fn rows() -> Vec<(Cloud, Service)> {
+static ROWS: LazyLock<Vec<(Cloud, Service)>> = LazyLock::new(read_rows);
+
+fn read_rows() -> Vec<(Cloud, Service)> {
     let mut rows = Vec::new();
     let mut service = None;
     for line in TABLE.lines() {

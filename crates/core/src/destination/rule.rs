@@ -164,7 +164,7 @@ impl Rule {
 }
 
 fn refuse(problem: Problem, request: &dyn Request) -> Decision {
-    Decision::Refuse(problem.identity.as_deref().map(Arc::from), problem.reply_to(request))
+    Decision::Refuse(problem.identity(), problem.reply_to(request))
 }
 
 impl Terms {

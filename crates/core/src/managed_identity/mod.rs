@@ -17,7 +17,6 @@ use crate::decision::{Decision, Delivery, Report};
 use crate::host::Host;
 use crate::http::{Reply, Request};
 use crate::path;
-
 use crate::problem::{Code, Problem};
 use caller::{Caller, Protocol};
 use guard::{is_local, must_be_get};
@@ -140,10 +139,7 @@ impl Endpoint {
                 );
                 Decision::Refuse(Some(Arc::from(grant.identity())), protocol.problem_reply(&problem))
             }
-            (_, Err(problem)) => {
-                let identity = problem.identity.as_deref().map(Arc::from);
-                Decision::Refuse(identity, protocol.problem_reply(&problem))
-            }
+            (_, Err(problem)) => Decision::Refuse(problem.identity(), protocol.problem_reply(&problem)),
         }
     }
 

@@ -67,10 +67,7 @@ fn a_leader_that_was_given_up_stands_down_and_still_serves_its_own() {
 #[test]
 fn an_answer_that_never_comes_ends_with_the_lease() {
     let mut process = Process::new();
-    process.pending(0, 1);
-    process.look(0);
-    process.assertion(0);
-    process.advance(Limits::default().exchange + GRACE);
+    process.stall(0, 1);
     assert_eq!(process.look(0), [Seen::Read]);
 }
 
@@ -317,10 +314,7 @@ fn the_ways_share_the_time_of_an_exchange() {
 #[test]
 fn whoever_waited_too_long_gets_the_token_that_a_late_worker_brought() {
     let mut process = Process::new();
-    process.pending(1, 1);
-    process.look(1);
-    process.assertion(1);
-    process.advance(Limits::default().exchange + GRACE);
+    process.stall(1, 1);
     // The other takes over, and is at its second try when its request has waited for its time.
     process.pending(0, 2);
     assert_eq!(process.look(0), [Seen::Read]);

@@ -24,10 +24,7 @@ fn a_token_that_is_used_is_refreshed_in_time_and_served_meanwhile() {
 fn a_token_that_nobody_used_since_its_refresh_is_let_go() {
     let mut process = Process::new();
     process.exchange(0, 1, token(3600));
-    process.advance(process.due_in(0).unwrap());
-    process.look(0);
-    process.assertion(0);
-    process.endpoint(0, token(3600));
+    process.refresh(0);
     // Nobody asks for it: it is not refreshed again.
     process.advance(Duration::from_secs(3569));
     assert_eq!(process.look(0), []);
@@ -148,10 +145,7 @@ fn a_warm_token_is_fetched_before_anybody_asks_and_kept() {
     process.assertion(0);
     process.endpoint(0, token(3600));
     for _ in 0..3 {
-        process.advance(process.due_in(0).unwrap());
-        assert_eq!(process.look(0), [Seen::Read]);
-        process.assertion(0);
-        process.endpoint(0, token(3600));
+        process.refresh(0);
     }
     process.ready(1);
 }
@@ -276,20 +270,14 @@ fn the_jitter_is_split_mix_64() {
 fn the_first_use_of_a_token_asks_for_a_look_and_the_next_does_not() {
     let mut process = Process::new();
     process.exchange(0, 1, token(3600));
-    process.advance(process.due_in(0).unwrap());
-    assert_eq!(process.look(0), [Seen::Read]);
-    process.assertion(0);
-    process.endpoint(0, token(3600));
+    process.refresh(0);
     // It is new, nobody has used it, and its timer is that of its end.
     assert!(process.ask(0, 2).1);
     assert!(!process.ask(0, 3).1);
     let want = |process: &mut Process| process.workers[0].want(&process.grant, process.now, &process.shared);
     assert!(!want(&mut process));
     process.look(0);
-    process.advance(process.due_in(0).unwrap());
-    process.look(0);
-    process.assertion(0);
-    process.endpoint(0, token(3600));
+    process.refresh(0);
     assert!(want(&mut process));
     assert!(!want(&mut process));
 }
@@ -308,10 +296,7 @@ fn what_is_wanted_after_a_back_off_asks_for_a_look_and_only_once() {
 #[test]
 fn a_token_that_comes_late_takes_no_newer_ones_place() {
     let mut process = Process::new();
-    process.pending(0, 1);
-    process.look(0);
-    process.assertion(0);
-    process.advance(Limits::default().exchange + GRACE);
+    process.stall(0, 1);
     let began = process.now;
     process.exchange(1, 2, token(3600));
     process.endpoint(0, token(3600));
@@ -326,10 +311,7 @@ fn a_token_that_comes_late_takes_no_newer_ones_place() {
 #[test]
 fn an_older_token_is_taken_where_the_newer_is_over_or_there_is_none() {
     let mut process = Process::new();
-    process.pending(0, 1);
-    process.look(0);
-    process.assertion(0);
-    process.advance(Limits::default().exchange + GRACE);
+    process.stall(0, 1);
     process.exchange(1, 2, token(60));
     process.advance(Duration::from_secs(60));
     process.endpoint(0, token(3600));
@@ -352,9 +334,6 @@ fn a_token_of_the_very_moment_from_which_on_it_counts_is_kept() {
 fn nothing_is_looked_at_for_a_token_that_nobody_uses() {
     let mut process = Process::new();
     process.exchange(0, 1, token(3600));
-    process.advance(process.due_in(0).unwrap());
-    process.look(0);
-    process.assertion(0);
-    process.endpoint(0, token(3600));
+    process.refresh(0);
     assert_eq!(process.due_in(0), Some(Duration::from_secs(3570)), "its end, not its refresh");
 }

@@ -177,6 +177,22 @@ impl Process {
         self.endpoint(worker, answer)
     }
 
+    /// Waits until the token is due, and has it refreshed by this worker.
+    fn refresh(&mut self, worker: usize) -> Vec<Seen> {
+        self.advance(self.due_in(worker).unwrap());
+        assert_eq!(self.look(worker), [Seen::Read]);
+        self.assertion(worker);
+        self.endpoint(worker, token(3600))
+    }
+
+    /// Has this worker begin an exchange for a stream, and hear nothing more until its lease has ended.
+    fn stall(&mut self, worker: usize, stream: u32) {
+        self.pending(worker, stream);
+        self.look(worker);
+        self.assertion(worker);
+        self.advance(Limits::default().exchange + GRACE);
+    }
+
     fn due_in(&self, worker: usize) -> Option<Duration> {
         self.workers[worker].next_due().map(|due| due.since(self.now))
     }
