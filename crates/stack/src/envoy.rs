@@ -23,14 +23,28 @@ const LISTENERS: Duration = Duration::from_secs(2);
 /// How many lines of the log an error shows.
 const TAIL: usize = 25;
 
-/// The Envoy that is used when nothing else is said: `ENVOY`, else the one that `make envoy` installs.
+/// The newest Envoy that is tried, and the oldest: those that `make envoy` installs.
+pub const VERSIONS: [&str; 2] = ["1.40.0", "1.36.2"];
+
+/// The Envoy that is used when nothing else is said: the newest.
 pub fn binary() -> PathBuf {
-    match env::var_os("ENVOY").filter(|path| !path.is_empty()).map(PathBuf::from) {
+    let [newest, _] = VERSIONS;
+    binary_of(newest)
+}
+
+/// The Envoy of this version, or the one that takes the place of all.
+pub fn binary_of(version: &str) -> PathBuf {
+    match replacement() {
         Some(path) if path.exists() => path,
         // Cargo runs tests in the package's folder; what was typed is meant from the repository's root.
         Some(path) => workspace::root().join(path),
-        None => workspace::root().join(".tools/envoy-1.40.0/envoy/_bin/envoy"),
+        None => workspace::root().join(format!(".tools/envoy-{version}/envoy/_bin/envoy")),
     }
+}
+
+/// The Envoy that takes the place of all versions: `ENVOY` in the environment.
+pub fn replacement() -> Option<PathBuf> {
+    env::var_os("ENVOY").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 /// What an Envoy is started with.

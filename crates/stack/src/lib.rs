@@ -197,6 +197,13 @@ impl Stack {
         self.envoy.log()
     }
 
+    /// The lines of the log that no run may have: something was refused to the module by its capability list, it trapped, Envoy
+    /// found a fault in itself, or a token was logged.
+    pub fn log_amiss(&self) -> Vec<String> {
+        let wrong = ["restricted", "panicked", "Function: proxy_on", "eyJ", "assert failure"];
+        self.log().lines().filter(|line| wrong.iter().any(|wrong| line.contains(wrong))).map(str::to_owned).collect()
+    }
+
     /// A correct token of the workload, different from every other one.
     pub fn new_token(&self) -> String {
         workload::correct_token(&self.issuer)
