@@ -51,6 +51,8 @@ fn an_app_of_app_service_gets_a_token() {
     assert_eq!(answer.header("cache-control").unwrap(), "no-store");
     let first = ask("api-version=2017-09-01&resource=https://vault.azure.net", ("secret", IDENTITY_HEADER));
     assert!(first.json()["expires_on"].as_str().unwrap().ends_with(" +00:00"), "{}", first.text());
+    let members: Vec<String> = first.json().as_object().unwrap().keys().cloned().collect();
+    assert_eq!(members, ["access_token", "expires_on", "resource", "token_type"]);
     let wrong = ask(current, ("x-identity-header", "wrong"));
     assert_eq!((wrong.status, &wrong.json()["statusCode"]), (401, &json!(401)));
     assert_eq!(stack.directory().stats().token_requests, 1);

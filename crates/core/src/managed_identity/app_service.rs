@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use super::guard::must_be_get;
-use super::query::{IdKind, Query, bad};
+use super::query::{Query, bad};
 use super::reply;
 use crate::broker::Issued;
 use crate::config::Secret;
@@ -34,19 +34,6 @@ impl Version {
             Self::Current => "x-identity-header",
         }
     }
-
-    /// The parameters that choose an identity.
-    const fn selectors(self) -> &'static [(&'static str, IdKind)] {
-        match self {
-            Self::First => &[("clientid", IdKind::Client)],
-            Self::Current => &[
-                ("client_id", IdKind::Client),
-                ("object_id", IdKind::Object),
-                ("principal_id", IdKind::Object),
-                ("mi_res_id", IdKind::Resource),
-            ],
-        }
-    }
 }
 
 /// Whether this is the endpoint's path; one slash may stand at its end.
@@ -63,8 +50,8 @@ pub(super) fn read_request(
     query: &[u8],
     secret: &Result<Secret, Problem>,
 ) -> Result<(Version, Query), Problem> {
-    let version = form_urlencoded::parse(query).find(|(name, _)| name == "api-version").map(|(_, version)| version);
-    let version = match version.as_deref() {
+    let version = form_urlencoded::parse(query).find(|(name, _)| name.eq_ignore_ascii_case("api-version"));
+    let version = match version.as_ref().map(|(_, version)| &**version) {
         Some("2017-09-01") => Version::First,
         _ => Version::Current,
     };
@@ -77,7 +64,7 @@ pub(super) fn read_request(
         ));
     }
     must_be_get(request)?;
-    let query = Query::read(query, version.selectors())?;
+    let query = Query::read(query)?;
     match query.version.as_deref() {
         Some("2017-09-01") => {}
         Some(version) if version >= "2019-08-01" => {}
@@ -91,12 +78,14 @@ pub(super) fn read_request(
     Ok((version, query))
 }
 
+/// A token as App Service replies it, all strings. There is no `not_before`: adal for Go reads it as a number in both versions, and fails
+/// on the first version's dates.
 #[derive(Serialize)]
 struct TokenBody<'a> {
     access_token: &'a str,
-    client_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_id: Option<&'a str>,
     expires_on: String,
-    not_before: String,
     resource: &'a str,
     token_type: &'static str,
 }
@@ -108,17 +97,22 @@ struct ErrorBody {
     message: String,
 }
 
-/// What App Service replies with a token for `resource`.
-pub(super) fn token_reply(version: Version, issued: &Issued, client_id: &str, resource: &str) -> Reply {
-    let time = |at: Timestamp| match version {
-        Version::First => date(at),
-        Version::Current => at.unix_seconds().to_string(),
+/// What App Service replies with a token for `resource`. The first version shows the client id only to a caller that named one.
+pub(super) fn token_reply(
+    version: Version,
+    issued: &Issued,
+    client_id: &str,
+    named_by_client_id: bool,
+    resource: &str,
+) -> Reply {
+    let (expires_on, shows_client_id) = match version {
+        Version::First => (date(issued.expires_at()), named_by_client_id),
+        Version::Current => (issued.expires_at().unix_seconds().to_string(), true),
     };
     let body = TokenBody {
         access_token: issued.token().expose(),
-        client_id,
-        expires_on: time(issued.expires_at()),
-        not_before: time(issued.issued_at()),
+        client_id: shows_client_id.then_some(client_id),
+        expires_on,
         resource,
         token_type: "Bearer",
     };

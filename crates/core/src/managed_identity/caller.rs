@@ -23,6 +23,8 @@ pub struct Caller {
     pub(super) resource: String,
     /// Whose token it is.
     pub(super) client_id: String,
+    /// Whether the caller named the identity by its client id.
+    pub(super) named_by_client_id: bool,
     /// The token that the caller does not want any more.
     pub(crate) stale: Option<Stale>,
 }
@@ -32,7 +34,9 @@ impl Caller {
     pub(crate) fn token_reply(&self, issued: &Issued, now: Timestamp) -> Reply {
         match self.protocol {
             Protocol::Imds => imds::token_reply(issued, &self.client_id, &self.resource, now),
-            Protocol::AppService(version) => app_service::token_reply(version, issued, &self.client_id, &self.resource),
+            Protocol::AppService(version) => {
+                app_service::token_reply(version, issued, &self.client_id, self.named_by_client_id, &self.resource)
+            }
         }
     }
 

@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use super::guard::must_be_get;
-use super::query::{IdKind, Query, bad};
+use super::query::{Query, bad};
 use super::reply;
 use crate::broker::Issued;
 use crate::http::{Reply, Request};
@@ -16,16 +16,6 @@ use crate::time::Timestamp;
 
 /// The oldest version of the token request.
 const OLDEST_VERSION: &str = "2018-02-01";
-
-/// The parameters that choose an identity; `msi-res-id` is how one library misspells it.
-const SELECTORS: &[(&str, IdKind)] = &[
-    ("client_id", IdKind::Client),
-    ("object_id", IdKind::Object),
-    ("principal_id", IdKind::Object),
-    ("msi_res_id", IdKind::Resource),
-    ("mi_res_id", IdKind::Resource),
-    ("msi-res-id", IdKind::Resource),
-];
 
 /// What a path of IMDS is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +68,7 @@ pub(super) fn read_request(request: &dyn Request, query: &[u8]) -> Result<Query,
         ));
     }
     must_be_get(request)?;
-    let query = Query::read(query, SELECTORS)?;
+    let query = Query::read(query)?;
     if query.version.as_deref().is_none_or(|version| version < OLDEST_VERSION) {
         return Err(bad(
             format!("api-version is missing or older than {OLDEST_VERSION}"),

@@ -117,7 +117,9 @@ impl Endpoint {
             must_be_allowed(identity, &query)?;
             let grant = identity.grant(&query.scope())?;
             let client_id = grant.client_id().to_owned();
-            let caller = Caller { protocol, resource: query.resource, client_id, stale: query.stale };
+            let named_by_client_id = query.selector.is_some_and(|selector| selector.kind == IdKind::Client);
+            let caller =
+                Caller { protocol, resource: query.resource, client_id, named_by_client_id, stale: query.stale };
             Ok((Arc::new(grant), caller))
         });
         match (self.action, wanted) {

@@ -3,6 +3,19 @@
 use crate::broker::Stale;
 use crate::problem::{Code, Problem};
 
+/// The parameters by which the clients of any Azure protocol name an identity, in lower case. Every protocol takes all of
+/// them: real clients send one protocol's name to another's endpoint, and a name that is ignored would get them the default
+/// identity's token. `msi-res-id` is a misspelling of Azure.Identity's for .NET.
+const SELECTORS: &[(&str, IdKind)] = &[
+    ("client_id", IdKind::Client),
+    ("clientid", IdKind::Client),
+    ("object_id", IdKind::Object),
+    ("principal_id", IdKind::Object),
+    ("msi_res_id", IdKind::Resource),
+    ("mi_res_id", IdKind::Resource),
+    ("msi-res-id", IdKind::Resource),
+];
+
 /// By which of its ids a caller names an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum IdKind {
@@ -17,8 +30,8 @@ pub(super) enum IdKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Selector {
     pub(super) kind: IdKind,
-    /// The parameter's name, as the caller spelt it.
-    pub(super) parameter: String,
+    /// The parameter's name, in lower case.
+    pub(super) parameter: &'static str,
     pub(super) value: String,
 }
 
@@ -35,30 +48,34 @@ pub(super) struct Query {
 }
 
 impl Query {
-    /// Reads a query string (application/x-www-form-urlencoded). `selectors` are the parameters that name an identity.
+    /// Reads a query string (application/x-www-form-urlencoded). Parameters are known in any case of letters. An empty selector names
+    /// nobody, as for aad-pod-identity and azwi: `client_id=` is what an unset variable makes of it.
     ///
     /// # Errors
-    /// What cannot be judged: a parameter that stands twice, two that name an identity, no resource.
-    pub(super) fn read(query: &[u8], selectors: &[(&str, IdKind)]) -> Result<Self, Problem> {
+    /// What cannot be judged: a parameter that occurs twice, two that name an identity, no resource.
+    pub(super) fn read(query: &[u8]) -> Result<Self, Problem> {
         let mut version = None;
         let mut resource = None;
         let mut selector: Option<Selector> = None;
         let mut stale = None;
         let mut names: Vec<String> = Vec::new();
         for (name, value) in form_urlencoded::parse(query) {
-            if names.iter().any(|before| *before == name) {
-                return Err(bad(format!("the parameter {name:?} stands twice"), "Write each parameter once."));
+            let name = name.to_ascii_lowercase();
+            if names.contains(&name) {
+                return Err(bad(format!("the parameter {name:?} occurs twice"), "Write each parameter once."));
             }
-            if let Some((parameter, kind)) = selectors.iter().find(|(parameter, _)| *parameter == name) {
-                let next = Selector { kind: *kind, parameter: (*parameter).to_owned(), value: value.into_owned() };
-                if let Some(before) = selector.replace(next) {
-                    return Err(bad(
-                        format!("{} and {parameter} both name an identity", before.parameter),
-                        "Name the identity in one way.",
-                    ));
+            if let Some((parameter, kind)) = SELECTORS.iter().find(|(parameter, _)| *parameter == name) {
+                if !value.is_empty() {
+                    let next = Selector { kind: *kind, parameter, value: value.into_owned() };
+                    if let Some(before) = selector.replace(next) {
+                        return Err(bad(
+                            format!("{} and {parameter} both name an identity", before.parameter),
+                            "Name the identity in one way.",
+                        ));
+                    }
                 }
             } else {
-                match &*name {
+                match name.as_str() {
                     "resource" => resource = Some(value.into_owned()),
                     "api-version" => version = Some(value.into_owned()),
                     "bypass_cache" if value.eq_ignore_ascii_case("true") => stale = Some(Stale::Any),
@@ -67,7 +84,7 @@ impl Query {
                     _ => {}
                 }
             }
-            names.push(name.into_owned());
+            names.push(name);
         }
         match resource {
             Some(resource) if !resource.is_empty() && !resource.contains(is_blank_or_control) => {
@@ -118,10 +135,8 @@ fn not_a_digest(text: &str) -> Problem {
 mod tests {
     use super::*;
 
-    const SELECTORS: &[(&str, IdKind)] = &[("client_id", IdKind::Client), ("object_id", IdKind::Object)];
-
     fn read(query: &str) -> Result<Query, String> {
-        Query::read(query.as_bytes(), SELECTORS).map_err(|problem| problem.detail)
+        Query::read(query.as_bytes()).map_err(|problem| problem.detail)
     }
 
     #[test]
@@ -151,10 +166,50 @@ mod tests {
             "resource=x&resource=x",
             "resource=x&client_id=a&object_id=b",
             "resource=x&client_id=a&client_id=a",
+            "resource=x&client_id=a&Client_ID=a",
+            "resource=x&client_id=&client_id=a",
+            "resource=x&clientid=a&client_id=a",
+            "resource=x&Resource=x",
+            "resource=x&%72esource=x",
             "resource=x&xms_cc=cp1&xms_cc=cp1",
             "resource=x&token_sha256_to_refresh=cc0a",
         ] {
             assert!(read(query).is_err(), "{query}");
+        }
+    }
+
+    #[test]
+    fn every_protocols_selector_is_known_in_any_case_and_encoding() {
+        for (query, parameter, value) in [
+            ("client_id=b", "client_id", "b"),
+            ("CLIENT_ID=b", "client_id", "b"),
+            ("clientId=b", "clientid", "b"),
+            ("client%5Fid=b", "client_id", "b"),
+            ("%43lientid=b%2Fc", "clientid", "b/c"),
+            ("Object_Id=b", "object_id", "b"),
+            ("principal_ID=b", "principal_id", "b"),
+            ("MSI_RES_ID=/a+b", "msi_res_id", "/a b"),
+            ("Mi_Res_Id=%2Fa%20b", "mi_res_id", "/a b"),
+            ("msi-res-id=b", "msi-res-id", "b"),
+            // What is not empty names somebody, however little it says.
+            ("client_id=+", "client_id", " "),
+            ("client_id=%00", "client_id", "\0"),
+        ] {
+            let selector = read(&format!("{query}&resource=x")).unwrap().selector.unwrap();
+            assert_eq!((selector.parameter, selector.value.as_str()), (parameter, value), "{query}");
+        }
+        for query in ["client+id=b", "client_id%00=b", "identity=b", "xclient_id=b", "cli\u{212a}ent_id=b"] {
+            assert_eq!(read(&format!("resource=x&{query}")).unwrap().selector, None, "{query}");
+        }
+    }
+
+    #[test]
+    fn an_empty_selector_names_nobody() {
+        for query in ["client_id=", "client_id", "ClientId=", "%63lient_id=", "object_id=&mi_res_id=&clientid="] {
+            assert_eq!(read(&format!("{query}&resource=x")).unwrap().selector, None, "{query}");
+        }
+        for query in ["client_id=b&object_id=", "Principal_Id=&client_id=b", "mi_res_id&client_id=b&clientid="] {
+            assert_eq!(read(&format!("resource=x&{query}")).unwrap().selector.unwrap().value, "b", "{query}");
         }
     }
 

@@ -128,9 +128,10 @@ fn every_selector_finds_its_identity_and_none_falls_back_to_another() {
         ("msi_res_id", RESOURCE_ID.to_owned()),
         ("mi_res_id", RESOURCE_ID.replace("resourcegroups", "resourceGroups")),
         ("msi-res-id", RESOURCE_ID.replace('/', "%2F")),
+        ("clientid", REPORTS.to_owned()),
     ] {
         assert_eq!(asked(&imds(&format!("&{name}={value}"))), "reports https://vault.azure.net/.default", "{name}");
-        for unknown in ["cccccccc-0000-4000-8000-000000000003", "", "orders"] {
+        for unknown in ["cccccccc-0000-4000-8000-000000000003", "orders"] {
             let said = asked(&imds(&format!("&{name}={unknown}")));
             assert_eq!(
                 said,
@@ -322,25 +323,91 @@ fn app_service_is_answered_to_whoever_knows_the_secret() {
 }
 
 #[test]
-fn app_service_knows_its_own_selectors_and_versions() {
+fn no_protocol_gives_a_token_of_an_identity_that_was_not_asked_for() {
+    // With a default identity, which is what a selector that is ignored would get.
+    let policy = policy_with(r#""default_identity": "orders", "imds": {}, "app_service": {}"#);
+    let protocols = [
+        (TOKEN_PATH, "2018-02-01", "metadata", "true"),
+        ("/msi/token", "2017-09-01", "secret", SECRET),
+        ("/msi/token", "2019-08-01", "x-identity-header", SECRET),
+    ];
+    for (path, version, header, value) in protocols {
+        let ask = |more: &str| {
+            let target = format!("{path}?api-version={version}&resource=https://storage.azure.com{more}");
+            said(policy.decide(&local("127.0.0.1", &target).header(header, value.as_bytes())))
+        };
+        for (names, own) in [
+            (
+                [
+                    "client_id",
+                    "CLIENT_ID",
+                    "Client_Id",
+                    "clientid",
+                    "clientId",
+                    "ClientID",
+                    "%63lient_id",
+                    "client%5fid",
+                ],
+                REPORTS,
+            ),
+            (
+                [
+                    "object_id",
+                    "OBJECT_ID",
+                    "principal_id",
+                    "Principal_Id",
+                    "principal%5Fid",
+                    "%6Fbject_id",
+                    "object_Id",
+                    "OBJECT%5FID",
+                ],
+                OBJECT,
+            ),
+            (
+                [
+                    "msi_res_id",
+                    "MSI_RES_ID",
+                    "mi_res_id",
+                    "Mi_Res_Id",
+                    "msi-res-id",
+                    "mi%5Fres%5Fid",
+                    "msi_Res_Id",
+                    "%6Di_res_id",
+                ],
+                RESOURCE_ID,
+            ),
+        ] {
+            for name in names {
+                assert_eq!(
+                    ask(&format!("&{name}={own}")),
+                    "reports https://storage.azure.com/.default",
+                    "{version} {name}"
+                );
+                let nobody = ask(&format!("&{name}=ffffffff-0000-4000-8000-00000000000f"));
+                assert!(
+                    nobody.starts_with("400 ") && nobody.contains("Identity not found"),
+                    "{version} {name}: {nobody}"
+                );
+                let none = ask(&format!("&{name}="));
+                assert!(
+                    none.contains("is not offered for the resource"),
+                    "the default identity: {version} {name}: {none}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn app_service_knows_its_versions() {
     let ask = |query: &str| {
         let request = app_service(query).header("x-identity-header", SECRET.as_bytes());
         asked(&request.header("secret", SECRET.as_bytes()))
     };
-    let reports = "reports https://storage.azure.com/.default";
-    for (name, value) in
-        [("client_id", REPORTS), ("object_id", OBJECT), ("principal_id", OBJECT), ("mi_res_id", RESOURCE_ID)]
-    {
-        let query = format!("api-version=2019-08-01&resource=https://storage.azure.com&{name}={value}");
-        assert_eq!(ask(&query), reports, "{name}");
-    }
-    assert_eq!(ask(&format!("api-version=2017-09-01&resource=https://storage.azure.com&clientid={REPORTS}")), reports);
-    // The first version knows no other selector: what it does not know names nobody.
-    let query = format!("api-version=2017-09-01&resource=https://storage.azure.com&client_id={REPORTS}");
-    assert!(ask(&query).starts_with(r#"400 {"statusCode":400,"message":"Multiple user assigned identities exist"#));
-    for version in ["", "api-version=2018-02-01&", "api-version=2017-09-02&"] {
+    for version in ["", "api-version=2018-02-01&", "api-version=2017-09-02&", "api-version=&"] {
         assert!(ask(&format!("{version}resource=x&client_id={REPORTS}")).starts_with("400 "), "{version}");
     }
+    assert_eq!(ask(&format!("API-Version=2019-08-01&resource=x&client_id={REPORTS}")), "reports x/.default");
     let twice = format!("api-version=2019-08-01&api-version=2017-09-01&resource=x&client_id={REPORTS}");
     assert!(ask(&twice).starts_with("400 "));
     assert_eq!(asked(&local("127.0.0.1", "/msi/tokens").header("metadata", b"true")).split(' ').next(), Some("403"));
@@ -348,28 +415,35 @@ fn app_service_knows_its_own_selectors_and_versions() {
 
 #[test]
 fn app_service_replies_as_its_versions_do() {
-    let query = format!("resource=https://vault.azure.net/&client_id={ORDERS}&clientid={ORDERS}");
-    let send = |version: &str| {
-        let query = format!("api-version={version}&{query}");
+    let send = |version: &str, selector: &str| {
+        let query = format!("api-version={version}&resource=https://vault.azure.net/&{selector}");
         app_service(&query).header("x-identity-header", SECRET.as_bytes()).header("secret", SECRET.as_bytes())
     };
+    let by_client_id = format!("client_id={ORDERS}");
     assert_eq!(
-        body(reply(&send("2019-08-01"), Ok(()))),
+        body(reply(&send("2019-08-01", &by_client_id), Ok(()))),
         format!(
-            r#"{{"access_token":"abc","client_id":"{ORDERS}","expires_on":"1561004277","not_before":"1561000678","resource":"https://vault.azure.net/","token_type":"Bearer"}}"#
+            r#"{{"access_token":"abc","client_id":"{ORDERS}","expires_on":"1561004277","resource":"https://vault.azure.net/","token_type":"Bearer"}}"#
         )
     );
     assert_eq!(
-        body(reply(&send("2017-09-01"), Ok(()))),
+        body(reply(&send("2017-09-01", &format!("clientid={ORDERS}")), Ok(()))),
         format!(
-            r#"{{"access_token":"abc","client_id":"{ORDERS}","expires_on":"06/20/2019 04:17:57 +00:00","not_before":"06/20/2019 03:17:58 +00:00","resource":"https://vault.azure.net/","token_type":"Bearer"}}"#
+            r#"{{"access_token":"abc","client_id":"{ORDERS}","expires_on":"06/20/2019 04:17:57 +00:00","resource":"https://vault.azure.net/","token_type":"Bearer"}}"#
         )
     );
+    // Only the first version leaves the client id out, where none was named.
+    let by_object_id = format!("object_id={OBJECT}");
+    assert_eq!(
+        body(reply(&send("2017-09-01", &by_object_id), Ok(()))),
+        r#"{"access_token":"abc","expires_on":"06/20/2019 04:17:57 +00:00","resource":"https://vault.azure.net/","token_type":"Bearer"}"#
+    );
+    assert!(body(reply(&send("2019-08-01", &by_object_id), Ok(()))).contains(REPORTS));
     let problem = Problem::new(Code::EntraRefused, "AADSTS700016: no", "Correct it.");
-    let answer = reply(&send("2019-08-01"), Err(&problem));
+    let answer = reply(&send("2019-08-01", &by_client_id), Err(&problem));
     assert_eq!(answer.status, 400);
     assert_eq!(body(answer), r#"{"statusCode":400,"message":"AADSTS700016: no. Correct it."}"#);
-    let answer = reply(&send("2019-08-01"), Err(&Problem::new(Code::EntraUnavailable, "d", "r")));
+    let answer = reply(&send("2019-08-01", &by_client_id), Err(&Problem::new(Code::EntraUnavailable, "d", "r")));
     assert_eq!(body(answer), r#"{"statusCode":503,"message":"d. r"}"#);
 }
 
