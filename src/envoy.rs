@@ -7,10 +7,13 @@ use entra_exchange_core::decision::Effect;
 use entra_exchange_core::event::{Event, Level};
 use entra_exchange_core::http::{Reply, Request};
 use entra_exchange_core::policy::OWN_HEADER;
-use entra_exchange_core::problem::Problem;
+use entra_exchange_core::problem::{Code, Problem};
+use entra_exchange_core::request_log::response_code_details;
 use entra_exchange_core::time::Timestamp;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::MapType;
+
+use crate::abi;
 
 /// The message that only has the root context take another turn: no key is as short.
 pub(crate) const ANOTHER_TURN: &[u8] = b"";
@@ -84,8 +87,8 @@ pub(crate) fn as_it_came() {
     }
 }
 
-/// Does to the request in effect what was decided. Returns whether it goes on.
-pub(crate) fn apply(effect: &Effect) -> bool {
+/// Does to the request in effect what was decided; `code` says why, where it is answered with a problem. Returns whether it goes on.
+pub(crate) fn apply(effect: &Effect, code: Option<Code>) -> bool {
     match effect {
         Effect::Authorize { header, value, without } => {
             without.iter().for_each(|name| set_header(name, None));
@@ -98,11 +101,11 @@ pub(crate) fn apply(effect: &Effect) -> bool {
             true
         }
         Effect::Refuse(problem) => {
-            send(&problem.reply_to(&InEffect));
+            send(&problem.reply_to(&InEffect), code);
             false
         }
         Effect::Reply(reply) => {
-            send(reply);
+            send(reply, code);
             false
         }
     }
@@ -130,17 +133,16 @@ pub(crate) fn is_unauthorized() -> bool {
     status.ok().flatten().is_some_and(|status| status == b"401")
 }
 
-/// Answers the request in effect.
-pub(crate) fn send(reply: &Reply) {
-    let headers = reply.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let _ = hostcalls::send_http_response(u32::from(reply.status), headers, Some(&reply.body));
+/// Answers the request in effect. With a code, Envoy's response code details name it.
+pub(crate) fn send(reply: &Reply, code: Option<Code>) {
+    abi::send_local_response(reply, code.map(response_code_details).as_deref());
 }
 
 /// Answers a request that asks whether the pod is ready.
 pub(crate) fn tell_readiness(outcome: &Result<(), Problem>) {
     match outcome {
-        Ok(()) => send(&Reply::ok()),
-        Err(problem) => send(&problem.to_reply_of(NOT_READY)),
+        Ok(()) => send(&Reply::ok(), None),
+        Err(problem) => send(&problem.to_reply_of(NOT_READY), Some(problem.code)),
     }
 }
 

@@ -8,6 +8,7 @@
 // The SDK's macro makes a public function without a comment.
 #![allow(missing_docs)]
 
+mod abi;
 mod envoy;
 mod meters;
 mod root;

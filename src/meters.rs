@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use entra_exchange_core::metrics::{self, Kind, Measurement, Outcome};
+use entra_exchange_core::problem::Code;
+use entra_exchange_core::request_log::RequestRecord;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::MetricType;
 
@@ -12,22 +14,24 @@ use proxy_wasm::types::MetricType;
 pub(crate) struct Meters {
     by_name: RefCell<HashMap<String, u32>>,
     /// Those that count requests, so that no name is put together for each of them. There are few identities.
-    requests: RefCell<Vec<(String, Outcome, u32)>>,
+    requests: RefCell<Vec<(String, Outcome, Option<Code>, u32)>>,
 }
 
 impl Meters {
     /// Counts a request.
-    pub(crate) fn count(&self, identity: &str, outcome: Outcome) {
+    pub(crate) fn count(&self, record: &RequestRecord<'_>) {
+        let (identity, outcome, code) = (record.identity(), record.outcome, record.code());
         let mut known = self.requests.borrow_mut();
-        let same = |entry: &&(String, Outcome, u32)| entry.1 == outcome && entry.0 == identity;
-        if let Some((_, _, number)) = known.iter().find(same) {
+        if let Some((.., number)) =
+            known.iter().find(|known| (known.1, known.2) == (outcome, code) && known.0 == identity)
+        {
             let _ = hostcalls::increment_metric(*number, 1);
             return;
         }
-        let measurement = metrics::request(identity, outcome);
+        let measurement = metrics::request(identity, outcome, code);
         self.take(&measurement);
         if let Some(number) = self.number(&measurement) {
-            known.push((identity.to_owned(), outcome, number));
+            known.push((identity.to_owned(), outcome, code, number));
         }
     }
 

@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use entra_exchange_core::broker::{self, Answer, Broker, Issued, Limits, QueueId, Readiness, StreamId, WorkerId};
 use entra_exchange_core::config::Log;
-use entra_exchange_core::decision::{Decision, Delivery, Effect};
+use entra_exchange_core::decision::{ConfigPath, Decision, Delivery, Effect};
 use entra_exchange_core::entra::{Grant, TokenKey};
 use entra_exchange_core::event::Event;
+use entra_exchange_core::http::Request;
 use entra_exchange_core::metrics::{self, Outcome};
 use entra_exchange_core::policy::Policy;
-use entra_exchange_core::problem::{Code, Problem};
+use entra_exchange_core::problem::Problem;
+use entra_exchange_core::request_log::{ACCESS_LOG_KEY, RequestLog, RequestRecord};
 use entra_exchange_core::time::Timestamp;
 use proxy_wasm::hostcalls;
 
@@ -23,6 +25,7 @@ use crate::meters::Meters;
 pub(crate) struct Worker {
     limits: Limits,
     pub(crate) log: Log,
+    request_log: RequestLog,
     pub(crate) meters: Meters,
     /// Made with the first request that needs a token, or with the first tick when there are tokens to keep warm: the
     /// canary never has either.
@@ -51,27 +54,29 @@ struct Waiting {
 
 /// How it ends for a request that needs a token.
 pub(crate) struct Ending {
-    identity: String,
-    effect: Effect,
+    grant: Arc<Grant>,
+    decided_by: ConfigPath,
     outcome: Outcome,
+    problem: Option<Problem>,
+    effect: Effect,
     /// The token that it goes on with.
     injected: Option<(TokenKey, Arc<Issued>)>,
 }
 
 impl Ending {
-    fn new(grant: &Grant, delivery: &Delivery, token: Result<&Arc<Issued>, &Problem>, now: Timestamp) -> Self {
+    fn new(grant: Arc<Grant>, delivery: &Delivery, token: Result<&Arc<Issued>, &Problem>, now: Timestamp) -> Self {
         let (effect, outcome) = delivery.deliver(token.map(AsRef::as_ref), now);
         let injected = match (outcome, token) {
             (Outcome::Injected, Ok(issued)) => Some((grant.key(), Arc::clone(issued))),
             _ => None,
         };
-        Self { identity: grant.identity().to_owned(), effect, outcome, injected }
+        Self { grant, decided_by: delivery.decided_by(), outcome, problem: token.err().cloned(), effect, injected }
     }
 }
 
 impl Worker {
     pub(crate) fn new(limits: Limits, log: Log) -> Self {
-        Self { limits, log, meters: Meters::default(), at_work: None }
+        Self { limits, log, request_log: RequestLog::new(log), meters: Meters::default(), at_work: None }
     }
 
     pub(crate) const fn at_work(&mut self) -> Option<&mut AtWork> {
@@ -92,25 +97,26 @@ impl Worker {
                 true
             }
             Decision::Pass(identity) => {
-                self.account(identity.as_deref(), Outcome::Passed, None);
+                self.record(&RequestRecord::new(Outcome::Passed, identity.as_deref()));
                 envoy::as_it_came();
                 true
             }
             Decision::Report(report) => {
-                self.account(report.identity.as_deref(), Outcome::Reported, report.would_refuse);
+                let record = RequestRecord::new(Outcome::Reported, report.identity.as_deref());
+                self.record(&RequestRecord { would_refuse: report.would_refuse, ..record });
                 if let Some(grant) = &report.grant {
                     self.want(grant, envoy::now());
                 }
                 envoy::as_it_came();
                 true
             }
-            Decision::Refuse(identity, reply) => {
-                self.account(identity.as_deref(), Outcome::Refused, None);
-                envoy::send(&reply);
+            Decision::Refuse(refusal) => {
+                self.record(&refusal.record());
+                envoy::send(&refusal.reply, Some(refusal.problem.code));
                 false
             }
             Decision::Reply(reply) => {
-                envoy::send(&reply);
+                envoy::send(&reply, None);
                 false
             }
             Decision::Check(readiness) => {
@@ -120,7 +126,7 @@ impl Worker {
                 false
             }
             Decision::Status => {
-                envoy::send(&broker::status(envoy::BUILD, envoy::now(), &Shared));
+                envoy::send(&broker::status(envoy::BUILD, envoy::now(), &Shared), None);
                 false
             }
             Decision::AwaitConnection => {
@@ -153,8 +159,8 @@ impl Worker {
             envoy::enqueue(at_work.queue, grant.key().as_bytes());
         }
         match answer {
-            Answer::Ready(issued) => Some(Ending::new(&grant, &delivery, Ok(&issued), now)),
-            Answer::Failed(problem) => Some(Ending::new(&grant, &delivery, Err(&problem), now)),
+            Answer::Ready(issued) => Some(Ending::new(grant, &delivery, Ok(&issued), now)),
+            Answer::Failed(problem) => Some(Ending::new(grant, &delivery, Err(&problem), now)),
             Answer::Pending => {
                 at_work.waiting.insert(stream, Waiting { grant, delivery, since: now });
                 self.meters.take(&metrics::waiters(1));
@@ -193,16 +199,22 @@ impl Worker {
         for measurement in metrics::waited(waiting.grant.identity(), now.since(waiting.since).as_millis()) {
             self.meters.take(&measurement);
         }
-        Some(Ending::new(&waiting.grant, &waiting.delivery, token, now))
+        Some(Ending::new(waiting.grant, &waiting.delivery, token, now))
     }
 
     /// Does to the request in effect what it comes to. Returns whether it goes on.
     pub(crate) fn end(&mut self, stream: StreamId, ending: Ending) -> bool {
-        self.account(Some(&ending.identity), ending.outcome, None);
+        let record = RequestRecord {
+            decided_by: Some(ending.decided_by),
+            problem: ending.problem.as_ref(),
+            status: ending.effect.status(),
+            ..RequestRecord::new(ending.outcome, Some(ending.grant.identity()))
+        };
+        self.record(&record);
         if let (Some(injected), Some(at_work)) = (ending.injected, &mut self.at_work) {
             at_work.injected.insert(stream, injected);
         }
-        envoy::apply(&ending.effect)
+        envoy::apply(&ending.effect, record.code())
     }
 
     /// The answer to a request has come. When it went on with a token, and that was rejected, the token is dropped.
@@ -227,16 +239,15 @@ impl Worker {
         }
     }
 
-    /// Counts the request in effect, leaves its outcome for access logs, and logs it where that is wanted.
-    fn account(&self, identity: Option<&str>, outcome: Outcome, would_refuse: Option<Code>) {
-        let identity = identity.unwrap_or("unknown");
-        self.meters.count(identity, outcome);
-        envoy::leave("entra_exchange_outcome", outcome.as_str());
-        envoy::leave("entra_exchange_identity", identity);
-        if let Some(level) = self.log.requests {
-            let event = Event::info("request").with("outcome", outcome.as_str()).with("identity", identity);
-            let event = event.with_some("would_refuse", would_refuse.map(Code::as_str));
-            envoy::log(&event.at_least(level));
+    /// Counts the request in effect, sets its value for access logs, and logs it where that is due.
+    fn record(&mut self, record: &RequestRecord<'_>) {
+        self.meters.count(record);
+        if let Some(value) = self.request_log.access_log_value(record) {
+            envoy::leave(ACCESS_LOG_KEY, &value);
+        }
+        let host = || InEffect.header(":authority");
+        if let Some(event) = self.request_log.line(record, host, envoy::now) {
+            envoy::log(&event);
         }
     }
 }

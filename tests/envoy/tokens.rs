@@ -21,7 +21,8 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("a_request_goes_on_as_it_came_where_so_configured", a_request_goes_on_as_it_came),
     ("a_configuration_pushed_under_load_loses_no_request", a_push_under_load_loses_no_request),
     ("metrics_have_their_tags_in_prometheus", metrics_have_their_tags),
-    ("outcome_and_identity_are_there_for_access_logs", outcomes_are_there_for_access_logs),
+    ("a_rejected_request_leaves_its_reason_in_details_access_log_metric_and_log", a_rejected_request_leaves_its_reason),
+    ("access_logs_learn_of_every_request_when_configured", access_logs_learn_of_every_request),
     ("the_state_of_tokens_is_shown_without_the_tokens", the_state_of_tokens_is_shown),
     ("a_leader_that_is_never_heard_of_again_delays_others_until_its_lease_ends", a_dead_leader_delays_for_its_lease),
     ("a_request_in_a_vm_that_traps_ends_by_the_idle_timeout_and_others_are_served", a_trapped_vm_takes_nobody_along),
@@ -250,27 +251,59 @@ fn metrics_have_their_tags() {
     );
 }
 
-fn outcomes_are_there_for_access_logs() {
-    let edit = |document: &mut serde_json::Value| {
-        let manager = "static_resources.listeners[outbound].filter_chains[0].filters[0].typed_config";
-        let manager = stack::document::at_mut(document, manager).unwrap();
-        manager["access_log"] = json!([{
-            "name": "envoy.access_loggers.stdout",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
-                "log_format": {"text_format_source": {"inline_string":
-                    "access %RESPONSE_CODE% %FILTER_STATE(wasm.entra_exchange_outcome:PLAIN)% %FILTER_STATE(wasm.entra_exchange_identity:PLAIN)%\n"}},
-            },
-        }]);
-    };
-    let stack = newest(Options { edit: Some(Box::new(edit)), ..Options::default() });
+/// The lines of the access log that ships, as JSON.
+fn access_log(stack: &Stack) -> Vec<serde_json::Value> {
+    stack
+        .log()
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter(serde_json::Value::is_object)
+        .collect()
+}
+
+fn a_rejected_request_leaves_its_reason() {
+    let mut configuration = super::scenarios::destination(&json!({}));
+    let refuse = json!({"hosts": [stack::UNLISTED_HOST], "action": "refuse"});
+    configuration["destinations"].as_array_mut().unwrap().push(refuse);
+    let stack = newest(Options { configuration: Some(configuration.to_string()), ..Options::default() });
+    for path in ["/one?sig=secret-signature", "/two"] {
+        assert_eq!(stack.get(stack::UNLISTED_HOST, path, &[]).status, 403);
+    }
+    stack.get(LISTED_HOST, "/three", &[]);
+    let found = stack::eventually(Duration::from_secs(15), || access_log(&stack).len() == 3);
+    let lines = access_log(&stack);
+    assert!(found, "{lines:?}");
+    let rejected = lines.iter().find(|line| line["path"] == "/one").unwrap();
+    assert_eq!(rejected["details"], "entra_exchange{refused_by_rule}");
+    assert_eq!(rejected["entra_exchange"], "outcome=refused identity=unknown code=refused_by_rule");
+    let injected = lines.iter().find(|line| line["path"] == "/three").unwrap();
+    assert_eq!(injected["entra_exchange"], serde_json::Value::Null, "a call into the proxy that nobody asked for");
+    let log = stack.log();
+    let warnings: Vec<&str> = log.lines().filter(|line| line.contains("event=request")).collect();
+    assert_eq!(warnings.len(), 1, "one in a minute: {warnings:?}");
+    let expected = format!(
+        "event=request outcome=refused code=refused_by_rule status=403 identity=unknown decided_by=destinations[1] host={} detail=",
+        stack::UNLISTED_HOST
+    );
+    assert!(warnings[0].contains("warning") && warnings[0].contains(&expected), "{}", warnings[0]);
+    assert!(!log.contains("secret-signature"));
+    let series = "entra_exchange_requests_total{identity=\"unknown\",outcome=\"refused\",code=\"refused_by_rule\"} 2";
+    let counted = || stack.envoy.admin("/stats/prometheus?filter=entra_exchange").is_ok_and(|all| all.contains(series));
+    assert!(stack::eventually(Duration::from_secs(15), counted), "{series}");
+}
+
+fn access_logs_learn_of_every_request() {
+    let mut configuration = super::scenarios::destination(&json!({}));
+    configuration["log"] = json!({"access": true});
+    let stack = newest(Options { configuration: Some(configuration.to_string()), ..Options::default() });
     stack.get(LISTED_HOST, "/", &[]);
     stack.get(stack::UNLISTED_HOST, "/", &[]);
-    let told = stack::eventually(Duration::from_secs(15), || {
-        let log = stack.log();
-        log.contains("access 200 injected default") && log.contains("access 200 - -")
-    });
-    assert!(told, "{}", stack.log().lines().filter(|line| line.contains("access ")).collect::<Vec<_>>().join("\n"));
+    let found = stack::eventually(Duration::from_secs(15), || access_log(&stack).len() == 2);
+    let lines = access_log(&stack);
+    assert!(found, "{lines:?}");
+    let of = |host: &str| lines.iter().find(|line| line["host"] == host).unwrap()["entra_exchange"].clone();
+    assert_eq!(of(LISTED_HOST), "outcome=injected identity=default");
+    assert_eq!(of(stack::UNLISTED_HOST), serde_json::Value::Null, "no business of the filter");
 }
 
 fn the_state_of_tokens_is_shown() {

@@ -1,5 +1,6 @@
 //! What is decided about a request, and what becomes of it when its token is there.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::azure::HeaderForm;
@@ -9,6 +10,7 @@ use crate::http::Reply;
 use crate::managed_identity::caller::Caller;
 use crate::metrics::Outcome;
 use crate::problem::{Code, Problem};
+use crate::request_log::RequestRecord;
 use crate::time::Timestamp;
 
 /// What to do with a request.
@@ -18,8 +20,8 @@ pub enum Decision {
     Ignore,
     /// Let it go on as it came, though a destination is for it: this identity's, where one is known.
     Pass(Option<Arc<str>>),
-    /// Answer it, by the rules for this identity, where one is known.
-    Refuse(Option<Arc<str>>, Reply),
+    /// Answer it with a refusal.
+    Refuse(Refusal),
     /// Ask again when its connection to the upstream is there: only then it is known where a token would go.
     AwaitConnection,
     /// Get this token, then do this with it.
@@ -32,6 +34,53 @@ pub enum Decision {
     Check(Arc<Readiness>),
     /// Show the state of all tokens.
     Status,
+}
+
+/// The part of the configuration that decides about a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ConfigPath {
+    /// Several destinations, and which of them is not clear.
+    Destinations,
+    /// The destination with this index.
+    Destination(usize),
+    /// `managed_identity.imds`
+    Imds,
+    /// `managed_identity.app_service`
+    AppService,
+}
+
+impl fmt::Display for ConfigPath {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Destinations => formatter.write_str("destinations"),
+            Self::Destination(index) => write!(formatter, "destinations[{index}]"),
+            Self::Imds => formatter.write_str("managed_identity.imds"),
+            Self::AppService => formatter.write_str("managed_identity.app_service"),
+        }
+    }
+}
+
+/// A request that is rejected: why, by which part of the configuration, and the reply in the client's protocol.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Why. Its identity is named where one is known.
+    pub problem: Problem,
+    /// The part of the configuration that decided.
+    pub decided_by: ConfigPath,
+    /// What the client receives.
+    pub reply: Reply,
+}
+
+impl Refusal {
+    /// What is recorded of the request.
+    pub fn record(&self) -> RequestRecord<'_> {
+        RequestRecord {
+            decided_by: Some(self.decided_by),
+            problem: Some(&self.problem),
+            status: Some(self.reply.status),
+            ..RequestRecord::new(Outcome::Refused, self.problem.identity.as_deref())
+        }
+    }
 }
 
 /// What would have become of a request, were the action not to report only.
@@ -73,6 +122,8 @@ pub enum Delivery {
 /// How a token gets into a request.
 #[derive(Clone, Debug)]
 pub struct Injection {
+    /// The part of the configuration that decided.
+    pub decided_by: ConfigPath,
     /// The header that takes it, in lower case.
     pub header: Arc<str>,
     /// How it stands in `Authorization`.
@@ -120,6 +171,14 @@ impl Delivery {
         }
     }
 
+    /// The part of the configuration that decided.
+    pub const fn decided_by(&self) -> ConfigPath {
+        match self {
+            Self::Inject(injection) => injection.decided_by,
+            Self::ManagedIdentity(caller) => caller.protocol().decided_by(),
+        }
+    }
+
     /// What to do to the request, now that there is a token, or a problem; and what that is called.
     pub fn deliver(&self, outcome: Result<&Issued, &Problem>, now: Timestamp) -> (Effect, Outcome) {
         match (self, outcome) {
@@ -132,6 +191,17 @@ impl Delivery {
             (Self::ManagedIdentity(caller), Err(problem)) => {
                 (Effect::Reply(caller.problem_reply(problem)), Outcome::Failed)
             }
+        }
+    }
+}
+
+impl Effect {
+    /// The status of the reply, where the request is answered.
+    pub const fn status(&self) -> Option<u16> {
+        match self {
+            Self::Authorize { .. } | Self::Pass => None,
+            Self::Refuse(problem) => Some(problem.code.status()),
+            Self::Reply(reply) => Some(reply.status),
         }
     }
 }
@@ -156,6 +226,7 @@ mod tests {
 
     fn inject(header: &str, pass_on_failure: bool) -> Delivery {
         Delivery::Inject(Injection {
+            decided_by: ConfigPath::Destination(0),
             header: Arc::from(header),
             form: HeaderForm::Bearer,
             in_place_of: vec!["api-key".to_owned()],

@@ -22,5 +22,6 @@ mod host;
 pub mod http;
 pub mod metrics;
 mod path;
+pub mod request_log;
 mod spelling;
 pub mod time;

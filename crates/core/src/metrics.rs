@@ -3,6 +3,8 @@
 //! Tags stand in a metric's name as Istio's and Envoy's tag extraction read them: `name.tag=.=value;.;`. A name of an
 //! identity is one of few and plain ([`crate::config`] sees to that), so the number of series is bounded.
 
+use crate::problem::Code;
+
 /// How a value is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -59,15 +61,17 @@ impl Outcome {
     }
 }
 
-/// A request ended so.
-pub fn request(identity: &str, outcome: Outcome) -> Measurement {
-    count(name("entra_exchange_requests_total", &[("identity", identity), ("outcome", outcome.as_str())]))
+/// A request ended so. `code` says why one was refused or failed: there are as many series as identities times codes.
+pub fn request(identity: &str, outcome: Outcome, code: Option<Code>) -> Measurement {
+    let tags = [("identity", identity), ("outcome", outcome.as_str())];
+    let code = code.map(|code| ("code", code.as_str()));
+    count(name("entra_exchange_requests_total", tags.into_iter().chain(code)))
 }
 
 /// A request had to wait for an exchange; it is counted again by how it ended.
 pub fn waited(identity: &str, milliseconds: u128) -> [Measurement; 2] {
     [
-        count(name("entra_exchange_requests_total", &[("identity", identity), ("outcome", "waited")])),
+        count(name("entra_exchange_requests_total", [("identity", identity), ("outcome", "waited")])),
         histogram("entra_exchange_wait_ms", milliseconds),
     ]
 }
@@ -85,7 +89,7 @@ pub(crate) fn leases(more: i64) -> Measurement {
 /// An exchange ended so. `class` says how a failure passes.
 pub(crate) fn exchange(identity: &str, outcome: &str, class: &str) -> Measurement {
     let tags = [("identity", identity), ("outcome", outcome), ("class", class)];
-    count(name("entra_exchange_exchanges_total", &tags))
+    count(name("entra_exchange_exchanges_total", tags))
 }
 
 /// An exchange took this long, from the assertion to the answer.
@@ -95,14 +99,14 @@ pub(crate) fn exchange_took(milliseconds: u128) -> Measurement {
 
 /// The federated token was read, or not.
 pub(crate) fn assertion_read(outcome: &str) -> Measurement {
-    count(name("entra_exchange_assertion_reads_total", &[("outcome", outcome)]))
+    count(name("entra_exchange_assertion_reads_total", [("outcome", outcome)]))
 }
 
 /// The earliest end among an identity's tokens.
 pub(crate) fn token_expiry(identity: &str, unix_seconds: u64) -> Measurement {
     Measurement {
         kind: Kind::Gauge,
-        name: name("entra_exchange_token_expiry_timestamp_seconds", &[("identity", identity)]),
+        name: name("entra_exchange_token_expiry_timestamp_seconds", [("identity", identity)]),
         value: i64::try_from(unix_seconds).unwrap_or(i64::MAX),
     }
 }
@@ -115,8 +119,8 @@ fn histogram(name: &str, value: u128) -> Measurement {
     Measurement { kind: Kind::Histogram, name: name.to_owned(), value: i64::try_from(value).unwrap_or(i64::MAX) }
 }
 
-fn name(base: &str, tags: &[(&str, &str)]) -> String {
-    tags.iter().fold(base.to_owned(), |name, (tag, value)| format!("{name}.{tag}=.={value};.;"))
+fn name<'a>(base: &str, tags: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    tags.into_iter().fold(base.to_owned(), |name, (tag, value)| format!("{name}.{tag}=.={value};.;"))
 }
 
 #[cfg(test)]
@@ -125,8 +129,10 @@ mod tests {
 
     #[test]
     fn tags_stand_in_the_name_as_istio_reads_them() {
-        let measurement = request("payments", Outcome::Injected);
+        let measurement = request("payments", Outcome::Injected, None);
         assert_eq!(measurement.name, "entra_exchange_requests_total.identity=.=payments;.;.outcome=.=injected;.;");
         assert_eq!((measurement.kind, measurement.value), (Kind::Counter, 1));
+        let refused = request("payments", Outcome::Refused, Some(Code::ClusterNotListed));
+        assert!(refused.name.ends_with(".outcome=.=refused;.;.code=.=cluster_not_listed;.;"), "{}", refused.name);
     }
 }

@@ -50,6 +50,8 @@ pub struct Log {
     pub exchanges: Option<Level>,
     /// A line for each request that concerns the filter.
     pub requests: Option<Level>,
+    /// Whether access logs learn of every request that concerns the filter, not only of those that were rejected.
+    pub access: bool,
 }
 
 /// Who we are.

@@ -59,12 +59,14 @@ fn read_status(root: &Object<'_>, mistakes: &mut Mistakes) -> Option<Status> {
 
 fn read_log(root: &Object<'_>, mistakes: &mut Mistakes) -> Log {
     let words = [("info", Some(Level::Info)), ("warn", Some(Level::Warn)), ("never", None)];
-    let object = root.get("log").and_then(|log| log.object(&["exchanges", "requests"], mistakes));
+    let object = root.get("log").and_then(|log| log.object(&["exchanges", "requests", "access"], mistakes));
     let mut level = |name: &str, default: Option<Level>| match &object {
         Some(object) => object.word(name, &words, default, mistakes),
         None => default,
     };
-    Log { exchanges: level("exchanges", Some(Level::Info)), requests: level("requests", None) }
+    let (exchanges, requests) = (level("exchanges", Some(Level::Info)), level("requests", None));
+    let access = object.as_ref().and_then(|object| object.get("access")?.switch(mistakes)).unwrap_or(false);
+    Log { exchanges, requests, access }
 }
 
 fn read_limits(root: &Object<'_>, mistakes: &mut Mistakes) -> Limits {

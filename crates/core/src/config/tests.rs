@@ -179,14 +179,14 @@ fn a_host_cannot_be_a_destination_and_imds() {
 #[test]
 fn limits_log_and_the_rest_of_a_tokens_life_are_read() {
     let config = parse(
-        r#"{"limits":{"exchange":"5s","wait":"1m","waiting":7},"log":{"exchanges":"warn","requests":"info"},
+        r#"{"limits":{"exchange":"5s","wait":"1m","waiting":7},"log":{"exchanges":"warn","requests":"info","access":true},
             "entra":{"clusters":["a","b"]},
             "identities":[{"discard_tokens_before":"2026-01-31T02:10:00Z"}],
             "destinations":[{"hosts":["x.example"],"scope":"s/.default","plaintext":"allowed","on_failure":"pass","warm":true}]}"#,
     )
     .unwrap();
     assert_eq!((config.limits.exchange.as_secs(), config.limits.wait.as_secs(), config.limits.waiting), (5, 60, 7));
-    assert_eq!(config.log, Log { exchanges: Some(Level::Warn), requests: Some(Level::Info) });
+    assert_eq!(config.log, Log { exchanges: Some(Level::Warn), requests: Some(Level::Info), access: true });
     assert!(terms(&config).pass_on_failure);
     assert!(matches!(&config.destinations[0].action, Action::Inject(Token { warm: true, .. }, _)));
     let grant = config.identities[0].grant("s/.default").unwrap();

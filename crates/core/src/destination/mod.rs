@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::config::{Config, Token, Whose};
-use crate::decision::{Decision, Report};
+use crate::decision::{ConfigPath, Decision, Refusal, Report};
 use crate::entra::Grant;
 use crate::host::Host;
 use crate::http::Request;
@@ -72,7 +72,8 @@ impl Destinations {
                     "Send the path as it is meant: without empty and dot segments, backslashes and needless escapes.",
                 );
                 if guarded {
-                    Decision::Refuse(None, problem.reply_to(request))
+                    let reply = problem.reply_to(request);
+                    Decision::Refuse(Refusal { problem, decided_by: ConfigPath::Destinations, reply })
                 } else {
                     Decision::Report(Report::refused(&problem))
                 }

@@ -9,13 +9,14 @@ use super::seen::Seen;
 use super::way::{Judgement, Way};
 use crate::azure::HeaderForm;
 use crate::config::{self, Destination, ExistingCredential, Identity};
-use crate::decision::{Decision, Delivery, Injection, Report};
+use crate::decision::{ConfigPath, Decision, Delivery, Injection, Refusal, Report};
 use crate::entra::Grant;
 use crate::host::HostPattern;
 use crate::http::Request;
 use crate::problem::{Code, Problem};
 
 pub(super) struct Rule {
+    config_path: ConfigPath,
     label: String,
     action: Action,
 }
@@ -124,7 +125,7 @@ impl Rule {
             (config::Action::Pass, _) => Action::Pass,
             (_, _) => Action::Refuse,
         };
-        Self { label: destination.label.clone(), action }
+        Self { config_path: ConfigPath::Destination(destination.place), label: destination.label.clone(), action }
     }
 
     pub(super) const fn is_report(&self) -> bool {
@@ -134,37 +135,40 @@ impl Rule {
     pub(super) fn decide(&self, seen: &Seen<'_>) -> Decision {
         match &self.action {
             Action::Pass => Decision::Pass(None),
-            Action::Refuse => refuse(
-                Problem::new(
+            Action::Refuse => {
+                let problem = Problem::new(
                     Code::RefusedByRule,
                     format!("the action of destination {:?} is to refuse", self.label),
                     "Change the destination's action, if such requests are to go on.",
-                ),
-                seen.request,
-            ),
+                );
+                self.refuse(problem, seen.request)
+            }
             Action::Report(holders, terms) => Decision::Report(match holders.of(&self.label, seen.request) {
                 Ok(holder) => Report {
                     identity: Some(Arc::clone(&holder.identity)),
                     grant: holder.grant.as_ref().ok().cloned(),
-                    would_refuse: terms.judge(&self.label, holder, seen).err().map(|problem| problem.code),
+                    would_refuse: terms
+                        .judge(self.config_path, &self.label, holder, seen)
+                        .err()
+                        .map(|problem| problem.code),
                 },
                 Err(problem) => Report::refused(&problem),
             }),
             Action::Inject(holders, terms) => match holders.of(&self.label, seen.request) {
-                Ok(holder) => match terms.judge(&self.label, holder, seen) {
+                Ok(holder) => match terms.judge(self.config_path, &self.label, holder, seen) {
                     Ok(Verdict::Pass) => Decision::Pass(Some(Arc::clone(&holder.identity))),
                     Ok(Verdict::Inject(grant, injection)) => Decision::Exchange(grant, Delivery::Inject(injection)),
                     Ok(Verdict::AwaitConnection) => Decision::AwaitConnection,
-                    Err(problem) => refuse(problem.about(&holder.identity, &holder.scope), seen.request),
+                    Err(problem) => self.refuse(problem.about(&holder.identity, &holder.scope), seen.request),
                 },
-                Err(problem) => refuse(problem, seen.request),
+                Err(problem) => self.refuse(problem, seen.request),
             },
         }
     }
-}
 
-fn refuse(problem: Problem, request: &dyn Request) -> Decision {
-    Decision::Refuse(problem.identity(), problem.reply_to(request))
+    fn refuse(&self, problem: Problem, request: &dyn Request) -> Decision {
+        Decision::Refuse(Refusal { reply: problem.reply_to(request), problem, decided_by: self.config_path })
+    }
 }
 
 impl Terms {
@@ -179,7 +183,7 @@ impl Terms {
         }
     }
 
-    fn judge(&self, label: &str, holder: &Holder, seen: &Seen<'_>) -> Result<Verdict, Problem> {
+    fn judge(&self, decided_by: ConfigPath, label: &str, holder: &Holder, seen: &Seen<'_>) -> Result<Verdict, Problem> {
         if seen.path().is_none() {
             return Err(Problem::new(
                 Code::TunnelAsked,
@@ -218,6 +222,7 @@ impl Terms {
             Ok(grant) => {
                 let others = credentials.headers.into_iter().map(str::to_owned).chain(earlier);
                 let injection = Injection {
+                    decided_by,
                     header: Arc::clone(&self.header),
                     form: self.form,
                     in_place_of: others.filter(|name| **name != *self.header).collect(),

@@ -1,7 +1,7 @@
 //! Who gets which token, and who gets none.
 
 use super::*;
-use crate::decision::Delivery;
+use crate::decision::{Delivery, Refusal};
 use crate::http::tests::Sent;
 use crate::policy::Policy;
 
@@ -44,7 +44,7 @@ fn said(decision: Decision) -> String {
         Decision::Ignore => "ignore".to_owned(),
         Decision::Pass(_) => "pass".to_owned(),
         other @ (Decision::Reply(_) | Decision::Check(_) | Decision::Status) => format!("{other:?}"),
-        Decision::Refuse(_, reply) => {
+        Decision::Refuse(Refusal { reply, .. }) => {
             let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
             format!("{} {}", reply.status, body.get("code").unwrap().as_str().unwrap())
         }
@@ -326,7 +326,7 @@ fn in_a_clusters_own_chain_the_connection_is_looked_at_and_must_have_tls() {
 #[test]
 fn a_grpc_client_is_refused_in_one_sentence() {
     let request = routed("nowhere.example", "x").header("content-type", b"application/grpc");
-    let Decision::Refuse(_, reply) = policy().decide(&request) else { panic!("not refused") };
+    let Decision::Refuse(Refusal { reply, .. }) = policy().decide(&request) else { panic!("not refused") };
     let text = String::from_utf8(reply.body).unwrap();
     assert!(text.contains("(way_not_stated): Write the cluster") && !text.contains('{'), "{text}");
 }

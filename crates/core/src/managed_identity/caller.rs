@@ -2,13 +2,14 @@
 
 use super::{app_service, imds};
 use crate::broker::{Issued, Stale};
+use crate::decision::{ConfigPath, Decision, Refusal};
 use crate::http::Reply;
 use crate::problem::Problem;
 use crate::time::Timestamp;
 
 /// How a caller speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Protocol {
+pub(crate) enum Protocol {
     /// Like a virtual machine's.
     Imds,
     /// Like App Service's.
@@ -40,6 +41,11 @@ impl Caller {
         }
     }
 
+    /// The protocol of the answer.
+    pub(crate) const fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
     /// The reply when there is none.
     pub(crate) fn problem_reply(&self, problem: &Problem) -> Reply {
         self.protocol.problem_reply(problem)
@@ -47,6 +53,19 @@ impl Caller {
 }
 
 impl Protocol {
+    /// The part of the configuration that switches it on.
+    pub(crate) const fn decided_by(self) -> ConfigPath {
+        match self {
+            Self::Imds => ConfigPath::Imds,
+            Self::AppService(_) => ConfigPath::AppService,
+        }
+    }
+
+    pub(super) fn refuse(self, problem: Problem) -> Decision {
+        let reply = self.problem_reply(&problem);
+        Decision::Refuse(Refusal { problem, decided_by: self.decided_by(), reply })
+    }
+
     pub(super) fn problem_reply(self, problem: &Problem) -> Reply {
         match self {
             Self::Imds => imds::problem_reply(problem),

@@ -106,7 +106,7 @@ impl Endpoint {
                         "Ask for a token at /metadata/identity/oauth2/token; or list the path in managed_identity.imds.pass.",
                     ),
                 };
-                Decision::Refuse(None, imds::problem_reply(&problem))
+                Protocol::Imds.refuse(problem)
             }
         })
     }
@@ -139,9 +139,9 @@ impl Endpoint {
                     "managed_identity.action is \"refuse\": no token is given here",
                     "Whoever switched it off knows why; \"answer\" switches it on.",
                 );
-                Decision::Refuse(Some(Arc::from(grant.identity())), protocol.problem_reply(&problem))
+                protocol.refuse(problem.about(grant.identity(), grant.scope()))
             }
-            (_, Err(problem)) => Decision::Refuse(problem.identity(), protocol.problem_reply(&problem)),
+            (_, Err(problem)) => protocol.refuse(problem),
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::broker::{Issued, Need, Stale};
-use crate::decision::Effect;
+use crate::decision::{Effect, Refusal};
 use crate::entra::AccessToken;
 use crate::http::tests::Sent;
 use crate::metrics::Outcome;
@@ -66,7 +66,7 @@ fn said(decision: Decision) -> String {
     match decision {
         Decision::Exchange(grant, _) => format!("{} {}", grant.identity(), grant.scope()),
         Decision::Report(report) => report.in_words(),
-        Decision::Refuse(_, reply) | Decision::Reply(reply) => {
+        Decision::Refuse(Refusal { reply, .. }) | Decision::Reply(reply) => {
             format!("{} {}", reply.status, String::from_utf8(reply.body).unwrap())
         }
         Decision::Ignore => "ignore".to_owned(),

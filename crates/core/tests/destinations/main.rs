@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 
 use entra_exchange_core::config::Config;
-use entra_exchange_core::decision::Decision;
+use entra_exchange_core::decision::{Decision, Refusal};
 use entra_exchange_core::http::Request;
 use entra_exchange_core::policy::Policy;
 
@@ -133,7 +133,7 @@ fn outcome_of(policy: &Policy, request: &[String], with: &[String]) -> String {
         }
         Decision::Pass(_) => "passes".to_owned(),
         Decision::Ignore => "untouched".to_owned(),
-        Decision::Refuse(_, reply) => {
+        Decision::Refuse(Refusal { reply, .. }) => {
             let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
             let said = body.get("code").or_else(|| body.get("error")).and_then(|said| said.as_str());
             format!("{} {}", reply.status, said.unwrap_or_default())

@@ -1,7 +1,7 @@
 //! Whatever is written, and whatever is then requested.
 
 use entra_exchange_core::config::Config;
-use entra_exchange_core::decision::Decision;
+use entra_exchange_core::decision::{Decision, Refusal};
 use entra_exchange_core::http::Request;
 use entra_exchange_core::policy::Policy;
 use proptest::prelude::*;
@@ -188,7 +188,7 @@ proptest! {
         let policy = Policy::new(&parse(BOTH.as_bytes()).unwrap(), false);
         match policy.decide(&request) {
             Decision::Ignore | Decision::Pass(_) | Decision::AwaitConnection => {}
-            Decision::Refuse(_, reply) => {
+            Decision::Refuse(Refusal { reply, .. }) => {
                 prop_assert!((400..600).contains(&reply.status));
                 prop_assert!(serde_json::from_slice::<serde_json::Value>(&reply.body).is_ok());
             }

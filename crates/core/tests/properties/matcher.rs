@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use entra_exchange_core::config::Config;
-use entra_exchange_core::decision::Decision;
+use entra_exchange_core::decision::{Decision, Refusal};
 use entra_exchange_core::http::Request;
 use entra_exchange_core::policy::Policy;
 use proptest::prelude::*;
@@ -188,7 +188,7 @@ proptest! {
         for request in &requests {
             let told = match policy.decide(request) {
                 Decision::Exchange(grant, _) => grant.scope().to_owned(),
-                Decision::Refuse(_, reply) if reply.status == 400 => "ambiguous".to_owned(),
+                Decision::Refuse(Refusal { reply, .. }) if reply.status == 400 => "ambiguous".to_owned(),
                 Decision::Ignore => "untouched".to_owned(),
                 other => format!("{other:?}"),
             };

@@ -1,0 +1,276 @@
+//! What is recorded of each request: the counter's tags, the value for access logs, the response code details and the
+//! log line.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::config::Log;
+use crate::decision::ConfigPath;
+use crate::event::{Event, Level};
+use crate::metrics::Outcome;
+use crate::problem::{Code, Problem};
+use crate::time::Timestamp;
+
+/// The filter state that access logs read, as `%FILTER_STATE(wasm.entra_exchange:PLAIN)%`.
+pub const ACCESS_LOG_KEY: &str = "entra_exchange";
+
+/// What stands in a metric or an access log for an identity that is not known.
+const UNKNOWN: &str = "unknown";
+
+/// A rejected request is logged at least this often for each code and each part of the configuration that rejects.
+const PERIOD: Duration = Duration::from_secs(60);
+
+/// How many pairs of code and part are told apart. With more, those that were logged longest ago give way.
+const MOST_PAIRS: usize = 256;
+
+/// A host in a log line is cut to this many bytes: the client chose it.
+const LONGEST_HOST: usize = 255;
+
+/// How one request ended.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestRecord<'a> {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The identity's name, where one is known.
+    pub identity: Option<&'a str>,
+    /// The part of the configuration that decided.
+    pub decided_by: Option<ConfigPath>,
+    /// Why it was rejected, or why no token could be had.
+    pub problem: Option<&'a Problem>,
+    /// The status of the reply, when the filter answered.
+    pub status: Option<u16>,
+    /// Why it would be rejected if its action did not only report.
+    pub would_refuse: Option<Code>,
+}
+
+impl<'a> RequestRecord<'a> {
+    /// A request of which no more is known.
+    pub const fn new(outcome: Outcome, identity: Option<&'a str>) -> Self {
+        Self { outcome, identity, decided_by: None, problem: None, status: None, would_refuse: None }
+    }
+
+    /// The identity's name, or `unknown`.
+    pub fn identity(&self) -> &'a str {
+        self.identity.unwrap_or(UNKNOWN)
+    }
+
+    /// The problem's code, when the request was refused or failed.
+    pub fn code(&self) -> Option<Code> {
+        let ended_badly = matches!(self.outcome, Outcome::Refused | Outcome::Failed);
+        self.problem.filter(|_| ended_badly).map(|problem| problem.code)
+    }
+
+    /// The value for access logs: `outcome=… identity=…`, and `code=…` for a request that was refused or failed.
+    fn access_log_value(&self) -> String {
+        let value = format!("outcome={} identity={}", self.outcome.as_str(), self.identity());
+        self.code().map_or(value.clone(), |code| format!("{value} code={}", code.as_str()))
+    }
+
+    fn event(&self, host: Option<Vec<u8>>) -> Event {
+        let host = host.map(|host| {
+            let host = host.get(..LONGEST_HOST).unwrap_or(&host);
+            String::from_utf8_lossy(host).into_owned()
+        });
+        let code = self.problem.map(|problem| problem.code.as_str());
+        let scope = self.problem.and_then(|problem| problem.scope.as_deref());
+        Event::info("request")
+            .with("outcome", self.outcome.as_str())
+            .with_some("code", code)
+            .with_some("status", self.status)
+            .with("identity", self.identity())
+            .with_some("decided_by", self.decided_by)
+            .with_some("host", host)
+            .with_some("scope", scope)
+            .with_some("would_refuse", self.would_refuse.map(Code::as_str))
+            .with_some("detail", self.problem.map(|problem| problem.detail.as_str()))
+    }
+}
+
+/// `entra_exchange{cluster_not_listed}`: the reason of a local reply, as Envoy's response code details name it.
+pub fn response_code_details(code: Code) -> String {
+    format!("entra_exchange{{{}}}", code.as_str())
+}
+
+/// Decides what is written about requests, in one worker.
+#[derive(Debug)]
+pub struct RequestLog {
+    settings: Log,
+    recent: HashMap<(Code, Option<ConfigPath>), Recent>,
+}
+
+/// When a pair of code and part was last logged at `warn`, and how many requests of it were not since.
+#[derive(Debug)]
+struct Recent {
+    at: Timestamp,
+    more: u64,
+}
+
+impl RequestLog {
+    /// A log that follows these settings.
+    pub fn new(settings: Log) -> Self {
+        Self { settings, recent: HashMap::new() }
+    }
+
+    /// The value to set under [`ACCESS_LOG_KEY`]: for every request that was refused or failed, for others where the
+    /// configuration says so (`log.access`), since setting it is a call into the proxy.
+    pub fn access_log_value(&self, record: &RequestRecord<'_>) -> Option<String> {
+        (self.settings.access || record.code().is_some()).then(|| record.access_log_value())
+    }
+
+    /// The line to log about a request, if any. One that was refused or failed is logged at `warn` once a minute for each code and
+    /// part of the configuration, with the number of those that were not logged since (`more`); everything else as `log.requests` says.
+    ///
+    /// `host` and `now` are called at most once, and only for a line or a rejected request: each is a call into the proxy.
+    pub fn line(
+        &mut self,
+        record: &RequestRecord<'_>,
+        host: impl FnOnce() -> Option<Vec<u8>>,
+        now: impl FnOnce() -> Timestamp,
+    ) -> Option<Event> {
+        let due = record.code().and_then(|code| self.is_due(code, record.decided_by, now()));
+        match (due, self.settings.requests) {
+            (Some(more), level) => {
+                let more = (more > 0).then_some(more);
+                let event = record.event(host()).with_some("more", more);
+                Some(event.at_least(level.unwrap_or(Level::Warn)).at_least(Level::Warn))
+            }
+            (None, Some(level)) => Some(record.event(host()).at_least(level)),
+            (None, None) => None,
+        }
+    }
+
+    /// How many were not logged since the last line, when another line is due.
+    fn is_due(&mut self, code: Code, decided_by: Option<ConfigPath>, now: Timestamp) -> Option<u64> {
+        let is_over = |recent: &Recent| now.since(recent.at) >= PERIOD || now < recent.at;
+        let pair = (code, decided_by);
+        if let Some(recent) = self.recent.get_mut(&pair) {
+            if !is_over(recent) {
+                recent.more = recent.more.saturating_add(1);
+                return None;
+            }
+            let more = std::mem::take(&mut recent.more);
+            recent.at = now;
+            return Some(more);
+        }
+        if self.recent.len() >= MOST_PAIRS {
+            self.recent.retain(|_, recent| !is_over(recent));
+        }
+        if self.recent.len() >= MOST_PAIRS {
+            return None;
+        }
+        self.recent.insert(pair, Recent { at: now, more: 0 });
+        Some(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::LazyLock;
+
+    const NEVER: Log = Log { exchanges: None, requests: None, access: false };
+    const NOW: Timestamp = Timestamp::from_unix_seconds(1_000_000);
+
+    static NOT_LISTED: LazyLock<Problem> = LazyLock::new(|| problem(Code::ClusterNotListed));
+    static BY_RULE: LazyLock<Problem> = LazyLock::new(|| problem(Code::RefusedByRule));
+    static UNAVAILABLE: LazyLock<Problem> = LazyLock::new(|| problem(Code::EntraUnavailable));
+
+    fn problem(code: Code) -> Problem {
+        Problem::new(code, "it was routed to \"x\"", "Route it elsewhere.")
+    }
+
+    fn refused(problem: &Problem, destination: usize) -> RequestRecord<'_> {
+        RequestRecord {
+            decided_by: Some(ConfigPath::Destination(destination)),
+            problem: Some(problem),
+            status: Some(403),
+            ..RequestRecord::new(Outcome::Refused, None)
+        }
+    }
+
+    fn line(log: &mut RequestLog, record: &RequestRecord<'_>, seconds: u64) -> Option<String> {
+        let now = || NOW.plus(Duration::from_secs(seconds));
+        let host = || Some(b"kv.example".to_vec());
+        log.line(record, host, now).map(|event| format!("{:?} {event}", event.level))
+    }
+
+    #[test]
+    fn a_rejected_request_is_logged_once_a_minute_for_each_code_and_destination() {
+        let mut log = RequestLog::new(NEVER);
+        let record = refused(&NOT_LISTED, 1);
+        let expected = "Warn event=request outcome=refused code=cluster_not_listed status=403 identity=unknown \
+                        decided_by=destinations[1] host=kv.example";
+        let detail = r#"detail="it was routed to \"x\"""#;
+        assert_eq!(line(&mut log, &record, 0).unwrap(), format!("{expected} {detail}"));
+        assert_eq!(line(&mut log, &record, 1), None);
+        assert_eq!(line(&mut log, &record, 59), None);
+        assert!(line(&mut log, &refused(&NOT_LISTED, 2), 59).is_some(), "another destination");
+        assert!(line(&mut log, &refused(&BY_RULE, 1), 59).is_some(), "another code");
+        assert_eq!(line(&mut log, &record, 60).unwrap(), format!("{expected} {detail} more=2"));
+        assert_eq!(line(&mut log, &record, 61), None);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_silences_nothing() {
+        let mut log = RequestLog::new(NEVER);
+        let record = refused(&NOT_LISTED, 1);
+        assert!(line(&mut log, &record, 3600).is_some());
+        assert!(line(&mut log, &record, 0).is_some());
+    }
+
+    #[test]
+    fn a_configured_level_logs_every_request_and_raises_one_rejected_a_minute() {
+        let mut log = RequestLog::new(Log { requests: Some(Level::Info), ..NEVER });
+        let record = refused(&NOT_LISTED, 1);
+        assert!(line(&mut log, &record, 0).unwrap().starts_with("Warn"));
+        assert!(line(&mut log, &record, 1).unwrap().starts_with("Info"));
+        let injected = RequestRecord::new(Outcome::Injected, Some("payments"));
+        let expected = "Info event=request outcome=injected identity=payments host=kv.example";
+        assert_eq!(line(&mut log, &injected, 1).unwrap(), expected);
+        assert_eq!(line(&mut RequestLog::new(NEVER), &injected, 1), None);
+    }
+
+    #[test]
+    fn the_pairs_that_are_told_apart_are_bounded_and_old_ones_give_way() {
+        let mut log = RequestLog::new(NEVER);
+        for number in 0..MOST_PAIRS {
+            assert!(line(&mut log, &refused(&BY_RULE, number), 0).is_some());
+        }
+        assert_eq!(line(&mut log, &refused(&BY_RULE, MOST_PAIRS), 1), None);
+        assert!(line(&mut log, &refused(&BY_RULE, MOST_PAIRS), 60).is_some());
+        assert!(log.recent.len() <= MOST_PAIRS);
+    }
+
+    #[test]
+    fn access_logs_always_learn_of_a_rejected_request_and_of_others_when_configured() {
+        let quiet = RequestLog::new(NEVER);
+        let all = RequestLog::new(Log { access: true, ..NEVER });
+        let record = refused(&NOT_LISTED, 1);
+        let value = Some("outcome=refused identity=unknown code=cluster_not_listed".to_owned());
+        assert_eq!((quiet.access_log_value(&record), all.access_log_value(&record)), (value.clone(), value));
+        let injected = RequestRecord::new(Outcome::Injected, Some("payments"));
+        assert_eq!(quiet.access_log_value(&injected), None);
+        assert_eq!(all.access_log_value(&injected).unwrap(), "outcome=injected identity=payments");
+    }
+
+    #[test]
+    fn a_request_that_passed_without_a_token_has_no_code_but_its_line_says_why() {
+        let passed = RequestRecord { outcome: Outcome::Passed, ..refused(&UNAVAILABLE, 0) };
+        assert_eq!(passed.code(), None);
+        let mut log = RequestLog::new(Log { requests: Some(Level::Info), ..NEVER });
+        assert!(line(&mut log, &passed, 0).unwrap().contains("code=entra_unavailable"));
+    }
+
+    #[test]
+    fn a_host_in_a_line_is_bounded() {
+        let mut log = RequestLog::new(NEVER);
+        let record = refused(&NOT_LISTED, 1);
+        let event = log.line(&record, || Some(vec![b'a'; 60_000]), || NOW).unwrap();
+        assert!(event.to_string().len() < 500);
+    }
+
+    #[test]
+    fn response_code_details_name_the_code() {
+        assert_eq!(response_code_details(Code::ClusterNotListed), "entra_exchange{cluster_not_listed}");
+    }
+}
