@@ -2,12 +2,12 @@
 
 use std::time::UNIX_EPOCH;
 
-use entra_exchange_core::broker::{Build, QueueId, SharedData, StreamId};
+use entra_exchange_core::broker::{Build, QueueId, ReadinessStatus, SharedData, StreamId};
 use entra_exchange_core::decision::Effect;
 use entra_exchange_core::event::{Event, Level};
 use entra_exchange_core::http::{Reply, Request};
-use entra_exchange_core::policy::OWN_HEADER;
-use entra_exchange_core::problem::{Code, Problem};
+use entra_exchange_core::policy::{OWN_HEADER, readiness_reply};
+use entra_exchange_core::problem::Code;
 use entra_exchange_core::request_log::response_code_details;
 use entra_exchange_core::time::Timestamp;
 use proxy_wasm::hostcalls;
@@ -26,9 +26,6 @@ pub(crate) fn now() -> Timestamp {
 
 /// Which module this is.
 pub(crate) const BUILD: Build = Build { version: env!("CARGO_PKG_VERSION"), commit: env!("ENTRA_EXCHANGE_COMMIT") };
-
-/// What a kubelet takes for "not now".
-const NOT_READY: u16 = 503;
 
 /// The memory that all workers share.
 pub(crate) struct Shared;
@@ -139,11 +136,8 @@ pub(crate) fn send(reply: &Reply, code: Option<Code>) {
 }
 
 /// Answers a request that asks whether the pod is ready.
-pub(crate) fn tell_readiness(outcome: &Result<(), Problem>) {
-    match outcome {
-        Ok(()) => send(&Reply::ok(), None),
-        Err(problem) => send(&problem.to_reply_of(NOT_READY), Some(problem.code)),
-    }
+pub(crate) fn tell_readiness(status: &ReadinessStatus) {
+    send(&readiness_reply(status, &InEffect), status.outcome().err().map(|problem| problem.code));
 }
 
 /// Whether the node's id is that of an Istio gateway.

@@ -101,8 +101,8 @@ impl Root {
                 let call = Call::Check(source.clone());
                 (call.clone(), self.read(call, &source))
             }
-            Command::Checked(stream, outcome) => {
-                envoy::on_stream(stream, self.id, || envoy::tell_readiness(&outcome));
+            Command::Checked(stream, status) => {
+                envoy::on_stream(stream, self.id, || envoy::tell_readiness(&status));
                 return Vec::new();
             }
             Command::CallEndpoint { grant, cluster, request, timeout } => {
@@ -205,7 +205,7 @@ fn report(broker: &mut Broker, call: Call, answer: CallResult, now: Timestamp) -
     match call {
         Call::Assertion(key) => broker.assertion_arrived(key, answer, now, &Shared),
         Call::Endpoint(key) => broker.endpoint_answered(key, answer, now, &Shared),
-        Call::Check(source) => broker.check_answered(&source, answer, now),
+        Call::Check(source) => broker.check_answered(&source, answer, now, &Shared),
     }
 }
 

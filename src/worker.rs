@@ -5,7 +5,9 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
-use entra_exchange_core::broker::{self, Answer, Broker, Issued, Limits, QueueId, Readiness, StreamId, WorkerId};
+use entra_exchange_core::broker::{
+    self, Answer, Broker, Issued, Limits, QueueId, Readiness, ReadinessStatus, StreamId, WorkerId,
+};
 use entra_exchange_core::config::Log;
 use entra_exchange_core::decision::{ConfigPath, Decision, Delivery, Effect};
 use entra_exchange_core::entra::{Grant, TokenKey};
@@ -120,8 +122,8 @@ impl Worker {
                 false
             }
             Decision::Check(readiness) => {
-                if let Some(outcome) = self.check(&readiness, stream, envoy::now()) {
-                    envoy::tell_readiness(&outcome);
+                if let Some(status) = self.check(&readiness, stream, envoy::now()) {
+                    envoy::tell_readiness(&status);
                 }
                 false
             }
@@ -178,13 +180,13 @@ impl Worker {
     }
 
     /// Whether the pod is ready; `None` when the request is to pause.
-    fn check(&mut self, readiness: &Readiness, stream: StreamId, now: Timestamp) -> Option<Result<(), Problem>> {
+    fn check(&mut self, readiness: &Arc<Readiness>, stream: StreamId, now: Timestamp) -> Option<ReadinessStatus> {
         let at_work = self.begin();
-        let outcome = at_work.broker.ready(readiness, stream, now, &Shared);
-        if outcome.is_none() {
+        let status = at_work.broker.ready(readiness, stream, now, &Shared);
+        if status.is_none() {
             envoy::enqueue(at_work.queue, envoy::ANOTHER_TURN);
         }
-        outcome
+        status
     }
 
     /// How it ends for a request that waited; `None` when it is gone.

@@ -212,6 +212,10 @@ fn readiness_tells_the_truth() {
     let stack = newest(Options { concurrency: 1, ..Options::default() });
     assert_eq!((probe(&stack, "/healthz").status, probe(&stack, "/readyz").status), (200, 200));
     assert_eq!(stack.directory().stats().token_requests, 0, "a probe exchanges nothing");
+    assert_eq!(stack.send_imds(&imds("resource=https://valt.azure.net")).unwrap().status, 400);
+    assert_eq!(probe(&stack, "/readyz").status, 200, "a wrong resource says nothing of the pod");
+    let verbose = json!({"ready": true, "identities": [{"identity": "default", "ready": true}]});
+    assert_eq!(probe(&stack, "/readyz?verbose").json(), verbose);
     let elsewhere = stack.send_health(&Request::get(HEALTH_HOST, "/metadata/identity/oauth2/token")).unwrap();
     assert_eq!(elsewhere.status, 404);
     look_through_log(&stack);

@@ -7,7 +7,9 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::http::CallResult;
 use crate::problem::{Code, Problem};
@@ -27,6 +29,13 @@ pub enum Source {
 }
 
 impl Source {
+    /// The kind, as the configuration writes it.
+    pub(crate) const fn kind(&self) -> &'static str {
+        match self {
+            Self::File { .. } => "file",
+        }
+    }
+
     /// The Envoy cluster that is asked.
     pub fn cluster(&self) -> &str {
         match self {
@@ -60,6 +69,10 @@ pub struct Assertion {
     token: String,
     claims: Claims,
 }
+
+/// The SHA-256 of an assertion. It reveals nothing of the assertion, which has a signature of at least 256 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Fingerprint([u8; 32]);
 
 impl fmt::Debug for Assertion {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -112,6 +125,11 @@ impl Assertion {
     /// The token itself, for the request to the token endpoint.
     pub(crate) fn expose(&self) -> &str {
         &self.token
+    }
+
+    /// Its SHA-256, by which two readings of the same token are known without keeping the token.
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
+        Fingerprint(Sha256::digest(&self.token).into())
     }
 
     /// What it says of itself, for a problem's text.

@@ -9,6 +9,7 @@ pub use crate::destination::OWN_HEADER;
 use crate::entra::Grant;
 use crate::host::Host;
 use crate::http::Request;
+pub use crate::managed_identity::readiness_reply;
 use crate::managed_identity::{Endpoint, guard};
 use crate::path;
 use crate::problem::{Code, Problem};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::freshness::{self, Issued};
 use super::shared::{self, Entry, Failure, Lease, Then};
 use super::slot::{Attempt, Call, Exchange};
-use super::{Broker, CONTENDED, Command, ELSEWHERE_FIRST, ELSEWHERE_LONGEST, GRACE, Moment, READ_TIMEOUT};
+use super::{Broker, CONTENDED, Command, ELSEWHERE_FIRST, ELSEWHERE_LONGEST, GRACE, Moment, READ_TIMEOUT, credential};
 use crate::entra::{Passing, TokenKey};
 use crate::event::Event;
 use crate::metrics;
@@ -168,7 +168,7 @@ impl Broker {
                 .with("took_ms", now.since(issued.issued_at()).as_millis()),
         ));
         let identity = slot.grant.identity().to_owned();
-        shared::note_refusal(moment.shared, &identity, None);
+        let grant = Arc::clone(&slot.grant);
         moment.commands.push(Command::Measure(metrics::exchange(&identity, "issued", "none")));
         moment.commands.push(Command::Measure(metrics::exchange_took(now.since(issued.issued_at()).as_millis())));
         self.publish(key, moment, |entry, _| {
@@ -179,6 +179,7 @@ impl Broker {
             }
             entry.failure = None;
         });
+        credential::note_issued(moment.shared, &grant, &issued, now);
         if let Some(end) = self.earliest_end(&identity, now) {
             moment.commands.push(Command::Measure(metrics::token_expiry(&identity, end.unix_seconds())));
         }
@@ -214,8 +215,6 @@ impl Broker {
                 .with("remedy", &problem.remedy),
         ));
         moment.commands.push(Command::Measure(metrics::exchange(slot.grant.identity(), "failed", passing.as_str())));
-        let refusal = Some(&problem).filter(|problem| problem.code == Code::EntraRefused);
-        shared::note_refusal(moment.shared, slot.grant.identity(), refusal);
         let failure = Failure { problem, failed_at: now, next_try: now.plus(wait), failures };
         self.publish(key, moment, |entry, ours| {
             // Another worker that took over has the later word.

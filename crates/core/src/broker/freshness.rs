@@ -113,7 +113,7 @@ pub(crate) fn back_off(
     jitter: u32,
 ) -> Duration {
     let (first, longest) = match passing {
-        Passing::ByItself | Passing::RetrySoon | Passing::FreshAssertion => (2, 60),
+        Passing::ByItself | Passing::Throttled | Passing::RetrySoon | Passing::FreshAssertion => (2, 60),
         Passing::ByChange => (30, 600),
     };
     let doublings = failures.saturating_sub(1).min(16);

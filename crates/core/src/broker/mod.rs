@@ -4,6 +4,7 @@
 //! none of it. Workers meet only in [`SharedData`]; whoever takes a key's lease there fetches for all. What a worker
 //! is told by another is only ever "look again": a wake-up that is lost, doubled or late changes nothing but the time.
 
+mod credential;
 mod exchange;
 mod freshness;
 mod readiness;
@@ -14,7 +15,8 @@ mod status;
 mod tests;
 
 pub use freshness::Issued;
-pub use readiness::Readiness;
+pub(crate) use readiness::{Credential, Decisive};
+pub use readiness::{Readiness, ReadinessStatus};
 pub use shared::{QueueId, SharedData, WorkerId, prepare};
 pub use status::{Build, status};
 
@@ -102,7 +104,7 @@ pub enum Command {
     /// Ask the cluster of this assertion source, within [`READ_TIMEOUT`]; report to [`Broker::check_answered`].
     ReadForCheck(Source),
     /// Answer a request that asks for readiness.
-    Checked(StreamId, Result<(), Problem>),
+    Checked(StreamId, ReadinessStatus),
     /// Have the worker behind this queue look at the key again ([`Broker::look`]).
     Wake(QueueId, TokenKey),
     /// Finish a paused request.
@@ -331,15 +333,17 @@ impl Broker {
         match assertion {
             Ok(assertion) => {
                 slot.unreadable = 0;
-                self.checks.has_read = true;
+                credential::note_reading(shared, grant.assertion(), true);
                 let request = TokenRequest::new(&grant, &assertion);
+                let fingerprint = assertion.fingerprint();
                 let claims = assertion.claims().clone();
-                self.call(key, Call { attempt, asked_at: now, claims, request, way: 0 }, &mut moment);
+                self.call(key, Call { attempt, asked_at: now, claims, fingerprint, request, way: 0 }, &mut moment);
             }
             Err(problem) if problem.code == Code::AssertionUnavailable && !self.serves => {
                 self.leave_to_others(key, &mut moment);
             }
             Err(problem) => {
+                credential::note_reading(shared, grant.assertion(), false);
                 let problem = problem.about(grant.identity(), grant.scope());
                 self.fail(key, problem, Passing::ByItself, None, &mut moment);
             }
@@ -387,7 +391,10 @@ impl Broker {
             entra::Answer::Refused { problem, passing, retry_after } => match (call.attempt, passing) {
                 (Attempt::First, Passing::RetrySoon) => self.try_again(key, SOON, &mut moment),
                 (Attempt::First, Passing::FreshAssertion) => self.read(key, Attempt::Second, &mut moment),
-                _ => self.fail(key, *problem, passing, retry_after, &mut moment),
+                _ => {
+                    credential::note_answer(shared, &slot.grant, &problem, call.fingerprint, now);
+                    self.fail(key, *problem, passing, retry_after, &mut moment);
+                }
             },
         }
         self.settle(key, &mut moment);

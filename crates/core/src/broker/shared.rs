@@ -10,13 +10,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::freshness::Issued;
-use super::{FORCED_PERIOD, GRACE, Limits};
+use super::{FORCED_PERIOD, GRACE, Limits, credential};
 use crate::entra::TokenKey;
 use crate::problem::Problem;
 use crate::time::Timestamp;
 
 /// The version of the encoding stands in the name: a module of another version neither reads nor harms these.
-const PREFIX: &str = "entra-exchange/1/";
+pub(super) const PREFIX: &str = "entra-exchange/1/";
 
 /// How often a change is tried again when another worker was faster.
 const TRIES: usize = 64;
@@ -148,6 +148,7 @@ pub fn prepare(shared: &dyn SharedData) {
             shared.set(&name, b"[]", None);
         }
     }
+    credential::prepare(shared);
 }
 
 /// What is shared for `key`.
@@ -162,58 +163,50 @@ pub(super) fn read_all(shared: &dyn SharedData) -> Vec<(TokenKey, Entry)> {
     shelves.flat_map(|(bytes, _)| Shelf::decode(&bytes)).collect()
 }
 
-fn refusal_of(identity: &str) -> String {
-    format!("{PREFIX}refusal/{identity}")
-}
-
-/// Notes whether Entra refused the identity by its last exchange. There are few identities, and the last word counts.
-pub(super) fn note_refusal(shared: &dyn SharedData, identity: &str, refusal: Option<&Problem>) {
-    let name = refusal_of(identity);
-    let noted = shared.get(&name).map(|(noted, _)| noted);
-    let bytes = refusal.and_then(|problem| serde_json::to_vec(problem).ok()).unwrap_or_default();
-    // What was never refused needs no note.
-    if noted.unwrap_or_default() != bytes {
-        shared.set(&name, &bytes, None);
-    }
-}
-
-/// Why Entra refused the identity by its last exchange, when it did.
-pub(super) fn refusal(shared: &dyn SharedData, identity: &str) -> Option<Problem> {
-    let (noted, _) = shared.get(&refusal_of(identity))?;
-    serde_json::from_slice(&noted).ok()
-}
-
 /// Whether a change is to be written.
 pub(super) enum Then<T> {
     Write(T),
     Keep(T),
 }
 
-/// Changes what is shared for `key`, as one step that no other worker can come between.
+/// Changes the value under a name that was made beforehand, as one step that no other worker can come between.
 ///
-/// `change` may be called several times, each time with what is there then; its last result comes back. `None` when
-/// others were faster every time.
+/// `change` may be called several times, each time with the bytes that are there then; it gives the bytes to write. Its
+/// last result comes back, or `None` when others were faster every time.
+pub(super) fn update_value<T>(
+    shared: &dyn SharedData,
+    name: &str,
+    mut change: impl FnMut(&[u8]) -> (Option<Vec<u8>>, T),
+) -> Option<T> {
+    for _ in 0..TRIES {
+        let (bytes, cas) = match shared.get(name) {
+            Some((bytes, cas)) => (bytes, Some(cas)),
+            None => (Vec::new(), None),
+        };
+        match change(&bytes) {
+            (None, result) => return Some(result),
+            (Some(bytes), result) if shared.set(name, &bytes, cas) => return Some(result),
+            (Some(_), _) => {}
+        }
+    }
+    None
+}
+
+/// Changes what is shared for `key`, as [`update_value`] does.
 pub(super) fn update<T>(
     shared: &dyn SharedData,
     key: TokenKey,
     now: Timestamp,
     mut change: impl FnMut(&mut Entry) -> Then<T>,
 ) -> Option<T> {
-    let name = shelf_of(key);
-    for _ in 0..TRIES {
-        let (bytes, cas) = match shared.get(&name) {
-            Some((bytes, cas)) => (bytes, Some(cas)),
-            None => (Vec::new(), None),
-        };
-        let mut entries = Shelf::decode(&bytes);
-        let result = match change(entries.entry(key).or_default()) {
-            Then::Keep(result) => return Some(result),
-            Then::Write(result) => result,
-        };
-        entries.retain(|_, entry| !entry.is_over(now));
-        if shared.set(&name, &Shelf::encode(entries), cas) {
-            return Some(result);
+    update_value(shared, &shelf_of(key), |bytes| {
+        let mut entries = Shelf::decode(bytes);
+        match change(entries.entry(key).or_default()) {
+            Then::Keep(result) => (None, result),
+            Then::Write(result) => {
+                entries.retain(|_, entry| !entry.is_over(now));
+                (Some(Shelf::encode(entries)), result)
+            }
         }
-    }
-    None
+    })
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::freshness::Issued;
 use super::shared::{self, Entry, Failure, Then};
 use super::{FORCED_PERIOD, Need, SharedData, StreamId};
-use crate::assertion::Claims;
+use crate::assertion::{Claims, Fingerprint};
 use crate::entra::{Grant, TokenKey, TokenRequest};
 use crate::time::Timestamp;
 
@@ -57,6 +57,8 @@ pub(super) struct Call {
     pub(super) attempt: Attempt,
     pub(super) asked_at: Timestamp,
     pub(super) claims: Claims,
+    /// Which assertion the request holds.
+    pub(super) fingerprint: Fingerprint,
     pub(super) request: TokenRequest,
     /// The place of the cluster among the ways to the authority.
     pub(super) way: usize,

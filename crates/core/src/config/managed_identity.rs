@@ -1,7 +1,7 @@
 //! The section `managed_identity`: who is answered, and as whom.
 
 use super::identities;
-use super::reader::{Mistakes, Object};
+use super::reader::{Field, Mistakes, Object};
 use super::{AppService, Identity, Imds, ManagedAction, ManagedIdentity, Secret};
 use crate::path;
 use crate::problem::{Code, Problem};
@@ -26,13 +26,7 @@ pub(super) fn read(
     let (offered, default) = read_offer(&object, identities, mistakes);
     let actions =
         [("answer", ManagedAction::Answer), ("report", ManagedAction::Report), ("refuse", ManagedAction::Refuse)];
-    let health_hosts = object.get("health").and_then(|health| health.object(&["hosts"], mistakes)).map(|health| {
-        // A kubelet calls by the pod's address, which nobody knows beforehand: there is no default.
-        if health.get("hosts").is_none() {
-            mistakes.add(&health.path_of("hosts"), "is missing: write the host that the probe sends");
-        }
-        health.hosts(&[], mistakes)
-    });
+    let (health_hosts, health_identities) = read_health(&object, identities, mistakes);
     if ["imds", "app_service", "health"].iter().all(|name| object.get(name).is_none()) {
         mistakes.add(
             &object.path_of("imds"),
@@ -45,17 +39,38 @@ pub(super) fn read(
         action: object.word("action", &actions, ManagedAction::Answer, mistakes),
         imds: read_imds(&object, mistakes),
         app_service: read_app_service(&object, variable, mistakes),
-        health_hosts: health_hosts.unwrap_or_default(),
+        health_hosts,
+        health_identities,
     })
+}
+
+/// Where health is answered, and which identities decide; `None` where the configuration does not say which.
+fn read_health(
+    object: &Object<'_>,
+    identities: &[Identity],
+    mistakes: &mut Mistakes,
+) -> (Vec<String>, Option<Vec<usize>>) {
+    let Some(health) = object.get("health").and_then(|health| health.object(&["hosts", "identities"], mistakes)) else {
+        return (Vec::new(), None);
+    };
+    // A kubelet calls by the pod's address, which nobody knows beforehand: there is no default.
+    if health.get("hosts").is_none() {
+        mistakes.add(&health.path_of("hosts"), "is missing: write the host that the probe sends");
+    }
+    let decisive = health.get("identities").map(|field| read_places(&field, identities, mistakes));
+    (health.hosts(&[], mistakes), decisive)
+}
+
+/// The places of the identities that a list names.
+fn read_places(field: &Field<'_>, identities: &[Identity], mistakes: &mut Mistakes) -> Vec<usize> {
+    let items = field.list(mistakes).unwrap_or_default();
+    items.iter().filter_map(|item| identities::read_place(item, identities, mistakes)).collect()
 }
 
 /// Which identities callers may ask for, and whose token they get who name none.
 fn read_offer(object: &Object<'_>, identities: &[Identity], mistakes: &mut Mistakes) -> (Vec<usize>, Option<usize>) {
     let offered: Vec<usize> = match object.get("identities") {
-        Some(field) => {
-            let items = field.list(mistakes).unwrap_or_default();
-            items.iter().filter_map(|item| identities::read_place(item, identities, mistakes)).collect()
-        }
+        Some(field) => read_places(&field, identities, mistakes),
         None if identities.len() > 1 => {
             let names = identities::names(identities, ", ");
             mistakes.add(

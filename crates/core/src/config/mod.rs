@@ -18,7 +18,7 @@ use std::fmt;
 
 use crate::assertion::Source;
 use crate::azure::HeaderForm;
-use crate::broker::Limits;
+use crate::broker::{Credential, Limits};
 use crate::entra::{Authority, Grant, GrantParts};
 use crate::event::Level;
 use crate::host::HostPattern;
@@ -102,9 +102,11 @@ impl Identity {
         self.principal.as_ref().map(|principal| principal.client_id.as_str())
     }
 
-    /// Where its federated token comes from, or what is missing in the pod.
-    pub(crate) fn assertion(&self) -> Result<&Source, &Problem> {
-        self.principal.as_ref().map(|principal| &principal.assertion)
+    /// What its readiness hangs on, or what is missing in the pod for it.
+    pub(crate) fn credential(&self) -> Result<Credential, Problem> {
+        self.principal.as_ref().map_err(Clone::clone)?;
+        // It is the same for every scope.
+        self.grant("").map(|grant| Credential::of(&grant))
     }
 }
 
@@ -198,6 +200,9 @@ pub(crate) struct ManagedIdentity {
     pub(crate) app_service: Option<AppService>,
     /// Where `/healthz` and `/readyz` are answered, on any port.
     pub(crate) health_hosts: Vec<String>,
+    /// The identities that decide whether the pod is ready, by their places in [`Config::identities`]; `None` is the
+    /// default one, or else all that the configuration uses.
+    pub(crate) health_identities: Option<Vec<usize>>,
 }
 
 impl ManagedIdentity {
@@ -278,6 +283,11 @@ impl fmt::Display for Refused {
 impl std::error::Error for Refused {}
 
 impl Config {
+    /// Whether a destination or the managed-identity endpoint uses the identity at this place.
+    pub(crate) fn uses(&self, place: usize) -> bool {
+        sections::uses(place, &self.destinations, self.managed_identity.as_ref())
+    }
+
     /// Reads a configuration; `variable` looks an environment variable up.
     ///
     /// # Errors

@@ -129,14 +129,18 @@ fn check_principals(
     }
 }
 
-fn warnings(names: &[&str], destinations: &[Destination], managed_identity: Option<&ManagedIdentity>) -> Vec<String> {
-    let by_caller = destinations.iter().any(|destination| whose(destination) == Some(Whose::Caller));
-    let used = |place: usize| {
-        by_caller
-            || destinations.iter().any(|destination| whose(destination) == Some(Whose::Identity(place)))
-            || managed_identity.is_some_and(|answers| answers.offered.contains(&place))
+/// Whether a destination or the managed-identity endpoint uses the identity at this place.
+pub(super) fn uses(place: usize, destinations: &[Destination], managed_identity: Option<&ManagedIdentity>) -> bool {
+    let by_destination = |destination: &Destination| match whose(destination) {
+        Some(Whose::Identity(used)) => used == place,
+        Some(Whose::Caller) => true,
+        None => false,
     };
-    let unused = names.iter().enumerate().filter(|(place, _)| !used(*place));
+    destinations.iter().any(by_destination) || managed_identity.is_some_and(|answers| answers.offered.contains(&place))
+}
+
+fn warnings(names: &[&str], destinations: &[Destination], managed_identity: Option<&ManagedIdentity>) -> Vec<String> {
+    let unused = names.iter().enumerate().filter(|(place, _)| !uses(*place, destinations, managed_identity));
     unused
         .map(|(place, name)| format!("identities[{place}] ({name}) is used by no destination and not on offer"))
         .collect()

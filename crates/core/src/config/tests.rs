@@ -152,6 +152,15 @@ fn several_identities_must_be_told_apart_wherever_one_is_meant() {
             r#"managed_identity.imds.hosts[0]: "x:1" is no host: write a name or an address without a port"#,
         ]
     );
+    assert_eq!(
+        mistakes(&format!(
+            r#"{{{two},"managed_identity":{{"identities":["a"],"health":{{"hosts":["h"],"identities":["c"]}}}}}}"#
+        )),
+        [r#"managed_identity.health.identities[0]: "c" is no identity: write a or b"#]
+    );
+    let health = r#""health":{"hosts":["h"],"identities":["b","a"]}"#;
+    let config = parse(&format!(r#"{{{two},"managed_identity":{{"identities":["a"],{health}}}}}"#)).unwrap();
+    assert_eq!(config.managed_identity.unwrap().health_identities, Some(vec![1, 0]));
     let config = parse(&format!(r#"{{{two},"managed_identity":{{"identities":["a","b"],"imds":{{}}}}}}"#)).unwrap();
     assert_eq!(config.managed_identity.unwrap().default, None);
 }

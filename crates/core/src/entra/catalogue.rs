@@ -13,17 +13,25 @@ pub(crate) enum Passing {
     FreshAssertion,
     /// It passes by itself.
     ByItself,
+    /// Entra throttles the client or the tenant: every exchange of the identity backs off.
+    Throttled,
     /// Somebody must change something.
     ByChange,
 }
 
 impl Passing {
+    /// Whether Entra may answer differently without anybody's change.
+    pub(crate) const fn is_transient(self) -> bool {
+        matches!(self, Self::ByItself | Self::Throttled)
+    }
+
     /// The word for metrics.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::RetrySoon => "retry_soon",
             Self::FreshAssertion => "fresh_assertion",
             Self::ByItself => "by_itself",
+            Self::Throttled => "throttled",
             Self::ByChange => "by_change",
         }
     }
@@ -40,7 +48,7 @@ pub(crate) struct Row {
     pub(crate) remedy: &'static str,
 }
 
-use Passing::{ByChange, ByItself, FreshAssertion, RetrySoon};
+use Passing::{ByChange, ByItself, FreshAssertion, RetrySoon, Throttled};
 
 const SERVICE_TROUBLE: &str = "Entra has trouble of its own: it is tried again by itself.";
 const WRONG_AUTHORITY: &str = "Set entra.authority (or AZURE_AUTHORITY_HOST) to the tenant's cloud.";
@@ -64,7 +72,7 @@ const ROWS: &[Row] = &[
     Row { code: 50033, passing: ByItself, remedy: SERVICE_TROUBLE },
     Row { code: 50087, passing: ByItself, remedy: SERVICE_TROUBLE },
     Row { code: 50166, passing: ByItself, remedy: ISSUER_UNREACHABLE },
-    Row { code: 50196, passing: ByItself, remedy: "Entra saw too many requests of this client: see who else asks with this client id." },
+    Row { code: 50196, passing: Throttled, remedy: "Entra saw too many requests of this client: see who else asks with this client id." },
     Row { code: 53003, passing: ByChange, remedy: CONDITIONAL_ACCESS },
     Row { code: 70011, passing: ByChange, remedy: ONE_RESOURCE },
     Row { code: 70021, passing: RetrySoon, remedy: "Compare issuer, subject and audience of the federated credential with the token's, letter by letter; a new credential takes minutes." },
@@ -75,7 +83,7 @@ const ROWS: &[Row] = &[
     Row { code: 90024, passing: ByItself, remedy: SERVICE_TROUBLE },
     Row { code: 90033, passing: ByItself, remedy: SERVICE_TROUBLE },
     Row { code: 90038, passing: ByChange, remedy: WRONG_AUTHORITY },
-    Row { code: 90055, passing: ByItself, remedy: "The tenant is throttled: see who asks so often." },
+    Row { code: 90055, passing: Throttled, remedy: "The tenant is throttled: see who asks so often." },
     Row { code: 90061, passing: ByItself, remedy: ISSUER_UNREACHABLE },
     Row { code: 90090, passing: ByItself, remedy: SERVICE_TROUBLE },
     Row { code: 500011, passing: ByChange, remedy: NO_SUCH_RESOURCE },
@@ -106,6 +114,22 @@ const ROWS: &[Row] = &[
     Row { code: 9001023, passing: ByChange, remedy: "Write the tenant's id, not common or organizations." },
 ];
 
+/// The codes that are a refusal of the credential: of the client, its federated credential, the federated token or the
+/// tenant, whatever resource the exchange is for. In ascending order, each with a row above.
+///
+/// A pod whose credential is refused is not ready ([`crate::broker::Readiness`]). A code that is not listed here never
+/// makes a pod unready: a resource that does not exist (500011), a Conditional Access policy that may depend on the
+/// resource (53003), an outage.
+const CREDENTIAL: &[u32] = &[
+    50027, 70021, 70025, 90002, 90038, 700016, 700024, 700025, 700027, 700211, 700212, 700213, 700222, 700229, 700238,
+    900382, 900384, 900432, 5002730, 7000112, 7000215, 7000218, 7000222, 7000272, 7002138, 9001023,
+];
+
+/// Whether the code is a refusal of the credential.
+pub(crate) fn is_of_credential(code: u32) -> bool {
+    CREDENTIAL.binary_search(&code).is_ok()
+}
+
 /// The row of a code, when it has one.
 pub(crate) fn row(code: u32) -> Option<&'static Row> {
     ROWS.binary_search_by_key(&code, |row| row.code).ok().and_then(|index| ROWS.get(index))
@@ -123,5 +147,33 @@ mod tests {
             assert_eq!(row(entry.code), Some(entry));
         }
         assert_eq!(row(1), None);
+    }
+
+    #[test]
+    fn a_refusal_of_the_credential_has_a_row_and_does_not_pass_by_itself() {
+        assert!(CREDENTIAL.windows(2).all(|pair| pair[0] < pair[1]));
+        for code in CREDENTIAL {
+            let row = row(*code).unwrap_or_else(|| panic!("{code} has no row"));
+            assert!(!row.passing.is_transient(), "{code}");
+            assert!(is_of_credential(*code));
+        }
+    }
+
+    #[test]
+    fn the_documents_list_every_refusal_that_makes_a_pod_unready() {
+        let page = include_str!("../../../../docs/configuration.md");
+        let rows = page.lines().filter(|line| line.ends_with("| not ready |"));
+        let numbers =
+            rows.flat_map(|line| line.split(|c: char| !c.is_ascii_digit()).filter_map(|text| text.parse().ok()));
+        let mut documented: Vec<u32> = numbers.collect();
+        documented.sort_unstable();
+        assert_eq!(documented, CREDENTIAL);
+    }
+
+    #[test]
+    fn what_depends_on_the_resource_or_on_entra_is_not_a_refusal_of_the_credential() {
+        for code in [50001, 500011, 28002, 70011, 700022, 700023, 53003, 530032, 50196, 90055, 90033, 50166, 1] {
+            assert!(!is_of_credential(code), "{code}");
+        }
     }
 }

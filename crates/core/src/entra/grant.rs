@@ -15,14 +15,32 @@ use crate::time::Timestamp;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TokenKey([u8; 32]);
 
+/// The parts, hashed with SHA-256, each preceded by its length.
+fn hash(parts: &[&str]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    hash.finalize().into()
+}
+
+/// Everything that makes two credentials different, hashed: authority, tenant, client, source of the assertion. It is a
+/// [`TokenKey`] without the scope; identities of other names that are the same client share it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct CredentialKey([u8; 32]);
+
+impl CredentialKey {
+    /// The first byte, which is as good as random.
+    pub(crate) const fn first_byte(&self) -> u8 {
+        let [first, ..] = self.0;
+        first
+    }
+}
+
 impl TokenKey {
     fn of(parts: &[&str]) -> Self {
-        let mut hash = Sha256::new();
-        for part in parts {
-            hash.update((part.len() as u64).to_be_bytes());
-            hash.update(part.as_bytes());
-        }
-        Self(hash.finalize().into())
+        Self(hash(parts))
     }
 
     /// The key as bytes, as workers send it to each other.
@@ -100,9 +118,7 @@ impl Grant {
             parts.tenant_id,
             parts.client_id,
             parts.scope,
-            match parts.assertion {
-                Source::File { .. } => "file",
-            },
+            parts.assertion.kind(),
             parts.assertion.cluster(),
         ]);
         Self {
@@ -121,6 +137,17 @@ impl Grant {
     /// The key of the token.
     pub const fn key(&self) -> TokenKey {
         self.key
+    }
+
+    /// The key of the credential that the token is asked for with. It is made anew each time: few exchanges need it.
+    pub fn credential(&self) -> CredentialKey {
+        CredentialKey(hash(&[
+            self.authority.host(),
+            &self.tenant_id,
+            &self.client_id,
+            self.assertion.kind(),
+            self.assertion.cluster(),
+        ]))
     }
 
     /// The identity's name in the configuration.
@@ -210,6 +237,16 @@ mod tests {
             GrantParts { assertion: &elsewhere, ..parts.clone() },
         ] {
             assert_ne!(one, key(other));
+        }
+        let credential = |parts: GrantParts<'_>| Grant::new(&parts).credential();
+        assert_eq!(credential(parts.clone()), credential(GrantParts { scope: "s//.default", ..parts.clone() }));
+        for other in [
+            GrantParts { authority: &other, ..parts.clone() },
+            GrantParts { tenant_id: "u", ..parts.clone() },
+            GrantParts { client_id: "d", ..parts.clone() },
+            GrantParts { assertion: &elsewhere, ..parts.clone() },
+        ] {
+            assert_ne!(credential(parts.clone()), credential(other));
         }
         let ways = ["entra_2".to_owned()];
         assert_eq!(

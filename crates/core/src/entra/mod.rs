@@ -9,8 +9,8 @@ mod catalogue;
 mod grant;
 
 pub use authority::{Authority, AuthorityMistake, Cloud};
-pub(crate) use catalogue::Passing;
-pub use grant::{Grant, GrantParts, TokenKey};
+pub(crate) use catalogue::{Passing, is_of_credential};
+pub use grant::{CredentialKey, Grant, GrantParts, TokenKey};
 
 use std::fmt;
 use std::time::Duration;
@@ -31,6 +31,9 @@ const LONGEST_ANSWER: usize = 256 * 1024;
 
 /// No token of Entra's lives longer than a day; what claims more is believed only this far.
 const LONGEST_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The status with which Entra throttles (RFC 6585, section 4).
+const TOO_MANY_REQUESTS: u16 = 429;
 
 /// The longest `Retry-After` that is obeyed.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
@@ -229,7 +232,8 @@ fn read_refusal(status: u16, body: &[u8], cluster: &str, claims: &Claims) -> (Pr
     let body = body.get(..LONGEST_ANSWER).unwrap_or(body);
     let json: Option<Value> = serde_json::from_slice(body).ok().filter(|json: &Value| json.get("error").is_some());
     let Some(json) = json else {
-        return (no_answer(status, body, cluster), Passing::ByItself);
+        let passing = if status == TOO_MANY_REQUESTS { Passing::Throttled } else { Passing::ByItself };
+        return (no_answer(status, body, cluster), passing);
     };
     let text = |name: &str| json.get(name).and_then(Value::as_str).map(str::to_owned);
     let description = redact(&text("error_description").unwrap_or_default());
@@ -246,13 +250,12 @@ fn read_refusal(status: u16, body: &[u8], cluster: &str, claims: &Claims) -> (Pr
     };
     let row = aadsts.and_then(catalogue::row);
     let passing = match row {
+        _ if status == TOO_MANY_REQUESTS => Passing::Throttled,
         Some(row) => row.passing,
-        None if status == 429 || status >= 500 || diagnosis.error.as_deref() == Some("temporarily_unavailable") => {
-            Passing::ByItself
-        }
+        None if status >= 500 || diagnosis.error.as_deref() == Some("temporarily_unavailable") => Passing::ByItself,
         None => Passing::ByChange,
     };
-    let code = if passing == Passing::ByItself { Code::EntraUnavailable } else { Code::EntraRefused };
+    let code = if passing.is_transient() { Code::EntraUnavailable } else { Code::EntraRefused };
     // The lines after the first repeat what has members of its own.
     let said = description.lines().next().unwrap_or_default().trim();
     let said = if said.is_empty() { diagnosis.error.as_deref().unwrap_or("no reason given") } else { said };
@@ -461,7 +464,15 @@ mod tests {
             (Code::EntraRefused, Passing::FreshAssertion)
         );
         assert_eq!(error(400, r#"{"error":"x","error_codes":[90033]}"#), (Code::EntraUnavailable, Passing::ByItself));
-        assert_eq!(error(429, r#"{"error":"x"}"#), (Code::EntraUnavailable, Passing::ByItself));
+        for (status, body) in [
+            (429, r#"{"error":"x"}"#),
+            (429, r#"{"error":"x","error_codes":[700016]}"#),
+            (429, "slow down"),
+            (400, r#"{"error":"x","error_codes":[50196]}"#),
+            (400, r#"{"error":"x","error_codes":[90055]}"#),
+        ] {
+            assert_eq!(error(status, body), (Code::EntraUnavailable, Passing::Throttled), "{status} {body}");
+        }
         assert_eq!(error(400, r#"{"error":"temporarily_unavailable"}"#), (Code::EntraUnavailable, Passing::ByItself));
         assert_eq!(error(400, r#"{"error":"x","error_codes":[999]}"#), (Code::EntraRefused, Passing::ByChange));
         assert_eq!(error(503, "upstream connect error"), (Code::EntraUnavailable, Passing::ByItself));

@@ -3,6 +3,7 @@
 mod app_service;
 pub(crate) mod caller;
 pub(crate) mod guard;
+mod health;
 mod imds;
 mod query;
 mod reply;
@@ -11,7 +12,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use crate::broker::Readiness;
+use crate::broker::{Decisive, Readiness};
 use crate::config::{AppService, Config, Identity, Imds, ManagedAction, ManagedIdentity};
 use crate::decision::{Decision, Delivery, Report};
 use crate::host::Host;
@@ -20,6 +21,7 @@ use crate::path;
 use crate::problem::{Code, Problem};
 use caller::{Caller, Protocol};
 use guard::{is_local, must_be_get};
+pub use health::readiness_reply;
 use query::{IdKind, Query, Selector};
 
 /// The endpoint, and the identities on offer.
@@ -31,7 +33,7 @@ pub(crate) struct Endpoint {
     offered: Vec<Identity>,
     /// The place in `offered`.
     default: Option<usize>,
-    readiness: Result<Arc<Readiness>, Problem>,
+    readiness: Arc<Readiness>,
     /// On a gateway, whoever calls is somebody else than the pod itself.
     on_gateway: bool,
 }
@@ -46,7 +48,7 @@ impl Endpoint {
             app_service: answers.app_service.clone(),
             health_hosts: answers.health_hosts.clone(),
             action: answers.action,
-            readiness: readiness(&offered, default).map(Arc::new),
+            readiness: Arc::new(readiness(answers, config)),
             offered,
             default,
             on_gateway,
@@ -146,11 +148,10 @@ impl Endpoint {
     }
 
     fn decide_health(&self, path: &[u8], request: &dyn Request) -> Decision {
-        match (must_be_get(request), path, &self.readiness) {
-            (Err(problem), _, _) => Decision::Reply(problem.to_reply()),
-            (Ok(()), b"/healthz", _) => Decision::Reply(Reply::ok()),
-            (Ok(()), _, Ok(readiness)) => Decision::Check(Arc::clone(readiness)),
-            (Ok(()), _, Err(problem)) => Decision::Reply(problem.to_reply()),
+        match (must_be_get(request), path) {
+            (Err(problem), _) => Decision::Reply(problem.to_reply()),
+            (Ok(()), b"/healthz") => Decision::Reply(Reply::ok()),
+            (Ok(()), _) => Decision::Check(Arc::clone(&self.readiness)),
         }
     }
 
@@ -236,19 +237,14 @@ fn must_be_allowed(identity: &Identity, query: &Query) -> Result<(), Problem> {
     Err(problem.about(&identity.name, &query.scope()))
 }
 
-/// What must hold for the pod to be ready: the default identity decides, or else all that are on offer.
-fn readiness(offered: &[Identity], default: Option<usize>) -> Result<Readiness, Problem> {
-    let decisive: Vec<&Identity> = match default.and_then(|place| offered.get(place)) {
-        Some(identity) => vec![identity],
-        None => offered.iter().collect(),
-    };
-    let mut sources = decisive.iter().map(|identity| identity.assertion());
-    let assertion = sources.find_map(Result::ok).ok_or_else(|| {
-        let missing = decisive.iter().find_map(|identity| identity.assertion().err().cloned());
-        missing.unwrap_or_else(|| Problem::new(Code::IdentityNotFound, "no identity is on offer", "Offer one."))
-    })?;
-    Ok(Readiness {
-        assertion: assertion.clone(),
-        identities: decisive.iter().map(|identity| identity.name.clone()).collect(),
-    })
+/// The identities that decide whether the pod is ready: those that the configuration names, else the default one, else
+/// all that it uses.
+fn readiness(answers: &ManagedIdentity, config: &Config) -> Readiness {
+    let named = answers.health_identities.clone();
+    let decisive = named
+        .or_else(|| answers.default.map(|place| vec![place]))
+        .unwrap_or_else(|| (0..config.identities.len()).filter(|place| config.uses(*place)).collect());
+    let identities = decisive.iter().filter_map(|place| config.identities.get(*place));
+    let of = |identity: &Identity| Decisive { name: identity.name.clone(), credential: identity.credential() };
+    Readiness { identities: identities.map(of).collect() }
 }

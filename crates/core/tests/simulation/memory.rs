@@ -4,6 +4,11 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
+/// Whether the value under this name holds tokens' entries.
+pub(crate) fn is_of_tokens(name: &str) -> bool {
+    !name.contains("/credential/") && !name.ends_with("/readings")
+}
+
 #[derive(Default)]
 pub(crate) struct Memory {
     values: RefCell<BTreeMap<String, (Vec<u8>, u32)>>,
@@ -36,9 +41,10 @@ impl Memory {
         self.longest.get()
     }
 
-    /// The names under which there is more than an empty list. The last refusal of each identity is kept, and there are few.
+    /// The names of tokens' shelves under which there is more than an empty list. What is known of each credential is
+    /// kept, and there are few.
     pub(crate) fn not_empty(&self) -> usize {
         let values = self.values.borrow();
-        values.iter().filter(|(name, (value, _))| value != b"[]" && !name.contains("/refusal/")).count()
+        values.iter().filter(|(name, (value, _))| value != b"[]" && is_of_tokens(name)).count()
     }
 }

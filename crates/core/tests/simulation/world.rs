@@ -14,7 +14,7 @@ use entra_exchange_core::time::Timestamp;
 use crate::clock::Clock;
 use crate::entra::{self, Answered};
 use crate::judge::{Judge, Life};
-use crate::memory::Memory;
+use crate::memory::{self, Memory};
 use crate::plan::Plan;
 use crate::random::Random;
 use crate::sabotage::Sabotage;
@@ -96,7 +96,10 @@ impl SharedData for Door<'_> {
     }
 
     fn set(&self, name: &str, value: &[u8], cas: Option<u32>) -> bool {
-        self.world.let_others_come_between();
+        // What is shared of a credential decides about no token.
+        if memory::is_of_tokens(name) {
+            self.world.let_others_come_between();
+        }
         let cas = cas.filter(|_| self.world.sabotage != Some(Sabotage::EverySetSucceeds));
         self.world.memory.set(&self.name(name), value, cas)
     }

@@ -2,6 +2,7 @@
 
 mod exchange;
 mod life;
+mod readiness;
 mod shown;
 
 use std::cell::RefCell;
@@ -22,6 +23,15 @@ const START: Timestamp = Timestamp::from_unix_seconds(1_795_334_000);
 struct Shared {
     values: RefCell<HashMap<String, (Vec<u8>, u32)>>,
     sets: RefCell<u32>,
+}
+
+impl Shared {
+    /// What the shelves of tokens hold. What is shared of the credentials stays: there are as many as the configuration has.
+    fn shelves(&self) -> impl Iterator<Item = Vec<u8>> {
+        let of_tokens = |name: &str| !name.contains("/credential/") && !name.ends_with("/readings");
+        let values = self.values.borrow().clone();
+        values.into_iter().filter(move |(name, _)| of_tokens(name)).map(|(_, (value, _))| value)
+    }
 }
 
 impl SharedData for Shared {
@@ -71,8 +81,10 @@ fn seen(commands: Vec<Command>) -> Vec<Seen> {
             Command::Finish(StreamId(stream), Ok(_)) => Some(Seen::Token(stream)),
             Command::Finish(StreamId(stream), Err(problem)) => Some(Seen::Problem(stream, problem.code)),
             Command::ReadForCheck(_) => Some(Seen::Read),
-            Command::Checked(StreamId(stream), Ok(())) => Some(Seen::Ready(stream)),
-            Command::Checked(StreamId(stream), Err(problem)) => Some(Seen::Problem(stream, problem.code)),
+            Command::Checked(StreamId(stream), status) => Some(match status.outcome() {
+                Ok(()) => Seen::Ready(stream),
+                Err(problem) => Seen::Problem(stream, problem.code),
+            }),
             Command::Log(_) | Command::Measure(_) => None,
         })
         .collect()

@@ -1,0 +1,186 @@
+//! What the workers of one Envoy process share for each credential: whether Entra accepts it, and whether the federated
+//! token that proves it can be read.
+//!
+//! It is kept apart from the tokens' entries because it must outlive them: a refusal decides readiness whichever
+//! exchange brought it. There are as many credentials as identities in the configuration; no caller can add one.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::freshness::Issued;
+use super::shared::{self, PREFIX, Then};
+use super::{GRACE, SharedData};
+use crate::assertion::{Fingerprint, Source};
+use crate::entra::{CredentialKey, Grant, is_of_credential};
+use crate::problem::{Code, Problem};
+use crate::time::Timestamp;
+
+/// The number of names: each holds the credentials whose key begins so. Names cannot be removed from shared data, and a
+/// compare-and-set needs a name that exists ([`shared`]).
+const SHELVES: u8 = 16;
+
+/// What is shared for one credential.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct State {
+    /// The issued token that can be sent for longest.
+    #[serde(default)]
+    issued: Option<Lifetime>,
+    /// The last refusal of the credential, unless a token was issued since.
+    #[serde(default)]
+    refusal: Option<Refusal>,
+}
+
+/// From when until when a token can be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Lifetime {
+    issued_at: Timestamp,
+    usable_until: Timestamp,
+}
+
+/// Entra refused the credential.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Refusal {
+    pub(super) problem: Problem,
+    /// The federated token that was refused.
+    pub(super) assertion: Fingerprint,
+}
+
+impl State {
+    fn note_issued(&mut self, issued: &Issued, now: Timestamp) {
+        let newer = Lifetime { issued_at: issued.issued_at(), usable_until: issued.usable_until() };
+        let outlasted = |known: Lifetime| known.usable_until <= newer.usable_until || !known.is_usable(None, now);
+        if self.issued.is_none_or(outlasted) {
+            self.issued = Some(newer);
+        }
+        self.refusal = None;
+    }
+
+    /// The refusal that counts, if the federated token is the refused one still: none while a token can be sent that is
+    /// not from before `discard_before`.
+    pub(super) fn refusal(&self, discard_before: Option<Timestamp>, now: Timestamp) -> Option<&Refusal> {
+        let has_token = self.issued.is_some_and(|issued| issued.is_usable(discard_before, now));
+        self.refusal.as_ref().filter(|_| !has_token)
+    }
+
+    fn is_over(&self, now: Timestamp) -> bool {
+        self.refusal.is_none() && self.issued.is_none_or(|issued| !issued.is_usable(None, now))
+    }
+}
+
+impl Lifetime {
+    /// One from the future is from before the clock was set back, and does not count.
+    fn is_usable(self, discard_before: Option<Timestamp>, now: Timestamp) -> bool {
+        let discarded = discard_before.is_some_and(|before| self.issued_at < before);
+        !discarded && self.issued_at <= now.plus(GRACE) && now < self.usable_until
+    }
+}
+
+/// The entries under one name.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(transparent)]
+struct Shelf(Vec<(CredentialKey, State)>);
+
+fn decode(bytes: &[u8]) -> BTreeMap<CredentialKey, State> {
+    let mut entries = BTreeMap::new();
+    entries.extend(serde_json::from_slice::<Shelf>(bytes).unwrap_or_default().0);
+    entries
+}
+
+fn shelf(number: u8) -> String {
+    format!("{PREFIX}credential/{number:x}")
+}
+
+fn shelf_of(credential: CredentialKey) -> String {
+    shelf(credential.first_byte() % SHELVES)
+}
+
+/// The sources whose last reading gave a usable federated token, by cluster.
+fn readings() -> String {
+    format!("{PREFIX}readings")
+}
+
+/// Makes the names that are not there yet, as [`shared::prepare`] does.
+pub(super) fn prepare(shared: &dyn SharedData) {
+    for name in (0..SHELVES).map(shelf).chain([readings()]) {
+        if shared.get(&name).is_none() {
+            shared.set(&name, b"[]", None);
+        }
+    }
+}
+
+/// What is shared for a credential.
+pub(super) fn read(shared: &dyn SharedData, credential: CredentialKey) -> State {
+    let bytes = shared.get(&shelf_of(credential)).map(|(bytes, _)| bytes).unwrap_or_default();
+    decode(&bytes).remove(&credential).unwrap_or_default()
+}
+
+/// Changes what is shared for a credential, as [`shared::update`] does for a token.
+pub(super) fn update<T>(
+    shared: &dyn SharedData,
+    credential: CredentialKey,
+    now: Timestamp,
+    mut change: impl FnMut(&mut State) -> Then<T>,
+) -> Option<T> {
+    shared::update_value(shared, &shelf_of(credential), |bytes| {
+        let mut entries = decode(bytes);
+        match change(entries.entry(credential).or_default()) {
+            Then::Keep(result) => (None, result),
+            Then::Write(result) => {
+                entries.retain(|_, state| !state.is_over(now));
+                let shelf = Shelf(entries.into_iter().collect());
+                (Some(serde_json::to_vec(&shelf).unwrap_or_default()), result)
+            }
+        }
+    })
+}
+
+/// Notes that a token was issued: Entra accepts the credential.
+pub(super) fn note_issued(shared: &dyn SharedData, grant: &Grant, issued: &Issued, now: Timestamp) {
+    update(shared, grant.credential(), now, |state| {
+        let before = state.clone();
+        state.note_issued(issued, now);
+        if *state == before { Then::Keep(()) } else { Then::Write(()) }
+    });
+}
+
+/// Notes what Entra's answer says of the credential, when it is final: also the second try, where there is one, came to
+/// this. What is not a refusal of the credential says nothing of it.
+pub(super) fn note_answer(
+    shared: &dyn SharedData,
+    grant: &Grant,
+    problem: &Problem,
+    assertion: Fingerprint,
+    now: Timestamp,
+) {
+    if problem.code == Code::EntraRefused && problem.entra.aadsts.is_some_and(is_of_credential) {
+        update(shared, grant.credential(), now, |state| {
+            state.refusal = Some(Refusal { problem: problem.clone(), assertion });
+            Then::Write(())
+        });
+    }
+}
+
+/// Whether the last reading of the source, in whichever worker, gave a usable federated token.
+pub(super) fn is_readable(shared: &dyn SharedData, source: &Source) -> bool {
+    let bytes = shared.get(&readings()).map(|(bytes, _)| bytes).unwrap_or_default();
+    readable(&bytes).iter().any(|cluster| cluster == source.cluster())
+}
+
+/// Notes what the last reading of the source gave. It is written only when it changes.
+pub(super) fn note_reading(shared: &dyn SharedData, source: &Source, usable: bool) {
+    shared::update_value(shared, &readings(), |bytes| {
+        let mut clusters = readable(bytes);
+        let known = clusters.iter().position(|cluster| cluster == source.cluster());
+        match (known, usable) {
+            (None, true) => clusters.push(source.cluster().to_owned()),
+            (Some(place), false) => drop(clusters.swap_remove(place)),
+            (Some(_), true) | (None, false) => return (None, ()),
+        }
+        (Some(serde_json::to_vec(&clusters).unwrap_or_default()), ())
+    });
+}
+
+fn readable(bytes: &[u8]) -> Vec<String> {
+    serde_json::from_slice(bytes).unwrap_or_default()
+}

@@ -1,0 +1,327 @@
+//! Readiness: what decides it, in whichever order it happens.
+
+use super::*;
+
+/// The identities of these grants, all of which decide.
+fn readiness_of(grants: &[&Grant]) -> Arc<Readiness> {
+    let of = |grant: &&Grant| Decisive { name: grant.identity().to_owned(), credential: Ok(Credential::of(grant)) };
+    Arc::new(Readiness { identities: grants.iter().map(of).collect() })
+}
+
+fn code(status: &ReadinessStatus) -> Result<(), Code> {
+    status.outcome().map_err(|problem| problem.code)
+}
+
+/// What happens to a pod whose identity is asked for tokens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Happening {
+    Issued,
+    /// AADSTS700016.
+    CredentialRefused,
+    /// AADSTS700213, on the first and on the second try.
+    CredentialRefusedTwice,
+    /// AADSTS700213 on the first try, a token on the second.
+    CredentialRefusedOnce,
+    /// AADSTS500011.
+    ResourceRefused,
+    Outage,
+    Throttled,
+    /// The kubelet writes another token.
+    FileRenewed,
+    /// The file holds no token.
+    FileBroken,
+    /// The tokens that were issued end.
+    TokensEnd,
+}
+
+use Happening::*;
+
+const HAPPENINGS: [Happening; 10] = [
+    Issued,
+    CredentialRefused,
+    CredentialRefusedTwice,
+    CredentialRefusedOnce,
+    ResourceRefused,
+    Outage,
+    Throttled,
+    FileRenewed,
+    FileBroken,
+    TokensEnd,
+];
+
+/// The definition, in a few lines: what a pod's readiness hangs on.
+#[derive(Clone, Copy, Debug, Default)]
+struct Expected {
+    /// Which token is in the file; `None` is none that can be used.
+    file: Option<u32>,
+    last_reading_usable: bool,
+    /// The token that was refused, when Entra's last word on the credential was a refusal.
+    refused: Option<u32>,
+    has_token: bool,
+}
+
+impl Expected {
+    fn happens(&mut self, happening: Happening, number: u32) {
+        match happening {
+            FileRenewed => self.file = Some(number),
+            FileBroken => self.file = None,
+            TokensEnd => self.has_token = false,
+            // An exchange reads the file first.
+            _ if self.file.is_none() => self.last_reading_usable = false,
+            _ => self.last_reading_usable = true,
+        }
+        match (happening, self.file) {
+            (Issued | CredentialRefusedOnce, Some(_)) => (self.refused, self.has_token) = (None, true),
+            (CredentialRefused | CredentialRefusedTwice, Some(file)) => self.refused = Some(file),
+            _ => {}
+        }
+    }
+
+    /// A check reads the file where its last reading was not usable, and where the refused token may have been renewed.
+    fn is_ready(&mut self) -> bool {
+        let refused = self.refused.filter(|_| !self.has_token);
+        if !self.last_reading_usable || refused.is_some() {
+            self.last_reading_usable = self.file.is_some();
+        }
+        self.last_reading_usable && (refused.is_none() || refused != self.file)
+    }
+}
+
+/// A pod, and what its file holds.
+struct Pod {
+    process: Process,
+    file: CallResult,
+    scopes: u32,
+}
+
+impl Pod {
+    fn new() -> Self {
+        let process = Process::new();
+        let mut pod = Self { process, file: answer(503, &json!({})), scopes: 0 };
+        pod.renew(0);
+        pod
+    }
+
+    fn renew(&mut self, number: u32) {
+        let mut claims = claims();
+        claims["exp"] = json!(u64::MAX);
+        claims["jti"] = json!(number);
+        let body = jwt(&json!({"alg": "RS256"}), &claims).into_bytes();
+        self.file = Ok(Response { status: 200, retry_after: None, body, is_envoys_own: false });
+    }
+
+    /// An exchange for a scope of its own: whichever exchange brings it counts.
+    fn exchange(&mut self, worker: usize, answers: &[CallResult]) {
+        self.scopes += 1;
+        self.process.grant = grant_of("payments", &format!("{}/.default", self.scopes), &["entra"], None);
+        self.process.pending(worker, self.scopes);
+        assert_eq!(self.process.look(worker), [Seen::Read]);
+        for answer in answers {
+            if self.process.assertion_answer(worker, self.file.clone()) != [Seen::Call] {
+                return;
+            }
+            self.process.endpoint(worker, answer.clone());
+            self.process.advance(SOON);
+            self.process.look(worker);
+        }
+    }
+
+    fn happens(&mut self, happening: Happening, worker: usize, number: u32) {
+        match happening {
+            Issued => self.exchange(worker, &[token(3600)]),
+            CredentialRefused => self.exchange(worker, &[refusal(700_016)]),
+            CredentialRefusedTwice => self.exchange(worker, &[refusal(700_213), refusal(700_213)]),
+            CredentialRefusedOnce => self.exchange(worker, &[refusal(700_213), token(3600)]),
+            ResourceRefused => self.exchange(worker, &[refusal(500_011)]),
+            Outage => self.exchange(worker, &[answer(500, &json!({}))]),
+            Throttled => {
+                self.exchange(worker, &[answer(429, &json!({"error": "x"}))]);
+                self.process.advance(Duration::from_secs(120));
+            }
+            FileRenewed => self.renew(number),
+            FileBroken => self.file = answer(200, &json!("no token")),
+            TokensEnd => self.process.advance(Duration::from_secs(3600)),
+        }
+    }
+
+    fn is_ready(&mut self, worker: usize) -> bool {
+        let grant = Arc::clone(&self.process.grant);
+        let readiness = readiness_of(&[&grant]);
+        let Process { workers, shared, now, .. } = &mut self.process;
+        if let Some(status) = workers[worker].ready(&readiness, StreamId(999_999), *now, shared) {
+            return status.outcome().is_ok();
+        }
+        assert_eq!(seen(workers[worker].check(*now)), [Seen::Read]);
+        let answered = workers[worker].check_answered(grant.assertion(), self.file.clone(), *now, shared);
+        seen(answered) == [Seen::Ready(999_999)]
+    }
+}
+
+#[test]
+fn a_pod_is_ready_by_the_definition_in_every_order_of_events() {
+    let count = HAPPENINGS.len();
+    let (mut ready, mut not_ready) = (0, 0);
+    for order in 0..count.pow(4) {
+        let happenings: Vec<Happening> =
+            (0..4).map(|place: u32| HAPPENINGS[order / count.pow(place) % count]).collect();
+        let (mut pod, mut expected) = (Pod::new(), Expected { file: Some(0), ..Expected::default() });
+        for (number, happening) in (1..).zip(&happenings) {
+            // One worker has the exchange, another one the probe.
+            let worker = number as usize % 2;
+            pod.happens(*happening, worker, number);
+            expected.happens(*happening, number);
+            let is_ready = expected.is_ready();
+            assert_eq!(pod.is_ready(1 - worker), is_ready, "{number} of {happenings:?}: {expected:?}");
+            if is_ready { ready += 1 } else { not_ready += 1 }
+        }
+    }
+    assert!(ready > 1000 && not_ready > 1000, "{ready} ready, {not_ready} not ready");
+}
+
+#[test]
+fn a_request_for_a_wrong_resource_leaves_a_pod_ready() {
+    let mut pod = Pod::new();
+    for code in [500_011, 50_001, 70_011, 28_002, 700_022, 700_023, 53_003, 999] {
+        pod.exchange(0, &[refusal(code)]);
+        assert!(pod.is_ready(0) && pod.is_ready(1), "{code}");
+    }
+}
+
+#[test]
+fn what_was_not_read_yet_is_read_once_for_all_who_ask_and_nothing_is_exchanged() {
+    let mut process = Process::new();
+    let readiness = readiness_of(&[&Arc::clone(&process.grant)]);
+    let source = process.grant.assertion().clone();
+    let ready = |process: &mut Process, worker: usize, stream: u32| {
+        let status = process.workers[worker].ready(&readiness, StreamId(stream), process.now, &process.shared);
+        status.map(|status| code(&status))
+    };
+    assert_eq!((ready(&mut process, 0, 1), ready(&mut process, 0, 2), ready(&mut process, 0, 3)), (None, None, None));
+    process.workers[0].forget(StreamId(3));
+    assert_eq!(seen(process.workers[0].check(process.now)), [Seen::Read]);
+    assert_eq!(seen(process.workers[0].check(process.now)), []);
+    let missing = Ok(Response { status: 503, retry_after: None, body: Vec::new(), is_envoys_own: true });
+    let answered = seen(process.workers[0].check_answered(&source, missing, process.now, &process.shared));
+    assert_eq!(answered, [Seen::Problem(1, Code::AssertionUnavailable), Seen::Problem(2, Code::AssertionUnavailable)]);
+    // It is tried again with each probe, until it could be read; then every worker knows it.
+    assert_eq!(ready(&mut process, 0, 4), None);
+    assert_eq!(seen(process.workers[0].check(process.now)), [Seen::Read]);
+    let read = process.federated_token();
+    let answered = seen(process.workers[0].check_answered(&source, read, process.now, &process.shared));
+    assert_eq!(answered, [Seen::Ready(4)]);
+    assert_eq!((ready(&mut process, 0, 5), ready(&mut process, 1, 6)), (Some(Ok(())), Some(Ok(()))));
+}
+
+#[test]
+fn all_identities_that_decide_must_be_ready_and_what_is_missing_in_the_pod_is_told() {
+    let mut process = Process::new();
+    process.exchange(0, 1, token(3600));
+    let accepted = Arc::clone(&process.grant);
+    process.grant = grant_of("refused", "x/.default", &["entra"], None);
+    process.exchange(0, 2, refusal(700_016));
+    let refused = Arc::clone(&process.grant);
+    let mut ready = |grants: &[&Grant], missing: Option<Code>| {
+        let mut readiness = (*readiness_of(grants)).clone();
+        readiness.identities.extend(
+            missing.map(|code| Decisive { name: "missing".to_owned(), credential: Err(Problem::new(code, "d", "r")) }),
+        );
+        let broker = &mut process.workers[1];
+        if let Some(status) = broker.ready(&Arc::new(readiness), StreamId(9), process.now, &process.shared) {
+            return code(&status);
+        }
+        let source = accepted.assertion();
+        broker.check(process.now);
+        // The file as it was: the claims are the same at the same time.
+        let mut claims = claims();
+        claims["nbf"] = json!(process.now.unix_seconds());
+        claims["exp"] = json!(process.now.unix_seconds() + 3600);
+        let body = jwt(&json!({"alg": "RS256"}), &claims).into_bytes();
+        let read = Ok(Response { status: 200, retry_after: None, body, is_envoys_own: false });
+        match &broker.check_answered(source, read, process.now, &process.shared)[..] {
+            [_, Command::Checked(StreamId(9), status)] => code(status),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(ready(&[&accepted], None), Ok(()));
+    assert_eq!(ready(&[&refused], None), Err(Code::EntraRefused));
+    assert_eq!(ready(&[&accepted, &refused], None), Err(Code::EntraRefused));
+    assert_eq!(ready(&[&accepted], Some(Code::VariableMissing)), Err(Code::VariableMissing));
+}
+
+#[test]
+fn each_source_that_decides_is_read_and_a_check_waits_for_all_of_them() {
+    let mut process = Process::new();
+    let source = |cluster: &str| crate::assertion::Source::File { cluster: cluster.to_owned() };
+    let grant = |cluster: &str| {
+        Grant::new(&GrantParts {
+            identity: cluster,
+            authority: &crate::entra::Authority::public(),
+            tenant_id: "t",
+            client_id: "c",
+            scope: "s/.default",
+            assertion: &source(cluster),
+            clusters: &[],
+            discard_before: None,
+        })
+    };
+    let readiness = readiness_of(&[&grant("a"), &grant("b")]);
+    let read = process.federated_token();
+    let (broker, now) = (&mut process.workers[0], process.now);
+    assert_eq!(broker.ready(&readiness, StreamId(1), now, &process.shared), None);
+    assert_eq!(seen(broker.check(now)), [Seen::Read, Seen::Read]);
+    assert_eq!(seen(broker.check_answered(&source("a"), read, now, &process.shared)), []);
+    let answered = broker.check_answered(&source("b"), answer(200, &json!("x")), now, &process.shared);
+    assert_eq!(seen(answered), [Seen::Problem(1, Code::AssertionInvalid)]);
+}
+
+#[test]
+fn a_check_reads_once_at_a_time_also_when_the_clock_is_set_back() {
+    let mut process = Process::new();
+    let source = process.grant.assertion().clone();
+    let readiness = readiness_of(&[&Arc::clone(&process.grant)]);
+    let ready = |process: &mut Process, stream: u32| {
+        process.workers[0].ready(&readiness, StreamId(stream), process.now, &process.shared)
+    };
+    let check = |process: &mut Process| seen(process.workers[0].check(process.now));
+    assert_eq!(ready(&mut process, 1), None);
+    assert_eq!(check(&mut process), [Seen::Read]);
+    // An answer that never came is waited for no longer than it may take.
+    process.now = process.now.minus(Duration::from_secs(3600));
+    assert_eq!(ready(&mut process, 2), None);
+    process.advance(READ_TIMEOUT - Duration::from_millis(1));
+    assert_eq!(check(&mut process), []);
+    process.advance(Duration::from_millis(1));
+    assert_eq!(check(&mut process), [Seen::Read]);
+    let read = process.federated_token();
+    let answered = process.workers[0].check_answered(&source, read, process.now, &process.shared);
+    assert_eq!(seen(answered), [Seen::Ready(1), Seen::Ready(2)]);
+}
+
+#[test]
+fn a_check_beyond_the_limit_is_answered_with_what_is_known() {
+    let mut process = Process::new();
+    let limits = Limits { waiting: 1, ..Limits::default() };
+    process.workers[0] = Broker::new(WorkerId(7), QueueId(0), limits);
+    let readiness = readiness_of(&[&Arc::clone(&process.grant)]);
+    let mut ready = |stream: u32| {
+        let status = process.workers[0].ready(&readiness, StreamId(stream), process.now, &process.shared);
+        status.map(|status| code(&status))
+    };
+    assert_eq!((ready(1), ready(2)), (None, Some(Err(Code::AssertionUnavailable))));
+}
+
+#[test]
+fn a_token_that_the_configuration_discards_or_that_is_from_the_future_does_not_make_a_pod_ready() {
+    let mut pod = Pod::new();
+    pod.exchange(0, &[token(3600)]);
+    pod.process.advance(Duration::from_secs(60));
+    pod.exchange(0, &[refusal(700_016)]);
+    assert!(pod.is_ready(1), "the token can be sent");
+    let after = pod.process.now;
+    let grant = Arc::clone(&pod.process.grant);
+    pod.process.grant = grant_of(grant.identity(), grant.scope(), &["entra"], Some(after));
+    assert!(!pod.is_ready(1), "the token is discarded");
+    pod.process.grant = grant;
+    pod.process.now = pod.process.now.minus(Duration::from_secs(7200));
+    assert!(!pod.is_ready(1), "the token is from before the clock was set back");
+}

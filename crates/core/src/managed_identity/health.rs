@@ -1,0 +1,88 @@
+//! What a probe is told.
+
+use super::guard::is_local;
+use crate::broker::ReadinessStatus;
+use crate::http::{Reply, Request};
+use crate::path;
+use crate::problem::Problem;
+
+/// The status that a kubelet takes for "not ready".
+const NOT_READY: u16 = 503;
+
+/// The reply to a request for `/readyz`, once it is known whether the pod is ready. A caller outside the pod gets the code alone: the
+/// problem's own words name tenant, issuer and subject. A caller in the pod may ask for every identity with `?verbose`.
+pub fn readiness_reply(status: &ReadinessStatus, request: &dyn Request) -> Reply {
+    let local = is_local(request);
+    match status.outcome() {
+        _ if local && is_verbose(request) => status.verbose_reply(NOT_READY),
+        Ok(()) => Reply::ok(),
+        Err(problem) if local => problem.to_reply_of(NOT_READY),
+        Err(problem) => {
+            let public = Problem::new(
+                problem.code,
+                "The pod is not ready. Only callers in the pod are told the details.",
+                "Send the same request from within the pod, or read the lines with event=exchange in Envoy's log.",
+            );
+            Problem { retry_after: problem.retry_after, ..public }.to_reply_of(NOT_READY)
+        }
+    }
+}
+
+fn is_verbose(request: &dyn Request) -> bool {
+    let target = request.header(":path").unwrap_or_default();
+    let (_, query) = path::split(&target);
+    form_urlencoded::parse(query).any(|(name, _)| name == "verbose")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::tests::Sent;
+    use crate::problem::Code;
+    use serde_json::{Value, json};
+
+    fn ask(path: &str, address: &str) -> (u16, String) {
+        let mut problem = Problem::new(Code::EntraRefused, "issuer https://oidc.example subject sa/api", "tenant 1111")
+            .about("payments", "api://payments/.default");
+        problem.entra.aadsts = Some(700_213);
+        let status = ReadinessStatus::of([("orders".to_owned(), Ok(())), ("payments".to_owned(), Err(problem))].into());
+        let request = Sent::get("h", path).property(&["destination", "address"], address);
+        let reply = readiness_reply(&status, &request);
+        (reply.status, String::from_utf8(reply.body).unwrap())
+    }
+
+    #[test]
+    fn a_caller_outside_the_pod_is_told_the_code_alone() {
+        for path in ["/readyz", "/readyz?verbose"] {
+            for address in ["10.0.0.7:15003", "[fd00::7]:15003", "", "127.0.0.1"] {
+                let (status, body) = ask(path, address);
+                assert!(status == 503 && body.contains(r#""code":"entra_refused""#), "{address}: {body}");
+                for told in ["oidc.example", "sa/api", "1111", "payments", "orders", "700213"] {
+                    assert!(!body.contains(told), "{address}: {told} in {body}");
+                }
+            }
+            for address in ["127.0.0.1:15003", "[::1]:15003", "169.254.169.254:80"] {
+                let (status, body) = ask(path, address);
+                assert!(status == 503 && body.contains("sa/api") && body.contains("AADSTS700213"), "{address}: {body}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_verbose_caller_in_the_pod_is_told_of_every_identity() {
+        let (status, body) = ask("/readyz?a=b&verbose=", "127.0.0.1:15003");
+        let expected = json!({"ready": false, "identities": [
+            {"identity": "orders", "ready": true},
+            {"identity": "payments", "ready": false, "code": "entra_refused", "aadsts": "AADSTS700213",
+                "detail": "issuer https://oidc.example subject sa/api", "remedy": "tenant 1111"},
+        ]});
+        assert_eq!((status, serde_json::from_str::<Value>(&body).unwrap()), (503, expected));
+        let ready = ReadinessStatus::of([("orders".to_owned(), Ok(()))].into());
+        let request = Sent::get("h", "/readyz?verbose").property(&["destination", "address"], "127.0.0.1:1");
+        let reply = readiness_reply(&ready, &request);
+        assert_eq!(
+            (reply.status, reply.body),
+            (200, br#"{"ready":true,"identities":[{"identity":"orders","ready":true}]}"#.to_vec())
+        );
+    }
+}
