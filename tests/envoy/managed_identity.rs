@@ -5,6 +5,8 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fake_entra::Fault;
 use serde_json::{Value, json};
 use stack::{HEALTH_HOST, IDENTITY_HEADER, IMDS_HOST, LISTED_HOST, Options, Request, Response, Stack};
@@ -22,6 +24,7 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("a_client_that_gives_up_cancels_nothing_for_the_others", a_client_that_gives_up_cancels_nothing),
     ("a_caller_that_wants_another_token_gets_one", a_caller_that_wants_another_token_gets_one),
     ("a_pod_is_ready_when_its_token_was_read_and_entra_does_not_refuse_it", readiness_tells_the_truth),
+    ("a_federated_token_that_entra_would_refuse_is_a_final_answer", a_federated_token_that_entra_would_refuse),
     ("report_leaves_the_answer_to_the_node", report_leaves_the_answer_to_the_node),
 ];
 
@@ -232,11 +235,43 @@ fn readiness_tells_the_truth() {
 
     let stack = newest(Options { concurrency: 1, token: Some("no token".to_owned()), ..Options::default() });
     let answer = probe(&stack, "/readyz");
-    assert_eq!((answer.status, &answer.json()["code"]), (503, &json!("assertion_invalid")));
+    assert_eq!((answer.status, &answer.json()["code"]), (503, &json!("assertion_malformed")));
     stack.rotate_token().unwrap();
     let ready = stack::eventually(Duration::from_secs(5), || probe(&stack, "/readyz").status == 200);
     assert!(ready, "it is once the token is there");
     look_through_log(&stack);
+}
+
+/// What does not pass by itself is a 400, which SDKs show at once; they would try a 503 again for up to 18 s.
+fn a_federated_token_that_entra_would_refuse() {
+    let part = |json: Value| URL_SAFE_NO_PAD.encode(json.to_string());
+    let claims =
+        |exp: i64| json!({"iss": "https://i.example", "sub": "s", "aud": "api://AzureADTokenExchange", "exp": exp});
+    let signed = |alg: &str, claims: Value| format!("{}.{}.c2ln", part(json!({"alg": alg})), part(claims));
+    let (past, future) = (1_600_000_000, 4_000_000_000);
+    let mut late = claims(future);
+    late["nbf"] = json!(future - 60);
+    let mut nobodys = claims(future);
+    nobodys["iss"] = json!("");
+    for (token, status, error, words) in [
+        ("no token".to_owned(), 400, "invalid_client", "not a JWT"),
+        (signed("ES256", claims(future)), 400, "invalid_client", "ES256"),
+        (signed("RS256", nobodys), 400, "invalid_client", "no issuer"),
+        (signed("RS256", claims(past)), 503, "temporarily_unavailable", "expired"),
+        (signed("RS256", late), 503, "temporarily_unavailable", "not valid before"),
+        (String::new(), 503, "temporarily_unavailable", "empty"),
+    ] {
+        let stack = newest(Options { token: Some(token), ..Options::default() });
+        let answer = stack.send_imds(&imds("resource=https://vault.azure.net")).unwrap();
+        assert_eq!((answer.status, &answer.json()["error"]), (status, &json!(error)), "{}", answer.text());
+        assert!(answer.json()["error_description"].as_str().unwrap().contains(words), "{}", answer.text());
+        assert_eq!(answer.header("retry-after").is_some(), status == 503);
+        let path = "/msi/token?api-version=2019-08-01&resource=https://vault.azure.net";
+        let request = Request::get("127.0.0.1", path).header("x-identity-header", IDENTITY_HEADER);
+        assert_eq!(stack.send_imds(&request).unwrap().json()["statusCode"], status);
+        assert_eq!(stack.directory().stats().token_requests, 0);
+        look_through_log(&stack);
+    }
 }
 
 fn report_leaves_the_answer_to_the_node() {

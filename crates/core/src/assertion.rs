@@ -98,9 +98,10 @@ impl Assertion {
     /// Reads the token file's content; `now` tells whether it is still valid.
     pub(crate) fn parse(content: &[u8], now: Timestamp) -> Result<Self, Problem> {
         if content.len() > LONGEST {
-            return Err(invalid(
+            return Err(Problem::new(
+                Code::AssertionMalformed,
                 format!("the federated token is {} bytes long, more than {LONGEST}", content.len()),
-                "See what the file holds: it must be one JWT and nothing else.",
+                "Check what the file holds: it must be one JWT and nothing else.",
             ));
         }
         // The kubelet writes no newline at the end; `kubectl create token > file` and editors may.
@@ -113,9 +114,10 @@ impl Assertion {
             ));
         }
         let (header, claims) = decode(token).ok_or_else(|| {
-            invalid(
-                "the federated token is no JWT".to_owned(),
-                "See what the file holds: it must be one JWT and nothing else.",
+            Problem::new(
+                Code::AssertionMalformed,
+                "the federated token is not a JWT",
+                "Check what the file holds: it must be one JWT and nothing else.",
             )
         })?;
         let claims = check(&header, &claims, now)?;
@@ -185,18 +187,22 @@ fn check(header: &Value, claims: &Value, now: Timestamp) -> Result<Claims, Probl
     if let Some(expiry) = claims.get("exp").and_then(seconds)
         && expiry <= now
     {
-        return Err(invalid(
+        return Err(Problem::new(
+            Code::AssertionExpired,
             format!("the federated token expired on {expiry}, {} s ago", now.since(expiry).as_secs()),
-            "If the kubelet renewed it since, Envoy watches the wrong folder: watched_directory must be the volume's \
-             mount path, the one that holds ..data. Otherwise see what renews the token, and the node's clock.",
+            "Check what renews the token, and the node's clock. If the file holds a newer token, Envoy has not noticed \
+             the change: set watched_directory to the folder in which the writer renames. In Kubernetes that is the \
+             volume's mount path, which holds ..data; elsewhere it is the token file's own folder. A file that is \
+             overwritten in place needs watch_modify (Envoy 1.40) or file_server (Envoy 1.38).",
         ));
     }
     if let Some(start) = claims.get("nbf").and_then(seconds)
         && start > now
     {
-        return Err(invalid(
+        return Err(Problem::new(
+            Code::AssertionNotYetValid,
             format!("the federated token is not valid before {start}, in {} s", start.since(now).as_secs()),
-            "See the clocks of this node and of the issuer.",
+            "Check the clocks of this node and of the issuer.",
         ));
     }
     Ok(Claims { issuer, subject: text("sub"), audience })
@@ -244,8 +250,12 @@ pub(crate) mod tests {
     }
 
     fn refused(header: &Value, claims: &Value, saying: &str) {
+        refused_as(Code::AssertionInvalid, header, claims, saying);
+    }
+
+    fn refused_as(code: Code, header: &Value, claims: &Value, saying: &str) {
         let problem = parse(header, claims).unwrap_err();
-        assert_eq!(problem.code, Code::AssertionInvalid);
+        assert_eq!(problem.code, code);
         assert!(problem.detail.contains(saying), "{}", problem.detail);
     }
 
@@ -278,9 +288,12 @@ pub(crate) mod tests {
 
     #[test]
     fn an_expired_token_names_the_watched_folder() {
-        refused(&json!({"alg": "RS256"}), &with("exp", json!(1_795_333_999.5)), "expired");
-        let problem = parse(&json!({"alg": "RS256"}), &with("exp", json!(1))).unwrap_err();
-        assert!(problem.remedy.contains("..data"));
+        let rs256 = json!({"alg": "RS256"});
+        refused_as(Code::AssertionExpired, &rs256, &with("exp", json!(1_795_333_999.5)), "expired");
+        let remedy = parse(&rs256, &with("exp", json!(1))).unwrap_err().remedy;
+        for form in ["..data", "the token file's own folder", "watch_modify", "file_server"] {
+            assert!(remedy.contains(form), "{remedy}");
+        }
     }
 
     #[test]
@@ -290,13 +303,13 @@ pub(crate) mod tests {
         refused(&json!({"alg": "HS256"}), &claims(), "HS256");
         refused(&rs256, &with("iss", Value::Null), "no issuer");
         refused(&rs256, &with("aud", json!(["a", "account"])), "2 audiences");
-        refused(&rs256, &with("nbf", json!(1_795_334_060_u64)), "not valid before");
+        refused_as(Code::AssertionNotYetValid, &rs256, &with("nbf", json!(1_795_334_960_u64)), "not valid before");
     }
 
     #[test]
     fn what_is_no_token_is_named() {
         for content in [&b"hello"[..], b"a.b.c", b"a.b", b"e30.e30.x.y", b"W10.W10.x"] {
-            assert_eq!(Assertion::parse(content, NOW).unwrap_err().code, Code::AssertionInvalid);
+            assert_eq!(Assertion::parse(content, NOW).unwrap_err().code, Code::AssertionMalformed);
         }
         for content in [&b""[..], b" \n", b"\xff\xfe"] {
             assert_eq!(Assertion::parse(content, NOW).unwrap_err().code, Code::AssertionUnavailable);

@@ -85,8 +85,14 @@ codes! {
     ClusterMissing = "cluster_missing", 503, "Envoy has no usable cluster of this name";
     /// The federated token could not be read.
     AssertionUnavailable = "assertion_unavailable", 503, "The federated token could not be read";
-    /// What was read is no federated token that Entra would take.
-    AssertionInvalid = "assertion_invalid", 503, "The federated token is none that Entra takes";
+    /// What was read is not a JWT, in two readings.
+    AssertionMalformed = "assertion_malformed", 503, "The federated token is not a JWT";
+    /// The federated token has expired; the next one may be valid.
+    AssertionExpired = "assertion_expired", 503, "The federated token has expired";
+    /// The federated token is not valid yet.
+    AssertionNotYetValid = "assertion_not_yet_valid", 503, "The federated token is not valid yet";
+    /// What was read is not a federated token that Entra would accept, and its issuer would issue another one like it.
+    AssertionInvalid = "assertion_invalid", 503, "Entra does not accept such a federated token";
     /// Entra refused the exchange; it stays so until something is changed.
     EntraRefused = "entra_refused", 502, "Entra refused the exchange";
     /// Entra could not be reached or had trouble of its own.

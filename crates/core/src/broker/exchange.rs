@@ -79,6 +79,7 @@ impl Broker {
         match turn {
             Some(Turn::Ours) => {
                 slot.exchange = Exchange::Reading { until, attempt: Attempt::First };
+                slot.malformed = false;
                 moment.commands.push(Command::ReadAssertion(Arc::clone(&slot.grant)));
             }
             Some(Turn::Theirs { until }) => slot.exchange = Exchange::Elsewhere { until },
@@ -118,13 +119,13 @@ impl Broker {
         }
     }
 
-    /// Tries the exchange a second and last time, after `wait`.
-    pub(super) fn try_again(&mut self, key: TokenKey, wait: Duration, moment: &mut Moment<'_>) {
+    /// Reads the assertion once more after `wait`, and goes on with the exchange from there.
+    pub(super) fn try_again(&mut self, key: TokenKey, attempt: Attempt, wait: Duration, moment: &mut Moment<'_>) {
         let until = moment.now.plus(wait);
         if self.renew(key, until.plus(GRACE), moment)
             && let Some(slot) = self.slots.get_mut(&key)
         {
-            slot.exchange = Exchange::Pausing { until, attempt: Attempt::Second };
+            slot.exchange = Exchange::Pausing { until, attempt };
         }
     }
 

@@ -37,6 +37,9 @@ use slot::{Attempt, Call, Exchange, Slot, Waiter};
 /// How long Envoy may take to serve the federated token: it is a file on this machine.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A file that is just being written may hold half a token: one that is not a JWT is read once more after this long.
+const TORN: Duration = Duration::from_millis(100);
+
 /// Entra refuses a correct, new credential now and then: one more try comes this soon.
 const SOON: Duration = Duration::from_millis(250);
 
@@ -333,6 +336,7 @@ impl Broker {
         match assertion {
             Ok(assertion) => {
                 slot.unreadable = 0;
+                slot.malformed = false;
                 credential::note_reading(shared, grant.assertion(), true);
                 let request = TokenRequest::new(&grant, &assertion);
                 let fingerprint = assertion.fingerprint();
@@ -342,7 +346,12 @@ impl Broker {
             Err(problem) if problem.code == Code::AssertionUnavailable && !self.serves => {
                 self.leave_to_others(key, &mut moment);
             }
+            Err(problem) if problem.code == Code::AssertionMalformed && !slot.malformed => {
+                slot.malformed = true;
+                self.try_again(key, attempt, TORN, &mut moment);
+            }
             Err(problem) => {
+                slot.malformed = false;
                 credential::note_reading(shared, grant.assertion(), false);
                 let problem = problem.about(grant.identity(), grant.scope());
                 self.fail(key, problem, Passing::ByItself, None, &mut moment);
@@ -389,7 +398,7 @@ impl Broker {
             }
             entra::Answer::Unreached { problem } => self.fail(key, *problem, Passing::ByItself, None, &mut moment),
             entra::Answer::Refused { problem, passing, retry_after } => match (call.attempt, passing) {
-                (Attempt::First, Passing::RetrySoon) => self.try_again(key, SOON, &mut moment),
+                (Attempt::First, Passing::RetrySoon) => self.try_again(key, Attempt::Second, SOON, &mut moment),
                 (Attempt::First, Passing::FreshAssertion) => self.read(key, Attempt::Second, &mut moment),
                 _ => {
                     credential::note_answer(shared, &slot.grant, &problem, call.fingerprint, now);

@@ -26,6 +26,8 @@ pub(super) struct Slot {
     pub(super) exchange: Exchange,
     /// In a VM that serves no requests: how often the federated token could not be read.
     pub(super) unreadable: u32,
+    /// Whether the last reading of the federated token gave no JWT, so that one more decides.
+    pub(super) malformed: bool,
     /// Whether a lease of this worker's is counted.
     pub(super) leased: bool,
     /// When the key is to be looked at next, as it stands in [`Broker::timers`].
@@ -83,6 +85,7 @@ impl Slot {
             waiters: Vec::new(),
             exchange: Exchange::Idle,
             unreadable: 0,
+            malformed: false,
             leased: false,
             timer: None,
         }

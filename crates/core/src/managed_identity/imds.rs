@@ -123,6 +123,8 @@ pub(super) fn problem_reply(problem: &Problem) -> Reply {
     let status = reply::status(problem);
     let error = match (problem.entra.error.as_deref(), problem.code) {
         (_, Code::ResourceNotAllowed) => "invalid_resource",
+        // As Entra itself says it of a client assertion (RFC 7521, section 4.2.1).
+        (_, Code::AssertionInvalid | Code::AssertionMalformed) => "invalid_client",
         (Some(error), _) if status == 400 => error,
         _ if status == 503 => "temporarily_unavailable",
         _ => "invalid_request",

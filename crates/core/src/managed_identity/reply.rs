@@ -3,11 +3,12 @@
 use crate::http::Reply;
 use crate::problem::{Code, Problem};
 
-/// The status that clients are told. They retry 404, 410, 429 and 5xx, and give up on other 4xx: so Entra's refusal is 400, and a
-/// variable that only a restart can bring; what may pass is 503.
+/// The status that clients get. They retry 404, 410, 429 and 5xx, and give up on other 4xx: so 400 is for what somebody must change
+/// (a refusal of Entra's, a federated token that Entra would refuse, a variable that only a restart can bring), and 503 for what may pass
+/// by itself, such as a federated token that has expired.
 pub(super) fn status(problem: &Problem) -> u16 {
     match problem.code {
-        Code::EntraRefused | Code::VariableMissing => 400,
+        Code::EntraRefused | Code::AssertionInvalid | Code::AssertionMalformed | Code::VariableMissing => 400,
         Code::WaitedTooLong => 503,
         code => code.status(),
     }

@@ -293,7 +293,19 @@ fn entras_refusal_is_final_and_what_may_pass_is_retried() {
         body(answer),
         r#"{"error":"unauthorized_client","error_description":"AADSTS700016: no such application. Correct it."}"#
     );
-    for code in [Code::WaitedTooLong, Code::EntraUnavailable, Code::TooManyWaiting, Code::AssertionUnavailable] {
+    for code in [Code::AssertionInvalid, Code::AssertionMalformed] {
+        let answer = reply(&request, Err(&Problem::new(code, "d", "r").retry_after(Duration::from_secs(2))));
+        assert_eq!((answer.status, answer.headers.iter().any(|(name, _)| *name == "retry-after")), (400, false));
+        assert_eq!(body(answer), r#"{"error":"invalid_client","error_description":"d. r"}"#);
+    }
+    for code in [
+        Code::WaitedTooLong,
+        Code::EntraUnavailable,
+        Code::TooManyWaiting,
+        Code::AssertionUnavailable,
+        Code::AssertionExpired,
+        Code::AssertionNotYetValid,
+    ] {
         let answer = reply(&request, Err(&Problem::new(code, "d", "r").retry_after(Duration::from_secs(2))));
         assert_eq!(answer.status, 503);
         assert!(answer.headers.contains(&("retry-after", "2".to_owned())));

@@ -209,6 +209,60 @@ fn a_token_file_that_cannot_be_read_is_a_problem_and_not_a_hang() {
     assert_eq!(process.assertion_answer(0, answer(503, &json!({}))), [Seen::Problem(1, Code::AssertionUnavailable)]);
 }
 
+/// A file of which only the first half has been written.
+fn half_a_token(process: &Process) -> CallResult {
+    let mut answer = process.federated_token().unwrap();
+    answer.body.truncate(answer.body.len() / 2);
+    Ok(answer)
+}
+
+#[test]
+fn half_a_token_is_read_once_more_before_anything_is_said_of_it() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    process.look(0);
+    let half = half_a_token(&process);
+    assert_eq!(process.assertion_answer(0, half), []);
+    process.advance(TORN - Duration::from_millis(1));
+    assert_eq!(process.look(0), []);
+    process.advance(Duration::from_millis(1));
+    assert_eq!(process.look(0), [Seen::Read]);
+    assert_eq!(process.assertion(0), [Seen::Call]);
+    // Entra's own second chance is not used up by it.
+    assert_eq!(process.endpoint(0, refusal(700213)), []);
+    process.advance(SOON);
+    assert_eq!(process.look(0), [Seen::Read]);
+    let half = half_a_token(&process);
+    assert_eq!(process.assertion_answer(0, half), [], "this one is alone again");
+    process.advance(TORN);
+    assert_eq!(process.look(0), [Seen::Read]);
+    process.assertion(0);
+    assert_eq!(process.endpoint(0, token(3600)), [Seen::Token(1)]);
+}
+
+#[test]
+fn a_file_without_a_jwt_is_named_after_two_readings_and_tried_again_after_a_while() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    process.look(0);
+    let nonsense = || Ok(Response { status: 200, retry_after: None, body: b"hello".to_vec(), is_envoys_own: false });
+    for stream in [1, 2] {
+        assert_eq!(process.assertion_answer(0, nonsense()), []);
+        process.advance(TORN);
+        assert_eq!(process.look(0), [Seen::Read]);
+        assert_eq!(process.assertion_answer(0, nonsense()), [Seen::Problem(stream, Code::AssertionMalformed)]);
+        process.advance(Duration::from_secs(60));
+        process.pending(0, stream + 1);
+        assert_eq!(process.look(0), [Seen::Read]);
+    }
+    // What another worker takes over begins anew.
+    assert_eq!(process.assertion_answer(0, nonsense()), []);
+    process.advance(Duration::from_secs(60));
+    process.pending(1, 9);
+    assert_eq!(process.look(1), [Seen::Read]);
+    assert_eq!(process.assertion_answer(1, nonsense()), []);
+}
+
 #[test]
 fn answers_that_nobody_waits_for_do_nothing() {
     let mut process = Process::new();
