@@ -8,6 +8,7 @@
 
 mod sidecar;
 
+use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::panic::catch_unwind;
@@ -22,6 +23,9 @@ use wasm_host::{Callout, Cluster, Headers, Host, Outcome, Request, Response, Str
 /// How many seeds `make test` runs.
 const CASES: u64 = 2000;
 
+/// No line of the log is longer.
+const LONGEST_LINE: usize = 8192;
+
 /// Where App Service's endpoint is.
 const APP_SERVICE_HOST: &str = "127.0.0.1";
 /// A host that gets another token, over plain HTTP, in place of what the request brings.
@@ -32,7 +36,8 @@ const LISTED_RESOURCE: &str = "https://vault.azure.net";
 /// The filter's own limit on a wait, and a second for whoever answers then.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(16);
 
-/// What an access token begins with, and what a federated token does: no log, no stranger may see either.
+/// What an access token begins with, and what a federated token does: no log, no stranger may see either. Of a federated
+/// token nobody may see any other part either; see [`Assertions`].
 const TOKEN: &[u8] = b"eyJhY2Nlc3M";
 const ASSERTION: &[u8] = b"eyJhbGci";
 
@@ -120,12 +125,42 @@ struct Case {
     only_reports: bool,
     answers: Answers,
     streams: Vec<Waiting>,
+    assertions: Assertions,
     /// The tokens of odd answers, each with its scope: any text is a token.
     odd_tokens: Vec<(String, String)>,
     /// Whether the clock was set back: who waits for another worker's exchange, and that one dies, is then answered
     /// by the stream idle timeout only.
     set_back: bool,
     told: bool,
+}
+
+/// Every run of twelve letters and digits of the federated tokens that were sent, without their case.
+#[derive(Default)]
+struct Assertions {
+    tokens: HashSet<String>,
+    runs: HashSet<Vec<u8>>,
+}
+
+impl Assertions {
+    /// Longer than what the filter takes for a piece, so that what it cuts off at a limit is none.
+    const RUN: usize = 12;
+
+    fn extend(&mut self, token: &str) {
+        if self.tokens.insert(token.to_owned()) {
+            self.runs.extend(Self::letters(token.as_bytes()).windows(Self::RUN).map(<[u8]>::to_vec));
+        }
+    }
+
+    fn letters(text: &[u8]) -> Vec<u8> {
+        text.iter().filter(|byte| byte.is_ascii_alphanumeric()).map(u8::to_ascii_lowercase).collect()
+    }
+
+    /// The first piece of a federated token in a text.
+    fn shown_in(&self, text: &[u8]) -> Option<String> {
+        let letters = Self::letters(text);
+        let found = letters.windows(Self::RUN).find(|run| self.runs.contains(*run));
+        found.map(|run| String::from_utf8_lossy(run).into_owned())
+    }
 }
 
 struct Waiting {
@@ -164,6 +199,7 @@ impl Case {
             only_reports,
             answers: Answers::default(),
             streams: Vec::new(),
+            assertions: Assertions::default(),
             odd_tokens: Vec::new(),
             set_back: false,
             told,
@@ -303,8 +339,9 @@ impl Case {
     }
 
     /// The assertion goes to Entra and nowhere else, and what is asked for is one of what may be.
-    fn look_at_calls(&self) {
+    fn look_at_calls(&mut self) {
         for call in self.host.callouts() {
+            self.assertions.extend(&simple::assertion(&call.body));
             let has_assertion =
                 contains(&call.body, ASSERTION) || call.headers.iter().any(|(_, value)| contains(value, ASSERTION));
             assert_eq!(has_assertion, call.cluster == ENTRA_CLUSTER, "a call to {}", call.cluster);
@@ -325,6 +362,12 @@ impl Case {
         assert!(!log.contains("Function: "), "{log}");
         for secret in [TOKEN, ASSERTION] {
             assert!(!contains(log.as_bytes(), secret), "a token in the log:\n{log}");
+        }
+        for line in log.lines() {
+            assert_eq!(self.assertions.shown_in(line.as_bytes()), None, "{line}");
+            // Envoy's own lines are the host's business.
+            let clean = line.chars().all(|c| !c.is_control() && !('\u{200b}'..='\u{206f}').contains(&c));
+            assert!(clean && line.len() < LONGEST_LINE, "{} bytes: {line:?}", line.len());
         }
         for waiting in std::mem::take(&mut self.streams) {
             assert_ne!(waiting.stream.outcome(), Outcome::Paused, "{:?}", waiting.asked);
@@ -369,6 +412,7 @@ impl Case {
             }
             Outcome::Replied(reply) => {
                 assert!(!contains(&reply.body, ASSERTION), "an assertion in a reply");
+                assert_eq!(self.assertions.shown_in(&reply.body), None, "{}", String::from_utf8_lossy(&reply.body));
                 let has_token =
                     contains(&reply.body, TOKEN) || reply.headers.iter().any(|(_, value)| contains(value, TOKEN));
                 let answers = [IMDS_HOST, APP_SERVICE_HOST].contains(&host.as_str());
@@ -387,10 +431,11 @@ fn host_of(headers: &Headers) -> String {
 
 /// An answer that may be anything, and is often nearly right.
 fn any_response(call: &Callout, input: &mut Input<'_>) -> Response {
-    let statuses = [200, 200, 200, 400, 401, 403, 429, 500, 503, 0, 999];
+    let statuses = [200, 200, 200, 201, 204, 302, 400, 401, 403, 429, 500, 503, 0, 999];
     let status = statuses[input.below(statuses.len())];
     let scope = simple::scope(&call.body);
-    let body = match input.below(6) {
+    let body = match input.below(9) {
+        6.. if call.cluster == ENTRA_CLUSTER => hostile_body(&simple::assertion(&call.body), input),
         0 => input.some_bytes(),
         1 => Vec::new(),
         2 => {
@@ -426,6 +471,47 @@ fn any_response(call: &Callout, input: &mut Input<'_>) -> Response {
         1 => Response { headers: Headers::default(), ..response },
         _ => response,
     }
+}
+
+/// What a token endpoint says that repeats the federated token, in any form and anywhere, or says too much.
+fn hostile_body(assertion: &str, input: &mut Input<'_>) -> Vec<u8> {
+    let parts: Vec<&str> = assertion.split('.').collect();
+    let length = 8 + input.below(60);
+    let separator = input.pick(&[" ", "\n", ".", "\u{200b}", "\u{202e}", " and then ", "|", "\u{2028}"]);
+    let pieces: Vec<String> =
+        assertion.as_bytes().chunks(length).map(|piece| String::from_utf8_lossy(piece).into_owned()).collect();
+    let echo = match input.below(8) {
+        0 => assertion.to_owned(),
+        1 => parts[input.below(parts.len())].to_owned(),
+        2 => pieces.join(separator),
+        3 => assertion.to_uppercase(),
+        4 => format!("client_assertion={assertion}&scope=x"),
+        5 => assertion.get(..input.below(assertion.len())).unwrap_or_default().to_owned(),
+        6 => parts.iter().rev().copied().collect::<Vec<_>>().join(separator),
+        _ => format!("{}{assertion}", "x ".repeat(input.below(200) * 12)),
+    };
+    let odd = [json!(null), json!(7), json!([echo]), json!({"a": echo}), json!(true)];
+    let text = match input.below(6) {
+        0 => odd[input.below(odd.len())].clone(),
+        1 => json!(echo.repeat(1 + input.below(200))),
+        2 => json!(format!("AADSTS70021: {echo}\r\nevent=forged {echo}")),
+        _ => json!(echo),
+    };
+    let mut body = match input.below(6) {
+        0 => text.to_string(),
+        1 => echo,
+        2 => json!({"token_type": "Bearer", "expires_in": 3600, "access_token": text}).to_string(),
+        3 => json!({"error": text, "trace_id": text, "correlation_id": text}).to_string(),
+        _ => json!({
+            "error": "invalid_client", "error_description": text, "error_codes": text, "trace_id": text,
+            "token_type": text, "access_token": text,
+        })
+        .to_string(),
+    };
+    if input.below(16) == 0 {
+        body.push_str(&" ".repeat(300 * 1024));
+    }
+    body.into_bytes()
 }
 
 fn contains(text: &[u8], part: &[u8]) -> bool {

@@ -97,7 +97,8 @@ pub(crate) fn unsigned_assertion(host: &Host) -> String {
     let claims = serde_json::json!({
         "iss": stack::ISSUER_URL, "sub": stack::SUBJECT, "aud": [stack::AUDIENCE], "exp": now + 3600,
     });
-    format!("{}.{}.c2ln", part(serde_json::json!({"alg": "RS256"})), part(claims))
+    let signature = part(Value::from("nobody's signature, no shorter than those that issuers make".repeat(4)));
+    format!("{}.{}.{signature}", part(serde_json::json!({"alg": "RS256"})), part(claims))
 }
 
 fn document() -> &'static Value {

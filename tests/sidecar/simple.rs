@@ -65,6 +65,12 @@ fn token_of_scope(scope: &str) -> String {
     format!("eyJhY2Nlc3M.{kept}.c2ln")
 }
 
+/// The federated token of a token request; empty where there is none.
+pub(crate) fn assertion(form: &[u8]) -> String {
+    let form = String::from_utf8_lossy(form);
+    form.split('&').find_map(|pair| pair.strip_prefix("client_assertion=")).unwrap_or_default().to_owned()
+}
+
 /// The scope that a token request asks for.
 pub(crate) fn scope(form: &[u8]) -> String {
     let form = String::from_utf8_lossy(form);

@@ -4,6 +4,7 @@
 //! work. It lets a wrong token be named here, with its remedy, instead of by a code from afar.
 
 use std::fmt;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,9 +15,15 @@ use sha2::{Digest, Sha256};
 use crate::http::CallResult;
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
+use crate::untrusted::UntrustedText;
 
 /// No federated token is longer, and Envoy's answer from a file is raised to this (`envoy/sidecar/envoy.yaml`).
 const LONGEST: usize = 16 * 1024;
+
+/// How far ahead `nbf` may lie: clocks differ, and RFC 7519, section 4.1.5, allows a leeway of "no more than a few
+/// minutes". Microsoft does not publish Entra's own; its token libraries (Microsoft.IdentityModel, `ClockSkew`) allow
+/// five minutes. An expired token gets none: a fresh one is at most one reading away.
+const START_LEEWAY: Duration = Duration::from_secs(5 * 60);
 
 /// Where a federated token is read. A new kind of source is a new variant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -83,9 +90,9 @@ impl fmt::Debug for Assertion {
 /// What an assertion says of itself (RFC 7519, section 4.1). None of it is secret, none of it is proved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
-    issuer: String,
-    subject: String,
-    audience: String,
+    issuer: UntrustedText,
+    subject: UntrustedText,
+    audience: UntrustedText,
 }
 
 impl fmt::Display for Claims {
@@ -134,6 +141,13 @@ impl Assertion {
         Fingerprint(Sha256::digest(&self.token).into())
     }
 
+    /// Whether a text holds the token or its signature, which without the rest still belongs to nothing else.
+    pub(crate) fn is_in(&self, text: &str) -> bool {
+        // The signature of RS256 has 342 characters or more; a few of them prove nothing.
+        let signature = self.token.rsplit('.').next().filter(|signature| signature.len() >= 32);
+        text.contains(&self.token) || signature.is_some_and(|signature| text.contains(signature))
+    }
+
     /// What it says of itself, for a problem's text.
     pub(crate) const fn claims(&self) -> &Claims {
         &self.claims
@@ -154,39 +168,59 @@ fn decode(token: &str) -> Option<(Value, Value)> {
 
 /// What Entra would refuse, said here with the remedy.
 fn check(header: &Value, claims: &Value, now: Timestamp) -> Result<Claims, Problem> {
-    let text = |name: &str| claims.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let algorithm = header.get("alg").and_then(Value::as_str).unwrap_or("none");
     if algorithm != "RS256" {
+        let algorithm = UntrustedText::new(algorithm);
         return Err(invalid(
             format!("the federated token is signed with {algorithm}, and Entra takes RS256 only"),
             "Have the issuer sign with an RSA key (SPIRE: jwt_key_type = \"rsa-2048\"; Kubernetes: an RSA \
              service-account signing key).",
         ));
     }
-    let issuer = text("iss");
-    if issuer.is_empty() {
-        return Err(invalid(
-            "the federated token has no issuer (iss)".to_owned(),
-            "Have the issuer write its URL into the token (SPIRE: jwt_issuer).",
-        ));
-    }
-    let audience = match claims.get("aud") {
-        Some(Value::String(one)) => one.clone(),
-        Some(Value::Array(list)) => match list.as_slice() {
-            [Value::String(one)] => one.clone(),
-            several => {
-                return Err(invalid(
-                    format!("the federated token has {} audiences, and Entra takes exactly one", several.len()),
-                    "Ask the issuer for a token with the one audience of the federated credential, \
-                     api://AzureADTokenExchange by default.",
-                ));
-            }
-        },
-        _ => String::new(),
+    let text = |name: &str, what: &str, remedy: &str| match claims.get(name).and_then(Value::as_str) {
+        Some(text) if !text.is_empty() => Ok(UntrustedText::new(text)),
+        _ => Err(invalid(format!("the federated token has no {what} ({name})"), remedy)),
     };
-    if let Some(expiry) = claims.get("exp").and_then(seconds)
-        && expiry <= now
-    {
+    let issuer = text("iss", "issuer", "Have the issuer write its URL into the token (SPIRE: jwt_issuer).")?;
+    let subject = text(
+        "sub",
+        "subject",
+        "Have the issuer write into the token whom it is for; the federated credential's subject must be the same.",
+    )?;
+    let audience = audience(claims)?;
+    check_times(claims, now)?;
+    Ok(Claims { issuer, subject, audience })
+}
+
+/// The one audience, which may be a string or a list of one (RFC 7519, section 4.1.3).
+fn audience(claims: &Value) -> Result<UntrustedText, Problem> {
+    const REMEDY: &str = "Ask the issuer for a token with the one audience of the federated credential, \
+                          api://AzureADTokenExchange by default.";
+    let audience = match claims.get("aud") {
+        Some(Value::Array(list)) if list.len() > 1 => {
+            return Err(invalid(
+                format!("the federated token has {} audiences, and Entra takes exactly one", list.len()),
+                REMEDY,
+            ));
+        }
+        Some(Value::Array(list)) => list.first().and_then(Value::as_str),
+        one => one.and_then(Value::as_str),
+    };
+    match audience {
+        Some(audience) if !audience.is_empty() => Ok(UntrustedText::new(audience)),
+        _ => Err(invalid("the federated token has no audience (aud)".to_owned(), REMEDY)),
+    }
+}
+
+/// Whether the token is valid now (RFC 7519, sections 4.1.4 and 4.1.5).
+fn check_times(claims: &Value, now: Timestamp) -> Result<(), Problem> {
+    let Some(expiry) = claims.get("exp").and_then(seconds) else {
+        return Err(invalid(
+            "the federated token has no time of expiry (exp)".to_owned(),
+            "Have the issuer give the token a limited life: Entra takes none without.",
+        ));
+    };
+    if expiry <= now {
         return Err(Problem::new(
             Code::AssertionExpired,
             format!("the federated token expired on {expiry}, {} s ago", now.since(expiry).as_secs()),
@@ -196,16 +230,14 @@ fn check(header: &Value, claims: &Value, now: Timestamp) -> Result<Claims, Probl
              overwritten in place needs watch_modify (Envoy 1.40) or file_server (Envoy 1.38).",
         ));
     }
-    if let Some(start) = claims.get("nbf").and_then(seconds)
-        && start > now
-    {
-        return Err(Problem::new(
+    match claims.get("nbf").and_then(seconds) {
+        Some(start) if start.since(now) > START_LEEWAY => Err(Problem::new(
             Code::AssertionNotYetValid,
             format!("the federated token is not valid before {start}, in {} s", start.since(now).as_secs()),
             "Check the clocks of this node and of the issuer.",
-        ));
+        )),
+        _ => Ok(()),
     }
-    Ok(Claims { issuer, subject: text("sub"), audience })
 }
 
 /// A NumericDate, which may have a fraction (RFC 7519, section 2).
@@ -301,9 +333,42 @@ pub(crate) mod tests {
         let rs256 = json!({"alg": "RS256"});
         refused(&json!({"alg": "ES256"}), &claims(), "ES256");
         refused(&json!({"alg": "HS256"}), &claims(), "HS256");
-        refused(&rs256, &with("iss", Value::Null), "no issuer");
+        for (claim, saying) in [("iss", "no issuer"), ("sub", "no subject"), ("aud", "no audience"), ("exp", "no time")]
+        {
+            for other in [Value::Null, json!({}), json!([]), json!([1]), json!(""), json!(true)] {
+                refused(&rs256, &with(claim, other), saying);
+            }
+        }
+        refused(&rs256, &with("aud", json!([""])), "no audience");
         refused(&rs256, &with("aud", json!(["a", "account"])), "2 audiences");
-        refused_as(Code::AssertionNotYetValid, &rs256, &with("nbf", json!(1_795_334_960_u64)), "not valid before");
+        refused(&rs256, &with("exp", json!("1795337535")), "no time of expiry");
+    }
+
+    #[test]
+    fn a_token_whose_time_begins_within_five_minutes_is_valid_and_an_expired_one_never() {
+        let rs256 = json!({"alg": "RS256"});
+        for ahead in [0, 1, 60, 300] {
+            assert!(parse(&rs256, &with("nbf", json!(NOW.unix_seconds() + ahead))).is_ok(), "{ahead}");
+        }
+        for ahead in [301, 3600] {
+            let claims = with("nbf", json!(NOW.unix_seconds() + ahead));
+            refused_as(Code::AssertionNotYetValid, &rs256, &claims, "not valid before");
+        }
+        for ago in [0, 1, 299] {
+            let claims = with("exp", json!(NOW.unix_seconds() - ago));
+            refused_as(Code::AssertionExpired, &rs256, &claims, "expired");
+        }
+    }
+
+    #[test]
+    fn what_a_token_says_of_itself_is_shown_on_one_line_and_cut() {
+        let mut claims = with("sub", json!(format!("a\r\nevent=forged \u{202e}{}", "x".repeat(9000))));
+        claims["iss"] = json!("https://issuer.example");
+        let assertion = parse(&json!({"alg": "RS256"}), &claims).unwrap();
+        let shown = assertion.claims().to_string();
+        assert!(shown.len() < 1500 && shown.contains("subject \"a event=forged xxx"), "{shown}");
+        let long = json!({"alg": format!("none\n{}", "x".repeat(5000))});
+        assert!(parse(&long, &claims).unwrap_err().detail.len() < 1200);
     }
 
     #[test]

@@ -25,3 +25,4 @@ mod path;
 pub mod request_log;
 mod spelling;
 pub mod time;
+pub mod untrusted;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::http::{CallFailure, Reply, Request};
+use crate::untrusted::{Guid, OAuthError};
 
 /// One row for each code: its name in Rust, its word, its status for an injected request, its title.
 macro_rules! codes {
@@ -109,13 +110,13 @@ codes! {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntraDiagnosis {
     /// `error` of the reply (RFC 6749, section 5.2).
-    pub error: Option<String>,
+    pub error: Option<OAuthError>,
     /// The AADSTS code, without its prefix.
     pub aadsts: Option<u32>,
     /// Entra's id for this answer: what Microsoft's support asks for.
-    pub trace_id: Option<String>,
+    pub trace_id: Option<Guid>,
     /// Entra's id for this request.
-    pub correlation_id: Option<String>,
+    pub correlation_id: Option<Guid>,
 }
 
 /// Something that went wrong.
@@ -234,8 +235,8 @@ impl Problem {
                 identity: self.identity.as_deref(),
                 scope: self.scope.as_deref(),
                 aadsts: self.aadsts(),
-                trace_id: self.entra.trace_id.as_deref(),
-                correlation_id: self.entra.correlation_id.as_deref(),
+                trace_id: self.entra.trace_id.as_ref().map(Guid::as_str),
+                correlation_id: self.entra.correlation_id.as_ref().map(Guid::as_str),
             },
         );
         self.with_retry_after(reply)
@@ -275,10 +276,10 @@ mod tests {
             .about("payments", "https://vault.azure.net/.default")
             .retry_after(Duration::from_millis(1200));
         problem.entra = EntraDiagnosis {
-            error: Some("invalid_client".into()),
+            error: OAuthError::parse("invalid_client"),
             aadsts: Some(700213),
-            trace_id: Some("t".into()),
-            correlation_id: Some("c".into()),
+            trace_id: Guid::parse("11111111-aaaa-4aaa-8aaa-111111111111"),
+            correlation_id: Guid::parse("22222222-bbbb-4bbb-8bbb-222222222222"),
         };
         let reply = problem.to_reply();
         assert_eq!(reply.status, 502);
@@ -296,7 +297,7 @@ mod tests {
                 r#"{"type":"urn:entra-exchange:problem:entra_refused","title":"Entra refused the exchange","status":502,"#,
                 r#""detail":"AADSTS700213: no match","code":"entra_refused","remedy":"Compare the subject.","#,
                 r#""identity":"payments","scope":"https://vault.azure.net/.default","aadsts":"AADSTS700213","#,
-                r#""trace_id":"t","correlation_id":"c"}"#
+                r#""trace_id":"11111111-aaaa-4aaa-8aaa-111111111111","correlation_id":"22222222-bbbb-4bbb-8bbb-222222222222"}"#
             )
         );
     }

@@ -80,7 +80,7 @@ fn every_row_gives_hosts_and_a_scope_and_stands_once() {
             assert!(parsed.name == host && parsed.port.is_none() && host.matches('.').count() >= 2, "{host}");
             let resource = scope.strip_suffix("/.default").unwrap();
             let plain = !resource.contains(['{', '}', ' ']) && !resource.ends_with("/.default");
-            assert!(plain && (resource.starts_with("https://") || crate::entra::is_guid(resource)), "{scope}");
+            assert!(plain && (resource.starts_with("https://") || crate::untrusted::is_guid(resource)), "{scope}");
         }
     }
 }

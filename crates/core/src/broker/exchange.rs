@@ -12,6 +12,7 @@ use crate::event::Event;
 use crate::metrics;
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
+use crate::untrusted::Guid;
 
 /// Whose turn it is to fetch.
 enum Turn {
@@ -209,8 +210,8 @@ impl Broker {
                 .with("scope", slot.grant.scope())
                 .with("code", problem.code.as_str())
                 .with_some("aadsts", problem.aadsts())
-                .with_some("trace_id", problem.entra.trace_id.as_deref())
-                .with_some("correlation_id", problem.entra.correlation_id.as_deref())
+                .with_some("trace_id", problem.entra.trace_id.as_ref().map(Guid::as_str))
+                .with_some("correlation_id", problem.entra.correlation_id.as_ref().map(Guid::as_str))
                 .with("next_try_in_ms", wait.as_millis())
                 .with("detail", &problem.detail)
                 .with("remedy", &problem.remedy),

@@ -339,9 +339,7 @@ impl Broker {
                 slot.malformed = false;
                 credential::note_reading(shared, grant.assertion(), true);
                 let request = TokenRequest::new(&grant, &assertion);
-                let fingerprint = assertion.fingerprint();
-                let claims = assertion.claims().clone();
-                self.call(key, Call { attempt, asked_at: now, claims, fingerprint, request, way: 0 }, &mut moment);
+                self.call(key, Call { attempt, asked_at: now, assertion, request, way: 0 }, &mut moment);
             }
             Err(problem) if problem.code == Code::AssertionUnavailable && !self.serves => {
                 self.leave_to_others(key, &mut moment);
@@ -380,7 +378,7 @@ impl Broker {
             }
         };
         let cluster = slot.grant.clusters().get(call.way).map(String::as_str).unwrap_or_default();
-        match entra::read_answer(answer, cluster, &slot.grant, &call.claims, now) {
+        match entra::read_answer(answer, cluster, &slot.grant, &call.assertion, now) {
             entra::Answer::Granted { token, expires_in, refresh_in } => {
                 let issued = Issued::new(token, call.asked_at, expires_in, refresh_in, self.random.next());
                 match (issued.is_usable(now), call.attempt) {
@@ -401,7 +399,7 @@ impl Broker {
                 (Attempt::First, Passing::RetrySoon) => self.try_again(key, Attempt::Second, SOON, &mut moment),
                 (Attempt::First, Passing::FreshAssertion) => self.read(key, Attempt::Second, &mut moment),
                 _ => {
-                    credential::note_answer(shared, &slot.grant, &problem, call.fingerprint, now);
+                    credential::note_answer(shared, &slot.grant, &problem, call.assertion.fingerprint(), now);
                     self.fail(key, *problem, passing, retry_after, &mut moment);
                 }
             },

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::freshness::Issued;
 use super::shared::{self, Entry, Failure, Then};
 use super::{FORCED_PERIOD, Need, SharedData, StreamId};
-use crate::assertion::{Claims, Fingerprint};
+use crate::assertion::Assertion;
 use crate::entra::{Grant, TokenKey, TokenRequest};
 use crate::time::Timestamp;
 
@@ -58,9 +58,8 @@ pub(super) enum Exchange {
 pub(super) struct Call {
     pub(super) attempt: Attempt,
     pub(super) asked_at: Timestamp,
-    pub(super) claims: Claims,
-    /// Which assertion the request holds.
-    pub(super) fingerprint: Fingerprint,
+    /// What the answer is compared with, so that nothing of it is quoted.
+    pub(super) assertion: Assertion,
     pub(super) request: TokenRequest,
     /// The place of the cluster among the ways to the authority.
     pub(super) way: usize,

@@ -8,6 +8,7 @@ use crate::entra::TokenKey;
 use crate::http::Reply;
 use crate::problem::Problem;
 use crate::time::Timestamp;
+use crate::untrusted::Guid;
 
 /// What the workers of one Envoy process know of one key.
 #[derive(Debug, Serialize)]
@@ -71,10 +72,10 @@ struct LastProblem {
     aadsts: Option<String>,
     /// Entra's id for its answer.
     #[serde(skip_serializing_if = "Option::is_none")]
-    trace_id: Option<String>,
+    trace_id: Option<Guid>,
     /// Entra's id for the request.
     #[serde(skip_serializing_if = "Option::is_none")]
-    correlation_id: Option<String>,
+    correlation_id: Option<Guid>,
     /// How long ago it happened.
     age_s: u64,
     /// How many failed in a row.

@@ -3,9 +3,10 @@
 use super::reader::{Field, Mistakes, Object};
 use super::{Identity, Principal};
 use crate::assertion::Source;
-use crate::entra::{Authority, Cloud, is_guid};
+use crate::entra::{Authority, Cloud};
 use crate::host::Host;
 use crate::problem::{Code, Problem};
+use crate::untrusted::{UntrustedText, is_guid};
 
 /// The cluster that leads to the authority, unless `entra.clusters` says another.
 const ENTRA_CLUSTER: &str = "entra";
@@ -46,25 +47,46 @@ fn read_entra(root: &Object<'_>, variable: &dyn Fn(&str) -> Option<String>, mist
         object.word("unknown_authority", &[("refuse", false), ("allowed", true)], false, mistakes)
     });
     let written = object.as_ref().and_then(|object| object.text("authority", mistakes));
-    let authority = match (written, variable(AUTHORITY_VARIABLE)) {
-        (Some(text), _) => Authority::parse(text, unknown_allowed).or_else(|wrong| {
+    let authority = match written {
+        Some(text) => Authority::parse(text, unknown_allowed).or_else(|wrong| {
             mistakes.add("entra.authority", format!("{text:?} {wrong}"));
             Ok(Authority::public())
         }),
-        (None, Some(text)) if !text.is_empty() => Authority::parse(&text, unknown_allowed).map_err(|wrong| {
-            Problem::new(
-                Code::VariableMissing,
-                format!("{AUTHORITY_VARIABLE}: {text:?} {wrong}"),
-                "Correct the variable, or write entra.authority in the configuration.",
-            )
+        None => read_variable(AUTHORITY_VARIABLE, variable).and_then(|text| {
+            let Some(text) = text else { return Ok(Authority::public()) };
+            Authority::parse(&text, unknown_allowed).map_err(|wrong| {
+                Problem::new(
+                    Code::VariableMissing,
+                    format!("{AUTHORITY_VARIABLE}: {:?} {wrong}", UntrustedText::new(&text)),
+                    "Correct the variable, or write entra.authority in the configuration.",
+                )
+            })
         }),
-        _ => Ok(Authority::public()),
     };
     let clusters = object.as_ref().and_then(|object| object.texts("clusters", mistakes)).map_or_else(
         || vec![ENTRA_CLUSTER.to_owned()],
         |clusters| clusters.into_iter().map(|(_, name)| name.to_owned()).collect(),
     );
     Entra { authority, clusters }
+}
+
+/// The value of an environment variable; `None` where it is not set or empty.
+///
+/// # Errors
+/// White space at its ends: a Secret that was made from a file often ends in a line break. No header can carry it
+/// (RFC 9110, section 5.5), and no id has it.
+pub(super) fn read_variable(name: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, Problem> {
+    match variable(name).filter(|text| !text.is_empty()) {
+        Some(text) if text.trim() != text => Err(Problem::new(
+            Code::VariableMissing,
+            format!("{name} begins or ends with white space"),
+            format!(
+                "Remove the white space from {name}. A Secret has a line break at its end when it was made with echo: \
+                 use printf or echo -n."
+            ),
+        )),
+        text => Ok(text),
+    }
 }
 
 /// The names of all identities, for a message.
@@ -264,7 +286,7 @@ fn principal(
         if let Some(text) = written {
             return Ok(text.to_owned());
         }
-        let found = variable(name).filter(|text| !text.is_empty());
+        let found = read_variable(name, variable)?;
         let wrong = match &found {
             None => Some("is not set"),
             Some(text) => wrong(text),
@@ -274,7 +296,7 @@ fn principal(
             (found, wrong) => Err(Problem::new(
                 Code::VariableMissing,
                 match found {
-                    Some(text) => format!("{name}: {text:?} {}", wrong.unwrap_or_default()),
+                    Some(text) => format!("{name}: {:?} {}", UntrustedText::new(&text), wrong.unwrap_or_default()),
                     None => format!("{name} is not set"),
                 },
                 format!(

@@ -125,15 +125,17 @@ fn read_app_service(
 ) -> Option<AppService> {
     let app_service = object.get("app_service")?.object(&["hosts", "secret_from_env"], mistakes)?;
     let name = app_service.text("secret_from_env", mistakes).unwrap_or(SECRET_VARIABLE);
-    let secret = variable(name).filter(|secret| !secret.is_empty()).map(Secret).ok_or_else(|| {
-        Problem::new(
-            Code::VariableMissing,
-            format!("{name} is not set in the proxy, so no caller can send the right secret"),
-            format!(
-                "Give the app and the proxy's container the same random {name}, and see that it stands in \
-                 vm_config.environment_variables.host_env_keys."
-            ),
-        )
+    let secret = identities::read_variable(name, variable).and_then(|secret| {
+        secret.map(Secret).ok_or_else(|| {
+            Problem::new(
+                Code::VariableMissing,
+                format!("{name} is not set in the proxy, so no caller can send the right secret"),
+                format!(
+                    "Give the app and the proxy's container the same random {name}, and see that it stands in \
+                     vm_config.environment_variables.host_env_keys."
+                ),
+            )
+        })
     });
     Some(AppService { hosts: app_service.hosts(APP_SERVICE_HOSTS, mistakes), secret })
 }

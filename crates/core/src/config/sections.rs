@@ -41,7 +41,8 @@ pub(super) fn read(
         mistakes.add("", "nothing is asked for: write destinations, managed_identity, or both");
     }
     check_principals(&identities, &destinations, managed_identity.as_ref(), mistakes);
-    let warnings = warnings(&names, &destinations, managed_identity.as_ref());
+    let mut warnings = warnings(&names, &destinations, managed_identity.as_ref());
+    warnings.extend(wrong_variables(&identities, managed_identity.as_ref()));
     let status = read_status(&root, mistakes);
     let limits = read_limits(&root, mistakes);
     let log = read_log(&root, mistakes);
@@ -127,6 +128,20 @@ fn check_principals(
             }
         }
     }
+}
+
+/// What is wrong with variables, each once. Requests that need them are rejected with the same words.
+fn wrong_variables(identities: &[Identity], managed_identity: Option<&ManagedIdentity>) -> Vec<String> {
+    let of_identities = identities.iter().filter_map(|identity| identity.principal.as_ref().err());
+    let secret = managed_identity.and_then(|answers| answers.app_service.as_ref()?.secret.as_ref().err());
+    let mut warnings: Vec<String> = Vec::new();
+    for problem in of_identities.chain(secret) {
+        let warning = format!("{}. {}", problem.detail, problem.remedy);
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+    warnings
 }
 
 /// Whether a destination or the managed-identity endpoint uses the identity at this place.

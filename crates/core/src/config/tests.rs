@@ -525,3 +525,27 @@ fn what_is_wrong_with_a_service_is_said_where_it_stands() {
     let sovereign = r#"{"entra":{"authority":"https://login.sovcloud-identity.fr"},"destinations":[{"azure_service":"key_vault","names":["kv1"]}]}"#;
     assert!(mistakes(sovereign)[0].contains("and the authority is of none of them"), "{:?}", mistakes(sovereign));
 }
+
+#[test]
+fn white_space_at_the_ends_of_a_variable_is_named_at_load_and_rejects_requests() {
+    let text = serde_json::json!({"managed_identity": {"app_service": {"secret_from_env": "A_SECRET"}}}).to_string();
+    let read = |name: &'static str, value: &'static str| {
+        let variable = move |asked: &str| match asked {
+            asked if asked == name => Some(value.to_owned()),
+            "AZURE_TENANT_ID" | "AZURE_CLIENT_ID" => Some("11111111-1111-4111-8111-111111111111".to_owned()),
+            "A_SECRET" => Some("a secret".to_owned()),
+            _ => None,
+        };
+        Config::parse(text.as_bytes(), &variable).unwrap()
+    };
+    assert_eq!(read("", "").warnings, [] as [&str; 0]);
+    for name in ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_AUTHORITY_HOST", "A_SECRET"] {
+        for value in ["11111111-1111-4111-8111-111111111111\n", " x", "x\u{a0}", "\t", "https://login.microsoft.com "] {
+            let config = read(name, value);
+            assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+            assert!(config.warnings[0].starts_with(&format!("{name} begins or ends with white space. Remove")));
+            let secret = config.managed_identity.unwrap().app_service.unwrap().secret.is_err();
+            assert_eq!((config.identities[0].principal.is_err(), secret), (name != "A_SECRET", name == "A_SECRET"));
+        }
+    }
+}

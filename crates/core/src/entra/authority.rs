@@ -81,19 +81,26 @@ impl fmt::Display for AuthorityMistake {
 }
 
 impl Authority {
-    /// Reads `https://host`, with or without a trailing slash (the workload-identity webhook writes one).
+    /// Reads `https://host`, with or without a trailing slash (the workload-identity webhook writes one). Scheme and host
+    /// are read in any case, and port 443 is the same as none (RFC 3986, section 6.2).
     ///
     /// # Errors
     /// When it is not that, or names none of Microsoft's hosts and `unknown_allowed` is false.
     pub fn parse(text: &str, unknown_allowed: bool) -> Result<Self, AuthorityMistake> {
-        let host = text.strip_prefix("https://").ok_or(AuthorityMistake::NotAnHttpsHost)?;
-        let host = host.strip_suffix('/').unwrap_or(host).to_ascii_lowercase();
-        let (name, port) = host.split_once(':').unwrap_or((&host, "443"));
+        const SCHEME: &str = "https://";
+        let text = text.to_ascii_lowercase();
+        let host = text.strip_prefix(SCHEME).ok_or(AuthorityMistake::NotAnHttpsHost)?;
+        let host = host.strip_suffix('/').unwrap_or(host);
+        let (name, port) = host.split_once(':').unwrap_or((host, "443"));
         let name_is_plain =
             !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'));
-        if !name_is_plain || port.parse::<u16>().is_err() {
-            return Err(AuthorityMistake::NotAnHttpsHost);
-        }
+        let port = if port.bytes().all(|byte| byte.is_ascii_digit()) { port.parse::<u16>().ok() } else { None };
+        let host = match port {
+            _ if !name_is_plain => return Err(AuthorityMistake::NotAnHttpsHost),
+            None | Some(0) => return Err(AuthorityMistake::NotAnHttpsHost),
+            Some(443) => name.to_owned(),
+            Some(port) => format!("{name}:{port}"),
+        };
         if !unknown_allowed && !KNOWN.iter().any(|(known, _)| *known == host) {
             return Err(AuthorityMistake::Unknown);
         }
@@ -110,7 +117,7 @@ impl Authority {
         KNOWN.iter().find(|(known, _)| *known == self.0).and_then(|(_, cloud)| *cloud)
     }
 
-    /// Host, with a port when one was written.
+    /// Host, with a port when it is not 443.
     pub fn host(&self) -> &str {
         &self.0
     }
@@ -128,6 +135,20 @@ mod tests {
             Authority::parse("https://Login.MicrosoftOnline.us", false).unwrap().host(),
             "login.microsoftonline.us"
         );
+    }
+
+    #[test]
+    fn port_443_and_capitals_make_no_difference() {
+        for text in [
+            "https://login.microsoftonline.com:443",
+            "https://login.microsoftonline.com:443/",
+            "HTTPS://LOGIN.MICROSOFTONLINE.COM/",
+            "Https://login.microsoftonline.com:0443",
+        ] {
+            let authority = Authority::parse(text, false).unwrap();
+            assert_eq!((&authority, authority.cloud()), (&Authority::public(), Some(Cloud::Public)), "{text}");
+        }
+        assert_eq!(Authority::parse("https://login.microsoftonline.com:444", false), Err(AuthorityMistake::Unknown));
     }
 
     #[test]
@@ -150,6 +171,11 @@ mod tests {
             "https://login.microsoftonline.com/tenant",
             "https://a@login.microsoftonline.com",
             "https://x:y",
+            "https://x:",
+            "https://x:0",
+            "https://x:+443",
+            "https://x:65536",
+            "https://x:443:443",
             "https://login.microsoftonline.com?x",
             "https://login.microsoftonline.com//",
         ] {

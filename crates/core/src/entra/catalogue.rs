@@ -60,6 +60,7 @@ const ONE_RESOURCE: &str = "Write one resource and /.default, such as https://va
 const NO_SUCH_RESOURCE: &str = "See that the scope names the resource as Azure does, and that the tenant has it (for an own API: its application ID URI, with a service principal).";
 const SECRET_NOT_ASSERTION: &str =
     "Entra judged a secret, which this filter never sends: see what stands between the filter and Entra.";
+const NOT_ASSIGNED: &str = "Assign the client an app role of the resource, or switch off \"assignment required\" in the resource's enterprise application.";
 const CONDITIONAL_ACCESS: &str =
     "A Conditional Access policy for workload identities blocks this: see the sign-in log by the trace id.";
 
@@ -71,9 +72,11 @@ const ROWS: &[Row] = &[
     Row { code: 50027, passing: ByChange, remedy: "The federated token is malformed: see what the token's file holds." },
     Row { code: 50033, passing: ByItself, remedy: SERVICE_TROUBLE },
     Row { code: 50087, passing: ByItself, remedy: SERVICE_TROUBLE },
+    Row { code: 50105, passing: ByChange, remedy: NOT_ASSIGNED },
     Row { code: 50166, passing: ByItself, remedy: ISSUER_UNREACHABLE },
     Row { code: 50196, passing: Throttled, remedy: "Entra saw too many requests of this client: see who else asks with this client id." },
     Row { code: 53003, passing: ByChange, remedy: CONDITIONAL_ACCESS },
+    Row { code: 65001, passing: ByChange, remedy: "Grant the application permissions that this resource needs, and admin consent to them." },
     Row { code: 70011, passing: ByChange, remedy: ONE_RESOURCE },
     Row { code: 70021, passing: RetrySoon, remedy: "Compare issuer, subject and audience of the federated credential with the token's, letter by letter; a new credential takes minutes." },
     Row { code: 70025, passing: ByChange, remedy: "Create a federated credential for this client." },
@@ -87,6 +90,8 @@ const ROWS: &[Row] = &[
     Row { code: 90061, passing: ByItself, remedy: ISSUER_UNREACHABLE },
     Row { code: 90090, passing: ByItself, remedy: SERVICE_TROUBLE },
     Row { code: 500011, passing: ByChange, remedy: NO_SUCH_RESOURCE },
+    Row { code: 500014, passing: ByChange, remedy: "Enable the resource's service principal in the tenant: it is disabled, or the subscription that it belongs to has lapsed." },
+    Row { code: 501051, passing: ByChange, remedy: NOT_ASSIGNED },
     Row { code: 501661, passing: ByItself, remedy: ISSUER_UNREACHABLE },
     Row { code: 530032, passing: ByChange, remedy: CONDITIONAL_ACCESS },
     Row { code: 700016, passing: ByChange, remedy: "Correct the client id (AZURE_CLIENT_ID) or the tenant: this tenant has no such application or managed identity." },
@@ -95,6 +100,7 @@ const ROWS: &[Row] = &[
     Row { code: 700024, passing: FreshAssertion, remedy: "See the node's clock, and that Envoy watches the folder that holds ..data: the token it serves is out of its time." },
     Row { code: 700025, passing: ByChange, remedy: "The application is a public client: make it a confidential one." },
     Row { code: 700027, passing: ByChange, remedy: WRONG_KEY },
+    Row { code: 700030, passing: ByChange, remedy: "Entra judged a certificate, which this filter never sends: check what is between the filter and Entra." },
     Row { code: 700211, passing: RetrySoon, remedy: "Set the federated credential's issuer to the token's issuer, letter by letter (a trailing slash counts); a new credential takes minutes." },
     Row { code: 700212, passing: RetrySoon, remedy: "Set the federated credential's audience to the token's, or project the token with the credential's audience (api://AzureADTokenExchange by default)." },
     Row { code: 700213, passing: RetrySoon, remedy: "Set the federated credential's subject to the token's, system:serviceaccount:<namespace>:<service account> on Kubernetes; a new credential takes minutes." },
@@ -104,11 +110,13 @@ const ROWS: &[Row] = &[
     Row { code: 900382, passing: ByChange, remedy: WRONG_AUTHORITY },
     Row { code: 900384, passing: ByChange, remedy: WRONG_KEY },
     Row { code: 900432, passing: ByChange, remedy: WRONG_AUTHORITY },
+    Row { code: 1002012, passing: ByChange, remedy: ONE_RESOURCE },
     Row { code: 5002730, passing: ByChange, remedy: "Have the issuer sign with RS256." },
     Row { code: 7000112, passing: ByChange, remedy: "The application is disabled: enable its service principal." },
     Row { code: 7000215, passing: ByChange, remedy: SECRET_NOT_ASSERTION },
     Row { code: 7000218, passing: ByChange, remedy: SECRET_NOT_ASSERTION },
     Row { code: 7000222, passing: ByChange, remedy: SECRET_NOT_ASSERTION },
+    Row { code: 7000229, passing: ByChange, remedy: "Create the client's service principal in this tenant (az ad sp create --id <client id>), or correct the tenant id." },
     Row { code: 7000272, passing: ByChange, remedy: WRONG_KEY },
     Row { code: 7002138, passing: ByChange, remedy: "Only the case of letters differs between the federated credential and the token: write it exactly so." },
     Row { code: 9001023, passing: ByChange, remedy: "Write the tenant's id, not common or organizations." },
@@ -121,8 +129,8 @@ const ROWS: &[Row] = &[
 /// makes a pod unready: a resource that does not exist (500011), a Conditional Access policy that may depend on the
 /// resource (53003), an outage.
 const CREDENTIAL: &[u32] = &[
-    50027, 70021, 70025, 90002, 90038, 700016, 700024, 700025, 700027, 700211, 700212, 700213, 700222, 700229, 700238,
-    900382, 900384, 900432, 5002730, 7000112, 7000215, 7000218, 7000222, 7000272, 7002138, 9001023,
+    50027, 70021, 70025, 90002, 90038, 700016, 700024, 700025, 700027, 700030, 700211, 700212, 700213, 700222, 700229,
+    700238, 900382, 900384, 900432, 5002730, 7000112, 7000215, 7000218, 7000222, 7000229, 7000272, 7002138, 9001023,
 ];
 
 /// Whether the code is a refusal of the credential.
@@ -174,6 +182,23 @@ mod tests {
     fn what_depends_on_the_resource_or_on_entra_is_not_a_refusal_of_the_credential() {
         for code in [50001, 500011, 28002, 70011, 700022, 700023, 53003, 530032, 50196, 90055, 90033, 50166, 1] {
             assert!(!is_of_credential(code), "{code}");
+        }
+    }
+
+    #[test]
+    fn what_an_administrator_must_grant_or_enable_has_a_remedy_that_says_so() {
+        let remedy = |code| row(code).map(|row| (row.passing, row.remedy)).unwrap();
+        for (code, word) in [
+            (50105, "app role"),
+            (501051, "app role"),
+            (65001, "consent"),
+            (500014, "Enable"),
+            (700030, "certificate"),
+            (1002012, "/.default"),
+            (7000229, "service principal"),
+        ] {
+            let (passing, remedy) = remedy(code);
+            assert!(passing == ByChange && remedy.contains(word), "{code}: {remedy}");
         }
     }
 }

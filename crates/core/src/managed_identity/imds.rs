@@ -13,6 +13,7 @@ use crate::http::{Reply, Request};
 use crate::path;
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
+use crate::untrusted::OAuthError;
 
 /// The oldest version of the token request.
 const OLDEST_VERSION: &str = "2018-02-01";
@@ -121,7 +122,7 @@ pub(super) fn token_reply(issued: &Issued, client_id: &str, resource: &str, now:
 /// What IMDS replies when something went wrong.
 pub(super) fn problem_reply(problem: &Problem) -> Reply {
     let status = reply::status(problem);
-    let error = match (problem.entra.error.as_deref(), problem.code) {
+    let error = match (problem.entra.error.as_ref().map(OAuthError::as_str), problem.code) {
         (_, Code::ResourceNotAllowed) => "invalid_resource",
         // As Entra itself says it of a client assertion (RFC 7521, section 4.2.1).
         (_, Code::AssertionInvalid | Code::AssertionMalformed) => "invalid_client",

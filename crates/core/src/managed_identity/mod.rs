@@ -19,6 +19,7 @@ use crate::host::Host;
 use crate::http::{Reply, Request};
 use crate::path;
 use crate::problem::{Code, Problem};
+use crate::untrusted::UntrustedText;
 use caller::{Caller, Protocol};
 use guard::{is_local, must_be_get};
 pub use health::readiness_reply;
@@ -195,7 +196,8 @@ impl Endpoint {
                 "Identity not found",
                 format!(
                     "No identity on offer has {} {:?}: add it to managed_identity.identities.",
-                    selector.parameter, selector.value
+                    selector.parameter,
+                    UntrustedText::new(&selector.value)
                 ),
             )
         })

@@ -2,6 +2,7 @@
 
 use crate::broker::Stale;
 use crate::problem::{Code, Problem};
+use crate::untrusted::{UntrustedText, is_invisible};
 
 /// The parameters by which the clients of any Azure protocol name an identity, in lower case. Every protocol takes all of
 /// them: real clients send one protocol's name to another's endpoint, and a name that is ignored would get them the default
@@ -62,7 +63,10 @@ impl Query {
         for (name, value) in form_urlencoded::parse(query) {
             let name = name.to_ascii_lowercase();
             if names.contains(&name) {
-                return Err(bad(format!("the parameter {name:?} occurs twice"), "Write each parameter once."));
+                return Err(bad(
+                    format!("the parameter {:?} occurs twice", UntrustedText::new(&name)),
+                    "Write each parameter once.",
+                ));
             }
             if let Some((parameter, kind)) = SELECTORS.iter().find(|(parameter, _)| *parameter == name) {
                 if !value.is_empty() {
@@ -87,11 +91,9 @@ impl Query {
             names.push(name);
         }
         match resource {
-            Some(resource) if !resource.is_empty() && !resource.contains(is_blank_or_control) => {
-                Ok(Self { version, resource, selector, stale })
-            }
+            Some(resource) if may_be_a_resource(&resource) => Ok(Self { version, resource, selector, stale }),
             _ => Err(bad(
-                "the parameter resource is missing, empty or has a space or a control character",
+                "the parameter resource is missing, empty, longer than 1 KB or has a space or a control character",
                 "Send the resource that the token is for, such as resource=https://vault.azure.net.",
             )),
         }
@@ -103,8 +105,10 @@ impl Query {
     }
 }
 
-fn is_blank_or_control(character: char) -> bool {
-    character.is_whitespace() || character.is_control()
+/// Whether a token can be for it. It becomes the scope, which is logged as it is.
+fn may_be_a_resource(text: &str) -> bool {
+    let is_bad = |character: char| character.is_whitespace() || is_invisible(character);
+    (1..=UntrustedText::LONGEST).contains(&text.len()) && !text.contains(is_bad)
 }
 
 /// A query that cannot be judged.
@@ -126,7 +130,7 @@ fn read_digest(text: &str) -> Result<[u8; 32], Problem> {
 
 fn not_a_digest(text: &str) -> Problem {
     bad(
-        format!("token_sha256_to_refresh={text:?} is no SHA-256"),
+        format!("token_sha256_to_refresh={:?} is no SHA-256", UntrustedText::new(text)),
         "Send the SHA-256 of the token that is to be replaced, in 64 hexadecimal digits.",
     )
 }
@@ -163,6 +167,10 @@ mod tests {
             "",
             "resource=",
             "resource=a%20b",
+            "resource=a%C2%85b",
+            "resource=a%E2%80%AEb",
+            "resource=a%E2%80%A8b",
+            &format!("resource={}", "a".repeat(1025)),
             "resource=x&resource=x",
             "resource=x&client_id=a&object_id=b",
             "resource=x&client_id=a&client_id=a",

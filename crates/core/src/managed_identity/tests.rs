@@ -285,7 +285,7 @@ fn entras_refusal_is_final_and_what_may_pass_is_retried() {
     let request = imds(&format!("&client_id={ORDERS}"));
     let problem = Problem::new(Code::EntraRefused, "AADSTS700016: no such application.", "Correct it.");
     let mut problem = problem.retry_after(Duration::from_secs(30));
-    problem.entra.error = Some("unauthorized_client".into());
+    problem.entra.error = crate::untrusted::OAuthError::parse("unauthorized_client");
     let answer = reply(&request, Err(&problem));
     assert_eq!(answer.status, 400);
     assert!(answer.headers.iter().all(|(name, _)| *name != "retry-after"), "azure-core for Python would wait");

@@ -1,0 +1,528 @@
+//! What the token endpoint's answer means. Nothing of it is believed: it may be a proxy's, or hostile.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::Value;
+
+use super::{AccessToken, Grant, Passing, catalogue};
+use crate::assertion::Assertion;
+use crate::http::CallResult;
+use crate::problem::{Code, EntraDiagnosis, Problem};
+use crate::time::Timestamp;
+use crate::untrusted::{Guid, OAuthError, UntrustedText, is_guid};
+
+/// No answer of the token endpoint is longer.
+const LONGEST_ANSWER: usize = 256 * 1024;
+
+/// So much of a body that is not Entra's is quoted.
+const LONGEST_QUOTED: usize = 300;
+
+/// No token of Entra's lives longer than a day; what claims more is believed only this far.
+const LONGEST_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The status with which Entra throttles (RFC 6585, section 4).
+const TOO_MANY_REQUESTS: u16 = 429;
+
+/// The longest `Retry-After` that is obeyed.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
+
+/// What the token endpoint's answer comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// A token.
+    Granted { token: AccessToken, expires_in: Duration, refresh_in: Option<Duration> },
+    /// The endpoint was not reached: no connection, a reset, or no answer in time. Another way may lead there.
+    Unreached { problem: Box<Problem> },
+    /// None.
+    Refused {
+        problem: Box<Problem>,
+        passing: Passing,
+        /// What the endpoint asked for, capped.
+        retry_after: Option<Duration>,
+    },
+}
+
+/// Reads the endpoint's answer to a request for `grant` with this assertion, of which nothing is quoted.
+pub(crate) fn read_answer(
+    answer: CallResult,
+    cluster: &str,
+    grant: &Grant,
+    assertion: &Assertion,
+    now: Timestamp,
+) -> Answer {
+    let about = |problem: Problem| Box::new(problem.about(grant.identity(), grant.scope()));
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(failure) => {
+            return Answer::Unreached { problem: about(Problem::uncalled(failure, cluster, "which leads to Entra")) };
+        }
+    };
+    if answer.is_envoys_own {
+        return Answer::Unreached { problem: about(no_answer(answer.status, &answer.body, cluster, assertion)) };
+    }
+    let retry_after = answer.retry_after.as_deref().and_then(|value| read_retry_after(value, now));
+    let (problem, passing) = match answer.status {
+        200 => match read_grant(&answer.body, grant.tenant_id(), assertion) {
+            Ok((token, expires_in, refresh_in)) => return Answer::Granted { token, expires_in, refresh_in },
+            Err(wrong) => (invalid_success(200, &wrong), Passing::ByItself),
+        },
+        // A token may be in it, so it is not quoted.
+        status @ 201..=299 => (
+            invalid_success(status, &format!("expected 200; the body of {} bytes is not read", answer.body.len())),
+            Passing::ByItself,
+        ),
+        status => read_refusal(status, &answer.body, cluster, assertion),
+    };
+    Answer::Refused { problem: about(problem), passing, retry_after }
+}
+
+/// An answer that says success and holds no usable token. Its body is never quoted.
+fn invalid_success(status: u16, wrong: &str) -> Problem {
+    Problem::new(
+        Code::EntraReplyInvalid,
+        format!("Entra answered {status}: {wrong}"),
+        "Check what is between this Envoy and Entra, such as a proxy that answers in its place.",
+    )
+}
+
+/// The token of a successful answer (RFC 6749, section 5.1), or what is wrong with it.
+fn read_grant(
+    body: &[u8],
+    tenant_id: &str,
+    assertion: &Assertion,
+) -> Result<(AccessToken, Duration, Option<Duration>), String> {
+    if body.len() > LONGEST_ANSWER {
+        return Err(format!("the body has {} bytes, more than {LONGEST_ANSWER}", body.len()));
+    }
+    let body: Value = serde_json::from_slice(body).map_err(|_| "the body is not JSON")?;
+    let text = |name: &str| body.get(name).and_then(Value::as_str);
+    if !text("token_type").is_some_and(|kind| kind.eq_ignore_ascii_case("Bearer")) {
+        return Err("token_type is not Bearer".to_owned());
+    }
+    let token = text("access_token")
+        .and_then(AccessToken::parse)
+        .ok_or("access_token is missing, empty or has characters that no token has")?;
+    if assertion.is_in(token.expose()) {
+        return Err("access_token is the federated token".to_owned());
+    }
+    if is_guid(tenant_id) && !may_be_of(&token, tenant_id) {
+        return Err("the token is of another tenant (tid)".to_owned());
+    }
+    let expires_in = length(body.get("expires_in")).ok_or("expires_in is missing or not a number of seconds")?;
+    Ok((token, expires_in, length(body.get("refresh_in"))))
+}
+
+/// Whether a token does not contradict the tenant's id. Access tokens are opaque to clients: one that cannot be read, or
+/// has no `tid`, is taken; a `tid` that is anything but exactly this id is another tenant's.
+fn may_be_of(token: &AccessToken, tenant_id: &str) -> bool {
+    let Some(claims) = token.expose().split('.').nth(1) else { return true };
+    // With or without padding, in either alphabet (RFC 4648, sections 4 and 5): what another reader may read is judged.
+    let claims = claims.trim_end_matches('=').replace('+', "-").replace('/', "_");
+    let claims = URL_SAFE_NO_PAD.decode(claims).ok().and_then(|json| serde_json::from_slice::<Value>(&json).ok());
+    let tenant = claims.as_ref().and_then(|claims| claims.get("tid"));
+    tenant.is_none_or(|tenant| tenant.as_str().is_some_and(|tenant| tenant.eq_ignore_ascii_case(tenant_id)))
+}
+
+/// A positive number of seconds, as a number or, as some endpoints write it, a string.
+fn length(value: Option<&Value>) -> Option<Duration> {
+    let seconds = match value? {
+        Value::Number(number) => number.as_u64()?,
+        Value::String(text) => text.parse().ok()?,
+        _ => return None,
+    };
+    (seconds > 0).then(|| Duration::from_secs(seconds).min(LONGEST_LIFE))
+}
+
+/// `Retry-After` in both forms (RFC 9110, section 10.2.3), capped.
+fn read_retry_after(value: &[u8], now: Timestamp) -> Option<Duration> {
+    let text = std::str::from_utf8(value).ok()?.trim();
+    let wait = match text.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let date = httpdate::parse_http_date(text).ok()?;
+            let seconds = date.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs();
+            Timestamp::from_unix_seconds(seconds).since(now)
+        }
+    };
+    Some(wait.min(LONGEST_RETRY_AFTER))
+}
+
+/// An answer that is not one of Entra's: Envoy's own, or that of something between.
+fn no_answer(status: u16, body: &[u8], cluster: &str, assertion: &Assertion) -> Problem {
+    let body = if may_be_quoted(status, body) { body.get(..LONGEST_QUOTED).unwrap_or(body) } else { b"(not quoted)" };
+    let said = UntrustedText::without(&String::from_utf8_lossy(body), assertion.expose());
+    Problem::new(
+        Code::EntraUnavailable,
+        format!("cluster {cluster:?}, which leads to Entra, answered {status}: {said}"),
+        format!(
+            "It is tried again by itself. If it stays so: check in Envoy's /clusters that {cluster:?} reaches the \
+             authority's port 443, and that its trusted_ca and server name are right."
+        ),
+    )
+}
+
+/// Whether a body can be quoted in part: the text of an error. JSON, whole or broken, may hold a token.
+fn may_be_quoted(status: u16, body: &[u8]) -> bool {
+    let is_text = !matches!(body.trim_ascii_start().first(), Some(b'{' | b'[' | b'"'));
+    (400..600).contains(&status) && is_text && !body.windows(6).any(|part| part == b"_token")
+}
+
+/// What a refusal says and how it passes.
+fn read_refusal(status: u16, body: &[u8], cluster: &str, assertion: &Assertion) -> (Problem, Passing) {
+    let json = body.get(..LONGEST_ANSWER).unwrap_or(body);
+    let json: Option<Value> = serde_json::from_slice(json).ok().filter(|json: &Value| json.get("error").is_some());
+    let Some(json) = json else {
+        let passing = if status == TOO_MANY_REQUESTS { Passing::Throttled } else { Passing::ByItself };
+        return (no_answer(status, body, cluster, assertion), passing);
+    };
+    let text = |name: &str| json.get(name).and_then(Value::as_str);
+    let description = text("error_description").unwrap_or_default();
+    let aadsts = json
+        .get("error_codes")
+        .and_then(Value::as_array)
+        .and_then(|codes| codes.iter().find_map(|code| u32::try_from(code.as_u64()?).ok()))
+        .or_else(|| aadsts_in(description));
+    let diagnosis = EntraDiagnosis {
+        error: text("error").and_then(|error| OAuthError::parse_without(error, assertion.expose())),
+        aadsts,
+        trace_id: text("trace_id").and_then(Guid::parse),
+        correlation_id: text("correlation_id").and_then(Guid::parse),
+    };
+    let error = diagnosis.error.as_ref().map(OAuthError::as_str);
+    let row = aadsts.and_then(catalogue::row);
+    let passing = match row {
+        _ if status == TOO_MANY_REQUESTS => Passing::Throttled,
+        Some(row) => row.passing,
+        None if status >= 500 || error == Some("temporarily_unavailable") => Passing::ByItself,
+        None => Passing::ByChange,
+    };
+    let code = if passing.is_transient() { Code::EntraUnavailable } else { Code::EntraRefused };
+    // The lines after the first repeat what has members of its own.
+    let description = UntrustedText::without(description.lines().next().unwrap_or_default(), assertion.expose());
+    let said = match description.as_str() {
+        "" => error.unwrap_or("no reason given"),
+        said => said,
+    };
+    let mut problem = Problem::new(
+        code,
+        format!("{said} (the federated token says: {})", assertion.claims()),
+        row.map_or(
+            "Look the code up at https://login.microsoftonline.com/error, and the trace id in the sign-in log.",
+            |row| row.remedy,
+        ),
+    );
+    problem.entra = diagnosis;
+    (problem, passing)
+}
+
+/// The code in `AADSTS700213: …`.
+fn aadsts_in(description: &str) -> Option<u32> {
+    let (_, rest) = description.split_once("AADSTS")?;
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::assertion::tests::{NOW, claims, jwt};
+    use crate::entra::tests_support::grant;
+    use crate::http::{CallFailure, Response};
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+
+    const GUID: &str = "11111111-aaaa-4aaa-8aaa-111111111111";
+
+    fn assertion() -> Assertion {
+        Assertion::parse(jwt(&json!({"alg": "RS256"}), &claims()).as_bytes(), NOW).unwrap()
+    }
+
+    fn answer(status: u16, body: &str) -> Answer {
+        answer_with(status, body, None)
+    }
+
+    fn answer_with(status: u16, body: &str, retry_after: Option<&str>) -> Answer {
+        let response = Response {
+            status,
+            retry_after: retry_after.map(|value| value.as_bytes().to_vec()),
+            body: body.as_bytes().to_vec(),
+            is_envoys_own: false,
+        };
+        read_answer(Ok(response), "entra", &grant(), &assertion(), NOW)
+    }
+
+    fn refused(answer: Answer) -> (Problem, Passing, Option<Duration>) {
+        let Answer::Refused { problem, passing, retry_after } = answer else { panic!("{answer:?}") };
+        (*problem, passing, retry_after)
+    }
+
+    #[test]
+    fn a_token_is_read_with_its_times() {
+        let granted = Answer::Granted {
+            token: AccessToken::parse("abc.def").unwrap(),
+            expires_in: Duration::from_secs(3599),
+            refresh_in: None,
+        };
+        assert_eq!(answer(200, r#"{"token_type":"Bearer","expires_in":3599,"access_token":"abc.def"}"#), granted);
+        assert_eq!(answer(200, r#"{"token_type":"bearer","expires_in":"3599","access_token":"abc.def"}"#), granted);
+        let Answer::Granted { expires_in, refresh_in, .. } = answer(
+            200,
+            r#"{"token_type":"Bearer","expires_in":18446744073709551615,"refresh_in":43199,"access_token":"a"}"#,
+        ) else {
+            panic!()
+        };
+        assert_eq!((expires_in, refresh_in), (LONGEST_LIFE, Some(Duration::from_secs(43199))));
+    }
+
+    #[test]
+    fn an_answer_that_makes_no_sense_is_no_token() {
+        for body in [
+            "",
+            "<html>",
+            "{",
+            "[]",
+            r#"{"token_type":"Bearer","expires_in":1}"#,
+            r#"{"token_type":"pop","expires_in":1,"access_token":"a"}"#,
+            r#"{"token_type":"Bearer","expires_in":1,"access_token":""}"#,
+            r#"{"token_type":"Bearer","expires_in":1,"access_token":"a\r\nx: y"}"#,
+            r#"{"token_type":"Bearer","access_token":"a"}"#,
+            r#"{"token_type":"Bearer","expires_in":-1,"access_token":"a"}"#,
+            r#"{"token_type":"Bearer","expires_in":0,"access_token":"a"}"#,
+        ] {
+            let (problem, passing, _) = refused(answer(200, body));
+            assert_eq!((problem.code, passing), (Code::EntraReplyInvalid, Passing::ByItself), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_federated_token_is_never_taken_for_an_access_token() {
+        let signature = "c2lnbmF0dXJl".repeat(28);
+        let (unsigned, _) =
+            assertion().expose().rsplit_once('.').map(|(start, end)| (start.to_owned(), end.len())).unwrap();
+        let own = Assertion::parse(format!("{unsigned}.{signature}").as_bytes(), NOW).unwrap();
+        for token in [own.expose().to_owned(), format!("e30.e30.{signature}"), format!("a.{}~", own.expose())] {
+            let wrong = read_grant(success(&token).as_bytes(), "contoso.example", &own).unwrap_err();
+            assert_eq!(wrong, "access_token is the federated token");
+        }
+        assert!(read_grant(success("e30.e30.c2ln").as_bytes(), "contoso.example", &own).is_ok());
+    }
+
+    #[test]
+    fn a_token_of_another_tenant_is_refused() {
+        let token = |token: String| answer(200, &success(&token));
+        let of = |tid: Value| token(access_jwt(&json!({"tid": tid})));
+        let own = "11111111-1111-4111-8111-111111111111";
+        assert!(matches!(of(json!(own)), Answer::Granted { .. }));
+        // Opaque, or without a tenant.
+        for opaque in ["abc", "a.b.c", "a.!.c", "..", &access_jwt(&json!({}))] {
+            let opaque = opaque.replace('!', "~");
+            assert!(matches!(token(opaque.clone()), Answer::Granted { .. }), "{opaque}");
+        }
+        for other in [
+            json!("22222222-2222-4222-8222-222222222222"),
+            json!(format!(" {own}")),
+            json!(format!("{own}\n")),
+            json!(""),
+            json!(null),
+            json!(7),
+            json!([own]),
+            json!({"tid": own}),
+        ] {
+            assert!(refused(of(other.clone())).0.detail.contains("another tenant"), "{other}");
+        }
+        // Another reader may read more forms of base64 than the one of JWTs.
+        for encoding in [&URL_SAFE, &STANDARD] {
+            for length in 1..4 {
+                let claims = json!({"tid": "22222222-2222-4222-8222-222222222222", "x": "?>~".repeat(length)});
+                let padded = format!("e30.{}.c2ln", encoding.encode(claims.to_string()));
+                assert!(refused(token(padded.clone())).0.detail.contains("another tenant"), "{padded}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_tenant_that_is_configured_as_a_domain_is_not_compared() {
+        assert!(
+            read_grant(success(&access_jwt(&json!({"tid": 7}))).as_bytes(), "contoso.example", &assertion()).is_ok()
+        );
+    }
+
+    fn access_jwt(claims: &Value) -> String {
+        format!("e30.{}.another-signature", URL_SAFE_NO_PAD.encode(claims.to_string()))
+    }
+
+    fn success(token: &str) -> String {
+        json!({"token_type": "Bearer", "expires_in": 60, "access_token": token}).to_string()
+    }
+
+    #[test]
+    fn a_refusal_carries_entras_words_the_claims_and_the_remedy() {
+        let body = json!({
+            "error": "invalid_client",
+            "error_description": "AADSTS700213: No matching federated identity record found.\r\nTrace ID: t\r\nCorrelation ID: c",
+            "error_codes": [700213], "trace_id": GUID, "correlation_id": "c",
+        });
+        let (problem, passing, _) = refused(answer(401, &body.to_string()));
+        assert_eq!((problem.code, passing), (Code::EntraRefused, Passing::RetrySoon));
+        assert!(problem.detail.starts_with(
+            "AADSTS700213: No matching federated identity record found. (the federated token says: issuer"
+        ));
+        assert!(problem.detail.contains("system:serviceaccount:payments:api"));
+        assert!(problem.remedy.contains("subject"));
+        assert_eq!(problem.aadsts().as_deref(), Some("AADSTS700213"));
+        assert_eq!(problem.identity.as_deref(), Some("payments"));
+        assert_eq!(problem.entra.trace_id.as_ref().map(Guid::as_str), Some(GUID));
+        assert_eq!(problem.entra.correlation_id, None);
+    }
+
+    #[test]
+    fn how_a_refusal_passes_is_judged_by_code_then_by_status() {
+        let error = |status: u16, body: &str| {
+            let (problem, passing, _) = refused(answer(status, body));
+            (problem.code, passing)
+        };
+        assert_eq!(
+            error(400, r#"{"error":"x","error_description":"AADSTS700016: no"}"#),
+            (Code::EntraRefused, Passing::ByChange)
+        );
+        assert_eq!(
+            error(400, r#"{"error":"x","error_codes":[700024]}"#),
+            (Code::EntraRefused, Passing::FreshAssertion)
+        );
+        assert_eq!(error(400, r#"{"error":"x","error_codes":[90033]}"#), (Code::EntraUnavailable, Passing::ByItself));
+        for (status, body) in [
+            (429, r#"{"error":"x"}"#),
+            (429, r#"{"error":"x","error_codes":[700016]}"#),
+            (429, "slow down"),
+            (400, r#"{"error":"x","error_codes":[50196]}"#),
+            (400, r#"{"error":"x","error_codes":[90055]}"#),
+        ] {
+            assert_eq!(error(status, body), (Code::EntraUnavailable, Passing::Throttled), "{status} {body}");
+        }
+        assert_eq!(error(400, r#"{"error":"temporarily_unavailable"}"#), (Code::EntraUnavailable, Passing::ByItself));
+        assert_eq!(error(400, r#"{"error":"x","error_codes":[999]}"#), (Code::EntraRefused, Passing::ByChange));
+        assert_eq!(error(503, "upstream connect error"), (Code::EntraUnavailable, Passing::ByItself));
+    }
+
+    #[test]
+    fn nothing_of_a_successful_answer_is_quoted() {
+        let token = jwt(&json!({"typ": "JWT"}), &json!({"sub": "of an access token"}));
+        let long = format!("{}{}", success(&token), " ".repeat(LONGEST_ANSWER));
+        let refusal = json!({"error": token, "error_description": token, "access_token": token}).to_string();
+        for status in [200, 201, 202, 204, 226, 299] {
+            for body in [&*long, &*refusal, &*token, "spoken", "", &success(&token).replace("Bearer", "pop")] {
+                let (problem, passing, _) = refused(answer(status, body));
+                assert_eq!((problem.code, passing), (Code::EntraReplyInvalid, Passing::ByItself));
+                assert!(problem.detail.starts_with(&format!("Entra answered {status}: ")), "{}", problem.detail);
+                assert!(problem.detail.len() < 120 && !problem.detail.contains("spoken"), "{}", problem.detail);
+                let shown = serde_json::to_string(&problem).unwrap();
+                assert!(!shown.contains("eyJ") && !shown.contains("c2ln"), "{shown}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_text_of_an_error_is_quoted() {
+        let quoted = |status, body: &str| refused(answer(status, body)).0.detail.contains("spoken");
+        assert!(quoted(400, "it is spoken") && quoted(503, "<html>spoken"));
+        for status in [0, 100, 302, 399, 600, 999] {
+            assert!(!quoted(status, "spoken"), "{status}");
+        }
+        for json in [r#"{"spoken":1}"#, " \n{\"spoken", "[spoken", "\"spoken\"", "?\"access_token\":\"spoken\"}"] {
+            assert!(!quoted(400, json), "{json}");
+        }
+    }
+
+    /// What a hostile or broken endpoint may repeat of the assertion, whose header has a line break after the brace.
+    #[test]
+    fn no_form_of_the_assertion_gets_into_a_problem() {
+        let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
+        let header = part("{\n  \"alg\": \"RS256\",\n  \"kid\": \"a key\"\n}");
+        let signature = part(&"the signature of an issuer ".repeat(9));
+        let token = format!("{header}.{}.{signature}", part(&claims().to_string()));
+        let assertion = Assertion::parse(token.as_bytes(), NOW).unwrap();
+        let pieces: Vec<&str> = token.as_bytes().chunks(30).map(|piece| std::str::from_utf8(piece).unwrap()).collect();
+        let echoes = [
+            token.clone(),
+            format!("grant_type=x&client_assertion={token}&scope=y"),
+            token.replace('.', "\n"),
+            token.split('.').rev().collect::<Vec<_>>().join("."),
+            signature.clone(),
+            pieces.join(" "),
+            pieces.join(" and then "),
+            pieces.join("\u{200b}"),
+            token.chars().rev().skip(40).collect::<String>().chars().rev().collect(),
+            format!("{}{token}", "x".repeat(280)),
+            token.to_uppercase(),
+        ];
+        let leaks = |text: &str| {
+            let text: String =
+                text.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+            let token: String =
+                token.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+            text.as_bytes().windows(8).any(|run| token.as_bytes().windows(8).any(|part| part == run))
+        };
+        assert!(leaks(&echoes[3]));
+        for echo in &echoes {
+            let bodies = [
+                echo.clone(),
+                json!({"error": echo, "error_description": echo, "trace_id": echo, "correlation_id": echo}).to_string(),
+                json!({"error": &echo[..echo.len().min(50)], "error_description": format!("AADSTS7000213: {echo}")})
+                    .to_string(),
+                json!({"error": [echo], "error_description": {"a": echo}, "error_codes": [echo], "trace_id": [echo]})
+                    .to_string(),
+            ];
+            for body in bodies {
+                for (status, is_envoys_own) in
+                    [(200, false), (201, false), (302, false), (400, false), (503, true), (600, false)]
+                {
+                    let body = body.clone().into_bytes();
+                    let response = Response { status, retry_after: None, body, is_envoys_own };
+                    let problem = match read_answer(Ok(response), "entra", &grant(), &assertion, NOW) {
+                        Answer::Refused { problem, .. } | Answer::Unreached { problem } => problem,
+                        granted => panic!("{granted:?}"),
+                    };
+                    let problem = Problem { identity: None, scope: None, remedy: String::new(), ..*problem };
+                    let shown = serde_json::to_string(&problem).unwrap();
+                    assert!(!leaks(&shown), "{status}: {shown}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_refusal_says_is_one_line_of_at_most_a_kilobyte() {
+        let huge = "AADSTS1: \u{202e}\u{1b}[2J".to_owned() + &"x ".repeat(100_000) + "\u{2028}event=forged";
+        let body = json!({"error": "a\"b", "error_description": huge, "trace_id": huge, "correlation_id": 1});
+        let (problem, ..) = refused(answer(400, &body.to_string()));
+        let without_claims = problem.detail.split(" (the federated").next().unwrap();
+        assert!(without_claims.len() <= UntrustedText::LONGEST, "{}", without_claims.len());
+        assert!(!problem.detail.contains(crate::untrusted::is_invisible), "{}", problem.detail);
+        assert_eq!((problem.entra.error, problem.entra.trace_id), (None, None));
+        for body in ["[1]", "7", "null", r#"{"error":null}"#, r#"{"error":{}}"#, r#"{"error":[],"error_codes":{}}"#] {
+            refused(answer(400, body));
+        }
+    }
+
+    #[test]
+    fn a_missing_cluster_is_named() {
+        let answer = read_answer(Err(CallFailure::NoSuchCluster), "entra", &grant(), &assertion(), NOW);
+        let Answer::Unreached { problem } = answer else { panic!("{answer:?}") };
+        assert_eq!(problem.code, Code::ClusterMissing);
+        assert!(problem.detail.contains("\"entra\""));
+    }
+
+    #[test]
+    fn retry_after_is_read_in_both_forms_and_capped() {
+        let wait = |value: &str| refused(answer_with(429, "{}", Some(value))).2;
+        assert_eq!(wait("7"), Some(Duration::from_secs(7)));
+        assert_eq!(wait("99999999999"), Some(LONGEST_RETRY_AFTER));
+        let soon = std::time::UNIX_EPOCH + Duration::from_secs(NOW.unix_seconds() + 9);
+        assert_eq!(wait(&httpdate::fmt_http_date(soon)), Some(Duration::from_secs(9)));
+        assert_eq!(wait("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
+        assert_eq!(wait("soon"), None);
+    }
+}

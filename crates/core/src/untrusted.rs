@@ -1,0 +1,317 @@
+//! Texts from outside, bounded and cleaned once, where they enter: after that they can be logged and quoted.
+//!
+//! What an answer, a federated token's claim, a caller or a variable says may be long, may forge lines or reorder what a
+//! terminal shows, and may repeat a secret. The types here cannot hold such a text.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What takes the place of a secret.
+const HIDDEN: &str = "(hidden)";
+
+/// This many letters and digits in a row that a secret has in the same order are a piece of it. Shorter pieces also
+/// occur in ordinary text.
+const SHORTEST_PIECE: usize = 8;
+
+/// A run of this many base64url characters may be a secret: 43 encode 256 bits.
+const SHORTEST_TOKEN: usize = 43;
+
+/// How much of a raw text is read: it bounds the time that a comparison takes.
+const LONGEST_RAW: usize = 2 * UntrustedText::LONGEST;
+
+/// A text from outside: at most 1 KB on one line, without control characters and without characters that are invisible
+/// or reorder text.
+#[derive(Clone, PartialEq, Eq)]
+pub struct UntrustedText(String);
+
+impl UntrustedText {
+    /// The most bytes that are kept.
+    pub const LONGEST: usize = 1024;
+
+    /// Cleans and cuts a text that holds no secret.
+    pub fn new(text: &str) -> Self {
+        Self(cut(clean(start(text, LONGEST_RAW)), Self::LONGEST))
+    }
+
+    /// Cleans and cuts a text that may repeat `secret` or hold another token.
+    ///
+    /// Each piece of the secret is removed by comparison, also where the case differs or other characters than
+    /// letters and digits stand between. What cannot be compared, a token that is not in hand, is removed by its form.
+    pub fn without(text: &str, secret: &str) -> Self {
+        let text = remove_pieces(start(text, LONGEST_RAW), secret);
+        Self(cut(remove_token_like(&clean(&text)), Self::LONGEST))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Quoted, as a `str` is.
+impl fmt::Debug for UntrustedText {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, formatter)
+    }
+}
+
+impl fmt::Display for UntrustedText {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// A GUID in its usual form, as tenants, clients and Entra's traces have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Guid(String);
+
+impl Guid {
+    /// The GUID, when the text is one.
+    pub fn parse(text: &str) -> Option<Self> {
+        is_guid(text).then(|| Self(text.to_owned()))
+    }
+
+    /// The GUID as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Guid {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text).ok_or("not a GUID")
+    }
+}
+
+/// Whether this is a GUID in its usual form.
+pub(crate) fn is_guid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(index, byte)| match index {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
+/// An OAuth error code, such as `invalid_client`: at most 64 of the characters of RFC 6749, section 5.2.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct OAuthError(String);
+
+impl OAuthError {
+    /// Twice the longest of the registered codes (IANA, "OAuth Extensions Error Registry").
+    const LONGEST: usize = 64;
+
+    /// The error code, when the text is one.
+    pub fn parse(text: &str) -> Option<Self> {
+        let fits = |byte: u8| matches!(byte, 0x20..=0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+        let is_code = (1..=Self::LONGEST).contains(&text.len()) && text.bytes().all(fits);
+        is_code.then(|| Self(text.to_owned()))
+    }
+
+    /// The same, unless a piece of `secret` is in it.
+    pub fn parse_without(text: &str, secret: &str) -> Option<Self> {
+        Self::parse(text).filter(|code| UntrustedText::without(&code.0, secret).0 == code.0)
+    }
+
+    /// The error code as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for OAuthError {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text).ok_or("not an OAuth error code")
+    }
+}
+
+/// Whether a character shows nothing, or changes how others are shown: control characters, line and paragraph
+/// separators, zero-width and bidirectional formatting characters (Unicode, Standard Annex 9), tags.
+pub(crate) fn is_invisible(character: char) -> bool {
+    character.is_control()
+        || matches!(character,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// One line: each run of white space and invisible characters is one space, none at the ends.
+fn clean(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for word in text.split(|c: char| c.is_whitespace() || is_invisible(c)).filter(|word| !word.is_empty()) {
+        if !clean.is_empty() {
+            clean.push(' ');
+        }
+        clean.push_str(word);
+    }
+    clean
+}
+
+/// The longest start of a text within `longest` bytes.
+fn start(text: &str, longest: usize) -> &str {
+    text.get(..text.floor_char_boundary(longest)).unwrap_or_default()
+}
+
+/// The text within `longest` bytes, with a mark where it was cut.
+fn cut(text: String, longest: usize) -> String {
+    const MARK: &str = "…";
+    if text.len() <= longest { text } else { format!("{}{MARK}", start(&text, longest - MARK.len())) }
+}
+
+/// The letters and digits of a text without their case, each with its place.
+fn letters(text: &str) -> Vec<(usize, u8)> {
+    let bytes = text.bytes().enumerate().filter(|(_, byte)| byte.is_ascii_alphanumeric());
+    bytes.map(|(at, byte)| (at, byte.to_ascii_lowercase())).collect()
+}
+
+/// Where each run of [`SHORTEST_PIECE`] letters begins and ends, and the run as a number.
+fn pieces(letters: &[(usize, u8)]) -> impl Iterator<Item = (usize, usize, u64)> {
+    letters.windows(SHORTEST_PIECE).filter_map(|window| {
+        let run = window.iter().fold(0, |run, (_, byte)| (run << 8) | u64::from(*byte));
+        Some((window.first()?.0, window.last()?.0 + 1, run))
+    })
+}
+
+/// A text without the pieces of a secret that it repeats.
+fn remove_pieces(text: &str, secret: &str) -> String {
+    let of_secret: Vec<u64> = pieces(&letters(secret)).map(|(_, _, run)| run).collect();
+    let (mut clean, mut end) = (String::with_capacity(text.len()), 0);
+    for (from, to, _) in pieces(&letters(text)).filter(|(_, _, run)| of_secret.contains(run)) {
+        // Runs that overlap are one piece. Both ends are next to ASCII characters, so a slice exists.
+        if from >= end {
+            clean.push_str(text.get(end..from).unwrap_or_default());
+            clean.push_str(HIDDEN);
+        }
+        end = to;
+    }
+    clean.push_str(text.get(end..).unwrap_or_default());
+    clean
+}
+
+/// A text without what has the form of a token.
+fn remove_token_like(text: &str) -> String {
+    let (mut clean, mut run) = (String::with_capacity(text.len()), String::new());
+    // A last separator ends the last run, and is taken off again.
+    for character in text.chars().chain([' ']) {
+        if character.is_ascii_alphanumeric() || matches!(character, '-' | '_') {
+            run.push(character);
+            continue;
+        }
+        clean.push_str(if is_token_like(&run) { HIDDEN } else { &run });
+        clean.push(character);
+        run.clear();
+    }
+    clean.pop();
+    clean
+}
+
+/// A JSON object in base64url; or a long run of base64url with capitals, small letters and digits: names of Kubernetes
+/// and hexadecimal digests lack one of the three.
+fn is_token_like(run: &str) -> bool {
+    let has = |class: fn(&u8) -> bool| run.as_bytes().iter().any(class);
+    let is_mixed = has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase) && has(u8::is_ascii_digit);
+    (run.len() >= SHORTEST_TOKEN && is_mixed) || (run.len() >= SHORTEST_PIECE && run.starts_with("eyJ"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJzeXN0ZW06c2EifQ.c2lnbmF0dXJlT2ZOb2JvZHk";
+
+    fn shown(text: &str) -> String {
+        UntrustedText::without(text, SECRET).0
+    }
+
+    #[test]
+    fn a_text_becomes_one_line_without_invisible_characters() {
+        let text = "  a\r\nevent=x\0\u{1b}[31m\u{7f}b\u{85}c\u{2028}d\u{202e}e\u{2066}f\u{200b}g\u{feff}\u{e0041}h\t ";
+        assert_eq!(UntrustedText::new(text).as_str(), "a event=x [31m b c d e f g h");
+        assert_eq!(UntrustedText::new("Zürich, 東京 🙂").as_str(), "Zürich, 東京 🙂");
+    }
+
+    #[test]
+    fn a_text_is_cut_at_one_kilobyte_between_characters() {
+        for long in ["a".repeat(1025), "ü".repeat(600), "🙂".repeat(100_000), " \n".repeat(9000) + "end"] {
+            let text = UntrustedText::new(&long);
+            assert!(text.as_str().len() <= UntrustedText::LONGEST, "{}", text.as_str().len());
+        }
+        assert!(UntrustedText::new(&"a".repeat(1025)).as_str().ends_with("a…"));
+        assert_eq!(UntrustedText::new(&"a".repeat(1024)).as_str().len(), 1024);
+    }
+
+    #[test]
+    fn a_secret_is_removed_whole_and_by_its_parts() {
+        let parts: Vec<&str> = SECRET.split('.').collect();
+        assert_eq!(shown(SECRET), "(hidden)");
+        for part in parts {
+            assert_eq!(shown(&format!("bad '{part}', sorry")), "bad '(hidden)', sorry");
+        }
+        assert_eq!(shown("nothing here"), "nothing here");
+    }
+
+    #[test]
+    fn a_secret_in_pieces_is_removed() {
+        for separator in [" ", "\n", "|", ", ", "\u{200b}", "\u{202e}", "%", "-", "🙂"] {
+            for length in [3, 8, 20] {
+                let pieces: Vec<&str> =
+                    SECRET.as_bytes().chunks(length).map(|piece| std::str::from_utf8(piece).unwrap()).collect();
+                let text = shown(&format!("got: {}", pieces.join(separator)));
+                assert_eq!(text, "got: (hidden)", "{separator:?}, {length}");
+            }
+        }
+        let apart = format!("{} and then, much later, {}", &SECRET[..30], &SECRET[30..]);
+        assert_eq!(shown(&apart), "(hidden) and then, much later, (hidden)");
+    }
+
+    #[test]
+    fn a_secret_in_another_case_or_alphabet_is_removed() {
+        assert_eq!(shown(&SECRET.to_uppercase()), "(hidden)");
+        let secret = "ab-cd_efgh-ij_klmnop";
+        assert_eq!(UntrustedText::without("ab+cd/efgh+ij/klmnop", secret).0, "(hidden)");
+    }
+
+    #[test]
+    fn a_secret_that_is_cut_leaves_no_more_than_the_shortest_piece() {
+        let text = shown(&format!("{}{SECRET}", " .".repeat(LONGEST_RAW / 2 - 4)));
+        assert!(!text.contains("eyJhbGci"), "{text}");
+    }
+
+    #[test]
+    fn a_token_that_is_not_in_hand_is_removed_by_its_form() {
+        assert_eq!(shown("a eyJhY2Nlc3M.b"), "a (hidden).b");
+        let other = "ewogImFsZyI6Im5vbmUifQ.ewogInN1YiI6ICJhbm90aGVyIGNhbGxlciBvZiB0aGUgZW5kcG9pbnQiIH0x.AAAAaaaa1111AAAAaaaa1111AAAAaaaa1111AAAAaaaa1111";
+        assert_eq!(shown(&format!("not {other}!")), "not ewogImFsZyI6Im5vbmUifQ.(hidden).(hidden)!");
+        for kept in [
+            "system:serviceaccount:a-namespace-with-a-rather-long-name-of-63-letters-and-more:api",
+            "AADSTS700027, thumbprint 'C6FD0A21B3E1A7B2C9D0E1F2A3B4C5D6E7F80912C6FD0A21B3E1A7B2C9D0E1F2'",
+            "11111111-1111-4111-8111-111111111111",
+        ] {
+            assert_eq!(shown(kept), kept);
+        }
+    }
+
+    #[test]
+    fn an_error_code_is_of_oauths_characters_and_short() {
+        for code in ["invalid_client", "a b!#[]~", "x"] {
+            assert_eq!(OAuthError::parse(code).unwrap().as_str(), code);
+        }
+        for other in ["", "a\"b", "a\\b", "a\nb", "ü", "\u{7f}", &"a".repeat(65)] {
+            assert_eq!(OAuthError::parse(other), None, "{other:?}");
+        }
+        assert_eq!(OAuthError::parse_without(&SECRET[..40], SECRET), None);
+        assert!(OAuthError::parse_without("invalid_client", SECRET).is_some());
+    }
+
+    #[test]
+    fn what_was_stored_is_judged_again() {
+        assert!(serde_json::from_str::<Guid>("\"11111111-1111-4111-8111-111111111111\"").is_ok());
+        assert!(serde_json::from_str::<Guid>("\"x\"").is_err());
+        assert!(serde_json::from_str::<OAuthError>("\"a\\nb\"").is_err());
+    }
+}
