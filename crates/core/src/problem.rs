@@ -72,6 +72,8 @@ codes! {
     IdentityAmbiguous = "identity_ambiguous", 400, "Several identities, and the request names none";
     /// A managed-identity request for a resource that the identity is not offered for.
     ResourceNotAllowed = "resource_not_allowed", 400, "The identity is not offered for this resource";
+    /// Managed-identity callers asked for too many new resources within a minute.
+    TooManyScopes = "too_many_scopes", 429, "Too many new resources within a minute";
     /// A managed-identity request without the secret.
     SecretWrong = "secret_wrong", 401, "The secret is missing or wrong";
     /// Managed identity is switched off by configuration.

@@ -1,15 +1,17 @@
-//! What the workers of one Envoy process share for each credential: whether Entra accepts it, and whether the federated
-//! token that proves it can be read.
+//! What the workers of one Envoy process share for each credential: whether Entra accepts it or throttles it, the budget
+//! of the scopes that callers choose, and whether the federated token that proves it can be read.
 //!
-//! It is kept apart from the tokens' entries because it must outlive them: a refusal decides readiness whichever
-//! exchange brought it. There are as many credentials as identities in the configuration; no caller can add one.
+//! It is kept apart from the tokens' entries because it is about all of them: a refusal decides readiness whichever
+//! exchange brought it, and a throttled client backs off as a whole. There are as many credentials as identities in the configuration; no caller can add one.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::budget::Budget;
 use super::freshness::Issued;
-use super::shared::{self, PREFIX, Then};
+use super::shared::{self, Failure, PREFIX, Then};
 use super::{GRACE, SharedData};
 use crate::assertion::{Fingerprint, Source};
 use crate::entra::{CredentialKey, Grant, is_of_credential};
@@ -29,6 +31,12 @@ pub(super) struct State {
     /// The last refusal of the credential, unless a token was issued since.
     #[serde(default)]
     refusal: Option<Refusal>,
+    /// Entra throttles the client or the tenant: no exchange of the credential before its next try.
+    #[serde(default)]
+    throttled: Option<Failure>,
+    /// The scopes that callers chose.
+    #[serde(default)]
+    pub(super) budget: Budget,
 }
 
 /// From when until when a token can be sent.
@@ -54,6 +62,12 @@ impl State {
             self.issued = Some(newer);
         }
         self.refusal = None;
+        self.throttled.take_if(|throttled| !throttled.is_backing_off(now));
+    }
+
+    /// The throttling that holds exchanges back.
+    pub(super) fn throttled(&self, now: Timestamp) -> Option<&Failure> {
+        self.throttled.as_ref().filter(|throttled| throttled.is_backing_off(now))
     }
 
     /// The refusal that counts, if the federated token is the refused one still: none while a token can be sent that is
@@ -64,7 +78,10 @@ impl State {
     }
 
     fn is_over(&self, now: Timestamp) -> bool {
-        self.refusal.is_none() && self.issued.is_none_or(|issued| !issued.is_usable(None, now))
+        self.refusal.is_none()
+            && self.throttled.as_ref().is_none_or(|throttled| throttled.is_over(now))
+            && self.budget.is_empty()
+            && self.issued.is_none_or(|issued| !issued.is_usable(None, now))
     }
 }
 
@@ -127,6 +144,7 @@ pub(super) fn update<T>(
         match change(entries.entry(credential).or_default()) {
             Then::Keep(result) => (None, result),
             Then::Write(result) => {
+                entries.values_mut().for_each(|state| state.budget.forget_past(now));
                 entries.retain(|_, state| !state.is_over(now));
                 let shelf = Shelf(entries.into_iter().collect());
                 (Some(serde_json::to_vec(&shelf).unwrap_or_default()), result)
@@ -159,6 +177,27 @@ pub(super) fn note_answer(
             Then::Write(())
         });
     }
+}
+
+/// Notes that Entra throttles, and gives the back-off of all exchanges of the credential: how many in a row it
+/// throttled. `wait` says how long to wait after so many. An exchange that began before the back-off does not
+/// lengthen the row.
+pub(super) fn note_throttled(
+    shared: &dyn SharedData,
+    grant: &Grant,
+    problem: &Problem,
+    now: Timestamp,
+    wait: impl Fn(u32) -> Duration,
+) -> u32 {
+    let noted = update(shared, grant.credential(), now, |state| {
+        let before = state.throttled.as_ref().map_or(0, |throttled| throttled.failures);
+        let active = state.throttled(now);
+        let failures = if active.is_some() { before } else { before.saturating_add(1) };
+        let next_try = now.plus(wait(failures)).max(active.map_or(now, |throttled| throttled.next_try));
+        state.throttled = Some(Failure { problem: problem.clone(), failed_at: now, next_try, failures });
+        Then::Write(failures)
+    });
+    noted.unwrap_or(1)
 }
 
 /// Whether the last reading of the source, in whichever worker, gave a usable federated token.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::admission::HoldBack;
 use super::freshness::{self, Issued};
 use super::shared::{self, Entry, Failure, Lease, Then};
 use super::slot::{Attempt, Call, Exchange};
@@ -52,6 +53,12 @@ impl Broker {
             slot.wanted = false;
             return self.finish_waiters(key, moment);
         }
+        let permitted = match self.hold_back(key, moment) {
+            HoldBack::Held => return self.finish_waiters(key, moment),
+            HoldBack::Free => false,
+            HoldBack::Permitted => true,
+        };
+        let Some(slot) = self.slots.get_mut(&key) else { return };
         let until = now.plus(READ_TIMEOUT).plus(GRACE);
         let turn = shared::update(moment.shared, key, now, |entry| {
             slot.adopt(entry);
@@ -84,7 +91,13 @@ impl Broker {
                 moment.commands.push(Command::ReadAssertion(Arc::clone(&slot.grant)));
             }
             Some(Turn::Theirs { until }) => slot.exchange = Exchange::Elsewhere { until },
-            Some(Turn::Nobodys) => slot.wanted = false,
+            Some(Turn::Nobodys) => {
+                slot.wanted = false;
+                let grant = Arc::clone(&slot.grant);
+                if permitted {
+                    self.end_exchange(&grant, None, moment);
+                }
+            }
             None => slot.exchange = Exchange::Elsewhere { until: now.plus(CONTENDED) },
         }
         self.finish_waiters(key, moment);
@@ -152,7 +165,9 @@ impl Broker {
         let Some(slot) = self.slots.get_mut(&key) else { return };
         let wait = ELSEWHERE_FIRST.saturating_mul(1 << slot.unreadable.min(6)).min(ELSEWHERE_LONGEST);
         slot.unreadable = slot.unreadable.saturating_add(1);
+        let grant = Arc::clone(&slot.grant);
         self.publish(key, moment, |_, _| {});
+        self.end_exchange(&grant, None, moment);
         if let Some(slot) = self.slots.get_mut(&key) {
             slot.exchange = Exchange::Elsewhere { until: moment.now.plus(wait) };
         }
@@ -182,6 +197,7 @@ impl Broker {
             entry.failure = None;
         });
         credential::note_issued(moment.shared, &grant, &issued, now);
+        self.end_exchange(&grant, Some(false), moment);
         if let Some(end) = self.earliest_end(&identity, now) {
             moment.commands.push(Command::Measure(metrics::token_expiry(&identity, end.unix_seconds())));
         }
@@ -200,7 +216,12 @@ impl Broker {
         let now = moment.now;
         // A worker whose lease had ended may have brought a token all the same: the next try is timed by that.
         slot.adopt(&shared::read(moment.shared, key));
-        let failures = slot.failure.as_ref().map_or(0, |failure| failure.failures).saturating_add(1);
+        let failures = if passing == Passing::Throttled {
+            let wait = |failures| freshness::back_off(failures, passing, asked_for, Duration::ZERO, jitter);
+            credential::note_throttled(moment.shared, &slot.grant, &problem, now, wait)
+        } else {
+            slot.failure.as_ref().map_or(0, |failure| failure.failures).saturating_add(1)
+        };
         let usable_for = slot.usable(now).map(|token| token.usable_until().since(now)).unwrap_or_default();
         let wait = freshness::back_off(failures, passing, asked_for, usable_for, jitter);
         moment.commands.push(Command::Log(
@@ -217,6 +238,7 @@ impl Broker {
                 .with("remedy", &problem.remedy),
         ));
         moment.commands.push(Command::Measure(metrics::exchange(slot.grant.identity(), "failed", passing.as_str())));
+        let (grant, refused) = (Arc::clone(&slot.grant), (problem.code == Code::EntraRefused).then_some(true));
         let failure = Failure { problem, failed_at: now, next_try: now.plus(wait), failures };
         self.publish(key, moment, |entry, ours| {
             // Another worker that took over has the later word.
@@ -224,6 +246,7 @@ impl Broker {
                 entry.failure = Some(failure.clone());
             }
         });
+        self.end_exchange(&grant, refused, moment);
     }
 
     /// Gives back our lease with what came of it, wakes who waits elsewhere, and finishes our own.
@@ -325,6 +348,13 @@ impl Broker {
             None => {
                 self.slots.remove(&key);
             }
+        }
+    }
+
+    /// Lets a key go, and its timer.
+    pub(super) fn let_go(&mut self, key: TokenKey) {
+        if let Some(at) = self.slots.remove(&key).and_then(|slot| slot.timer) {
+            self.timers.remove(&(at, key));
         }
     }
 }

@@ -4,6 +4,8 @@
 //! none of it. Workers meet only in [`SharedData`]; whoever takes a key's lease there fetches for all. What a worker
 //! is told by another is only ever "look again": a wake-up that is lost, doubled or late changes nothing but the time.
 
+mod admission;
+mod budget;
 mod credential;
 mod exchange;
 mod freshness;
@@ -14,6 +16,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+pub use budget::UnlistedLimits;
 pub use freshness::Issued;
 pub(crate) use readiness::{Credential, Decisive};
 pub use readiness::{Readiness, ReadinessStatus};
@@ -67,6 +70,8 @@ pub struct Limits {
     pub wait: Duration,
     /// How many requests may wait in one worker: each holds its headers and a stream of its client.
     pub waiting: usize,
+    /// How many scopes that the configuration does not list callers may ask for.
+    pub unlisted: UnlistedLimits,
 }
 
 impl Default for Limits {
@@ -74,7 +79,12 @@ impl Default for Limits {
     /// exchange that times out, so that it gets the reason instead of a time-out of its own. Ten thousand waiting requests hold some
     /// ten megabytes.
     fn default() -> Self {
-        Self { exchange: Duration::from_secs(10), wait: Duration::from_secs(15), waiting: 10_000 }
+        Self {
+            exchange: Duration::from_secs(10),
+            wait: Duration::from_secs(15),
+            waiting: 10_000,
+            unlisted: UnlistedLimits::default(),
+        }
     }
 }
 
@@ -201,13 +211,15 @@ impl Broker {
         shared: &dyn SharedData,
     ) -> (Answer, bool) {
         let key = grant.key();
-        let (limits, full) = (self.limits, self.waiting.len() >= self.limits.waiting);
+        let (limits, most) = (self.limits, self.most_waiting(grant));
+        let full = self.waiting.len() >= most;
         let slot = self.slot_of(grant, now, shared);
         // The first use of a token, and a key that is new, need a timer.
         let look = slot.timer.is_none();
         if let Some(token) = slot.fitting(need, now) {
             let token = Arc::clone(token);
             let first_use = !std::mem::replace(&mut slot.used, true);
+            self.touch(grant, now, shared);
             return (Answer::Ready(token), look || first_use);
         }
         if let Some(failure) = slot.backing_off(now) {
@@ -220,15 +232,34 @@ impl Broker {
             }
             let problem = Problem::new(
                 Code::TooManyWaiting,
-                format!("{} requests wait for a token in this worker already", limits.waiting),
+                format!("{most} requests wait for a token in this worker already"),
                 "See in the log what the exchange waits for; requests are taken again as soon as it ends.",
             );
             return (Answer::Failed(problem.about(grant.identity(), grant.scope()).retry_after(GRACE)), look);
         }
         slot.waiters.push(Waiter { stream, deadline: now.plus(limits.wait), need });
         let first = slot.waiters.len() == 1;
+        if first && let Err(problem) = self.admit(grant, now, shared) {
+            return (self.refuse(grant, stream, problem, now), false);
+        }
         self.waiting.insert(stream, key);
         (Answer::Pending, first)
+    }
+
+    /// Answers the only request that waits for a key whose exchange may not begin: with a token that does not last, where
+    /// there is one.
+    fn refuse(&mut self, grant: &Grant, stream: StreamId, problem: Problem, now: Timestamp) -> Answer {
+        let Some(slot) = self.slots.get_mut(&grant.key()) else { return Answer::Failed(problem) };
+        slot.waiters.retain(|waiter| waiter.stream != stream);
+        let token = slot.usable(now).cloned();
+        self.schedule(grant.key(), now);
+        token.map_or(Answer::Failed(problem), Answer::Ready)
+    }
+
+    /// How many requests may wait in this worker before one for this is answered at once. Those for scopes that callers
+    /// chose leave room for the others.
+    fn most_waiting(&self, grant: &Grant) -> usize {
+        if grant.is_listed() { self.limits.waiting } else { self.limits.waiting.div_ceil(2) }
     }
 
     /// Asks for a token on behalf of a request that does not wait for it.
@@ -310,6 +341,11 @@ impl Broker {
             self.look_at(key, &mut moment);
         }
         moment.commands
+    }
+
+    /// How many token keys this worker keeps something of.
+    pub fn keys(&self) -> usize {
+        self.slots.len()
     }
 
     /// When [`Broker::tick`] must be called next, even if nothing happens.
@@ -413,7 +449,11 @@ impl Broker {
         self.notice(now);
         self.serves = true;
         let key = grant.key();
+        if !grant.is_listed() && !self.slots.contains_key(&key) {
+            self.make_room(grant);
+        }
         let slot = self.slots.entry(key).or_insert_with(|| Slot::new(Arc::clone(grant)));
+        slot.used_at = now;
         if slot.usable(now).is_none() {
             slot.adopt(&shared::read(shared, key));
         }

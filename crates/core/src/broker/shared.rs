@@ -78,6 +78,11 @@ impl Failure {
         self.failed_at <= now.plus(GRACE) && now < self.next_try
     }
 
+    /// Whether it may be forgotten: nothing was tried for so long that the next failure is the first in a row.
+    pub(super) fn is_over(&self, now: Timestamp) -> bool {
+        self.next_try.plus(KEPT_AFTER_FAILURE) <= now
+    }
+
     /// The problem as it is told now.
     pub(super) fn told(&self, now: Timestamp) -> Problem {
         self.problem.clone().retry_after(self.next_try.since(now))
@@ -104,7 +109,7 @@ pub(super) struct Entry {
 impl Entry {
     fn is_over(&self, now: Timestamp) -> bool {
         let token_over = self.token.as_ref().is_none_or(|token| !token.is_usable(now));
-        let failure_over = self.failure.as_ref().is_none_or(|failure| failure.next_try.plus(KEPT_AFTER_FAILURE) <= now);
+        let failure_over = self.failure.as_ref().is_none_or(|failure| failure.is_over(now));
         let lease_over = self.lease.as_ref().is_none_or(|lease| !lease.is_live(now));
         let forced_over = self.forced_at.is_none_or(|at| now.since(at) >= FORCED_PERIOD);
         token_over && failure_over && lease_over && forced_over
@@ -209,4 +214,15 @@ pub(super) fn update<T>(
             }
         }
     })
+}
+
+/// Lets go of what is shared for `key`, unless a worker is fetching it.
+pub(super) fn remove(shared: &dyn SharedData, key: TokenKey, now: Timestamp) {
+    update(shared, key, now, |entry| {
+        if entry.lease.as_ref().is_some_and(|lease| lease.is_live(now)) {
+            return Then::Keep(());
+        }
+        *entry = Entry::default();
+        Then::Write(())
+    });
 }

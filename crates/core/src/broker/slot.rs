@@ -8,6 +8,7 @@ use super::shared::{self, Entry, Failure, Then};
 use super::{FORCED_PERIOD, Need, SharedData, StreamId};
 use crate::assertion::Assertion;
 use crate::entra::{Grant, TokenKey, TokenRequest};
+use crate::problem::Code;
 use crate::time::Timestamp;
 
 /// What this worker knows of one key.
@@ -21,6 +22,12 @@ pub(super) struct Slot {
     /// Whether somebody asked who does not wait for it.
     pub(super) wanted: bool,
     pub(super) failure: Option<Failure>,
+    /// What holds its exchange back though it did not fail itself.
+    pub(super) held_back: Option<Failure>,
+    /// When a request last used or asked for the token.
+    pub(super) used_at: Timestamp,
+    /// When that was last told to the other workers.
+    pub(super) touched_at: Timestamp,
     /// In the order in which they came, which is the order of their deadlines.
     pub(super) waiters: Vec<Waiter>,
     pub(super) exchange: Exchange,
@@ -81,6 +88,9 @@ impl Slot {
             used: false,
             wanted: false,
             failure: None,
+            held_back: None,
+            used_at: Timestamp::default(),
+            touched_at: Timestamp::default(),
             waiters: Vec::new(),
             exchange: Exchange::Idle,
             unreadable: 0,
@@ -95,7 +105,17 @@ impl Slot {
     }
 
     pub(super) fn backing_off(&self, now: Timestamp) -> Option<&Failure> {
-        self.failure.as_ref().filter(|failure| failure.is_backing_off(now))
+        self.failure.iter().chain(&self.held_back).find(|failure| failure.is_backing_off(now))
+    }
+
+    /// Whether nothing is under way or waited for.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiters.is_empty() && !self.wanted && matches!(self.exchange, Exchange::Idle)
+    }
+
+    /// Whether Entra refused it last.
+    pub(super) fn is_refused(&self) -> bool {
+        self.failure.as_ref().is_some_and(|failure| failure.problem.code == Code::EntraRefused)
     }
 
     /// The token, when it does for this need. While a back-off runs, whatever can be sent does.
@@ -198,7 +218,8 @@ impl Slot {
             }
             Some(token) => Some(token.usable_until()),
             None if self.warm => Some(next_try.unwrap_or(now)),
-            None => next_try,
+            // One that is only held back has nothing to keep: callers could make any number.
+            None => self.failure.as_ref().and(next_try),
         }
     }
 }

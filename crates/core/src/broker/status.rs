@@ -100,18 +100,31 @@ struct Body {
     /// RFC 3339.
     time: String,
     keys: Vec<KeyStatus>,
+    /// How many keys there are beyond [`MOST_KEYS`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keys_left_out: Option<usize>,
 }
 
-/// What is known of each key that this process has a token or a failure of, by identity and scope: as JSON.
+/// How many keys are shown.
+const MOST_KEYS: usize = 500;
+
+/// What is known of each key that this process has a token or a failure of, by identity and scope: as JSON. Of more than
+/// [`MOST_KEYS`] the first are shown.
 pub fn status(build: Build, now: Timestamp, shared: &dyn SharedData) -> Reply {
     let mut keys: Vec<KeyStatus> = Vec::new();
+    let mut left_out = 0;
     // Each in its place: the library's sort has 22 KB, for a page that a person reads.
     for (key, entry) in shared::read_all(shared) {
         let key = KeyStatus::new(key, entry, now);
         let place = keys.partition_point(|other| other.rank() < key.rank());
         keys.insert(place, key);
+        if keys.len() > MOST_KEYS {
+            keys.pop();
+            left_out += 1;
+        }
     }
-    Reply::json(200, "application/json", &Body { build, time: now.rfc3339(), keys })
+    let keys_left_out = Some(left_out).filter(|left_out| *left_out > 0);
+    Reply::json(200, "application/json", &Body { build, time: now.rfc3339(), keys, keys_left_out })
 }
 
 impl KeyStatus {

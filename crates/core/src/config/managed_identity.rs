@@ -3,6 +3,7 @@
 use super::identities;
 use super::reader::{Field, Mistakes, Object};
 use super::{AppService, Identity, Imds, ManagedAction, ManagedIdentity, Secret};
+use crate::broker::UnlistedLimits;
 use crate::path;
 use crate::problem::{Code, Problem};
 
@@ -21,7 +22,7 @@ pub(super) fn read(
     variable: &dyn Fn(&str) -> Option<String>,
     mistakes: &mut Mistakes,
 ) -> Option<ManagedIdentity> {
-    const KNOWN: &[&str] = &["identities", "default_identity", "action", "imds", "app_service", "health"];
+    const KNOWN: &[&str] = &["identities", "default_identity", "action", "imds", "app_service", "health", "limits"];
     let object = root.get("managed_identity")?.object(KNOWN, mistakes)?;
     let (offered, default) = read_offer(&object, identities, mistakes);
     let actions =
@@ -41,7 +42,23 @@ pub(super) fn read(
         app_service: read_app_service(&object, variable, mistakes),
         health_hosts,
         health_identities,
+        limits: read_limits(&object, mistakes),
     })
+}
+
+/// How many scopes that the configuration does not list callers may ask for.
+fn read_limits(object: &Object<'_>, mistakes: &mut Mistakes) -> UnlistedLimits {
+    const KNOWN: &[&str] = &["unlisted_scopes", "new_scopes_per_minute", "parallel_exchanges"];
+    let defaults = UnlistedLimits::default();
+    let Some(object) = object.get("limits").and_then(|limits| limits.object(KNOWN, mistakes)) else { return defaults };
+    let mut count = |name: &str, most: usize, default: usize| {
+        object.get(name).and_then(|field| field.count(most, mistakes)).unwrap_or(default)
+    };
+    UnlistedLimits {
+        scopes: count("unlisted_scopes", 1_000, defaults.scopes),
+        new_per_minute: count("new_scopes_per_minute", 1_000, defaults.new_per_minute),
+        parallel_exchanges: count("parallel_exchanges", 100, defaults.parallel_exchanges),
+    }
 }
 
 /// Where health is answered, and which identities decide; `None` where the configuration does not say which.

@@ -18,7 +18,7 @@ use std::fmt;
 
 use crate::assertion::Source;
 use crate::azure::HeaderForm;
-use crate::broker::{Credential, Limits};
+use crate::broker::{Credential, Limits, UnlistedLimits};
 use crate::entra::{Authority, Grant, GrantParts};
 use crate::event::Level;
 use crate::host::HostPattern;
@@ -138,6 +138,14 @@ pub(crate) enum Action {
 }
 
 impl Action {
+    /// The token that it is about.
+    pub(crate) const fn token(&self) -> Option<&Token> {
+        match self {
+            Self::Inject(token, _) | Self::Report(token, _) => Some(token),
+            Self::Pass | Self::Refuse => None,
+        }
+    }
+
     /// The same with a token for this scope.
     fn with_scope(self, scope: String) -> Self {
         match self {
@@ -203,6 +211,8 @@ pub(crate) struct ManagedIdentity {
     /// The identities that decide whether the pod is ready, by their places in [`Config::identities`]; `None` is the
     /// default one, or else all that the configuration uses.
     pub(crate) health_identities: Option<Vec<usize>>,
+    /// How many scopes that the configuration does not list callers may ask for.
+    pub(crate) limits: UnlistedLimits,
 }
 
 impl ManagedIdentity {
@@ -286,6 +296,19 @@ impl Config {
     /// Whether a destination or the managed-identity endpoint uses the identity at this place.
     pub(crate) fn uses(&self, place: usize) -> bool {
         sections::uses(place, &self.destinations, self.managed_identity.as_ref())
+    }
+
+    /// The scopes that destinations name, each with the name of an identity whose token its requests may get.
+    pub(crate) fn listed_scopes(&self) -> impl Iterator<Item = (&str, &str)> {
+        let tokens = self.destinations.iter().filter_map(|destination| destination.action.token());
+        tokens.flat_map(|token| {
+            let gets = move |place: usize| match token.whose {
+                Whose::Identity(own) => own == place,
+                Whose::Caller => true,
+            };
+            let identities = self.identities.iter().enumerate().filter(move |(place, _)| gets(*place));
+            identities.map(|(_, identity)| (identity.name.as_str(), token.scope.as_str()))
+        })
     }
 
     /// Reads a configuration; `variable` looks an environment variable up.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::reader::{Field, Mistakes, Object};
-use super::{Action, Config, Destination, Identity, Log, ManagedIdentity, Status, Whose};
+use super::{Config, Destination, Identity, Log, ManagedIdentity, Status, Whose};
 use super::{destinations, identities, managed_identity};
 use crate::broker::Limits;
 use crate::event::Level;
@@ -44,7 +44,8 @@ pub(super) fn read(
     let mut warnings = warnings(&names, &destinations, managed_identity.as_ref());
     warnings.extend(wrong_variables(&identities, managed_identity.as_ref()));
     let status = read_status(&root, mistakes);
-    let limits = read_limits(&root, mistakes);
+    let unlisted = managed_identity.as_ref().map(|answers| answers.limits).unwrap_or_default();
+    let limits = Limits { unlisted, ..read_limits(&root, mistakes) };
     let log = read_log(&root, mistakes);
     Some(Config { identities, destinations, managed_identity, status, limits, log, warnings })
 }
@@ -85,15 +86,13 @@ fn read_limits(root: &Object<'_>, mistakes: &mut Mistakes) -> Limits {
         exchange: length("exchange", Limits::LONGEST_EXCHANGE, defaults.exchange),
         wait: length("wait", LONGEST_WAIT, defaults.wait),
         waiting: object.get("waiting").and_then(|field| field.count(1_000_000, mistakes)).unwrap_or(defaults.waiting),
+        ..defaults
     }
 }
 
 /// Whose token a destination's requests get.
 fn whose(destination: &Destination) -> Option<Whose> {
-    match &destination.action {
-        Action::Inject(token, _) | Action::Report(token, _) => Some(token.whose),
-        Action::Pass | Action::Refuse => None,
-    }
+    destination.action.token().map(|token| token.whose)
 }
 
 /// An identity with principals is for them alone, and one caller gets one token.

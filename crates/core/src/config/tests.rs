@@ -23,6 +23,22 @@ fn mistakes(text: &str) -> Vec<String> {
     parse(text).unwrap_err().0.iter().map(ToString::to_string).collect()
 }
 
+#[test]
+fn the_budget_of_unlisted_scopes_is_read_and_every_number_has_a_largest() {
+    let with = |limits: &str| format!(r#"{{"managed_identity":{{"imds":{{}},"limits":{limits}}}}}"#);
+    let limits = parse(&with(r#"{"unlisted_scopes":1000,"new_scopes_per_minute":5}"#)).unwrap().limits;
+    assert_eq!(limits.unlisted, UnlistedLimits { scopes: 1000, new_per_minute: 5, parallel_exchanges: 4 });
+    assert_eq!(
+        mistakes(&with(r#"{"unlisted_scopes":0,"new_scopes_per_minute":1001,"parallel_exchanges":101,"scopes":1}"#)),
+        [
+            "managed_identity.limits.scopes: there is no such field: write unlisted_scopes, new_scopes_per_minute, parallel_exchanges",
+            "managed_identity.limits.unlisted_scopes: 0 is not a number from 1 to 1000",
+            "managed_identity.limits.new_scopes_per_minute: 1001 is not a number from 1 to 1000",
+            "managed_identity.limits.parallel_exchanges: 101 is not a number from 1 to 100",
+        ]
+    );
+}
+
 /// What the first destination's requests get their token with.
 fn terms(config: &Config) -> &Terms {
     match &config.destinations[0].action {
@@ -162,6 +178,7 @@ fn several_identities_must_be_told_apart_wherever_one_is_meant() {
     let config = parse(&format!(r#"{{{two},"managed_identity":{{"identities":["a"],{health}}}}}"#)).unwrap();
     assert_eq!(config.managed_identity.unwrap().health_identities, Some(vec![1, 0]));
     let config = parse(&format!(r#"{{{two},"managed_identity":{{"identities":["a","b"],"imds":{{}}}}}}"#)).unwrap();
+    assert_eq!(config.limits.unlisted, UnlistedLimits { scopes: 64, new_per_minute: 30, parallel_exchanges: 4 });
     assert_eq!(config.managed_identity.unwrap().default, None);
 }
 

@@ -35,7 +35,7 @@ impl Destinations {
         let mut table = Table::default();
         let mut warm: Vec<Arc<Grant>> = Vec::new();
         for destination in &config.destinations {
-            let token = rule::token(&destination.action);
+            let token = destination.action.token();
             let holders = token.map(|token| tokens.holders(token));
             if let (Some(holders), Some(true)) = (&holders, token.map(|token| token.warm)) {
                 warm.extend(holders.grants().filter(|grant| !warm.contains(grant)).cloned().collect::<Vec<_>>());

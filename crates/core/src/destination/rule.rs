@@ -109,14 +109,6 @@ impl Holders {
     }
 }
 
-/// The token that an action is about.
-pub(super) const fn token(action: &config::Action) -> Option<&config::Token> {
-    match action {
-        config::Action::Inject(token, _) | config::Action::Report(token, _) => Some(token),
-        config::Action::Pass | config::Action::Refuse => None,
-    }
-}
-
 impl Rule {
     pub(super) fn new(destination: &Destination, host: &HostPattern, holders: Option<Arc<Holders>>) -> Self {
         let action = match (&destination.action, holders) {

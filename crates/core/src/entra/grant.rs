@@ -86,6 +86,7 @@ pub struct Grant {
     assertion: Source,
     clusters: Vec<String>,
     discard_before: Option<Timestamp>,
+    listed: bool,
 }
 
 /// What a [`Grant`] is made of.
@@ -131,7 +132,20 @@ impl Grant {
             assertion: parts.assertion.clone(),
             clusters: parts.clusters.to_vec(),
             discard_before: parts.discard_before,
+            listed: true,
         }
+    }
+
+    /// The same for a scope that a caller chose and the configuration does not name: it is kept within a budget
+    /// ([`crate::broker::UnlistedLimits`]).
+    #[must_use]
+    pub fn unlisted(self) -> Self {
+        Self { listed: false, ..self }
+    }
+
+    /// Whether the configuration names the scope.
+    pub const fn is_listed(&self) -> bool {
+        self.listed
     }
 
     /// The key of the token.

@@ -127,7 +127,7 @@ pub(super) fn problem_reply(problem: &Problem) -> Reply {
         // As Entra itself says it of a client assertion (RFC 7521, section 4.2.1).
         (_, Code::AssertionInvalid | Code::AssertionMalformed) => "invalid_client",
         (Some(error), _) if status == 400 => error,
-        _ if status == 503 => "temporarily_unavailable",
+        _ if matches!(status, 429 | 503) => "temporarily_unavailable",
         _ => "invalid_request",
     };
     let body = ErrorBody { error, error_description: reply::sentence(problem) };

@@ -10,11 +10,13 @@ mod reply;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::broker::{Decisive, Readiness};
 use crate::config::{AppService, Config, Identity, Imds, ManagedAction, ManagedIdentity};
 use crate::decision::{Decision, Delivery, Report};
+use crate::entra::Grant;
 use crate::host::Host;
 use crate::http::{Reply, Request};
 use crate::path;
@@ -32,6 +34,8 @@ pub(crate) struct Endpoint {
     health_hosts: Vec<String>,
     action: ManagedAction,
     offered: Vec<Identity>,
+    /// The scopes that destinations name, each with the identity whose token they get.
+    listed: HashSet<(String, String)>,
     /// The place in `offered`.
     default: Option<usize>,
     readiness: Arc<Readiness>,
@@ -51,6 +55,7 @@ impl Endpoint {
             action: answers.action,
             readiness: Arc::new(readiness(answers, config)),
             offered,
+            listed: config.listed_scopes().map(|(identity, scope)| (identity.to_owned(), scope.to_owned())).collect(),
             default,
             on_gateway,
         }
@@ -118,7 +123,7 @@ impl Endpoint {
         let wanted = asked.and_then(|query| {
             let identity = self.select(query.selector.as_ref())?;
             must_be_allowed(identity, &query)?;
-            let grant = identity.grant(&query.scope())?;
+            let grant = self.grant(identity, &query.scope())?;
             let client_id = grant.client_id().to_owned();
             let named_by_client_id = query.selector.is_some_and(|selector| selector.kind == IdKind::Client);
             let caller =
@@ -146,6 +151,17 @@ impl Endpoint {
             }
             (_, Err(problem)) => protocol.refuse(problem),
         }
+    }
+
+    /// The token to ask for. A scope that neither `resources` of the identity nor a destination names is within a budget.
+    fn grant(&self, identity: &Identity, scope: &str) -> Result<Grant, Problem> {
+        let listed = identity.resources.is_some() || self.is_listed(&identity.name, scope);
+        identity.grant(scope).map(|grant| if listed { grant } else { grant.unlisted() })
+    }
+
+    fn is_listed(&self, identity: &str, scope: &str) -> bool {
+        // Usually there is none, and the search needs texts of its own.
+        !self.listed.is_empty() && self.listed.contains(&(identity.to_owned(), scope.to_owned()))
     }
 
     fn decide_health(&self, path: &[u8], request: &dyn Request) -> Decision {

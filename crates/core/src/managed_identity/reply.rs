@@ -17,7 +17,7 @@ pub(super) fn status(problem: &Problem) -> u16 {
 /// Completes the reply that tells a problem: `Retry-After` stands only where the status means that, too. The SDKs for Python wait
 /// and ask again for the header alone, whatever the status, and would do so for minutes before a developer sees the refusal.
 pub(super) fn with_retry_after(problem: &Problem, reply: Reply) -> Reply {
-    if reply.status == 503 { problem.with_retry_after(reply) } else { reply }
+    if matches!(reply.status, 429 | 503) { problem.with_retry_after(reply) } else { reply }
 }
 
 /// The problem in one text, for clients that show only one.

@@ -586,3 +586,48 @@ fn two_identities_that_cannot_be_told_apart_are_nobodys() {
     );
     assert!(said_to(format!("&object_id={OBJECT}")).starts_with("b "));
 }
+
+#[test]
+fn a_resource_is_listed_where_the_identity_or_a_destination_of_its_names_it() {
+    let text = format!(
+        r#"{{
+            "identities": [
+                {{"name": "a", "client_id": "{ORDERS}"}},
+                {{"name": "b", "client_id": "{REPORTS}", "resources": ["https://vault.azure.net"]}}
+            ],
+            "destinations": [
+                {{"hosts": ["h.example"], "scope": "api://x/.default", "identity": "a", "tls_clusters": ["c"]}},
+                {{"hosts": ["i.example"], "scope": "api://y/.default", "identity": "a", "action": "report", "tls_clusters": ["c"]}},
+                {{"hosts": ["j.example"], "scope": "api://z/.default", "identity": "b", "tls_clusters": ["c"]}}
+            ],
+            "managed_identity": {{"identities": ["a", "b"], "imds": {{}}}}
+        }}"#
+    );
+    let policy = Policy::new(&Config::parse(text.as_bytes(), &variable).unwrap(), false);
+    let is_listed = |client: &str, resource: &str| {
+        let path = format!("{TOKEN_PATH}?api-version=2018-02-01&resource={resource}&client_id={client}");
+        match policy.decide(&local("169.254.169.254", &path).header("metadata", b"true")) {
+            Decision::Exchange(grant, _) => grant.is_listed(),
+            other => panic!("{other:?}"),
+        }
+    };
+    for resource in ["api://x", "api://x/.default", "api://y"] {
+        assert!(is_listed(ORDERS, resource), "{resource}");
+    }
+    for resource in ["api://x/", "api://X", "api://z", "https://vault.azure.net"] {
+        assert!(!is_listed(ORDERS, resource), "{resource}");
+    }
+    assert!(is_listed(REPORTS, "https://vault.azure.net/"));
+}
+
+#[test]
+fn a_caller_over_the_rate_reads_429_and_when_to_come_again_in_its_protocol() {
+    let problem = Problem::new(Code::TooManyScopes, "d", "r").retry_after(std::time::Duration::from_millis(29_001));
+    for (reply, body) in [
+        (imds::problem_reply(&problem), r#"{"error":"temporarily_unavailable","error_description":"d. r"}"#),
+        (app_service::problem_reply(&problem), r#"{"statusCode":429,"message":"d. r"}"#),
+    ] {
+        assert_eq!((reply.status, String::from_utf8(reply.body).unwrap().as_str()), (429, body));
+        assert!(reply.headers.contains(&("retry-after", "30".to_owned())), "{:?}", reply.headers);
+    }
+}

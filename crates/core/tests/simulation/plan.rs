@@ -89,6 +89,7 @@ impl Plan {
                 exchange: Duration::from_millis(random.between(1_000, 20_000)),
                 wait: Duration::from_millis(random.between(1_000, 20_000)),
                 waiting: random.pick(&[1, 3, 20, 10_000]),
+                ..Limits::default()
             };
         }
         plan.warm = random.chance(25);

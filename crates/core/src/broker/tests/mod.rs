@@ -1,5 +1,6 @@
 //! The broker among other workers, on a clock and a shared memory that the tests own.
 
+mod admission;
 mod exchange;
 mod life;
 mod readiness;
@@ -31,6 +32,13 @@ impl Shared {
         let of_tokens = |name: &str| !name.contains("/credential/") && !name.ends_with("/readings");
         let values = self.values.borrow().clone();
         values.into_iter().filter(move |(name, _)| of_tokens(name)).map(|(_, (value, _))| value)
+    }
+}
+
+impl Shared {
+    /// How much all values hold.
+    fn bytes(&self) -> usize {
+        self.values.borrow().values().map(|(value, _)| value.len()).sum()
     }
 }
 

@@ -112,6 +112,17 @@ fn the_status_is_in_the_order_of_identity_and_scope() {
 }
 
 #[test]
+fn the_status_shows_the_first_keys_of_many_and_says_how_many_there_are_more() {
+    let scopes: Vec<String> = (0..503).map(|number| format!("{number:03}/.default")).collect();
+    let of: Vec<(&str, &str)> = scopes.iter().rev().map(|scope| ("a", scope.as_str())).collect();
+    let (process, _) = with_exchanges(&of, || token(3600));
+    let reply = crate::broker::status(Build { version: "1", commit: "c" }, process.now, &process.shared);
+    let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+    let keys = body["keys"].as_array().unwrap();
+    assert_eq!((keys.len(), &keys[499]["scope"], &body["keys_left_out"]), (500, &json!("499/.default"), &json!(3)));
+}
+
+#[test]
 fn a_failure_is_counted_by_how_it_passes() {
     let classes = |answer: fn() -> CallResult| {
         let (_, commands) = with_exchanges(&[("a", "x/.default")], answer);
@@ -121,9 +132,11 @@ fn a_failure_is_counted_by_how_it_passes() {
         });
         measured.unwrap()
     };
-    for (answer, class) in
-        [((|| refusal(700_016)) as fn() -> CallResult, "by_change"), (|| refusal(90_033), "by_itself")]
-    {
+    for (answer, class) in [
+        ((|| refusal(700_016)) as fn() -> CallResult, "by_change"),
+        (|| refusal(90_033), "by_itself"),
+        (|| refusal(50_196), "throttled"),
+    ] {
         let expected = format!("entra_exchange_exchanges_total.identity=.=a;.;.outcome=.=failed;.;.class=.={class};.;");
         assert_eq!(classes(answer), expected);
     }

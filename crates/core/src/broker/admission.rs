@@ -1,0 +1,187 @@
+//! What holds an exchange back: Entra throttles the identity, or the scope is over the budget of unlisted scopes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::budget::{Permit, UnlistedLimits};
+use super::shared::{self, Failure, Then};
+use super::slot::{Exchange, Slot};
+use super::{Broker, GRACE, Limits, Moment, READ_TIMEOUT, SOON, SharedData, credential};
+use crate::entra::{Grant, TokenKey};
+use crate::problem::{Code, Problem};
+use crate::time::Timestamp;
+
+/// How often the use of a scope is told to the other workers. At the default rate of new scopes, at most half as many as
+/// are kept can come between two uses that are told: a scope in use is not dropped for others.
+const TOUCH_PERIOD: Duration = Duration::from_secs(30);
+
+/// Whether an exchange may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HoldBack {
+    /// Not now: the key's failure, or when to look again, is noted.
+    Held,
+    /// It needs no permit.
+    Free,
+    /// It has a permit, which must be given back with [`Broker::end_exchange`].
+    Permitted,
+}
+
+impl Limits {
+    /// How long an exchange takes at the longest, with both of its tries.
+    pub(super) fn longest_exchange(&self) -> Duration {
+        let one = READ_TIMEOUT.saturating_add(GRACE).saturating_add(self.exchange).saturating_add(GRACE);
+        one.saturating_mul(2).saturating_add(SOON).saturating_add(GRACE)
+    }
+}
+
+impl Broker {
+    /// Whether an exchange for this may begin, before the first request waits for it.
+    ///
+    /// # Errors
+    /// Why the request is answered at once.
+    pub(super) fn admit(&mut self, grant: &Arc<Grant>, now: Timestamp, shared: &dyn SharedData) -> Result<(), Problem> {
+        let state = credential::read(shared, grant.credential());
+        if let Some(throttled) = state.throttled(now) {
+            return Err(throttled.told(now).about(grant.identity(), grant.scope()));
+        }
+        if grant.is_listed() {
+            return Ok(());
+        }
+        let limits = self.limits.unlisted;
+        let key = grant.key();
+        let admitted = credential::update(shared, grant.credential(), now, |state| {
+            Then::Write(state.budget.admit(key, limits, now))
+        });
+        match admitted {
+            Some(Ok(dropped)) => {
+                dropped.into_iter().for_each(|key| self.drop_scope(key, now, shared));
+                Ok(())
+            }
+            Some(Err(wait)) => Err(too_many_new_scopes(grant, limits, wait)),
+            // The exchange itself is admitted again.
+            None => Ok(()),
+        }
+    }
+
+    /// Holds the exchange of a key back, if it must not begin now.
+    pub(super) fn hold_back(&mut self, key: TokenKey, moment: &mut Moment<'_>) -> HoldBack {
+        let (worker, now) = (self.worker, moment.now);
+        let Some(slot) = self.slots.get_mut(&key) else { return HoldBack::Free };
+        // Another worker's token or exchange does as well.
+        let entry = shared::read(moment.shared, key);
+        slot.adopt(&entry);
+        let is_others = |lease: &shared::Lease| lease.holder != worker && lease.is_live(now);
+        if !slot.wants_exchange(now) || entry.lease.as_ref().is_some_and(is_others) {
+            return HoldBack::Free;
+        }
+        let state = credential::read(moment.shared, slot.grant.credential());
+        if let Some(throttled) = state.throttled(now).and_then(|throttled| put_off(slot, throttled, now)) {
+            slot.held_back = Some(throttled);
+            return HoldBack::Held;
+        }
+        if slot.grant.is_listed() {
+            return HoldBack::Free;
+        }
+        let grant = Arc::clone(&slot.grant);
+        if let Err(problem) = self.admit(&grant, now, moment.shared) {
+            let wait = problem.retry_after.unwrap_or(GRACE);
+            if let Some(slot) = self.slots.get_mut(&key) {
+                slot.held_back = Some(Failure { problem, failed_at: now, next_try: now.plus(wait), failures: 1 });
+            }
+            return HoldBack::Held;
+        }
+        let (queue, limits) = (self.queue, self.limits);
+        let until = now.plus(limits.longest_exchange());
+        let permit = credential::update(moment.shared, grant.credential(), now, |state| {
+            Then::Write(state.budget.begin((queue, key), until, limits.unlisted, now))
+        });
+        match (permit, self.slots.get_mut(&key)) {
+            (Some(Permit::Wait { until }), Some(slot)) => {
+                slot.exchange = Exchange::Elsewhere { until };
+                HoldBack::Held
+            }
+            (Some(Permit::Granted), _) => HoldBack::Permitted,
+            _ => HoldBack::Free,
+        }
+    }
+
+    /// Ends the exchange of a key. `refused` is what Entra said of its scope, where it said something.
+    pub(super) fn end_exchange(&self, grant: &Grant, refused: Option<bool>, moment: &mut Moment<'_>) {
+        if grant.is_listed() {
+            return;
+        }
+        let next = credential::update(moment.shared, grant.credential(), moment.now, |state| {
+            Then::Write(state.budget.end(grant.key(), refused))
+        });
+        if let Some((queue, key)) = next.flatten() {
+            moment.commands.push(super::Command::Wake(queue, key));
+        }
+    }
+
+    /// Tells the other workers now and then that a scope is in use.
+    pub(super) fn touch(&mut self, grant: &Grant, now: Timestamp, shared: &dyn SharedData) {
+        let key = grant.key();
+        let Some(slot) = self.slots.get_mut(&key).filter(|_| !grant.is_listed()) else { return };
+        slot.used_at = now;
+        if now.since(slot.touched_at) >= TOUCH_PERIOD || slot.touched_at > now {
+            slot.touched_at = now;
+            credential::update(shared, grant.credential(), now, |state| match state.budget.touch(key, now) {
+                true => Then::Write(()),
+                false => Then::Keep(()),
+            });
+        }
+    }
+
+    /// Makes room for a scope in this worker: the least recently used one is let go, refused ones first. One that
+    /// requests wait for, or whose exchange is under way, stays.
+    pub(super) fn make_room(&mut self, grant: &Grant) {
+        let unlisted = |slot: &&Slot| !slot.grant.is_listed() && slot.grant.identity() == grant.identity();
+        if grant.is_listed() || self.slots.values().filter(unlisted).count() < self.limits.unlisted.scopes {
+            return;
+        }
+        let idle = self.slots.iter().filter(|(_, slot)| unlisted(slot) && slot.is_idle());
+        let least_wanted = idle.min_by_key(|(_, slot)| (!slot.is_refused(), slot.used_at)).map(|(key, _)| *key);
+        if let Some(key) = least_wanted {
+            self.let_go(key);
+        }
+    }
+
+    /// Drops a scope: its token and its failure are shared no longer.
+    fn drop_scope(&mut self, key: TokenKey, now: Timestamp, shared: &dyn SharedData) {
+        shared::remove(shared, key, now);
+        if self.slots.get(&key).is_some_and(Slot::is_idle) {
+            self.let_go(key);
+        }
+    }
+}
+
+/// The throttling, as it holds a key back: a valid token is refreshed within half of what is left of it all the same.
+/// `None` when the key's own back-off was timed by this throttling and is over.
+fn put_off(slot: &Slot, throttled: &Failure, now: Timestamp) -> Option<Failure> {
+    let served = |failure: &Failure| failure.failed_at == throttled.failed_at;
+    if slot.failure.as_ref().is_some_and(served) || slot.held_back.as_ref().is_some_and(served) {
+        return None;
+    }
+    let left = slot.usable(now).map(|token| token.usable_until().since(now));
+    let soonest = left.map(|left| now.plus((left / 2).max(Duration::from_secs(1))));
+    Some(Failure {
+        problem: throttled.problem.clone().about(slot.grant.identity(), slot.grant.scope()),
+        next_try: soonest.map_or(throttled.next_try, |soonest| soonest.min(throttled.next_try)),
+        ..*throttled
+    })
+}
+
+fn too_many_new_scopes(grant: &Grant, limits: UnlistedLimits, wait: Duration) -> Problem {
+    Problem::new(
+        Code::TooManyScopes,
+        format!(
+            "callers asked for more than {} new resources of identity {:?} within a minute",
+            limits.new_per_minute,
+            grant.identity()
+        ),
+        "Write the resources that the app needs into the identity's resources: those are not limited. Or raise \
+         managed_identity.limits.new_scopes_per_minute.",
+    )
+    .about(grant.identity(), grant.scope())
+    .retry_after(wait)
+}

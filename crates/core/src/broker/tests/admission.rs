@@ -1,0 +1,254 @@
+//! What holds exchanges back: Entra's throttling, and the budget of the scopes that callers choose.
+
+use super::*;
+use crate::http::CallResult;
+
+fn scope(number: usize) -> String {
+    format!("api://{number}/.default")
+}
+
+/// A scope that a caller chose, of the identity that all of these tests' callers ask for.
+fn unlisted(number: usize) -> Arc<Grant> {
+    let listed = grant_of("payments", &scope(number), &["entra"], None);
+    Arc::new(Grant::clone(&listed).unlisted())
+}
+
+fn of_another_client(name: &str) -> Arc<Grant> {
+    Arc::new(Grant::new(&GrantParts {
+        identity: name,
+        authority: &crate::entra::Authority::public(),
+        tenant_id: "t",
+        client_id: "another",
+        scope: "s/.default",
+        assertion: &crate::assertion::Source::File { cluster: "projected_token".to_owned() },
+        clusters: &["entra".to_owned()],
+        discard_before: None,
+    }))
+}
+
+fn throttled(retry_after: u64) -> CallResult {
+    let body = json!({"error": "x"}).to_string().into_bytes();
+    let retry_after = Some(retry_after.to_string().into_bytes());
+    Ok(Response { status: 429, retry_after, body, is_envoys_own: false })
+}
+
+impl Process {
+    fn switch_to(&mut self, grant: Arc<Grant>) -> &mut Self {
+        self.grant = grant;
+        self
+    }
+
+    /// How a request ends at once, without an exchange.
+    fn refused(&mut self, worker: usize) -> (Code, Option<u64>) {
+        let (answer, look) = self.ask(worker, 999);
+        match answer {
+            Answer::Failed(problem) => {
+                assert!(!look, "nothing is to be looked at");
+                (problem.code, problem.retry_after.map(|wait| wait.as_secs()))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn when_entra_throttles_every_exchange_of_the_client_backs_off_in_every_worker_and_no_other_client_does() {
+    for answer in [throttled(30), refusal(50_196), refusal(90_055)] {
+        let mut process = Process::new();
+        process.switch_to(grant_of("payments", "a/.default", &["entra"], None));
+        process.exchange(0, 1, answer);
+        // Under another name it is the same client.
+        for (worker, name) in [(0, "payments"), (1, "payments"), (1, "another name")] {
+            process.switch_to(grant_of(name, "b/.default", &["entra"], None));
+            let (code, wait) = process.refused(worker);
+            assert!(code == Code::EntraUnavailable && wait.is_some_and(|wait| wait <= 30), "{code:?} {wait:?}");
+        }
+        process.switch_to(of_another_client("payments"));
+        assert_eq!(process.exchange(1, 2, token(3600)), [Seen::Token(2)]);
+        process.advance(Duration::from_secs(31));
+        process.switch_to(grant_of("payments", "b/.default", &["entra"], None));
+        assert_eq!(process.exchange(1, 3, token(3600)), [Seen::Token(3)]);
+    }
+}
+
+#[test]
+fn throttling_is_one_row_of_failures_whichever_exchange_is_throttled() {
+    let mut process = Process::new();
+    let mut waits = Vec::new();
+    for number in 0..7 {
+        process.switch_to(grant_of("payments", &scope(number), &["entra"], None));
+        process.exchange(0, 1, throttled(0));
+        process.switch_to(grant_of("payments", "other/.default", &["entra"], None));
+        let Answer::Failed(problem) = process.ask(1, 999).0 else { panic!() };
+        waits.push(problem.retry_after.unwrap());
+        process.advance(Duration::from_secs(61));
+    }
+    let state = credential::read(&process.shared, process.grant.credential());
+    assert_eq!(
+        state.throttled(process.now.minus(Duration::from_secs(61))).map(|throttled| throttled.failures),
+        Some(7)
+    );
+    assert!(waits.iter().all(|wait| *wait <= Duration::from_secs(60)), "{waits:?}");
+    // Several that were under way together are one failure.
+    let mut process = Process::new();
+    for number in 0..3 {
+        process.switch_to(grant_of("payments", &scope(number), &["entra"], None));
+        process.pending(0, number as u32);
+        process.look(0);
+        process.assertion(0);
+    }
+    for number in 0..3 {
+        process.switch_to(grant_of("payments", &scope(number), &["entra"], None));
+        process.endpoint(0, throttled(20));
+    }
+    let state = credential::read(&process.shared, process.grant.credential());
+    assert_eq!(state.throttled(process.now).map(|throttled| throttled.failures), Some(1));
+    // A token ends the row.
+    process.advance(Duration::from_secs(21));
+    process.switch_to(grant_of("payments", "x/.default", &["entra"], None));
+    process.exchange(0, 9, token(3600));
+    let state = credential::read(&process.shared, process.grant.credential());
+    assert_eq!(state.throttled(START), None);
+}
+
+#[test]
+fn a_token_in_hand_is_served_while_its_client_is_throttled_and_refreshed_within_half_of_its_time() {
+    let mut process = Process::new();
+    process.switch_to(grant_of("payments", "held/.default", &["entra"], None));
+    process.exchange(0, 1, token(3600));
+    process.advance(Duration::from_secs(3000));
+    let held = Arc::clone(&process.grant);
+    process.switch_to(grant_of("payments", "throttled/.default", &["entra"], None));
+    process.exchange(1, 2, throttled(3600));
+    process.switch_to(held);
+    process.advance(process.due_in(0).unwrap());
+    assert_eq!(process.look(0), [], "it is due, and held back");
+    process.ready(0);
+    let left = Duration::from_secs(3570) - process.now.since(START);
+    assert_eq!(process.due_in(0), Some(left / 2));
+    process.advance(left / 2);
+    assert_eq!(process.look(0), [Seen::Read], "this is tried all the same");
+    process.ready(0);
+}
+
+#[test]
+fn unlisted_scopes_are_exchanged_four_at_a_time_and_each_end_begins_another() {
+    let mut process = Process::new();
+    for number in 0..6 {
+        process.switch_to(unlisted(number));
+        process.pending(number % 2, number as u32);
+        let begun = process.look(number % 2);
+        assert_eq!(begun.len(), usize::from(number < 4), "{number}: {begun:?}");
+    }
+    // What is listed waits for none of them, and neither does another client's.
+    process.switch_to(grant_of("payments", "listed/.default", &["entra"], None));
+    assert_eq!(process.exchange(0, 10, token(3600)), [Seen::Token(10)]);
+    process.switch_to(Arc::new(Grant::clone(&of_another_client("b")).unlisted()));
+    assert_eq!(process.exchange(0, 11, token(3600)), [Seen::Token(11)]);
+    process.switch_to(unlisted(1));
+    process.assertion(1);
+    let key = process.grant.key();
+    let commands = process.workers[1].endpoint_answered(key, token(3600), process.now, &process.shared);
+    let woken: Vec<(QueueId, TokenKey)> = commands
+        .into_iter()
+        .filter_map(|command| if let Command::Wake(queue, key) = command { Some((queue, key)) } else { None })
+        .collect();
+    assert_eq!(woken, [(QueueId(0), unlisted(4).key())]);
+    process.switch_to(unlisted(4));
+    assert_eq!(process.look(0), [Seen::Read]);
+    // A wake-up that is lost costs a second at most; a worker that died, its exchange's time.
+    process.advance(Duration::from_secs(1));
+    process.switch_to(unlisted(5));
+    assert_eq!(process.look(1), []);
+    process.advance(Limits::default().longest_exchange());
+    process.workers[1].forget(StreamId(5));
+    process.pending(1, 20);
+    let begun = process.workers[1].look(unlisted(5).key(), process.now, &process.shared);
+    assert_eq!(seen(begun), [Seen::Read]);
+}
+
+#[test]
+fn beyond_thirty_new_scopes_a_minute_a_caller_is_told_when_to_come_again_and_nothing_is_kept_of_it() {
+    let mut process = Process::new();
+    for number in 0..30 {
+        process.switch_to(unlisted(number));
+        process.exchange(number % 2, number as u32, token(3600));
+        process.advance(Duration::from_secs(1));
+    }
+    let keys = process.workers.each_ref().map(Broker::keys);
+    let bytes = process.shared.bytes();
+    for number in 100..200 {
+        process.switch_to(unlisted(number));
+        assert_eq!(process.refused(number % 2), (Code::TooManyScopes, Some(30)));
+        assert!(
+            !process.workers[0].want(&Arc::clone(&process.grant), process.now, &process.shared)
+                || process.look(0) == []
+        );
+    }
+    assert_eq!((process.workers.each_ref().map(Broker::keys), process.shared.bytes()), (keys, bytes));
+    // Those that are known are served, and so is what the configuration lists and what another identity asks for.
+    for number in 0..30 {
+        process.switch_to(unlisted(number)).ready(number % 2);
+    }
+    process.switch_to(grant_of("payments", "listed/.default", &["entra"], None));
+    assert_eq!(process.exchange(0, 50, token(3600)), [Seen::Token(50)]);
+    process.switch_to(Arc::new(Grant::clone(&of_another_client("b")).unlisted()));
+    assert_eq!(process.exchange(0, 51, token(3600)), [Seen::Token(51)]);
+    process.advance(Duration::from_secs(30));
+    process.switch_to(unlisted(300));
+    assert_eq!(process.exchange(0, 52, token(3600)), [Seen::Token(52)]);
+    process.switch_to(unlisted(301));
+    assert_eq!(process.refused(1), (Code::TooManyScopes, Some(1)));
+}
+
+#[test]
+fn beyond_sixty_four_the_least_recently_used_scope_is_dropped_everywhere_and_one_in_use_is_not() {
+    let mut process = Process::new();
+    let in_use = unlisted(1000);
+    process.switch_to(Arc::clone(&in_use));
+    process.exchange(0, 1, token(86_400));
+    process.advance(Duration::from_secs(2));
+    for number in 0..200 {
+        process.switch_to(unlisted(number));
+        process.exchange(0, 2, token(86_400));
+        process.advance(Duration::from_secs(2));
+        process.switch_to(Arc::clone(&in_use)).ready(0);
+    }
+    let kept = shared::read_all(&process.shared);
+    assert_eq!((kept.len(), process.workers[0].keys()), (64, 64));
+    assert!(kept.iter().any(|(key, _)| *key == in_use.key()));
+    assert!(kept.iter().all(|(_, entry)| entry.token.is_some()));
+    // One that was dropped is new again.
+    process.switch_to(unlisted(0));
+    process.advance(Duration::from_secs(60));
+    assert_eq!(process.exchange(0, 3, token(3600)), [Seen::Token(3)]);
+}
+
+#[test]
+fn a_refused_scope_is_dropped_before_a_good_one() {
+    let mut process = Process::new();
+    for number in 0..64 {
+        process.switch_to(unlisted(number));
+        let comes = if number == 40 { refusal(500_011) } else { token(86_400) };
+        process.exchange(0, 1, comes);
+        process.advance(Duration::from_secs(2));
+    }
+    process.switch_to(unlisted(64));
+    process.exchange(0, 2, token(86_400));
+    let kept: Vec<TokenKey> = shared::read_all(&process.shared).into_iter().map(|(key, _)| key).collect();
+    assert!(kept.len() == 64 && !kept.contains(&unlisted(40).key()) && kept.contains(&unlisted(0).key()));
+}
+
+#[test]
+fn requests_for_unlisted_scopes_leave_half_of_the_room_for_others() {
+    let mut process = Process::new();
+    process.workers[0] = Broker::new(WorkerId(7), QueueId(0), Limits { waiting: 4, ..Limits::default() });
+    process.switch_to(unlisted(0));
+    process.pending(0, 1);
+    process.pending(0, 2);
+    assert_eq!(process.failed(0).code, Code::TooManyWaiting);
+    process.switch_to(of_another_client("b"));
+    process.pending(0, 3);
+    process.pending(0, 4);
+    assert_eq!(process.failed(0).code, Code::TooManyWaiting);
+}
