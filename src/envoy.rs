@@ -1,7 +1,6 @@
 //! The host calls that root and streams share. Headers are bytes throughout: the SDK's `&str` getters trap on others.
 
-use std::time::UNIX_EPOCH;
-
+use entra_exchange_abi::hostcalls::{self, LogLevel, MapType};
 use entra_exchange_core::broker::{Build, QueueId, ReadinessStatus, SharedData, StreamId};
 use entra_exchange_core::decision::Effect;
 use entra_exchange_core::event::{Event, Level};
@@ -10,18 +9,13 @@ use entra_exchange_core::policy::{OWN_HEADER, readiness_reply};
 use entra_exchange_core::problem::Code;
 use entra_exchange_core::request_log::response_code_details;
 use entra_exchange_core::time::Timestamp;
-use proxy_wasm::hostcalls;
-use proxy_wasm::types::MapType;
-
-use crate::abi;
 
 /// The message that only has the root context take another turn: no key is as short.
 pub(crate) const ANOTHER_TURN: &[u8] = b"";
 
 /// Envoy's clock.
 pub(crate) fn now() -> Timestamp {
-    let since_epoch = hostcalls::get_current_time().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    Timestamp::default().plus(since_epoch.unwrap_or_default())
+    Timestamp::default().plus(hostcalls::get_current_time().unwrap_or_default())
 }
 
 /// Which module this is.
@@ -32,28 +26,28 @@ pub(crate) struct Shared;
 
 impl SharedData for Shared {
     fn get(&self, name: &str) -> Option<(Vec<u8>, u32)> {
-        let (value, cas) = hostcalls::get_shared_data(name).ok()?;
-        Some((value.unwrap_or_default(), cas?))
+        hostcalls::get_shared_data(name).ok()
     }
 
     fn set(&self, name: &str, value: &[u8], cas: Option<u32>) -> bool {
-        hostcalls::set_shared_data(name, Some(value), cas).is_ok()
+        hostcalls::set_shared_data(name, value, cas).is_ok()
     }
 }
 
 /// Has the root context behind this queue take a turn: to look at a key again, when the message is one.
 pub(crate) fn enqueue(queue: QueueId, message: &[u8]) {
     // A queue that is gone belonged to a VM that is gone: nobody waits there.
-    let _ = hostcalls::enqueue_shared_queue(queue.0, Some(message));
+    let _ = hostcalls::enqueue_shared_queue(queue.0, message);
 }
 
 /// Writes an event to Envoy's log.
 pub(crate) fn log(event: &Event) {
-    match event.level {
-        Level::Info => log::info!("{event}"),
-        Level::Warn => log::warn!("{event}"),
-        Level::Error => log::error!("{event}"),
-    }
+    let level = match event.level {
+        Level::Info => LogLevel::Info,
+        Level::Warn => LogLevel::Warn,
+        Level::Error => LogLevel::Error,
+    };
+    let _ = hostcalls::log(level, &event.to_string());
 }
 
 /// The request in effect, as Envoy has it.
@@ -65,7 +59,7 @@ impl Request for InEffect {
     }
 
     fn property(&self, path: &[&str]) -> Option<Vec<u8>> {
-        hostcalls::get_property(path.to_vec()).ok().flatten()
+        hostcalls::get_property(path).ok().flatten()
     }
 }
 
@@ -110,7 +104,7 @@ pub(crate) fn apply(effect: &Effect, code: Option<Code>) -> bool {
 
 /// Leaves a value for access logs, as `%FILTER_STATE(wasm.<name>:PLAIN)%`.
 pub(crate) fn leave(name: &str, value: &str) {
-    let _ = hostcalls::set_property(vec![name], Some(value.as_bytes()));
+    let _ = hostcalls::set_property(name, value.as_bytes());
 }
 
 /// Lets Envoy keep what is left under this name when an internal redirect makes another request of the same: else it would come
@@ -121,7 +115,7 @@ pub(crate) fn keep_over_redirects(name: &str) {
     let Ok(length) = u8::try_from(name.len()) else { return };
     let arguments = [&[0x0a, length], name.as_bytes(), &[0x28, 0x01]].concat();
     // What was declared already, by another plugin configuration in this VM, stays so.
-    let _ = hostcalls::call_foreign_function("declare_property", Some(&arguments));
+    let _ = hostcalls::call_foreign_function("declare_property", &arguments);
 }
 
 /// Whether the answer that has come is a 401.
@@ -132,7 +126,9 @@ pub(crate) fn is_unauthorized() -> bool {
 
 /// Answers the request in effect. With a code, Envoy's response code details name it.
 pub(crate) fn send(reply: &Reply, code: Option<Code>) {
-    abi::send_local_response(reply, code.map(response_code_details).as_deref());
+    let details = code.map(response_code_details).unwrap_or_default();
+    let headers: Vec<(&str, &str)> = reply.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let _ = hostcalls::send_local_response(reply.status, &details, &headers, &reply.body);
 }
 
 /// Answers a request that asks whether the pod is ready.
@@ -142,7 +138,7 @@ pub(crate) fn tell_readiness(status: &ReadinessStatus) {
 
 /// Whether the node's id is that of an Istio gateway.
 pub(crate) fn is_gateway() -> bool {
-    let id = hostcalls::get_property(vec!["xds", "node", "id"]).ok().flatten();
+    let id = hostcalls::get_property(&["xds", "node", "id"]).ok().flatten();
     id.is_some_and(|id| id.starts_with(b"router~"))
 }
 

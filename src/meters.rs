@@ -3,11 +3,10 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
+use entra_exchange_abi::hostcalls::{self, MetricType};
 use entra_exchange_core::metrics::{self, Kind, Measurement, Outcome};
 use entra_exchange_core::problem::Code;
 use entra_exchange_core::request_log::RequestRecord;
-use proxy_wasm::hostcalls;
-use proxy_wasm::types::MetricType;
 
 /// The metrics that this VM has defined. Envoy has each of them once for the whole process.
 #[derive(Default)]

@@ -1,7 +1,6 @@
 //! The root context: reads the configuration, and carries out what the broker asks for.
 //!
-//! It makes all calls. The SDK gives a call's answer to the context that was active when it was made: a stream could be
-//! gone by then, and all who wait for the same token with it.
+//! It makes all calls: a stream could be gone when the answer comes, and all who wait for the same token with it.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -9,6 +8,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use entra_exchange_abi::hostcalls::{self, BufferType, MapType, Status};
+use entra_exchange_abi::{Action, Plugin};
 use entra_exchange_core::assertion::Source;
 use entra_exchange_core::broker::{self, Broker, Command, Issued, StreamId};
 use entra_exchange_core::config::Config;
@@ -18,12 +19,8 @@ use entra_exchange_core::http::{CallFailure, CallResult, Response};
 use entra_exchange_core::policy::{OWN_HEADER, Policy};
 use entra_exchange_core::problem::Problem;
 use entra_exchange_core::time::Timestamp;
-use proxy_wasm::hostcalls;
-use proxy_wasm::traits::{Context, HttpContext, RootContext};
-use proxy_wasm::types::{BufferType, ContextType, MapType, Status};
 
 use crate::envoy::{self, Shared};
-use crate::stream::Stream;
 use crate::worker::{AtWork, Worker};
 
 /// What stands in for an answer that broke off, as Envoy answers itself when there was no connection.
@@ -61,10 +58,6 @@ enum Call {
 }
 
 impl Root {
-    pub(crate) fn new(id: u32) -> Self {
-        Self { id, configured: None, calls: HashMap::new(), finishing: VecDeque::new() }
-    }
-
     /// Tells the broker something, and does what it says until it says nothing more.
     fn tell(&mut self, what: impl FnOnce(&mut Broker, Timestamp) -> Vec<Command>) {
         let Some(configured) = &self.configured else { return };
@@ -189,12 +182,12 @@ impl Root {
         body: Option<&[u8]>,
         timeout: Duration,
     ) -> Result<(), CallFailure> {
-        match hostcalls::dispatch_http_call(cluster, headers.to_vec(), body, Vec::new(), timeout) {
+        match hostcalls::dispatch_http_call(cluster, headers, body.unwrap_or_default(), timeout) {
             Ok(number) => {
                 self.calls.insert(number, call);
                 Ok(())
             }
-            Err(Status::BadArgument) => Err(CallFailure::NoSuchCluster),
+            Err(Status::BAD_ARGUMENT) => Err(CallFailure::NoSuchCluster),
             Err(_) => Err(CallFailure::NoEndpoint),
         }
     }
@@ -226,23 +219,17 @@ fn response(headers: usize, body_size: usize) -> Response {
     }
 }
 
-impl Context for Root {
-    fn on_http_call_response(&mut self, number: u32, headers: usize, body_size: usize, _: usize) {
-        if let Some(call) = self.calls.remove(&number) {
-            let answer = Ok(response(headers, body_size));
-            self.tell(|broker, now| report(broker, call, answer, now));
-        }
+impl Plugin for Root {
+    fn new(id: u32) -> Self {
+        Self { id, configured: None, calls: HashMap::new(), finishing: VecDeque::new() }
     }
-}
 
-impl RootContext for Root {
-    fn on_vm_start(&mut self, _: usize) -> bool {
+    fn on_vm_start(&mut self) -> bool {
         envoy::log(&Event::info("start").with("version", envoy::BUILD.version).with("commit", envoy::BUILD.commit));
         true
     }
 
-    fn on_configure(&mut self, _: usize) -> bool {
-        let text = self.get_plugin_configuration().unwrap_or_default();
+    fn on_configure(&mut self, text: Vec<u8>) -> bool {
         match Config::parse(&text, &|name| std::env::var(name).ok()) {
             Ok(config) => {
                 for warning in &config.warnings {
@@ -254,7 +241,7 @@ impl RootContext for Root {
                 let policy = Rc::new(Policy::new(&config, envoy::is_gateway()));
                 if !policy.warm().is_empty() {
                     // The canary does not live to see it.
-                    self.set_tick_period(Duration::from_millis(1));
+                    let _ = hostcalls::set_tick_period(Duration::from_millis(1));
                 }
                 self.configured =
                     Some(Configured { policy, worker: Rc::new(RefCell::new(Worker::new(config.limits, config.log))) });
@@ -293,12 +280,30 @@ impl RootContext for Root {
         self.tell(|broker, now| broker.tick(now, &Shared));
     }
 
-    fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
-        let configured = self.configured.as_ref()?;
-        Some(Box::new(Stream::new(StreamId(id), Rc::clone(&configured.policy), Rc::clone(&configured.worker))))
+    fn on_http_call_response(&mut self, number: u32, headers: usize, body_size: usize) {
+        if let Some(call) = self.calls.remove(&number) {
+            let answer = Ok(response(headers, body_size));
+            self.tell(|broker, now| report(broker, call, answer, now));
+        }
     }
 
-    fn get_type(&self) -> Option<ContextType> {
-        Some(ContextType::HttpContext)
+    fn on_request_headers(&mut self, stream: u32) -> Action {
+        // Without a configuration there is nothing to decide by: a request must not leave undecided.
+        let Some(configured) = &self.configured else { return Action::Pause };
+        let goes_on = configured.worker.borrow_mut().receive(StreamId(stream), &configured.policy);
+        if goes_on { Action::Continue } else { Action::Pause }
+    }
+
+    fn on_response_headers(&mut self, stream: u32) -> Action {
+        if let Some(configured) = &self.configured {
+            configured.worker.borrow_mut().answered(StreamId(stream));
+        }
+        Action::Continue
+    }
+
+    fn on_delete(&mut self, stream: u32) {
+        if let Some(configured) = &self.configured {
+            configured.worker.borrow_mut().forget(StreamId(stream));
+        }
     }
 }

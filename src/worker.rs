@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
+use entra_exchange_abi::hostcalls;
 use entra_exchange_core::broker::{
     self, Answer, Broker, Issued, Limits, QueueId, Readiness, ReadinessStatus, StreamId, WorkerId,
 };
@@ -18,7 +19,6 @@ use entra_exchange_core::policy::Policy;
 use entra_exchange_core::problem::Problem;
 use entra_exchange_core::request_log::{ACCESS_LOG_KEY, RequestLog, RequestRecord};
 use entra_exchange_core::time::Timestamp;
-use proxy_wasm::hostcalls;
 
 use crate::envoy::{self, InEffect, Shared};
 use crate::meters::Meters;

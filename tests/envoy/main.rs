@@ -10,6 +10,7 @@ mod managed_identity;
 #[path = "../scenarios/mod.rs"]
 mod scenarios;
 mod tokens;
+mod trap;
 
 use std::process::ExitCode;
 use std::thread;

@@ -7,7 +7,7 @@ use fake_entra::Fault;
 use serde_json::json;
 use stack::{IMDS_HOST, LISTED_HOST, Options, Request, Response, Stack};
 
-use super::{look_through_log, newest};
+use super::{look_through_log, newest, trap};
 
 /// What this file shows, by its sentences.
 pub(crate) const ALL: &[(&str, fn())] = &[
@@ -265,7 +265,9 @@ fn a_rejected_request_leaves_its_reason() {
     let mut configuration = super::scenarios::destination(&json!({}));
     let refuse = json!({"hosts": [stack::UNLISTED_HOST], "action": "refuse"});
     configuration["destinations"].as_array_mut().unwrap().push(refuse);
-    let stack = newest(Options { configuration: Some(configuration.to_string()), ..Options::default() });
+    // Each worker has a log of its own.
+    let options = Options { configuration: Some(configuration.to_string()), concurrency: 1, ..Options::default() };
+    let stack = newest(options);
     for path in ["/one?sig=secret-signature", "/two"] {
         assert_eq!(stack.get(stack::UNLISTED_HOST, path, &[]).status, 403);
     }
@@ -363,7 +365,7 @@ fn a_dead_leader_delays_for_its_lease() {
     assert_eq!(stack.directory().stats().token_requests, 1);
 }
 
-/// In the one listener the module traps as soon as it has taken the lease: what it calls then is refused to it.
+/// In the one listener the module traps when it has the lease and the federated token arrives.
 fn a_trapped_vm_takes_nobody_along() {
     let mut document = stack::sidecar::document().unwrap();
     for listener in stack::sidecar::WITH_FILTER {
@@ -371,9 +373,13 @@ fn a_trapped_vm_takes_nobody_along() {
         let timeout = &stack::document::at_mut(&mut document, &manager).unwrap()["stream_idle_timeout"];
         assert_eq!(*timeout, "60s", "what is deployed has the last resort, in {listener} too");
     }
-    let restrict = without_capabilities(&["proxy_set_tick_period_milliseconds"]);
-    let edit = |document: &mut serde_json::Value| {
-        restrict(document);
+    let module = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("trapping.wasm");
+    let shipped = std::fs::read(stack::root().join("dist/entra-exchange.wasm")).unwrap();
+    std::fs::write(&module, trap::in_callback(&shipped, "proxy_on_http_call_response")).unwrap();
+    let edit = move |document: &mut serde_json::Value| {
+        let filter = stack::sidecar::filter(stack::sidecar::MANAGED_IDENTITY);
+        let code = format!("{filter}.vm_config.code.local.filename");
+        stack::document::set(document, &code, module.display().to_string()).unwrap();
         let timeout =
             "static_resources.listeners[managed_identity].filter_chains[0].filters[0].typed_config.stream_idle_timeout";
         stack::document::set(document, timeout, "5s").unwrap();
@@ -381,7 +387,7 @@ fn a_trapped_vm_takes_nobody_along() {
     let stack = newest(Options { concurrency: 4, edit: Some(Box::new(edit)), ..Options::default() });
     thread::scope(|scope| {
         let trapped = scope.spawn(|| stack.send_imds(&imds("https://vault.azure.net")).unwrap());
-        let traps = || stack.log().contains("restricted") && stack.log().contains("Function: proxy_on");
+        let traps = || stack.log().contains("Function: proxy_on_http_call_response");
         assert!(stack::eventually(Duration::from_secs(10), traps), "{}", super::of_the_filter(&stack.log()));
         let waiting: Vec<_> = (0..8).map(|_| scope.spawn(|| stack.get(LISTED_HOST, "/", &[]))).collect();
         for answer in waiting {

@@ -78,10 +78,10 @@ impl<'a> RequestRecord<'a> {
             .with_some("code", code)
             .with_some("status", self.status)
             .with("identity", self.identity())
+            .with_some("would_refuse", self.would_refuse.map(Code::as_str))
             .with_some("decided_by", self.decided_by)
             .with_some("host", host)
             .with_some("scope", scope)
-            .with_some("would_refuse", self.would_refuse.map(Code::as_str))
             .with_some("detail", self.problem.map(|problem| problem.detail.as_str()))
     }
 }
@@ -91,7 +91,7 @@ pub fn response_code_details(code: Code) -> String {
     format!("entra_exchange{{{}}}", code.as_str())
 }
 
-/// Decides what is written about requests, in one worker.
+/// Decides what is written about requests, in one worker: each worker counts for itself.
 #[derive(Debug)]
 pub struct RequestLog {
     settings: Log,
