@@ -1,7 +1,7 @@
 # The one list of commands; bare `make` prints it.
 
 .DEFAULT_GOAL := help
-.PHONY: help tools envoy sdks build demo stack test test-sdks istio-schema lint fmt simulate simulate-mutants mutants fuzz bench bench-module fleet clean
+.PHONY: help tools envoy sdks build demo stack test test-sdks istio-schema lint fmt simulate simulate-mutants mutants fuzz bench bench-module bench-load fleet clean
 
 PYTHON ?= python3
 export PYTHON
@@ -63,6 +63,10 @@ bench: tools ## time the look-up of a destination among ten rules and among ten 
 bench-module: build ## write what a request costs in the module into benches/module-fuel.txt
 	BENCH_WRITE=1 $(CARGO) test --workspace --test module_fuel -- --nocapture
 	@cat benches/module-fuel.txt
+
+bench-load: envoy build ## what 1,000 and 10,000 requests cost that wait for connections, and a release of 2,000
+	@$(CARGO) run --quiet --package entra-exchange-stack --bin load connections 100 1000 10000
+	@$(CARGO) run --quiet --package entra-exchange-stack --bin load release 2000
 
 fleet: tools ## simulate 100,000 proxies over a day; draws target/fleet.svg
 	@$(CARGO) run --quiet --release --package fleet

@@ -11,27 +11,20 @@ use std::time::Duration;
 use entra_exchange_abi::hostcalls::{self, BufferType, MapType, Status};
 use entra_exchange_abi::{Action, Plugin};
 use entra_exchange_core::assertion::Source;
-use entra_exchange_core::broker::{self, Broker, Command, Issued, StreamId};
+use entra_exchange_core::broker::{self, Broker, Command, Connection, Issued, StreamId};
 use entra_exchange_core::config::Config;
 use entra_exchange_core::entra::TokenKey;
 use entra_exchange_core::event::Event;
 use entra_exchange_core::http::{CallFailure, CallResult, Response};
-use entra_exchange_core::policy::{OWN_HEADER, Policy};
+use entra_exchange_core::policy::{self, OWN_HEADER, Policy};
 use entra_exchange_core::problem::Problem;
 use entra_exchange_core::time::Timestamp;
 
-use crate::envoy::{self, Shared};
-use crate::worker::{AtWork, Worker};
+use crate::envoy::{self, InEffect, Shared};
+use crate::worker::Worker;
 
 /// What stands in for an answer that broke off, as Envoy answers itself when there was no connection.
 const NO_ANSWER: u16 = 503;
-
-/// How many paused requests are finished in one turn. Envoy carries out what a turn decided when it has returned, one inside the
-/// other where that calls the module again: hundreds would overflow the stack.
-const FINISHED_AT_ONCE: usize = 32;
-
-/// How often to look whether a connection is there, while a request waits for one.
-const CONNECTION_PERIOD: Duration = Duration::from_millis(1);
 
 /// One plugin configuration in one VM.
 pub(crate) struct Root {
@@ -39,8 +32,6 @@ pub(crate) struct Root {
     configured: Option<Configured>,
     /// The calls under way, by Envoy's number for them.
     calls: HashMap<u32, Call>,
-    /// The paused requests that are to be finished, in this turn or the next.
-    finishing: VecDeque<(StreamId, Result<Arc<Issued>, Problem>)>,
 }
 
 /// What comes of a configuration.
@@ -69,18 +60,9 @@ impl Root {
         while let Some(command) = commands.pop_front() {
             commands.extend(self.carry_out(command, worker, now));
         }
-        self.finish_some(worker, now);
-        let awaits_connections = self.look_at_connections(worker, &policy);
-        // No period is no tick.
-        let period = match worker.at_work() {
-            Some(_) if awaits_connections => CONNECTION_PERIOD,
-            Some(at_work) => {
-                let next_due = at_work.broker.next_due();
-                next_due.map_or(Duration::ZERO, |due| due.since(now).max(Duration::from_millis(1)))
-            }
-            None => Duration::ZERO,
-        };
-        let _ = hostcalls::set_tick_period(period);
+        self.look_at_connections(worker, &policy, now);
+        let next_due = worker.at_work().and_then(|at_work| at_work.broker.next_due());
+        set_tick(now, next_due);
     }
 
     /// Does one thing; what is to be done about it comes back.
@@ -114,7 +96,7 @@ impl Root {
                 return Vec::new();
             }
             Command::Finish(stream, outcome) => {
-                self.finishing.push_back((stream, outcome));
+                self.finish(stream, outcome.as_ref(), worker, now);
                 return Vec::new();
             }
             Command::Log(event) => {
@@ -135,37 +117,35 @@ impl Root {
         }
     }
 
-    /// Finishes as many paused requests as one turn may.
-    fn finish_some(&mut self, worker: &mut Worker, now: Timestamp) {
-        for (stream, outcome) in self.finishing.drain(..self.finishing.len().min(FINISHED_AT_ONCE)) {
-            if let Some(ending) = worker.finish(stream, outcome.as_ref(), now) {
-                envoy::on_stream(stream, self.id, || {
-                    if worker.end(stream, ending) {
-                        let _ = hostcalls::resume_http_request();
-                    }
-                });
-            }
-        }
-        if let (false, Some(at_work)) = (self.finishing.is_empty(), worker.at_work()) {
-            envoy::enqueue(at_work.queue, envoy::ANOTHER_TURN);
-        }
-    }
-
-    /// Decides about the requests whose connections may be there by now, and lets as many go on as one turn may.
-    /// Returns whether one waits still.
-    fn look_at_connections(&self, worker: &mut Worker, policy: &Policy) -> bool {
-        let mut unconnected = worker.at_work().map(AtWork::take_unconnected).unwrap_or_default();
-        let mut gone_on = 0;
-        while let (Some(stream), true) = (unconnected.front().copied(), gone_on < FINISHED_AT_ONCE) {
-            unconnected.pop_front();
+    /// Finishes a paused request.
+    fn finish(&self, stream: StreamId, token: Result<&Arc<Issued>, &Problem>, worker: &mut Worker, now: Timestamp) {
+        if let Some(ending) = worker.finish(stream, token, now) {
             envoy::on_stream(stream, self.id, || {
-                if worker.receive(stream, policy) {
+                if worker.end(stream, ending) {
                     let _ = hostcalls::resume_http_request();
-                    gone_on += 1;
                 }
             });
         }
-        worker.at_work().is_some_and(|at_work| at_work.put_back(unconnected))
+    }
+
+    /// Looks at the connections of the requests that wait for them, and decides about those that wait no more.
+    fn look_at_connections(&self, worker: &mut Worker, policy: &Policy, now: Timestamp) {
+        let Some(at_work) = worker.at_work() else { return };
+        let is_established = |stream| {
+            let mut is_established = false;
+            envoy::on_stream(stream, self.id, || is_established = policy::is_established(&InEffect));
+            is_established
+        };
+        for (stream, connection) in at_work.broker.connections(now, is_established) {
+            match connection {
+                Connection::Established => envoy::on_stream(stream, self.id, || {
+                    if worker.connected(stream, policy) {
+                        let _ = hostcalls::resume_http_request();
+                    }
+                }),
+                Connection::TimedOut(problem) => self.finish(stream, Err(&problem), worker, now),
+            }
+        }
     }
 
     fn read(&mut self, call: Call, source: &Source) -> Result<(), CallFailure> {
@@ -191,6 +171,13 @@ impl Root {
             Err(_) => Err(CallFailure::NoEndpoint),
         }
     }
+}
+
+/// Has Envoy call [`Root::on_tick`] then; at no time when nothing is due.
+fn set_tick(now: Timestamp, due: Option<Timestamp>) {
+    // No period is no tick.
+    let period = due.map_or(Duration::ZERO, |due| due.since(now).max(Duration::from_millis(1)));
+    let _ = hostcalls::set_tick_period(period);
 }
 
 /// Tells the broker what came of a call.
@@ -221,7 +208,7 @@ fn response(headers: usize, body_size: usize) -> Response {
 
 impl Plugin for Root {
     fn new(id: u32) -> Self {
-        Self { id, configured: None, calls: HashMap::new(), finishing: VecDeque::new() }
+        Self { id, configured: None, calls: HashMap::new() }
     }
 
     fn on_vm_start(&mut self) -> bool {
@@ -238,13 +225,15 @@ impl Plugin for Root {
                 // The canary is configured before any worker: the one moment when nobody else does this.
                 broker::prepare(&Shared);
                 envoy::keep_over_redirects(OWN_HEADER);
+                let now = envoy::now();
                 let policy = Rc::new(Policy::new(&config, envoy::is_gateway()));
-                if !policy.warm().is_empty() {
-                    // The canary does not live to see it.
-                    let _ = hostcalls::set_tick_period(Duration::from_millis(1));
+                let worker = Rc::new(RefCell::new(Worker::new(config.limits, config.log)));
+                // The canary does not live to see it.
+                let warm = (!policy.warm().is_empty()).then_some(now);
+                if warm.is_some() {
+                    set_tick(now, warm);
                 }
-                self.configured =
-                    Some(Configured { policy, worker: Rc::new(RefCell::new(Worker::new(config.limits, config.log))) });
+                self.configured = Some(Configured { policy, worker });
                 true
             }
             Err(refused) => {

@@ -1,7 +1,7 @@
 //! What one worker's VM knows: its broker, and what is to become of the requests that wait.
 
+use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
-use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
@@ -37,17 +37,13 @@ pub(crate) struct Worker {
 pub(crate) struct AtWork {
     pub(crate) broker: Broker,
     pub(crate) queue: QueueId,
-    /// The requests that wait for their connections.
-    unconnected: VecDeque<StreamId>,
-    /// Whether the root context looks whether they are there.
-    looks_at_connections: bool,
-    /// The requests that wait for their tokens.
+    /// The requests that wait for their connections or their tokens.
     waiting: HashMap<StreamId, Waiting>,
     /// The tokens that requests went on with, until their answers come.
     injected: HashMap<StreamId, (TokenKey, Arc<Issued>)>,
 }
 
-/// A request that waits for its token.
+/// A request that waits.
 struct Waiting {
     grant: Arc<Grant>,
     delivery: Delivery,
@@ -131,14 +127,9 @@ impl Worker {
                 envoy::send(&broker::status(envoy::BUILD, envoy::now(), &Shared), None);
                 false
             }
-            Decision::AwaitConnection => {
-                let at_work = self.begin();
-                at_work.unconnected.push_back(stream);
-                // Once only: Envoy takes such turns one after the other, and would never come to the connection.
-                if !std::mem::replace(&mut at_work.looks_at_connections, true) {
-                    envoy::enqueue(at_work.queue, envoy::ANOTHER_TURN);
-                }
-                false
+            Decision::AwaitConnection(grant, delivery) => {
+                let ending = self.await_connection(grant, delivery, stream, envoy::now());
+                ending.is_some_and(|ending| self.end(stream, ending))
             }
             Decision::Exchange(grant, delivery) => {
                 let ending = self.ask(grant, delivery, stream, envoy::now());
@@ -146,6 +137,40 @@ impl Worker {
                 ending.is_some_and(|ending| self.end(stream, ending))
             }
         }
+    }
+
+    /// Has a request wait for its connection: how it ends for it, or `None` when it is to pause.
+    fn await_connection(
+        &mut self,
+        grant: Arc<Grant>,
+        delivery: Delivery,
+        stream: StreamId,
+        now: Timestamp,
+    ) -> Option<Ending> {
+        let at_work = self.begin();
+        match at_work.broker.await_connection(&grant, stream, now) {
+            Ok(earlier) => {
+                if earlier {
+                    envoy::enqueue(at_work.queue, envoy::ANOTHER_TURN);
+                }
+                self.pause(stream, grant, delivery, now);
+                None
+            }
+            Err(problem) => Some(Ending::new(grant, &delivery, Err(&problem), now)),
+        }
+    }
+
+    /// A request waits no more for its connection: decides about it again. Returns whether it goes on.
+    pub(crate) fn connected(&mut self, stream: StreamId, policy: &Policy) -> bool {
+        if self.at_work.as_mut().is_some_and(|at_work| at_work.waiting.remove(&stream).is_some()) {
+            self.meters.take(&metrics::waiters(-1));
+        }
+        self.receive(stream, policy)
+    }
+
+    fn pause(&mut self, stream: StreamId, grant: Arc<Grant>, delivery: Delivery, now: Timestamp) {
+        self.begin().waiting.insert(stream, Waiting { grant, delivery, since: now });
+        self.meters.take(&metrics::waiters(1));
     }
 
     /// Gets a token for a request: how it ends for it, or `None` when it is to pause.
@@ -164,8 +189,7 @@ impl Worker {
             Answer::Ready(issued) => Some(Ending::new(grant, &delivery, Ok(&issued), now)),
             Answer::Failed(problem) => Some(Ending::new(grant, &delivery, Err(&problem), now)),
             Answer::Pending => {
-                at_work.waiting.insert(stream, Waiting { grant, delivery, since: now });
-                self.meters.take(&metrics::waiters(1));
+                self.pause(stream, grant, delivery, now);
                 None
             }
         }
@@ -234,7 +258,6 @@ impl Worker {
     pub(crate) fn forget(&mut self, stream: StreamId) {
         let Some(at_work) = &mut self.at_work else { return };
         at_work.injected.remove(&stream);
-        at_work.unconnected.retain(|other| *other != stream);
         at_work.broker.forget(stream);
         if at_work.waiting.remove(&stream).is_some() {
             self.meters.take(&metrics::waiters(-1));
@@ -255,32 +278,12 @@ impl Worker {
 }
 
 impl AtWork {
-    /// Takes the requests out that wait for their connections, the oldest first.
-    pub(crate) fn take_unconnected(&mut self) -> VecDeque<StreamId> {
-        std::mem::take(&mut self.unconnected)
-    }
-
-    /// Puts those back that there was no time for. Returns whether one waits still: Envoy does not say when its connection is
-    /// there.
-    pub(crate) fn put_back(&mut self, unconnected: VecDeque<StreamId>) -> bool {
-        self.unconnected.extend(unconnected);
-        self.looks_at_connections = !self.unconnected.is_empty();
-        self.looks_at_connections
-    }
-
     fn new(limits: Limits) -> Self {
         let worker = WorkerId(random());
         // One name has one reader, the last that registered it: so each worker has a name of its own.
         let name = format!("entra-exchange/{:016x}", worker.0);
         let queue = QueueId(hostcalls::register_shared_queue(&name).unwrap_or_default());
-        Self {
-            broker: Broker::new(worker, queue, limits),
-            queue,
-            unconnected: VecDeque::new(),
-            looks_at_connections: false,
-            waiting: HashMap::new(),
-            injected: HashMap::new(),
-        }
+        Self { broker: Broker::new(worker, queue, limits), queue, waiting: HashMap::new(), injected: HashMap::new() }
     }
 }
 

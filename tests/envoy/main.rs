@@ -7,6 +7,7 @@
 mod caught;
 mod destinations;
 mod managed_identity;
+mod many;
 #[path = "../scenarios/mod.rs"]
 mod scenarios;
 mod tokens;
@@ -34,7 +35,8 @@ fn main() -> ExitCode {
             trials.push(trial(oldest, scenario));
         }
     }
-    for (name, test) in OWN.iter().chain(tokens::ALL).chain(managed_identity::ALL).chain(destinations::ALL) {
+    let own = [OWN, tokens::ALL, managed_identity::ALL, destinations::ALL, many::ALL];
+    for (name, test) in own.into_iter().flatten() {
         trials.push(Trial::test(*name, move || caught(test)).with_kind(newest));
     }
     libtest_mimic::run(&arguments, trials).exit_code()

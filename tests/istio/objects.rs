@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use entra_exchange_core::broker::Limits;
 use serde_json::{Value, json};
 use stack::document::{at_mut, set};
 use stack::{AUDIENCE, sidecar};
@@ -36,7 +37,7 @@ fn the_upstream_has_tls_and_its_name_is_verified() {
         let entry = manifest.object("ServiceEntry");
         assert!(entry["spec"]["ports"].as_array().unwrap().contains(&port), "{file}");
         // Any more, such as `sni`, and Istio asks for `subjectAltNames`, too.
-        let settings = json!([{"port": {"number": port["number"]}, "tls": {"mode": "SIMPLE"}}]);
+        let settings = json!([{"port": {"number": port["number"]}, "tls": {"mode": "SIMPLE"}, "connectionPool": connection_pool()}]);
         for host in entry["spec"]["hosts"].as_array().unwrap() {
             let rule = manifest.objects("DestinationRule").into_iter().find(|rule| rule["spec"]["host"] == *host);
             let rule = rule.unwrap_or_else(|| panic!("{file}: {host} has no DestinationRule"));
@@ -56,6 +57,23 @@ fn the_upstream_has_tls_and_its_name_is_verified() {
     assert_eq!(gateway.patch("HTTP_FILTER")["match"]["listener"]["portNumber"], server["port"]["number"]);
     assert_eq!(server["tls"], json!({"mode": "ISTIO_MUTUAL"}), "the caller is known");
     assert_eq!(gateway.object("AuthorizationPolicy")["spec"]["action"], "ALLOW");
+}
+
+/// The circuit breakers of the plain sidecar's cluster, in Istio's words.
+fn connection_pool() -> Value {
+    let mut plain = sidecar::document().unwrap();
+    let thresholds = "static_resources.clusters[payments_kv].circuit_breakers.thresholds[0]";
+    let thresholds = at_mut(&mut plain, thresholds).unwrap().take();
+    let as_many_as_two_workers_hold = 2 * Limits::default().waiting;
+    assert_eq!(thresholds["max_pending_requests"], as_many_as_two_workers_hold);
+    assert_eq!(thresholds["max_requests"], as_many_as_two_workers_hold);
+    json!({
+        "tcp": {"maxConnections": thresholds["max_connections"]},
+        "http": {
+            "http1MaxPendingRequests": thresholds["max_pending_requests"],
+            "http2MaxRequests": thresholds["max_requests"],
+        },
+    })
 }
 
 #[test]

@@ -22,8 +22,9 @@ pub enum Decision {
     Pass(Option<Arc<str>>),
     /// Answer it with a refusal.
     Refuse(Refusal),
-    /// Ask again when its connection to the upstream is there: only then it is known where a token would go.
-    AwaitConnection,
+    /// Decide again when its connection to the upstream is established: only then is it known where a token would go. If it
+    /// is established in time and has TLS, the request gets this token, and this is done with it.
+    AwaitConnection(Arc<Grant>, Delivery),
     /// Get this token, then do this with it.
     Exchange(Arc<Grant>, Delivery),
     /// Let it go on as it came, and say what would have become of it in earnest.

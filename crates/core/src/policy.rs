@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::config::{Config, Status};
 use crate::decision::Decision;
 use crate::destination::Destinations;
-pub use crate::destination::OWN_HEADER;
+pub use crate::destination::{OWN_HEADER, is_established};
 use crate::entra::Grant;
 use crate::host::Host;
 use crate::http::Request;

@@ -36,6 +36,8 @@ impl Broker {
             // Nobody's yet, another worker's, or one of ours whose answer never came and whose lease is over.
             _ => self.begin(key, moment),
         }
+        // Those that could not be released in the turn that had an outcome for them.
+        self.finish_waiters(key, moment);
         self.give_up_waiting(key, moment);
         self.settle(key, moment);
     }
@@ -266,23 +268,28 @@ impl Broker {
         moment.commands.extend(waiting.unwrap_or_default().into_iter().map(|queue| Command::Wake(queue, key)));
         self.finish_waiters(key, moment);
         // Whoever could not be finished, because another worker took over, goes on waiting.
-        if self.slots.get(&key).is_some_and(|slot| !slot.waiters.is_empty()) {
+        if self.slots.get(&key).is_some_and(|slot| !slot.waiters.is_empty() && !slot.has_ready_waiter(moment.now)) {
             self.begin(key, moment);
         }
     }
 
-    /// Finishes all for whom there is a token that does, or a failure that backs off.
+    /// Finishes those for whom there is a token that does, or a failure that backs off: the first to come first, and
+    /// only as many as may be released now.
     fn finish_waiters(&mut self, key: TokenKey, moment: &mut Moment<'_>) {
         let now = moment.now;
         let Some(slot) = self.slots.get_mut(&key) else { return };
         let mut waiters = std::mem::take(&mut slot.waiters);
         waiters.retain(|waiter| {
+            if self.release.is_spent(now) {
+                return true;
+            }
             let outcome = match (slot.fitting(waiter.need, now), slot.backing_off(now)) {
                 (Some(token), _) => Ok(Arc::clone(token)),
                 (None, Some(failure)) => Err(failure.told(now)),
                 (None, None) => return true,
             };
             slot.used |= outcome.is_ok();
+            self.release.take(1, now);
             self.waiting.remove(&waiter.stream);
             moment.commands.push(Command::Finish(waiter.stream, outcome));
             false
@@ -296,6 +303,7 @@ impl Broker {
         let wait = self.limits.wait;
         let Some(slot) = self.slots.get_mut(&key) else { return };
         let over = slot.waiters.iter().take_while(|waiter| waiter.deadline <= now).count();
+        let over = self.release.take(over, now);
         if over > 0 && slot.usable(now).is_none() {
             // A worker whose lease had ended may have brought one all the same.
             slot.adopt(&shared::read(moment.shared, key));

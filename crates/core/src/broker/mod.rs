@@ -6,10 +6,12 @@
 
 mod admission;
 mod budget;
+mod connections;
 mod credential;
 mod exchange;
 mod freshness;
 mod readiness;
+mod release;
 mod shared;
 mod slot;
 mod status;
@@ -17,6 +19,7 @@ mod status;
 mod tests;
 
 pub use budget::UnlistedLimits;
+pub use connections::Connection;
 pub use freshness::Issued;
 pub(crate) use readiness::{Credential, Decisive};
 pub use readiness::{Readiness, ReadinessStatus};
@@ -34,7 +37,9 @@ use crate::http::CallResult;
 use crate::metrics::{self, Measurement};
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
+use connections::Connections;
 use readiness::Checks;
+use release::Release;
 use slot::{Attempt, Call, Exchange, Slot, Waiter};
 
 /// How long Envoy may take to serve the federated token: it is a file on this machine.
@@ -168,6 +173,8 @@ pub struct Broker {
     timers: BTreeSet<(Timestamp, TokenKey)>,
     waiting: HashMap<StreamId, TokenKey>,
     checks: Checks,
+    connections: Connections,
+    release: Release,
     /// Whether this VM has ever had a request. The one on the main thread never has, and internal listeners do not
     /// answer it.
     serves: bool,
@@ -194,6 +201,8 @@ impl Broker {
             timers: BTreeSet::new(),
             waiting: HashMap::new(),
             checks: Checks::default(),
+            connections: Connections::default(),
+            release: Release::default(),
             serves: false,
             latest: Timestamp::default(),
         }
@@ -230,12 +239,7 @@ impl Broker {
             if let Some(token) = slot.usable(now) {
                 return (Answer::Ready(Arc::clone(token)), look);
             }
-            let problem = Problem::new(
-                Code::TooManyWaiting,
-                format!("{most} requests wait for a token in this worker already"),
-                "See in the log what the exchange waits for; requests are taken again as soon as it ends.",
-            );
-            return (Answer::Failed(problem.about(grant.identity(), grant.scope()).retry_after(GRACE)), look);
+            return (Answer::Failed(too_many_waiting(most).about(grant.identity(), grant.scope())), look);
         }
         slot.waiters.push(Waiter { stream, deadline: now.plus(limits.wait), need });
         let first = slot.waiters.len() == 1;
@@ -300,7 +304,9 @@ impl Broker {
     /// A request that waited is gone. What was begun for it goes on: others may wait for the same.
     pub fn forget(&mut self, stream: StreamId) {
         self.checks.forget(stream);
-        if let Some(slot) = self.waiting.remove(&stream).and_then(|key| self.slots.get_mut(&key)) {
+        let Some(key) = self.waiting.remove(&stream) else { return };
+        self.connections.forget(stream);
+        if let Some(slot) = self.slots.get_mut(&key) {
             slot.waiters.retain(|waiter| waiter.stream != stream);
         }
     }
@@ -338,6 +344,10 @@ impl Broker {
         // Each key once: one that is due again at once comes with the next tick.
         let due: Vec<TokenKey> = self.timers.iter().take_while(|(at, _)| *at <= now).map(|(_, key)| *key).collect();
         for key in due {
+            // The keys that are left over come first in the next tick: none of them waits for ever.
+            if self.release.is_spent(now) {
+                break;
+            }
             self.look_at(key, &mut moment);
         }
         moment.commands
@@ -348,9 +358,10 @@ impl Broker {
         self.slots.len()
     }
 
-    /// When [`Broker::tick`] must be called next, even if nothing happens.
+    /// When [`Broker::tick`] and [`Broker::connections`] must be called next, even if nothing happens.
     pub fn next_due(&self) -> Option<Timestamp> {
-        self.timers.first().map(|(at, _)| *at)
+        let timer = self.timers.first().map(|(at, _)| *at);
+        timer.into_iter().chain(self.connections.next_due()).min()
     }
 
     /// The answer to [`Command::ReadAssertion`].
@@ -469,6 +480,7 @@ impl Broker {
             return;
         }
         self.checks.set_back(back);
+        self.connections.set_back(back);
         for key in self.slots.keys().copied().collect::<Vec<_>>() {
             if let Some(slot) = self.slots.get_mut(&key) {
                 slot.set_back(back);
@@ -476,6 +488,17 @@ impl Broker {
             self.schedule(key, now);
         }
     }
+}
+
+/// As many requests wait in this worker as may.
+fn too_many_waiting(most: usize) -> Problem {
+    Problem::new(
+        Code::TooManyWaiting,
+        format!("{most} requests wait for a token or a connection in this worker already"),
+        "Check in the log what the exchange waits for, and that the upstream accepts connections; requests are accepted \
+         again as soon as one of those that wait has ended.",
+    )
+    .retry_after(GRACE)
 }
 
 /// A token that nobody can use: without a back-off, it would be fetched again and again.

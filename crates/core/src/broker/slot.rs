@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::freshness::Issued;
 use super::shared::{self, Entry, Failure, Then};
-use super::{FORCED_PERIOD, Need, SharedData, StreamId};
+use super::{FORCED_PERIOD, Need, SharedData, StreamId, release};
 use crate::assertion::Assertion;
 use crate::entra::{Grant, TokenKey, TokenRequest};
 use crate::problem::Code;
@@ -124,6 +124,14 @@ impl Slot {
             .filter(|token| need == Need::Usable || token.is_long_lived(now) || self.backing_off(now).is_some())
     }
 
+    /// Whether a waiter can be finished as soon as it may be released.
+    pub(super) fn has_ready_waiter(&self, now: Timestamp) -> bool {
+        let failed = self.backing_off(now).is_some();
+        [Need::Usable, Need::LongLived].into_iter().any(|need| {
+            (failed || self.fitting(need, now).is_some()) && self.waiters.iter().any(|waiter| waiter.need == need)
+        })
+    }
+
     /// Takes over what another worker has published.
     pub(super) fn adopt(&mut self, entry: &Entry) {
         if let Some(theirs) = entry.token.as_ref().filter(|theirs| self.token.as_deref() != Some(theirs)) {
@@ -206,7 +214,11 @@ impl Slot {
             | Exchange::Calling { until, .. }
             | Exchange::Pausing { until, .. } => Some(*until),
         };
-        let waiter = self.waiters.first().map(|waiter| waiter.deadline);
+        let waiter = if self.has_ready_waiter(now) {
+            Some(now.plus(release::PERIOD))
+        } else {
+            self.waiters.first().map(|waiter| waiter.deadline)
+        };
         if exchange.is_some() || waiter.is_some() {
             return exchange.into_iter().chain(waiter).min();
         }

@@ -9,6 +9,7 @@ mod table;
 mod way;
 
 pub use credential::OWN_HEADER;
+pub use way::is_established;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -34,8 +34,8 @@ enum Verdict {
     Pass,
     /// It goes on with this token.
     Inject(Arc<Grant>, Injection),
-    /// Its connection must be seen first.
-    AwaitConnection,
+    /// The same, but its connection must be seen first.
+    AwaitConnection(Arc<Grant>, Injection),
 }
 
 struct Terms {
@@ -150,7 +150,9 @@ impl Rule {
                 Ok(holder) => match terms.judge(self.config_path, &self.label, holder, seen) {
                     Ok(Verdict::Pass) => Decision::Pass(Some(Arc::clone(&holder.identity))),
                     Ok(Verdict::Inject(grant, injection)) => Decision::Exchange(grant, Delivery::Inject(injection)),
-                    Ok(Verdict::AwaitConnection) => Decision::AwaitConnection,
+                    Ok(Verdict::AwaitConnection(grant, injection)) => {
+                        Decision::AwaitConnection(grant, Delivery::Inject(injection))
+                    }
                     Err(problem) => self.refuse(problem.about(&holder.identity, &holder.scope), seen.request),
                 },
                 Err(problem) => self.refuse(problem, seen.request),
@@ -205,11 +207,11 @@ impl Terms {
                 ));
             }
         }
-        match self.way.judge(label, seen.request) {
-            Judgement::Open => {}
-            Judgement::Unknown => return Ok(Verdict::AwaitConnection),
+        let is_connected = match self.way.judge(label, seen.request) {
+            Judgement::Open => true,
+            Judgement::Unknown => false,
             Judgement::Barred(problem) => return Err(problem),
-        }
+        };
         match &holder.grant {
             Ok(grant) => {
                 let others = credentials.headers.into_iter().map(str::to_owned).chain(earlier);
@@ -220,7 +222,8 @@ impl Terms {
                     in_place_of: others.filter(|name| **name != *self.header).collect(),
                     pass_on_failure: self.pass_on_failure,
                 };
-                Ok(Verdict::Inject(Arc::clone(grant), injection))
+                let verdict = if is_connected { Verdict::Inject } else { Verdict::AwaitConnection };
+                Ok(verdict(Arc::clone(grant), injection))
             }
             // Nothing is asked of Entra without the variable: it is as if no token could be had.
             Err(_) if self.pass_on_failure => Ok(Verdict::Pass),

@@ -40,7 +40,7 @@ fn said(decision: Decision) -> String {
     match decision {
         Decision::Exchange(grant, _) => format!("{} {}", grant.identity(), grant.scope()),
         Decision::Report(report) => report.in_words(),
-        Decision::AwaitConnection => "await".to_owned(),
+        Decision::AwaitConnection(..) => "await".to_owned(),
         Decision::Ignore => "ignore".to_owned(),
         Decision::Pass(_) => "pass".to_owned(),
         other @ (Decision::Reply(_) | Decision::Check(_) | Decision::Status) => format!("{other:?}"),

@@ -72,15 +72,22 @@ fn attempt(request: &dyn Request) -> u64 {
     count.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
 }
 
+/// Whether the request has a connection: set as soon as it has one, whatever kind it is.
+pub fn is_established(request: &dyn Request) -> bool {
+    has(request, "cx_pool_ready_duration")
+}
+
+fn has(request: &dyn Request, name: &str) -> bool {
+    request.property(&["upstream", name]).is_some_and(|value| !value.is_empty())
+}
+
 /// Whether the connection that the request is on has TLS. That the server's certificate was verified is what the
 /// cluster's `validation_context` says; Envoy does not tell it here.
 fn connection(label: &str, request: &dyn Request) -> Judgement {
-    let told = |name: &str| request.property(&["upstream", name]).is_some_and(|value| !value.is_empty());
-    if told("tls_version") {
+    if has(request, "tls_version") {
         return Judgement::Open;
     }
-    // Set as soon as the request has a connection, whatever kind it is.
-    if !told("cx_pool_ready_duration") {
+    if !is_established(request) {
         return Judgement::Unknown;
     }
     Judgement::Barred(Problem::new(

@@ -3,8 +3,10 @@
 mod admission;
 mod exchange;
 mod life;
+mod many;
 mod readiness;
 mod shown;
+mod unconnected;
 
 use std::cell::RefCell;
 
@@ -17,11 +19,11 @@ use crate::entra::GrantParts;
 use crate::entra::tests_support::grant;
 use crate::http::Response;
 
-const START: Timestamp = Timestamp::from_unix_seconds(1_795_334_000);
+pub(super) const START: Timestamp = Timestamp::from_unix_seconds(1_795_334_000);
 
 /// Shared data as Envoy has it.
 #[derive(Default)]
-struct Shared {
+pub(super) struct Shared {
     values: RefCell<HashMap<String, (Vec<u8>, u32)>>,
     sets: RefCell<u32>,
 }

@@ -1,0 +1,119 @@
+//! Many requests that wait in a real Envoy: for their connections, and for one token.
+
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use fake_entra::Fault;
+use serde_json::{Value, json};
+use stack::{LISTED_HOST, Options, Request, Response, Stack, UNLISTED_HOST, document, sidecar};
+
+use super::scenarios::{destination, problem};
+use super::{look_through_log, newest};
+
+/// What this file shows, by its sentences.
+pub(crate) const ALL: &[(&str, fn())] = &[
+    ("requests_without_a_connection_hold_up_nobody_and_end_at_their_limits", requests_without_a_connection),
+    ("two_thousand_cold_requests_all_reach_the_upstream_after_one_exchange", two_thousand_cold_requests),
+    ("requests_that_are_reset_before_their_release_leave_nothing_behind", requests_that_are_reset),
+];
+
+/// Sends all at once, each on a connection of its own.
+fn at_once(stack: &Stack, requests: &[Request]) -> Vec<Response> {
+    thread::scope(|scope| {
+        let sent: Vec<_> = requests.iter().map(|request| scope.spawn(|| stack.send(request).unwrap())).collect();
+        sent.into_iter().map(|answer| answer.join().unwrap()).collect()
+    })
+}
+
+fn get(path: &str) -> Request {
+    Request::get(LISTED_HOST, path).timeout(Duration::from_secs(60))
+}
+
+/// How many requests wait in the filter.
+fn waiters(stack: &Stack) -> Option<u64> {
+    stack.envoy.stat("wasmcustom.entra_exchange_waiters").unwrap()
+}
+
+/// In the chain of a cluster whose upstream accepts connections and never finishes a TLS handshake.
+fn requests_without_a_connection() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let edit = move |document: &mut Value| {
+        sidecar::move_into_cluster(document, "payments_kv").unwrap();
+        let cluster = document::at_mut(document, "static_resources.clusters[payments_kv]").unwrap();
+        let address = "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.port_value";
+        document::set(cluster, address, port).unwrap();
+        document::set(cluster, "connect_timeout", "60s").unwrap();
+    };
+    let mut configuration = destination(&json!({}));
+    configuration["destinations"][0].as_object_mut().unwrap().remove("tls_clusters");
+    configuration["limits"] = json!({"wait": "4s", "waiting": 200});
+    let stack = newest(Options {
+        concurrency: 1,
+        configuration: Some(configuration.to_string()),
+        edit: Some(Box::new(edit)),
+        ..Options::default()
+    });
+    thread::scope(|scope| {
+        let sent: Vec<_> = (0..210).map(|_| scope.spawn(|| stack.send(&get("/")).unwrap())).collect();
+        assert!(stack::eventually(Duration::from_secs(20), || waiters(&stack) == Some(200)), "{:?}", waiters(&stack));
+        assert_eq!(stack.get(UNLISTED_HOST, "/", &[]).status, 200);
+        let answers: Vec<Response> = sent.into_iter().map(|answer| answer.join().unwrap()).collect();
+        let (refused, over): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 503);
+        assert_eq!((refused.len(), over.len()), (10, 200));
+        refused.into_iter().for_each(|answer| drop(problem(answer, 503, "too_many_waiting")));
+        over.into_iter().for_each(|answer| drop(problem(answer, 504, "waited_too_long")));
+    });
+    assert_eq!(waiters(&stack), Some(0));
+    // Those that leave make room for others.
+    let mut left: Vec<TcpStream> = (0..150).map(|_| send_and_leave(&stack)).collect();
+    assert!(stack::eventually(Duration::from_secs(10), || waiters(&stack) == Some(150)), "{:?}", waiters(&stack));
+    left.clear();
+    assert!(stack::eventually(Duration::from_secs(10), || waiters(&stack) == Some(0)), "{:?}", waiters(&stack));
+    assert_eq!(stack.directory().stats().token_requests, 0);
+    look_through_log(&stack);
+}
+
+/// A client that sends a request and does not read the answer.
+fn send_and_leave(stack: &Stack) -> TcpStream {
+    let mut client = TcpStream::connect(stack.outbound_addr()).unwrap();
+    client.write_all(format!("GET / HTTP/1.1\r\nHost: {LISTED_HOST}\r\n\r\n").as_bytes()).unwrap();
+    client
+}
+
+fn two_thousand_cold_requests() {
+    let stack = newest(Options::default());
+    stack.directory().add_faults(vec![Fault::delay(Duration::from_secs(5))]);
+    let answers = at_once(&stack, &vec![get("/"); 2000]);
+    let first = answers[0].seen_header("authorization").unwrap();
+    for answer in &answers {
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert_eq!(answer.seen_header("authorization").as_ref(), Some(&first));
+    }
+    assert_eq!((stack.directory().stats().token_requests, stack.upstream.requests()), (1, 2000));
+    assert_eq!(waiters(&stack), Some(0));
+    look_through_log(&stack);
+}
+
+fn requests_that_are_reset() {
+    let stack = newest(Options { concurrency: 1, ..Options::default() });
+    stack.directory().add_faults(vec![Fault::delay(Duration::from_secs(3))]);
+    let mut left: Vec<TcpStream> = (0..500).map(|_| send_and_leave(&stack)).collect();
+    thread::scope(|scope| {
+        let stays: Vec<_> = (0..100).map(|_| scope.spawn(|| stack.send(&get("/")).unwrap())).collect();
+        assert!(stack::eventually(Duration::from_secs(20), || waiters(&stack) == Some(600)), "{:?}", waiters(&stack));
+        // Some leave while the exchange is under way, the others as soon as the release of all has begun.
+        left.truncate(300);
+        let released = || waiters(&stack).is_some_and(|waiting| waiting < 400);
+        assert!(stack::eventually(Duration::from_secs(10), released));
+        left.clear();
+        for answer in stays {
+            assert_eq!(answer.join().unwrap().status, 200);
+        }
+    });
+    assert!(stack::eventually(Duration::from_secs(10), || waiters(&stack) == Some(0)), "{:?}", waiters(&stack));
+    assert_eq!(stack.directory().stats().token_requests, 1);
+    look_through_log(&stack);
+}
