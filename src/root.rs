@@ -11,8 +11,9 @@ use std::time::Duration;
 use entra_exchange_abi::hostcalls::{self, BufferType, MapType, Status};
 use entra_exchange_abi::{Action, Plugin};
 use entra_exchange_core::assertion::Source;
-use entra_exchange_core::broker::{self, Broker, Command, Connection, Issued, StreamId};
+use entra_exchange_core::broker::{self, Broker, Build, Command, Connection, Issued, StreamId};
 use entra_exchange_core::config::Config;
+use entra_exchange_core::configuration_status;
 use entra_exchange_core::entra::TokenKey;
 use entra_exchange_core::event::Event;
 use entra_exchange_core::http::{CallFailure, CallResult, Response};
@@ -219,9 +220,6 @@ impl Plugin for Root {
     fn on_configure(&mut self, text: Vec<u8>) -> bool {
         match Config::parse(&text, &|name| std::env::var(name).ok()) {
             Ok(config) => {
-                for warning in &config.warnings {
-                    envoy::log(&Event::warn("configuration").with("warning", warning));
-                }
                 // The canary is configured before any worker: the one moment when nobody else does this.
                 broker::prepare(&Shared);
                 envoy::keep_over_redirects(OWN_HEADER);
@@ -233,13 +231,16 @@ impl Plugin for Root {
                 if warm.is_some() {
                     set_tick(now, warm);
                 }
+                policy.configuration().announce(&Shared).iter().for_each(envoy::log);
+                let Build { version, commit } = envoy::BUILD;
+                for measurement in policy.configuration().measurements(version, commit) {
+                    worker.borrow().meters.take(&measurement);
+                }
                 self.configured = Some(Configured { policy, worker });
                 true
             }
             Err(refused) => {
-                for mistake in &refused.0 {
-                    envoy::log(&Event::error("configuration").with("refused", mistake));
-                }
+                configuration_status::rejection(&text, &refused).iter().for_each(envoy::log);
                 false
             }
         }

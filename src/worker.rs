@@ -124,7 +124,7 @@ impl Worker {
                 false
             }
             Decision::Status => {
-                envoy::send(&broker::status(envoy::BUILD, envoy::now(), &Shared), None);
+                envoy::send(&broker::status(envoy::BUILD, policy.configuration(), envoy::now(), &Shared), None);
                 false
             }
             Decision::AwaitConnection(grant, delivery) => {

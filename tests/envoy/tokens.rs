@@ -233,11 +233,18 @@ fn metrics_have_their_tags() {
     });
     assert!(complete, "{found}");
     let expiry = "entra_exchange_token_expiry_timestamp_seconds{identity=\"default\"} 1";
-    let found: Vec<&str> = found.lines().map(|line| if line.starts_with(expiry) { expiry } else { line }).collect();
+    // Their values differ from day to day and from build to build.
+    let (build, hash) =
+        ("entra_exchange_build_info{version=\"0.1.0\",commit=\"", "entra_exchange_configuration_hash{} ");
+    let varying = [expiry, build, hash];
+    let found: Vec<&str> =
+        found.lines().map(|line| varying.into_iter().find(|start| line.starts_with(start)).unwrap_or(line)).collect();
     assert_eq!(
         found,
         [
             "entra_exchange_assertion_reads_total{outcome=\"read\"} 1",
+            build,
+            hash,
             "entra_exchange_exchange_ms_count{} 1",
             "entra_exchange_exchanges_total{identity=\"default\",outcome=\"issued\",class=\"none\"} 1",
             "entra_exchange_leases{} 0",
@@ -320,6 +327,8 @@ fn the_state_of_tokens_is_shown() {
     let answer = status("GET");
     let shown = answer.json();
     assert_eq!(shown["version"], env!("CARGO_PKG_VERSION"));
+    let accepted = format!("outcome=accepted sha256={}", shown["configuration"]["sha256"].as_str().unwrap());
+    assert_eq!(stack.log().matches(&accepted).count(), 1, "every VM is configured, and the first says so");
     let key = |place: usize| ["identity", "scope", "state"].map(|name| shown["keys"][place][name].as_str().unwrap());
     assert_eq!(key(0), ["default", "https://nobody-registered.example/.default", "backing_off"]);
     assert_eq!(shown["keys"][0]["last_problem"]["aadsts"], "AADSTS500011");

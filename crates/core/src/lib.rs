@@ -5,6 +5,7 @@
 //! them; `docs/architecture.md` walks one request through them.
 
 pub mod config;
+pub mod configuration_status;
 pub mod decision;
 pub mod policy;
 

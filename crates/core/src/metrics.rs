@@ -104,11 +104,21 @@ pub(crate) fn assertion_read(outcome: &str) -> Measurement {
 
 /// The earliest end among an identity's tokens.
 pub(crate) fn token_expiry(identity: &str, unix_seconds: u64) -> Measurement {
-    Measurement {
-        kind: Kind::Gauge,
-        name: name("entra_exchange_token_expiry_timestamp_seconds", [("identity", identity)]),
-        value: i64::try_from(unix_seconds).unwrap_or(i64::MAX),
-    }
+    gauge(name("entra_exchange_token_expiry_timestamp_seconds", [("identity", identity)]), unix_seconds)
+}
+
+/// The configuration that is in use, as a number: proxies with the same configuration have the same.
+pub(crate) fn configuration_hash(hash: u64) -> Measurement {
+    gauge("entra_exchange_configuration_hash".to_owned(), hash)
+}
+
+/// The build of the filter; the value is 1.
+pub(crate) fn build_info(version: &str, commit: &str) -> Measurement {
+    gauge(name("entra_exchange_build_info", [("version", version), ("commit", commit)]), 1)
+}
+
+fn gauge(name: String, value: u64) -> Measurement {
+    Measurement { kind: Kind::Gauge, name, value: i64::try_from(value).unwrap_or(i64::MAX) }
 }
 
 fn count(name: String) -> Measurement {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::config::{Config, Status};
+use crate::configuration_status::ConfigurationStatus;
 use crate::decision::Decision;
 use crate::destination::Destinations;
 pub use crate::destination::{OWN_HEADER, is_established};
@@ -19,6 +20,7 @@ pub struct Policy {
     destinations: Destinations,
     managed_identity: Option<Endpoint>,
     status: Option<Status>,
+    configuration: ConfigurationStatus,
 }
 
 impl Policy {
@@ -29,7 +31,13 @@ impl Policy {
             destinations: Destinations::new(config),
             managed_identity: config.managed_identity.as_ref().map(endpoint),
             status: config.status.clone(),
+            configuration: ConfigurationStatus::new(config),
         }
+    }
+
+    /// What is known of the configuration before any request comes.
+    pub const fn configuration(&self) -> &ConfigurationStatus {
+        &self.configuration
     }
 
     /// The tokens that are to be kept fresh even when nobody asks.

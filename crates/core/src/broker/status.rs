@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::SharedData;
 use super::shared::{self, Entry, Failure};
+use crate::configuration_status::{ConfigurationStatus, ConfiguredToken, Shown};
 use crate::entra::TokenKey;
 use crate::http::Reply;
 use crate::problem::Problem;
@@ -94,9 +95,10 @@ pub struct Build {
 }
 
 #[derive(Serialize)]
-struct Body {
+struct Body<'a> {
     #[serde(flatten)]
     build: Build,
+    configuration: Shown<'a>,
     /// RFC 3339.
     time: String,
     keys: Vec<KeyStatus>,
@@ -108,13 +110,24 @@ struct Body {
 /// How many keys are shown.
 const MOST_KEYS: usize = 500;
 
-/// What is known of each key that this process has a token or a failure of, by identity and scope: as JSON. Of more than
+/// What is known of each key that the configuration names, or that this process has a token or a failure of, by identity and scope: as JSON. Of more than
 /// [`MOST_KEYS`] the first are shown.
-pub fn status(build: Build, now: Timestamp, shared: &dyn SharedData) -> Reply {
+pub fn status(build: Build, configuration: &ConfigurationStatus, now: Timestamp, shared: &dyn SharedData) -> Reply {
     let mut keys: Vec<KeyStatus> = Vec::new();
     let mut left_out = 0;
+    let known = shared::read_all(shared);
+    let is_known = |token: &ConfiguredToken| known.iter().any(|(key, _)| *key == token.key);
+    let unknown: Vec<(TokenKey, Entry)> = configuration
+        .tokens
+        .iter()
+        .filter(|token| !is_known(token))
+        .map(|token| {
+            let (identity, scope) = (token.identity.clone(), token.scope.clone());
+            (token.key, Entry { identity, scope, ..Entry::default() })
+        })
+        .collect();
     // Each in its place: the library's sort has 22 KB, for a page that a person reads.
-    for (key, entry) in shared::read_all(shared) {
+    for (key, entry) in known.into_iter().chain(unknown) {
         let key = KeyStatus::new(key, entry, now);
         let place = keys.partition_point(|other| other.rank() < key.rank());
         keys.insert(place, key);
@@ -124,7 +137,11 @@ pub fn status(build: Build, now: Timestamp, shared: &dyn SharedData) -> Reply {
         }
     }
     let keys_left_out = Some(left_out).filter(|left_out| *left_out > 0);
-    Reply::json(200, "application/json", &Body { build, time: now.rfc3339(), keys, keys_left_out })
+    Reply::json(
+        200,
+        "application/json",
+        &Body { build, configuration: configuration.shown(), time: now.rfc3339(), keys, keys_left_out },
+    )
 }
 
 impl KeyStatus {

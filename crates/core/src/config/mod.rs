@@ -19,6 +19,7 @@ use std::fmt;
 use crate::assertion::Source;
 use crate::azure::HeaderForm;
 use crate::broker::{Credential, Limits, UnlistedLimits};
+use crate::configuration_status::Fingerprint;
 use crate::entra::{Authority, Grant, GrantParts};
 use crate::event::Level;
 use crate::host::HostPattern;
@@ -31,6 +32,7 @@ use tree::Node;
 /// A configuration that can be acted on.
 #[derive(Clone, Debug)]
 pub struct Config {
+    pub(crate) fingerprint: Fingerprint,
     pub(crate) identities: Vec<Identity>,
     pub(crate) destinations: Vec<Destination>,
     pub(crate) managed_identity: Option<ManagedIdentity>,
@@ -311,6 +313,20 @@ impl Config {
         })
     }
 
+    /// Every identity with every scope that is named for it: by destinations, and by what managed-identity callers may ask for.
+    pub(crate) fn named_tokens(&self) -> impl Iterator<Item = (&Identity, String)> {
+        let named = |name: &str| self.identities.iter().find(|identity| identity.name == name);
+        let by_destinations =
+            self.listed_scopes().filter_map(move |(name, scope)| Some((named(name)?, scope.to_owned())));
+        let offered = self.managed_identity.iter().flat_map(|answers| &answers.offered);
+        let offered = offered.filter_map(|place| self.identities.get(*place));
+        let by_resources = offered.flat_map(|identity| {
+            let resources = identity.resources.iter().flatten();
+            resources.map(move |resource| (identity, format!("{resource}/.default")))
+        });
+        by_destinations.chain(by_resources)
+    }
+
     /// Reads a configuration; `variable` looks an environment variable up.
     ///
     /// # Errors
@@ -334,7 +350,7 @@ impl Config {
         };
         let config = sections::read(&Field::root(&tree), variable, &mut mistakes);
         match config {
-            Some(config) if mistakes.0.is_empty() => Ok(config),
+            Some(config) if mistakes.0.is_empty() => Ok(Self { fingerprint: Fingerprint::of(text), ..config }),
             _ => Err(Refused(mistakes.0)),
         }
     }

@@ -7,6 +7,7 @@ use super::reader::{Field, Mistakes, Object};
 use super::{Config, Destination, Identity, Log, ManagedIdentity, Status, Whose};
 use super::{destinations, identities, managed_identity};
 use crate::broker::Limits;
+use crate::configuration_status::Fingerprint;
 use crate::event::Level;
 
 /// Where the state of all tokens is shown, unless `status` says otherwise.
@@ -47,7 +48,16 @@ pub(super) fn read(
     let unlisted = managed_identity.as_ref().map(|answers| answers.limits).unwrap_or_default();
     let limits = Limits { unlisted, ..read_limits(&root, mistakes) };
     let log = read_log(&root, mistakes);
-    Some(Config { identities, destinations, managed_identity, status, limits, log, warnings })
+    Some(Config {
+        fingerprint: Fingerprint::default(),
+        identities,
+        destinations,
+        managed_identity,
+        status,
+        limits,
+        log,
+        warnings,
+    })
 }
 
 fn read_status(root: &Object<'_>, mistakes: &mut Mistakes) -> Option<Status> {

@@ -1,6 +1,10 @@
 //! What can be seen of tokens from outside: readiness, status, metrics, shelves.
 
 use super::*;
+use crate::config::Config;
+use crate::configuration_status::{ConfigurationStatus, Fingerprint};
+use crate::http::Reply;
+use std::sync::LazyLock;
 
 #[test]
 fn a_lease_is_counted_while_it_is_held() {
@@ -24,11 +28,42 @@ fn a_lease_is_counted_while_it_is_held() {
     assert_eq!(count(&commands), 0);
 }
 
+static CONFIGURATION: LazyLock<ConfigurationStatus> =
+    LazyLock::new(|| configured(r#"{"managed_identity": {"imds": {}}}"#));
+
+fn configured(text: &str) -> ConfigurationStatus {
+    ConfigurationStatus::new(&Config::parse(text.as_bytes(), &|_| None).unwrap())
+}
+
+fn status_of(configuration: &ConfigurationStatus, process: &Process) -> Reply {
+    let build = Build { version: "1.2.3", commit: "c0ffee" };
+    crate::broker::status(build, configuration, process.now, &process.shared)
+}
+
+#[test]
+fn the_status_shows_which_configuration_is_in_use_and_tokens_that_nobody_asked_for_yet() {
+    let process = Process::new();
+    let text = r#"{
+        "identities": [{"name": "a", "tenant_id": "t.example", "client_id": "aaaaaaaa-0000-4000-8000-000000000001", "resources": ["https://r.example"]}],
+        "destinations": [{"hosts": ["x.example"], "scope": "x/.default", "plaintext": "allowed"}],
+        "managed_identity": {"imds": {}}
+    }"#;
+    let body: serde_json::Value = serde_json::from_slice(&status_of(&configured(text), &process).body).unwrap();
+    assert_eq!(body["configuration"]["sha256"], Fingerprint::of(text.as_bytes()).hex());
+    let keys: Vec<_> =
+        body["keys"].as_array().unwrap().iter().map(|key| (&key["identity"], &key["scope"], &key["state"])).collect();
+    let absent = json!("absent");
+    assert_eq!(
+        keys,
+        [(&json!("a"), &json!("https://r.example/.default"), &absent), (&json!("a"), &json!("x/.default"), &absent)]
+    );
+}
+
 #[test]
 fn the_status_tells_people_where_each_token_stands_and_never_the_token() {
     let mut process = Process::new();
     let status = |process: &Process| {
-        let reply = crate::broker::status(Build { version: "1.2.3", commit: "c0ffee" }, process.now, &process.shared);
+        let reply = status_of(&CONFIGURATION, process);
         let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
         assert_eq!((&body["version"], &body["commit"]), (&json!("1.2.3"), &json!("c0ffee")));
         assert!(body["time"].as_str().unwrap().ends_with('Z') && !body.to_string().contains("abc"), "{body}");
@@ -100,7 +135,7 @@ fn with_exchanges(of: &[(&str, &str)], answer: fn() -> CallResult) -> (Process, 
 #[test]
 fn the_status_is_in_the_order_of_identity_and_scope() {
     let (process, _) = with_exchanges(&[("b", "x/.default"), ("a", "z/.default"), ("a", "y/.default")], || token(3600));
-    let reply = crate::broker::status(Build { version: "1", commit: "c" }, process.now, &process.shared);
+    let reply = status_of(&CONFIGURATION, &process);
     let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
     let shown: Vec<String> = body["keys"]
         .as_array()
@@ -116,7 +151,7 @@ fn the_status_shows_the_first_keys_of_many_and_says_how_many_there_are_more() {
     let scopes: Vec<String> = (0..503).map(|number| format!("{number:03}/.default")).collect();
     let of: Vec<(&str, &str)> = scopes.iter().rev().map(|scope| ("a", scope.as_str())).collect();
     let (process, _) = with_exchanges(&of, || token(3600));
-    let reply = crate::broker::status(Build { version: "1", commit: "c" }, process.now, &process.shared);
+    let reply = status_of(&CONFIGURATION, &process);
     let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
     let keys = body["keys"].as_array().unwrap();
     assert_eq!((keys.len(), &keys[499]["scope"], &body["keys_left_out"]), (500, &json!("499/.default"), &json!(3)));

@@ -1,0 +1,198 @@
+//! What is known of a configuration before any request comes: for Envoy's log, the status page and metrics.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::broker::SharedData;
+use crate::config::{Config, Refused};
+use crate::entra::TokenKey;
+use crate::event::Event;
+use crate::metrics::{self, Measurement};
+
+/// The name under which the VMs of a process share which configuration was logged last.
+const ANNOUNCED: &str = "entra-exchange/configuration";
+
+/// The SHA-256 of a configuration's text, by which one tells whether two proxies have the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// The fingerprint of this text, byte for byte.
+    pub fn of(text: &[u8]) -> Self {
+        Self(Sha256::digest(text).into())
+    }
+
+    /// In hexadecimal, as `sha256sum` prints it.
+    pub fn hex(&self) -> String {
+        self.0.iter().fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
+    }
+
+    /// The first six bytes as a number: a metric's value holds no more without loss (IEEE 754, 53 bits).
+    fn number(&self) -> u64 {
+        self.0.iter().take(6).fold(0, |number, byte| number << 8 | u64::from(*byte))
+    }
+}
+
+/// A configuration that was accepted.
+#[derive(Clone, Debug)]
+pub struct ConfigurationStatus {
+    fingerprint: Fingerprint,
+    identities: usize,
+    destinations: usize,
+    warnings: Vec<String>,
+    /// The tokens that it names, whether anybody asked for them or not.
+    pub(crate) tokens: Vec<ConfiguredToken>,
+}
+
+/// A token that a configuration names.
+#[derive(Clone, Debug)]
+pub(crate) struct ConfiguredToken {
+    pub(crate) key: TokenKey,
+    pub(crate) identity: String,
+    pub(crate) scope: String,
+}
+
+/// How the status page shows a configuration.
+#[derive(Debug, Serialize)]
+pub(crate) struct Shown<'a> {
+    sha256: String,
+    warnings: &'a [String],
+}
+
+impl ConfigurationStatus {
+    /// What is known of this configuration.
+    pub fn new(config: &Config) -> Self {
+        let mut tokens: Vec<ConfiguredToken> = Vec::new();
+        for (identity, scope) in config.named_tokens() {
+            if let Ok(grant) = identity.grant(&scope)
+                && tokens.iter().all(|token| token.key != grant.key())
+            {
+                tokens.push(ConfiguredToken { key: grant.key(), identity: identity.name.clone(), scope });
+            }
+        }
+        // One with several scopes is several in the list, with one index.
+        let destinations = config.destinations.iter().map(|destination| destination.place.saturating_add(1)).max();
+        Self {
+            fingerprint: config.fingerprint,
+            identities: config.identities.len(),
+            destinations: destinations.unwrap_or_default(),
+            warnings: config.warnings.clone(),
+            tokens,
+        }
+    }
+
+    /// What to log: the warnings, and one line that says what was accepted. Every VM of a process is configured with the same text; only
+    /// the first has anything to log.
+    pub fn announce(&self, shared: &dyn SharedData) -> Vec<Event> {
+        let fingerprint = self.fingerprint.hex();
+        if shared.get(ANNOUNCED).is_some_and(|(announced, _)| announced == fingerprint.as_bytes()) {
+            return Vec::new();
+        }
+        shared.set(ANNOUNCED, fingerprint.as_bytes(), None);
+        let accepted = Event::info("configuration")
+            .with("outcome", "accepted")
+            .with("sha256", fingerprint)
+            .with("destinations", self.destinations)
+            .with("identities", self.identities);
+        let warnings = self.warnings.iter().map(|warning| Event::warn("configuration").with("warning", warning));
+        warnings.chain([accepted]).collect()
+    }
+
+    /// Which configuration it is, and which build of the filter has it.
+    pub fn measurements(&self, version: &str, commit: &str) -> [Measurement; 2] {
+        [metrics::configuration_hash(self.fingerprint.number()), metrics::build_info(version, commit)]
+    }
+
+    pub(crate) fn shown(&self) -> Shown<'_> {
+        Shown { sha256: self.fingerprint.hex(), warnings: &self.warnings }
+    }
+}
+
+/// What to log about a configuration that is rejected: a line for each mistake.
+pub fn rejection(text: &[u8], refused: &Refused) -> Vec<Event> {
+    let fingerprint = Fingerprint::of(text).hex();
+    let event = |mistake| {
+        Event::error("configuration").with("outcome", "rejected").with("sha256", &fingerprint).with("mistake", mistake)
+    };
+    refused.0.iter().map(event).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+    use std::collections::HashMap;
+
+    #[derive(Default)]
+    struct Memory(RefCell<HashMap<String, Vec<u8>>>);
+
+    impl SharedData for Memory {
+        fn get(&self, name: &str) -> Option<(Vec<u8>, u32)> {
+            self.0.borrow().get(name).map(|value| (value.clone(), 1))
+        }
+
+        fn set(&self, name: &str, value: &[u8], _: Option<u32>) -> bool {
+            self.0.borrow_mut().insert(name.to_owned(), value.to_vec());
+            true
+        }
+    }
+
+    const TWO: &str = r#"{
+        "identities": [{"name": "a", "tenant_id": "t.example", "client_id": "aaaaaaaa-0000-4000-8000-000000000001"}, {"name": "b"}],
+        "destinations": [
+            {"hosts": ["x.example", "y.example"], "scope": "x/.default", "identity": "a", "plaintext": "allowed"},
+            {"hosts": ["z.example"], "action": "pass"}
+        ]
+    }"#;
+
+    fn status(text: &str) -> ConfigurationStatus {
+        ConfigurationStatus::new(&Config::parse(text.as_bytes(), &|_| None).unwrap())
+    }
+
+    #[test]
+    fn an_accepted_configuration_is_logged_once_for_all_vms_and_again_when_it_changes() {
+        let shared = Memory::default();
+        let lines =
+            |text: &str| -> Vec<String> { status(text).announce(&shared).iter().map(ToString::to_string).collect() };
+        let first = lines(TWO);
+        let hash = Fingerprint::of(TWO.as_bytes()).hex();
+        let accepted = format!("event=configuration outcome=accepted sha256={hash} destinations=2 identities=2");
+        assert_eq!(first.last().unwrap(), &accepted);
+        assert!(first[0].starts_with("event=configuration warning="), "{first:?}");
+        assert!(lines(TWO).is_empty());
+        let another = TWO.replace("z.example", "q.example");
+        assert!(!lines(&another).is_empty());
+        assert_eq!(lines(TWO), first);
+    }
+
+    #[test]
+    fn a_rejected_configuration_is_logged_with_its_fingerprint_and_every_mistake() {
+        let text = br#"{"destinations": [{"host": "x"}], "limit": {}}"#;
+        let lines: Vec<String> = rejection(text, &Config::parse(text, &|_| None).unwrap_err())
+            .iter()
+            .map(|event| format!("{:?} {event}", event.level))
+            .collect();
+        let start =
+            format!("Error event=configuration outcome=rejected sha256={} mistake=", Fingerprint::of(text).hex());
+        assert!(lines.len() > 1 && lines.iter().all(|line| line.starts_with(&start)), "{lines:?}");
+    }
+
+    #[test]
+    fn a_fingerprint_is_what_sha256sum_prints_and_fits_into_a_metric() {
+        let fingerprint = Fingerprint::of(b"abc");
+        assert_eq!(fingerprint.hex(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(fingerprint.number(), 0xba78_16bf_8f01);
+    }
+
+    #[test]
+    fn the_tokens_that_a_configuration_names_are_known_once_each() {
+        let tokens: Vec<(String, String)> =
+            status(TWO).tokens.into_iter().map(|token| (token.identity, token.scope)).collect();
+        assert_eq!(tokens, [("a".to_owned(), "x/.default".to_owned())]);
+    }
+}
