@@ -1,7 +1,7 @@
 # The one list of commands; bare `make` prints it.
 
 .DEFAULT_GOAL := help
-.PHONY: help tools envoy sdks build demo stack test test-sdks istio-schema lint fmt simulate simulate-mutants mutants fuzz bench bench-module bench-load fleet clean
+.PHONY: help tools envoy sdks build demo stack check test test-sdks istio-schema lint deny advisories doc fmt simulate simulate-mutants mutants fuzz bench bench-module bench-load fleet clean
 
 PYTHON ?= python3
 export PYTHON
@@ -32,6 +32,9 @@ demo: envoy sdks build ## show the main job on a real Envoy
 
 stack: envoy build ## the same stack, to stay until Ctrl-C (CONFIG=file.json, CONCURRENCY=n)
 	@$(CARGO) run --quiet --package entra-exchange-stack --bin stack
+
+check: lint ## what shows most mistakes within a minute: formatting, lints and the core's tests, without Envoy
+	$(CARGO) test --quiet --package entra-exchange-core
 
 test: envoy sdks build ## every test: core, fake Entra, and the filter in a real Envoy and in a host of our own
 	$(CARGO) test --workspace
@@ -75,6 +78,15 @@ lint: tools ## formatting and lints
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- --deny warnings
 	$(CARGO) clippy --package entra-exchange --lib --profile module --target wasm32-wasip1 -- --deny warnings
+
+deny: tools ## licences and sources of all dependencies, by deny.toml
+	@scripts/deny licenses bans sources
+
+advisories: tools ## known holes in dependencies, and yanked ones (fetches RustSec's database from GitHub)
+	@scripts/deny advisories
+
+doc: tools ## the documentation of all crates; a warning is an error
+	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --workspace --no-deps
 
 fmt: tools ## format the code
 	$(CARGO) fmt --all

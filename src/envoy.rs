@@ -21,6 +21,10 @@ pub(crate) fn now() -> Timestamp {
 /// Which module this is.
 pub(crate) const BUILD: Build = Build { version: env!("CARGO_PKG_VERSION"), commit: env!("ENTRA_EXCHANGE_COMMIT") };
 
+/// The fingerprint of the sources, for the tests: they do not take another checkout's module for this one's.
+#[used]
+static SOURCES: &str = env!("ENTRA_EXCHANGE_SOURCES");
+
 /// The memory that all workers share.
 pub(crate) struct Shared;
 

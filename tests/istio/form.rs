@@ -150,8 +150,7 @@ impl Form {
     /// The filter as it stands in the chain, and beside the stack's other files the one in which Envoy discovers the rest.
     fn discovered(&self, plain: &mut Value) -> Value {
         let module = at_mut(plain, &format!("{}.vm_config.code", sidecar::filter(sidecar::OUTBOUND))).unwrap().clone();
-        let built = module["local"]["filename"].as_str().is_some_and(|path| Path::new(path).is_file());
-        assert!(built, "there is no filter at {module}: build it first (`make`)");
+        stack::module().unwrap_or_else(|error| panic!("{error}"));
         let mut extension = self.extension.clone();
         set(&mut extension, "typed_config.config.vm_config.code", module).unwrap();
         extension["@type"] = json!("type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig");

@@ -32,8 +32,8 @@ pub(crate) fn module() -> Module {
 
 /// The module that ships.
 pub(crate) fn module_bytes() -> Vec<u8> {
-    let path = stack::root().join("dist/entra-exchange.wasm");
-    fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}: run `make module`", path.display()))
+    let path = stack::module().unwrap_or_else(|error| panic!("{error}"));
+    fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// The host that stands for a sidecar's Envoy with two workers.

@@ -1,7 +1,7 @@
 //! Everything that can go wrong, as one type: a stable code, what happened, what to do, and when to try again.
 //!
 //! Each protocol renders it its own way: [`Problem::to_reply`] is RFC 9457 for an injected request,
-//! [`crate::managed_identity`] has the shapes that managed-identity clients read.
+//! `managed_identity` has the shapes that managed-identity clients read.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -19,8 +19,11 @@ pub enum StartError {
     #[error("there is no Envoy at {}: run `make envoy`, or set ENVOY to the path of an Envoy binary", .0.display())]
     EnvoyMissing(PathBuf),
     /// The filter has not been built.
-    #[error("there is no filter at {}: build it first (`make`)", .0.display())]
+    #[error("there is no filter at {}: run `make build`", .0.display())]
     ModuleMissing(PathBuf),
+    /// The filter was built from other sources than the checkout has.
+    #[error("the filter at {} was built from other sources than this checkout has: run `make build`", .0.display())]
+    ModuleStale(PathBuf),
     /// A file is no YAML.
     #[error("{} cannot be read: {reason}", path.display())]
     Yaml {

@@ -20,6 +20,7 @@ mod listeners;
 mod mesh;
 mod options;
 pub mod sidecar;
+mod sources;
 mod token_directory;
 pub mod upstream;
 mod workload;
@@ -44,7 +45,7 @@ pub use workload::{
     AUDIENCE, AUTHORITY_HOST, CLIENT_ID, HEALTH_HOST, IDENTITY_HEADER, IMDS_HOST, ISSUER_URL, LISTED_HOST, NAMESPACE,
     RESOURCES, SERVICE_ACCOUNT, SUBJECT, TENANT_ID, TOKEN_LIFE, UNLISTED_HOST, credential,
 };
-pub use workspace::root;
+pub use workspace::{module, module_sources, root};
 
 use envoy::Launch;
 use folder::Folder;
@@ -93,7 +94,7 @@ impl Stack {
         fs::write(&entra_ca, entra.ca_pem()).map_err(StartError::io("writing the fake Entra's CA"))?;
         fs::write(&upstream_ca, upstream.ca_pem()).map_err(StartError::io("writing the upstream's CA"))?;
 
-        let module = options.module.unwrap_or_else(|| root().join("dist/entra-exchange.wasm"));
+        let module = options.module.clone().unwrap_or_else(|| root().join(workspace::MODULE));
         let mut bootstrap = sidecar::document()?;
         sidecar::adapt(
             &mut bootstrap,
@@ -113,8 +114,12 @@ impl Stack {
             edit(&mut bootstrap);
         }
         // An edit may have taken the filter out; then none is needed.
-        if !module.is_file() && bootstrap.to_string().contains(&json!(module).to_string()) {
-            return Err(StartError::ModuleMissing(module));
+        if bootstrap.to_string().contains(&json!(module).to_string()) {
+            match options.module {
+                Some(module) if !module.is_file() => return Err(StartError::ModuleMissing(module)),
+                Some(_) => {}
+                None => drop(workspace::module()?),
+            }
         }
         let listeners = options.lds.then(|| Listeners::move_out(&mut bootstrap, &files)).transpose()?;
 

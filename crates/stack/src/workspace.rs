@@ -1,18 +1,159 @@
-//! Where this repository lies.
+//! Where this repository and the built filter lie.
 
 use std::env;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+
+use crate::error::StartError;
+use crate::sources;
 
 /// The sidecar's bootstrap, seen from the repository's root. A folder that holds it is the root.
 pub(crate) const SIDECAR: &str = "envoy/sidecar/envoy.yaml";
 
-/// The repository's root: where this crate was built from, or the nearest folder above the current one.
+/// The filter, seen from the repository's root.
+pub(crate) const MODULE: &str = "dist/entra-exchange.wasm";
+
+/// The repository's root: the nearest folder at or above the current one that is a checkout, else where this crate was built from. A
+/// test binary that another checkout built, or that was moved, tests the checkout in which it runs.
 pub fn root() -> PathBuf {
     let built_from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let current = env::current_dir().unwrap_or_default();
-    std::iter::once(built_from.as_path())
-        .chain(current.ancestors())
+    nearest_checkout(&current, &built_from).unwrap_or(current)
+}
+
+/// The filter that `make build` left in this checkout. An error when there is none, or when it was built from other sources than the
+/// checkout has now.
+pub fn module() -> Result<PathBuf, StartError> {
+    built_module(&root())
+}
+
+/// The files whose content decides whether [`module`] is stale, relative to [`root`].
+pub fn module_sources() -> io::Result<Vec<PathBuf>> {
+    sources::files(&root())
+}
+
+fn nearest_checkout(current: &Path, built_from: &Path) -> Option<PathBuf> {
+    current
+        .ancestors()
+        .chain([built_from])
         .find(|folder| folder.join(SIDECAR).is_file())
         .and_then(|folder| folder.canonicalize().ok())
-        .unwrap_or(current)
+}
+
+fn built_module(root: &Path) -> Result<PathBuf, StartError> {
+    let module = root.join(MODULE);
+    let Ok(content) = fs::read(&module) else { return Err(StartError::ModuleMissing(module)) };
+    let expected = sources::fingerprint(root).map_err(StartError::io("reading the sources of the filter"))?;
+    let expected = format!("{}{expected}", sources::MARK);
+    match content.windows(expected.len()).any(|part| part == expected.as_bytes()) {
+        true => Ok(module),
+        false => Err(StartError::ModuleStale(module)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    type Change = fn(&Path);
+
+    /// A folder with the files that [`root`] and [`module`] read.
+    fn checkout() -> TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for file in sources::files(&root()).unwrap().iter().map(PathBuf::as_path).chain([Path::new(SIDECAR)]) {
+            let copy = folder.path().join(file);
+            fs::create_dir_all(copy.parent().unwrap()).unwrap();
+            fs::copy(root().join(file), copy).unwrap();
+        }
+        folder
+    }
+
+    fn build(checkout: &Path) {
+        let fingerprint = sources::fingerprint(checkout).unwrap();
+        fs::create_dir_all(checkout.join("dist")).unwrap();
+        fs::write(checkout.join(MODULE), format!("\0asm...{}{fingerprint}...", sources::MARK)).unwrap();
+    }
+
+    fn append(file: &Path, text: &str) {
+        fs::write(file, fs::read_to_string(file).unwrap() + text).unwrap();
+    }
+
+    #[test]
+    fn the_current_checkout_is_preferred_over_the_one_that_the_binary_was_built_in() {
+        let (current, built_from, elsewhere) = (checkout(), checkout(), tempfile::tempdir().unwrap());
+        let found = |from: &Path| nearest_checkout(from, built_from.path()).unwrap();
+
+        assert_eq!(found(current.path()), current.path().canonicalize().unwrap());
+        assert_eq!(found(&current.path().join("envoy/sidecar")), current.path().canonicalize().unwrap());
+        assert_eq!(found(elsewhere.path()), built_from.path().canonicalize().unwrap());
+    }
+
+    #[test]
+    fn a_module_that_is_not_built_is_an_error() {
+        let checkout = checkout();
+
+        let error = built_module(checkout.path()).unwrap_err();
+
+        assert!(matches!(&error, StartError::ModuleMissing(path) if path.ends_with(MODULE)), "{error}");
+    }
+
+    #[test]
+    fn a_module_built_from_these_sources_is_found_in_every_copy_of_them() {
+        let (one, other) = (checkout(), checkout());
+        build(one.path());
+        fs::create_dir(other.path().join("dist")).unwrap();
+        fs::copy(one.path().join(MODULE), other.path().join(MODULE)).unwrap();
+
+        assert_eq!(built_module(other.path()).unwrap(), other.path().join(MODULE));
+    }
+
+    #[test]
+    fn a_module_is_stale_after_a_change_of_any_source_until_the_change_is_undone() {
+        let changes: [(&str, Change); 6] = [
+            ("the shell", |root| append(&root.join("src/lib.rs"), " ")),
+            ("the core", |root| append(&root.join("crates/core/src/path.rs"), " ")),
+            ("the table of services", |root| append(&root.join("crates/core/data/azure-services.tsv"), "\n")),
+            ("a dependency", |root| append(&root.join("Cargo.lock"), "\n")),
+            ("a new file", |root| fs::write(root.join("crates/core/src/new.rs"), "").unwrap()),
+            ("a file that is gone", |root| fs::remove_file(root.join("src/meters.rs")).unwrap()),
+        ];
+        for (what, change) in changes {
+            let checkout = checkout();
+            build(checkout.path());
+            change(checkout.path());
+
+            let error = built_module(checkout.path()).expect_err(what);
+
+            assert!(matches!(error, StartError::ModuleStale(_)), "{what}: {error}");
+            assert!(error.to_string().contains("run `make build`"), "{error}");
+        }
+
+        let checkout = checkout();
+        let file = checkout.path().join("src/lib.rs");
+        let before = fs::read_to_string(&file).unwrap();
+        build(checkout.path());
+        append(&file, " ");
+        fs::write(&file, before).unwrap();
+        built_module(checkout.path()).unwrap();
+    }
+
+    #[test]
+    fn unit_tests_and_files_of_editors_do_not_make_a_module_stale() {
+        let checkout = checkout();
+        build(checkout.path());
+
+        for file in
+            ["crates/core/src/azure/tests.rs", "crates/core/src/broker/tests/mod.rs", "src/lib.rs.swp", "src/.#lib.rs"]
+        {
+            fs::create_dir_all(checkout.path().join(file).parent().unwrap()).unwrap();
+            fs::write(checkout.path().join(file), "changed").unwrap();
+        }
+
+        built_module(checkout.path()).unwrap();
+    }
 }

@@ -1,0 +1,72 @@
+//! The fingerprint of the sources that the module is built from. The build script of the root package includes this file and
+//! bakes the fingerprint into the module; the tests compare it with the checkout that they run in.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+/// Precedes the fingerprint in the module.
+pub(crate) const MARK: &str = "entra-exchange-sources:";
+
+/// Everything that decides what the module contains, relative to the repository's root.
+pub(crate) const SOURCES: [&str; 13] = [
+    "Cargo.lock",
+    "Cargo.toml",
+    "build.rs",
+    "crates/abi/Cargo.toml",
+    "crates/abi/src",
+    "crates/core/Cargo.toml",
+    "crates/core/build.rs",
+    "crates/core/data",
+    "crates/core/src",
+    "crates/stack/src/sources.rs",
+    "rust-toolchain.toml",
+    "scripts/build-module",
+    "src",
+];
+
+/// The files of [`SOURCES`] in a fixed order, relative to `root`. Unit tests are not part of the module: `tests.rs` and what lies in a
+/// folder `tests` are left out.
+pub(crate) fn files(root: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for source in SOURCES {
+        collect(root, Path::new(source), &mut files)?;
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// SHA-256 over the names and contents of [`files`], in hexadecimal digits. It depends on neither time, place nor commit, so that it
+/// is the same in a clone, in a worktree and after an edit that was undone.
+pub(crate) fn fingerprint(root: &Path) -> io::Result<String> {
+    let mut hash = Sha256::new();
+    for file in files(root)? {
+        let name: Vec<_> = file.components().map(|part| part.as_os_str().to_string_lossy()).collect();
+        let content = fs::read(root.join(&file))?;
+        for part in [name.join("/").as_bytes(), &content] {
+            hash.update(part.len().to_string());
+            hash.update(":");
+            hash.update(part);
+        }
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn collect(root: &Path, source: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
+    if !root.join(source).is_dir() {
+        files.push(source.to_owned());
+        return Ok(());
+    }
+    for entry in fs::read_dir(root.join(source))? {
+        let name = entry?.file_name();
+        // What editors leave beside the files is no source.
+        let hidden = name.as_encoded_bytes().starts_with(b".");
+        let is_source = Path::new(&name).extension().is_none_or(|extension| extension == "rs" || extension == "tsv");
+        if is_source && !hidden && name != "tests" && name != "tests.rs" {
+            collect(root, &source.join(name), files)?;
+        }
+    }
+    Ok(())
+}
