@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use entra_exchange_abi::hostcalls;
 use entra_exchange_core::broker::{
-    self, Answer, Broker, Issued, Limits, QueueId, Readiness, ReadinessStatus, StreamId, WorkerId,
+    self, Answer, Broker, Issued, Limits, QueueId, Readiness, ReadinessStatus, Rejection, StreamId, WorkerId,
 };
 use entra_exchange_core::config::Log;
 use entra_exchange_core::decision::{ConfigPath, Decision, Delivery, Effect};
@@ -176,15 +176,23 @@ impl Worker {
     /// Gets a token for a request: how it ends for it, or `None` when it is to pause.
     fn ask(&mut self, grant: Arc<Grant>, delivery: Delivery, stream: StreamId, now: Timestamp) -> Option<Ending> {
         let at_work = self.begin();
-        if let Some(stale) = delivery.stale()
-            && at_work.broker.refresh(&grant, stale, now, &Shared).is_some()
-        {
-            envoy::log(&Event::info("rejected").with("detail", "a caller asked for another token: the old is dropped"));
-        }
-        let (answer, look) = at_work.broker.get(&grant, delivery.need(), stream, now, &Shared);
-        if look {
-            envoy::enqueue(at_work.queue, grant.key().as_bytes());
-        }
+        let answer = match delivery.stale() {
+            None => {
+                let (answer, look) = at_work.broker.get(&grant, delivery.need(), stream, now, &Shared);
+                if look {
+                    envoy::enqueue(at_work.queue, grant.key().as_bytes());
+                }
+                answer
+            }
+            Some(stale) => {
+                let (answer, rejection) =
+                    at_work.broker.get_another(&grant, delivery.need(), stale, stream, now, &Shared);
+                report_rejection(grant.key(), &rejection, || {
+                    Event::info("rejected").with("detail", "a caller rejected the cached token: another is fetched")
+                });
+                answer
+            }
+        };
         match answer {
             Answer::Ready(issued) => Some(Ending::new(grant, &delivery, Ok(&issued), now)),
             Answer::Failed(problem) => Some(Ending::new(grant, &delivery, Err(&problem), now)),
@@ -243,14 +251,16 @@ impl Worker {
         envoy::apply(&ending.effect, record.code())
     }
 
-    /// The answer to a request has come. When it went on with a token, and that was rejected, the token is dropped.
+    /// The answer to a request has come. When it went on with a token, and that was rejected, another is fetched.
     pub(crate) fn answered(&mut self, stream: StreamId) {
         let Some(at_work) = &mut self.at_work else { return };
         if let Some((key, token)) = at_work.injected.remove(&stream)
             && envoy::is_unauthorized()
-            && at_work.broker.reject(key, &token, envoy::now(), &Shared)
         {
-            envoy::log(&Event::warn("rejected").with("detail", "the upstream answered 401 to a token: it is dropped"));
+            let rejection = at_work.broker.reject(key, &token, envoy::now(), &Shared);
+            report_rejection(key, &rejection, || {
+                Event::warn("rejected").with("detail", "the upstream answered 401 to a token: another is fetched")
+            });
         }
     }
 
@@ -285,6 +295,14 @@ impl AtWork {
         let queue = QueueId(hostcalls::register_shared_queue(&name).unwrap_or_default());
         Self { broker: Broker::new(worker, queue, limits), queue, waiting: HashMap::new(), injected: HashMap::new() }
     }
+}
+
+/// Logs that a token was rejected, and wakes the workers that must know.
+fn report_rejection(key: TokenKey, rejection: &Rejection, event: impl FnOnce() -> Event) {
+    if rejection.marked {
+        envoy::log(&event());
+    }
+    rejection.wake.iter().for_each(|queue| envoy::enqueue(*queue, key.as_bytes()));
 }
 
 /// A random number: the standard library seeds its hash maps from the host's randomness.

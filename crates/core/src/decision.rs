@@ -131,6 +131,8 @@ pub struct Injection {
     pub form: HeaderForm,
     /// The other headers with credentials that it takes the place of.
     pub in_place_of: Vec<String>,
+    /// The SHA-256 of the token that an earlier attempt of the request carried.
+    pub carried: Option<[u8; 32]>,
     /// When no token can be had the request goes on all the same, as it came.
     pub pass_on_failure: bool,
 }
@@ -167,6 +169,7 @@ impl Delivery {
     /// The token that is not wanted for it any more.
     pub const fn stale(&self) -> Option<Stale> {
         match self {
+            Self::Inject(Injection { carried: Some(digest), .. }) => Some(Stale::Carried(*digest)),
             Self::Inject(_) => None,
             Self::ManagedIdentity(caller) => caller.stale,
         }
@@ -210,10 +213,16 @@ impl Effect {
 impl Injection {
     fn authorize(&self, issued: &Issued) -> Effect {
         let token = issued.token();
-        // What another header is to hold, nobody has laid down.
-        let value = if &*self.header == "authorization" { self.form.value(token) } else { token.expose().to_owned() };
+        let value =
+            form_in(&self.header, self.form).map_or_else(|| token.expose().to_owned(), |form| form.value(token));
         Effect::Authorize { header: Arc::clone(&self.header), value, without: self.in_place_of.clone() }
     }
+}
+
+/// The form of a token in this header; `None` for the bare token: nothing defines what a header other than `Authorization`
+/// holds.
+pub(crate) fn form_in(header: &str, form: HeaderForm) -> Option<HeaderForm> {
+    (header == "authorization").then_some(form)
 }
 
 #[cfg(test)]
@@ -231,6 +240,7 @@ mod tests {
             header: Arc::from(header),
             form: HeaderForm::Bearer,
             in_place_of: vec!["api-key".to_owned()],
+            carried: None,
             pass_on_failure,
         })
     }

@@ -104,6 +104,8 @@ codes! {
     EntraReplyInvalid = "entra_reply_invalid", 503, "Entra's answer makes no sense";
     /// Too many requests wait for a token already.
     TooManyWaiting = "too_many_waiting", 503, "Too many requests wait for a token";
+    /// A caller rejects a token that was fetched a moment ago in place of a rejected one.
+    TokenReplacedRecently = "token_replaced_recently", 503, "The token was replaced a moment ago";
     /// No token came within the time that a request may wait.
     WaitedTooLong = "waited_too_long", 504, "No token came in time";
 }

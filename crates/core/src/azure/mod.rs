@@ -70,12 +70,28 @@ impl HeaderForm {
         match self {
             Self::Bearer => format!("Bearer {}", token.expose()),
             Self::CosmosDb => {
-                let plain = format!("type=aad&ver=1.0&sig={}", token.expose());
+                let plain = format!("{COSMOS_DB}{}", token.expose());
                 form_urlencoded::byte_serialize(plain.as_bytes()).collect()
             }
         }
     }
+
+    /// The token in a header's value of this form.
+    pub(crate) fn token_in(self, value: &[u8]) -> Option<AccessToken> {
+        let text = match self {
+            Self::Bearer => str::from_utf8(value).ok()?.strip_prefix("Bearer ")?.to_owned(),
+            Self::CosmosDb => {
+                // A key without a value: the whole of it is decoded.
+                let (plain, _) = form_urlencoded::parse(value).next()?;
+                plain.strip_prefix(COSMOS_DB)?.to_owned()
+            }
+        };
+        AccessToken::parse(&text)
+    }
 }
+
+/// What precedes the token in Cosmos DB's header.
+const COSMOS_DB: &str = "type=aad&ver=1.0&sig=";
 
 /// A service in one cloud.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

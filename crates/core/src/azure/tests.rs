@@ -300,3 +300,15 @@ fn cosmos_db_has_a_header_form_of_its_own() {
     assert_eq!(header.value(&token), "type%3Daad%26ver%3D1.0%26sig%3DeyJ0.a-b_c%7Ed%2Be%2Ff%3D");
     assert!(ROWS.iter().all(|(_, other)| (other.header == HeaderForm::CosmosDb) == (other.word == "cosmos_db")));
 }
+
+#[test]
+fn the_token_is_found_again_in_a_header_of_each_form() {
+    let token = AccessToken::parse("eyJ.a-b_c~d+e/f==").unwrap();
+    for form in [HeaderForm::Bearer, HeaderForm::CosmosDb] {
+        let value = form.value(&token);
+        assert!(form.token_in(value.as_bytes()) == Some(token.clone()), "{form:?}");
+        for other in ["", "Bearer", "Basic eyJ", "type%3Dmaster%26ver%3D1.0%26sig%3DeyJ", "Bearer \u{e9}"] {
+            assert!(form.token_in(other.as_bytes()).is_none(), "{form:?} {other:?}");
+        }
+    }
+}

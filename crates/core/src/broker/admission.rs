@@ -69,7 +69,7 @@ impl Broker {
         let Some(slot) = self.slots.get_mut(&key) else { return HoldBack::Free };
         // Another worker's token or exchange does as well.
         let entry = shared::read(moment.shared, key);
-        slot.adopt(&entry);
+        slot.adopt(&entry, now);
         let is_others = |lease: &shared::Lease| lease.holder != worker && lease.is_live(now);
         if !slot.wants_exchange(now) || entry.lease.as_ref().is_some_and(is_others) {
             return HoldBack::Free;

@@ -6,8 +6,10 @@ use std::time::Duration;
 use super::admission::HoldBack;
 use super::freshness::{self, Issued};
 use super::shared::{self, Entry, Failure, Lease, Then};
-use super::slot::{Attempt, Call, Exchange};
-use super::{Broker, CONTENDED, Command, ELSEWHERE_FIRST, ELSEWHERE_LONGEST, GRACE, Moment, READ_TIMEOUT, credential};
+use super::slot::{Attempt, Call, Exchange, Waiter};
+use super::{
+    Broker, CONTENDED, Command, ELSEWHERE_FIRST, ELSEWHERE_LONGEST, GRACE, Moment, QueueId, READ_TIMEOUT, credential,
+};
 use crate::entra::{Passing, TokenKey};
 use crate::event::Event;
 use crate::metrics;
@@ -27,8 +29,9 @@ enum Turn {
 
 impl Broker {
     pub(super) fn look_at(&mut self, key: TokenKey, moment: &mut Moment<'_>) {
-        let now = moment.now;
+        let (queue, now) = (self.queue, moment.now);
         let Some(slot) = self.slots.get_mut(&key) else { return };
+        shared::update(moment.shared, key, now, |entry| Then::write_if(slot.synchronize(entry, queue, now), ()));
         match slot.exchange {
             Exchange::Pausing { until, attempt } if until <= now => self.read(key, attempt, moment),
             Exchange::Reading { until, .. } | Exchange::Calling { until, .. } | Exchange::Pausing { until, .. }
@@ -47,10 +50,6 @@ impl Broker {
         let (worker, queue, now) = (self.worker, self.queue, moment.now);
         let Some(slot) = self.slots.get_mut(&key) else { return };
         slot.exchange = Exchange::Idle;
-        if slot.backing_off(now).is_some() {
-            // What is told of it is what all know: another worker may have a token since.
-            slot.adopt(&shared::read(moment.shared, key));
-        }
         if !slot.wants_exchange(now) {
             slot.wanted = false;
             return self.finish_waiters(key, moment);
@@ -63,18 +62,18 @@ impl Broker {
         let Some(slot) = self.slots.get_mut(&key) else { return };
         let until = now.plus(READ_TIMEOUT).plus(GRACE);
         let turn = shared::update(moment.shared, key, now, |entry| {
-            slot.adopt(entry);
+            let entered = slot.synchronize(entry, queue, now);
             if !slot.wants_exchange(now) {
-                return Then::Keep(Turn::Nobodys);
+                return Then::write_if(entered, Turn::Nobodys);
             }
             match &mut entry.lease {
                 Some(lease) if lease.holder != worker && lease.is_live(now) => {
                     let turn = Turn::Theirs { until: lease.until };
-                    if lease.waiting.contains(&queue) {
-                        return Then::Keep(turn);
+                    let waits = !lease.waiting.contains(&queue);
+                    if waits {
+                        lease.waiting.push(queue);
                     }
-                    lease.waiting.push(queue);
-                    Then::Write(turn)
+                    Then::write_if(waits || entered, turn)
                 }
                 lease => {
                     let mut waiting = lease.take().map(|lease| lease.waiting).unwrap_or_default();
@@ -168,7 +167,7 @@ impl Broker {
         let wait = ELSEWHERE_FIRST.saturating_mul(1 << slot.unreadable.min(6)).min(ELSEWHERE_LONGEST);
         slot.unreadable = slot.unreadable.saturating_add(1);
         let grant = Arc::clone(&slot.grant);
-        self.publish(key, moment, |_, _| {});
+        self.publish(key, moment, |_, _| Vec::new());
         self.end_exchange(&grant, None, moment);
         if let Some(slot) = self.slots.get_mut(&key) {
             slot.exchange = Exchange::Elsewhere { until: moment.now.plus(wait) };
@@ -190,13 +189,15 @@ impl Broker {
         let grant = Arc::clone(&slot.grant);
         moment.commands.push(Command::Measure(metrics::exchange(&identity, "issued", "none")));
         moment.commands.push(Command::Measure(metrics::exchange_took(now.since(issued.issued_at()).as_millis())));
-        self.publish(key, moment, |entry, _| {
+        let queue = self.queue;
+        self.publish(key, moment, |entry, has_lease| {
+            entry.failure = None;
             // Another worker that took over may have a newer one already.
             let newer = |theirs: &Issued| theirs.is_usable(now) && theirs.issued_at() > issued.issued_at();
-            if !entry.token.as_ref().is_some_and(newer) {
-                entry.token = Some(issued.clone());
+            match entry.token.as_ref().is_some_and(newer) && !has_lease {
+                true => Vec::new(),
+                false => entry.replace_token(issued.clone(), queue),
             }
-            entry.failure = None;
         });
         credential::note_issued(moment.shared, &grant, &issued, now);
         self.end_exchange(&grant, Some(false), moment);
@@ -217,7 +218,7 @@ impl Broker {
         let Some(slot) = self.slots.get_mut(&key) else { return };
         let now = moment.now;
         // A worker whose lease had ended may have brought a token all the same: the next try is timed by that.
-        slot.adopt(&shared::read(moment.shared, key));
+        slot.adopt(&shared::read(moment.shared, key), now);
         let failures = if passing == Passing::Throttled {
             let wait = |failures| freshness::back_off(failures, passing, asked_for, Duration::ZERO, jitter);
             credential::note_throttled(moment.shared, &slot.grant, &problem, now, wait)
@@ -242,25 +243,34 @@ impl Broker {
         moment.commands.push(Command::Measure(metrics::exchange(slot.grant.identity(), "failed", passing.as_str())));
         let (grant, refused) = (Arc::clone(&slot.grant), (problem.code == Code::EntraRefused).then_some(true));
         let failure = Failure { problem, failed_at: now, next_try: now.plus(wait), failures };
-        self.publish(key, moment, |entry, ours| {
-            // Another worker that took over has the later word.
-            if ours {
+        self.publish(key, moment, |entry, has_lease| {
+            // Another worker that took over has the later word. When nothing is there the entry was let go meanwhile.
+            let is_empty = entry.lease.is_none() && entry.token.is_none() && entry.failure.is_none();
+            if has_lease || is_empty {
                 entry.failure = Some(failure.clone());
             }
+            Vec::new()
         });
         self.end_exchange(&grant, refused, moment);
     }
 
-    /// Gives back our lease with what came of it, wakes who waits elsewhere, and finishes our own.
-    fn publish(&mut self, key: TokenKey, moment: &mut Moment<'_>, mut change: impl FnMut(&mut Entry, bool)) {
-        let worker = self.worker;
+    /// Gives back our lease with what came of it, wakes who waits elsewhere, and finishes our own. `change` is told whether
+    /// the lease is ours still, and returns the queues of workers that must know of its change.
+    fn publish(
+        &mut self,
+        key: TokenKey,
+        moment: &mut Moment<'_>,
+        mut change: impl FnMut(&mut Entry, bool) -> Vec<QueueId>,
+    ) {
+        let (worker, own, now) = (self.worker, self.queue, moment.now);
         let Some(slot) = self.slots.get_mut(&key) else { return };
-        let waiting = shared::update(moment.shared, key, moment.now, |entry| {
-            let ours = entry.lease.as_ref().is_none_or(|lease| lease.holder == worker);
-            change(entry, ours);
-            let lease = if ours { entry.lease.take() } else { None };
-            slot.adopt(entry);
-            Then::Write(lease.map(|lease| lease.waiting).unwrap_or_default())
+        let waiting = shared::update(moment.shared, key, now, |entry| {
+            let lease = entry.lease.take_if(|lease| lease.holder == worker);
+            let mut wake = change(entry, lease.is_some());
+            let waiting = lease.map(|lease| lease.waiting).unwrap_or_default();
+            wake.retain(|queue| !waiting.contains(queue));
+            slot.synchronize(entry, own, now);
+            Then::Write([waiting, wake].concat())
         });
         slot.exchange = Exchange::Idle;
         // Whoever does not wait is not tried for again and again.
@@ -283,15 +293,20 @@ impl Broker {
             if self.release.is_spent(now) {
                 return true;
             }
-            let outcome = match (slot.fitting(waiter.need, now), slot.backing_off(now)) {
-                (Some(token), _) => Ok(Arc::clone(token)),
-                (None, Some(failure)) => Err(failure.told(now)),
-                (None, None) => return true,
+            let outcome = match slot.outcome(waiter.need, waiter.rejected.as_ref(), now) {
+                Some(Ok(token)) => Ok(Arc::clone(token)),
+                Some(Err(failure)) => Err(failure.told(now)),
+                None => return true,
             };
-            slot.used |= outcome.is_ok();
+            let outcome_is_token = outcome.is_ok();
+            slot.used |= outcome_is_token;
             self.release.take(1, now);
             self.waiting.remove(&waiter.stream);
             moment.commands.push(Command::Finish(waiter.stream, outcome));
+            // The other workers must know who holds the token.
+            if outcome_is_token && !std::mem::replace(&mut slot.entered, true) {
+                moment.commands.push(Command::Wake(self.queue, key));
+            }
             false
         });
         slot.waiters = waiters;
@@ -304,14 +319,11 @@ impl Broker {
         let Some(slot) = self.slots.get_mut(&key) else { return };
         let over = slot.waiters.iter().take_while(|waiter| waiter.deadline <= now).count();
         let over = self.release.take(over, now);
-        if over > 0 && slot.usable(now).is_none() {
-            // A worker whose lease had ended may have brought one all the same.
-            slot.adopt(&shared::read(moment.shared, key));
-        }
-        let token = slot.usable(now).cloned();
-        for waiter in slot.waiters.drain(..over) {
+        let given_up: Vec<Waiter> = slot.waiters.drain(..over).collect();
+        for waiter in given_up {
             self.waiting.remove(&waiter.stream);
-            let outcome = token.clone().ok_or_else(|| {
+            let token = slot.usable_for(waiter.rejected.as_ref(), now).cloned();
+            let outcome = token.ok_or_else(|| {
                 Problem::new(
                     Code::WaitedTooLong,
                     format!("no token came within {} s", wait.as_secs()),

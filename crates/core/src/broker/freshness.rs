@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::GRACE;
 use crate::entra::{AccessToken, Passing};
 use crate::time::Timestamp;
 
@@ -74,9 +75,10 @@ impl Issued {
         self.expires_at
     }
 
-    /// Whether it may still be sent: not in its last min(30 s, life/10).
+    /// Whether it may still be sent: not in its last min(30 s, life/10), and not when it was requested in the future. The
+    /// clock was set back since, and nobody knows how much of the token's lifetime has elapsed.
     pub fn is_usable(&self, now: Timestamp) -> bool {
-        now < self.usable_until
+        now < self.usable_until && self.issued_at <= now.plus(GRACE)
     }
 
     /// Whether another should be fetched.
@@ -179,6 +181,13 @@ mod tests {
         let minute = issued(60, None, 0);
         assert!(minute.is_usable(NOW.plus(Duration::from_millis(53_999))));
         assert!(!minute.is_usable(NOW.plus(Duration::from_secs(54))));
+    }
+
+    #[test]
+    fn a_token_from_the_future_is_not_usable() {
+        let hour = issued(3600, None, 0);
+        assert!(hour.is_usable(NOW.minus(GRACE)), "another worker may have read the clock a moment later");
+        assert!(!hour.is_usable(NOW.minus(GRACE + Duration::from_millis(1))));
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod credential;
 mod exchange;
 mod freshness;
 mod readiness;
+mod reject;
 mod release;
 mod shared;
 mod slot;
@@ -23,6 +24,7 @@ pub use connections::Connection;
 pub use freshness::Issued;
 pub(crate) use readiness::{Credential, Decisive};
 pub use readiness::{Readiness, ReadinessStatus};
+pub use reject::{Rejection, Stale};
 pub use shared::{QueueId, SharedData, WorkerId, prepare};
 pub use status::{Build, status};
 
@@ -57,8 +59,8 @@ const GRACE: Duration = Duration::from_secs(1);
 /// How soon to look again when other workers were faster at every try to change what is shared.
 const CONTENDED: Duration = Duration::from_millis(50);
 
-/// A token that was rejected or is to be discarded forces an exchange this often at most, for all workers together: a
-/// broken upstream cannot make us hammer Entra.
+/// A token that was rejected forces an exchange this often at most, for all workers together: a broken upstream cannot
+/// make us hammer Entra.
 const FORCED_PERIOD: Duration = Duration::from_secs(30);
 
 /// A VM that serves no requests, and cannot read the federated token, tries again after this long, then twice this, …
@@ -142,15 +144,6 @@ pub enum Need {
     LongLived,
 }
 
-/// Which token a caller does not want any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stale {
-    /// Whatever there is.
-    Any,
-    /// The one with this SHA-256.
-    Digest([u8; 32]),
-}
-
 /// What a request for a token comes to.
 #[derive(Debug)]
 pub enum Answer {
@@ -219,43 +212,50 @@ impl Broker {
         now: Timestamp,
         shared: &dyn SharedData,
     ) -> (Answer, bool) {
-        let key = grant.key();
-        let (limits, most) = (self.limits, self.most_waiting(grant));
-        let full = self.waiting.len() >= most;
-        let slot = self.slot_of(grant, now, shared);
-        // The first use of a token, and a key that is new, need a timer.
-        let look = slot.timer.is_none();
-        if let Some(token) = slot.fitting(need, now) {
-            let token = Arc::clone(token);
-            let first_use = !std::mem::replace(&mut slot.used, true);
-            self.touch(grant, now, shared);
-            return (Answer::Ready(token), look || first_use);
-        }
-        if let Some(failure) = slot.backing_off(now) {
-            return (Answer::Failed(failure.told(now)), look);
-        }
-        if full {
-            // One that does not last is better than none.
-            if let Some(token) = slot.usable(now) {
-                return (Answer::Ready(Arc::clone(token)), look);
+        let waiter = Waiter { stream, deadline: now.plus(self.limits.wait), need, rejected: None };
+        let full = self.is_full(grant);
+        let answered = self.slot_of(grant, now, shared).answer(waiter, full, now);
+        self.note_answer(grant, stream, answered, now, shared)
+    }
+
+    /// Notes what a request for a token came to, before it is answered: that the token is in use, or that the request waits
+    /// for an exchange that is permitted.
+    fn note_answer(
+        &mut self,
+        grant: &Arc<Grant>,
+        stream: StreamId,
+        (answer, look): (Answer, bool),
+        now: Timestamp,
+        shared: &dyn SharedData,
+    ) -> (Answer, bool) {
+        match answer {
+            Answer::Ready(_) if grant.is_listed() => {}
+            Answer::Ready(_) => self.touch(grant, now, shared),
+            Answer::Failed(_) => {}
+            Answer::Pending => {
+                // Only the first one asks for a look.
+                if look && let Err(problem) = self.admit(grant, now, shared) {
+                    return (self.refuse(grant, stream, problem, now), false);
+                }
+                self.waiting.insert(stream, grant.key());
             }
-            return (Answer::Failed(too_many_waiting(most).about(grant.identity(), grant.scope())), look);
         }
-        slot.waiters.push(Waiter { stream, deadline: now.plus(limits.wait), need });
-        let first = slot.waiters.len() == 1;
-        if first && let Err(problem) = self.admit(grant, now, shared) {
-            return (self.refuse(grant, stream, problem, now), false);
-        }
-        self.waiting.insert(stream, key);
-        (Answer::Pending, first)
+        (answer, look)
+    }
+
+    /// How many requests wait in this worker, when no more may wait for this grant.
+    fn is_full(&self, grant: &Grant) -> Option<usize> {
+        let most = self.most_waiting(grant);
+        (self.waiting.len() >= most).then_some(most)
     }
 
     /// Answers the only request that waits for a key whose exchange may not begin: with a token that does not last, where
     /// there is one.
     fn refuse(&mut self, grant: &Grant, stream: StreamId, problem: Problem, now: Timestamp) -> Answer {
         let Some(slot) = self.slots.get_mut(&grant.key()) else { return Answer::Failed(problem) };
-        slot.waiters.retain(|waiter| waiter.stream != stream);
-        let token = slot.usable(now).cloned();
+        let place = slot.waiters.iter().position(|waiter| waiter.stream == stream);
+        let rejected = place.and_then(|place| slot.waiters.remove(place).rejected);
+        let token = slot.usable_for(rejected.as_ref(), now).cloned();
         self.schedule(grant.key(), now);
         token.map_or(Answer::Failed(problem), Answer::Ready)
     }
@@ -273,32 +273,12 @@ impl Broker {
         let slot = self.slot_of(grant, now, shared);
         let look = slot.timer.is_none();
         if slot.usable(now).is_some() {
-            return !std::mem::replace(&mut slot.used, true) || look;
+            return slot.use_token() || look;
         }
         if slot.backing_off(now).is_some() {
             return look;
         }
         !std::mem::replace(&mut slot.wanted, true) || look
-    }
-
-    /// A caller does not want this token any more: it is dropped as in [`Broker::reject`]. Whatever the caller asks for
-    /// next, it does so with [`Broker::get`].
-    ///
-    /// Returns the token that was dropped.
-    pub fn refresh(
-        &mut self,
-        grant: &Arc<Grant>,
-        stale: Stale,
-        now: Timestamp,
-        shared: &dyn SharedData,
-    ) -> Option<Arc<Issued>> {
-        let slot = self.slot_of(grant, now, shared);
-        let is_meant = |token: &Issued| match stale {
-            Stale::Any => true,
-            Stale::Digest(digest) => token.token().digest() == digest,
-        };
-        let token = slot.token.clone().filter(|token| is_meant(token))?;
-        slot.reject(grant.key(), &token, now, shared).then_some(token)
     }
 
     /// A request that waited is gone. What was begun for it goes on: others may wait for the same.
@@ -318,15 +298,6 @@ impl Broker {
             slot.warm = true;
             self.schedule(grant.key(), now);
         }
-    }
-
-    /// A token was rejected where it was sent, or is not to be used any more: it is dropped, for all workers, and the
-    /// next request has another fetched. At most one exchange for each key is forced so every 30 s; until
-    /// then the token stays.
-    ///
-    /// Returns whether it was dropped.
-    pub fn reject(&mut self, key: TokenKey, token: &Issued, now: Timestamp, shared: &dyn SharedData) -> bool {
-        self.slots.get_mut(&key).is_some_and(|slot| slot.reject(key, token, now, shared))
     }
 
     /// Looks at a key again, after a wake-up.
@@ -466,9 +437,8 @@ impl Broker {
         let slot = self.slots.entry(key).or_insert_with(|| Slot::new(Arc::clone(grant)));
         slot.used_at = now;
         if slot.usable(now).is_none() {
-            slot.adopt(&shared::read(shared, key));
+            slot.adopt(&shared::read(shared, key), now);
         }
-        slot.drop_discarded(key, now, shared);
         slot
     }
 
@@ -483,7 +453,7 @@ impl Broker {
         self.connections.set_back(back);
         for key in self.slots.keys().copied().collect::<Vec<_>>() {
             if let Some(slot) = self.slots.get_mut(&key) {
-                slot.set_back(back);
+                slot.set_back(back, now);
             }
             self.schedule(key, now);
         }

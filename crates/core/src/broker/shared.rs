@@ -15,8 +15,8 @@ use crate::entra::TokenKey;
 use crate::problem::Problem;
 use crate::time::Timestamp;
 
-/// The version of the encoding stands in the name: a module of another version neither reads nor harms these.
-pub(super) const PREFIX: &str = "entra-exchange/1/";
+/// The name contains the number of the entries' form: a module with another form neither reads nor harms these.
+pub(super) const PREFIX: &str = "entra-exchange/2/";
 
 /// How often a change is tried again when another worker was faster.
 const TRIES: usize = 64;
@@ -101,18 +101,47 @@ pub(super) struct Entry {
     pub(super) token: Option<Issued>,
     pub(super) failure: Option<Failure>,
     pub(super) lease: Option<Lease>,
-    /// When a token was last dropped before its time.
+    /// Whether the token is rejected: it stays in use until another takes its place.
+    #[serde(default)]
+    pub(super) rejected: bool,
+    /// When a token was last rejected.
     #[serde(default)]
     pub(super) forced_at: Option<Timestamp>,
+    /// The queues of the workers that hold this token or an older one. They are woken when it is rejected and when
+    /// another takes its place; those that are alive then enter themselves anew.
+    #[serde(default)]
+    pub(super) holders: Vec<QueueId>,
 }
 
 impl Entry {
+    /// Whether a rejection forced an exchange less than [`FORCED_PERIOD`] ago. A time in the future dates from before the
+    /// clock was set back and does not count.
+    pub(super) fn is_forced(&self, now: Timestamp) -> bool {
+        self.forced_at.is_some_and(|at| at <= now.plus(GRACE) && now.since(at) < FORCED_PERIOD)
+    }
+
+    /// Puts another token in the place of the one that is there. Returns the queues of the workers to wake: of all that
+    /// hold an older one, and not the `holder` of this one.
+    pub(super) fn replace_token(&mut self, token: Issued, holder: QueueId) -> Vec<QueueId> {
+        self.token = Some(token);
+        self.rejected = false;
+        let mut older = std::mem::replace(&mut self.holders, vec![holder]);
+        older.retain(|queue| *queue != holder);
+        older
+    }
+
+    /// Forgets a token that can no longer be used: after the clock was set back, it must not come into use again.
+    fn clean(&mut self, now: Timestamp) {
+        if self.token.take_if(|token| !token.is_usable(now)).is_some() {
+            self.rejected = false;
+        }
+    }
+
     fn is_over(&self, now: Timestamp) -> bool {
         let token_over = self.token.as_ref().is_none_or(|token| !token.is_usable(now));
         let failure_over = self.failure.as_ref().is_none_or(|failure| failure.is_over(now));
         let lease_over = self.lease.as_ref().is_none_or(|lease| !lease.is_live(now));
-        let forced_over = self.forced_at.is_none_or(|at| now.since(at) >= FORCED_PERIOD);
-        token_over && failure_over && lease_over && forced_over
+        token_over && failure_over && lease_over && !self.is_forced(now)
     }
 }
 
@@ -174,6 +203,12 @@ pub(super) enum Then<T> {
     Keep(T),
 }
 
+impl<T> Then<T> {
+    pub(super) fn write_if(changed: bool, result: T) -> Self {
+        if changed { Self::Write(result) } else { Self::Keep(result) }
+    }
+}
+
 /// Changes the value under a name that was made beforehand, as one step that no other worker can come between.
 ///
 /// `change` may be called several times, each time with the bytes that are there then; it gives the bytes to write. Its
@@ -210,6 +245,7 @@ pub(super) fn update<T>(
             Then::Keep(result) => (None, result),
             Then::Write(result) => {
                 entries.retain(|_, entry| !entry.is_over(now));
+                entries.values_mut().for_each(|entry| entry.clean(now));
                 (Some(Shelf::encode(entries)), result)
             }
         }

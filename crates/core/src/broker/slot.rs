@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::freshness::Issued;
-use super::shared::{self, Entry, Failure, Then};
-use super::{FORCED_PERIOD, Need, SharedData, StreamId, release};
+use super::shared::{Entry, Failure};
+use super::{Answer, Need, QueueId, StreamId, release, too_many_waiting};
 use crate::assertion::Assertion;
-use crate::entra::{Grant, TokenKey, TokenRequest};
+use crate::entra::{Grant, TokenRequest};
 use crate::problem::Code;
 use crate::time::Timestamp;
 
@@ -17,6 +17,10 @@ pub(super) struct Slot {
     /// To be kept fresh even when nobody asks.
     pub(super) warm: bool,
     pub(super) token: Option<Arc<Issued>>,
+    /// Whether the token is rejected: it stays in use until another is there.
+    pub(super) rejected: bool,
+    /// Whether the shared entry names this worker among those that hold the token, or it will after the next look.
+    pub(super) entered: bool,
     /// Whether anybody asked since the token came.
     pub(super) used: bool,
     /// Whether somebody asked who does not wait for it.
@@ -45,6 +49,24 @@ pub(super) struct Waiter {
     pub(super) stream: StreamId,
     pub(super) deadline: Timestamp,
     pub(super) need: Need,
+    /// The token that the caller rejects and must not get.
+    pub(super) rejected: Option<Rejected>,
+}
+
+/// A token that a caller rejects.
+pub(super) enum Rejected {
+    This(Arc<Issued>),
+    /// The one with this SHA-256, whichever that is.
+    Digest([u8; 32]),
+}
+
+impl Rejected {
+    pub(super) fn is(&self, token: &Issued) -> bool {
+        match self {
+            Self::This(this) => **this == *token,
+            Self::Digest(digest) => token.token().digest() == *digest,
+        }
+    }
 }
 
 /// Where the exchange for a key stands, as this worker sees it.
@@ -85,6 +107,8 @@ impl Slot {
             grant,
             warm: false,
             token: None,
+            rejected: false,
+            entered: false,
             used: false,
             wanted: false,
             failure: None,
@@ -120,70 +144,136 @@ impl Slot {
 
     /// The token, when it does for this need. While a back-off runs, whatever can be sent does.
     pub(super) fn fitting(&self, need: Need, now: Timestamp) -> Option<&Arc<Issued>> {
-        self.usable(now)
-            .filter(|token| need == Need::Usable || token.is_long_lived(now) || self.backing_off(now).is_some())
+        self.usable(now).filter(|token| {
+            let fits = (need == Need::Usable || token.is_long_lived(now)) && !self.is_discarded(token, now);
+            fits || self.backing_off(now).is_some()
+        })
+    }
+
+    /// The token that can be sent for a caller, however little of it is left: not the one that the caller rejects.
+    pub(super) fn usable_for(&self, rejected: Option<&Rejected>, now: Timestamp) -> Option<&Arc<Issued>> {
+        self.usable(now).filter(|token| !rejected.is_some_and(|rejected| rejected.is(token)))
+    }
+
+    /// How a request ends for which this is needed: with a token that does, or with a failure that backs off; `None` while
+    /// it must wait.
+    pub(super) fn outcome(
+        &self,
+        need: Need,
+        rejected: Option<&Rejected>,
+        now: Timestamp,
+    ) -> Option<Result<&Arc<Issued>, &Failure>> {
+        let token = self.fitting(need, now).filter(|token| !rejected.is_some_and(|rejected| rejected.is(token)));
+        token.map(Ok).or_else(|| self.backing_off(now).map(Err))
+    }
+
+    /// Answers a request, or has it wait unless the worker is `full`: then, as many wait there as may. The second value
+    /// says whether [`super::Broker::look`] must be called.
+    pub(super) fn answer(&mut self, waiter: Waiter, full: Option<usize>, now: Timestamp) -> (Answer, bool) {
+        // The first use of a token, and a key that is new, need a timer.
+        let look = self.timer.is_none();
+        match self.outcome(waiter.need, waiter.rejected.as_ref(), now) {
+            Some(Ok(token)) => {
+                let token = Arc::clone(token);
+                return (Answer::Ready(token), self.use_token() || look);
+            }
+            Some(Err(failure)) => return (Answer::Failed(failure.told(now)), look),
+            None => {}
+        }
+        let Some(waiting) = full else {
+            self.waiters.push(waiter);
+            return (Answer::Pending, self.waiters.len() == 1);
+        };
+        // One that does not last is better than none.
+        if let Some(token) = self.usable_for(waiter.rejected.as_ref(), now) {
+            return (Answer::Ready(Arc::clone(token)), look);
+        }
+        let problem = too_many_waiting(waiting).about(self.grant.identity(), self.grant.scope());
+        (Answer::Failed(problem), look)
+    }
+
+    /// Notes that the token is used. Returns whether [`super::Broker::look`] must be called: the first use needs a timer, and
+    /// the other workers must know who holds the token.
+    pub(super) const fn use_token(&mut self) -> bool {
+        let (used, entered) = (self.used, self.entered);
+        (self.used, self.entered) = (true, true);
+        !used || !entered
     }
 
     /// Whether a waiter can be finished as soon as it may be released.
     pub(super) fn has_ready_waiter(&self, now: Timestamp) -> bool {
-        let failed = self.backing_off(now).is_some();
-        [Need::Usable, Need::LongLived].into_iter().any(|need| {
-            (failed || self.fitting(need, now).is_some()) && self.waiters.iter().any(|waiter| waiter.need == need)
-        })
+        let is_ready = |waiter: &Waiter| self.outcome(waiter.need, waiter.rejected.as_ref(), now).is_some();
+        self.waiters.iter().any(is_ready)
     }
 
     /// Takes over what another worker has published.
-    pub(super) fn adopt(&mut self, entry: &Entry) {
-        if let Some(theirs) = entry.token.as_ref().filter(|theirs| self.token.as_deref() != Some(theirs)) {
+    pub(super) fn adopt(&mut self, entry: &Entry, now: Timestamp) {
+        let is_better = |theirs: &&Issued| theirs.is_usable(now) || self.usable(now).is_none();
+        let theirs = entry.token.as_ref().filter(is_better);
+        if let Some(theirs) = theirs.filter(|theirs| self.token.as_deref() != Some(theirs)) {
             self.token = Some(Arc::new(theirs.clone()));
             self.used = std::mem::take(&mut self.wanted);
+            (self.rejected, self.entered) = (false, false);
         }
+        self.rejected |= entry.rejected && self.token.as_deref() == entry.token.as_ref();
         self.failure.clone_from(&entry.failure);
     }
 
-    /// The clock was set back: what was to happen in a while is to happen in that while still.
-    pub(super) fn set_back(&mut self, by: Duration) {
+    /// Takes over what is shared after a wake-up, and enters the queue of this worker among those that hold the token.
+    /// Returns whether the entry changed.
+    pub(super) fn synchronize(&mut self, entry: &mut Entry, queue: QueueId, now: Timestamp) -> bool {
+        let before = self.token.clone();
+        let was_unused = self.is_unused();
+        self.adopt(entry, now);
+        if was_unused && before.is_some() && before != self.token {
+            // Another worker keeps the token fresh; this one has no use for it.
+            (self.token, self.rejected) = (None, false);
+        }
+        let holds = self.token.is_some() && self.token.as_deref() == entry.token.as_ref();
+        let enters = holds && !entry.holders.contains(&queue);
+        if enters {
+            entry.holders.push(queue);
+        }
+        self.entered = holds;
+        enters
+    }
+
+    /// Whether nobody here has asked since the token came.
+    fn is_unused(&self) -> bool {
+        let asked = self.warm || self.used || self.wanted || !self.waiters.is_empty();
+        !asked && matches!(self.exchange, Exchange::Idle)
+    }
+
+    /// The clock was set back: what was to happen in a while is to happen in that while still, and a token from the future
+    /// must not come into use again when the clock has caught up.
+    pub(super) fn set_back(&mut self, by: Duration, now: Timestamp) {
+        if self.token.take_if(|token| !token.is_usable(now)).is_some() {
+            self.rejected = false;
+        }
         for waiter in &mut self.waiters {
             waiter.deadline = waiter.deadline.minus(by);
         }
         match &mut self.exchange {
             Exchange::Idle => {}
-            Exchange::Elsewhere { until }
-            | Exchange::Reading { until, .. }
-            | Exchange::Calling { until, .. }
-            | Exchange::Pausing { until, .. } => *until = until.minus(by),
-        }
-    }
-
-    /// Drops a token that must not be used any more, by configuration.
-    pub(super) fn drop_discarded(&mut self, key: TokenKey, now: Timestamp, shared: &dyn SharedData) {
-        let before = self.grant.discard_before();
-        if let Some(token) = self.token.clone().filter(|token| before.is_some_and(|before| token.issued_at() < before))
-        {
-            self.reject(key, &token, now, shared);
-        }
-    }
-
-    /// Drops a token for all workers, unless another came since or one was dropped a moment ago.
-    pub(super) fn reject(&mut self, key: TokenKey, token: &Issued, now: Timestamp, shared: &dyn SharedData) -> bool {
-        if self.token.as_deref() != Some(token) {
-            return false;
-        }
-        let dropped = shared::update(shared, key, now, |entry| match &entry.token {
-            // Another worker has a newer one.
-            Some(theirs) if theirs != token => Then::Keep(true),
-            _ if entry.forced_at.is_some_and(|at| at <= now && now.since(at) < FORCED_PERIOD) => Then::Keep(false),
-            _ => {
-                entry.token = None;
-                entry.forced_at = Some(now);
-                Then::Write(true)
+            Exchange::Elsewhere { until } | Exchange::Reading { until, .. } | Exchange::Pausing { until, .. } => {
+                *until = until.minus(by)
             }
-        });
-        if dropped == Some(true) {
-            self.token = None;
-            self.adopt(&shared::read(shared, key));
+            Exchange::Calling { until, call } => {
+                *until = until.minus(by);
+                call.asked_at = call.asked_at.minus(by);
+            }
         }
-        dropped == Some(true)
+    }
+
+    /// Whether the configuration discards the token. A time that has not come yet discards nothing: every new token
+    /// would be fetched in vain.
+    fn is_discarded(&self, token: &Issued, now: Timestamp) -> bool {
+        self.grant.discard_before().is_some_and(|before| token.issued_at() < before && before <= now)
+    }
+
+    /// Whether another token is to be fetched in place of this one.
+    fn is_due(&self, token: &Issued, now: Timestamp) -> bool {
+        token.is_due(now) || self.rejected || self.is_discarded(token, now)
     }
 
     /// Whether an exchange is to be made now.
@@ -194,8 +284,9 @@ impl Slot {
         match self.usable(now) {
             None => self.warm || self.wanted || !self.waiters.is_empty(),
             Some(token) => {
-                let due = token.is_due(now) && (self.warm || self.used || !self.waiters.is_empty());
-                due || self.waiters.iter().any(|waiter| self.fitting(waiter.need, now).is_none())
+                let due = self.is_due(token, now) && (self.warm || self.used || !self.waiters.is_empty());
+                let unserved = |waiter: &Waiter| self.outcome(waiter.need, waiter.rejected.as_ref(), now).is_none();
+                due || self.waiters.iter().any(unserved)
             }
         }
     }
@@ -225,7 +316,7 @@ impl Slot {
         let next_try = self.backing_off(now).map(|failure| failure.next_try);
         match self.usable(now) {
             Some(token) if self.warm || self.used => {
-                let refresh = token.refresh_at();
+                let refresh = if self.is_due(token, now) { now } else { token.refresh_at() };
                 Some(next_try.map_or(refresh, |next_try| next_try.max(refresh)).min(token.usable_until()))
             }
             Some(token) => Some(token.usable_until()),

@@ -196,7 +196,7 @@ impl Entry {
             State::BackingOff
         } else {
             match usable {
-                Some(token) if token.is_due(now) => State::Due,
+                Some(token) if token.is_due(now) || self.rejected => State::Due,
                 Some(_) => State::Valid,
                 None => State::Absent,
             }

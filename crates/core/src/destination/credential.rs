@@ -1,6 +1,9 @@
 //! The credentials that a request brings.
 
 use super::seen::Seen;
+use crate::azure::HeaderForm;
+use crate::decision::form_in;
+use crate::entra::AccessToken;
 use crate::http::Request;
 
 /// The filter state that names the header into which a token was put: on a retry and after an internal redirect the
@@ -14,6 +17,16 @@ const HEADERS: [&str; 2] = ["authorization", "api-key"];
 pub(super) fn of_an_earlier_attempt(request: &dyn Request) -> Option<String> {
     let header = request.property(&[OWN_HEADER]).filter(|header| !header.is_empty())?;
     String::from_utf8(header).ok()
+}
+
+/// The SHA-256 of the token that an earlier attempt carried in this header.
+pub(super) fn carried(request: &dyn Request, header: &str, form: HeaderForm) -> Option<[u8; 32]> {
+    let value = request.header(header)?;
+    let token = match form_in(header, form) {
+        Some(form) => form.token_in(&value),
+        None => AccessToken::parse(str::from_utf8(&value).ok()?),
+    };
+    Some(token?.digest())
 }
 
 /// What a request brings.

@@ -214,12 +214,14 @@ impl Terms {
         };
         match &holder.grant {
             Ok(grant) => {
+                let carried = earlier.as_ref().and_then(|header| credential::carried(seen.request, header, self.form));
                 let others = credentials.headers.into_iter().map(str::to_owned).chain(earlier);
                 let injection = Injection {
                     decided_by,
                     header: Arc::clone(&self.header),
                     form: self.form,
                     in_place_of: others.filter(|name| **name != *self.header).collect(),
+                    carried,
                     pass_on_failure: self.pass_on_failure,
                 };
                 let verdict = if is_connected { Verdict::Inject } else { Verdict::AwaitConnection };

@@ -1,7 +1,9 @@
 //! Who gets which token, and who gets none.
 
 use super::*;
+use crate::broker::Stale;
 use crate::decision::{Delivery, Refusal};
+use crate::entra::AccessToken;
 use crate::http::tests::Sent;
 use crate::policy::Policy;
 
@@ -196,6 +198,17 @@ fn the_token_of_an_earlier_attempt_is_no_credential_of_the_apps() {
     };
     assert_eq!(again("kv.example"), "payments https://vault.azure.net/.default");
     assert_eq!(again("strict.example"), "payments s/.default");
+    // The token tells a retry after a 401 from others: it is not sent again.
+    let carried = |request: Sent| match policy().decide(&request.property(&[OWN_HEADER], "authorization")) {
+        Decision::Exchange(_, delivery) => delivery.stale(),
+        _ => panic!("no token"),
+    };
+    let digest = AccessToken::parse("ours").unwrap().digest();
+    let request = || routed("kv.example", "outbound|80||kv.example");
+    assert_eq!(carried(request().header("authorization", b"Bearer ours")), Some(Stale::Carried(digest)));
+    for value in [&b"ours"[..], b"Bearer \xff", b"Bearer a b", b""] {
+        assert_eq!(carried(request().header("authorization", value)), None);
+    }
     // An internal redirect may lead from a destination with one header to one with another.
     let redirected = Sent::get("strict.example", "/").property(&[OWN_HEADER], "x-token");
     let Decision::Exchange(_, Delivery::Inject(injection)) = policy().decide(&redirected) else { panic!("no token") };

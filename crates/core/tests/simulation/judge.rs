@@ -4,24 +4,37 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use entra_exchange_core::broker::{Issued, Limits, StreamId};
-use entra_exchange_core::entra::{Grant, TokenKey};
+use entra_exchange_core::entra::TokenKey;
 use entra_exchange_core::problem::{Code, Problem};
 use entra_exchange_core::time::Timestamp;
 
 use crate::clock::Clock;
 use crate::entra::{self, Minted};
+use crate::plan::Plan;
+use crate::vm::Asked;
 
 /// A lease outlasts its call by this.
 const GRACE: u64 = 1_000;
 /// Timers and messages to oneself come a little late.
 const TICK: u64 = 100;
-/// A token that is dropped before its time makes one exchange in this time, for all workers together.
+/// Rejections force one exchange in this time, for all workers together.
 const FORCED_PERIOD: u64 = 30_000;
+/// All workers have the token that replaces a rejected one after this time at the latest.
+const REPLACED_WITHIN: u64 = 1_000;
 /// A few keys, each with a token and a list of queues: no value in the shared memory is longer.
 const LONGEST_VALUE: usize = 32 * 1024;
 
 /// A life of a VM: which worker's, and the how-many-th.
 pub(crate) type Life = (usize, u32);
+
+/// The token that a caller rejects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rejects {
+    Nothing,
+    Token(usize),
+    /// The cached one.
+    Any,
+}
 
 pub(crate) struct Judge {
     /// The first thing that did not hold.
@@ -38,9 +51,14 @@ pub(crate) struct Judge {
     published: HashMap<TokenKey, Published>,
     /// From when on a configuration discards what was asked for before.
     pub(crate) discard_before: Option<Timestamp>,
-    /// Until when a worker may have one in its own memory, which another has dropped.
+    /// Until when a worker may have one in its own memory.
     held_until: HashMap<TokenKey, Timestamp>,
-    dropped: HashMap<TokenKey, u64>,
+    /// When a token was last marked as rejected.
+    marked: HashMap<TokenKey, u64>,
+    /// The rejected tokens, and when each was replaced.
+    rejected: HashMap<usize, Rejected>,
+    /// How long a message to another worker takes; `None` when messages are lost.
+    delay: Option<u64>,
     failed: HashMap<TokenKey, Failed>,
 }
 
@@ -57,12 +75,26 @@ struct Call {
     timeout: u64,
 }
 
+struct Rejected {
+    key: TokenKey,
+    replaced_at: Option<u64>,
+}
+
 #[derive(Clone, Copy)]
 struct Published {
     number: usize,
     /// By the wall's clock, as the broker has it.
     asked_at: Timestamp,
+    /// Until when it is usable for certain, and until when it may be: a late answer of a worker that had lost its lease takes
+    /// the place of another token, or does not.
     until: Timestamp,
+    until_perhaps: Timestamp,
+}
+
+impl Published {
+    fn is_usable(&self, clock: &Clock) -> bool {
+        clock.wall() < self.until && self.asked_at <= clock.wall().plus(Duration::from_millis(GRACE))
+    }
 }
 
 struct Failed {
@@ -72,20 +104,22 @@ struct Failed {
 }
 
 impl Judge {
-    pub(crate) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(plan: &Plan) -> Self {
         Self {
             violation: None,
             nothing_is_wrong: false,
             minted: Vec::new(),
             exchanges: 0,
             handed_out: 0,
-            limits,
+            limits: plan.limits,
             waiting: BTreeMap::new(),
             calls: Vec::new(),
             published: HashMap::new(),
             discard_before: None,
             held_until: HashMap::new(),
-            dropped: HashMap::new(),
+            marked: HashMap::new(),
+            rejected: HashMap::new(),
+            delay: (plan.lost == 0).then_some(plan.delay),
             failed: HashMap::new(),
         }
     }
@@ -97,8 +131,9 @@ impl Judge {
     }
 
     /// A token is handed to a request.
-    pub(crate) fn hands_out(&mut self, grant: &Grant, issued: &Issued, clock: &Clock) {
+    pub(crate) fn hands_out(&mut self, asked: &Asked, issued: &Issued, stalled_until: u64, clock: &Clock) {
         self.handed_out += 1;
+        let grant = &asked.grant;
         let number = entra::number_of(issued.token().expose()).unwrap_or(usize::MAX);
         let Some(minted) = self.minted.get(number) else {
             return self.must(false, "own token", || "a token that nobody issued".to_owned());
@@ -111,12 +146,31 @@ impl Judge {
         let (scope, now) = (minted.scope.clone(), clock.steady());
         self.must(own, "own token", || format!("{} gets the token for {scope}", grant.scope()));
         self.must(now < end, "no expired token", || format!("token {number} is handed out {} ms late", now - end));
+        let issued_at = issued.issued_at();
+        let past = issued_at <= clock.wall().plus(Duration::from_millis(GRACE));
+        self.must(past, "no expired token", || format!("token {number} is from the future, {issued_at}"));
+        self.must(asked.rejects != Rejects::Token(number), "rejected", || {
+            format!("a caller that rejects token {number} gets it")
+        });
+        // When the newer one is over, a rejected one is better than none.
+        let newer = self.usable(grant.key(), clock).is_some_and(|newer| newer.number != number);
+        let rejected = self.rejected.get(&number).filter(|_| newer);
+        let replaced_at = rejected.and_then(|rejected| rejected.replaced_at);
+        if let (Some(replaced_at), Some(delay)) = (replaced_at, self.delay) {
+            let last = replaced_at.max(stalled_until) + REPLACED_WITHIN.max(delay + TICK);
+            self.must(now <= last, "rejected", || format!("token {number} is handed out {} ms late", now - last));
+        }
     }
 
     /// A request is answered without a token.
-    pub(crate) fn refuses(&mut self, grant: &Grant, problem: &Problem, (life, waiting): (Life, usize), clock: &Clock) {
+    pub(crate) fn refuses(&mut self, asked: &Asked, problem: &Problem, (life, waiting): (Life, usize), clock: &Clock) {
         self.look_for_secrets(&format!("{problem:?}"));
-        let withheld = self.usable(grant.key(), clock).filter(|token| !self.is_discarded(token));
+        let usable = self.usable(asked.grant.key(), clock);
+        let withheld = usable.filter(|token| match asked.rejects {
+            Rejects::Nothing => true,
+            Rejects::Token(number) => number != token.number && token.until == token.until_perhaps,
+            Rejects::Any => false,
+        });
         self.must(withheld.is_none(), "nothing withheld", || {
             let number = withheld.map(|token| token.number);
             format!("worker {} has token {number:?} and says {}: {}", life.0, problem.code.as_str(), problem.detail)
@@ -124,19 +178,18 @@ impl Judge {
         self.must(problem.code != Code::TooManyWaiting || waiting >= self.limits.waiting, "bounded waiting", || {
             format!("worker {} refuses with {waiting} waiting", life.0)
         });
-        let excused = !self.nothing_is_wrong || problem.code == Code::TooManyWaiting;
+        let too_soon = problem.code == Code::TokenReplacedRecently;
+        let excused = !self.nothing_is_wrong || too_soon || problem.code == Code::TooManyWaiting;
+        self.must(!too_soon || asked.rejects != Rejects::Nothing, "rejected", || {
+            "a caller rejected nothing".to_owned()
+        });
         self.must(excused, "recovery", || format!("all is well, and worker {} says {}", life.0, problem.detail));
         self.must(!problem.detail.is_empty() && !problem.remedy.is_empty(), "told", || format!("{problem:?}"));
     }
 
     /// The token that all can see, when it is still good.
     fn usable(&self, key: TokenKey, clock: &Clock) -> Option<Published> {
-        self.published.get(&key).copied().filter(|token| clock.wall() < token.until)
-    }
-
-    /// Whether it is withheld by policy, from one moment or another on.
-    fn is_discarded(&self, token: &Published) -> bool {
-        self.discard_before.is_some_and(|before| token.asked_at < before)
+        self.published.get(&key).copied().filter(|token| token.is_usable(clock))
     }
 
     /// A request waits.
@@ -188,12 +241,29 @@ impl Judge {
     }
 
     /// An exchange brought this token, which was asked for at `asked_at` by the wall's clock.
-    pub(crate) fn succeeds(&mut self, key: TokenKey, number: usize, asked_at: Timestamp) {
+    pub(crate) fn succeeds(
+        &mut self,
+        key: TokenKey,
+        number: usize,
+        asked_at: Timestamp,
+        under_lease: bool,
+        clock: &Clock,
+    ) {
         self.failed.remove(&key);
         let Some(minted) = self.minted.get(number) else { return };
         let until = asked_at.plus(Duration::from_millis(minted.life_ms() - minted.margin_ms()));
-        self.published.insert(key, Published { number, asked_at, until });
-        self.held_until.insert(key, until);
+        let mut published = Published { number, asked_at, until, until_perhaps: until };
+        if let Some(other) = self.usable(key, clock).filter(|_| !under_lease) {
+            published.until = until.min(other.until);
+            published.until_perhaps = until.max(other.until_perhaps);
+        } else {
+            for rejected in self.rejected.values_mut().filter(|rejected| rejected.key == key) {
+                rejected.replaced_at.get_or_insert(clock.steady());
+            }
+        }
+        self.published.insert(key, published);
+        let held_until = self.held_until.entry(key).or_default();
+        *held_until = until.max(*held_until);
     }
 
     /// An exchange failed, and the next is to come after `wait`.
@@ -206,9 +276,8 @@ impl Judge {
         }
         let now = clock.steady();
         match self.usable(key, clock) {
-            Some(token) if self.is_discarded(&token) => {}
             Some(token) => {
-                let left = token.until.since(clock.wall()).as_millis() as u64;
+                let left = token.until_perhaps.since(clock.wall()).as_millis() as u64;
                 let most = (left / 2).max(1_000);
                 self.must(wait <= most, "back-off", || format!("tries again after {wait} of {left} ms"));
             }
@@ -221,17 +290,18 @@ impl Judge {
         self.failed.insert(key, Failed { at: now, next_try: now + wait });
     }
 
-    /// A worker was told that a token was rejected, and dropped it: for all, unless there was a newer one.
-    pub(crate) fn drops(&mut self, key: TokenKey, number: Option<usize>, clock: &Clock) {
-        let Some(seen) = self.usable(key, clock) else { return };
-        if Some(seen.number) != number {
-            return;
-        }
-        self.published.remove(&key);
-        let before = self.dropped.insert(key, clock.steady());
+    /// A worker marks a token as rejected: `number` is the one that its callers got last.
+    pub(crate) fn marks(&mut self, key: TokenKey, number: Option<usize>, clock: &Clock) {
+        let before = self.marked.insert(key, clock.steady());
         if let Some(before) = before.filter(|at| !clock.jumped_since(*at)) {
             let since = clock.steady() - before;
-            self.must(since >= FORCED_PERIOD, "forced", || format!("a second token is dropped {since} ms later"));
+            self.must(since >= FORCED_PERIOD, "forced", || format!("a second token is rejected {since} ms later"));
+        }
+        // Whoever got no token here may have rejected a newer one.
+        if let Some(number) =
+            number.filter(|number| self.usable(key, clock).is_some_and(|token| token.number == *number))
+        {
+            self.rejected.insert(number, Rejected { key, replaced_at: None });
         }
     }
 
@@ -251,9 +321,8 @@ impl Judge {
         });
         self.must(late.is_none(), "answered in time", || late.unwrap_or_default());
         self.must(longest_value <= LONGEST_VALUE, "memory", || format!("a value of {longest_value} bytes"));
-        // What is over by the wall's clock is over for good, also when the clock is set back.
-        let wall = clock.wall();
-        self.published.retain(|_, token| wall < token.until);
+        // What is over by the wall's clock, or from the future, is over for good, also when the clock is set once more.
+        self.published.retain(|_, token| token.is_usable(clock));
     }
 
     /// How many wait.

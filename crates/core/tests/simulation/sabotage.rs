@@ -17,17 +17,23 @@ pub(crate) enum Sabotage {
     AnswersMixedUp,
     /// One worker's clock is two hours late.
     SlowClock,
+    /// One worker's clock stands still.
+    ClockStandsStill,
+    /// Messages reach only the worker that sends them.
+    NoMessageToOthers,
 }
 
 impl Sabotage {
     /// All of them, with the rule that each breaks.
-    pub(crate) const ALL: [(Self, &str); 7] = [
+    pub(crate) const ALL: [(Self, &str); 9] = [
         (Self::NoTimer, "answered in time"),
         (Self::NoMessageToOneself, "answered in time"),
         (Self::EverySetSucceeds, "one exchange"),
         (Self::ShelvesNotMade, "one exchange"),
         (Self::NothingShared, "one exchange"),
         (Self::AnswersMixedUp, "own token"),
-        (Self::SlowClock, "no expired token"),
+        (Self::SlowClock, "one exchange"),
+        (Self::ClockStandsStill, "no expired token"),
+        (Self::NoMessageToOthers, "rejected"),
     ];
 }

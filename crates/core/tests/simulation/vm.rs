@@ -13,6 +13,7 @@ use entra_exchange_core::time::Timestamp;
 
 use crate::entra::{self, Answered, Weather};
 use crate::grants;
+use crate::judge::Rejects;
 use crate::plan::Plan;
 use crate::random::Random;
 use crate::sabotage::Sabotage;
@@ -40,6 +41,12 @@ impl Default for After {
     }
 }
 
+/// What a request asks for.
+pub(crate) struct Asked {
+    pub(crate) grant: Arc<Grant>,
+    pub(crate) rejects: Rejects,
+}
+
 pub(crate) struct Vm {
     pub(crate) broker: Broker,
     pub(crate) queue: QueueId,
@@ -53,11 +60,9 @@ pub(crate) struct Vm {
     /// The calls under way: Envoy forgets them with the VM.
     pub(crate) calls: HashMap<u64, Call>,
     /// Who waits for what.
-    pub(crate) streams: HashMap<StreamId, Arc<Grant>>,
+    pub(crate) streams: HashMap<StreamId, Asked>,
     /// The tokens that were handed out last.
     pub(crate) handed_out: HashMap<TokenKey, Arc<Issued>>,
-    /// For the exchange under way: when the assertion arrived, by the wall's clock.
-    asked_at: HashMap<TokenKey, Timestamp>,
     pub(crate) stalled_until: u64,
     /// For how long it has done nothing, all in all.
     pub(crate) stalled: u64,
@@ -83,7 +88,6 @@ impl Vm {
             calls: HashMap::new(),
             streams: HashMap::new(),
             handed_out: HashMap::new(),
-            asked_at: HashMap::new(),
             stalled_until: 0,
             stalled: 0,
         }
@@ -129,9 +133,6 @@ impl World {
                     (Call::Assertion(grant.key()), READ_TIMEOUT, self.read_file(vm))
                 }
                 Command::CallEndpoint { grant, cluster, request, timeout } => {
-                    if grant.clusters().first() == Some(&cluster) {
-                        at_work.asked_at.insert(grant.key(), now);
-                    }
                     (Call::Endpoint(grant.key()), timeout, self.ask_entra(&grant, &cluster, &request, timeout))
                 }
                 // No request asks for readiness here.
@@ -145,16 +146,16 @@ impl World {
                     let known = self.judge.borrow_mut().waits_no_more(life, stream);
                     self.judge.borrow_mut().must(known, "answered once", || format!("{stream:?} of worker {vm}"));
                     match (at_work.streams.remove(&stream), outcome) {
-                        (Some(grant), Ok(issued)) => self.hands_out(&mut at_work, life, &grant, issued),
-                        (Some(grant), Err(problem)) => {
-                            self.judge.borrow_mut().refuses(&grant, &problem, (life, waiting), &self.clock);
+                        (Some(asked), Ok(issued)) => self.hands_out(&mut at_work, life, &asked, issued),
+                        (Some(asked), Err(problem)) => {
+                            self.judge.borrow_mut().refuses(&asked, &problem, (life, waiting), &self.clock);
                         }
                         (None, _) => {}
                     }
                     continue;
                 }
                 Command::Log(event) => {
-                    self.logs(&at_work, &event, after);
+                    self.logs(&at_work, &event, after, now);
                     continue;
                 }
             };
@@ -228,8 +229,11 @@ impl World {
     }
 
     /// A message to another worker; to a queue whose VM is gone it does nothing.
-    fn wake(&self, queue: QueueId, key: TokenKey) {
+    pub(crate) fn wake(&self, queue: QueueId, key: TokenKey) {
         let vm = queue.0 as usize % 100;
+        if self.sabotage == Some(Sabotage::NoMessageToOthers) {
+            return;
+        }
         if self.clock.steady() < self.plan.end && self.chance(self.plan.lost) {
             return;
         }
@@ -239,7 +243,7 @@ impl World {
     }
 
     /// What the log says of an exchange, held against what came of it.
-    fn logs(&self, at_work: &Vm, event: &Event, after: After) {
+    fn logs(&self, at_work: &Vm, event: &Event, after: After, now: Timestamp) {
         let line = event.to_string();
         let field = |name: &str| line.split(' ').find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
         let mut judge = self.judge.borrow_mut();
@@ -248,12 +252,15 @@ impl World {
         let Some(key) = grant.map(|grant| grant.key()) else {
             return judge.must(false, "told", || format!("{line:?} is about nobody"));
         };
-        match (field("outcome"), after.minted, at_work.asked_at.get(&key)) {
-            (Some("issued"), Some(number), Some(asked_at)) => judge.succeeds(key, number, *asked_at),
+        let milliseconds = |name: &str| field(name).and_then(|number| number.parse().ok()).map(Duration::from_millis);
+        match (field("outcome"), after.minted, milliseconds("took_ms")) {
+            (Some("issued"), Some(number), Some(took)) => {
+                judge.succeeds(key, number, now.minus(took), after.under_lease, &self.clock);
+            }
             (Some("failed"), ..) => {
                 let left_to_others = at_work.queue.0 % 100 != MAIN as u32;
                 judge.must(left_to_others, "left to others", || format!("the main thread fails for all: {line}"));
-                let wait = field("next_try_in_ms").and_then(|wait| wait.parse().ok()).unwrap_or_default();
+                let wait = milliseconds("next_try_in_ms").unwrap_or_default().as_millis() as u64;
                 judge.fails(key, wait, after.retry_after, after.under_lease, &self.clock);
             }
             _ => judge.must(false, "told", || format!("{line:?} makes no sense")),

@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use entra_exchange_core::broker::{Answer, Issued, Need, QueueId, SharedData, Stale, StreamId, prepare};
-use entra_exchange_core::entra::{Grant, TokenKey};
+use entra_exchange_core::broker::{Need, QueueId, SharedData, StreamId, prepare};
+use entra_exchange_core::entra::TokenKey;
 use entra_exchange_core::time::Timestamp;
 
 use crate::clock::Clock;
-use crate::entra::{self, Answered};
+use crate::entra::Answered;
 use crate::judge::{Judge, Life};
 use crate::memory::{self, Memory};
 use crate::plan::Plan;
@@ -107,7 +107,7 @@ impl SharedData for Door<'_> {
 
 impl World {
     pub(crate) fn new(plan: Plan, mut random: Random, sabotage: Option<Sabotage>) -> Self {
-        let judge = RefCell::new(Judge::new(plan.limits));
+        let judge = RefCell::new(Judge::new(&plan));
         let vms = (0..=plan.workers).map(|vm| RefCell::new(Vm::boot(&plan, vm, 0, None, &mut random))).collect();
         let world = Self {
             clock: Clock::default(),
@@ -231,6 +231,7 @@ impl World {
         for (jump_at, by) in &self.plan.jumps {
             if (self.clock.steady()..at).contains(jump_at) {
                 self.clock.run_to(*jump_at);
+                self.judge();
                 self.clock.jump(*by);
                 self.note(MAIN, || format!("the clock jumps by {by} ms"));
             }
@@ -321,80 +322,6 @@ impl World {
             .must(count < 200, "no storm", || format!("worker {vm} ticks {count} times in a second"));
     }
 
-    fn asks(&self, vm: usize, place: usize, need: Need) {
-        let now = self.now(vm);
-        let stream = StreamId(self.number() as u32);
-        let mut at_work = self.vms[vm].borrow_mut();
-        let life = (vm, at_work.generation);
-        let grant = Arc::clone(&at_work.grants[place]);
-        let waiting = at_work.streams.len();
-        let door = Door { world: self, vm };
-        if self.chance(self.plan.stale)
-            && let Some(dropped) = at_work.broker.refresh(&grant, Stale::Any, now, &door)
-        {
-            self.judge.borrow_mut().drops(grant.key(), entra::number_of(dropped.token().expose()), &self.clock);
-        }
-        let waits = !self.chance(self.plan.unwaiting);
-        let (answer, look) = if waits {
-            let (answer, look) = at_work.broker.get(&grant, need, stream, now, &door);
-            (Some(answer), look)
-        } else {
-            (None, at_work.broker.want(&grant, now, &door))
-        };
-        if look && self.sabotage != Some(Sabotage::NoMessageToOneself) {
-            // A message to oneself comes with the next turn of the event loop.
-            self.put(
-                self.clock.steady() + self.draw(0, 2),
-                vm,
-                Happening::Message { queue: at_work.queue, key: grant.key() },
-            );
-        }
-        self.note(vm, || format!("  {stream:?} is told {answer:?}"));
-        match answer {
-            None => {}
-            Some(Answer::Ready(issued)) => self.hands_out(&mut at_work, life, &grant, issued),
-            Some(Answer::Failed(problem)) => {
-                self.judge.borrow_mut().refuses(&grant, &problem, (life, waiting), &self.clock);
-            }
-            Some(Answer::Pending) => {
-                at_work.streams.insert(stream, grant);
-                self.judge.borrow_mut().waits(life, stream, self.clock.steady(), at_work.stalled);
-                if self.chance(self.plan.leaves) {
-                    let at = self.clock.steady() + self.draw(0, 2_000);
-                    self.put(at, vm, Happening::Leaves { generation: life.1, stream });
-                }
-            }
-        }
-    }
-
-    pub(crate) fn hands_out(&self, at_work: &mut Vm, (vm, generation): Life, grant: &Arc<Grant>, issued: Arc<Issued>) {
-        self.judge.borrow_mut().hands_out(grant, &issued, &self.clock);
-        at_work.handed_out.insert(grant.key(), issued);
-        if self.clock.steady() < self.plan.end && self.chance(self.plan.rejected) {
-            let at = self.clock.steady() + self.draw(1, 200);
-            self.put(at, vm, Happening::Rejected { generation, key: grant.key() });
-        }
-    }
-
-    fn leaves(&self, (vm, generation): Life, stream: StreamId) {
-        let mut at_work = self.vms[vm].borrow_mut();
-        if at_work.generation == generation && at_work.streams.remove(&stream).is_some() {
-            at_work.broker.forget(stream);
-            self.judge.borrow_mut().waits_no_more((vm, generation), stream);
-        }
-    }
-
-    fn rejected(&self, (vm, generation): Life, key: TokenKey) {
-        let now = self.now(vm);
-        let mut at_work = self.vms[vm].borrow_mut();
-        let Some(issued) = at_work.handed_out.get(&key).filter(|_| at_work.generation == generation).cloned() else {
-            return;
-        };
-        if at_work.broker.reject(key, &issued, now, &Door { world: self, vm }) {
-            self.judge.borrow_mut().drops(key, entra::number_of(issued.token().expose()), &self.clock);
-        }
-    }
-
     /// Its streams are gone with it; a new one takes its place, which knows nothing.
     fn dies(&self, vm: usize) {
         {
@@ -463,6 +390,7 @@ impl World {
     pub(crate) fn now(&self, vm: usize) -> Timestamp {
         match self.sabotage {
             Some(Sabotage::SlowClock) if vm == 1 => self.clock.wall().minus(Duration::from_secs(7200)),
+            Some(Sabotage::ClockStandsStill) if vm == 1 => Clock::default().wall().plus(Duration::from_secs(1)),
             _ => self.clock.wall(),
         }
     }

@@ -90,30 +90,6 @@ fn a_short_lived_token_serves_clients_that_want_five_minutes_too() {
 }
 
 #[test]
-fn a_rejected_token_is_dropped_for_all_workers_but_once_in_thirty_seconds() {
-    let mut process = Process::new();
-    process.exchange(0, 1, token(3600));
-    process.ready(1);
-    let key = process.grant.key();
-    let reject = |process: &mut Process, worker: usize| {
-        let token = process.workers[worker].slots[&key].token.clone().unwrap();
-        process.workers[worker].reject(key, &token, process.now, &process.shared)
-    };
-    process.advance(Duration::from_secs(1));
-    assert!(reject(&mut process, 0));
-    process.exchange(0, 2, token(3600));
-    // The other worker still has the old one: it takes the new one, and nothing is fetched.
-    assert!(reject(&mut process, 1));
-    process.ready(1);
-    // The new one is rejected, too: it stays until the bound allows another exchange.
-    assert!(!reject(&mut process, 1));
-    process.ready(1);
-    process.advance(FORCED_PERIOD);
-    assert!(reject(&mut process, 1));
-    process.pending(1, 3);
-}
-
-#[test]
 fn a_token_from_before_a_given_time_is_not_used() {
     let mut process = Process::new();
     process.exchange(0, 1, token(3600));
@@ -223,32 +199,6 @@ fn what_was_wanted_and_came_from_another_worker_is_not_fetched_again() {
     assert_eq!(process.due_in(0), None);
 }
 
-#[test]
-fn a_caller_that_does_not_want_this_token_gets_another_but_once_in_thirty_seconds() {
-    let mut process = Process::new();
-    process.exchange(0, 1, token(3600));
-    let digest = crate::entra::AccessToken::parse("abc").unwrap().digest();
-    let refresh = |process: &mut Process, worker: usize, stale| {
-        process.workers[worker].refresh(&process.grant, stale, process.now, &process.shared).is_some()
-    };
-    assert!(!refresh(&mut process, 1, Stale::Digest([0; 32])));
-    process.ready(1);
-    assert!(refresh(&mut process, 1, Stale::Digest(digest)));
-    assert!(matches!(process.ask(1, 2).0, Answer::Pending));
-    assert_eq!(process.look(1), [Seen::Read]);
-    process.assertion(1);
-    assert_eq!(process.endpoint(1, token(3600)), [Seen::Token(2)]);
-    // Whatever asks, in whatever worker: the bound is one.
-    assert!(!refresh(&mut process, 1, Stale::Any));
-    // The other worker takes the newer one in place of its own.
-    assert!(refresh(&mut process, 0, Stale::Any));
-    process.ready(0);
-    process.ready(1);
-    process.advance(FORCED_PERIOD);
-    assert!(refresh(&mut process, 1, Stale::Any));
-    assert!(matches!(process.ask(1, 3).0, Answer::Pending));
-}
-
 /// The generator's published sequence for this seed, of which the upper halves are taken.
 #[test]
 fn the_jitter_is_split_mix_64() {
@@ -325,7 +275,8 @@ fn a_token_of_the_very_moment_from_which_on_it_counts_is_kept() {
     process.grant = grant(START);
     process.exchange(0, 1, token(3600));
     process.ready(0);
-    process.grant = grant(START.plus(Duration::from_millis(1)));
+    process.advance(Duration::from_millis(1));
+    process.grant = grant(process.now);
     process.pending(1, 2);
 }
 

@@ -2,9 +2,11 @@
 
 mod admission;
 mod exchange;
+mod form;
 mod life;
 mod many;
 mod readiness;
+mod reject;
 mod shown;
 mod unconnected;
 
