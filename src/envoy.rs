@@ -5,7 +5,7 @@ use entra_exchange_core::broker::{Build, QueueId, ReadinessStatus, SharedData, S
 use entra_exchange_core::decision::Effect;
 use entra_exchange_core::event::{Event, Level};
 use entra_exchange_core::http::{Reply, Request};
-use entra_exchange_core::policy::{OWN_HEADER, readiness_reply};
+use entra_exchange_core::policy::{NODE_ROUTE, OWN_HEADER, readiness_reply};
 use entra_exchange_core::problem::Code;
 use entra_exchange_core::request_log::response_code_details;
 use entra_exchange_core::time::Timestamp;
@@ -138,6 +138,13 @@ pub(crate) fn send(reply: &Reply, code: Option<Code>) {
 /// Answers a request that asks whether the pod is ready.
 pub(crate) fn tell_readiness(status: &ReadinessStatus) {
     send(&readiness_reply(status, &InEffect), status.outcome().err().map(|problem| problem.code));
+}
+
+/// Marks the request in effect as one that may go on to the node's metadata service, and has Envoy select its route again: a route may
+/// match on the mark.
+pub(crate) fn lead_to_node() {
+    leave(NODE_ROUTE.0, NODE_ROUTE.1);
+    let _ = hostcalls::call_foreign_function("clear_route_cache", &[]);
 }
 
 /// Whether the node's id is that of an Istio gateway.

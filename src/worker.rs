@@ -10,7 +10,7 @@ use entra_exchange_core::broker::{
     self, Answer, Broker, Issued, Limits, QueueId, Readiness, ReadinessStatus, Rejection, StreamId, WorkerId,
 };
 use entra_exchange_core::config::Log;
-use entra_exchange_core::decision::{ConfigPath, Decision, Delivery, Effect};
+use entra_exchange_core::decision::{ConfigPath, Decision, Delivery, Effect, Report};
 use entra_exchange_core::entra::{Grant, TokenKey};
 use entra_exchange_core::event::Event;
 use entra_exchange_core::http::Request;
@@ -100,12 +100,12 @@ impl Worker {
                 true
             }
             Decision::Report(report) => {
-                let record = RequestRecord::new(Outcome::Reported, report.identity.as_deref());
-                self.record(&RequestRecord { would_refuse: report.would_refuse, ..record });
-                if let Some(grant) = &report.grant {
-                    self.want(grant, envoy::now());
-                }
-                envoy::as_it_came();
+                self.report(&report);
+                true
+            }
+            Decision::ReportToNode(report) => {
+                self.report(&report);
+                envoy::lead_to_node();
                 true
             }
             Decision::Refuse(refusal) => {
@@ -171,6 +171,16 @@ impl Worker {
     fn pause(&mut self, stream: StreamId, grant: Arc<Grant>, delivery: Delivery, now: Timestamp) {
         self.begin().waiting.insert(stream, Waiting { grant, delivery, since: now });
         self.meters.take(&metrics::waiters(1));
+    }
+
+    /// Says what would become of a request, has its token fetched, and leaves it unchanged.
+    fn report(&mut self, report: &Report) {
+        let record = RequestRecord::new(Outcome::Reported, report.identity.as_deref());
+        self.record(&RequestRecord { would_refuse: report.would_refuse, ..record });
+        if let Some(grant) = &report.grant {
+            self.want(grant, envoy::now());
+        }
+        envoy::as_it_came();
     }
 
     /// Gets a token for a request: how it ends for it, or `None` when it is to pause.

@@ -26,6 +26,9 @@ const CASES: u64 = 2000;
 /// No line of the log is longer.
 const LONGEST_LINE: usize = 8192;
 
+/// The metadata service's address, and the path at which it hands out tokens.
+const METADATA_ADDRESS: &str = "169.254.169.254:80";
+const TOKEN_PATH: &str = "metadata/identity/oauth2/token";
 /// Where App Service's endpoint is.
 const APP_SERVICE_HOST: &str = "127.0.0.1";
 /// A host that gets another token, over plain HTTP, in place of what the request brings.
@@ -166,6 +169,8 @@ impl Assertions {
 struct Waiting {
     stream: Stream,
     asked: Headers,
+    /// Whether the client connected to the metadata service's address.
+    to_metadata: bool,
     worker: usize,
     since: Duration,
     /// Whether its VM has died since.
@@ -190,7 +195,9 @@ impl Case {
             });
             if only_reports {
                 configuration["defaults"] = json!({"action": "report"});
-                configuration["managed_identity"]["action"] = json!("report");
+                // Nothing else answers App Service's protocol, so it cannot be left to anybody.
+                configuration["managed_identity"] =
+                    json!({"action": "report", "imds": {}, "health": {"hosts": [HEALTH_HOST]}});
             }
             builder = builder.configuration(configuration.to_string());
         }
@@ -291,7 +298,7 @@ impl Case {
     fn request(&mut self, input: &mut Input<'_>) {
         let odd = input.some_bytes();
         let port = format!("{LISTED_HOST}:8080");
-        let authority: &[u8] = match input.below(12) {
+        let authority: &[u8] = match input.below(13) {
             0..=3 => LISTED_HOST.as_bytes(),
             4 => OTHER_HOST.as_bytes(),
             5 => UNLISTED_HOST.as_bytes(),
@@ -299,12 +306,22 @@ impl Case {
             8 => port.as_bytes(),
             9 => HEALTH_HOST.as_bytes(),
             10 => APP_SERVICE_HOST.as_bytes(),
+            11 => input.pick(&["imds.internal", "169.254.169.254.", "169.254.169.254:", "2852039166"]).as_bytes(),
             _ => &odd,
         };
         let resource = input.pick(&[LISTED_RESOURCE, OTHER_RESOURCE, "https%3A%2F%2Fvault.azure.net", "%ff%00&x=%"]);
         let token_path = format!("/metadata/identity/oauth2/token?api-version=2018-02-01&resource={resource}");
-        let other_paths =
-            ["/", "/readyz", "/healthz", "/entra-exchange/status", "/metadata/instance/../identity/oauth2/token"];
+        let other_paths = [
+            "/",
+            "/readyz",
+            "/healthz",
+            "/entra-exchange/status",
+            "/metadata/instance/compute",
+            "/metadata/instance/../identity/oauth2/token",
+            "/metadata/instance/..;/identity/oauth2/token",
+            "/metadata/instance/%2e%2e%2fidentity/oauth2/token",
+            "//metadata/identity/oauth2/token/",
+        ];
         let path = match input.below(6) {
             0 => input.pick(&other_paths).as_bytes().to_vec(),
             1 => input.some_bytes(),
@@ -331,11 +348,14 @@ impl Case {
             headers.remove(input.below(3));
         }
         let asked = Headers::received(headers);
-        let address = input.pick(&[IMDS_ADDRESS, "127.0.0.1:15001", "10.0.0.1:80", ""]);
+        let addresses =
+            [IMDS_ADDRESS, "127.0.0.1:15001", "10.0.0.1:80", "", METADATA_ADDRESS, "[::ffff:169.254.169.254]:80"];
+        let address = input.pick(&addresses);
         let worker = input.below(2);
         let stream = self.host.worker(worker).request(Request::new(asked.clone()).to(address));
         self.tell(|| format!("worker {worker}, stream {}: {stream:?} of {asked:?}", self.streams.len()));
-        self.streams.push(Waiting { stream, asked, worker, since: self.host.now(), orphan: false });
+        let to_metadata = address.contains(IMDS_HOST);
+        self.streams.push(Waiting { stream, asked, to_metadata, worker, since: self.host.now(), orphan: false });
     }
 
     /// The assertion goes to Entra and nowhere else, and what is asked for is one of what may be.
@@ -384,6 +404,7 @@ impl Case {
         let host = host_of(&waiting.asked);
         match waiting.stream.outcome() {
             Outcome::Passed(passed) => {
+                assert!(!waiting.to_metadata || self.may_reach_the_node(&host, &waiting.asked), "{:?}", waiting.asked);
                 let authorization = passed.headers.get("authorization");
                 let changed = authorization != waiting.asked.get("authorization");
                 assert!(!changed || !self.only_reports, "a token, though it only reports");
@@ -420,6 +441,18 @@ impl Case {
             }
             Outcome::Reset | Outcome::Paused => {}
         }
+    }
+}
+
+impl Case {
+    /// Whether a request to the metadata service's address is one of those that may go on to the node.
+    fn may_reach_the_node(&self, host: &str, asked: &Headers) -> bool {
+        let target = asked.text(":path").unwrap_or_default();
+        let path = target.split('?').next().unwrap_or_default();
+        let listed = path.split('/').take(3).eq(["", "metadata", "instance"]) && !path.contains(['.', '%', ';', '\\']);
+        let token = path.trim_start_matches('/').trim_end_matches('/').eq_ignore_ascii_case(TOKEN_PATH);
+        let reported = self.only_reports && token;
+        [IMDS_HOST, "127.0.0.1", "localhost"].contains(&host) && (listed || reported)
     }
 }
 

@@ -4,12 +4,16 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 use std::fs;
+use std::time::Duration;
 
+use entra_exchange_core::config::Config;
 use serde_json::{Value, json};
 use stack::document::at_mut;
-use stack::{Options, Stack, sidecar};
+use stack::{Options, Request, Stack, sidecar};
 
 const FOLDER: &str = "examples/migrate-from-pod-identity";
+/// The tenant of the manifests.
+const TENANT: &str = "11111111-1111-4111-8111-111111111111";
 /// The files with a sidecar of ours.
 const WITH_SIDECAR: [&str; 2] = ["after-variables.yaml", "after-iptables.yaml"];
 
@@ -156,8 +160,7 @@ fn istio_takes_imds_for_http_and_the_filter_takes_the_configuration() {
     let istio = objects("after-istio.yaml");
     let entry = &istio.iter().find(|object| object["kind"] == "ServiceEntry").unwrap()["spec"];
     assert_eq!(entry["addresses"], json!([stack::IMDS_HOST]));
-    assert_eq!(entry["endpoints"], json!([{"address": stack::IMDS_HOST}]));
-    assert_eq!((&entry["resolution"], &entry["ports"][0]["protocol"]), (&json!("STATIC"), &json!("HTTP")));
+    assert_eq!((&entry["resolution"], &entry["ports"][0]["protocol"]), (&json!("NONE"), &json!("HTTP")));
 
     let configuration = fs::read_to_string(stack::root().join(FOLDER).join("istio.json")).unwrap();
     let options = Options { configuration: Some(configuration), ..Options::default() };
@@ -165,6 +168,161 @@ fn istio_takes_imds_for_http_and_the_filter_takes_the_configuration() {
     let path = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net";
     let answer = stack.get_imds(path, &[("metadata", "true")]);
     assert_eq!((answer.status, &answer.json()["client_id"]), (200, &json!(stack::CLIENT_ID)));
+}
+
+/// Every JSON block of the documents, each with what it is for: a block that is not named here makes the test fail.
+#[test]
+fn every_json_block_of_the_docs_is_right_for_its_manifest() {
+    let filter = stack::document::read("envoy/istio/envoyfilter.yaml").unwrap();
+    let patches = filter.iter().filter_map(|object| object["spec"]["configPatches"].as_array()).flatten();
+    let extension = patches.map(|patch| &patch["patch"]["value"]["typed_config"]["config"]["configuration"]["value"]);
+    let envoyfilter: Value = serde_json::from_str(extension.filter_map(Value::as_str).next().unwrap()).unwrap();
+    for file in documents() {
+        for (place, block) in json_blocks(&file).into_iter().enumerate() {
+            match (file.as_str(), place) {
+                ("README.md", 0) => assert_eq!(block, envoyfilter, "{file}"),
+                ("docs/azure-services.md", 0) => assert_eq!(block, envoyfilter["destinations"][0], "{file}"),
+                // The tables behind them run on the core's own tests.
+                ("docs/destinations.md", _) => loads(&file, &block),
+                // A refusal: `a_refusal_looks_as_in_the_docs`.
+                ("docs/configuration.md", 0) => assert!(block["code"].is_string(), "{file}"),
+                // Run with the manifests by the tests below.
+                ("docs/migrate.md", 0 | 1) => loads(&file, &block),
+                _ => panic!("{file}: block {place} is for no manifest: {block}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn the_configuration_of_section_3_serves_both_manifests() {
+    let configuration = json_blocks("docs/migrate.md").remove(0);
+    let edit = |document: &mut Value| sidecar::take_proxy_header(document, sidecar::MANAGED_IDENTITY).unwrap();
+    // The tenant that the fake Entra knows.
+    let text = configuration.to_string();
+    assert!(text.contains(TENANT));
+    let options = Options {
+        configuration: Some(text.replace(TENANT, stack::TENANT_ID)),
+        edit: Some(Box::new(edit)),
+        // Nothing but the secret comes from the pod.
+        ..Options::default().variable("AZURE_CLIENT_ID", None).variable("AZURE_TENANT_ID", None)
+    };
+    let stack = Stack::start(options).unwrap_or_else(|error| panic!("{error}"));
+    let identities = configuration["identities"].as_array().unwrap();
+    for identity in identities {
+        stack.directory().register_credential(stack::credential(identity["client_id"].as_str().unwrap())).unwrap();
+    }
+    for file in WITH_SIDECAR {
+        let pod = pod(file);
+        let envoy = &list(&pod, "initContainers")[0];
+        for probe in ["startupProbe", "livenessProbe"] {
+            let request = &envoy[probe]["httpGet"];
+            let host = request["httpHeaders"][0]["value"].as_str().unwrap();
+            let answer = stack.send_health(&Request::get(host, request["path"].as_str().unwrap())).unwrap();
+            assert_eq!(answer.status, 200, "{file}: {probe}: {}", answer.text());
+        }
+    }
+    for identity in identities {
+        let (client_id, resource) =
+            (identity["client_id"].as_str().unwrap(), identity["resources"][0].as_str().unwrap());
+        let query = format!("resource={resource}&client_id={client_id}");
+        // As after-variables.yaml has the app call, and as after-iptables.yaml.
+        for (called, host, target, header) in [
+            (
+                "127.0.0.1 50000 15002",
+                "127.0.0.1:15002",
+                format!("/msi/token?api-version=2019-08-01&{query}"),
+                format!("X-IDENTITY-HEADER: {}", stack::IDENTITY_HEADER),
+            ),
+            (
+                "169.254.169.254 50000 80",
+                stack::IMDS_HOST,
+                format!("/metadata/identity/oauth2/token?api-version=2018-02-01&{query}"),
+                "Metadata: true".to_owned(),
+            ),
+        ] {
+            let answer = send(&stack, called, host, &target, &header);
+            assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("access_token"), "{target}: {answer}");
+            assert!(answer.contains(client_id), "{target}: {answer}");
+        }
+    }
+    assert_eq!(stack.upstream.requests(), 0);
+}
+
+#[test]
+fn the_configuration_of_section_4_leaves_token_requests_to_the_node_on_the_shipped_file() {
+    let configuration = json_blocks("docs/migrate.md").remove(1);
+    let edit = |document: &mut Value| sidecar::take_proxy_header(document, sidecar::MANAGED_IDENTITY).unwrap();
+    let options =
+        Options { configuration: Some(configuration.to_string()), edit: Some(Box::new(edit)), ..Options::default() };
+    let stack = Stack::start(options).unwrap_or_else(|error| panic!("{error}"));
+    let target = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net";
+    let answer = send(&stack, "169.254.169.254 50000 80", stack::IMDS_HOST, target, "Metadata: true");
+    assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("access_token"), "the node answers: {answer}");
+    assert_eq!(stack.upstream.requests(), 1);
+    let issued = || stack.log().contains("event=exchange outcome=issued");
+    assert!(
+        stack::eventually(Duration::from_secs(5), issued),
+        "and the log says what would have been: {}",
+        stack.log()
+    );
+}
+
+#[test]
+fn a_refusal_looks_as_in_the_docs() {
+    let told = json_blocks("docs/configuration.md").remove(0);
+    let issuer = fake_entra::Issuer::new(stack::ISSUER_URL);
+    let token = issuer.service_account_token(
+        "other",
+        "other",
+        stack::AUDIENCE,
+        std::time::SystemTime::now(),
+        stack::TOKEN_LIFE,
+    );
+    let stack = Stack::start(Options::default()).unwrap_or_else(|error| panic!("{error}"));
+    stack.directory().trust_issuer(stack::ISSUER_URL, issuer.jwks());
+    stack.rotate_token_with(&token).unwrap();
+    let refused = || json!(stack.get(stack::LISTED_HOST, "/", &[]).status) == told["status"];
+    assert!(stack::eventually(Duration::from_secs(5), refused));
+    let seen = stack.get(stack::LISTED_HOST, "/", &[]).json();
+    let names = |block: &Value| block.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&seen), names(&told));
+    for field in ["type", "title", "status", "code", "identity", "scope", "aadsts"] {
+        assert_eq!(seen[field], told[field], "{field}");
+    }
+}
+
+/// The answer to a GET over a connection that was made to this address, as a PROXY header says it.
+fn send(stack: &Stack, called: &str, host: &str, target: &str, header: &str) -> String {
+    let request = format!(
+        "PROXY TCP4 127.0.0.1 {called}\r\nGET {target} HTTP/1.1\r\nHost: {host}\r\n{header}\r\nConnection: close\r\n\r\n"
+    );
+    stack::client::send_bytes(stack.imds_addr(), request.as_bytes()).unwrap()
+}
+
+fn loads(file: &str, configuration: &Value) {
+    let variable = |_: &str| Some(stack::TENANT_ID.to_owned());
+    let loaded = Config::parse(configuration.to_string().as_bytes(), &variable);
+    assert!(loaded.is_ok(), "{file}: {}", loaded.unwrap_err());
+}
+
+/// The documents of the repository.
+fn documents() -> Vec<String> {
+    let folder = |folder: &str| {
+        let files = fs::read_dir(stack::root().join(folder)).unwrap().map(|file| file.unwrap().file_name());
+        let prefix = if folder.is_empty() { String::new() } else { format!("{folder}/") };
+        files.map(move |name| format!("{prefix}{}", name.into_string().unwrap())).collect::<Vec<_>>()
+    };
+    let files = ["", "docs", FOLDER, "examples/fleet"].map(folder).concat();
+    files.into_iter().filter(|file| file.ends_with(".md")).collect()
+}
+
+/// The blocks of JSON in a document.
+fn json_blocks(file: &str) -> Vec<Value> {
+    let text = fs::read_to_string(stack::root().join(file)).unwrap();
+    let blocks = text.split("\n```json\n").skip(1);
+    let blocks = blocks.map(|rest| rest.split("\n```").next().unwrap());
+    blocks.map(|block| serde_json::from_str(block).unwrap_or_else(|error| panic!("{file}: {error}: {block}"))).collect()
 }
 
 /// The objects in a file.

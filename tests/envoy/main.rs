@@ -6,8 +6,11 @@
 #[path = "../caught/mod.rs"]
 mod caught;
 mod destinations;
+#[path = "../evasions/mod.rs"]
+mod evasions;
 mod managed_identity;
 mod many;
+mod metadata_address;
 #[path = "../scenarios/mod.rs"]
 mod scenarios;
 mod tokens;
@@ -35,7 +38,7 @@ fn main() -> ExitCode {
             trials.push(trial(oldest, scenario));
         }
     }
-    let own = [OWN, tokens::ALL, managed_identity::ALL, destinations::ALL, many::ALL];
+    let own = [OWN, tokens::ALL, managed_identity::ALL, metadata_address::ALL, destinations::ALL, many::ALL];
     for (name, test) in own.into_iter().flatten() {
         trials.push(Trial::test(*name, move || caught(test)).with_kind(newest));
     }

@@ -25,7 +25,6 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("a_caller_that_wants_another_token_gets_one", a_caller_that_wants_another_token_gets_one),
     ("a_pod_is_ready_when_its_token_was_read_and_entra_does_not_refuse_it", readiness_tells_the_truth),
     ("a_federated_token_that_entra_would_refuse_is_a_final_answer", a_federated_token_that_entra_would_refuse),
-    ("report_leaves_the_answer_to_the_node", report_leaves_the_answer_to_the_node),
 ];
 
 fn imds(query: &str) -> Request {
@@ -97,10 +96,13 @@ fn what_passes_reaches_the_node() {
     // The upstream stands for the node's own service here, and says what it saw.
     assert_eq!((answer.status, answer.json()["path"].as_str()), (200, Some(compute)));
     assert_eq!(answer.seen_header("x-forwarded-for"), None);
-    for path in ["/metadata/scheduledevents", "/metadata/instance/../identity/oauth2/token", "/metadata/identity/info"]
+    for path in ["/metadata/scheduledevents", "/metadata/instance/..;/identity/oauth2/token", "/metadata/identity/info"]
     {
         assert_eq!(stack.get_imds(path, &[("metadata", "true")]).status, 403, "{path}");
     }
+    // The listener makes it a token request, to which the resource is missing.
+    let normal = stack.get_imds("/metadata/instance/../identity/oauth2/token", &[("metadata", "true")]);
+    assert_eq!((normal.status, &normal.json()["error"]), (400, &json!("invalid_request")));
     assert_eq!(stack.get_imds("/metadata/identity/getplatformmetadata", &[]).status, 404);
     let rebound =
         Request::get("metadata.example", "/metadata/identity/oauth2/token?resource=x").header("metadata", "true");
@@ -272,20 +274,4 @@ fn a_federated_token_that_entra_would_refuse() {
         assert_eq!(stack.directory().stats().token_requests, 0);
         look_through_log(&stack);
     }
-}
-
-fn report_leaves_the_answer_to_the_node() {
-    let configuration = json!({"managed_identity": {"action": "report", "imds": {"pass": ["/metadata/instance"]}}});
-    let edit = |document: &mut serde_json::Value| {
-        let routes = "static_resources.listeners[managed_identity].filter_chains[0].filters[0].typed_config.route_config.virtual_hosts[managed_identity].routes[0].match.prefix";
-        stack::document::set(document, routes, "/metadata").unwrap();
-    };
-    let options =
-        Options { configuration: Some(configuration.to_string()), edit: Some(Box::new(edit)), ..Options::default() };
-    let stack = newest(options);
-    let answer = stack.send_imds(&imds("resource=https://vault.azure.net")).unwrap();
-    assert_eq!(answer.seen_header("metadata").as_deref(), Some("true"), "the node answers: {}", answer.text());
-    let tried = stack::eventually(Duration::from_secs(5), || stack.directory().stats().issued == 1);
-    assert!(tried, "and the exchange was made all the same");
-    look_through_log(&stack);
 }

@@ -3,6 +3,8 @@
 // A test may fail where it stands.
 #![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
+#[path = "../evasions/mod.rs"]
+mod evasions;
 mod form;
 mod manifest;
 mod objects;
@@ -217,7 +219,6 @@ fn at_the_egress_gateway_each_caller_gets_the_token_of_its_own_identity() {
 fn a_call_to_imds_is_answered_in_the_sidecar() {
     let entry = manifest(IMDS).object("ServiceEntry")["spec"].take();
     assert_eq!(entry["addresses"], json!([IMDS_HOST]));
-    assert_eq!(entry["endpoints"], json!([{"address": IMDS_HOST}]));
     assert_eq!(entry["ports"], json!([{"number": 80, "name": "http", "protocol": "HTTP"}]));
     assert_eq!(manifest(SIDECAR).patch("HTTP_FILTER")["match"]["listener"]["portNumber"], 80);
 
@@ -237,6 +238,89 @@ fn a_call_to_imds_is_answered_in_the_sidecar() {
     assert!(answer.json()["access_token"].as_str().unwrap().starts_with("ey"));
     assert_eq!(stack.get(IMDS_HOST, path, &[]).status, 400, "without Metadata: true");
     is_in_order(&stack);
+}
+
+/// The sidecar with IMDS switched on, where every host that Istio routes by itself leads to the node, for which the upstream stands; the
+/// real clusters lead to the address that was called. What was called is what a PROXY header says.
+fn at_the_metadata_address(mut form: Form, managed_identity: Value, envoy: PathBuf) -> Stack {
+    form.configure(|configuration| configuration["managed_identity"] = managed_identity);
+    let edit = Box::new(move |bootstrap: &mut Value| {
+        form.into_istio(bootstrap);
+        sidecar::take_proxy_header(bootstrap, sidecar::OUTBOUND).unwrap();
+        let hosts = format!("static_resources.listeners[{}].{HTTP}.route_config.virtual_hosts", sidecar::OUTBOUND);
+        let hosts = at_mut(bootstrap, &hosts).unwrap().as_array_mut().unwrap();
+        let entry = manifest(IMDS).object("ServiceEntry")["spec"].take();
+        let of_entry = json!([entry["hosts"][0], entry["addresses"][0]]);
+        for (name, domains) in [("imds.internal:80", of_entry), ("allow_any", json!(["*"]))] {
+            let route = json!({"match": {"prefix": "/"}, "route": {"cluster": "instance_metadata", "timeout": "0s"}});
+            hosts.push(json!({"name": name, "domains": domains, "routes": [route]}));
+        }
+    });
+    start(Options { envoy: Some(envoy), edit: Some(edit), ..Options::default() })
+}
+
+#[test]
+fn no_request_to_the_metadata_address_reaches_the_node() {
+    let plugin = manifest(WASM_PLUGIN).object("WasmPlugin")["spec"].take();
+    let extension = manifest(TRAFFIC_EXTENSION).object("TrafficExtension")["spec"]["wasm"].take();
+    let forms = [
+        Form::envoy_filter(SIDECAR),
+        Form::plugin("wasmplugin/payments.entra-exchange", &plugin),
+        Form::plugin("trafficextension/payments.entra-exchange", &extension),
+    ];
+    // Every form on the newest Envoy, and the first one on the oldest, too.
+    let [newest, oldest] = [envoys().remove(0), envoys().pop().unwrap()];
+    let tried = forms.iter().map(|form| (form, &newest, evasions::CALLED));
+    for (form, envoy, called) in tried.chain([(&forms[0], &oldest, evasions::CALLED_MAPPED)]) {
+        let section = json!({"imds": {"pass": ["/metadata/instance"]}});
+        let stack = at_the_metadata_address(form.clone(), section, envoy.clone());
+        evasions::none_reaches_the_node(&stack, stack.outbound_addr(), called, 403);
+        is_in_order(&stack);
+    }
+}
+
+#[test]
+fn only_what_is_listed_or_reported_goes_on_to_the_node() {
+    let ask = |stack: &Stack, called: &str, host: &str, target: &str| {
+        let request =
+            format!("{called}GET {target} HTTP/1.1\r\nHost: {host}\r\nMetadata: true\r\nConnection: close\r\n\r\n");
+        stack::client::send_bytes(stack.outbound_addr(), request.as_bytes()).unwrap()
+    };
+    let metadata = std::str::from_utf8(evasions::CALLED).unwrap();
+    let elsewhere = "PROXY TCP4 127.0.0.1 10.0.0.7 50000 80\r\n";
+    let token = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net";
+    for (action, goes_on) in [("answer", false), ("refuse", false), ("report", true)] {
+        let section = json!({"action": action, "imds": {"pass": ["/metadata/instance"]}});
+        let stack = at_the_metadata_address(Form::envoy_filter(SIDECAR), section, envoys().remove(0));
+        for (host, target, goes_on) in [
+            (IMDS_HOST, "/metadata/instance?api-version=2021-02-01", true),
+            (IMDS_HOST, token, goes_on),
+            ("imds.internal", "/metadata/instance", false),
+            ("imds.internal", token, false),
+            (IMDS_HOST, "/metadata/identity/info", false),
+        ] {
+            let before = stack.upstream.requests();
+            let answer = ask(&stack, metadata, host, target);
+            assert_eq!(stack.upstream.requests() - before, u64::from(goes_on), "{action}: {host}{target}: {answer}");
+        }
+        // IMDS's own names at another address are not IMDS, and are not left to a route by the host.
+        let before = stack.upstream.requests();
+        assert!(ask(&stack, elsewhere, IMDS_HOST, token).starts_with("HTTP/1.1 403"), "{action}");
+        assert_eq!(stack.upstream.requests(), before, "{action}");
+        // All other HTTP of the pod is as it was.
+        let other = ask(&stack, elsewhere, "other.example", "/a%2fb//c/../d;x");
+        assert!(other.contains(r#""path":"/a%2fb//c/../d;x""#), "{action}: {other}");
+    }
+}
+
+/// By a route that Envoy chooses by the host, a call to any address would come to the node; so the cluster leads to what was called.
+#[test]
+fn the_cluster_of_imds_leads_only_to_the_address_that_was_called() {
+    for file in ["envoy/istio/imds.yaml", "examples/migrate-from-pod-identity/after-istio.yaml"] {
+        let objects = stack::document::read(file).unwrap();
+        let entry = &objects.iter().find(|object| object["kind"] == "ServiceEntry").unwrap()["spec"];
+        assert_eq!((&entry["resolution"], &entry["endpoints"]), (&json!("NONE"), &Value::Null), "{file}");
+    }
 }
 
 /// A patch takes the place of what Istio had put there, the line by which the server's name is verified among it.

@@ -29,6 +29,8 @@ pub enum Decision {
     Exchange(Arc<Grant>, Delivery),
     /// Let it go on as it came, and say what would have become of it in earnest.
     Report(Report),
+    /// The same for a token request to IMDS. It is marked with [`NODE_ROUTE`](crate::policy::NODE_ROUTE), and Envoy selects its route again.
+    ReportToNode(Report),
     /// Answer it: it is about the filter, and no identity's.
     Reply(Reply),
     /// Answer whether this holds.

@@ -56,6 +56,19 @@ pub(crate) fn is_within(path: &[u8], prefix: &[u8]) -> bool {
     path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/") || prefix.ends_with(b"/"))
 }
 
+/// Whether the path is that of the identity endpoint of Azure's metadata service or below it, in any case of letters: what answers there
+/// hands out the node's own identity.
+pub(crate) fn is_of_node_identity(path: &[u8]) -> bool {
+    is_within(&path.to_ascii_lowercase(), NODE_IDENTITY)
+}
+
+/// Whether the prefix takes in [the identity endpoint](is_of_node_identity).
+pub(crate) fn takes_in_node_identity(prefix: &[u8]) -> bool {
+    is_within(NODE_IDENTITY, &prefix.to_ascii_lowercase()) || is_of_node_identity(prefix)
+}
+
+const NODE_IDENTITY: &[u8] = b"/metadata/identity";
+
 #[cfg(test)]
 mod tests {
     use super::*;

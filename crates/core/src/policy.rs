@@ -10,10 +10,15 @@ pub use crate::destination::{OWN_HEADER, is_established};
 use crate::entra::Grant;
 use crate::host::Host;
 use crate::http::Request;
+use crate::managed_identity::Endpoint;
+use crate::managed_identity::guard::{Connection, must_be_get};
 pub use crate::managed_identity::readiness_reply;
-use crate::managed_identity::{Endpoint, guard};
 use crate::path;
 use crate::problem::{Code, Problem};
+
+/// The filter state, and its value, of a request that may go on to the node's metadata service though its path is not listed. No request
+/// can bring it, so a route that matches on it (as `wasm.entra_exchange_route`) leads nothing to the node unless the filter said so.
+pub const NODE_ROUTE: (&str, &str) = ("entra_exchange_route", "node");
 
 /// A configuration, ready to decide. It is made once and never changes.
 pub struct Policy {
@@ -45,16 +50,24 @@ impl Policy {
         self.destinations.warm()
     }
 
-    /// Decides about a request. One that needs no token costs one look, at its authority.
+    /// Decides about a request. One that needs no token costs one look, at its authority; where IMDS is answered, a second one, at the
+    /// address that the client connected to.
     pub fn decide(&self, request: &dyn Request) -> Decision {
         let authority = request.header(":authority").unwrap_or_default();
-        let Some(host) = Host::parse(&authority) else { return Decision::Ignore };
-        if let Some(decision) = self.status.as_ref().and_then(|status| status.decide(&host, request)) {
+        let host = Host::parse(&authority);
+        let connection = Connection::of(request);
+        // First of all: a request to the metadata service's address must not get past by what it says of itself.
+        let by_address = |endpoint: &Endpoint| endpoint.decide_by_address(host.as_ref(), request, &connection);
+        if let Some(decision) = self.managed_identity.as_ref().and_then(by_address) {
+            return decision;
+        }
+        let Some(host) = host else { return Decision::Ignore };
+        if let Some(decision) = self.status.as_ref().and_then(|status| status.decide(&host, request, &connection)) {
             return decision;
         }
         let endpoint = self.managed_identity.as_ref().filter(|endpoint| endpoint.answers(&host));
         match endpoint {
-            Some(endpoint) => endpoint.decide(&host, request).unwrap_or(Decision::Ignore),
+            Some(endpoint) => endpoint.decide(&host, request, &connection).unwrap_or(Decision::Ignore),
             None => self.destinations.decide(&host, request),
         }
     }
@@ -62,7 +75,7 @@ impl Policy {
 
 impl Status {
     /// Decides about a request to one of its hosts; `None` when it is for another path.
-    fn decide(&self, host: &Host<'_>, request: &dyn Request) -> Option<Decision> {
+    fn decide(&self, host: &Host<'_>, request: &dyn Request, connection: &Connection<'_>) -> Option<Decision> {
         if self.hosts.iter().all(|own| *own != host.name) {
             return None;
         }
@@ -71,8 +84,7 @@ impl Status {
         if path != self.path.as_bytes() {
             return None;
         }
-        let local = guard::is_local(request);
-        let allowed = if local { guard::must_be_get(request) } else { Err(not_local()) };
+        let allowed = if connection.is_local() { must_be_get(request) } else { Err(not_local()) };
         Some(match allowed {
             Ok(()) => Decision::Status,
             Err(problem) => Decision::Reply(problem.to_reply()),

@@ -62,6 +62,8 @@ codes! {
     Forwarded = "forwarded", 400, "The request was forwarded by a proxy";
     /// A managed-identity request that did not come from within the pod.
     NotLocal = "not_local", 403, "The request did not come from within the pod";
+    /// A request to the metadata service's address whose host is not one of the metadata service's names.
+    HostNotListed = "host_not_listed", 403, "The metadata service does not have this host name";
     /// A managed-identity request by another method than GET.
     MethodNotAllowed = "method_not_allowed", 405, "Only GET is answered";
     /// A managed-identity request whose query cannot be judged.

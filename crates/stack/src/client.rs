@@ -1,6 +1,6 @@
 //! A small blocking HTTP client: one new connection per request, nothing followed, nothing interpreted.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -152,6 +152,31 @@ impl Request {
         let body = response.body_mut().with_config().limit(u64::MAX).read_to_vec().map_err(ureq::Error::into_io)?;
         Ok(Response { status: response.status().as_u16(), headers, body })
     }
+}
+
+/// Sends these bytes to `addr` and returns all that comes back, until an answer that says it is the last is complete, the connection is
+/// closed, or nothing comes for a second; bytes that are not UTF-8 become U+FFFD. For what no HTTP client would write.
+pub fn send_bytes(addr: SocketAddr, bytes: &[u8]) -> io::Result<String> {
+    let mut stream = std::net::TcpStream::connect(addr)?;
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    // A peer that refuses the first bytes may close before it has read all.
+    let _ = stream.write_all(bytes);
+    let mut answer = Vec::new();
+    let mut buffer = [0; 4096];
+    while let (false, Ok(read @ 1..)) = (ends_with_the_last(&answer), stream.read(&mut buffer)) {
+        answer.extend_from_slice(buffer.get(..read).unwrap_or_default());
+    }
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// Whether the bytes end with a whole answer after which the connection is closed. Envoy leaves the closing to its client for a second.
+fn ends_with_the_last(answers: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(answers);
+    let last = text.rfind("HTTP/1.1 ").and_then(|start| text.get(start..)).unwrap_or_default();
+    let Some((head, body)) = last.split_once("\r\n\r\n") else { return false };
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let length: Option<usize> = length.and_then(|length| length.parse().ok());
+    head.lines().any(|line| line == "connection: close") && length.is_some_and(|length| body.len() >= length)
 }
 
 /// Runs one exchange to its end, or until its time is over.

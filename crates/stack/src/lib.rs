@@ -187,6 +187,11 @@ impl Stack {
         self.managed_identity
     }
 
+    /// The address of the listener `health`, for clients of one's own.
+    pub fn health_addr(&self) -> SocketAddr {
+        self.health
+    }
+
     /// The fake Entra.
     pub fn entra(&self) -> &Server {
         &self.entra

@@ -86,6 +86,19 @@ pub(crate) fn adapt(document: &mut Value, around: &Surroundings<'_>) -> Result<(
     substitutions(around).into_iter().try_for_each(|(path, value)| document::set(document, &path, value))
 }
 
+/// Has a listener take the address that a client called from a PROXY header, in place of the network's own redirection: the header
+/// names the metadata service's address without a packet to it.
+pub fn take_proxy_header(document: &mut Value, listener: &str) -> Result<(), NoSuchPath> {
+    let listener = document::at_mut(document, &format!("static_resources.listeners[{listener}]"))?;
+    listener["listener_filters"] = json!([{
+        "name": "envoy.filters.listener.proxy_protocol",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol",
+        },
+    }]);
+    Ok(())
+}
+
 /// The path of the filter's own settings (Envoy's `PluginConfig`) in a listener.
 pub fn filter(listener: &str) -> String {
     format!("static_resources.listeners[{listener}].{FILTER}")

@@ -10,6 +10,10 @@ use crate::problem::{Code, Problem};
 /// Where IMDS clients call, unless `managed_identity.imds.hosts` says otherwise.
 const IMDS_HOSTS: &[&str] = &["169.254.169.254", "127.0.0.1", "localhost"];
 
+/// Where Google's metadata is, and the name by which Google's clients ask for it.
+const GOOGLE_PATH: &str = "/computeMetadata";
+const GOOGLE_HOST: &str = "metadata.google.internal";
+
 /// Where App Service clients call, unless `managed_identity.app_service.hosts` says otherwise.
 const APP_SERVICE_HOSTS: &[&str] = &["127.0.0.1", "localhost"];
 
@@ -34,10 +38,18 @@ pub(super) fn read(
             "is missing: write \"imds\": {} to answer IMDS clients, or \"app_service\": {} to answer those of App Service",
         );
     }
+    let action = object.word("action", &actions, ManagedAction::Answer, mistakes);
+    if action == ManagedAction::Report && object.get("app_service").is_some() {
+        mistakes.add(
+            &object.path_of("app_service"),
+            "cannot be combined with \"action\": \"report\": nothing else answers App Service's protocol in a pod, and the request would \
+             carry its secret on. Remove app_service while the action is \"report\"",
+        );
+    }
     Some(ManagedIdentity {
         offered,
         default,
-        action: object.word("action", &actions, ManagedAction::Answer, mistakes),
+        action,
         imds: read_imds(&object, mistakes),
         app_service: read_app_service(&object, variable, mistakes),
         health_hosts,
@@ -120,19 +132,65 @@ fn read_imds(object: &Object<'_>, mistakes: &mut Mistakes) -> Option<Imds> {
     let mut pass: Vec<String> = Vec::new();
     for (place, text) in imds.texts("pass", mistakes).unwrap_or_default() {
         let text = text.strip_suffix('/').unwrap_or(text);
-        if !text.starts_with("/metadata/") || path::ambiguity(text.as_bytes()).is_some() {
-            mistakes.add(&place, format!("{text:?} is no metadata path: write such as \"/metadata/instance\""));
-        } else if text.to_ascii_lowercase().starts_with("/metadata/identity") {
+        if path::takes_in_node_identity(text.as_bytes()) {
             mistakes.add(
                 &place,
                 format!(
                     "{text:?} would hand out the node's own identity: what is below /metadata/identity never passes"
                 ),
             );
+        } else if !is_metadata_path(text) {
+            mistakes.add(
+                &place,
+                format!(
+                    "{text:?} is not a valid metadata path: write one below /metadata, /latest or {GOOGLE_PATH}, without a query, such as \
+                     \"/metadata/instance\""
+                ),
+            );
         }
         pass.push(text.to_owned());
     }
-    Some(Imds { hosts: imds.hosts(IMDS_HOSTS, mistakes), pass })
+    let mut hosts = imds.hosts(IMDS_HOSTS, mistakes);
+    let passes_google = pass.iter().any(|prefix| path::is_within(prefix.as_bytes(), GOOGLE_PATH.as_bytes()));
+    if passes_google && hosts.iter().all(|host| host != GOOGLE_HOST) {
+        hosts.push(GOOGLE_HOST.to_owned());
+    }
+    Some(Imds { hosts, pass, passes_root: passes_google })
+}
+
+/// One warning for each path of `pass` by which the node's own credentials can be read.
+pub(super) fn warnings(managed_identity: &ManagedIdentity) -> impl Iterator<Item = String> {
+    let pass = managed_identity.imds.iter().flat_map(|imds| imds.pass.iter().enumerate());
+    pass.filter_map(|(index, prefix)| {
+        let credentials = node_credentials(prefix)?;
+        Some(format!(
+            "managed_identity.imds.pass[{index}]: {prefix:?} takes in {credentials}, which hands out the node's own credentials. List the \
+             paths that the application needs instead"
+        ))
+    })
+}
+
+/// The path, of those that hand out the credentials of AWS's or Google's nodes, that a prefix takes in or is below.
+fn node_credentials(prefix: &str) -> Option<&'static str> {
+    // AWS has the same tree under `latest` and under dates.
+    let (first, rest) = prefix.strip_prefix('/')?.split_once('/').unwrap_or((prefix.get(1..)?, ""));
+    let first = if is_date(first) { "latest" } else { first };
+    let prefix = format!("/{first}/{rest}");
+    let prefix = prefix.trim_end_matches('/').as_bytes();
+    let credentials = ["/latest/meta-data/iam", "/computeMetadata/v1/instance/service-accounts"];
+    let overlap = |path: &str| path::is_within(path.as_bytes(), prefix) || path::is_within(prefix, path.as_bytes());
+    credentials.into_iter().find(|path| overlap(path))
+}
+
+fn is_date(word: &str) -> bool {
+    word.len() == 10 && word.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
+}
+
+/// Whether it is a path of Azure's metadata service, AWS's (whose trees are `latest` and dates) or Google's.
+fn is_metadata_path(text: &str) -> bool {
+    let first = text.strip_prefix('/').map(|rest| rest.split('/').next().unwrap_or_default());
+    let known = first.is_some_and(|first| matches!(first, "metadata" | "latest" | "computeMetadata") || is_date(first));
+    known && !text.contains(['?', '*']) && path::ambiguity(text.as_bytes()).is_none()
 }
 
 fn read_app_service(

@@ -242,6 +242,8 @@ pub(crate) struct Imds {
     pub(crate) hosts: Vec<String>,
     /// What goes on to the node's own: paths and all below them.
     pub(crate) pass: Vec<String>,
+    /// The path `/` goes on, too, alone: Google's clients look there whether they run in Google's cloud.
+    pub(crate) passes_root: bool,
 }
 
 /// Where App Service's endpoint is answered.

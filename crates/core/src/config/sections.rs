@@ -165,7 +165,7 @@ pub(super) fn uses(place: usize, destinations: &[Destination], managed_identity:
 
 fn warnings(names: &[&str], destinations: &[Destination], managed_identity: Option<&ManagedIdentity>) -> Vec<String> {
     let unused = names.iter().enumerate().filter(|(place, _)| !uses(*place, destinations, managed_identity));
-    unused
-        .map(|(place, name)| format!("identities[{place}] ({name}) is used by no destination and not on offer"))
-        .collect()
+    let unused =
+        unused.map(|(place, name)| format!("identities[{place}] ({name}) is used by no destination and not on offer"));
+    unused.chain(managed_identity.into_iter().flat_map(managed_identity::warnings)).collect()
 }

@@ -248,8 +248,8 @@ fn what_is_wrong_with_managed_identity_and_status_is_told_all_at_once() {
             "managed_identity.health.hosts: is missing: write the host that the probe sends",
             r#"managed_identity.action: "off" is not one of the words here: write "answer" or "report" or "refuse""#,
             r#"managed_identity.imds.pass[0]: "/metadata/identity/info" would hand out the node's own identity: what is below /metadata/identity never passes"#,
-            r#"managed_identity.imds.pass[1]: "/metadata/../x" is no metadata path: write such as "/metadata/instance""#,
-            r#"managed_identity.imds.pass[2]: "/healthz" is no metadata path: write such as "/metadata/instance""#,
+            r#"managed_identity.imds.pass[1]: "/metadata/../x" is not a valid metadata path: write one below /metadata, /latest or /computeMetadata, without a query, such as "/metadata/instance""#,
+            r#"managed_identity.imds.pass[2]: "/healthz" is not a valid metadata path: write one below /metadata, /latest or /computeMetadata, without a query, such as "/metadata/instance""#,
             r#"managed_identity.app_service.secret: there is no such field: write hosts, secret_from_env"#,
             r#"status.path: "status" is no path: write such as "/entra-exchange/status""#,
             r#"status.hosts[0]: "127.0.0.1:80" is no host: write a name or an address without a port"#,
@@ -261,10 +261,61 @@ fn what_is_wrong_with_managed_identity_and_status_is_told_all_at_once() {
             r#"managed_identity.imds: is missing: write "imds": {} to answer IMDS clients, or "app_service": {} to answer those of App Service"#
         ]
     );
-    for prefix in ["/metadata", "/metadata/", "/Metadata/Identity"] {
-        let text = format!(r#"{{"managed_identity":{{"imds":{{"pass":["{prefix}"]}}}}}}"#);
-        assert_eq!(mistakes(&text).len(), 1, "{prefix}");
+}
+
+#[test]
+fn only_metadata_that_is_not_the_nodes_identity_can_pass() {
+    let pass = |path: &str| format!(r#"{{"managed_identity":{{"imds":{{"pass":["{path}"]}}}}}}"#);
+    for path in ["/", "/metadata", "/metadata/", "/Metadata/Identity", "/metadata/identity/oauth2"] {
+        let mistakes = mistakes(&pass(path));
+        assert!(mistakes.len() == 1 && mistakes[0].contains("never passes"), "{path}: {mistakes:?}");
     }
+    for path in
+        ["metadata/instance", "/latest/*", "/latest?x", "/latest//x", "/latest/..", "/x", "/2021-1-1", "/msi/token"]
+    {
+        let mistakes = mistakes(&pass(path));
+        assert!(mistakes.len() == 1 && mistakes[0].contains("not a valid metadata path"), "{path}: {mistakes:?}");
+    }
+    for path in ["/metadata/identityprovider", "/latest/", "/2021-07-15/meta-data", "/computeMetadata/v1/instance"] {
+        assert!(Config::parse(pass(path).as_bytes(), &|_| None).is_ok(), "{path}");
+    }
+}
+
+#[test]
+fn a_path_that_hands_out_the_nodes_credentials_is_warned_of() {
+    let warnings = |path: &str| {
+        let text = format!(r#"{{"managed_identity":{{"imds":{{"pass":["{path}"]}}}}}}"#);
+        let warnings = Config::parse(text.as_bytes(), &|_| None).unwrap().warnings;
+        let about = warnings.into_iter().filter(|warning| warning.starts_with("managed_identity.imds.pass[0]: "));
+        about.collect::<Vec<_>>()
+    };
+    for path in
+        ["/latest", "/latest/meta-data", "/latest/meta-data/iam/info", "/2021-07-15", "/2021-07-15/meta-data/iam"]
+    {
+        let warnings = warnings(path);
+        assert!(warnings.len() == 1 && warnings[0].contains("/latest/meta-data/iam, which hands out"), "{warnings:?}");
+    }
+    for path in
+        ["/computeMetadata", "/computeMetadata/v1/instance", "/computeMetadata/v1/instance/service-accounts/default"]
+    {
+        assert_eq!(warnings(path).len(), 1, "{path}");
+    }
+    for path in
+        ["/metadata/instance", "/latest/dynamic", "/latest/meta-data/placement", "/computeMetadata/v1/instance/zone"]
+    {
+        assert_eq!(warnings(path), [""; 0], "{path}");
+    }
+}
+
+#[test]
+fn report_cannot_be_combined_with_app_services_endpoint() {
+    let text = r#"{"managed_identity":{"action":"report","imds":{},"app_service":{}}}"#;
+    let mistakes = mistakes(text);
+    assert!(mistakes.len() == 1, "{mistakes:?}");
+    assert!(
+        mistakes[0].starts_with(r#"managed_identity.app_service: cannot be combined with "action": "report""#),
+        "{mistakes:?}"
+    );
 }
 
 /// A configuration with these destinations, all of which may send tokens in clear.

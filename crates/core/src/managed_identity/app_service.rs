@@ -41,6 +41,15 @@ pub(super) fn is_token_path(path: &[u8]) -> bool {
     path.strip_suffix(b"/").unwrap_or(path) == PATH
 }
 
+/// A request to this endpoint where the configuration does not have it.
+pub(super) fn off() -> Problem {
+    Problem::new(
+        Code::PathRefused,
+        "App Service's endpoint is not switched on",
+        "Set managed_identity.app_service, such as to {}, and give the app and the proxy the same IDENTITY_HEADER.",
+    )
+}
+
 /// Reads a request for a token.
 ///
 /// # Errors

@@ -1,15 +1,44 @@
 //! Who may ask at all.
 
+use std::cell::OnceCell;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
 use crate::http::Request;
 use crate::problem::{Code, Problem};
 
-/// Whether the connection came in on a loopback address or on IMDS's own.
-pub(crate) fn is_local(request: &dyn Request) -> bool {
-    let address = request.property(&["destination", "address"]).unwrap_or_default();
-    let address = String::from_utf8(address).ok();
-    address
-        .and_then(|address| address.parse::<std::net::SocketAddr>().ok())
-        .is_some_and(|address| address.ip().is_loopback() || address.ip().to_string() == "169.254.169.254")
+/// The address of every cloud's metadata service (IMDS).
+const METADATA_SERVICE: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254));
+
+/// The connection that a request came by. Its address is read at most once: each reading is a call into the proxy.
+pub(crate) struct Connection<'a> {
+    request: &'a dyn Request,
+    destination: OnceCell<Option<IpAddr>>,
+}
+
+impl<'a> Connection<'a> {
+    pub(crate) const fn of(request: &'a dyn Request) -> Self {
+        Self { request, destination: OnceCell::new() }
+    }
+
+    /// Whether the client connected to the metadata service's address. The client cannot fake it, unlike the `Host` header.
+    pub(crate) fn is_to_metadata_service(&self) -> bool {
+        self.destination() == Some(METADATA_SERVICE)
+    }
+
+    /// Whether only the pod itself can have made it: the client connected to a loopback address or to the metadata service's.
+    pub(crate) fn is_local(&self) -> bool {
+        self.destination().is_some_and(|address| address.is_loopback()) || self.is_to_metadata_service()
+    }
+
+    /// The IP address that the client connected to, before any redirection (Envoy's attribute `destination.address`). An IPv4-mapped
+    /// IPv6 address is the IPv4 address.
+    fn destination(&self) -> Option<IpAddr> {
+        *self.destination.get_or_init(|| {
+            let address = self.request.property(&["destination", "address"])?;
+            let address: SocketAddr = std::str::from_utf8(&address).ok()?.parse().ok()?;
+            Some(address.ip().to_canonical())
+        })
+    }
 }
 
 /// Only GET asks for anything here.

@@ -1,6 +1,6 @@
 //! What a probe is told.
 
-use super::guard::is_local;
+use super::guard::Connection;
 use crate::broker::ReadinessStatus;
 use crate::http::{Reply, Request};
 use crate::path;
@@ -12,7 +12,7 @@ const NOT_READY: u16 = 503;
 /// The reply to a request for `/readyz`, once it is known whether the pod is ready. A caller outside the pod gets the code alone: the
 /// problem's own words name tenant, issuer and subject. A caller in the pod may ask for every identity with `?verbose`.
 pub fn readiness_reply(status: &ReadinessStatus, request: &dyn Request) -> Reply {
-    let local = is_local(request);
+    let local = Connection::of(request).is_local();
     match status.outcome() {
         _ if local && is_verbose(request) => status.verbose_reply(NOT_READY),
         Ok(()) => Reply::ok(),
@@ -61,7 +61,7 @@ mod tests {
                     assert!(!body.contains(told), "{address}: {told} in {body}");
                 }
             }
-            for address in ["127.0.0.1:15003", "[::1]:15003", "169.254.169.254:80"] {
+            for address in ["127.0.0.1:15003", "[::1]:15003", "[::ffff:127.0.0.1]:15003", "169.254.169.254:80"] {
                 let (status, body) = ask(path, address);
                 assert!(status == 503 && body.contains("sa/api") && body.contains("AADSTS700213"), "{address}: {body}");
             }

@@ -9,6 +9,7 @@ use super::guard::must_be_get;
 use super::query::{Query, bad};
 use super::reply;
 use crate::broker::Issued;
+use crate::config::Imds;
 use crate::http::{Reply, Request};
 use crate::path;
 use crate::problem::{Code, Problem};
@@ -43,9 +44,54 @@ pub(super) fn read_path(path: &[u8]) -> Path {
     }
 }
 
-/// Whether the path is among those that go on to the node's own metadata service.
-pub(super) fn passes(path: &[u8], pass: &[String]) -> bool {
-    path::ambiguity(path).is_none() && pass.iter().any(|prefix| path::is_within(path, prefix.as_bytes()))
+/// Whether the path is among those that go on to the node's own metadata service. What is below `/metadata/identity` never is.
+pub(super) fn passes(path: &[u8], imds: &Imds) -> bool {
+    if path == b"/" {
+        return imds.passes_root;
+    }
+    path::ambiguity(path).is_none()
+        && !path::is_of_node_identity(path)
+        && imds.pass.iter().any(|prefix| path::is_within(path, prefix.as_bytes()))
+}
+
+/// A request to the metadata service's address that names another service.
+pub(super) fn host_not_listed() -> Problem {
+    Problem::new(
+        Code::HostNotListed,
+        "the connection was made to 169.254.169.254, but the Host header has no host of managed_identity.imds.hosts",
+        "Send Host: 169.254.169.254. For another service, connect to that service's address.",
+    )
+}
+
+/// A part of the identity service that is not offered.
+pub(super) fn absent() -> Problem {
+    Problem::new(
+        Code::PathNotFound,
+        "this part of the metadata service is not offered",
+        "Ask for a token at /metadata/identity/oauth2/token.",
+    )
+}
+
+/// A path that is not a token request and does not go on to the node.
+pub(super) fn not_passed(path: &[u8]) -> Problem {
+    const ASK: &str = "Ask for a token at /metadata/identity/oauth2/token";
+    match path::ambiguity(path) {
+        Some(what) => Problem::new(
+            Code::PathRefused,
+            format!("the path has {what}, and such a path never goes on to the node's metadata service"),
+            "Send the path in its normal form, without empty and dot segments, backslashes and needless escapes.",
+        ),
+        None if path::is_of_node_identity(path) => Problem::new(
+            Code::PathRefused,
+            "only tokens are answered here, and nothing below /metadata/identity goes on to the node",
+            format!("{ASK}."),
+        ),
+        None => Problem::new(
+            Code::PathRefused,
+            "only tokens are answered here, not other metadata of the node",
+            format!("{ASK}; or list the path in managed_identity.imds.pass."),
+        ),
+    }
 }
 
 /// Reads a request for a token.

@@ -23,7 +23,7 @@ use crate::path;
 use crate::problem::{Code, Problem};
 use crate::untrusted::UntrustedText;
 use caller::{Caller, Protocol};
-use guard::{is_local, must_be_get};
+use guard::{Connection, must_be_get};
 pub use health::readiness_reply;
 use query::{IdKind, Query, Selector};
 
@@ -78,45 +78,80 @@ impl Endpoint {
         self.health_hosts.iter().any(|own| *own == host.name)
     }
 
+    /// Decides about a request whose client connected to the metadata service's address: it addressed IMDS, whatever the request says of
+    /// itself, so nothing but IMDS answers. `host` is `None` where the authority is not a valid host. `None` for any other connection;
+    /// without `imds` the connection's address is not read.
+    pub(crate) fn decide_by_address(
+        &self,
+        host: Option<&Host<'_>>,
+        request: &dyn Request,
+        connection: &Connection<'_>,
+    ) -> Option<Decision> {
+        let imds = self.imds.as_ref().filter(|_| connection.is_to_metadata_service())?;
+        let named = host.is_some_and(|host| self.imds(host).is_some());
+        let host = if named { Ok(()) } else { Err(imds::host_not_listed()) };
+        let target = request.header(":path").unwrap_or_default();
+        Some(self.decide_imds(imds, host, &target, request, connection))
+    }
+
     /// Decides about a request to one of its hosts; `None` when it is none of its own after all.
-    pub(crate) fn decide(&self, host: &Host<'_>, request: &dyn Request) -> Option<Decision> {
+    pub(crate) fn decide(
+        &self,
+        host: &Host<'_>,
+        request: &dyn Request,
+        connection: &Connection<'_>,
+    ) -> Option<Decision> {
         let target = request.header(":path").unwrap_or_default();
         let (path, query) = path::split(&target);
         if self.answers_health(host) && matches!(path, b"/healthz" | b"/readyz") {
             return Some(self.decide_health(path, request));
         }
         if let Some(app_service) = self.app_service(host).filter(|_| app_service::is_token_path(path)) {
-            let asked = self.must_be_local(request);
+            let asked = self.must_be_local(connection);
             let asked = asked.and_then(|()| app_service::read_request(request, query, &app_service.secret));
             return Some(match asked {
                 Ok((version, query)) => self.decide_token(Protocol::AppService(version), Ok(query)),
                 Err(problem) => self.decide_token(Protocol::AppService(app_service::Version::Current), Err(problem)),
             });
         }
-        let imds = self.imds(host)?;
-        let local = self.must_be_local(request);
-        Some(match imds::read_path(path) {
-            imds::Path::Token => {
-                self.decide_token(Protocol::Imds, local.and_then(|()| imds::read_request(request, query)))
+        self.imds(host).map(|imds| self.decide_imds(imds, Ok(()), &target, request, connection))
+    }
+
+    /// Decides about a request to IMDS; `host` is the problem with its host, if there is one. Only two kinds of request go on to the node:
+    /// what `pass` lists, and a token request while the action is to report.
+    fn decide_imds(
+        &self,
+        imds: &Imds,
+        host: Result<(), Problem>,
+        target: &[u8],
+        request: &dyn Request,
+        connection: &Connection<'_>,
+    ) -> Decision {
+        let (path, query) = path::split(target);
+        let kind = imds::read_path(path);
+        let allowed = self.must_be_local(connection).and_then(|()| match kind {
+            // The clients that probe for these must read 404 there, whatever they call the host.
+            imds::Path::Absent => Err(imds::absent()),
+            imds::Path::Token => host,
+            imds::Path::Other if imds::passes(path, imds) => host,
+            imds::Path::Other => host.and_then(|()| Err(self.not_passed(path))),
+        });
+        match (allowed, kind) {
+            (Ok(()), imds::Path::Token) => self.decide_token(Protocol::Imds, imds::read_request(request, query)),
+            (Ok(()), _) => Decision::Ignore,
+            (Err(problem), _) if app_service::is_token_path(path) => {
+                Protocol::AppService(app_service::Version::Current).refuse(problem)
             }
-            imds::Path::Other if local.is_ok() && imds::passes(path, &imds.pass) => Decision::Ignore,
-            other => {
-                let problem = match (local, other) {
-                    (Err(problem), _) => problem,
-                    (Ok(()), imds::Path::Absent) => Problem::new(
-                        Code::PathNotFound,
-                        "this part of the metadata service is not offered",
-                        "Ask for a token at /metadata/identity/oauth2/token.",
-                    ),
-                    (Ok(()), _) => Problem::new(
-                        Code::PathRefused,
-                        "only tokens are answered here, not other metadata of the node",
-                        "Ask for a token at /metadata/identity/oauth2/token; or list the path in managed_identity.imds.pass.",
-                    ),
-                };
-                Protocol::Imds.refuse(problem)
-            }
-        })
+            (Err(problem), _) => Protocol::Imds.refuse(problem),
+        }
+    }
+
+    /// A path that is not answered and does not go on to the node.
+    fn not_passed(&self, path: &[u8]) -> Problem {
+        match &self.app_service {
+            None if app_service::is_token_path(path) => app_service::off(),
+            _ => imds::not_passed(path),
+        }
     }
 
     fn decide_token(&self, protocol: Protocol, asked: Result<Query, Problem>) -> Decision {
@@ -131,13 +166,13 @@ impl Endpoint {
             Ok((Arc::new(grant), caller))
         });
         match (self.action, wanted) {
-            (ManagedAction::Report, Ok((grant, _))) => Decision::Report(Report {
+            (ManagedAction::Report, Ok((grant, _))) => Decision::ReportToNode(Report {
                 identity: Some(Arc::from(grant.identity())),
                 grant: Some(grant),
                 would_refuse: None,
             }),
             // The node's own endpoint judges it.
-            (ManagedAction::Report, Err(problem)) => Decision::Report(Report::refused(&problem)),
+            (ManagedAction::Report, Err(problem)) => Decision::ReportToNode(Report::refused(&problem)),
             (ManagedAction::Answer, Ok((grant, caller))) => {
                 Decision::Exchange(grant, Delivery::ManagedIdentity(caller))
             }
@@ -220,7 +255,7 @@ impl Endpoint {
     }
 
     /// Only the pod itself is answered: the connection came in on a loopback address or on IMDS's own.
-    fn must_be_local(&self, request: &dyn Request) -> Result<(), Problem> {
+    fn must_be_local(&self, connection: &Connection<'_>) -> Result<(), Problem> {
         if self.on_gateway {
             return Err(Problem::new(
                 Code::NotLocal,
@@ -228,7 +263,7 @@ impl Endpoint {
                 "Answer it in the sidecar of the pod that asks; a gateway's own workloads use destinations.",
             ));
         }
-        if is_local(request) {
+        if connection.is_local() {
             return Ok(());
         }
         Err(Problem::new(

@@ -36,6 +36,10 @@ pub(super) struct Selector {
     pub(super) value: String,
 }
 
+/// The most parameters that a query may have. Each name is compared with those before it, so without a limit a long query would cost its
+/// length squared; clients send fewer than ten.
+const MOST_PARAMETERS: usize = 64;
+
 /// What a caller asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Query {
@@ -53,7 +57,7 @@ impl Query {
     /// nobody, as for aad-pod-identity and azwi: `client_id=` is what an unset variable makes of it.
     ///
     /// # Errors
-    /// What cannot be judged: a parameter that occurs twice, two that name an identity, no resource.
+    /// What cannot be judged: a parameter that occurs twice, two that name an identity, no resource, more than [`MOST_PARAMETERS`].
     pub(super) fn read(query: &[u8]) -> Result<Self, Problem> {
         let mut version = None;
         let mut resource = None;
@@ -61,6 +65,12 @@ impl Query {
         let mut stale = None;
         let mut names: Vec<String> = Vec::new();
         for (name, value) in form_urlencoded::parse(query) {
+            if names.len() == MOST_PARAMETERS {
+                return Err(bad(
+                    format!("the query has more than {MOST_PARAMETERS} parameters"),
+                    "Send only the parameters of the token request.",
+                ));
+            }
             let name = name.to_ascii_lowercase();
             if names.contains(&name) {
                 return Err(bad(
@@ -231,5 +241,15 @@ mod tests {
         assert_eq!(read("resource=x&bypass_cache=True").unwrap().stale, Some(Stale::Any));
         assert_eq!(read("resource=x&bypass_cache=false").unwrap().stale, None);
         assert!(read(&format!("resource=x&token_sha256_to_refresh={hash}0")).is_err());
+    }
+
+    #[test]
+    fn a_query_has_at_most_64_parameters() {
+        let with = |count: usize| -> String { (0..count).map(|number| format!("&p{number}=")).collect() };
+        assert!(read(&format!("resource=x{}", with(63))).is_ok());
+        assert_eq!(read(&format!("resource=x{}", with(64))).unwrap_err(), "the query has more than 64 parameters");
+        // The limit ends the reading: what follows is not looked at, however long it is.
+        assert_eq!(read(&format!("resource=x{}", with(100_000))).unwrap_err(), "the query has more than 64 parameters");
+        assert!(read(&format!("resource=x{}", "&".repeat(100_000))).is_ok(), "an empty parameter is none");
     }
 }

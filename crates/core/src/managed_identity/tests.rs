@@ -1,5 +1,7 @@
 //! Every reply to the byte, and every way in which a caller may ask.
 
+mod metadata_address;
+
 use std::time::Duration;
 
 use super::*;
@@ -65,7 +67,7 @@ fn app_service(query: &str) -> Sent {
 fn said(decision: Decision) -> String {
     match decision {
         Decision::Exchange(grant, _) => format!("{} {}", grant.identity(), grant.scope()),
-        Decision::Report(report) => report.in_words(),
+        Decision::Report(report) | Decision::ReportToNode(report) => report.in_words(),
         Decision::Refuse(Refusal { reply, .. }) | Decision::Reply(reply) => {
             format!("{} {}", reply.status, String::from_utf8(reply.body).unwrap())
         }

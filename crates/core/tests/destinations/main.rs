@@ -125,7 +125,7 @@ fn outcome_of(policy: &Policy, request: &[String], with: &[String]) -> String {
     }
     match policy.decide(&sent) {
         Decision::Exchange(grant, _) => format!("{}: {}", grant.identity(), grant.scope()),
-        Decision::Report(report) => {
+        Decision::Report(report) | Decision::ReportToNode(report) => {
             let token =
                 report.grant.map_or("no token".to_owned(), |grant| format!("{}: {}", grant.identity(), grant.scope()));
             let refused = report.would_refuse.map(|code| format!(", would be refused: {}", code.as_str()));

@@ -193,7 +193,7 @@ proptest! {
                 prop_assert!(serde_json::from_slice::<serde_json::Value>(&reply.body).is_ok());
             }
             Decision::Status | Decision::Check(_) | Decision::Reply(_) => {}
-            Decision::Report(_) => prop_assert!(false, "nothing is to be reported"),
+            Decision::Report(_) | Decision::ReportToNode(_) => prop_assert!(false, "nothing is to be reported"),
             Decision::Exchange(grant, _) => {
                 let authority = request.header(":authority").unwrap_or_default().to_ascii_lowercase();
                 let listed = ["a.example", "a.example:80", "a.example:8443", "169.254.169.254", "localhost", "127.0.0.1"];

@@ -9,6 +9,7 @@ mod configuration;
 mod events;
 mod keys;
 mod matcher;
+mod metadata_address;
 mod worker;
 
 use proptest::prelude::*;

@@ -1,0 +1,270 @@
+//! A request to 169.254.169.254 is IMDS's, whatever it says of itself (invariant: only listed paths, and token requests under
+//! `action: report`, go on to the node).
+
+use super::*;
+
+const LISTED: &str = "payments-kv.vault.azure.net";
+const STATUS_PATH: &str = "/entra-exchange/status";
+
+/// Everything that another part of the filter would answer or let pass, and an action.
+fn everything(action: &str) -> Policy {
+    // `report` cannot be combined with App Service's endpoint.
+    let app_service = if action == "report" { "" } else { r#""app_service": {},"# };
+    let text = format!(
+        r#"{{
+            "identities": [{{"client_id": "{ORDERS}"}}],
+            "destinations": [{{"hosts": ["{LISTED}"], "scope": "https://vault.azure.net/.default", "plaintext": "allowed"}},
+                             {{"hosts": ["passed.example"], "action": "pass"}}],
+            "managed_identity": {{{app_service} "action": "{action}", "imds": {{"pass": ["/metadata/instance"]}},
+                                  "health": {{"hosts": ["entra-exchange.health"]}}}},
+            "status": {{"hosts": ["status.example", "127.0.0.1"]}}
+        }}"#
+    );
+    Policy::new(&Config::parse(text.as_bytes(), &variable).unwrap(), false)
+}
+
+fn to(address: &str, host: &[u8], target: &str) -> Sent {
+    let request = Sent::get("", target).header(":authority", host).header("metadata", b"true");
+    request.header("x-identity-header", SECRET.as_bytes()).property(&["destination", "address"], address)
+}
+
+fn to_metadata_address(host: &str, target: &str) -> Sent {
+    to("169.254.169.254:80", host.as_bytes(), target)
+}
+
+fn token_target() -> String {
+    format!("{TOKEN_PATH}?api-version=2018-02-01&resource=https://vault.azure.net")
+}
+
+const ACTIONS: [&str; 3] = ["answer", "report", "refuse"];
+
+#[test]
+fn under_a_foreign_host_nothing_is_answered_and_nothing_goes_on() {
+    let foreign: [&[u8]; 18] = [
+        b"imds.internal",
+        b"evil",
+        b"169.254.169.254.",
+        b"127.0.0.1.",
+        b"",
+        LISTED.as_bytes(),
+        b"payments-kv.vault.azure.net:443",
+        b"passed.example",
+        b"entra-exchange.health",
+        b"status.example",
+        b"user@169.254.169.254",
+        b"2852039166",
+        b"0xa9fea9fe",
+        b"0251.0376.0251.0376",
+        b"[::ffff:169.254.169.254]",
+        b"metadata.google.internal",
+        b"169.254.169.254, evil",
+        b"169.254.169.254\xff",
+    ];
+    let targets = [token_target(), "/metadata/instance".to_owned(), "/".to_owned(), STATUS_PATH.to_owned()];
+    let targets =
+        targets.into_iter().chain(["/msi/token", "/healthz", "/readyz", "/secrets", "", "*"].map(str::to_owned));
+    for target in targets {
+        for (host, action) in foreign.iter().flat_map(|host| ACTIONS.map(|action| (host, action))) {
+            for method in ["GET", "POST", "PUT", "HEAD", "CONNECT", "TRACE", "get"] {
+                let request = to("169.254.169.254:80", host, &target).header(":method", method.as_bytes());
+                let answer = said(everything(action).decide(&request));
+                let host = String::from_utf8_lossy(host);
+                assert!(answer.starts_with("403 "), "{action}: {method} {target} of {host}: {answer}");
+            }
+        }
+    }
+    let answer = said(everything("answer").decide(&to_metadata_address("evil", &token_target())));
+    assert_eq!(
+        answer,
+        r#"403 {"error":"invalid_request","error_description":"the connection was made to 169.254.169.254, but the Host header has no host of managed_identity.imds.hosts. Send Host: 169.254.169.254. For another service, connect to that service's address."}"#
+    );
+}
+
+#[test]
+fn every_form_of_the_address_is_known() {
+    for address in [
+        "169.254.169.254:80",
+        "169.254.169.254:8080",
+        "[::ffff:169.254.169.254]:80",
+        "[::ffff:a9fe:a9fe]:80",
+        "[::FFFF:A9FE:A9FE]:80",
+    ] {
+        let answer = said(everything("answer").decide(&to(address, b"evil", &token_target())));
+        assert!(answer.starts_with("403 "), "{address}: {answer}");
+        let answer = said(everything("answer").decide(&to(address, b"169.254.169.254", &token_target())));
+        assert_eq!(answer, "default https://vault.azure.net/.default", "{address}");
+    }
+    for other in ["169.254.169.253:80", "127.0.0.1:15001", "10.0.0.7:80", "[fe80::a9fe:a9fe]:80", "169.254.169.254", ""]
+    {
+        assert_eq!(said(everything("answer").decide(&to(other, b"evil", &token_target()))), "ignore", "{other}");
+    }
+}
+
+#[test]
+fn under_its_own_names_tokens_are_answered_and_listed_paths_go_on() {
+    for host in ["169.254.169.254", "169.254.169.254:80", "127.0.0.1", "localhost:8080", "LOCALHOST"] {
+        let decide = |action: &str, target: &str| said(everything(action).decide(&to_metadata_address(host, target)));
+        assert_eq!(decide("answer", &token_target()), "default https://vault.azure.net/.default", "{host}");
+        assert!(decide("refuse", &token_target()).starts_with("403 "), "{host}");
+        assert!(decide("report", &token_target()).starts_with("report default "), "{host}");
+        for action in ACTIONS {
+            assert_eq!(decide(action, "/metadata/instance/compute?api-version=2021-02-01"), "ignore", "{host}");
+            // Nobody but IMDS answers at this address.
+            for target in ["/msi/token", "/healthz", "/readyz", STATUS_PATH, "/", "/secrets", "/metadata/identity/info"]
+            {
+                assert!(decide(action, target).starts_with("403 "), "{action}: {host}{target}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_probe_for_what_is_not_offered_reads_404_whatever_its_host() {
+    for host in ["169.254.169.254", "evil", ""] {
+        for target in
+            ["/metadata/identity/getplatformmetadata?cred-api-version=2.0", "//metadata/identity/issuecredential/"]
+        {
+            for action in ACTIONS {
+                let answer = said(everything(action).decide(&to_metadata_address(host, target)));
+                assert!(answer.starts_with(r#"404 {"error":"invalid_request""#), "{host}{target}: {answer}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_spelling_of_a_path_leads_past_the_filter() {
+    for path in [
+        "/metadata/instance/../identity/oauth2/token",
+        "/metadata/instance/%2e%2e/identity/oauth2/token",
+        "/metadata/instance/.%2E/identity/oauth2/token",
+        "/metadata/instance/..;/identity/oauth2/token",
+        "/metadata/instance/..;x=1/identity/oauth2/token",
+        "/metadata/instance/..%2fidentity/oauth2/token",
+        "/metadata/instance/..%5cidentity/oauth2/token",
+        "/metadata/instance/..\\identity/oauth2/token",
+        "/metadata/instance%2f..%2fidentity/oauth2/token",
+        "/metadata%2finstance/../identity/oauth2/token",
+        "/metadata/instance/./../identity/oauth2/token",
+        "/metadata/instance//../identity/oauth2/token",
+        "/./metadata/identity/oauth2/token",
+        "/x/../metadata/identity/oauth2/token",
+        "/metadata/./identity/oauth2/token",
+        "/metadata/identity/oauth2/./token",
+        "/metadata/identity/oauth2/x/../token",
+        "/metadata/identity//oauth2/token",
+        "/metadata/%69dentity/oauth2/token",
+        "/%6d%65tadata/identity/oauth2/token",
+        "/metadata/identity%2foauth2%2ftoken",
+        "/metadata/identity/oauth2/token%2f",
+        "/metadata/identity/oauth2/token;x=1",
+        "/metadata/identity;x/oauth2/token",
+        "/metadata/identity/oauth2/token/x",
+        "/metadata/IDENTITY/oauth2/token",
+        "///metadata/identity/oauth2/token",
+        "/metadata/instance#/../identity/oauth2/token",
+        "/metadata/instance/%00/../identity",
+        "http://169.254.169.254/metadata/identity/oauth2/token",
+        "/metadata/identity/oauth2/token\u{0}",
+        "/metadata/instances",
+        "/METADATA/instance",
+    ] {
+        let target = format!("{path}?api-version=2018-02-01&resource=https://vault.azure.net");
+        for action in ACTIONS {
+            let answer = said(everything(action).decide(&to_metadata_address("169.254.169.254", &target)));
+            assert!(answer.starts_with("403 "), "{action}: {path}: {answer}");
+        }
+    }
+}
+
+#[test]
+fn the_forms_of_azures_own_libraries_are_answered() {
+    for path in [
+        "//metadata/identity/oauth2/token",
+        "/metadata/identity/oauth2/token/",
+        "/Metadata/identity/oauth2/token",
+        "//metadata/identity/oauth2/token/",
+    ] {
+        let target = format!("{path}?api-version=2018-02-01&resource=https://vault.azure.net");
+        for address in ["169.254.169.254:80", "127.0.0.1:15001"] {
+            let answer = said(everything("answer").decide(&to(address, b"169.254.169.254", &target)));
+            assert_eq!(answer, "default https://vault.azure.net/.default", "{path} at {address}");
+        }
+    }
+}
+
+#[test]
+fn report_leaves_no_request_to_the_node_that_does_not_come_from_the_pod() {
+    for address in ["10.0.0.7:80", "[fd00::7]:80", ""] {
+        let request = to(address, b"169.254.169.254", &token_target());
+        assert!(said(everything("report").decide(&request)).starts_with("403 "), "{address}");
+    }
+}
+
+#[test]
+fn the_address_is_read_once_and_only_where_imds_is_answered() {
+    let looks = |policy: &Policy, request: &Sent| {
+        policy.decide(request);
+        request.looks.take()
+    };
+    let unlisted = to("10.0.0.7:80", b"unlisted.example", "/");
+    assert_eq!(looks(&everything("answer"), &unlisted), [":authority", "destination.address"]);
+    let token = to_metadata_address("169.254.169.254", &token_target());
+    let read = looks(&everything("answer"), &token);
+    let by_host = looks(&everything("answer"), &to("127.0.0.1:15002", b"169.254.169.254", &token_target()));
+    for once in [":authority", ":path", "destination.address"] {
+        for read in [&read, &by_host] {
+            assert_eq!(read.iter().filter(|look| *look == once).count(), 1, "{once}: {read:?}");
+        }
+    }
+    let without =
+        Policy::new(&Config::parse(br#"{"managed_identity": {"app_service": {}}}"#, &variable).unwrap(), false);
+    assert_eq!(looks(&without, &unlisted), [":authority"]);
+}
+
+#[test]
+fn what_other_clouds_have_at_the_address_goes_on_where_it_is_listed() {
+    let policy = policy_with(r#""imds": {"pass": ["/latest", "/2021-07-15/meta-data", "/computeMetadata/v1"]}"#);
+    let decide = |method: &str, host: &str, target: &str| {
+        said(policy.decide(&to_metadata_address(host, target).header(":method", method.as_bytes())))
+    };
+    for (method, host, target) in [
+        ("PUT", "169.254.169.254", "/latest/api/token"),
+        ("GET", "169.254.169.254", "/latest/meta-data/placement/region"),
+        ("GET", "169.254.169.254", "/2021-07-15/meta-data/"),
+        ("GET", "metadata.google.internal", "/computeMetadata/v1/instance/id?alt=text"),
+        // Google's clients look at the root whether the service is there.
+        ("GET", "169.254.169.254", "/"),
+        ("GET", "metadata.google.internal:80", "/"),
+    ] {
+        assert_eq!(decide(method, host, target), "ignore", "{method} {host}{target}");
+    }
+    for target in
+        ["/latest/../metadata/identity/oauth2/token", "/metadata/identity/info", "/2020-01-01/meta-data", "/x"]
+    {
+        assert!(decide("GET", "169.254.169.254", target).starts_with("403 "), "{target}");
+    }
+    assert!(decide("GET", "metadata.google.internal.", "/computeMetadata/v1/").starts_with("403 "));
+    // Azure's token request is answered under that name, too, and the name is not known without such a path.
+    let only_aws = policy_with(r#""imds": {"pass": ["/latest"]}"#);
+    let google = to_metadata_address("metadata.google.internal", "/latest");
+    assert!(said(only_aws.decide(&google)).starts_with("403 "));
+    assert!(said(only_aws.decide(&to_metadata_address("169.254.169.254", "/"))).starts_with("403 "));
+}
+
+#[test]
+fn a_refused_path_is_told_what_helps() {
+    let remedy = |target: &str| said(policy().decide(&to_metadata_address("169.254.169.254", target)));
+    assert!(remedy("/metadata/scheduledevents").contains("list the path in managed_identity.imds.pass"));
+    for below in ["/metadata/identity/info", "/metadata/Identity/oauth2/token", "/metadata/identity"] {
+        assert!(!remedy(below).contains("imds.pass"), "{}", remedy(below));
+    }
+    assert!(remedy("/metadata/instance/../x").contains("the path has a dot segment"));
+    let without = policy_with(r#""imds": {}"#);
+    for address in ["127.0.0.1:15002", "169.254.169.254:80"] {
+        assert_eq!(
+            said(without.decide(&to(address, b"127.0.0.1:15002", "/msi/token?resource=x"))),
+            r#"403 {"statusCode":403,"message":"App Service's endpoint is not switched on. Set managed_identity.app_service, such as to {}, and give the app and the proxy the same IDENTITY_HEADER."}"#
+        );
+    }
+}
