@@ -357,7 +357,10 @@ pub(crate) const ALL: &[Scenario] = &[
             assert!(
                 error(Request::get(IMDS_HOST, IMDS_PATH), 400).starts_with("Required metadata header not specified")
             );
-            assert!(error(ask(IMDS_PATH).header("x-forwarded-for", "10.0.0.1"), 400).contains("use_remote_address"));
+            for address in ["10.0.0.1", ""] {
+                let forwarded = ask(IMDS_PATH).header("x-forwarded-for", address);
+                assert!(error(forwarded, 400).contains("use_remote_address"), "{address:?}");
+            }
             assert!(error(ask(&format!("{IMDS_PATH}&object_id=x")), 400).starts_with("Identity not found"));
             error(ask("/metadata/scheduledevents?api-version=2020-07-01"), 403);
             error(ask("/metadata/identity/getplatformmetadata"), 404);

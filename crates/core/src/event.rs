@@ -92,4 +92,21 @@ mod tests {
             .with_some("trace_id", None::<&str>);
         assert_eq!(event.to_string(), r#"event=exchange outcome=refused detail="no\nevent=exchange outcome=issued""#);
     }
+
+    /// Tools split a line at its blanks and a field at its first `=`: with that sign alone, a value could pass for a field.
+    #[test]
+    fn every_value_that_is_more_than_a_word_is_quoted() {
+        for (value, written) in [
+            ("outcome=issued", r#""outcome=issued""#),
+            ("=", r#""=""#),
+            ("", "\"\""),
+            ("a b", r#""a b""#),
+            ("a\tb", r#""a\tb""#),
+            ("a\u{7f}b", "\"a\u{7f}b\""),
+            ("a\"b", r#""a\"b""#),
+            ("outbound|80||a.example", "outbound|80||a.example"),
+        ] {
+            assert_eq!(Event::info("e").with("key", value).to_string(), format!("event=e key={written}"));
+        }
+    }
 }

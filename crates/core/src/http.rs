@@ -104,6 +104,18 @@ pub(crate) mod tests {
         }
     }
 
+    #[test]
+    fn debug_shows_a_responses_status_and_neither_body_nor_headers() {
+        let response = super::Response {
+            status: 200,
+            retry_after: Some(b"soon".to_vec()),
+            body: b"{\"access_token\":\"body\"}".to_vec(),
+            is_envoys_own: false,
+        };
+        assert_eq!(format!("{response:?}"), "Response { status: 200, .. }");
+        assert_eq!(format!("{:?}", super::CallResult::Ok(response)), "Ok(Response { status: 200, .. })");
+    }
+
     impl Request for Sent {
         fn header(&self, name: &str) -> Option<Vec<u8>> {
             self.looks.borrow_mut().push(name.to_owned());

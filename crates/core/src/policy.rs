@@ -99,3 +99,35 @@ fn not_local() -> Problem {
         "Ask from within the pod, such as with kubectl exec or kubectl port-forward.",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::tests::Sent;
+
+    #[test]
+    fn the_status_page_is_shown_on_local_addresses_only_and_nowhere_without_an_address() {
+        let text = r#"{"status": {"hosts": ["status.internal"]}, "destinations": [{"hosts": ["a.example"], "action": "pass"}]}"#;
+        let policy = Policy::new(&Config::parse(text.as_bytes(), &|_| None).unwrap(), false);
+        let page = || Sent::get("status.internal", &policy.status.as_ref().unwrap().path);
+        let asked_on = |address: &str| policy.decide(&page().property(&["destination", "address"], address));
+
+        for local in ["127.0.0.1:15002", "127.0.0.2:80", "[::1]:15002", "169.254.169.254:80"] {
+            assert!(matches!(asked_on(local), Decision::Status), "{local}");
+        }
+        let foreign = [
+            "10.0.0.7:15002",
+            "0.0.0.0:15002",
+            "[fd00::1]:15002",
+            "169.254.169.253:80",
+            "127.0.0.1",
+            "localhost:80",
+            "",
+        ];
+        for decision in foreign.map(asked_on).into_iter().chain([policy.decide(&page())]) {
+            let Decision::Reply(reply) = decision else { panic!("{decision:?}") };
+            let body = String::from_utf8(reply.body).unwrap();
+            assert!(reply.status == 403 && body.contains("not_local"), "{body}");
+        }
+    }
+}

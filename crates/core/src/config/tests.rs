@@ -24,6 +24,20 @@ fn mistakes(text: &str) -> Vec<String> {
 }
 
 #[test]
+fn debug_hides_the_secret_also_within_the_whole_configuration() {
+    let variable = |name: &str| match name {
+        "IDENTITY_HEADER" => Some("secret-of-the-app".to_owned()),
+        name => webhook(name),
+    };
+    let config = Config::parse(br#"{"managed_identity":{"app_service":{}}}"#, &variable).unwrap();
+
+    let shown = format!("{config:?}");
+
+    assert!(shown.contains("Secret(hidden)") && !shown.contains("secret-of-the-app"), "{shown}");
+    assert_eq!(format!("{:?}", Secret("secret-of-the-app".to_owned())), "Secret(hidden)");
+}
+
+#[test]
 fn the_budget_of_unlisted_scopes_is_read_and_every_number_has_a_largest() {
     let with = |limits: &str| format!(r#"{{"managed_identity":{{"imds":{{}},"limits":{limits}}}}}"#);
     let limits = parse(&with(r#"{"unlisted_scopes":1000,"new_scopes_per_minute":5}"#)).unwrap().limits;

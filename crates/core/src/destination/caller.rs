@@ -27,12 +27,18 @@ pub(super) fn principal(request: &dyn Request) -> Result<String, Problem> {
     Ok(uri)
 }
 
-/// Whether the last certificate, the one of this connection, has more than one URI. Elements are divided by commas and
-/// their parts by semicolons, both of which may stand within quotes (Envoy, "x-forwarded-client-cert").
+/// Whether the last certificate, the one of this connection, has more than one URI. Elements are separated by commas and
+/// their pairs by semicolons. A value with either, or with `=`, is in double quotes, and a double quote in it is `\"`
+/// (Envoy, HTTP header manipulation, "x-forwarded-client-cert"). A header whose quotes do not close counts as several.
 fn has_several_uris(certificates: &[u8]) -> bool {
-    let (mut uris, mut quoted, mut part) = (0_usize, false, Vec::new());
+    let (mut uris, mut quoted, mut escaped, mut part) = (0_usize, false, false, Vec::new());
     for byte in certificates.iter().chain(b";") {
+        if std::mem::take(&mut escaped) {
+            part.push(*byte);
+            continue;
+        }
         match byte {
+            b'\\' if quoted => escaped = true,
             b'"' => quoted = !quoted,
             b';' | b',' if !quoted => {
                 let is_uri = part.trim_ascii().get(..4).is_some_and(|name| name.eq_ignore_ascii_case(b"uri="));
@@ -45,7 +51,7 @@ fn has_several_uris(certificates: &[u8]) -> bool {
             _ => part.push(*byte),
         }
     }
-    uris > 1
+    uris > 1 || quoted
 }
 
 #[cfg(test)]
@@ -60,6 +66,28 @@ mod tests {
             assert!(!has_several_uris(one.as_bytes()), "{one}");
         }
         for several in ["URI=a;URI=b", "URI=a,By=x;Uri=b; uri=c", "Subject=\"a,b\";URI=a;URI=b"] {
+            assert!(has_several_uris(several.as_bytes()), "{several}");
+        }
+    }
+
+    #[test]
+    fn an_escaped_quote_does_not_end_a_quoted_value() {
+        for one in [
+            r#"Subject="CN=a \"b;URI=x";URI=y"#,
+            r#"Subject="CN=\";URI=x;URI=z,";URI=y"#,
+            r#"Subject="CN=a\\";URI=y"#,
+            r"URI=\;DNS=b",
+        ] {
+            assert!(!has_several_uris(one.as_bytes()), "{one}");
+        }
+        for several in [
+            r#"Subject="CN=a \"b,c";URI=x;URI=y"#,
+            r#"Subject="CN=\"";URI=x;URI=y"#,
+            r#"Subject="CN=a\\";URI=x;URI=y"#,
+            r#"URI=x;Subject="CN=\",URI=a";URI=y"#,
+            // Not closed: where a value ends cannot be known.
+            r#"Subject="CN=a\";URI=x;URI=y"#,
+        ] {
             assert!(has_several_uris(several.as_bytes()), "{several}");
         }
     }

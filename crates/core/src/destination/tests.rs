@@ -67,7 +67,17 @@ fn a_listed_host_gets_its_token_by_its_own_cluster_only() {
     assert_eq!(said(policy.decide(&routed("kv.example", "outbound|80||kv.example"))), kv);
     assert_eq!(said(policy.decide(&routed("KV.example:80", "outbound|80||kv.example"))), kv);
     assert_eq!(said(policy.decide(&routed("kv.example", "outbound|80||blob.example"))), "403 cluster_not_listed");
-    assert_eq!(said(policy.decide(&routed("kv.example", ""))), "403 cluster_not_listed");
+    for other in [
+        "",
+        "outbound|80||kv.example.evil",
+        "outbound|80||kv.exampl",
+        "outbound|80||",
+        "OUTBOUND|80||kv.example",
+        "outbound|80||kv.example ",
+        "x|outbound|80||kv.example",
+    ] {
+        assert_eq!(said(policy.decide(&routed("kv.example", other))), "403 cluster_not_listed", "{other:?}");
+    }
     assert_eq!(said(policy.decide(&routed("nowhere.example", "x"))), "403 way_not_stated");
 }
 

@@ -128,6 +128,15 @@ mod tests {
     }
 
     #[test]
+    fn debug_hides_the_access_token_and_the_requests_body() {
+        let token = AccessToken::parse("abcdefghij").unwrap();
+        assert_eq!(format!("{:?}", Some(&token)), "Some(AccessToken(hidden))");
+        let request = TokenRequest::new(&grant(), &assertion());
+        let path = "/11111111-1111-4111-8111-111111111111/oauth2/v2.0/token";
+        assert_eq!(format!("{request:?}"), format!("TokenRequest {{ path: {path:?}, .. }}"));
+    }
+
+    #[test]
     fn the_request_is_the_client_credentials_grant_with_an_assertion() {
         let request = TokenRequest::new(&grant(), &assertion());
         assert_eq!(request.authority, "login.microsoftonline.com");

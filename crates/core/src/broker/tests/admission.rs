@@ -182,7 +182,7 @@ fn beyond_thirty_new_scopes_a_minute_a_caller_is_told_when_to_come_again_and_not
         assert_eq!(process.refused(number % 2), (Code::TooManyScopes, Some(30)));
         assert!(
             !process.workers[0].want(&Arc::clone(&process.grant), process.now, &process.shared)
-                || process.look(0) == []
+                || process.look(0).is_empty()
         );
     }
     assert_eq!((process.workers.each_ref().map(Broker::keys), process.shared.bytes()), (keys, bytes));

@@ -135,7 +135,7 @@ fn a_thousand_connections_at_once_are_released_a_few_at_a_time_in_the_order_of_a
     let mut scene = Scene::waiting(Limits::default(), 1_000);
     scene.established.extend(0..1_000);
     let mut all = Vec::new();
-    while scene.broker.waiting.len() > 0 {
+    while !scene.broker.waiting.is_empty() {
         scene.now = scene.now.plus(Duration::from_millis(1));
         let (went_on, _) = scene.turn();
         assert!(!went_on.is_empty() && went_on.len() <= release::AT_ONCE);
@@ -162,7 +162,7 @@ fn all_deadlines_hold_to_within_the_time_that_releasing_takes() {
     let mut scene = Scene::waiting(Limits::default(), 10_000);
     scene.now = START.plus(Limits::default().wait);
     let mut turns = 0;
-    while scene.broker.waiting.len() > 0 {
+    while !scene.broker.waiting.is_empty() {
         scene.turn();
         turns += 1;
         scene.now = scene.now.plus(Duration::from_millis(1));
