@@ -1,0 +1,368 @@
+//! Callers who ask for whatever they like: what each of them costs stays below a bound, and nobody else waits for them.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use entra_exchange_core::assertion::Source;
+use entra_exchange_core::broker::{
+    Answer, Broker, Build, Command, Limits, Need, QueueId, SharedData, StreamId, UnlistedLimits, WorkerId, prepare,
+    status,
+};
+use entra_exchange_core::entra::{Authority, Grant, GrantParts, TokenKey};
+use entra_exchange_core::http::{CallResult, Response};
+use entra_exchange_core::problem::Code;
+use entra_exchange_core::time::Timestamp;
+use proptest::prelude::*;
+use serde_json::json;
+
+use crate::worker::{TENANT, jwt, response};
+
+const WORKERS: usize = 2;
+
+/// Small, so that a short run meets each of them.
+const UNLISTED: UnlistedLimits = UnlistedLimits { scopes: 6, new_per_minute: 10, parallel_exchanges: 2 };
+const LIMITS: Limits =
+    Limits { exchange: Duration::from_secs(10), wait: Duration::from_secs(15), waiting: 40, unlisted: UNLISTED };
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// The longest resource, of which the scope is made; a longer one never comes this far.
+const LONGEST_RESOURCE: usize = 1024;
+
+/// The most that is shared of one token: the scope three times (entry, problem, its detail), the problem's other texts and
+/// the token.
+const ENTRY: usize = 3 * (LONGEST_RESOURCE + 10) + 3_000;
+
+/// The most that is shared of a credential: for each scope its key and times, the times of the new ones, who waits, and one
+/// problem each for refusal and throttling.
+const CREDENTIAL: usize = 4_000 + 2 * ENTRY + UNLISTED.scopes * 400 + UNLISTED.new_per_minute * 20;
+
+/// How the endpoint answers a caller's scope.
+#[derive(Clone, Copy, Debug)]
+enum Comes {
+    Token,
+    Refusal,
+    Outage,
+    Throttled,
+    Nothing,
+}
+
+/// What a caller does.
+#[derive(Clone, Debug)]
+struct Call {
+    /// In milliseconds after the one before.
+    after: u64,
+    worker: usize,
+    resource: usize,
+    need: Need,
+    /// How many ask for the same at once.
+    times: u32,
+    comes: Comes,
+}
+
+#[derive(Default)]
+struct Memory(RefCell<HashMap<String, (Vec<u8>, u32)>>);
+
+impl SharedData for Memory {
+    fn get(&self, name: &str) -> Option<(Vec<u8>, u32)> {
+        self.0.borrow().get(name).cloned()
+    }
+
+    fn set(&self, name: &str, value: &[u8], cas: Option<u32>) -> bool {
+        let mut values = self.0.borrow_mut();
+        let number = values.get(name).map_or(0, |(_, number)| *number);
+        if cas.is_some_and(|cas| cas != number && number != 0) {
+            return false;
+        }
+        values.insert(name.to_owned(), (value.to_vec(), number + 1));
+        true
+    }
+}
+
+enum Due {
+    Call(Call),
+    /// The other identity's caller asks.
+    Other(usize),
+    Look(usize, TokenKey),
+    Assertion(usize, TokenKey),
+    Endpoint(usize, TokenKey, CallResult),
+}
+
+/// Two workers, their memory, and what happens next.
+struct Pod {
+    brokers: Vec<Broker>,
+    memory: Memory,
+    now: Timestamp,
+    agenda: BTreeMap<(Timestamp, u64), Due>,
+    numbers: u64,
+    answers: HashMap<TokenKey, Comes>,
+    /// When each of the other identity's requests began to wait.
+    others: HashMap<StreamId, Timestamp>,
+    exchanging: HashSet<TokenKey>,
+    exchanges: usize,
+    lines: usize,
+    line_bytes: usize,
+    metrics: HashSet<String>,
+    /// The most of each that there ever was.
+    most_keys: usize,
+    most_bytes: usize,
+    most_parallel: usize,
+    longest_wait: Duration,
+    new_scopes: Vec<Timestamp>,
+    known: HashSet<TokenKey>,
+}
+
+fn grant(client_id: &str, resource: &str) -> Grant {
+    Grant::new(&GrantParts {
+        identity: if client_id == CALLED { "called" } else { "other" },
+        authority: &Authority::public(),
+        tenant_id: TENANT,
+        client_id,
+        scope: &format!("{resource}/.default"),
+        assertion: &Source::File { cluster: "projected_token".to_owned() },
+        clusters: &["entra".to_owned()],
+        discard_before: None,
+    })
+}
+
+const CALLED: &str = "aaaaaaaa-0000-4000-8000-000000000001";
+const OTHER: &str = "bbbbbbbb-0000-4000-8000-000000000002";
+
+/// A resource of a caller's: some are as long as may be.
+fn resource(number: usize) -> String {
+    let start = format!("api://{number}-");
+    if number % 3 == 0 { format!("{start}{}", "x".repeat(LONGEST_RESOURCE - start.len())) } else { start }
+}
+
+impl Pod {
+    fn new() -> Self {
+        let memory = Memory::default();
+        prepare(&memory);
+        let broker = |worker: usize| Broker::new(WorkerId(worker as u64 + 7), QueueId(worker as u32), LIMITS);
+        Self {
+            brokers: (0..WORKERS).map(broker).collect(),
+            memory,
+            now: Timestamp::from_unix_seconds(1_795_334_000),
+            agenda: BTreeMap::new(),
+            numbers: 0,
+            answers: HashMap::new(),
+            others: HashMap::new(),
+            exchanging: HashSet::new(),
+            exchanges: 0,
+            lines: 0,
+            line_bytes: 0,
+            metrics: HashSet::new(),
+            most_keys: 0,
+            most_bytes: 0,
+            most_parallel: 0,
+            longest_wait: Duration::ZERO,
+            new_scopes: Vec::new(),
+            known: HashSet::new(),
+        }
+    }
+
+    fn put(&mut self, after: u64, due: Due) {
+        self.numbers += 1;
+        self.agenda.insert((self.now.plus(Duration::from_millis(after)), self.numbers), due);
+    }
+
+    fn stream(&mut self) -> StreamId {
+        self.numbers += 1;
+        StreamId(self.numbers as u32)
+    }
+
+    /// Lets everything happen, timers too, for as long.
+    fn run(&mut self, length: Duration) {
+        let end = self.now.plus(length);
+        loop {
+            let timer = (0..WORKERS).filter_map(|worker| Some((self.brokers[worker].next_due()?, worker))).min();
+            let event = self.agenda.keys().next().map(|(at, _)| *at);
+            let (at, worker) = match (timer, event) {
+                (Some((due, worker)), event) if event.is_none_or(|event| due < event) => (due, Some(worker)),
+                (_, Some(event)) => (event, None),
+                (None, None) => break,
+                (Some((due, worker)), None) => (due, Some(worker)),
+            };
+            if at > end {
+                break;
+            }
+            // A timer fires a millisecond after it is set, at the soonest.
+            self.now = self.now.max(at);
+            if let Some(worker) = worker {
+                self.now = self.now.plus(Duration::from_millis(1));
+                let commands = self.brokers[worker].tick(self.now, &self.memory);
+                self.carry_out(worker, commands);
+            } else if let Some((_, due)) = self.agenda.pop_first() {
+                self.happens(due);
+            }
+            self.measure();
+        }
+        self.now = end;
+    }
+
+    fn happens(&mut self, due: Due) {
+        match due {
+            Due::Call(call) => self.called(&call),
+            Due::Other(worker) => {
+                let (other, stream) = (Arc::new(grant(OTHER, "https://vault.azure.net")), self.stream());
+                let (answer, look) = self.brokers[worker].get(&other, Need::Usable, stream, self.now, &self.memory);
+                match answer {
+                    Answer::Ready(_) => {}
+                    Answer::Pending => drop(self.others.insert(stream, self.now)),
+                    Answer::Failed(problem) => panic!("another identity's caller is told {problem:?}"),
+                }
+                if look {
+                    self.put(0, Due::Look(worker, other.key()));
+                }
+            }
+            Due::Look(worker, key) => {
+                let commands = self.brokers[worker].look(key, self.now, &self.memory);
+                self.carry_out(worker, commands);
+            }
+            Due::Assertion(worker, key) => {
+                let claims = json!({"iss": "i", "sub": "s", "aud": "a", "exp": u64::MAX});
+                let read = Ok(response(200, jwt(&json!({"alg": "RS256"}), &claims)));
+                let commands = self.brokers[worker].assertion_arrived(key, read, self.now, &self.memory);
+                self.carry_out(worker, commands);
+            }
+            Due::Endpoint(worker, key, answer) => {
+                self.exchanging.remove(&key);
+                let commands = self.brokers[worker].endpoint_answered(key, answer, self.now, &self.memory);
+                self.carry_out(worker, commands);
+            }
+        }
+    }
+
+    fn called(&mut self, call: &Call) {
+        let grant = Arc::new(grant(CALLED, &resource(call.resource)).unlisted());
+        self.answers.insert(grant.key(), call.comes);
+        for _ in 0..call.times {
+            let stream = self.stream();
+            let (answer, look) = self.brokers[call.worker].get(&grant, call.need, stream, self.now, &self.memory);
+            if let Answer::Failed(problem) = answer
+                && problem.code == Code::TooManyScopes
+            {
+                let wait = problem.retry_after.unwrap();
+                assert!(wait > Duration::ZERO && wait <= Duration::from_secs(60), "{wait:?}");
+            }
+            if look {
+                self.put(0, Due::Look(call.worker, grant.key()));
+            }
+        }
+    }
+
+    fn carry_out(&mut self, worker: usize, commands: Vec<Command>) {
+        let mut commands = VecDeque::from(commands);
+        while let Some(command) = commands.pop_front() {
+            match command {
+                Command::ReadAssertion(grant) => self.put(1, Due::Assertion(worker, grant.key())),
+                Command::CallEndpoint { grant, timeout, .. } => {
+                    let comes = if grant.is_listed() { Comes::Token } else { self.answers[&grant.key()] };
+                    if !grant.is_listed() {
+                        self.exchanges += 1;
+                        self.exchanging.insert(grant.key());
+                        if self.known.insert(grant.key()) {
+                            self.new_scopes.push(self.now);
+                        }
+                    }
+                    let after = if matches!(comes, Comes::Nothing) { timeout.as_millis() as u64 } else { 100 };
+                    self.put(after, Due::Endpoint(worker, grant.key(), answer(comes, &grant)));
+                }
+                Command::Wake(QueueId(queue), key) => self.put(1, Due::Look(queue as usize, key)),
+                Command::Finish(stream, outcome) => {
+                    if let Some(since) = self.others.remove(&stream) {
+                        assert!(outcome.is_ok(), "another identity's caller gets {outcome:?}");
+                        self.longest_wait = self.longest_wait.max(self.now.since(since));
+                    }
+                }
+                Command::Log(event) => {
+                    self.lines += 1;
+                    self.line_bytes = self.line_bytes.max(event.to_string().len());
+                }
+                Command::Measure(measurement) => drop(self.metrics.insert(measurement.name)),
+                Command::ReadForCheck(_) | Command::Checked(..) => {}
+            }
+        }
+    }
+
+    fn measure(&mut self) {
+        self.most_keys = self.most_keys.max(self.brokers.iter().map(Broker::keys).max().unwrap());
+        let values = self.memory.0.borrow();
+        self.most_bytes = self.most_bytes.max(values.values().map(|(value, _)| value.len()).sum());
+        self.most_parallel = self.most_parallel.max(self.exchanging.len());
+    }
+}
+
+fn answer(comes: Comes, grant: &Grant) -> CallResult {
+    let refusal = |code: u32| {
+        // Entra repeats the resource that it does not know.
+        let text = format!("AADSTS{code}: The resource principal named {} was not found", grant.scope());
+        json!({"error": "invalid_resource", "error_description": text, "error_codes": [code]}).to_string()
+    };
+    Ok(match comes {
+        Comes::Token => {
+            response(200, json!({"token_type": "Bearer", "expires_in": 3600, "access_token": "abc"}).to_string())
+        }
+        Comes::Refusal => response(400, refusal(500_011)),
+        Comes::Outage => response(503, "<html>"),
+        Comes::Throttled => response(429, refusal(50_196)),
+        Comes::Nothing => Response { is_envoys_own: true, ..response(504, "upstream request timeout") },
+    })
+}
+
+fn calls() -> impl Strategy<Value = Vec<Call>> {
+    let comes =
+        prop::sample::select(&[Comes::Token, Comes::Refusal, Comes::Outage, Comes::Throttled, Comes::Nothing][..]);
+    let after = prop_oneof![3 => Just(0_u64), 3 => 0..300_u64, 1 => 0..20_000_u64];
+    let need = prop_oneof![Just(Need::Usable), Just(Need::LongLived)];
+    let call = (after, 0..WORKERS, 0..60_usize, need, prop_oneof![4 => Just(1_u32), 1 => 1..60_u32], comes)
+        .prop_map(|(after, worker, resource, need, times, comes)| Call { after, worker, resource, need, times, comes });
+    prop::collection::vec(call, 1..200)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn whatever_callers_ask_for_what_it_costs_is_bounded_and_nobody_else_waits_for_it(calls in calls()) {
+        let mut pod = Pod::new();
+        let start = pod.now;
+        let mut at = 0;
+        for call in calls {
+            at += call.after;
+            pod.put(at, Due::Call(call));
+        }
+        for number in 0..10 {
+            pod.put(number * at / 10, Due::Other(number as usize % WORKERS));
+        }
+        pod.run(Duration::from_secs(180).saturating_add(Duration::from_millis(at)));
+
+        // Those that requests wait for are kept beyond the number, for as long as they may wait; one is the other identity's.
+        let waited_for = UNLISTED.new_per_minute * (LIMITS.wait.as_secs() as usize).div_ceil(60);
+        let most_keys = UNLISTED.scopes + waited_for + 1;
+        prop_assert!(pod.most_keys <= most_keys, "{} keys in a worker, more than {most_keys}", pod.most_keys);
+        let most_bytes = 600 + (UNLISTED.scopes + waited_for + 1) * ENTRY + 2 * CREDENTIAL;
+        prop_assert!(pod.most_bytes <= most_bytes, "{} bytes are shared, more than {most_bytes}", pod.most_bytes);
+        prop_assert!(pod.most_parallel <= UNLISTED.parallel_exchanges, "{} exchanges at a time", pod.most_parallel);
+        // What was admitted and could not be exchanged in its caller's time may be exchanged later.
+        let most_new = UNLISTED.new_per_minute + UNLISTED.scopes;
+        for from in &pod.new_scopes {
+            let within = pod.new_scopes.iter().filter(|at| *at >= from && at.since(*from) < MINUTE).count();
+            prop_assert!(within <= most_new, "{within} new scopes are exchanged within a minute");
+        }
+        // The names of metrics do not depend on scopes.
+        prop_assert!(pod.metrics.iter().all(|name| !name.contains("api:")), "{:?}", pod.metrics);
+        prop_assert!(pod.metrics.len() <= 20, "{} metrics", pod.metrics.len());
+        // A line for each exchange, and each key that is kept is tried once a second at most.
+        let seconds = pod.now.since(start).as_secs() as usize;
+        prop_assert!(pod.lines <= pod.exchanges + 10 && pod.exchanges <= 2 * UNLISTED.parallel_exchanges * (10 * seconds + 1));
+        prop_assert!(pod.line_bytes <= ENTRY, "a line of {} bytes", pod.line_bytes);
+        // The other identity's caller waits for its own exchange: 1 ms, 100 ms, and the wake-ups.
+        prop_assert!(pod.longest_wait <= Duration::from_millis(110), "another's caller waits {:?}", pod.longest_wait);
+        prop_assert!(pod.others.is_empty(), "another's caller still waits");
+        let page = status(Build { version: "1", commit: "c" }, pod.now, &pod.memory).body.len();
+        prop_assert!(page <= most_bytes, "a page of {page} bytes");
+    }
+}
