@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::budget::{Permit, UnlistedLimits};
 use super::shared::{self, Failure, Then};
 use super::slot::{Exchange, Slot};
-use super::{Broker, GRACE, Limits, Moment, READ_TIMEOUT, SOON, SharedData, credential};
+use super::{Broker, CONTENDED, Command, GRACE, Limits, Moment, READ_TIMEOUT, SOON, SharedData, credential};
 use crate::entra::{Grant, TokenKey};
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
@@ -14,17 +14,6 @@ use crate::time::Timestamp;
 /// How often the use of a scope is told to the other workers. At the default rate of new scopes, at most half as many as
 /// are kept can come between two uses that are told: a scope in use is not dropped for others.
 const TOUCH_PERIOD: Duration = Duration::from_secs(30);
-
-/// Whether an exchange may begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum HoldBack {
-    /// Not now: the key's failure, or when to look again, is noted.
-    Held,
-    /// It needs no permit.
-    Free,
-    /// It has a permit, which must be given back with [`Broker::end_exchange`].
-    Permitted,
-}
 
 impl Limits {
     /// How long an exchange takes at the longest, with both of its tries.
@@ -63,46 +52,56 @@ impl Broker {
         }
     }
 
-    /// Holds the exchange of a key back, if it must not begin now.
-    pub(super) fn hold_back(&mut self, key: TokenKey, moment: &mut Moment<'_>) -> HoldBack {
+    /// Holds the exchange of a key back, if Entra throttles its client or its scope is over the budget. Returns whether it
+    /// did, and notes the failure.
+    pub(super) fn hold_back(&mut self, key: TokenKey, moment: &mut Moment<'_>) -> bool {
         let (worker, now) = (self.worker, moment.now);
-        let Some(slot) = self.slots.get_mut(&key) else { return HoldBack::Free };
+        let Some(slot) = self.slots.get_mut(&key) else { return false };
         // Another worker's token or exchange does as well.
         let entry = shared::read(moment.shared, key);
         slot.adopt(&entry, now);
         let is_others = |lease: &shared::Lease| lease.holder != worker && lease.is_live(now);
         if !slot.wants_exchange(now) || entry.lease.as_ref().is_some_and(is_others) {
-            return HoldBack::Free;
+            return false;
         }
         let state = credential::read(moment.shared, slot.grant.credential());
         if let Some(throttled) = state.throttled(now).and_then(|throttled| put_off(slot, throttled, now)) {
             slot.held_back = Some(throttled);
-            return HoldBack::Held;
+            return true;
         }
         if slot.grant.is_listed() {
-            return HoldBack::Free;
+            return false;
         }
         let grant = Arc::clone(&slot.grant);
-        if let Err(problem) = self.admit(&grant, now, moment.shared) {
-            let wait = problem.retry_after.unwrap_or(GRACE);
-            if let Some(slot) = self.slots.get_mut(&key) {
-                slot.held_back = Some(Failure { problem, failed_at: now, next_try: now.plus(wait), failures: 1 });
-            }
-            return HoldBack::Held;
+        let Err(problem) = self.admit(&grant, now, moment.shared) else { return false };
+        let wait = problem.retry_after.unwrap_or(GRACE);
+        if let Some(slot) = self.slots.get_mut(&key) {
+            slot.held_back = Some(Failure { problem, failed_at: now, next_try: now.plus(wait), failures: 1 });
         }
-        let (queue, limits) = (self.queue, self.limits);
-        let until = now.plus(limits.longest_exchange());
-        let permit = credential::update(moment.shared, grant.credential(), now, |state| {
-            Then::Write(state.budget.begin((queue, key), until, limits.unlisted, now))
+        true
+    }
+
+    /// Whether the exchange of a key may begin, whose lease this worker has; if not, the lease is given back until there is a
+    /// permit.
+    pub(super) fn has_permit(&mut self, key: TokenKey, moment: &mut Moment<'_>) -> bool {
+        let (worker, queue, limits, now) = (self.worker, self.queue, self.limits, moment.now);
+        let Some(slot) = self.slots.get_mut(&key).filter(|slot| !slot.grant.is_listed()) else { return true };
+        let ends = now.plus(limits.longest_exchange());
+        let permit = credential::update(moment.shared, slot.grant.credential(), now, |state| {
+            Then::Write(state.budget.begin((queue, key), ends, limits.unlisted, now))
         });
-        match (permit, self.slots.get_mut(&key)) {
-            (Some(Permit::Wait { until }), Some(slot)) => {
-                slot.exchange = Exchange::Elsewhere { until };
-                HoldBack::Held
-            }
-            (Some(Permit::Granted), _) => HoldBack::Permitted,
-            _ => HoldBack::Free,
-        }
+        let until = match permit {
+            Some(Permit::Granted) => return true,
+            Some(Permit::Wait { until }) => until,
+            None => now.plus(CONTENDED),
+        };
+        slot.exchange = Exchange::Elsewhere { until };
+        let waiting = shared::update(moment.shared, key, now, |entry| {
+            let lease = entry.lease.take_if(|lease| lease.holder == worker);
+            Then::Write(lease.map(|lease| lease.waiting).unwrap_or_default())
+        });
+        moment.commands.extend(waiting.unwrap_or_default().into_iter().map(|queue| Command::Wake(queue, key)));
+        false
     }
 
     /// Ends the exchange of a key. `refused` is what Entra said of its scope, where it said something.
@@ -111,10 +110,10 @@ impl Broker {
             return;
         }
         let next = credential::update(moment.shared, grant.credential(), moment.now, |state| {
-            Then::Write(state.budget.end(grant.key(), refused))
+            Then::Write(state.budget.end((self.queue, grant.key()), refused))
         });
         if let Some((queue, key)) = next.flatten() {
-            moment.commands.push(super::Command::Wake(queue, key));
+            moment.commands.push(Command::Wake(queue, key));
         }
     }
 

@@ -59,8 +59,8 @@ struct Scope {
     used_at: Timestamp,
     /// Whether Entra refused it last.
     refused: bool,
-    /// Until when its exchange may take.
-    exchanging_until: Option<Timestamp>,
+    /// Which worker exchanges it, and how long that may take.
+    exchanging: Option<(QueueId, Timestamp)>,
 }
 
 /// Whether an exchange may begin.
@@ -99,7 +99,7 @@ impl Budget {
             let Some(place) = self.least_wanted() else { break };
             dropped.push(self.scopes.swap_remove(place).key);
         }
-        self.scopes.push(Scope { key, used_at: now, refused: false, exchanging_until: None });
+        self.scopes.push(Scope { key, used_at: now, refused: false, exchanging: None });
         Ok(dropped)
     }
 
@@ -108,7 +108,8 @@ impl Budget {
         self.scope(key).map(|scope| scope.used_at = now).is_some()
     }
 
-    /// Begins the exchange of a scope that is admitted; `until` is when it has ended at the latest.
+    /// Begins the exchange of a scope, whose lease the worker has; `until` is when it has ended at the latest. A scope that was
+    /// dropped since it was admitted waits until it is admitted again.
     pub(super) fn begin(
         &mut self,
         (queue, key): (QueueId, TokenKey),
@@ -116,8 +117,9 @@ impl Budget {
         limits: UnlistedLimits,
         now: Timestamp,
     ) -> Permit {
-        let is_other = |scope: &&Scope| scope.key != key && scope.exchanging_until.is_some();
-        if self.scopes.iter().filter(is_other).count() >= limits.parallel_exchanges {
+        let is_other = |scope: &&Scope| scope.key != key && scope.exchanging.is_some();
+        let is_kept = self.scopes.iter().any(|scope| scope.key == key);
+        if !is_kept || self.scopes.iter().filter(is_other).count() >= limits.parallel_exchanges {
             if !self.waiting.contains(&(queue, key)) && self.waiting.len() < limits.scopes {
                 self.waiting.push((queue, key));
             }
@@ -125,16 +127,20 @@ impl Budget {
         }
         self.waiting.retain(|waiting| *waiting != (queue, key));
         if let Some(scope) = self.scope(key) {
-            scope.exchanging_until = Some(until);
+            scope.exchanging = Some((queue, until));
         }
         Permit::Granted
     }
 
-    /// Ends the exchange of a scope; `refused` is what Entra said of it, where it said something. Returns which worker is
-    /// to begin which exchange next.
-    pub(super) fn end(&mut self, key: TokenKey, refused: Option<bool>) -> Option<(QueueId, TokenKey)> {
+    /// Ends a worker's exchange of a scope, unless another worker took it over; `refused` is what Entra said of it, where it
+    /// said something. Returns which worker is to begin which exchange next.
+    pub(super) fn end(
+        &mut self,
+        (queue, key): (QueueId, TokenKey),
+        refused: Option<bool>,
+    ) -> Option<(QueueId, TokenKey)> {
         if let Some(scope) = self.scope(key) {
-            scope.exchanging_until = None;
+            scope.exchanging.take_if(|(exchanging, _)| *exchanging == queue);
             scope.refused = refused.unwrap_or(scope.refused);
         }
         (!self.waiting.is_empty()).then(|| self.waiting.remove(0))
@@ -151,7 +157,7 @@ impl Budget {
     /// The place of the scope that is dropped next: refused ones first, then the least recently used; none that is being
     /// exchanged.
     fn least_wanted(&self) -> Option<usize> {
-        let idle = self.scopes.iter().enumerate().filter(|(_, scope)| scope.exchanging_until.is_none());
+        let idle = self.scopes.iter().enumerate().filter(|(_, scope)| scope.exchanging.is_none());
         idle.min_by_key(|(_, scope)| (!scope.refused, scope.used_at)).map(|(place, _)| place)
     }
 
@@ -160,9 +166,9 @@ impl Budget {
         self.admitted_at.retain(|at| *at <= now.plus(GRACE) && now.since(*at) < MINUTE);
         for scope in &mut self.scopes {
             scope.used_at = scope.used_at.min(now.plus(GRACE));
-            scope.exchanging_until = scope.exchanging_until.filter(|until| now < *until && until.since(now) <= LONGEST);
+            scope.exchanging.take_if(|(_, until)| *until <= now || until.since(now) > LONGEST);
         }
-        let is_kept = |scope: &Scope| now.since(scope.used_at) < FORGOTTEN_AFTER || scope.exchanging_until.is_some();
+        let is_kept = |scope: &Scope| now.since(scope.used_at) < FORGOTTEN_AFTER || scope.exchanging.is_some();
         self.scopes.retain(is_kept);
     }
 }
@@ -199,13 +205,13 @@ mod tests {
         assert_eq!(budget.admit(key(3), LIMITS, at(4)), Ok(vec![key(1)]));
         assert!(!budget.touch(key(1), at(5)), "it is not kept any more");
         begin(&mut budget, 3, 5);
-        budget.end(key(3), Some(true));
+        budget.end((QueueId(7), key(3)), Some(true));
         assert_eq!(budget.admit(key(4), LIMITS, at(61)), Ok(vec![key(3)]));
         // What said nothing of the scope changes nothing, and a token ends the refusal.
-        budget.end(key(2), Some(true));
-        budget.end(key(2), None);
-        budget.end(key(0), Some(true));
-        budget.end(key(0), Some(false));
+        budget.end((QueueId(7), key(2)), Some(true));
+        budget.end((QueueId(7), key(2)), None);
+        budget.end((QueueId(7), key(0)), Some(true));
+        budget.end((QueueId(7), key(0)), Some(false));
         assert_eq!(budget.admit(key(5), LIMITS, at(62)), Ok(vec![key(2)]));
     }
 
@@ -233,11 +239,14 @@ mod tests {
             [0, 1, 2, 2].map(|number| begin(&mut budget, number, 1)),
             [Permit::Granted, Permit::Granted, wait, wait]
         );
-        // Another worker that takes over the exchange of a scope needs no other permit.
-        assert_eq!(begin(&mut budget, 0, 1), Permit::Granted);
+        // Another worker that takes over the exchange of a scope needs no other permit, and keeps it when the first one ends.
+        let other = budget.begin((QueueId(8), key(0)), at(31), LIMITS, at(1));
+        assert_eq!(other, Permit::Granted);
+        budget.end((QueueId(7), key(0)), None);
+        assert_eq!(begin(&mut budget, 2, 1), wait);
         assert_eq!(budget.admit(key(3), LIMITS, at(1)), Ok(vec![key(2)]));
-        assert_eq!(budget.end(key(0), None), Some((QueueId(7), key(2))));
-        assert_eq!(budget.end(key(1), None), None);
+        assert_eq!(budget.end((QueueId(8), key(0)), None), Some((QueueId(7), key(2))));
+        assert_eq!(budget.end((QueueId(7), key(1)), None), None);
     }
 
     #[test]

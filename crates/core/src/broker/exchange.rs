@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::admission::HoldBack;
 use super::freshness::{self, Issued};
 use super::shared::{self, Entry, Failure, Lease, Then};
 use super::slot::{Attempt, Call, Exchange, Waiter};
@@ -54,11 +53,9 @@ impl Broker {
             slot.wanted = false;
             return self.finish_waiters(key, moment);
         }
-        let permitted = match self.hold_back(key, moment) {
-            HoldBack::Held => return self.finish_waiters(key, moment),
-            HoldBack::Free => false,
-            HoldBack::Permitted => true,
-        };
+        if self.hold_back(key, moment) {
+            return self.finish_waiters(key, moment);
+        }
         let Some(slot) = self.slots.get_mut(&key) else { return };
         let until = now.plus(READ_TIMEOUT).plus(GRACE);
         let turn = shared::update(moment.shared, key, now, |entry| {
@@ -85,6 +82,10 @@ impl Broker {
                 }
             }
         });
+        if matches!(turn, Some(Turn::Ours)) && !self.has_permit(key, moment) {
+            return self.finish_waiters(key, moment);
+        }
+        let Some(slot) = self.slots.get_mut(&key) else { return };
         match turn {
             Some(Turn::Ours) => {
                 slot.exchange = Exchange::Reading { until, attempt: Attempt::First };
@@ -92,13 +93,7 @@ impl Broker {
                 moment.commands.push(Command::ReadAssertion(Arc::clone(&slot.grant)));
             }
             Some(Turn::Theirs { until }) => slot.exchange = Exchange::Elsewhere { until },
-            Some(Turn::Nobodys) => {
-                slot.wanted = false;
-                let grant = Arc::clone(&slot.grant);
-                if permitted {
-                    self.end_exchange(&grant, None, moment);
-                }
-            }
+            Some(Turn::Nobodys) => slot.wanted = false,
             None => slot.exchange = Exchange::Elsewhere { until: now.plus(CONTENDED) },
         }
         self.finish_waiters(key, moment);
@@ -155,7 +150,8 @@ impl Broker {
             _ => Then::Keep(false),
         });
         if renewed == Some(true) {
-            return true;
+            // A worker that did nothing for long may have lost its permit to another scope.
+            return self.has_permit(key, moment);
         }
         self.begin(key, moment);
         false

@@ -278,7 +278,12 @@ impl Broker {
         if slot.backing_off(now).is_some() {
             return look;
         }
-        !std::mem::replace(&mut slot.wanted, true) || look
+        if !slot.wanted && self.admit(grant, now, shared).is_err() {
+            self.schedule(grant.key(), now);
+            return false;
+        }
+        let wanted = self.slots.get_mut(&grant.key()).map(|slot| std::mem::replace(&mut slot.wanted, true));
+        wanted != Some(true) || look
     }
 
     /// A request that waited is gone. What was begun for it goes on: others may wait for the same.

@@ -10,6 +10,8 @@ use entra_exchange_core::broker::{
     Answer, Broker, Build, Command, Limits, Need, QueueId, SharedData, StreamId, UnlistedLimits, WorkerId, prepare,
     status,
 };
+use entra_exchange_core::config::Config;
+use entra_exchange_core::configuration_status::ConfigurationStatus;
 use entra_exchange_core::entra::{Authority, Grant, GrantParts, TokenKey};
 use entra_exchange_core::http::{CallResult, Response};
 use entra_exchange_core::problem::Code;
@@ -362,7 +364,10 @@ proptest! {
         // The other identity's caller waits for its own exchange: 1 ms, 100 ms, and the wake-ups.
         prop_assert!(pod.longest_wait <= Duration::from_millis(110), "another's caller waits {:?}", pod.longest_wait);
         prop_assert!(pod.others.is_empty(), "another's caller still waits");
-        let page = status(Build { version: "1", commit: "c" }, pod.now, &pod.memory).body.len();
+        let configuration = Config::parse(br#"{"managed_identity": {"imds": {}}}"#, &|_| None).unwrap();
+        let configuration = ConfigurationStatus::new(&configuration);
+        let build = Build { version: "1", commit: "c" };
+        let page = status(build, &configuration, pod.now, &pod.memory).body.len();
         prop_assert!(page <= most_bytes, "a page of {page} bytes");
     }
 }

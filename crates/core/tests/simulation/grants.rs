@@ -1,9 +1,10 @@
 //! What is asked for: a few grants that differ in one thing each, some of them kept side by side in the shared memory.
 
+use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
 
 use entra_exchange_core::assertion::Source;
-use entra_exchange_core::entra::{Authority, Grant, GrantParts};
+use entra_exchange_core::entra::{Authority, Grant, GrantParts, TokenKey};
 use entra_exchange_core::time::Timestamp;
 
 pub(crate) const TENANT: &str = "11111111-1111-4111-8111-111111111111";
@@ -56,6 +57,41 @@ fn make(parts: &Parts, discard_before: Option<Timestamp>) -> Grant {
         clusters: &ways,
         discard_before,
     })
+}
+
+/// How many scopes callers make up.
+pub(crate) const INVENTED: usize = 40;
+
+static INVENTED_KEYS: LazyLock<HashSet<TokenKey>> =
+    LazyLock::new(|| invented(None).iter().map(|grant| grant.key()).collect());
+
+/// What callers make up, for a client of the listed grants. It is no part of a configuration.
+pub(crate) fn invented(discard_before: Option<Timestamp>) -> Vec<Arc<Grant>> {
+    let scopes = (0..INVENTED).map(|number| format!("api://invented-{number}/.default"));
+    let identity = "inventive".to_owned();
+    let parts =
+        scopes.map(|scope| Parts { identity: identity.clone(), tenant_id: TENANT, client_id: CLIENT, scope, ways: 1 });
+    parts.map(|parts| Arc::new(make(&parts, discard_before).unlisted())).collect()
+}
+
+/// All grants, and what callers make up as if it were listed.
+pub(crate) fn everything() -> Vec<Arc<Grant>> {
+    let listed = |grant: &Arc<Grant>| {
+        let parts = Parts {
+            identity: grant.identity().to_owned(),
+            tenant_id: TENANT,
+            client_id: CLIENT,
+            scope: grant.scope().to_owned(),
+            ways: 1,
+        };
+        Arc::new(make(&parts, None))
+    };
+    all(None).into_iter().chain(invented(None).iter().map(listed)).collect()
+}
+
+/// Whether a caller made it up.
+pub(crate) fn is_invented(key: TokenKey) -> bool {
+    INVENTED_KEYS.contains(&key)
 }
 
 /// All grants, with what one configuration discards.

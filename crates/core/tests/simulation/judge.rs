@@ -1,6 +1,6 @@
 //! What must hold, whatever happens: looked at after every step.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use entra_exchange_core::broker::{Issued, Limits, StreamId};
@@ -8,8 +8,10 @@ use entra_exchange_core::entra::TokenKey;
 use entra_exchange_core::problem::{Code, Problem};
 use entra_exchange_core::time::Timestamp;
 
+use crate::HOUR;
 use crate::clock::Clock;
 use crate::entra::{self, Minted};
+use crate::grants;
 use crate::plan::Plan;
 use crate::vm::Asked;
 
@@ -175,8 +177,14 @@ impl Judge {
             let number = withheld.map(|token| token.number);
             format!("worker {} has token {number:?} and says {}: {}", life.0, problem.code.as_str(), problem.detail)
         });
-        self.must(problem.code != Code::TooManyWaiting || waiting >= self.limits.waiting, "bounded waiting", || {
+        let most = self.limits.waiting;
+        let most = if grants::is_invented(asked.grant.key()) { most.div_ceil(2) } else { most };
+        self.must(problem.code != Code::TooManyWaiting || waiting >= most, "bounded waiting", || {
             format!("worker {} refuses with {waiting} waiting", life.0)
+        });
+        let too_many = problem.code == Code::TooManyScopes;
+        self.must(!too_many || grants::is_invented(asked.grant.key()), "budget", || {
+            format!("{} is listed, and worker {} says {}", asked.grant.scope(), life.0, problem.detail)
         });
         let too_soon = problem.code == Code::TokenReplacedRecently;
         let excused = !self.nothing_is_wrong || too_soon || problem.code == Code::TooManyWaiting;
@@ -230,7 +238,24 @@ impl Judge {
             .find(|call| call.key == key && now < call.at + call.timeout + GRACE && !clock.jumped_since(call.at))
             .map(|call| format!("worker {} calls for {key:?} while worker {} does so", life.0, call.life.0));
         self.must(other.is_none(), "one exchange", || other.unwrap_or_default());
+        self.must_be_in_parallel(key, clock);
         self.calls.push(Call { number, life, key, at: now, timeout: timeout.as_millis() as u64 });
+    }
+
+    /// Of the scopes that callers made up so many are exchanged at a time.
+    fn must_be_in_parallel(&mut self, key: TokenKey, clock: &Clock) {
+        // Nobody makes scopes up any more.
+        if self.nothing_is_wrong {
+            return;
+        }
+        let now = clock.steady();
+        let goes_on = |call: &&Call| now < call.at + call.timeout && !clock.jumped_since(call.at.saturating_sub(HOUR));
+        let keys = self.calls.iter().filter(goes_on).map(|call| call.key).chain([key]);
+        let exchanged: HashSet<TokenKey> = keys.filter(|key| grants::is_invented(*key)).collect();
+        let (count, most) = (exchanged.len(), self.limits.unlisted.parallel_exchanges);
+        self.must(count <= most, "budget", || {
+            format!("{count} unlisted scopes are exchanged at a time, at most {most}")
+        });
     }
 
     /// A call is over. Returns whether it was made under a lease that nobody else could have taken meanwhile.
@@ -250,6 +275,10 @@ impl Judge {
         clock: &Clock,
     ) {
         self.failed.remove(&key);
+        if grants::is_invented(key) {
+            // It may be dropped for another at any time.
+            return;
+        }
         let Some(minted) = self.minted.get(number) else { return };
         let until = asked_at.plus(Duration::from_millis(minted.life_ms() - minted.margin_ms()));
         let mut published = Published { number, asked_at, until, until_perhaps: until };
@@ -269,7 +298,7 @@ impl Judge {
     /// An exchange failed, and the next is to come after `wait`.
     pub(crate) fn fails(&mut self, key: TokenKey, wait: u64, asked_for: Option<u64>, under_lease: bool, clock: &Clock) {
         self.must(wait >= 1_000, "back-off", || format!("tries again after {wait} ms"));
-        if !under_lease {
+        if !under_lease || grants::is_invented(key) {
             // Whoever has the lease has the say.
             self.failed.remove(&key);
             return;

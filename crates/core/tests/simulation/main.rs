@@ -10,6 +10,7 @@
 mod clock;
 mod entra;
 mod grants;
+mod inventors;
 mod judge;
 mod memory;
 mod plan;
@@ -47,6 +48,11 @@ struct Outcome {
 fn run(seed: u64, sabotage: Option<Sabotage>) -> Outcome {
     let mut random = Random::new(seed);
     let plan = Plan::of(&mut random);
+    live(plan, random, sabotage)
+}
+
+/// Lives a plan through, and the calm after it.
+fn live(plan: Plan, random: Random, sabotage: Option<Sabotage>) -> Outcome {
     let world = World::new(plan, random, sabotage);
     let end = world.plan.end;
     world.run_until(end);

@@ -47,6 +47,8 @@ pub(crate) struct Plan {
     pub(crate) stale: u64,
     /// In percent: a request does not wait for its token.
     pub(crate) unwaiting: u64,
+    /// In percent: a request is for a scope that a caller made up.
+    pub(crate) inventive: u64,
     /// When no more is asked and nothing more goes wrong.
     pub(crate) end: u64,
 }
@@ -75,6 +77,7 @@ impl Plan {
             rejected: 0,
             stale: 0,
             unwaiting: 0,
+            inventive: 0,
             end,
         }
     }

@@ -82,7 +82,7 @@ impl Vm {
             broker: Broker::new(WorkerId(random.next()), queue, plan.limits),
             queue,
             generation,
-            grants: grants::all(discard_before),
+            grants: [grants::all(discard_before), grants::invented(discard_before)].concat(),
             tick_at: None,
             ticks: (0, 0),
             calls: HashMap::new(),
@@ -248,7 +248,9 @@ impl World {
         let field = |name: &str| line.split(' ').find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
         let mut judge = self.judge.borrow_mut();
         judge.look_for_secrets(&line);
-        let grant = at_work.grants.iter().find(|grant| field("identity") == Some(grant.identity()));
+        let is_meant =
+            |grant: &&Arc<Grant>| field("identity") == Some(grant.identity()) && field("scope") == Some(grant.scope());
+        let grant = at_work.grants.iter().find(is_meant);
         let Some(key) = grant.map(|grant| grant.key()) else {
             return judge.must(false, "told", || format!("{line:?} is about nobody"));
         };

@@ -13,6 +13,7 @@ use entra_exchange_core::time::Timestamp;
 
 use crate::clock::Clock;
 use crate::entra::Answered;
+use crate::grants;
 use crate::judge::{Judge, Life};
 use crate::memory::{self, Memory};
 use crate::plan::Plan;
@@ -96,8 +97,8 @@ impl SharedData for Door<'_> {
     }
 
     fn set(&self, name: &str, value: &[u8], cas: Option<u32>) -> bool {
-        // What is shared of a credential decides about no token.
-        if memory::is_of_tokens(name) {
+        // Without callers that create keys, what is shared of a credential decides about few tokens.
+        if memory::is_of_tokens(name) || self.world.plan.inventive > 0 {
             self.world.let_others_come_between();
         }
         let cas = cas.filter(|_| self.world.sabotage != Some(Sabotage::EverySetSucceeds));
@@ -155,7 +156,11 @@ impl World {
 
     /// Some worker has a request, for something.
     pub(crate) fn request(&self, at: u64) {
-        let place = self.random.borrow_mut().place(self.plan.keys);
+        let place = if self.plan.inventive > 0 && self.chance(self.plan.inventive) {
+            grants::all(None).len() + self.random.borrow_mut().place(grants::INVENTED)
+        } else {
+            self.random.borrow_mut().place(self.plan.keys)
+        };
         let need = self.random.borrow_mut().pick(&[Need::Usable, Need::Usable, Need::LongLived]);
         self.put(at, self.any_worker(), Happening::Request { place, need });
     }
@@ -252,6 +257,13 @@ impl World {
             (vm.stalled_until <= now).then_some(vm.stalled)
         };
         self.judge.borrow_mut().after_step(&self.clock, stalled, self.memory.longest());
+        // A clock that is set takes the minute with it, in which so many scopes may be new.
+        if self.plan.inventive > 0 && self.plan.jumps.is_empty() && now < self.plan.end {
+            // A worker in the middle of something is looked at afterwards.
+            let kept = self.vms.iter().filter_map(|vm| Some(vm.try_borrow().ok()?.broker.keys())).max();
+            let (kept, most) = (kept.unwrap_or_default(), self.plan.most_keys());
+            self.judge.borrow_mut().must(kept <= most, "budget", || format!("{kept} keys in a worker, at most {most}"));
+        }
     }
 
     /// While one worker changes what is shared, another one does what it is about to do anyway.
@@ -375,7 +387,8 @@ impl World {
         judge.must(waiting == 0, "nothing left", || format!("{waiting} requests wait still"));
         drop(judge);
         // The main thread takes each lease and gives it back.
-        for grant in crate::grants::all(None) {
+        let all = if self.plan.inventive > 0 { grants::everything() } else { grants::all(None) };
+        for grant in all {
             self.tell(MAIN, After::default(), |broker, now, shared| {
                 broker.keep_warm(&[grant], now);
                 broker.tick(now, shared)

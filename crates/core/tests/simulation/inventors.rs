@@ -1,0 +1,70 @@
+//! Callers that create keys: they ask for scopes that nobody lists, far more of them than the budget has. All else that may
+//! go wrong goes wrong too, and the rules for everybody else hold.
+
+use std::time::Duration;
+
+use entra_exchange_core::broker::{Limits, UnlistedLimits};
+
+use crate::plan::Plan;
+use crate::random::Random;
+use crate::world::World;
+
+/// How many seeds run unless `SEEDS` says otherwise.
+const SEEDS: u64 = 100;
+
+impl Plan {
+    /// What the seed says, among callers that create keys.
+    fn inventive(random: &mut Random) -> Self {
+        let mut plan = Self::of(random);
+        plan.inventive = random.pick(&[30, 60, 95]);
+        plan.limits.unlisted = UnlistedLimits {
+            scopes: random.pick(&[1, 3, 10]),
+            new_per_minute: random.pick(&[1, 5, 30]),
+            parallel_exchanges: random.pick(&[1, 2, 4]),
+        };
+        plan.bursts.push((0, 40));
+        plan.bursts.push((random.between(0, plan.end), 100));
+        plan
+    }
+
+    /// The most token keys that a worker keeps something of: those that are listed and those of the budget; beyond them
+    /// only such as requests wait for.
+    pub(crate) fn most_keys(&self) -> usize {
+        let Limits { wait, unlisted, .. } = self.limits;
+        let waited_for = unlisted.new_per_minute * wait.as_secs().div_ceil(60).max(1) as usize;
+        self.keys + unlisted.scopes + waited_for
+    }
+}
+
+#[test]
+fn every_invariant_holds_while_callers_create_keys() {
+    let seeds = crate::number("SEEDS").map_or(1..=SEEDS, |seeds| 1..=seeds / 10);
+    let mut failed = Vec::new();
+    let mut admitted = 0;
+    for seed in crate::number("SEED").map_or(seeds, |seed| seed..=seed) {
+        let mut random = Random::new(seed);
+        let plan = Plan::inventive(&mut random);
+        let outcome = crate::live(plan, random, None);
+        admitted += outcome.exchanges;
+        failed.extend(outcome.violation.map(|violation| format!("SEED={seed}  {violation}")));
+    }
+    assert!(failed.is_empty(), "\n{}\n", failed.join("\n"));
+    assert!(admitted > 0);
+}
+
+#[test]
+fn a_hundred_invented_scopes_a_second_cost_no_more_exchanges_than_the_budget_has() {
+    let minutes = 5;
+    let mut plan = Plan::quiet(4, 1, minutes * 60_000);
+    plan.inventive = 100;
+    plan.limits.unlisted = UnlistedLimits { scopes: 10, new_per_minute: 6, parallel_exchanges: 2 };
+    plan.bursts = (0..plan.end / 1000).map(|second| (second * 1000, 100)).collect();
+    let world = World::new(plan, Random::new(1), None);
+    world.run_until(world.plan.end);
+    let judge = world.judge.borrow();
+    assert_eq!(judge.violation, None);
+    // Six a minute, and at the start of each minute the six before it may be counted still.
+    assert!((6..=6 * (minutes + 1)).contains(&judge.exchanges), "{} exchanges", judge.exchanges);
+    assert!(judge.handed_out > 1000, "what is known is handed out, {} times", judge.handed_out);
+    assert_eq!(world.plan.limits.wait, Duration::from_secs(15));
+}
