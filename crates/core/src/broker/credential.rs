@@ -100,7 +100,7 @@ struct Shelf(Vec<(CredentialKey, State)>);
 
 fn decode(bytes: &[u8]) -> BTreeMap<CredentialKey, State> {
     let mut entries = BTreeMap::new();
-    entries.extend(serde_json::from_slice::<Shelf>(bytes).unwrap_or_default().0);
+    entries.extend(shared::decode::<Shelf>(bytes).0);
     entries
 }
 
@@ -121,7 +121,7 @@ fn readings() -> String {
 pub(super) fn prepare(shared: &dyn SharedData) {
     for name in (0..SHELVES).map(shelf).chain([readings()]) {
         if shared.get(&name).is_none() {
-            shared.set(&name, b"[]", None);
+            shared.set(&name, shared::EMPTY, None);
         }
     }
 }
@@ -147,7 +147,7 @@ pub(super) fn update<T>(
                 entries.values_mut().for_each(|state| state.budget.forget_past(now));
                 entries.retain(|_, state| !state.is_over(now));
                 let shelf = Shelf(entries.into_iter().collect());
-                (Some(serde_json::to_vec(&shelf).unwrap_or_default()), result)
+                (Some(shared::encode(&shelf)), result)
             }
         }
     })
@@ -216,10 +216,10 @@ pub(super) fn note_reading(shared: &dyn SharedData, source: &Source, usable: boo
             (Some(place), false) => drop(clusters.swap_remove(place)),
             (Some(_), true) | (None, false) => return (None, ()),
         }
-        (Some(serde_json::to_vec(&clusters).unwrap_or_default()), ())
+        (Some(shared::encode(&clusters)), ())
     });
 }
 
 fn readable(bytes: &[u8]) -> Vec<String> {
-    serde_json::from_slice(bytes).unwrap_or_default()
+    shared::decode(bytes)
 }

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::freshness::Issued;
@@ -145,6 +146,20 @@ impl Entry {
     }
 }
 
+/// A shelf without entries: the length of an empty list.
+pub(super) const EMPTY: &[u8] = &[0];
+
+/// What is shared, as bytes.
+pub(super) fn encode(value: &impl Serialize) -> Vec<u8> {
+    // It fails for types that do not know their length only; none of ours is one.
+    postcard::to_allocvec(value).unwrap_or_default()
+}
+
+/// What these bytes say. What cannot be read counts as empty, and is written anew.
+pub(super) fn decode<T: DeserializeOwned + Default>(bytes: &[u8]) -> T {
+    postcard::from_bytes(bytes).unwrap_or_default()
+}
+
 /// The entries of one shelf.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -155,13 +170,12 @@ impl Shelf {
     fn decode(bytes: &[u8]) -> BTreeMap<TokenKey, Entry> {
         // One by one: to collect them would bring the library's sort, with more than 10 KB.
         let mut entries = BTreeMap::new();
-        entries.extend(serde_json::from_slice::<Self>(bytes).unwrap_or_default().0);
+        entries.extend(decode::<Self>(bytes).0);
         entries
     }
 
     fn encode(entries: BTreeMap<TokenKey, Entry>) -> Vec<u8> {
-        // Our own structs with string keys nowhere cannot fail to serialise.
-        serde_json::to_vec(&Self(entries.into_iter().collect())).unwrap_or_default()
+        encode(&Self(entries.into_iter().collect()))
     }
 }
 
@@ -179,7 +193,7 @@ pub fn prepare(shared: &dyn SharedData) {
     for number in 0..=u8::MAX {
         let name = shelf(number);
         if shared.get(&name).is_none() {
-            shared.set(&name, b"[]", None);
+            shared.set(&name, EMPTY, None);
         }
     }
     credential::prepare(shared);

@@ -45,6 +45,6 @@ impl Memory {
     /// kept, and there are few.
     pub(crate) fn not_empty(&self) -> usize {
         let values = self.values.borrow();
-        values.iter().filter(|(name, (value, _))| value != b"[]" && is_of_tokens(name)).count()
+        values.iter().filter(|(name, (value, _))| value.as_slice() != [0] && is_of_tokens(name)).count()
     }
 }

@@ -2,6 +2,8 @@
 
 use super::super::{credential, shared::PREFIX};
 use super::*;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 
 /// Names and values of one process in which every field of an entry has a value.
 ///
@@ -12,12 +14,25 @@ const LAST_FORM: &str = include_str!("last-form.txt");
 /// When those lines were written.
 const WRITTEN: Timestamp = Timestamp::from_unix_seconds(1_795_334_060);
 
+/// The paths of what has no value.
+fn without_value(path: &str, value: &serde_json::Value) -> Vec<String> {
+    match value {
+        serde_json::Value::Null => vec![path.to_owned()],
+        serde_json::Value::Array(items) if items.is_empty() => vec![path.to_owned()],
+        serde_json::Value::Array(items) => items.iter().flat_map(|item| without_value(path, item)).collect(),
+        serde_json::Value::Object(fields) => {
+            fields.iter().flat_map(|(name, value)| without_value(&format!("{path}.{name}"), value)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 impl Shared {
     fn of(lines: &str) -> Self {
         let shared = Self::default();
         prepare(&shared);
         for (name, value) in lines.lines().filter_map(|line| line.split_once(' ')) {
-            shared.set(name, value.as_bytes(), None);
+            shared.set(name, &STANDARD.decode(value).unwrap(), None);
         }
         shared
     }
@@ -26,8 +41,8 @@ impl Shared {
         let values = self.values.borrow();
         let mut lines: Vec<String> = values
             .iter()
-            .filter(|(_, (value, _))| value != b"[]")
-            .map(|(name, (value, _))| format!("{name} {}\n", String::from_utf8_lossy(value)))
+            .filter(|(_, (value, _))| value != shared::EMPTY)
+            .map(|(name, (value, _))| format!("{name} {}\n", STANDARD.encode(value)))
             .collect();
         lines.sort();
         lines.concat()
@@ -58,14 +73,23 @@ fn the_lines_of_the_last_form_give_every_field_a_value() {
     process.workers[0].reject(key, &held, process.now, &process.shared);
     process.look(0);
     process.assertion(0);
-    process.endpoint(0, refusal(700_016));
+    let ids = json!({
+        "error": "invalid_client", "error_description": "AADSTS700016: no", "error_codes": [700_016],
+        "trace_id": "11111111-1111-4111-8111-111111111111", "correlation_id": "22222222-2222-4222-8222-222222222222",
+    });
+    process.endpoint(0, answer(400, &ids));
     process.now = WRITTEN;
     process.look(0);
     process.look(1);
-    let fields = |text: &str| -> Vec<String> {
-        text.split('"').skip(1).step_by(2).filter(|word| !word.contains(' ')).map(ToOwned::to_owned).collect()
+    let entry = serde_json::to_value(shared::read(&process.shared, key)).unwrap();
+    let without = without_value("entry", &entry);
+    assert!(without.is_empty(), "{without:?}\n{}", process.shared.lines());
+    let names = |lines: &str| -> Vec<String> {
+        lines.lines().filter_map(|line| line.split_once(' ')).map(|(name, _)| name.to_owned()).collect()
     };
-    assert_eq!(fields(&process.shared.lines()), fields(LAST_FORM), "\n{}", process.shared.lines());
+    assert_eq!(names(&process.shared.lines()), names(LAST_FORM), "\n{}", process.shared.lines());
+    let last = shared::read(&Shared::of(LAST_FORM), key);
+    assert_eq!(without_value("entry", &serde_json::to_value(last).unwrap()), without);
 }
 
 #[test]

@@ -155,7 +155,7 @@ fn what_nobody_uses_any_more_is_let_go() {
         *entry = Entry::default();
         Then::Write(())
     });
-    assert!(process.shared.shelves().all(|value| value == b"[]"));
+    assert!(process.shared.shelves().all(|value| value == shared::EMPTY));
 }
 
 #[test]

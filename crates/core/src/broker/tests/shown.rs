@@ -192,5 +192,5 @@ fn keys_are_spread_over_shelves_that_were_made_beforehand() {
     let (process, _) = with_exchanges(&of, || token(3600));
     let values = process.shared.values.borrow();
     assert!(values.keys().all(|name| made.contains(name)), "{:?}", values.keys());
-    assert!(values.values().filter(|(value, _)| value != b"[]").count() > 20);
+    assert!(values.values().filter(|(value, _)| value != shared::EMPTY).count() > 20);
 }
