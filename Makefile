@@ -11,6 +11,8 @@ CARGO := cargo --locked
 
 NEWEST_ENVOY := 1.40.0
 OLDEST_ENVOY := 1.36.2
+# The oldest with the extension that envoy/sidecar/file-server.yaml needs.
+FILE_SERVER_ENVOY := 1.38.2
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  make %-17s %s\n' "$$name" "$$text"; done
@@ -19,7 +21,7 @@ tools: ## see that rustup, cc and python3 are here; install the pinned Rust tool
 	@scripts/check-tools
 
 envoy: tools ## fetch the pinned Envoys into .tools/ (ENVOY=/path uses another)
-	@if [ -z "$(ENVOY)" ]; then scripts/fetch-envoy $(NEWEST_ENVOY) && scripts/fetch-envoy $(OLDEST_ENVOY); fi
+	@if [ -z "$(ENVOY)" ]; then for version in $(NEWEST_ENVOY) $(OLDEST_ENVOY) $(FILE_SERVER_ENVOY); do scripts/fetch-envoy $$version || exit; done; fi
 
 sdks: tools ## fetch the Azure SDKs for Python, which tests and demo run, into .tools/
 	@scripts/fetch-sdks python

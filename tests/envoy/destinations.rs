@@ -373,8 +373,7 @@ fn http2_gets_its_token() {
 
 fn a_websocket_is_opened_with_a_token() {
     for changes in [vec![], vec![in_cluster()]] {
-        let upgrades = change(MANAGER, |manager| manager["upgrade_configs"] = json!([{"upgrade_type": "websocket"}]));
-        let stack = with(&destination(&json!({})), changes.into_iter().chain([upgrades]).collect());
+        let stack = with(&destination(&json!({})), changes);
         let mut stream = TcpStream::connect(stack.outbound_addr()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let open = format!(

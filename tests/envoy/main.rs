@@ -5,6 +5,7 @@
 
 #[path = "../caught/mod.rs"]
 mod caught;
+mod clients;
 mod destinations;
 #[path = "../evasions/mod.rs"]
 mod evasions;
@@ -13,6 +14,7 @@ mod many;
 mod metadata_address;
 #[path = "../scenarios/mod.rs"]
 mod scenarios;
+mod token_file;
 mod tokens;
 mod trap;
 
@@ -38,9 +40,15 @@ fn main() -> ExitCode {
             trials.push(trial(oldest, scenario));
         }
     }
-    let own = [OWN, tokens::ALL, managed_identity::ALL, metadata_address::ALL, destinations::ALL, many::ALL];
+    let own =
+        [OWN, tokens::ALL, token_file::ALL, managed_identity::ALL, metadata_address::ALL, destinations::ALL, many::ALL];
     for (name, test) in own.into_iter().flatten() {
         trials.push(Trial::test(*name, move || caught(test)).with_kind(newest));
+    }
+    for (name, test) in clients::ALL {
+        for version in envoy::VERSIONS.into_iter().take(if envoy::replacement().is_some() { 1 } else { 2 }) {
+            trials.push(Trial::test(*name, move || caught(|| test(version))).with_kind(version));
+        }
     }
     libtest_mimic::run(&arguments, trials).exit_code()
 }

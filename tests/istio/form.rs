@@ -141,6 +141,13 @@ impl Form {
 
         let http = format!("static_resources.listeners[{}].{HTTP}", sidecar::OUTBOUND);
         let http = at_mut(bootstrap, &http).unwrap();
+        // Istio's own, before any patch.
+        http.as_object_mut().unwrap().remove("http_protocol_options");
+        http["upgrade_configs"] = json!([{"upgrade_type": "websocket"}]);
+        for patch in manifest.patches("NETWORK_FILTER") {
+            assert_eq!(patch["patch"]["operation"], "MERGE");
+            merge(http, &patch["patch"]["value"]["typed_config"]);
+        }
         set(http, "route_config.virtual_hosts", hosts).unwrap();
         if self.place == Place::Downstream {
             insert(&manifest.patch("HTTP_FILTER"), at_mut(http, "http_filters").unwrap(), filter);
@@ -185,6 +192,19 @@ pub(crate) fn upstream_options() -> Value {
     let patch = manifest(UPSTREAM).patch("CLUSTER");
     assert_eq!(patch["patch"]["operation"], "MERGE");
     patch["patch"]["value"]["typed_extension_protocol_options"][PROTOCOL].clone()
+}
+
+/// Merges as messages of protobuf are merged: fields one by one, lists one behind the other.
+fn merge(into: &mut Value, from: &Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (name, value) in from {
+                merge(into.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (Value::Array(into), Value::Array(from)) => into.extend(from.iter().cloned()),
+        (into, from) => *into = from.clone(),
+    }
 }
 
 /// Carries out the HTTP_FILTER patch.

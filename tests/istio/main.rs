@@ -60,6 +60,17 @@ fn arrives_with_a_token(form: Form) {
             assert_eq!(answer.status, 200, "{}\n{}", answer.text(), stack.log());
             assert!(answer.seen_header("authorization").is_some_and(|value| value.starts_with("Bearer ey")));
         }
+        for (version, bytes) in [
+            (
+                "1.1",
+                format!("GET / HTTP/1.1\r\nHost: {LISTED_HOST}\r\nConnection: Upgrade\r\nUpgrade: TLS/1.2\r\n\r\n"),
+            ),
+            ("1.0", format!("GET / HTTP/1.0\r\nHost: {LISTED_HOST}\r\n\r\n")),
+        ] {
+            let answer = stack::client::send_text(stack.outbound_addr(), &bytes, false).unwrap();
+            let is_served = answer.starts_with(&format!("HTTP/{version} 200 "));
+            assert!(is_served && answer.contains("Bearer ey"), "{bytes}{answer}");
+        }
         assert_eq!(stack.directory().stats().token_requests, 1, "exchanges");
         is_in_order(&stack);
     }

@@ -51,10 +51,14 @@ fn the_upstream_has_tls_and_its_name_is_verified() {
     }
     let sidecar = manifest(SIDECAR);
     let port = &sidecar.object("ServiceEntry")["spec"]["ports"][0]["number"];
-    assert_eq!(sidecar.patch("HTTP_FILTER")["match"]["listener"]["portNumber"], *port);
+    for patch in ["HTTP_FILTER", "NETWORK_FILTER"] {
+        assert_eq!(sidecar.patch(patch)["match"]["listener"]["portNumber"], *port);
+    }
     let gateway = manifest(GATEWAY);
     let server = &gateway.object("Gateway")["spec"]["servers"][0];
-    assert_eq!(gateway.patch("HTTP_FILTER")["match"]["listener"]["portNumber"], server["port"]["number"]);
+    for patch in ["HTTP_FILTER", "NETWORK_FILTER"] {
+        assert_eq!(gateway.patch(patch)["match"]["listener"]["portNumber"], server["port"]["number"]);
+    }
     assert_eq!(server["tls"], json!({"mode": "ISTIO_MUTUAL"}), "the caller is known");
     assert_eq!(gateway.object("AuthorizationPolicy")["spec"]["action"], "ALLOW");
 }

@@ -1,7 +1,7 @@
 //! A small blocking HTTP client: one new connection per request, nothing followed, nothing interpreted.
 
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
@@ -157,26 +157,46 @@ impl Request {
 /// Sends these bytes to `addr` and returns all that comes back, until an answer that says it is the last is complete, the connection is
 /// closed, or nothing comes for a second; bytes that are not UTF-8 become U+FFFD. For what no HTTP client would write.
 pub fn send_bytes(addr: SocketAddr, bytes: &[u8]) -> io::Result<String> {
-    let mut stream = std::net::TcpStream::connect(addr)?;
-    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    let mut stream = TcpStream::connect(addr)?;
     // A peer that refuses the first bytes may close before it has read all.
     let _ = stream.write_all(bytes);
+    read_until(&mut stream, Duration::from_secs(1), is_the_last)
+}
+
+/// Sends one request, written out, and returns its answer as soon as it is whole, or what there is when the connection is closed or
+/// nothing comes for ten seconds. `half_close` ends this side of the connection after the request.
+pub fn send_text(addr: SocketAddr, request: &str, half_close: bool) -> io::Result<String> {
+    let mut stream = TcpStream::connect(addr)?;
+    stream.write_all(request.as_bytes())?;
+    if half_close {
+        stream.shutdown(Shutdown::Write)?;
+    }
+    read_until(&mut stream, Duration::from_secs(10), is_whole)
+}
+
+fn read_until(stream: &mut TcpStream, silence: Duration, is_all: fn(&str) -> bool) -> io::Result<String> {
+    stream.set_read_timeout(Some(silence))?;
     let mut answer = Vec::new();
     let mut buffer = [0; 4096];
-    while let (false, Ok(read @ 1..)) = (ends_with_the_last(&answer), stream.read(&mut buffer)) {
+    while let (false, Ok(read @ 1..)) = (is_all(&String::from_utf8_lossy(&answer)), stream.read(&mut buffer)) {
         answer.extend_from_slice(buffer.get(..read).unwrap_or_default());
     }
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
-/// Whether the bytes end with a whole answer after which the connection is closed. Envoy leaves the closing to its client for a second.
-fn ends_with_the_last(answers: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(answers);
-    let last = text.rfind("HTTP/1.1 ").and_then(|start| text.get(start..)).unwrap_or_default();
-    let Some((head, body)) = last.split_once("\r\n\r\n") else { return false };
+/// Whether the answers end with a whole one after which the connection is closed. Envoy leaves the closing to its client for a second.
+fn is_the_last(answers: &str) -> bool {
+    let last = answers.rfind("HTTP/1.1 ").and_then(|start| answers.get(start..)).unwrap_or_default();
+    let head = last.split_once("\r\n\r\n").map(|(head, _)| head).unwrap_or_default();
+    head.lines().any(|line| line == "connection: close") && is_whole(last)
+}
+
+/// Whether this is one answer with all of its body.
+fn is_whole(answer: &str) -> bool {
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else { return false };
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
     let length: Option<usize> = length.and_then(|length| length.parse().ok());
-    head.lines().any(|line| line == "connection: close") && length.is_some_and(|length| body.len() >= length)
+    length.is_some_and(|length| body.len() >= length)
 }
 
 /// Runs one exchange to its end, or until its time is over.

@@ -26,6 +26,9 @@ const TAIL: usize = 25;
 /// The newest Envoy that is tried, and the oldest: those that `make envoy` installs.
 pub const VERSIONS: [&str; 2] = ["1.40.0", "1.36.2"];
 
+/// The oldest Envoy that has the extension which `envoy/sidecar/file-server.yaml` needs.
+pub const WITH_FILE_SERVER: &str = "1.38.2";
+
 /// The Envoy that is used when nothing else is said: the newest.
 pub fn binary() -> PathBuf {
     let [newest, _] = VERSIONS;

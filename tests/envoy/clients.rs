@@ -1,0 +1,115 @@
+//! The HTTP stacks that people really run, in front of the manifest that ships, in every version of Envoy.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use serde_json::Value;
+use stack::client::send_text;
+use stack::{HEALTH_HOST, IDENTITY_HEADER, IMDS_HOST, LISTED_HOST, Options, Stack, envoy};
+
+use super::{look_through_log, newest};
+
+/// What this file shows, by its sentences; each is given a version of Envoy.
+pub(crate) const ALL: &[(&str, fn(&'static str))] = &[
+    ("a_client_that_offers_to_switch_to_tls_is_served_without_it", a_client_that_offers_tls),
+    ("a_client_of_http_1_0_is_served_with_a_host_or_at_imds_without", a_client_of_http_1_0),
+    ("a_websocket_opens_with_the_manifest_that_ships", a_websocket_opens),
+    ("a_client_that_half_closes_is_not_answered_and_one_that_waits_is", a_client_that_half_closes),
+];
+
+fn of(version: &str) -> Stack {
+    newest(Options { envoy: Some(envoy::binary_of(version)), ..Options::default() })
+}
+
+const IMDS: &str = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net";
+const APP_SERVICE: &str = "/msi/token?api-version=2019-08-01&resource=https://vault.azure.net";
+
+/// The kinds of requests that this Envoy answers: where to, for what, with which header lines after the first.
+fn kinds(stack: &Stack) -> [(SocketAddr, String, String); 4] {
+    let secret = format!("X-IDENTITY-HEADER: {IDENTITY_HEADER}\r\n");
+    [
+        (stack.outbound_addr(), "/".to_owned(), format!("Host: {LISTED_HOST}\r\n")),
+        (stack.imds_addr(), IMDS.to_owned(), format!("Host: {IMDS_HOST}\r\nMetadata: true\r\n")),
+        (stack.imds_addr(), APP_SERVICE.to_owned(), format!("Host: 127.0.0.1:15002\r\n{secret}")),
+        (stack.health_addr(), "/healthz".to_owned(), format!("Host: {HEALTH_HOST}:15003\r\n")),
+    ]
+}
+
+/// As Apache HttpClient 5.4 and later sends every request over plain HTTP.
+fn a_client_that_offers_tls(version: &'static str) {
+    let stack = of(version);
+    for (addr, path, headers) in kinds(&stack) {
+        for protocol in ["TLS/1.2", "TLS/1.3"] {
+            let upgrade = format!("Upgrade: {protocol}\r\nConnection: Upgrade\r\n");
+            let answer = send_text(addr, &format!("GET {path} HTTP/1.1\r\n{headers}{upgrade}\r\n"), false).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+        }
+        let other = format!("GET {path} HTTP/1.1\r\n{headers}Upgrade: spdy/3\r\nConnection: Upgrade\r\n\r\n");
+        assert!(
+            send_text(addr, &other, false).unwrap().starts_with("HTTP/1.1 403 "),
+            "nothing else is ignored: {path}"
+        );
+    }
+    let seen: Vec<Value> = stack.upstream.seen();
+    assert!(seen.len() == 2 && seen.iter().all(|request| !request.to_string().contains("TLS/1")), "{seen:?}");
+    look_through_log(&stack);
+}
+
+/// As nginx sends what it passes on, when nothing else is configured.
+fn a_client_of_http_1_0(version: &'static str) {
+    let stack = of(version);
+    for (addr, path, headers) in kinds(&stack) {
+        let answer =
+            send_text(addr, &format!("GET {path} HTTP/1.0\r\n{headers}Connection: close\r\n\r\n"), false).unwrap();
+        assert!(answer.starts_with("HTTP/1.0 200 "), "{path}: {answer}");
+    }
+    let without_host = |addr: SocketAddr, path: &str, headers: &str| {
+        send_text(addr, &format!("GET {path} HTTP/1.0\r\n{headers}\r\n"), false).unwrap()
+    };
+    let answer = without_host(stack.imds_addr(), IMDS, "Metadata: true\r\n");
+    assert!(answer.starts_with("HTTP/1.0 200 ") && answer.contains("\"access_token\":\"ey"), "{answer}");
+    // IMDS's own rules hold, and elsewhere nobody guesses a host.
+    assert!(without_host(stack.imds_addr(), IMDS, "").contains("Required metadata header not specified"));
+    assert!(without_host(stack.outbound_addr(), "/", "").starts_with("HTTP/1.0 400 "));
+    assert_eq!(stack.upstream.requests(), 1);
+    look_through_log(&stack);
+}
+
+fn a_websocket_opens(version: &'static str) {
+    let stack = of(version);
+    let mut stream = TcpStream::connect(stack.outbound_addr()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let open = format!(
+        "GET /chat HTTP/1.1\r\nHost: {LISTED_HOST}\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==\r\n\r\n"
+    );
+    stream.write_all(open.as_bytes()).unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.extend(byte);
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+    stream.write_all(b"back and forth").unwrap();
+    let mut echoed = [0; 14];
+    stream.read_exact(&mut echoed).unwrap();
+    assert_eq!(&echoed, b"back and forth");
+    assert!(stack.upstream.seen()[0].to_string().contains("Bearer ey"));
+    look_through_log(&stack);
+}
+
+/// As BusyBox's wget does it. Envoy has no option for such clients; `docs/migrate.md` says what to use instead.
+fn a_client_that_half_closes(version: &'static str) {
+    let stack = of(version);
+    let request = format!("GET {IMDS} HTTP/1.1\r\nHost: {IMDS_HOST}\r\nMetadata: true\r\nConnection: close\r\n\r\n");
+    for _ in 0..2 {
+        assert_eq!(send_text(stack.imds_addr(), &request, true).unwrap(), "");
+        assert!(
+            send_text(stack.imds_addr(), &request, false).unwrap().starts_with("HTTP/1.1 200 "),
+            "cached by now, too"
+        );
+    }
+    look_through_log(&stack);
+}
