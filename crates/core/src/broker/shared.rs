@@ -272,7 +272,12 @@ pub(super) fn remove(shared: &dyn SharedData, key: TokenKey, now: Timestamp) {
         if entry.lease.as_ref().is_some_and(|lease| lease.is_live(now)) {
             return Then::Keep(());
         }
-        *entry = Entry::default();
+        // A rejection is remembered for as long as it limits the next one.
+        let forced = std::mem::take(entry);
+        if forced.is_forced(now) {
+            let Entry { identity, scope, forced_at, .. } = forced;
+            *entry = Entry { identity, scope, forced_at, ..Entry::default() };
+        }
         Then::Write(())
     });
 }

@@ -252,3 +252,44 @@ fn requests_for_unlisted_scopes_leave_half_of_the_room_for_others() {
     process.pending(0, 4);
     assert_eq!(process.failed(0).code, Code::TooManyWaiting);
 }
+
+#[test]
+fn a_worker_that_uses_what_others_fetch_keeps_no_more_of_it_than_they_may() {
+    let mut process = Process::new();
+    for number in 0..100 {
+        process.switch_to(unlisted(number));
+        let refused = number == 90;
+        process.exchange(0, 1, if refused { refusal(500_011) } else { token(86_400) });
+        if refused {
+            process.failed(1);
+        } else {
+            process.ready(1);
+        }
+        process.look(1);
+        process.advance(Duration::from_secs(2));
+    }
+    let worker = &process.workers[1];
+    assert_eq!((worker.slots.len(), worker.timers.len()), (64, 64));
+    let keeps = |number: usize| worker.slots.contains_key(&unlisted(number).key());
+    assert!(!keeps(90), "the refused one goes first");
+    assert!(keeps(36) && !keeps(34), "then the least recently used ones");
+}
+
+#[test]
+fn a_rejection_of_a_scope_that_is_dropped_is_remembered_for_as_long_as_it_limits_the_next_one() {
+    let mut process = Process::new();
+    process.switch_to(unlisted(0));
+    process.exchange(0, 1, token(86_400));
+    let forced_at = Some(process.now);
+    let key = process.grant.key();
+    shared::update(&process.shared, key, process.now, |entry| {
+        entry.forced_at = forced_at;
+        Then::Write(())
+    });
+    shared::remove(&process.shared, key, process.now);
+    let entry = shared::read(&process.shared, key);
+    assert_eq!((entry.token, entry.forced_at, entry.scope), (None, forced_at, scope(0)));
+    process.advance(FORCED_PERIOD);
+    shared::remove(&process.shared, key, process.now);
+    assert_eq!(shared::read(&process.shared, key), Entry::default());
+}
