@@ -67,15 +67,18 @@ impl Broker {
             // The caller may have the token from another worker.
             slot.adopt(&shared::read(shared, grant.key()), now);
         }
-        let mut rejected = match stale {
-            Stale::Any => slot.token.clone().map(Rejected::This),
-            Stale::Digest(digest) => Some(Rejected::Digest(digest)),
-            Stale::Carried(digest) => slot.rejected.then_some(Rejected::Digest(digest)),
+        let meant = slot.token.clone().filter(|token| match stale {
+            Stale::Any => true,
+            Stale::Digest(digest) => token.token().digest() == digest,
+            Stale::Carried(digest) => slot.rejected && token.token().digest() == digest,
+        });
+        let mut rejected = match (stale, meant.clone()) {
+            (_, Some(token)) => Some(Rejected::This(token)),
+            (Stale::Digest(digest), None) => Some(Rejected::Digest(digest)),
+            (Stale::Any | Stale::Carried(_), None) => None,
         };
         let mut holders = None;
-        let is_meant =
-            |token: &Arc<Issued>| rejects_now && rejected.as_ref().is_some_and(|rejected| rejected.is(token));
-        if let Some(token) = slot.usable(now).filter(|token| is_meant(token)).cloned() {
+        if let Some(token) = meant.filter(|token| rejects_now && token.is_usable(now)) {
             match slot.reject(grant.key(), &token, now, shared) {
                 Verdict::Marked(queues) => holders = Some(queues),
                 Verdict::Known | Verdict::Replaced => {}
@@ -117,7 +120,7 @@ impl Slot {
                 self.adopt(entry, now);
                 return Then::Keep(Verdict::Replaced);
             }
-            if entry.rejected {
+            if entry.rejected && entry.token.as_ref() == Some(token) {
                 self.adopt(entry, now);
                 return Then::Keep(Verdict::Known);
             }

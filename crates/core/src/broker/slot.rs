@@ -56,14 +56,14 @@ pub(super) struct Waiter {
 /// A token that a caller rejects.
 pub(super) enum Rejected {
     This(Arc<Issued>),
-    /// The one with this SHA-256, whichever that is.
+    /// The one with this SHA-256, should it ever come into use here.
     Digest([u8; 32]),
 }
 
 impl Rejected {
     pub(super) fn is(&self, token: &Issued) -> bool {
         match self {
-            Self::This(this) => **this == *token,
+            Self::This(this) => std::ptr::eq(Arc::as_ptr(this), token) || **this == *token,
             Self::Digest(digest) => token.token().digest() == *digest,
         }
     }
@@ -186,7 +186,8 @@ impl Slot {
         };
         // One that does not last is better than none.
         if let Some(token) = self.usable_for(waiter.rejected.as_ref(), now) {
-            return (Answer::Ready(Arc::clone(token)), look);
+            let token = Arc::clone(token);
+            return (Answer::Ready(token), self.use_token() || look);
         }
         let problem = too_many_waiting(waiting).about(self.grant.identity(), self.grant.scope());
         (Answer::Failed(problem), look)

@@ -10,6 +10,7 @@ use entra_exchange_core::time::Timestamp;
 use serde_json::{Value, json};
 
 use crate::grants::TENANT;
+use crate::hostile;
 use crate::random::Random;
 
 /// How it goes with Entra.
@@ -24,6 +25,10 @@ pub(crate) enum Weather {
     Refusing(u32),
     /// 429, and when to come again.
     Throttling(u64),
+    /// A refusal with this code, which tells the client to slow down.
+    ThrottlingClient(u32),
+    /// Answers that are made to do harm.
+    Hostile,
     /// Tokens of this life, to be refreshed after so long, in seconds.
     Granting(u64, Option<u64>),
     /// Tokens of a second that take two.
@@ -91,7 +96,7 @@ pub(crate) fn number_of(token: &str) -> Option<usize> {
     token.rsplit('.').next()?.parse().ok()
 }
 
-fn response(status: u16, body: impl Into<Vec<u8>>) -> Response {
+pub(crate) fn response(status: u16, body: impl Into<Vec<u8>>) -> Response {
     Response { status, retry_after: None, body: body.into(), is_envoys_own: false }
 }
 
@@ -151,6 +156,8 @@ pub(crate) fn token(
             if random.chance(10) { Err(CallFailure::NoEndpoint) } else { envoys_own(503) }
         }
         Weather::Refusing(code) => refused(401, code, request),
+        Weather::ThrottlingClient(code) => refused(400, code, request),
+        Weather::Hostile => Ok(hostile::answer(random, request)),
         Weather::Throttling(seconds) => {
             retry_after = Some(seconds);
             Ok(Response { retry_after: Some(seconds.to_string().into_bytes()), ..response(429, r#"{"error":"x"}"#) })

@@ -91,6 +91,8 @@ struct Published {
     /// the place of another token, or does not.
     until: Timestamp,
     until_perhaps: Timestamp,
+    /// Whether it is this one for certain.
+    is_certain: bool,
 }
 
 impl Published {
@@ -170,7 +172,7 @@ impl Judge {
         let usable = self.usable(asked.grant.key(), clock);
         let withheld = usable.filter(|token| match asked.rejects {
             Rejects::Nothing => true,
-            Rejects::Token(number) => number != token.number && token.until == token.until_perhaps,
+            Rejects::Token(number) => number != token.number && token.is_certain,
             Rejects::Any => false,
         });
         self.must(withheld.is_none(), "nothing withheld", || {
@@ -281,7 +283,7 @@ impl Judge {
         }
         let Some(minted) = self.minted.get(number) else { return };
         let until = asked_at.plus(Duration::from_millis(minted.life_ms() - minted.margin_ms()));
-        let mut published = Published { number, asked_at, until, until_perhaps: until };
+        let mut published = Published { number, asked_at, until, until_perhaps: until, is_certain: under_lease };
         if let Some(other) = self.usable(key, clock).filter(|_| !under_lease) {
             published.until = until.min(other.until);
             published.until_perhaps = until.max(other.until_perhaps);

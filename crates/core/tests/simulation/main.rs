@@ -10,6 +10,7 @@
 mod clock;
 mod entra;
 mod grants;
+mod hostile;
 mod inventors;
 mod judge;
 mod memory;
@@ -47,7 +48,9 @@ struct Outcome {
 
 fn run(seed: u64, sabotage: Option<Sabotage>) -> Outcome {
     let mut random = Random::new(seed);
-    let plan = Plan::of(&mut random);
+    let mut plan = Plan::of(&mut random);
+    // With random numbers of its own: what a seed meant before stays.
+    plan.add_attacks(&mut Random::new(!seed));
     live(plan, random, sabotage)
 }
 

@@ -134,6 +134,34 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// What an attacker, or bad luck, adds to a run: tokens that are rejected in one worker while others use them, a clock that
+    /// is set back with a token in hand, throttling, hostile answers.
+    pub(crate) fn add_attacks(&mut self, random: &mut Random) {
+        if random.chance(25) {
+            self.weather.extend(times(random, 2, self.end).into_iter().map(|at| (at, Weather::Hostile)));
+        }
+        if random.chance(20) {
+            let throttled = |at| (at, Weather::ThrottlingClient(50_196));
+            self.weather.extend(times(random, 2, self.end).into_iter().map(throttled));
+        }
+        let first = self.bursts.iter().map(|(at, _)| *at).min().unwrap_or_default();
+        if random.chance(20) {
+            let at = first + random.between(0, 20_000);
+            self.jumps.push((at, random.pick(&[-5_000, -600_000, -3_600_000, -86_400_000])));
+            self.bursts.push((at + random.between(0, 2_000), 10));
+        }
+        if random.chance(25) {
+            self.rejected = random.pick(&[2, 10, 50]);
+            let begin = random.between(0, self.end / 2);
+            let every = random.pick(&[50, 400, 5_000]);
+            self.bursts.extend((0..40).map(|number| (begin + number * every, 2)));
+        }
+        // The clock is set in the order of time.
+        self.jumps.sort_unstable();
+    }
+}
+
 fn times(random: &mut Random, most: u64, end: u64) -> Vec<u64> {
     (0..random.between(0, most)).map(|_| random.between(0, end)).collect()
 }

@@ -3,7 +3,7 @@
 use crate::entra::Weather;
 use crate::plan::Plan;
 use crate::random::Random;
-use crate::world::World;
+use crate::world::{Happening, World};
 
 const MINUTE: u64 = 60_000;
 
@@ -84,6 +84,43 @@ fn a_lease_that_nobody_gives_back_ends_also_when_the_clock_is_set_back() {
         let judge = world.judge.borrow();
         assert_eq!((judge.violation.clone(), judge.waiting()), (None, 0), "seed {seed}");
     }
+}
+
+#[test]
+fn a_token_that_one_worker_rejects_is_replaced_in_all_of_them_by_one_exchange() {
+    for seed in 0..20 {
+        let mut plan = Plan::quiet(6, 1, 20_000);
+        plan.bursts = (0..1_500).map(|number| (number * 10, 1)).collect();
+        let world = World::new(plan, Random::new(seed), None);
+        let key = crate::grants::all(None)[0].key();
+        world.put(5_000, 1, Happening::Rejected { generation: 0, key });
+        world.run_until(world.plan.end);
+        // Whether one is handed out too late, the judge knows.
+        assert_eq!((world.judge.borrow().violation.clone(), exchanges(&world)), (None, 2), "seed {seed}");
+        assert_eq!(world.judge.borrow().waiting(), 0);
+    }
+}
+
+#[test]
+fn a_token_that_is_rejected_is_used_while_entra_is_down() {
+    let mut plan = Plan::quiet(4, 1, 60_000);
+    plan.bursts = (0..600).map(|number| (number * 100, 1)).collect();
+    plan.weather = vec![(4_000, Weather::Down), (40_000, Weather::Fair)];
+    let world = World::new(plan, Random::new(1), None);
+    let key = crate::grants::all(None)[0].key();
+    world.put(5_000, 1, Happening::Rejected { generation: 0, key });
+    world.run_until(world.plan.end);
+    let judge = world.judge.borrow();
+    assert_eq!((judge.violation.clone(), judge.handed_out), (None, 600));
+}
+
+#[test]
+fn a_token_in_hand_is_not_sent_after_the_clock_was_set_back_behind_it() {
+    let mut plan = Plan::quiet(4, 1, 70_000);
+    plan.bursts = vec![(0, 20), (60_000, 20)];
+    plan.jumps = vec![(30_000, -3_600_000)];
+    let world = run(plan);
+    assert_eq!(exchanges(&world), 2);
 }
 
 #[test]

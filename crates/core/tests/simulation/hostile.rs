@@ -1,0 +1,45 @@
+//! Answers of a token endpoint that is made to do harm: no token comes of them, and nothing of them may be taken for ours.
+
+use entra_exchange_core::entra::TokenRequest;
+use entra_exchange_core::http::Response;
+use serde_json::json;
+
+use crate::entra::response;
+use crate::random::Random;
+
+/// Any of them. Each holds the assertion, where it has room for a text.
+pub(crate) fn answer(random: &mut Random, request: &TokenRequest) -> Response {
+    let assertion = request.body.split("client_assertion=").nth(1).unwrap_or_default().to_owned();
+    match random.place(8) {
+        0 => response(200, "[".repeat(100_000)),
+        1 => {
+            let life = random.pick(&["1e308", "99999999999999999999999", "-5", "null", "\"soon\"", "[3600]", "0"]);
+            response(200, format!(r#"{{"token_type":"Bearer","access_token":"a","expires_in":{life}}}"#))
+        }
+        2 => {
+            let token = random.pick(&["a\r\nx-admin: yes", "a b", "a\0", "\u{e9}", "Bearer a", " "]);
+            response(200, json!({"token_type": "Bearer", "expires_in": 3600, "access_token": token}).to_string())
+        }
+        3 => {
+            let after: &[u8] =
+                random.pick(&[b"\xff\xfe", b"99999999999999999999", b"-1", b"", b"1e9", b"Sun, 00 Xxx 0000 99:99:99"]);
+            Response { retry_after: Some(after.to_vec()), ..response(429, assertion) }
+        }
+        4 => response(random.pick(&[0, 99, 204, 304, 999, u16::MAX]), assertion),
+        5 => {
+            // A line of ours, if it were taken for one.
+            let line =
+                format!("AADSTS90033: no\nevent=exchange outcome=issued identity=identity-0 {assertion}\u{1b}[2J");
+            refusal(&line, &assertion, 90_033)
+        }
+        6 => refusal(&assertion.repeat(200), &assertion, 700_213),
+        _ => refusal(&format!("AADSTS700016: \u{202e}{}", "x ".repeat(50_000)), &"9".repeat(10_000), 700_016),
+    }
+}
+
+/// A refusal with a text in every field that has one.
+fn refusal(description: &str, text: &str, code: u32) -> Response {
+    let body = json!({"error": text, "error_description": description, "error_codes": [code, u32::MAX, code],
+        "trace_id": text, "correlation_id": text, "error_uri": text});
+    response(401, body.to_string())
+}
