@@ -100,7 +100,7 @@ fn a_websocket_opens(version: &'static str) {
     look_through_log(&stack);
 }
 
-/// As BusyBox's wget does it. Envoy has no option for such clients; `docs/migrate.md` says what to use instead.
+/// As `printf … | nc` does it when its input ends. Envoy has no option for such clients; `docs/migrate.md` says what to use instead.
 fn a_client_that_half_closes(version: &'static str) {
     let stack = of(version);
     let request = format!("GET {IMDS} HTTP/1.1\r\nHost: {IMDS_HOST}\r\nMetadata: true\r\nConnection: close\r\n\r\n");
