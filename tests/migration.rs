@@ -151,8 +151,17 @@ fn the_federated_token_is_in_the_sidecar_alone() {
     }
     let istio = objects("after-istio.yaml");
     let deployment = istio.iter().find(|object| object["kind"] == "Deployment").unwrap();
-    let annotations = &deployment["spec"]["template"]["metadata"]["annotations"];
-    assert_eq!(annotations["azure.workload.identity/skip-containers"], "app");
+    let template = &deployment["spec"]["template"];
+    // Istio's own annotations give istio-proxy variables and token, as envoy/istio/workload.yaml has them; the webhook has no part in it.
+    let workload = stack::document::read("envoy/istio/workload.yaml").unwrap();
+    let workload = workload.iter().find(|object| object["kind"] == "Deployment").unwrap();
+    let metadata = &workload["spec"]["template"]["metadata"];
+    assert_eq!(template["metadata"]["annotations"], metadata["annotations"]);
+    assert_eq!(template["metadata"]["labels"]["entra-exchange"], metadata["labels"]["entra-exchange"]);
+    assert!(!template["metadata"].to_string().contains("azure.workload.identity"), "{template}");
+    for container in list(&template["spec"], "containers") {
+        assert!(container["volumeMounts"].is_null(), "{container}");
+    }
 }
 
 #[test]

@@ -117,6 +117,69 @@ fn every_object_of_istios_says_whom_it_is_for_and_in_which_order() {
     }
 }
 
+/// By its own label the webhook gives the federated token to every container of the pod, the application's included.
+#[test]
+fn no_object_needs_the_label_of_the_workload_identity_webhook() {
+    let of_the_webhook = |labels: &Value| labels.to_string().contains("azure.workload.identity");
+    let pod = manifest(WORKLOAD).object("Deployment")["spec"]["template"]["metadata"]["labels"].take();
+    assert!(!of_the_webhook(&pod), "{pod}");
+    for name in files() {
+        for object in manifest(&name).0 {
+            let spec = &object["spec"];
+            for labels in [&spec["workloadSelector"]["labels"], &spec["selector"]["matchLabels"]] {
+                assert!(!of_the_webhook(labels), "{name}: {labels}");
+                if name != GATEWAY && object["kind"] != "Deployment" && !labels.is_null() {
+                    assert_eq!(
+                        (labels, &pod["entra-exchange"]),
+                        (&json!({"entra-exchange": "enabled"}), &json!("enabled"))
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Every image that a pod or a proxy fetches, with the file that names it.
+fn images() -> Vec<(String, String)> {
+    let mut images = Vec::new();
+    for folder in [FOLDER, "examples/migrate-from-pod-identity"] {
+        for entry in fs::read_dir(stack::root().join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|extension| extension != "yaml") {
+                continue;
+            }
+            for line in fs::read_to_string(&path).unwrap().lines().filter(|line| !line.trim_start().starts_with('#')) {
+                let words = line.split([' ', '"', ',']).filter(|word| !word.is_empty());
+                for pair in words.collect::<Vec<_>>().windows(2) {
+                    if pair[0] == "image:" || pair[1].starts_with("oci://") {
+                        images.push((path.display().to_string(), pair[1].to_owned()));
+                    }
+                }
+            }
+        }
+    }
+    images
+}
+
+#[test]
+fn every_image_is_named_by_a_digest_that_no_registry_has() {
+    let zeros = "0".repeat(64);
+    let images = images();
+    assert!(images.len() > 10, "{images:?}");
+    for (file, image) in images {
+        let text = fs::read_to_string(&file).unwrap();
+        match image.split_once("@sha256:") {
+            Some((_, digest)) => assert_eq!(digest, zeros, "{file}: {image}"),
+            // Istio's injection replaces it.
+            None if image == "auto" => assert!(text.contains("inject.istio.io/templates: gateway"), "{file}"),
+            // WasmPlugin and TrafficExtension have a field for it.
+            None => {
+                assert!(text.contains(&format!("sha256: \"{zeros}\"")) && image.starts_with("oci:"), "{file}: {image}")
+            }
+        }
+    }
+}
+
 #[test]
 fn what_the_agent_puts_in_the_filters_place_is_taken() {
     let name = manifest(SIDECAR).value("EXTENSION_CONFIG")["name"].take();
@@ -182,10 +245,13 @@ fn the_plugins_are_the_same_filter() {
     assert_eq!(plugin["match"], json!([{"mode": "CLIENT", "ports": [{"number": 80}]}]));
     let configuration = filter["configuration"]["value"].as_str().unwrap();
     assert_eq!(plugin["pluginConfig"], serde_json::from_str::<Value>(configuration).unwrap());
-    let url = &filter["vm_config"]["code"]["remote"]["http_uri"]["uri"];
+    // The plugins have a field for the digest.
+    let url = filter["vm_config"]["code"]["remote"]["http_uri"]["uri"].as_str().unwrap();
+    let (image, digest) = url.split_once("@sha256:").unwrap();
+    assert!(plugin["url"].as_str().unwrap().starts_with(&format!("{image}:")));
     assert_eq!(
-        (&plugin["url"], &plugin["failStrategy"], &plugin["pluginName"]),
-        (url, &filter["failure_policy"], &filter["root_id"])
+        (&plugin["sha256"], &plugin["failStrategy"], &plugin["pluginName"]),
+        (&json!(digest), &filter["failure_policy"], &filter["root_id"])
     );
     let names: Vec<&Value> = plugin["vmConfig"]["env"].as_array().unwrap().iter().map(|env| &env["name"]).collect();
     assert_eq!(json!(names), filter["vm_config"]["environment_variables"]["host_env_keys"]);
