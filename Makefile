@@ -1,7 +1,7 @@
 # The one list of commands; bare `make` prints it.
 
 .DEFAULT_GOAL := help
-.PHONY: help tools envoy sdks build demo stack check test test-sdks istio-schema lint deny advisories doc fmt simulate simulate-mutants mutants fuzz bench bench-module bench-load fleet clean
+.PHONY: help tools envoy sdks build next demo stack check test test-sdks istio-schema lint deny advisories doc fmt simulate simulate-mutants mutants fuzz bench bench-module bench-load fleet clean
 
 PYTHON ?= python3
 export PYTHON
@@ -38,7 +38,10 @@ stack: envoy build ## the same stack, to stay until Ctrl-C (CONFIG=file.json, CO
 check: lint ## what shows most mistakes within a minute: formatting, lints and the core's tests, without Envoy
 	$(CARGO) test --quiet --package entra-exchange-core
 
-test: envoy sdks build ## every test: core, fake Entra, and the filter in a real Envoy and in a host of our own
+next: tools ## build the filter as another version of itself, for the test of an upgrade
+	@scripts/build-module next
+
+test: envoy sdks build next ## every test: core, fake Entra, and the filter in a real Envoy and in a host of our own
 	$(CARGO) test --workspace
 
 istio-schema: ## check envoy/istio/ against Istio's published CRDs (needs Go)

@@ -19,7 +19,10 @@ pub(crate) fn now() -> Timestamp {
 }
 
 /// Which module this is.
-pub(crate) const BUILD: Build = Build { version: env!("CARGO_PKG_VERSION"), commit: env!("ENTRA_EXCHANGE_COMMIT") };
+pub(crate) const BUILD: Build = Build { version: VERSION, commit: env!("ENTRA_EXCHANGE_COMMIT") };
+
+const VERSION: &str =
+    if cfg!(feature = "next") { concat!(env!("CARGO_PKG_VERSION"), "+next") } else { env!("CARGO_PKG_VERSION") };
 
 /// The fingerprint of the sources, for the tests: they do not take another checkout's module for this one's.
 #[used]

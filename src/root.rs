@@ -11,7 +11,7 @@ use std::time::Duration;
 use entra_exchange_abi::hostcalls::{self, BufferType, MapType, Status};
 use entra_exchange_abi::{Action, Plugin};
 use entra_exchange_core::assertion::Source;
-use entra_exchange_core::broker::{self, Broker, Build, Command, Connection, Issued, StreamId};
+use entra_exchange_core::broker::{self, Broker, Build, Command, Connection, Issued, Predecessors, StreamId};
 use entra_exchange_core::config::Config;
 use entra_exchange_core::configuration_status;
 use entra_exchange_core::entra::TokenKey;
@@ -39,6 +39,7 @@ pub(crate) struct Root {
 struct Configured {
     policy: Rc<Policy>,
     worker: Rc<RefCell<Worker>>,
+    predecessors: Predecessors,
 }
 
 /// What a call is for.
@@ -54,6 +55,7 @@ impl Root {
     fn tell(&mut self, what: impl FnOnce(&mut Broker, Timestamp) -> Vec<Command>) {
         let Some(configured) = &self.configured else { return };
         let (worker, policy) = (Rc::clone(&configured.worker), Rc::clone(&configured.policy));
+        let predecessors_due = configured.predecessors.next_due();
         let worker = &mut *worker.borrow_mut();
         let now = envoy::now();
         let Some(at_work) = worker.at_work() else { return };
@@ -63,7 +65,7 @@ impl Root {
         }
         self.look_at_connections(worker, &policy, now);
         let next_due = worker.at_work().and_then(|at_work| at_work.broker.next_due());
-        set_tick(now, next_due);
+        set_tick(now, next_due.into_iter().chain(predecessors_due).min());
     }
 
     /// Does one thing; what is to be done about it comes back.
@@ -226,17 +228,19 @@ impl Plugin for Root {
                 let now = envoy::now();
                 let policy = Rc::new(Policy::new(&config, envoy::is_gateway()));
                 let worker = Rc::new(RefCell::new(Worker::new(config.limits, config.log)));
+                let predecessors = Predecessors::register(now, &Shared);
                 // The canary does not live to see it.
                 let warm = (!policy.warm().is_empty()).then_some(now);
-                if warm.is_some() {
-                    set_tick(now, warm);
+                let due = warm.or(predecessors.next_due());
+                if due.is_some() {
+                    set_tick(now, due);
                 }
                 policy.configuration().announce(&Shared).iter().for_each(envoy::log);
                 let Build { version, commit } = envoy::BUILD;
                 for measurement in policy.configuration().measurements(version, commit) {
                     worker.borrow().meters.take(&measurement);
                 }
-                self.configured = Some(Configured { policy, worker });
+                self.configured = Some(Configured { policy, worker, predecessors });
                 true
             }
             Err(refused) => {
@@ -259,6 +263,15 @@ impl Plugin for Root {
     }
 
     fn on_tick(&mut self) {
+        if let Some(configured) = &mut self.configured
+            && configured.predecessors.next_due().is_some()
+        {
+            let now = envoy::now();
+            if let Some(event) = configured.predecessors.empty(now, &Shared) {
+                envoy::log(&event);
+            }
+            set_tick(now, configured.predecessors.next_due());
+        }
         if let Some(configured) = &self.configured
             && !configured.policy.warm().is_empty()
         {

@@ -17,6 +17,7 @@ mod scenarios;
 mod token_file;
 mod tokens;
 mod trap;
+mod upgrade;
 
 use std::process::ExitCode;
 use std::thread;
@@ -42,7 +43,7 @@ fn main() -> ExitCode {
     }
     let own =
         [OWN, tokens::ALL, token_file::ALL, managed_identity::ALL, metadata_address::ALL, destinations::ALL, many::ALL];
-    for (name, test) in own.into_iter().flatten() {
+    for (name, test) in own.into_iter().flatten().chain(upgrade::ALL) {
         trials.push(Trial::test(*name, move || caught(test)).with_kind(newest));
     }
     for (name, test) in clients::ALL {

@@ -49,7 +49,7 @@ fn requests_without_a_connection() {
     };
     let mut configuration = destination(&json!({}));
     configuration["destinations"][0].as_object_mut().unwrap().remove("tls_clusters");
-    configuration["limits"] = json!({"wait": "4s", "waiting": 200});
+    configuration["limits"] = json!({"wait": "15s", "waiting": 200});
     let stack = newest(Options {
         concurrency: 1,
         configuration: Some(configuration.to_string()),

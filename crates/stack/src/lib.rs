@@ -45,7 +45,7 @@ pub use workload::{
     AUDIENCE, AUTHORITY_HOST, CLIENT_ID, HEALTH_HOST, IDENTITY_HEADER, IMDS_HOST, ISSUER_URL, LISTED_HOST, NAMESPACE,
     RESOURCES, SERVICE_ACCOUNT, SUBJECT, TENANT_ID, TOKEN_LIFE, UNLISTED_HOST, credential,
 };
-pub use workspace::{module, module_sources, root};
+pub use workspace::{module, module_sources, next_module, root};
 
 use envoy::Launch;
 use folder::Folder;

@@ -14,6 +14,9 @@ pub(crate) const SIDECAR: &str = "envoy/sidecar/envoy.yaml";
 /// The filter, seen from the repository's root.
 pub(crate) const MODULE: &str = "dist/entra-exchange.wasm";
 
+/// The filter as its next version, seen from the repository's root.
+const NEXT_MODULE: &str = "dist/entra-exchange-next.wasm";
+
 /// The repository's root: the nearest folder at or above the current one that is a checkout, else where this crate was built from. A
 /// test binary that another checkout built, or that was moved, tests the checkout in which it runs.
 pub fn root() -> PathBuf {
@@ -25,7 +28,12 @@ pub fn root() -> PathBuf {
 /// The filter that `make build` left in this checkout. An error when there is none, or when it was built from other sources than the
 /// checkout has now.
 pub fn module() -> Result<PathBuf, StartError> {
-    built_module(&root())
+    built_module(&root(), MODULE)
+}
+
+/// The same for the filter as its next version, which `make next` leaves: what replaces [`module`] in the test of an upgrade.
+pub fn next_module() -> Result<PathBuf, StartError> {
+    built_module(&root(), NEXT_MODULE)
 }
 
 /// The files whose content decides whether [`module`] is stale, relative to [`root`].
@@ -41,8 +49,8 @@ fn nearest_checkout(current: &Path, built_from: &Path) -> Option<PathBuf> {
         .and_then(|folder| folder.canonicalize().ok())
 }
 
-fn built_module(root: &Path) -> Result<PathBuf, StartError> {
-    let module = root.join(MODULE);
+fn built_module(root: &Path, module: &str) -> Result<PathBuf, StartError> {
+    let module = root.join(module);
     let Ok(content) = fs::read(&module) else { return Err(StartError::ModuleMissing(module)) };
     let expected = sources::fingerprint(root).map_err(StartError::io("reading the sources of the filter"))?;
     let expected = format!("{}{expected}", sources::MARK);
@@ -97,7 +105,7 @@ mod tests {
     fn a_module_that_is_not_built_is_an_error() {
         let checkout = checkout();
 
-        let error = built_module(checkout.path()).unwrap_err();
+        let error = built_module(checkout.path(), MODULE).unwrap_err();
 
         assert!(matches!(&error, StartError::ModuleMissing(path) if path.ends_with(MODULE)), "{error}");
     }
@@ -109,7 +117,7 @@ mod tests {
         fs::create_dir(other.path().join("dist")).unwrap();
         fs::copy(one.path().join(MODULE), other.path().join(MODULE)).unwrap();
 
-        assert_eq!(built_module(other.path()).unwrap(), other.path().join(MODULE));
+        assert_eq!(built_module(other.path(), MODULE).unwrap(), other.path().join(MODULE));
     }
 
     #[test]
@@ -127,7 +135,7 @@ mod tests {
             build(checkout.path());
             change(checkout.path());
 
-            let error = built_module(checkout.path()).expect_err(what);
+            let error = built_module(checkout.path(), MODULE).expect_err(what);
 
             assert!(matches!(error, StartError::ModuleStale(_)), "{what}: {error}");
             assert!(error.to_string().contains("run `make build`"), "{error}");
@@ -139,7 +147,7 @@ mod tests {
         build(checkout.path());
         append(&file, " ");
         fs::write(&file, before).unwrap();
-        built_module(checkout.path()).unwrap();
+        built_module(checkout.path(), MODULE).unwrap();
     }
 
     #[test]
@@ -154,6 +162,6 @@ mod tests {
             fs::write(checkout.path().join(file), "changed").unwrap();
         }
 
-        built_module(checkout.path()).unwrap();
+        built_module(checkout.path(), MODULE).unwrap();
     }
 }

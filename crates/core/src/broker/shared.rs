@@ -17,7 +17,11 @@ use crate::problem::Problem;
 use crate::time::Timestamp;
 
 /// The name contains the number of the entries' form: a module with another form neither reads nor harms these.
+#[cfg(not(feature = "next"))]
 pub(super) const PREFIX: &str = "entra-exchange/2/";
+/// A module of another version, as the tests of an upgrade need one.
+#[cfg(feature = "next")]
+pub(super) const PREFIX: &str = "entra-exchange/next/";
 
 /// How often a change is tried again when another worker was faster.
 const TRIES: usize = 64;
@@ -199,6 +203,15 @@ pub fn prepare(shared: &dyn SharedData) {
     credential::prepare(shared);
 }
 
+/// Empties the shelves of a version, whose names begin with `prefix`. Returns how many held entries.
+pub(super) fn empty(prefix: &str, shared: &dyn SharedData) -> usize {
+    // No form writes an entry in so few bytes, and every form reads a value without bytes as a shelf without entries.
+    const NO_ENTRIES: usize = 2;
+    let names = (0..=u8::MAX).map(|number| format!("{prefix}{number:02x}"));
+    let used = names.filter(|name| shared.get(name).is_some_and(|(bytes, _)| bytes.len() > NO_ENTRIES));
+    used.map(|name| shared.set(&name, b"", None)).filter(|emptied| *emptied).count()
+}
+
 /// What is shared for `key`.
 pub(super) fn read(shared: &dyn SharedData, key: TokenKey) -> Entry {
     let bytes = shared.get(&shelf_of(key)).map(|(bytes, _)| bytes).unwrap_or_default();
@@ -280,4 +293,56 @@ pub(super) fn remove(shared: &dyn SharedData, key: TokenKey, now: Timestamp) {
         }
         Then::Write(())
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::entra::AccessToken;
+    use crate::entra::tests_support::grant;
+    use crate::problem::{Code, EntraDiagnosis};
+    use crate::untrusted::{Guid, OAuthError};
+
+    /// A shelf with everything that an entry can hold.
+    fn entries() -> BTreeMap<TokenKey, Entry> {
+        let at = Timestamp::from_unix_seconds(1_795_334_000);
+        let token = AccessToken::parse("abc").unwrap();
+        let mut problem = Problem::new(Code::EntraRefused, "detail", "remedy").about("payments", "s/.default");
+        problem.entra = EntraDiagnosis {
+            error: OAuthError::parse("invalid_client"),
+            aadsts: Some(700_016),
+            trace_id: Guid::parse("aaaaaaaa-0000-4000-8000-000000000001"),
+            correlation_id: Guid::parse("bbbbbbbb-0000-4000-8000-000000000002"),
+        };
+        let entry = Entry {
+            identity: "payments".to_owned(),
+            scope: "s/.default".to_owned(),
+            token: Some(Issued::new(token, at, Duration::from_secs(3600), Some(Duration::from_secs(1800)), 7)),
+            failure: Some(Failure { problem, failed_at: at, next_try: at.plus(GRACE), failures: 3 }),
+            lease: Some(Lease {
+                holder: WorkerId(u64::MAX),
+                until: at.plus(GRACE),
+                waiting: vec![QueueId(1), QueueId(2)],
+            }),
+            rejected: true,
+            forced_at: Some(at),
+            holders: vec![QueueId(3)],
+        };
+        BTreeMap::from([(grant().key(), entry)])
+    }
+
+    #[test]
+    fn entries_have_the_form_that_the_number_of_their_shelves_stands_for() {
+        let file = format!("src/broker/tests/forms/{}.hex", PREFIX.split('/').nth(1).unwrap());
+        let written: String = Shelf::encode(entries()).iter().map(|byte| format!("{byte:02x}")).collect();
+        let kept = fs::read_to_string(format!("{}/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap_or_default();
+        assert!(
+            written == kept.trim_end(),
+            "The form of entries has changed, or its number has. A module of a released version reads what is on its shelves: \
+             raise the number in PREFIX, and store this new form in {file}.\n{written}"
+        );
+        assert!(Shelf::decode(&Shelf::encode(entries())) == entries(), "what was written is read back");
+    }
 }

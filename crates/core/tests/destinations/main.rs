@@ -29,6 +29,18 @@ fn every_example_of_the_documentation_comes_out_as_its_table_says() {
     assert!(configurations >= 7 && rows >= 40, "{configurations} {rows}");
 }
 
+#[test]
+fn every_configuration_of_an_earlier_release_loads_with_the_same_meaning() {
+    let releases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/destinations/releases");
+    let mut tried = 0;
+    for release in fs::read_dir(releases).unwrap() {
+        let (configurations, rows) = check(release.unwrap().path().to_str().unwrap());
+        assert!(configurations >= 5 && rows >= 25, "{configurations} {rows}");
+        tried += 1;
+    }
+    assert!(tried >= 1);
+}
+
 /// Tries all examples of a document; how many configurations and rows it has.
 fn check(document: &str) -> (usize, usize) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(document);
