@@ -33,6 +33,11 @@ impl Broker {
         if let Some(throttled) = state.throttled(now) {
             return Err(throttled.told(now).about(grant.identity(), grant.scope()));
         }
+        self.admit_scope(grant, now, shared)
+    }
+
+    /// Whether the scope is listed, or within the budget.
+    fn admit_scope(&mut self, grant: &Grant, now: Timestamp, shared: &dyn SharedData) -> Result<(), Problem> {
         if grant.is_listed() {
             return Ok(());
         }
@@ -69,11 +74,8 @@ impl Broker {
             slot.held_back = Some(throttled);
             return true;
         }
-        if slot.grant.is_listed() {
-            return false;
-        }
         let grant = Arc::clone(&slot.grant);
-        let Err(problem) = self.admit(&grant, now, moment.shared) else { return false };
+        let Err(problem) = self.admit_scope(&grant, now, moment.shared) else { return false };
         let wait = problem.retry_after.unwrap_or(GRACE);
         if let Some(slot) = self.slots.get_mut(&key) {
             slot.held_back = Some(Failure { problem, failed_at: now, next_try: now.plus(wait), failures: 1 });

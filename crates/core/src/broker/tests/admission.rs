@@ -113,22 +113,23 @@ fn throttling_is_one_row_of_failures_whichever_exchange_is_throttled() {
 
 #[test]
 fn a_token_in_hand_is_served_while_its_client_is_throttled_and_refreshed_within_half_of_its_time() {
-    let mut process = Process::new();
-    process.switch_to(grant_of("payments", "held/.default", &["entra"], None));
-    process.exchange(0, 1, token(3600));
-    process.advance(Duration::from_secs(3000));
-    let held = Arc::clone(&process.grant);
-    process.switch_to(grant_of("payments", "throttled/.default", &["entra"], None));
-    process.exchange(1, 2, throttled(3600));
-    process.switch_to(held);
-    process.advance(process.due_in(0).unwrap());
-    assert_eq!(process.look(0), [], "it is due, and held back");
-    process.ready(0);
-    let left = Duration::from_secs(3570) - process.now.since(START);
-    assert_eq!(process.due_in(0), Some(left / 2));
-    process.advance(left / 2);
-    assert_eq!(process.look(0), [Seen::Read], "this is tried all the same");
-    process.ready(0);
+    for held in [grant_of("payments", "held/.default", &["entra"], None), unlisted(0)] {
+        let mut process = Process::new();
+        process.switch_to(Arc::clone(&held));
+        process.exchange(0, 1, token(3600));
+        process.advance(Duration::from_secs(3000));
+        process.switch_to(grant_of("payments", "throttled/.default", &["entra"], None));
+        process.exchange(1, 2, throttled(3600));
+        process.switch_to(held);
+        process.advance(process.due_in(0).unwrap());
+        assert_eq!(process.look(0), [], "it is due, and held back");
+        process.ready(0);
+        let left = Duration::from_secs(3570) - process.now.since(START);
+        assert_eq!(process.due_in(0), Some(left / 2));
+        process.advance(left / 2);
+        assert_eq!(process.look(0), [Seen::Read], "this is tried all the same");
+        process.ready(0);
+    }
 }
 
 #[test]
