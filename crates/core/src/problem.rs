@@ -21,6 +21,9 @@ macro_rules! codes {
         }
 
         impl Code {
+            /// Every code.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
             /// The code as it is written in replies and logs.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word,)* }
@@ -330,6 +333,21 @@ mod tests {
         }
         assert_eq!(grpc("application/json"), problem.to_reply());
         assert_eq!(problem.reply_to(&Sent::get("a", "/")), problem.to_reply());
+    }
+
+    /// A reader who sees one of these words must find it.
+    #[test]
+    fn every_code_event_and_metric_is_on_the_troubleshooting_page() {
+        const PAGE: &str = include_str!("../../../docs/troubleshooting.md");
+        let metrics = include_str!("metrics.rs")
+            .split('"')
+            .filter(|text| text.starts_with("entra_exchange_") && !text.contains('.'));
+        let words = Code::ALL.iter().map(|code| code.as_str()).chain(metrics);
+        let missing: Vec<&str> = words.filter(|word| !PAGE.contains(&format!("`{word}`"))).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+        for event in ["start", "configuration", "exchange", "rejected", "request"] {
+            assert!(PAGE.contains(&format!("`event={event}")), "{event}");
+        }
     }
 
     #[test]
