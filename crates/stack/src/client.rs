@@ -188,7 +188,8 @@ fn read_until(stream: &mut TcpStream, silence: Duration, is_all: fn(&str) -> boo
 fn is_the_last(answers: &str) -> bool {
     let last = answers.rfind("HTTP/1.1 ").and_then(|start| answers.get(start..)).unwrap_or_default();
     let head = last.split_once("\r\n\r\n").map(|(head, _)| head).unwrap_or_default();
-    head.lines().any(|line| line == "connection: close") && is_whole(last)
+    let has_no_body = !head.contains("\r\ncontent-length: ") && !head.contains("\r\ntransfer-encoding: ");
+    head.lines().any(|line| line == "connection: close") && (has_no_body || is_whole(last))
 }
 
 /// Whether this is one answer with all of its body.
