@@ -1,6 +1,6 @@
 //! The host calls that root and streams share. Headers are bytes throughout: the SDK's `&str` getters trap on others.
 
-use entra_exchange_abi::hostcalls::{self, LogLevel, MapType};
+use entra_exchange_abi::hostcalls::{self, LogLevel, MapType, Status};
 use entra_exchange_core::broker::{Build, QueueId, ReadinessStatus, SharedData, StreamId};
 use entra_exchange_core::decision::Effect;
 use entra_exchange_core::event::{Event, Level};
@@ -89,9 +89,10 @@ pub(crate) fn as_it_came() {
 pub(crate) fn apply(effect: &Effect, code: Option<Code>) -> bool {
     match effect {
         Effect::Authorize { header, value, without } => {
+            // First what keeps the token off an internal redirect: without it there must be no token.
+            leave(OWN_HEADER, header);
             without.iter().for_each(|name| set_header(name, None));
             set_header(header, Some(value));
-            leave(OWN_HEADER, header);
             true
         }
         Effect::Pass => {
@@ -115,14 +116,14 @@ pub(crate) fn leave(name: &str, value: &str) {
 }
 
 /// Lets Envoy keep what is left under this name when an internal redirect makes another request of the same: else it would come
-/// with our token, and nobody could tell.
-pub(crate) fn keep_over_redirects(name: &str) {
+/// with our token, and nobody could tell. Returns whether it does.
+pub(crate) fn keep_over_redirects(name: &str) -> bool {
     // `envoy.source.extensions.common.wasm.DeclarePropertyArguments`: field 1 is the name, field 5 how long it lives, 1 for
     // as long as the client's request.
-    let Ok(length) = u8::try_from(name.len()) else { return };
+    let Ok(length) = u8::try_from(name.len()) else { return false };
     let arguments = [&[0x0a, length], name.as_bytes(), &[0x28, 0x01]].concat();
-    // What was declared already, by another plugin configuration in this VM, stays so.
-    let _ = hostcalls::call_foreign_function("declare_property", &arguments);
+    // What was declared already, by another plugin configuration in this VM, is a bad argument, and stays so.
+    matches!(hostcalls::call_foreign_function("declare_property", &arguments), Ok(_) | Err(Status::BAD_ARGUMENT))
 }
 
 /// Whether the answer that has come is a 401.

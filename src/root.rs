@@ -14,6 +14,7 @@ use entra_exchange_core::assertion::Source;
 use entra_exchange_core::broker::{self, Broker, Build, Command, Connection, Issued, Predecessors, StreamId};
 use entra_exchange_core::config::Config;
 use entra_exchange_core::configuration_status;
+use entra_exchange_core::decision;
 use entra_exchange_core::entra::TokenKey;
 use entra_exchange_core::event::Event;
 use entra_exchange_core::http::{CallFailure, CallResult, Response};
@@ -224,10 +225,15 @@ impl Plugin for Root {
             Ok(config) => {
                 // The canary is configured before any worker: the one moment when nobody else does this.
                 broker::prepare(&Shared);
-                envoy::keep_over_redirects(OWN_HEADER);
+                let keeps_state = envoy::keep_over_redirects(OWN_HEADER);
+                if !keeps_state {
+                    let problem = decision::state_unavailable();
+                    let event = Event::error("configuration").with("detail", &problem.detail);
+                    envoy::log(&event.with("remedy", &problem.remedy));
+                }
                 let now = envoy::now();
                 let policy = Rc::new(Policy::new(&config, envoy::is_gateway()));
-                let worker = Rc::new(RefCell::new(Worker::new(config.limits, config.log)));
+                let worker = Rc::new(RefCell::new(Worker::new(config.limits, config.log, keeps_state)));
                 let predecessors = Predecessors::register(now, &Shared);
                 // The canary does not live to see it.
                 let warm = (!policy.warm().is_empty()).then_some(now);

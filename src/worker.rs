@@ -29,6 +29,8 @@ pub(crate) struct Worker {
     pub(crate) log: Log,
     request_log: RequestLog,
     pub(crate) meters: Meters,
+    /// Whether Envoy keeps the state that keeps a token off an internal redirect.
+    keeps_state: bool,
     /// Made with the first request that needs a token, or with the first tick when there are tokens to keep warm: the
     /// canary never has either.
     at_work: Option<AtWork>,
@@ -73,8 +75,8 @@ impl Ending {
 }
 
 impl Worker {
-    pub(crate) fn new(limits: Limits, log: Log) -> Self {
-        Self { limits, log, request_log: RequestLog::new(log), meters: Meters::default(), at_work: None }
+    pub(crate) fn new(limits: Limits, log: Log, keeps_state: bool) -> Self {
+        Self { limits, log, request_log: RequestLog::new(log), meters: Meters::default(), keeps_state, at_work: None }
     }
 
     pub(crate) const fn at_work(&mut self) -> Option<&mut AtWork> {
@@ -89,13 +91,20 @@ impl Worker {
 
     /// Decides about the request in effect, and does what was decided. Returns whether it goes on.
     pub(crate) fn receive(&mut self, stream: StreamId, policy: &Policy) -> bool {
-        match policy.decide(&InEffect) {
+        let decision = policy.decide(&InEffect);
+        match if self.keeps_state { decision } else { decision.without_state(&InEffect) } {
             Decision::Ignore => {
                 envoy::as_it_came();
                 true
             }
             Decision::Pass(identity) => {
                 self.record(&RequestRecord::new(Outcome::Passed, identity.as_deref()));
+                envoy::as_it_came();
+                true
+            }
+            Decision::Keep(identity, credentials) => {
+                let record = RequestRecord::new(Outcome::Kept, Some(&identity));
+                self.record(&RequestRecord { credential: Some(&credentials), ..record });
                 envoy::as_it_came();
                 true
             }

@@ -15,8 +15,8 @@ fn main() {
     for line in table.lines().filter(|line| !line.is_empty() && !line.starts_with(['#', '@'])) {
         let row: Vec<&str> = match line.strip_prefix('\t') {
             Some(_) => line.split('\t').collect(),
-            // The fourth field is the pages.
-            None => line.split('\t').take(3).collect(),
+            // The last field is the pages.
+            None => line.split('\t').take(4).collect(),
         };
         rows.push_str(&row.join("\t"));
         rows.push('\n');

@@ -26,7 +26,9 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("a_mirror_gets_the_token_of_the_listeners_chain_and_not_of_the_clusters", a_mirror_gets_or_gets_not),
     ("hosts_are_matched_before_the_routes_rewrite_or_after_it", hosts_are_matched_before_or_after_a_rewrite),
     ("a_route_on_the_tokens_header_leads_it_astray_but_not_in_a_clusters_own_chain", a_route_on_the_tokens_header),
+    ("a_replaced_credential_leads_no_token_astray", a_replaced_credential_leads_no_token_astray),
     ("an_internal_redirect_takes_no_token_along", an_internal_redirect_takes_no_token_along),
+    ("without_the_state_that_keeps_it_off_a_redirect_no_token_is_sent", without_its_state_no_token_is_sent),
     ("a_grpc_client_reads_its_refusal_in_one_sentence", a_grpc_client_reads_its_refusal),
     ("http2_gets_its_token_on_both_sides", http2_gets_its_token),
     ("a_websocket_is_opened_with_a_token", a_websocket_is_opened_with_a_token),
@@ -293,12 +295,72 @@ fn a_route_on_the_tokens_header() {
     }
 }
 
+/// A route on a header leads to the listed cluster, all others to one in plaintext: when the filter changes that header, Envoy selects
+/// another route.
+fn a_replaced_credential_leads_no_token_astray() {
+    // The header that the route matches on, the one that takes the token, and whether the filter changes the former.
+    for (matched, token_header, is_changed) in [
+        ("authorization", "authorization", true),
+        ("authorization", "x-token", true),
+        ("api-key", "authorization", true),
+        ("x-token", "x-token", true),
+        ("x-team", "authorization", false),
+    ] {
+        for in_clusters_chain in [false, true] {
+            let thief = Upstream::start().unwrap();
+            let astray = change(
+                "static_resources.listeners[outbound].filter_chains[0].filters[0].typed_config.route_config.virtual_hosts[listed].routes",
+                move |routes| {
+                    let by_header = json!({"name": matched, "string_match": {"exact": "theirs"}});
+                    routes[0]["match"]["headers"] = json!([by_header]);
+                    let rest = json!({"match": {"prefix": "/"}, "route": {"cluster": "thief"}});
+                    routes.as_array_mut().unwrap().push(rest);
+                },
+            );
+            let mut changes = vec![clear_cluster("thief", thief.clear_addr()), astray];
+            if in_clusters_chain {
+                changes.push(in_cluster());
+            }
+            let stack = with(&destination(&json!({"existing_credential": "replace", "header": token_header})), changes);
+            let answer = stack.get(LISTED_HOST, "/", &[(matched, "theirs")]);
+            if is_changed && !in_clusters_chain {
+                problem(&answer, 403, "replace_not_supported");
+                assert_eq!(stack.upstream.requests(), 0, "{matched}");
+            } else {
+                let seen = answer.seen_header(token_header).unwrap_or_else(|| panic!("{matched}: {}", answer.text()));
+                assert!(seen.trim_start_matches("Bearer ").starts_with("ey"), "{matched}");
+                assert_eq!(stack.upstream.requests(), 1, "{matched}");
+            }
+            assert_eq!(thief.requests(), 0, "{matched} {token_header} {in_clusters_chain}");
+            look_through_log(&stack);
+        }
+    }
+}
+
+fn follow() -> Change {
+    change(LISTED_ROUTE, |route| {
+        route["route"]["internal_redirect_policy"] = json!({"allow_cross_scheme_redirect": true});
+    })
+}
+
+fn without_its_state_no_token_is_sent() {
+    let without = change("static_resources.listeners", |listeners| {
+        let filter = sidecar::filter(sidecar::OUTBOUND);
+        let list = format!("{filter}.capability_restriction_config.allowed_capabilities");
+        let list = list.trim_start_matches("static_resources.listeners");
+        let list = document::at_mut(listeners, list).unwrap().as_object_mut().unwrap();
+        list.remove("proxy_call_foreign_function").unwrap();
+    });
+    let stack = with(&destination(&json!({})), vec![follow(), without]);
+    for path in ["/", &format!("/redirect?http://{UNLISTED_HOST}/taken")] {
+        problem(&stack.get(LISTED_HOST, path, &[]), 503, "filter_state_unavailable");
+    }
+    assert_eq!((stack.upstream.requests(), stack.directory().stats().token_requests), (0, 0));
+    assert_eq!(stack.get(UNLISTED_HOST, "/", &[]).status, 200);
+    assert!(stack.log().contains("remedy=\"Add proxy_call_foreign_function"), "{}", stack.log());
+}
+
 fn an_internal_redirect_takes_no_token_along() {
-    let follow = || {
-        change(LISTED_ROUTE, |route| {
-            route["route"]["internal_redirect_policy"] = json!({"allow_cross_scheme_redirect": true});
-        })
-    };
     let path = format!("/redirect?http://{UNLISTED_HOST}/taken");
     for header in ["authorization", "x-token"] {
         let stack = with(&destination(&json!({"header": header})), vec![follow()]);
@@ -514,7 +576,10 @@ fn odd_ways_to_write_a_host() {
         format!("{host} {}", seen(&stack.upstream, "authorization").pop().flatten().is_some())
     };
     let mut told = String::new();
-    let lines: [(String, String); 12] = [
+    let lines: [(String, String); 15] = [
+        (format!("Host: {LISTED_HOST}:\r\n"), "/".into()),
+        (format!("Host: {LISTED_HOST}:65536\r\n"), "/".into()),
+        (format!("Host: {LISTED_HOST}:+80\r\n"), "/".into()),
         (format!("Host: {LISTED_HOST}\r\n"), "/".into()),
         (format!("Host: {}\r\n", LISTED_HOST.to_ascii_uppercase()), "/".into()),
         (format!("Host: {LISTED_HOST}:443\r\n"), "/".into()),
@@ -536,6 +601,11 @@ fn odd_ways_to_write_a_host() {
         let to_us = line.contains(&format!(": {LISTED_HOST}"))
             || line.to_ascii_lowercase().contains(": payments-kv.vault.azure.net ");
         assert!(!line.ends_with("true") || to_us, "{line}");
+    }
+    let told: Vec<&str> = told.lines().collect();
+    assert_eq!(told[0], format!("\"Host: {LISTED_HOST}:\" \"/\": {LISTED_HOST}: true"));
+    for invalid in &told[1..3] {
+        assert!(invalid.ends_with("refused 400"), "{invalid}");
     }
     look_through_log(&stack);
 }

@@ -179,7 +179,7 @@ fn another_way_is_taken() {
 }
 
 fn a_request_goes_on_as_it_came() {
-    let stack = configured(&json!({"on_failure": "pass", "existing_credential": "replace"}));
+    let stack = configured(&json!({"on_failure": "pass", "existing_credential": "replace", "plaintext": "allowed"}));
     stack.directory().add_faults(vec![Fault::status(503)]);
     let own = [("authorization", "SharedKey x")];
     assert_eq!(stack.get(LISTED_HOST, "/", &own).seen_header("authorization").unwrap(), "SharedKey x");
@@ -249,7 +249,7 @@ fn metrics_have_their_tags() {
             "entra_exchange_exchanges_total{identity=\"default\",outcome=\"issued\",class=\"none\"} 1",
             "entra_exchange_leases{} 0",
             "entra_exchange_requests_total{identity=\"default\",outcome=\"injected\"} 1",
-            "entra_exchange_requests_total{identity=\"default\",outcome=\"passed\"} 1",
+            "entra_exchange_requests_total{identity=\"default\",outcome=\"kept\"} 1",
             "entra_exchange_requests_total{identity=\"default\",outcome=\"waited\"} 1",
             expiry,
             "entra_exchange_wait_ms_count{} 1",

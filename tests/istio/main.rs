@@ -129,11 +129,19 @@ fn a_pod_without_its_variables_says_so_on_the_listed_hosts_alone() {
 fn an_api_key_that_a_client_insists_on_gives_way_to_the_token() {
     let configuration = json!({"destinations": [{"azure_service": "azure_openai", "names": ["contoso-eu", "contoso-us"],
         "tls_clusters": ["outbound|80||{host}"], "existing_credential": "replace"}]});
-    let stack = run(Form::scenario(configuration, &[OPENAI]), Options::default());
+    let path = "/openai/deployments/gpt/chat/completions";
+    let mut form = Form::upstream();
+    form.configure(|written| *written = configuration.clone());
+    form.hosts = vec![OPENAI.to_owned()];
+    let stack = run(form, Options::default());
     stack.directory().register_resource("https://cognitiveservices.azure.com");
-    let answer = stack.get(OPENAI, "/openai/deployments/gpt/chat/completions", &[("api-key", "unused")]);
+    let answer = stack.get(OPENAI, path, &[("api-key", "unused")]);
     assert_eq!(audience(&answer), "https://cognitiveservices.azure.com");
     assert_eq!(answer.seen_header("api-key"), None);
+    // In the listener's chain the route could change with the header.
+    let stack = run(Form::scenario(configuration, &[OPENAI]), Options::default());
+    let answer = stack.get(OPENAI, path, &[("api-key", "unused")]);
+    assert_eq!((answer.status, &answer.json()["code"]), (403, &json!("replace_not_supported")));
 }
 
 #[test]

@@ -139,7 +139,10 @@ pub(crate) const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "several_credentials_are_replaced_by_the_one_token",
-        setup: Setup { configuration: Some(|| destination(&json!({"existing_credential": "replace"}))), ..USUAL },
+        setup: Setup {
+            configuration: Some(|| destination(&json!({"existing_credential": "replace", "plaintext": "allowed"}))),
+            ..USUAL
+        },
         on_every_version: true,
         run: |world| {
             let request =
@@ -149,6 +152,47 @@ pub(crate) const ALL: &[Scenario] = &[
                 let seen = authorizations(&one(world, request.clone()));
                 assert!(seen.len() == 1 && seen[0].starts_with("Bearer ey"), "{} headers", seen.len());
             }
+        },
+    },
+    Scenario {
+        name: "a_credential_is_not_replaced_in_a_listeners_chain_where_the_route_could_change",
+        setup: Setup { configuration: Some(|| destination(&json!({"existing_credential": "replace"}))), ..USUAL },
+        on_every_version: true,
+        run: |world| {
+            for header in ["authorization", "api-key"] {
+                let problem = problem(
+                    &one(world, Request::get(LISTED_HOST, "/").header(header, "x")),
+                    403,
+                    "replace_not_supported",
+                );
+                assert!(problem["remedy"].as_str().unwrap().contains("the cluster's own http_filters"), "{problem}");
+            }
+            assert_eq!(world.entra().stats().token_requests, 0);
+            seen_token(&get(world, LISTED_HOST, "/"));
+        },
+    },
+    Scenario {
+        name: "an_empty_credential_is_none_and_does_not_go_along",
+        setup: USUAL,
+        on_every_version: true,
+        run: |world| {
+            for authorization in ["", "Bearer", "Bearer ", "basic"] {
+                let request = Request::get(LISTED_HOST, "/?sig=&x=1").header("authorization", authorization);
+                let answer = one(world, request.header("api-key", ""));
+                seen_token(&answer);
+                assert_eq!(answer.seen_header("api-key"), None, "{authorization:?}");
+            }
+            let kept = one(world, Request::get(LISTED_HOST, "/").header("authorization", "Bearer x"));
+            assert_eq!(authorizations(&kept), ["Bearer x"]);
+        },
+    },
+    Scenario {
+        name: "a_trace_gets_no_token",
+        setup: USUAL,
+        on_every_version: true,
+        run: |world| {
+            problem(&one(world, Request::new("TRACE", LISTED_HOST, "/")), 403, "trace_not_supported");
+            assert_eq!(world.entra().stats().token_requests, 0);
         },
     },
     Scenario {
@@ -185,18 +229,36 @@ pub(crate) const ALL: &[Scenario] = &[
                 let answer = one(world, Request::new(method, LISTED_HOST, path));
                 assert_eq!(authorizations(&answer), Vec::<String>::new(), "{method} {path}");
             }
-            problem(&get(world, LISTED_HOST, "/v1/users/admin/1"), 403, "refused_by_rule");
-            for path in
-                ["/v1/users/./admin", "/v1/users//admin", "/v1/users/%61dmin", "/open/%2e%2e/v1/users", "/open\\x"]
-            {
+            for path in ["/v1/users/admin/1", "/v1/users/%61dmin", "/v1/%75sers/admi%6E"] {
+                problem(&get(world, LISTED_HOST, path), 403, "refused_by_rule");
+            }
+            for path in [
+                "/v1/users/./admin",
+                "/v1/users//admin",
+                "/open/%2e%2e/v1/users",
+                "/open\\x",
+                "/v1/users/admin;x=1",
+                "/v1/users;/admin",
+                "/v1/users/admin%3bx",
+                "/v1/users/admin.",
+                "/v1/users/admin%20/1",
+                "/v1/users/%2561dmin",
+                "/v1/users%c0%afadmin",
+            ] {
                 problem(&get(world, LISTED_HOST, path), 400, "ambiguous_path");
+            }
+            for header in ["x-http-method-override", "X-Original-URL"] {
+                let request = Request::get(LISTED_HOST, "/v1/users/x").header(header, "DELETE");
+                problem(&one(world, request), 403, "override_header_present");
             }
         },
     },
     Scenario {
         name: "another_header_takes_the_bare_token_and_a_key_goes_away",
         setup: Setup {
-            configuration: Some(|| destination(&json!({"header": "X-Token", "existing_credential": "replace"}))),
+            configuration: Some(|| {
+                destination(&json!({"header": "X-Token", "existing_credential": "replace", "plaintext": "allowed"}))
+            }),
             ..USUAL
         },
         on_every_version: false,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::azure::HeaderForm;
 use crate::broker::{Issued, Need, Readiness, Stale};
 use crate::entra::Grant;
-use crate::http::Reply;
+use crate::http::{Reply, Request};
 use crate::managed_identity::caller::Caller;
 use crate::metrics::Outcome;
 use crate::problem::{Code, Problem};
@@ -20,6 +20,9 @@ pub enum Decision {
     Ignore,
     /// Let it go on as it came, though a destination is for it: this identity's, where one is known.
     Pass(Option<Arc<str>>),
+    /// Forward it unchanged, though a destination is for it and this identity would be used: it brings these credentials (their
+    /// names, for a log line).
+    Keep(Arc<str>, String),
     /// Answer it with a refusal.
     Refuse(Refusal),
     /// Decide again when its connection to the upstream is established: only then is it known where a token would go. If it
@@ -37,6 +40,32 @@ pub enum Decision {
     Check(Arc<Readiness>),
     /// Show the state of all tokens.
     Status,
+}
+
+impl Decision {
+    /// The same in a proxy that does not keep the filter's state over an internal redirect: no token goes into a request there,
+    /// because it would follow the redirect to any cluster.
+    #[must_use]
+    pub fn without_state(self, request: &dyn Request) -> Self {
+        match self {
+            Self::Exchange(grant, Delivery::Inject(injection))
+            | Self::AwaitConnection(grant, Delivery::Inject(injection)) => {
+                let problem = state_unavailable().about(grant.identity(), grant.scope());
+                let reply = problem.reply_to(request);
+                Self::Refuse(Refusal { problem, decided_by: injection.decided_by, reply })
+            }
+            other => other,
+        }
+    }
+}
+
+/// What to say of a proxy that does not keep the filter's state over an internal redirect.
+pub fn state_unavailable() -> Problem {
+    Problem::new(
+        Code::FilterStateUnavailable,
+        "Envoy does not let the filter declare the state that keeps a token off an internal redirect",
+        "Add proxy_call_foreign_function to the plugin's capability_restriction_config.allowed_capabilities.",
+    )
 }
 
 /// The part of the configuration that decides about a request.
@@ -266,5 +295,19 @@ mod tests {
         let of = |delivery: Delivery| delivery.deliver(Err(&problem), Timestamp::default());
         assert!(of(inject("authorization", false)) == (Effect::Refuse(problem.clone()), Outcome::Failed));
         assert!(of(inject("authorization", true)) == (Effect::Pass, Outcome::Passed));
+    }
+
+    #[test]
+    fn without_its_state_a_request_gets_no_token_and_others_are_decided_as_before() {
+        use crate::http::tests::Sent;
+        let request = Sent::get("a.example", "/");
+        let config = br#"{"identities": [{"tenant_id": "11111111-1111-4111-8111-111111111111", "client_id": "aaaaaaaa-0000-4000-8000-000000000001"}],
+            "destinations": [{"hosts": ["a.example"], "scope": "s/.default", "plaintext": "allowed", "on_failure": "pass"}]}"#;
+        let policy = crate::policy::Policy::new(&crate::config::Config::parse(config, &|_| None).unwrap(), false);
+        let Decision::Refuse(refusal) = policy.decide(&request).without_state(&request) else { panic!("not refused") };
+        assert_eq!((refusal.problem.identity.as_deref(), refusal.reply.status), (Some("default"), 503));
+        assert!(String::from_utf8(refusal.reply.body).unwrap().contains("proxy_call_foreign_function"));
+        let unlisted = Sent::get("b.example", "/");
+        assert!(matches!(policy.decide(&unlisted).without_state(&unlisted), Decision::Ignore));
     }
 }

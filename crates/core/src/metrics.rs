@@ -34,9 +34,11 @@ pub struct Measurement {
 pub enum Outcome {
     /// It went on with a token.
     Injected,
-    /// It went on as it came, though its destination is listed: it brought a credential that is kept, or no token could be had and
+    /// It was forwarded unchanged, though its destination is listed: its action is `pass`, or no token could be had and
     /// `on_failure` is `pass`.
     Passed,
+    /// It was forwarded unchanged, because it brought a credential that is kept.
+    Kept,
     /// It went on as it came, and a token was fetched all the same, to see whether that works.
     Reported,
     /// It was refused by the configuration.
@@ -53,6 +55,7 @@ impl Outcome {
         match self {
             Self::Injected => "injected",
             Self::Passed => "passed",
+            Self::Kept => "kept",
             Self::Reported => "reported",
             Self::Refused => "refused",
             Self::Failed => "failed",

@@ -1,4 +1,6 @@
-//! Paths of requests, as they were sent: neither Envoy nor this filter makes them canonical.
+//! Paths of requests. Envoy hands them on as they were sent, and so does this filter.
+
+use std::borrow::Cow;
 
 /// The path of a request's target, and its query without the `?` (RFC 3986, section 3.4).
 pub(crate) fn split(target: &[u8]) -> (&[u8], &[u8]) {
@@ -11,44 +13,102 @@ pub(crate) fn split(target: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// What about a path can be read in two ways, by Envoy, by this filter and by whoever is behind them. Rules that hang on
-/// paths would be evaded by it.
-pub(crate) fn ambiguity(path: &[u8]) -> Option<&'static str> {
-    if path.windows(2).any(|pair| pair == b"//") {
-        return Some("an empty segment (//)");
+/// The path that rules are compared with: each escape decoded, because `/%24batch` and `/$batch` are one path to a server.
+///
+/// # Errors
+/// What about the path servers read in different ways: a rule for a path would be evaded by it.
+pub(crate) fn canonical(path: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
+    let decoded = decode(path)?;
+    if decoded.iter().any(u8::is_ascii_control) {
+        return Err("a control character");
     }
-    for segment in path.split(|byte| *byte == b'/') {
-        // Some servers take what follows a semicolon off before they look for dots.
-        if matches!(segment.split(|byte| *byte == b';').next(), Some(b"." | b"..")) {
-            return Some("a dot segment");
-        }
+    // CONNECT has no path, and OPTIONS may be about the whole server (RFC 9110, section 9.3.7).
+    if !decoded.starts_with(b"/") && !decoded.is_empty() && *decoded != *b"*" {
+        return Err("no slash at its beginning");
     }
-    let mut rest = path.iter();
-    while let Some(byte) = rest.next() {
-        match byte {
-            b'\\' => return Some("a backslash"),
-            b'#' => return Some("a fragment (#)"),
-            b'%' => match (rest.next().and_then(digit), rest.next().and_then(digit)) {
-                (Some(high), Some(low)) if needs_escape(high << 4 | low) => {}
-                (Some(_), Some(_)) => return Some("an escape of a character that is written as it is or not at all"),
-                _ => return Some("a percent sign that is no escape"),
-            },
+    if decoded.windows(2).any(|pair| pair == b"//") {
+        return Err("an empty segment (//)");
+    }
+    if decoded.contains(&b';') {
+        // Some servers cut what follows off, whatever comes next (RFC 3986, section 3.3, and Java's servlets).
+        return Err("a matrix parameter (;)");
+    }
+    for segment in decoded.split(|byte| *byte == b'/') {
+        match segment {
+            b"." | b".." => return Err("a dot segment"),
+            // File systems of Windows know no such names: they drop these characters.
+            [.., b'.' | b' '] => return Err("a segment that ends in a dot or a space"),
             _ => {}
         }
     }
-    None
+    if decoded.split(|byte| *byte == b'%').skip(1).any(is_escape) {
+        return Err("an escape that is itself escaped (%25)");
+    }
+    // Overlong forms hide slashes and dots; what is no UTF-8 at all is replaced, dropped or taken for Latin-1.
+    if std::str::from_utf8(&decoded).is_err() {
+        return Err("bytes that are not valid UTF-8");
+    }
+    Ok(decoded)
 }
 
-fn digit(byte: &u8) -> Option<u8> {
-    char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+/// Decodes every escape. Where segments begin and end stays as it is: an escaped slash is not taken.
+fn decode(path: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
+    if path.contains(&b'\\') {
+        return Err("a backslash");
+    }
+    if path.contains(&b'#') {
+        return Err("a fragment (#)");
+    }
+    let mut parts = path.split(|byte| *byte == b'%');
+    let before = parts.next().unwrap_or_default();
+    if before.len() == path.len() {
+        return Ok(Cow::Borrowed(path));
+    }
+    let mut decoded = before.to_vec();
+    for part in parts {
+        match escaped(part) {
+            Some((b'/' | b'\\', _)) => return Err("an escaped slash or backslash"),
+            Some((byte, after)) => {
+                decoded.push(byte);
+                decoded.extend(after);
+            }
+            None => return Err("a percent sign that is not an escape"),
+        }
+    }
+    Ok(Cow::Owned(decoded))
 }
 
-/// Letters, digits and `-._~` mean the same with and without an escape (RFC 3986, section 2.3), and slashes and control
-/// characters are read in several ways.
-const fn needs_escape(byte: u8) -> bool {
-    !(byte.is_ascii_alphanumeric()
-        || byte.is_ascii_control()
-        || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'/' | b'\\'))
+/// What the two digits behind a percent sign stand for, and what follows them.
+fn escaped(part: &[u8]) -> Option<(u8, &[u8])> {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let (high, rest) = part.split_first()?;
+    let (low, after) = rest.split_first()?;
+    Some((digit(high)? << 4 | digit(low)?, after))
+}
+
+/// Whether what follows a percent sign makes it an escape, as IIS writes them too (`%u002e`).
+fn is_escape(part: &[u8]) -> bool {
+    let four = |digits: &[u8]| digits.get(..4).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+    escaped(part).is_some() || matches!(part.split_first(), Some((b'u' | b'U', digits)) if four(digits))
+}
+
+/// What keeps a path from being compared byte by byte: it can be read in two ways, or has an escape that it does not need.
+pub(crate) fn ambiguity(path: &[u8]) -> Option<&'static str> {
+    let needless = |part: &[u8]| escaped(part).is_some_and(|(byte, _)| is_pchar(byte));
+    match canonical(path) {
+        Err(what) => Some(what),
+        Ok(_) if path.split(|byte| *byte == b'%').skip(1).any(needless) => {
+            Some("an escape of a character that can be written as it is")
+        }
+        Ok(_) => None,
+    }
+}
+
+/// A character that stands in a path as it is (RFC 3986, section 3.3).
+const fn is_pchar(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'-' | b'.' | b'_' | b'~')
+        || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@')
 }
 
 /// Whether the path is this one or below it: whole segments count, in exactly this spelling.
@@ -81,31 +141,90 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_read_in_two_ways_is_ambiguous() {
-        for path in [
-            "//",
-            "/a//b",
-            "/.",
-            "/a/..",
-            "/a/./b",
-            "/a/..;x/b",
-            "/a\\b",
-            "/%2e%2e/a",
-            "/%2E",
-            "/a%2fb",
-            "/a%5Cb",
-            "/%61",
-            "/a#b",
-            "/%",
-            "/%2",
-            "/%zz",
-            "/%u002e",
-            "/a%00",
+    fn a_path_that_servers_read_in_different_ways_has_no_canonical_form() {
+        for (path, what) in [
+            ("//", "empty segment"),
+            ("/a//b", "empty segment"),
+            ("/.", "dot segment"),
+            ("/a/..", "dot segment"),
+            ("/a/./b", "dot segment"),
+            ("/%2e%2e/a", "dot segment"),
+            ("/.%2E", "dot segment"),
+            ("/a\\b", "backslash"),
+            ("/a%2fb", "escaped slash"),
+            ("/a%5Cb", "escaped slash or backslash"),
+            ("/a#b", "fragment"),
+            ("/%", "not an escape"),
+            ("/%2", "not an escape"),
+            ("/%zz", "not an escape"),
+            ("/%u002e", "not an escape"),
+            ("/a%00", "control"),
+            ("/a%7f", "control"),
+            ("/a%0a", "control"),
+            ("/a;b", "matrix"),
+            ("/admin;x=1/secret", "matrix"),
+            ("/x;/admin", "matrix"),
+            ("/a/..;x/b", "matrix"),
+            ("/admin%3bx", "matrix"),
+            ("/admin%3B/x", "matrix"),
+            (";", "slash at its beginning"),
+            ("/admin./x", "ends in a dot"),
+            ("/admin.", "ends in a dot"),
+            ("/admin%2e", "ends in a dot"),
+            ("/admin%20", "ends in a dot or a space"),
+            ("/admin%20/x", "ends in a dot or a space"),
+            ("/admin.%20", "ends in a dot or a space"),
+            ("/...", "ends in a dot"),
+            ("/%20", "ends in a dot or a space"),
+            ("/%252e%252e/a", "itself escaped"),
+            ("/a%252fb", "itself escaped"),
+            ("/a%25%32%66b", "itself escaped"),
+            ("/%25u002e", "itself escaped"),
+            ("/%25%75002e", "itself escaped"),
+            ("/%c0%ae%c0%ae/a", "not valid UTF-8"),
+            ("/a%c0%afb", "not valid UTF-8"),
+            ("/a%e0%80%afb", "not valid UTF-8"),
+            ("/a%f0%80%80%afb", "not valid UTF-8"),
+            ("/ad%ffmin", "not valid UTF-8"),
+            ("/%ed%a0%80", "not valid UTF-8"),
+            ("admin", "slash at its beginning"),
+            ("%2fadmin", "escaped slash"),
+            ("http://a/admin", "slash at its beginning"),
+            ("**", "slash at its beginning"),
         ] {
-            assert!(ambiguity(path.as_bytes()).is_some(), "{path}");
+            let found = canonical(path.as_bytes()).unwrap_err();
+            assert!(found.contains(what), "{path}: {found}");
+            assert_eq!(ambiguity(path.as_bytes()), Some(found), "{path}");
         }
-        for path in ["/", "/a/b/", "/a.b/..c/...", "/%20a%3Fb", "/caf%C3%A9", "/a;b", "*", ""] {
-            assert_eq!(ambiguity(path.as_bytes()), None, "{path}");
+        assert!(canonical(b"/caf\xe9").is_err(), "Latin-1");
+    }
+
+    #[test]
+    fn two_spellings_of_one_path_have_one_canonical_form() {
+        for (path, expected) in [
+            ("/", "/"),
+            ("", ""),
+            ("*", "*"),
+            ("/a/b/", "/a/b/"),
+            ("/a.b/..c/.d", "/a.b/..c/.d"),
+            ("/v1.0/%24batch", "/v1.0/$batch"),
+            ("/users%28%27x%27%29", "/users('x')"),
+            ("/%61dmin/%7Ex", "/admin/~x"),
+            ("/%40%3A%3D%2B%2C%21%26%2A", "/@:=+,!&*"),
+            ("/%20a%3Fb%25", "/ a?b%"),
+            ("/100%25-sure", "/100%-sure"),
+            ("/caf%C3%A9", "/caf\u{e9}"),
+            ("/caf%c3%a9", "/caf\u{e9}"),
+            ("/caf\u{e9}", "/caf\u{e9}"),
+            ("/a%5B0%5D", "/a[0]"),
+        ] {
+            assert_eq!(canonical(path.as_bytes()).as_deref(), Ok(expected.as_bytes()), "{path}");
+        }
+        for needless in ["/%61", "/v1.0/%24batch", "/%7E", "/a/%2D"] {
+            assert!(ambiguity(needless.as_bytes()).is_some_and(|what| what.contains("can be written")), "{needless}");
+        }
+        for plain in ["/caf%C3%A9", "/%20a", "/v1.0/$batch", "/a%5B0%5D", "/100%25"] {
+            assert_eq!(ambiguity(plain.as_bytes()), None, "{plain}");
         }
     }
 

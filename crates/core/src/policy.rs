@@ -8,7 +8,7 @@ use crate::decision::Decision;
 use crate::destination::Destinations;
 pub use crate::destination::{OWN_HEADER, is_established};
 use crate::entra::Grant;
-use crate::host::Host;
+use crate::host::{Authority, Host};
 use crate::http::Request;
 use crate::managed_identity::Endpoint;
 use crate::managed_identity::guard::{Connection, must_be_get};
@@ -54,21 +54,25 @@ impl Policy {
     /// address that the client connected to.
     pub fn decide(&self, request: &dyn Request) -> Decision {
         let authority = request.header(":authority").unwrap_or_default();
-        let host = Host::parse(&authority);
         let connection = Connection::of(request);
+        let parsed = Authority::parse(&authority);
+        // At the metadata service's address only the usual spelling of its names is taken for them.
+        let usual = parsed.as_ref().filter(|parsed| !parsed.port_is_invalid && !authority.ends_with(b":"));
+        let host = usual.map(|parsed| &parsed.host);
         // First of all: a request to the metadata service's address must not get past by what it says of itself.
-        let by_address = |endpoint: &Endpoint| endpoint.decide_by_address(host.as_ref(), request, &connection);
+        let by_address = |endpoint: &Endpoint| endpoint.decide_by_address(host, request, &connection);
         if let Some(decision) = self.managed_identity.as_ref().and_then(by_address) {
             return decision;
         }
-        let Some(host) = host else { return Decision::Ignore };
-        if let Some(decision) = self.status.as_ref().and_then(|status| status.decide(&host, request, &connection)) {
+        let Some(authority) = parsed else { return Decision::Ignore };
+        let host = &authority.host;
+        if let Some(decision) = self.status.as_ref().and_then(|status| status.decide(host, request, &connection)) {
             return decision;
         }
-        let endpoint = self.managed_identity.as_ref().filter(|endpoint| endpoint.answers(&host));
+        let endpoint = self.managed_identity.as_ref().filter(|endpoint| endpoint.answers(host));
         match endpoint {
-            Some(endpoint) => endpoint.decide(&host, request, &connection).unwrap_or(Decision::Ignore),
-            None => self.destinations.decide(&host, request),
+            Some(endpoint) => endpoint.decide(host, request, &connection).unwrap_or(Decision::Ignore),
+            None => self.destinations.decide(&authority, request),
         }
     }
 }

@@ -113,6 +113,16 @@ codes! {
     TokenReplacedRecently = "token_replaced_recently", 503, "The token was replaced a moment ago";
     /// No token came within the time that a request may wait.
     WaitedTooLong = "waited_too_long", 504, "No token came in time";
+    /// The request is a TRACE: its answer would show the token.
+    TraceNotSupported = "trace_not_supported", 403, "TRACE gets no token";
+    /// Rules depend on the method or path, and a header of the request names another one.
+    OverrideHeaderPresent = "override_header_present", 403, "A header overrides the method or path";
+    /// The port in the request's authority is not valid.
+    HostInvalid = "host_invalid", 400, "The Host header is not valid";
+    /// The request brought a credential that would be replaced, where changing a header can change the route.
+    ReplaceNotSupported = "replace_not_supported", 403, "A credential cannot be replaced in a listener's filter chain";
+    /// The state that keeps the token off an internal redirect cannot be set.
+    FilterStateUnavailable = "filter_state_unavailable", 503, "Envoy does not let the filter keep its state";
 }
 
 /// What Entra said with its refusal, as far as it said it.

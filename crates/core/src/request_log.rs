@@ -41,12 +41,14 @@ pub struct RequestRecord<'a> {
     pub status: Option<u16>,
     /// Why it would be rejected if its action did not only report.
     pub would_refuse: Option<Code>,
+    /// The names of the credentials of its own that it was forwarded with.
+    pub credential: Option<&'a str>,
 }
 
 impl<'a> RequestRecord<'a> {
     /// A request of which no more is known.
     pub const fn new(outcome: Outcome, identity: Option<&'a str>) -> Self {
-        Self { outcome, identity, decided_by: None, problem: None, status: None, would_refuse: None }
+        Self { outcome, identity, decided_by: None, problem: None, status: None, would_refuse: None, credential: None }
     }
 
     /// The identity's name, or `unknown`.
@@ -82,6 +84,7 @@ impl<'a> RequestRecord<'a> {
             .with_some("decided_by", self.decided_by)
             .with_some("host", host)
             .with_some("scope", scope)
+            .with_some("credential", self.credential)
             .with_some("detail", self.problem.map(|problem| problem.detail.as_str()))
     }
 }

@@ -93,6 +93,31 @@ impl HeaderForm {
 /// What precedes the token in Cosmos DB's header.
 const COSMOS_DB: &str = "type=aad&ver=1.0&sig=";
 
+/// Where the clients of a service put credentials of their own, beside `Authorization`: names divided by spaces, those of parameters
+/// in the query behind a `?`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CredentialPlaces(&'static str);
+
+impl CredentialPlaces {
+    /// Where they may be on a host of which no service is known: an API key, or a shared access signature.
+    pub const USUAL: Self = Self("api-key ?sig");
+
+    /// Reads the field of a row.
+    fn parse(text: &'static str) -> Self {
+        Self(if text == "-" { "" } else { text })
+    }
+
+    /// The headers, in lower case.
+    pub fn headers(self) -> impl Iterator<Item = &'static str> {
+        self.0.split(' ').filter(|name| !name.is_empty() && !name.starts_with('?'))
+    }
+
+    /// The parameters of the query.
+    pub fn parameters(self) -> impl Iterator<Item = &'static str> {
+        self.0.split(' ').filter_map(|name| name.strip_prefix('?'))
+    }
+}
+
 /// A service in one cloud.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Service {
@@ -100,9 +125,11 @@ pub struct Service {
     /// `None` where the host is the same for everybody.
     names: Option<NameRule>,
     header: HeaderForm,
+    credentials: CredentialPlaces,
     /// Separated by spaces.
     hosts: &'static str,
-    scope: &'static str,
+    /// `None` where each resource has its own, which the operator knows.
+    scope: Option<&'static str>,
 }
 
 /// Where requests go that get a token, and the scope of the token.
@@ -110,8 +137,8 @@ pub struct Service {
 pub struct Endpoint {
     /// In lower case, without a port.
     pub host: String,
-    /// The resource and `/.default`.
-    pub scope: String,
+    /// The resource and `/.default`; `None` where the operator writes it.
+    pub scope: Option<String>,
 }
 
 /// What may be the name of a resource: letters and digits, and what the row allows.
@@ -210,6 +237,16 @@ impl Service {
         self.header
     }
 
+    /// Where its clients put credentials of their own.
+    pub const fn credentials(&self) -> CredentialPlaces {
+        self.credentials
+    }
+
+    /// Whether the row knows the scope; else the operator writes it.
+    pub const fn has_scope(&self) -> bool {
+        self.scope.is_some()
+    }
+
     /// The hosts of a service that has the same for everybody.
     ///
     /// # Errors
@@ -218,7 +255,7 @@ impl Service {
         if self.takes_names() {
             return Err(AzureMistake::NeedsNames(self.hosts));
         }
-        let endpoint = |host: &str| Endpoint { host: host.to_owned(), scope: self.scope.to_owned() };
+        let endpoint = |host: &str| Endpoint { host: host.to_owned(), scope: self.scope.map(str::to_owned) };
         Ok(self.patterns().map(endpoint).collect())
     }
 
@@ -251,7 +288,10 @@ impl Service {
             fixed => fixed,
         });
         let host = labels.collect::<Vec<_>>().join(".");
-        let scope = if self.scope == OF_THE_HOST { format!("https://{host}/.default") } else { self.scope.to_owned() };
+        let scope = self.scope.map(|scope| match scope {
+            OF_THE_HOST => format!("https://{host}/.default"),
+            fixed => fixed.to_owned(),
+        });
         Ok(Endpoint { host, scope })
     }
 
@@ -267,6 +307,19 @@ pub(crate) fn shared_suffixes() -> impl Iterator<Item = &'static str> {
     named
         .flat_map(|(_, service)| service.patterns())
         .filter_map(|pattern| pattern.rsplit_once('}')?.1.strip_prefix('.'))
+}
+
+/// Services that speak OData (OASIS, "OData Version 4.01. Part 2: URL Conventions"): one resource has many paths there, and a batch
+/// has the paths in its body.
+const ODATA: [&str; 4] = ["microsoft_graph", "microsoft_graph_dod", "search", "table_storage"];
+
+/// The suffix of Dataverse, which speaks OData too and has no row: its scope is its host.
+const DATAVERSE: &str = ".dynamics.com";
+
+/// Whether OData is spoken at a host, in lower case.
+pub(crate) fn speaks_odata(host: &str) -> bool {
+    let of_a_row = ROWS.iter().filter(|(_, service)| ODATA.contains(&service.word));
+    host.ends_with(DATAVERSE) || of_a_row.flat_map(|(_, service)| service.patterns()).any(|it| labels_fit(it, host))
 }
 
 /// What the placeholders stand for in this host, with a dot between.
@@ -293,12 +346,15 @@ fn read_rows() -> Vec<(Cloud, Service)> {
     for line in TABLE.lines() {
         let fields: Vec<&'static str> = line.split('\t').collect();
         match (fields.as_slice(), service) {
-            (["", cloud, hosts, scope], Some((word, names, header))) => {
+            (["", cloud, hosts, scope], Some((word, names, header, credentials))) => {
                 let cloud = Cloud::ALL.into_iter().find(|known| known.word() == *cloud);
-                rows.extend(cloud.map(|cloud| (cloud, Service { word, names, header, hosts, scope })));
+                let scope = Some(*scope).filter(|scope| *scope != "-");
+                let service = Service { word, names, header, credentials, hosts, scope };
+                rows.extend(cloud.map(|cloud| (cloud, service)));
             }
-            ([word, names, header], _) => {
-                service = HeaderForm::parse(header).map(|header| (*word, NameRule::parse(names), header));
+            ([word, names, header, credentials], _) => {
+                let credentials = CredentialPlaces::parse(credentials);
+                service = HeaderForm::parse(header).map(|header| (*word, NameRule::parse(names), header, credentials));
             }
             _ => {}
         }

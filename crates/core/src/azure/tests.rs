@@ -28,7 +28,7 @@ fn find(word: &str, cloud: Cloud) -> Service {
 
 fn said(word: &str, cloud: Cloud, name: &str) -> String {
     match Service::find(word, Some(cloud)).and_then(|service| service.endpoint(name)) {
-        Ok(Endpoint { host, scope }) => format!("{host} {scope}"),
+        Ok(Endpoint { host, scope }) => format!("{host} {}", scope.unwrap_or_default()),
         Err(mistake) => mistake.to_string(),
     }
 }
@@ -46,14 +46,17 @@ fn every_line_of_the_table_is_well_formed_and_says_what_page_it_is_from() {
         match line.split('\t').collect::<Vec<_>>().as_slice() {
             ["", cloud, hosts, scope] => {
                 assert!(Cloud::ALL.iter().any(|known| known.word() == *cloud), "{line}");
-                assert!(!hosts.is_empty() && scope.ends_with("/.default"), "{line}");
+                assert!(!hosts.is_empty() && (scope.ends_with("/.default") || *scope == "-"), "{line}");
                 lines += 1;
             }
-            [word, names, header, from] => {
+            [word, names, header, credentials, from] => {
                 assert!(word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{line}");
                 assert!(words.insert(*word), "{word} stands twice");
                 assert!(*names == "-" || NameRule::parse(names).is_some(), "{line}");
                 assert!(HeaderForm::parse(header).is_some(), "{line}");
+                let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
+                let mut places = credentials.split(' ').map(|place| place.strip_prefix('?').unwrap_or(place));
+                assert!(places.all(|place| !place.is_empty() && place.bytes().all(is_name)), "{line}");
                 used.extend(from.split(' '));
             }
             _ => panic!("{line}"),
@@ -78,6 +81,8 @@ fn every_row_gives_hosts_and_a_scope_and_stands_once() {
         for Endpoint { host, scope } in endpoints(&service) {
             let parsed = Host::parse(host.as_bytes()).unwrap();
             assert!(parsed.name == host && parsed.port.is_none() && host.matches('.').count() >= 2, "{host}");
+            assert_eq!(scope.is_some(), service.has_scope(), "{word}");
+            let Some(scope) = scope else { continue };
             let resource = scope.strip_suffix("/.default").unwrap();
             let plain = !resource.contains(['{', '}', ' ']) && !resource.ends_with("/.default");
             assert!(plain && (resource.starts_with("https://") || crate::untrusted::is_guid(resource)), "{scope}");
@@ -192,7 +197,7 @@ fn a_name_of_our_own_becomes_a_host_in_the_cloud_of_the_authority() {
     let graph = find("microsoft_graph", UsGovernment).endpoints().unwrap();
     assert_eq!(
         graph,
-        [Endpoint { host: "graph.microsoft.us".into(), scope: "https://graph.microsoft.us/.default".into() }]
+        [Endpoint { host: "graph.microsoft.us".into(), scope: Some("https://graph.microsoft.us/.default".into()) }]
     );
 }
 
@@ -277,7 +282,11 @@ fn the_documentation_has_every_row() {
     for (word, clouds) in clouds {
         let (first, names) = (clouds[0], clouds.iter().map(|cloud| cloud.word().replace('_', " ").to_lowercase()));
         let hosts: Vec<String> = find(word, first).patterns().map(|host| format!("`{host}`")).collect();
-        let row = format!("| `{word}` | {} | {} |", hosts.join(" or "), names.collect::<Vec<_>>().join(", "));
+        let places = find(word, first).credentials();
+        let headers = places.headers().map(|name| format!("`{name}`"));
+        let all: Vec<String> = headers.chain(places.parameters().map(|name| format!("`?{name}=`"))).collect();
+        let clouds = names.collect::<Vec<_>>().join(", ");
+        let row = format!("| `{word}` | {} | {clouds} | {} |", hosts.join(" or "), all.join(", "));
         assert!(documented.to_lowercase().contains(&row), "{row}");
     }
     assert!(NOT_BY_HEADER.iter().all(|(word, ..)| documented.contains(&format!("`{word}`"))));
@@ -310,5 +319,36 @@ fn the_token_is_found_again_in_a_header_of_each_form() {
         for other in ["", "Bearer", "Basic eyJ", "type%3Dmaster%26ver%3D1.0%26sig%3DeyJ", "Bearer \u{e9}"] {
             assert!(form.token_in(other.as_bytes()).is_none(), "{form:?} {other:?}");
         }
+    }
+}
+
+#[test]
+fn a_service_says_where_its_clients_put_credentials() {
+    let places = |word: &str| {
+        let places = find(word, Cloud::Public).credentials();
+        (places.headers().collect::<Vec<_>>(), places.parameters().collect::<Vec<_>>())
+    };
+    assert_eq!(places("key_vault"), (vec![], vec![]));
+    assert_eq!(places("event_grid"), (vec!["aeg-sas-key", "aeg-sas-token"], vec!["aeg-sas-key"]));
+    assert_eq!(places("functions"), (vec!["x-functions-key"], vec!["code"]));
+    assert_eq!(places("blob_storage"), (vec![], vec!["sig"]));
+}
+
+#[test]
+fn a_host_of_a_service_that_speaks_odata_is_known() {
+    for host in [
+        "graph.microsoft.com",
+        "graph.microsoft.us",
+        "dod-graph.microsoft.us",
+        "payments.search.windows.net",
+        "payments.table.core.windows.net",
+        "contoso.crm4.dynamics.com",
+    ] {
+        assert!(speaks_odata(host), "{host}");
+    }
+    for host in
+        ["payments-kv.vault.azure.net", "graph.microsoft.com.evil.example", "a.b.search.windows.net", "dynamics.com"]
+    {
+        assert!(!speaks_odata(host), "{host}");
     }
 }

@@ -1,13 +1,16 @@
 //! The field `azure_service` of a destination: its row knows hosts, scope and the form of the header.
 
 use super::reader::{Mistakes, Object};
-use crate::azure::{AzureMistake, Endpoint, HeaderForm, Service};
+use crate::azure::{AzureMistake, CredentialPlaces, Endpoint, HeaderForm, Service};
 use crate::entra::Cloud;
 use crate::host::HostPattern;
 
 /// What a service of Azure's makes of a destination.
 pub(super) struct AzureService {
     pub(super) form: HeaderForm,
+    pub(super) credentials: CredentialPlaces,
+    /// Whether the row knows the scope; else the operator writes it.
+    pub(super) has_scope: bool,
     resources: Vec<Resource>,
 }
 
@@ -16,7 +19,7 @@ struct Resource {
     /// Where its name is written.
     path: String,
     host: HostPattern,
-    scope: String,
+    scope: Option<String>,
 }
 
 /// Reads `azure_service` and `names`; `None` when the destination names its hosts itself.
@@ -27,12 +30,18 @@ pub(super) fn read(object: &Object<'_>, cloud: Option<Cloud>, mistakes: &mut Mis
         }
         return None;
     };
-    for own in ["hosts", "scope"] {
+    let made_by_the_row = |own: &str, mistakes: &mut Mistakes| {
         if object.get(own).is_some() {
             mistakes.add(&object.path_of(own), "is what azure_service makes: leave out one of the two");
         }
-    }
-    let mut read = AzureService { form: HeaderForm::Bearer, resources: Vec::new() };
+    };
+    made_by_the_row("hosts", mistakes);
+    let mut read = AzureService {
+        form: HeaderForm::Bearer,
+        credentials: CredentialPlaces::USUAL,
+        has_scope: true,
+        resources: Vec::new(),
+    };
     let Some(word) = field.text(mistakes) else { return Some(read) };
     let of_the_word = |mistake: AzureMistake| format!("{word:?} {mistake}");
     let service = match Service::find(word, cloud) {
@@ -42,7 +51,10 @@ pub(super) fn read(object: &Object<'_>, cloud: Option<Cloud>, mistakes: &mut Mis
             return Some(read);
         }
     };
-    read.form = service.header();
+    (read.form, read.credentials, read.has_scope) = (service.header(), service.credentials(), service.has_scope());
+    if read.has_scope {
+        made_by_the_row("scope", mistakes);
+    }
     let names = object.texts("names", mistakes).unwrap_or_default();
     if names.is_empty() {
         match service.endpoints() {
@@ -74,9 +86,9 @@ impl AzureService {
         self.resources.iter().map(|resource| (resource.path.clone(), resource.host.clone())).collect()
     }
 
-    /// The hosts of each scope. Few services have more than one.
-    pub(super) fn by_scope(self) -> Vec<(String, Vec<HostPattern>)> {
-        let mut groups: Vec<(String, Vec<HostPattern>)> = Vec::new();
+    /// The hosts of each scope; `None` is the one that the operator writes. Few services have more than one.
+    pub(super) fn by_scope(self) -> Vec<(Option<String>, Vec<HostPattern>)> {
+        let mut groups: Vec<(Option<String>, Vec<HostPattern>)> = Vec::new();
         for Resource { host, scope, .. } in self.resources {
             match groups.iter_mut().find(|(other, _)| *other == scope) {
                 Some((_, hosts)) => hosts.push(host),

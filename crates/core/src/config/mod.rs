@@ -10,14 +10,16 @@ mod managed_identity;
 mod reader;
 mod sections;
 mod shared_suffixes;
+mod treatment;
 mod tree;
+mod warnings;
 
 pub use reader::Mistake;
 
 use std::fmt;
 
 use crate::assertion::Source;
-use crate::azure::HeaderForm;
+use crate::azure::{CredentialPlaces, HeaderForm};
 use crate::broker::{Credential, Limits, UnlistedLimits};
 use crate::configuration_status::Fingerprint;
 use crate::entra::{Authority, Grant, GrantParts};
@@ -121,8 +123,10 @@ pub(crate) struct Destination {
     pub(crate) hosts: Vec<HostPattern>,
     /// `None` is any.
     pub(crate) methods: Vec<Option<String>>,
-    /// Without a slash at the end; the empty one is any path.
+    /// Canonical, without a slash at the end; the empty one is any path.
     pub(crate) path_prefixes: Vec<String>,
+    /// Whether a request may name another method or path in a header.
+    pub(crate) override_headers_allowed: bool,
     pub(crate) action: Action,
 }
 
@@ -148,8 +152,9 @@ impl Action {
         }
     }
 
-    /// The same with a token for this scope.
-    fn with_scope(self, scope: String) -> Self {
+    /// The same with a token for this scope, where there is one.
+    fn with_scope(self, scope: Option<String>) -> Self {
+        let Some(scope) = scope else { return self };
         match self {
             Self::Inject(token, terms) => Self::Inject(Token { scope, ..token }, terms),
             Self::Report(token, terms) => Self::Report(Token { scope, ..token }, terms),
@@ -182,6 +187,8 @@ pub(crate) struct Terms {
     pub(crate) tls_clusters: Vec<String>,
     pub(crate) plaintext_allowed: bool,
     pub(crate) existing_credential: ExistingCredential,
+    /// Where credentials are looked for, beside `Authorization` and the header.
+    pub(crate) credentials: CredentialPlaces,
     /// In lower case.
     pub(crate) header: String,
     /// How the token stands in `Authorization`.
@@ -299,7 +306,7 @@ impl std::error::Error for Refused {}
 impl Config {
     /// Whether a destination or the managed-identity endpoint uses the identity at this place.
     pub(crate) fn uses(&self, place: usize) -> bool {
-        sections::uses(place, &self.destinations, self.managed_identity.as_ref())
+        warnings::uses(place, &self.destinations, self.managed_identity.as_ref())
     }
 
     /// The scopes that destinations name, each with the name of an identity whose token its requests may get.
@@ -358,5 +365,7 @@ impl Config {
     }
 }
 
+#[cfg(test)]
+mod destination_tests;
 #[cfg(test)]
 mod tests;

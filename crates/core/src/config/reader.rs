@@ -102,17 +102,16 @@ impl<'a> Field<'a> {
         length
     }
 
-    /// A point in time (RFC 3339).
+    /// A point in time (RFC 3339), by UTC or with an offset.
     pub(super) fn time(&self, mistakes: &mut Mistakes) -> Option<Timestamp> {
         let time = match self.node {
-            Node::String(text) => humantime::parse_rfc3339(text).ok(),
+            Node::String(text) => read_time(text),
             _ => None,
         };
-        let since_epoch = time.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        if since_epoch.is_none() {
-            self.expected("a time: write such as \"2026-01-31T02:10:00Z\"", mistakes);
+        if time.is_none() {
+            self.expected("a time: write such as \"2026-01-31T02:10:00Z\" or \"2026-01-31T03:10:00+01:00\"", mistakes);
         }
-        since_epoch.map(|length| Timestamp::default().plus(length))
+        time
     }
 
     /// One of several words.
@@ -145,6 +144,14 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// The texts of a list that may be empty.
+    pub(super) fn texts_or_none(&self, mistakes: &mut Mistakes) -> Vec<(String, &'a str)> {
+        match self.node {
+            Node::List(items) if items.is_empty() => Vec::new(),
+            _ => self.texts(mistakes),
+        }
+    }
+
     /// The texts of a list that is not empty.
     pub(super) fn texts(&self, mistakes: &mut Mistakes) -> Vec<(String, &'a str)> {
         let items = self.list(mistakes).unwrap_or_default();
@@ -168,6 +175,36 @@ impl<'a> Field<'a> {
         }
         Some(object)
     }
+}
+
+/// Reads a time of RFC 3339, section 5.6. The library that reads dates takes UTC alone.
+fn read_time(text: &str) -> Option<Timestamp> {
+    let utc = |text: &str| {
+        // The library overlooks what follows the `Z`.
+        if text.bytes().filter(|byte| byte.eq_ignore_ascii_case(&b'z')).count() != 1 {
+            return None;
+        }
+        let since_epoch = humantime::parse_rfc3339(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
+        Some(Timestamp::default().plus(since_epoch))
+    };
+    match text.len().checked_sub("+00:00".len()).and_then(|place| text.split_at_checked(place)) {
+        Some((local, offset)) if offset.starts_with('+') => {
+            Some(utc(&format!("{local}Z"))?.minus(read_offset(offset)?))
+        }
+        Some((local, offset)) if offset.starts_with('-') => Some(utc(&format!("{local}Z"))?.plus(read_offset(offset)?)),
+        _ => utc(text),
+    }
+}
+
+/// How long an offset from UTC is: a sign, hours and minutes of two digits each.
+fn read_offset(text: &str) -> Option<Duration> {
+    let (hours, minutes) = text.get(1..)?.split_once(':')?;
+    let part = |digits: &str, most: u64| {
+        let is_number = digits.len() == 2 && digits.bytes().all(|byte| byte.is_ascii_digit());
+        digits.parse::<u64>().ok().filter(|number| is_number && *number <= most)
+    };
+    let minutes = part(hours, 23)?.checked_mul(60)?.checked_add(part(minutes, 59)?)?;
+    Some(Duration::from_secs(minutes.checked_mul(60)?))
 }
 
 /// What to say of a field that does not exist.

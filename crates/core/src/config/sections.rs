@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::reader::{Field, Mistakes, Object};
+use super::warnings::{self, whose};
 use super::{Config, Destination, Identity, Log, ManagedIdentity, Status, Whose};
 use super::{destinations, identities, managed_identity};
 use crate::broker::Limits;
@@ -42,11 +43,14 @@ pub(super) fn read(
         mistakes.add("", "nothing is asked for: write destinations, managed_identity, or both");
     }
     check_principals(&identities, &destinations, managed_identity.as_ref(), mistakes);
-    let mut warnings = warnings(&names, &destinations, managed_identity.as_ref());
-    warnings.extend(wrong_variables(&identities, managed_identity.as_ref()));
     let status = read_status(&root, mistakes);
     let unlisted = managed_identity.as_ref().map(|answers| answers.limits).unwrap_or_default();
     let limits = Limits { unlisted, ..read_limits(&root, mistakes) };
+    let mut warnings = warnings::unused_identities(&names, &destinations, managed_identity.as_ref());
+    warnings.extend(warnings::evaded_refusals(&destinations));
+    warnings.extend(warnings::short_wait(&limits));
+    warnings.extend(warnings::wrong_variables(&identities, managed_identity.as_ref()));
+    warnings.extend(managed_identity.iter().flat_map(managed_identity::warnings));
     let log = read_log(&root, mistakes);
     Some(Config {
         fingerprint: Fingerprint::default(),
@@ -100,11 +104,6 @@ fn read_limits(root: &Object<'_>, mistakes: &mut Mistakes) -> Limits {
     }
 }
 
-/// Whose token a destination's requests get.
-fn whose(destination: &Destination) -> Option<Whose> {
-    destination.action.token().map(|token| token.whose)
-}
-
 /// An identity with principals is for them alone, and one caller gets one token.
 fn check_principals(
     identities: &[Identity],
@@ -137,35 +136,4 @@ fn check_principals(
             }
         }
     }
-}
-
-/// What is wrong with variables, each once. Requests that need them are rejected with the same words.
-fn wrong_variables(identities: &[Identity], managed_identity: Option<&ManagedIdentity>) -> Vec<String> {
-    let of_identities = identities.iter().filter_map(|identity| identity.principal.as_ref().err());
-    let secret = managed_identity.and_then(|answers| answers.app_service.as_ref()?.secret.as_ref().err());
-    let mut warnings: Vec<String> = Vec::new();
-    for problem in of_identities.chain(secret) {
-        let warning = format!("{}. {}", problem.detail, problem.remedy);
-        if !warnings.contains(&warning) {
-            warnings.push(warning);
-        }
-    }
-    warnings
-}
-
-/// Whether a destination or the managed-identity endpoint uses the identity at this place.
-pub(super) fn uses(place: usize, destinations: &[Destination], managed_identity: Option<&ManagedIdentity>) -> bool {
-    let by_destination = |destination: &Destination| match whose(destination) {
-        Some(Whose::Identity(used)) => used == place,
-        Some(Whose::Caller) => true,
-        None => false,
-    };
-    destinations.iter().any(by_destination) || managed_identity.is_some_and(|answers| answers.offered.contains(&place))
-}
-
-fn warnings(names: &[&str], destinations: &[Destination], managed_identity: Option<&ManagedIdentity>) -> Vec<String> {
-    let unused = names.iter().enumerate().filter(|(place, _)| !uses(*place, destinations, managed_identity));
-    let unused =
-        unused.map(|(place, name)| format!("identities[{place}] ({name}) is used by no destination and not on offer"));
-    unused.chain(managed_identity.into_iter().flat_map(managed_identity::warnings)).collect()
 }

@@ -6,6 +6,7 @@ use crate::azure;
 /// Azure best, and it is no proof: a suffix that is missing here may be shared all the same.
 const SHARED: &[&str] = &[
     // Azure's clouds
+    "attest.azure.net",
     "azmk8s.io",
     "azure-api.cn",
     "azure-api.net",
@@ -21,6 +22,9 @@ const SHARED: &[&str] = &[
     "azureedge.net",
     "azurefd.net",
     "azurehdinsight.net",
+    "azurehealthcareapis.com",
+    "azureiotcentral.com",
+    "azuremicroservices.io",
     "azurestaticapps.net",
     "azuresynapse.net",
     "azurewebsites.net",
@@ -38,9 +42,11 @@ const SHARED: &[&str] = &[
     "database.windows.net",
     "dynamics.com",
     "eventgrid.azure.us",
+    "grafana.azure.com",
     "inference.ml.azure.com",
     "managedhsm.azure.cn",
     "managedhsm.usgovcloudapi.net",
+    "msappproxy.net",
     "onmicrosoft.com",
     "purview.azure.com",
     "redis.cache.windows.net",
@@ -68,11 +74,25 @@ const SHARED: &[&str] = &[
     "workers.dev",
 ];
 
-/// Whether strangers can have hosts right below this suffix: it is listed, or below a listed one, or a single label such
-/// as `com`.
+/// The second labels under which registries of countries give names to anyone: `co.uk`, `com.br`.
+const REGISTRY_LABELS: [&str; 10] = ["co", "com", "net", "org", "gov", "edu", "ac", "or", "ne", "go"];
+
+/// Whether anyone can register a host right below this suffix: it is listed, or below a listed one, or a public suffix.
 pub(super) fn is_shared(suffix: &str) -> bool {
     let below = |shared: &str| suffix.strip_suffix(shared).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-    !suffix.contains('.') || SHARED.iter().copied().chain(azure::shared_suffixes()).any(below)
+    is_public(suffix) || SHARED.iter().copied().chain(azure::shared_suffixes()).any(below)
+}
+
+/// Whether the suffix is one of a registry (publicsuffix.org), as far as a rule can say it: a single label such as `com`, or two of
+/// which the first is usual among registries and the last is a country code.
+fn is_public(suffix: &str) -> bool {
+    match suffix.split_once('.') {
+        None => true,
+        Some((first, last)) => {
+            let is_country = last.len() == 2 && last.bytes().all(|byte| byte.is_ascii_alphabetic());
+            is_country && REGISTRY_LABELS.contains(&first)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -93,5 +113,45 @@ mod tests {
         for own in ["example.com", "notvault.azure.net.example.com", "myazurecr.io", "payments.svc.cluster.local"] {
             assert!(!is_shared(own), "{own}");
         }
+    }
+
+    /// Whether a registry gives names to anyone right below this suffix, by the list (publicsuffix.org, its ICANN section).
+    fn is_on_the_list(suffix: &str) -> bool {
+        let found = psl::suffix(suffix.as_bytes());
+        found.is_some_and(|found| found == suffix.as_bytes() && found.typ() == Some(psl::Type::Icann))
+    }
+
+    fn country_codes() -> impl Iterator<Item = String> {
+        let letters = || 'a'..='z';
+        letters().flat_map(move |first| letters().map(move |second| format!("{first}{second}")))
+    }
+
+    /// The second labels that registries of five countries or more use besides ours, and some of single countries: wildcards over these
+    /// are not rejected.
+    const MISSED: &[&str] = &[
+        "art", "asso", "biz", "coop", "ed", "firm", "gob", "gouv", "id", "in", "ind", "info", "int", "k12", "ltd",
+        "me", "med", "mil", "mobi", "museum", "name", "nhs", "nom", "plc", "police", "pro", "rec", "sc", "sch",
+        "store", "tm", "tv", "web",
+    ];
+
+    #[test]
+    fn the_rule_for_public_suffixes_beside_the_list() {
+        for public in ["com", "co.uk", "com.br", "ac.jp", "gov.au", "net.cn", "or.kr", "go.id", "ne.jp", "edu.pl"] {
+            assert!(is_on_the_list(public) && is_shared(public), "{public}");
+        }
+        let (mut agreed, mut missed) = (0, std::collections::BTreeSet::new());
+        for country in country_codes().filter(|country| psl::suffix(country.as_bytes()).is_some_and(|it| it.is_known()))
+        {
+            for label in REGISTRY_LABELS.iter().chain(MISSED) {
+                let suffix = format!("{label}.{country}");
+                match (is_on_the_list(&suffix), is_shared(&suffix)) {
+                    (true, true) => agreed += 1,
+                    (true, false) => drop(missed.insert(*label)),
+                    (false, _) => {}
+                }
+            }
+        }
+        assert!(agreed > 700, "{agreed}");
+        assert_eq!(missed.into_iter().collect::<Vec<_>>(), MISSED, "what is missed is named");
     }
 }

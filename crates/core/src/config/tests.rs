@@ -238,7 +238,7 @@ fn limits_log_and_the_rest_of_a_tokens_life_are_read() {
                 "identities":[{"discard_tokens_before":"yesterday"}]}"#
         ),
         [
-            r#"identities[0].discard_tokens_before: "yesterday" is not a time: write such as "2026-01-31T02:10:00Z""#,
+            r#"identities[0].discard_tokens_before: "yesterday" is not a time: write such as "2026-01-31T02:10:00Z" or "2026-01-31T03:10:00+01:00""#,
             r#"limits.exchange: "2m" is not a duration from 1s to 60s: write such as "10s""#,
             r#"limits.wait: 5 is not a duration from 1s to 300s: write such as "10s""#,
             "limits.waiting: 0 is not a number from 1 to 1000000",
@@ -353,7 +353,7 @@ fn defaults_say_what_is_not_a_destinations_own() {
             r#"{"defaults":{"hosts":["a.example"],"scope":"a"},"destinations":[{"hosts":["a.example"]},{"hosts":["b.example"]}]}"#
         ),
         [
-            "defaults.hosts: there is no such field: write scope, identity, action, tls_clusters, plaintext, shared_suffix, existing_credential, header, on_failure, warm",
+            "defaults.hosts: there is no such field: write scope, identity, action, tls_clusters, plaintext, shared_suffix, override_headers, existing_credential, header, on_failure, warm",
             r#"defaults.scope: "a" is a resource: write "a/.default""#,
         ],
         "each once, not for each destination"
@@ -397,7 +397,7 @@ fn methods_prefixes_and_headers_are_judged_where_they_are_written() {
             r#"destinations[0].path_prefixes[1]: "/v1?x" is no path prefix: write whole segments that begin with a slash, such as "/v1.0/users""#,
             r#"destinations[0].path_prefixes[2]: "/*" is no path prefix: write whole segments that begin with a slash, such as "/v1.0/users""#,
             r#"destinations[0].path_prefixes[3]: "/a/../b" has a dot segment, and requests for such paths are refused: write it without"#,
-            r#"destinations[0].path_prefixes[4]: "/%61" has an escape of a character that is written as it is or not at all, and requests for such paths are refused: write it without"#,
+            r#"destinations[0].path_prefixes[4]: "/%61" has an escape of a character that can be written as it is: write "/a""#,
             r#"destinations[0].path_prefixes[6]: "/a/" stands here a second time: write it once"#,
             r#"destinations[1].header: "host" does not reach the destination as it is: write "authorization" or a header of your own"#,
             r#"destinations[2].header: ":path" is no header: write such as "authorization""#,

@@ -17,16 +17,16 @@ use std::sync::Arc;
 use crate::config::{Config, Token, Whose};
 use crate::decision::{ConfigPath, Decision, Refusal, Report};
 use crate::entra::Grant;
-use crate::host::Host;
+use crate::host::{Authority, Host};
 use crate::http::Request;
 use crate::problem::{Code, Problem};
 use rule::{Holder, Holders, Rule};
 use seen::Seen;
-use table::{Found, Table};
+use table::{Found, Table, Unclear};
 
 /// The destinations of a configuration, ready to be looked up.
 pub(crate) struct Destinations {
-    table: Table<Arc<Rule>>,
+    table: Table,
     warm: Vec<Arc<Grant>>,
 }
 
@@ -45,7 +45,7 @@ impl Destinations {
                 let rule = Arc::new(Rule::new(destination, host, holders.clone()));
                 for prefix in &destination.path_prefixes {
                     for method in &destination.methods {
-                        table.insert(host, prefix, method.as_deref(), !rule.is_report(), Arc::clone(&rule));
+                        table.insert(host, prefix, method.as_deref(), Arc::clone(&rule));
                     }
                 }
             }
@@ -58,20 +58,13 @@ impl Destinations {
         &self.warm
     }
 
-    pub(crate) fn decide(&self, host: &Host<'_>, request: &dyn Request) -> Decision {
+    pub(crate) fn decide(&self, authority: &Authority<'_>, request: &dyn Request) -> Decision {
         let seen = Seen::new(request);
-        match self.table.find(host, &seen) {
+        match self.table.find(authority, &seen) {
             Found::Nothing => Decision::Ignore,
             Found::Rule(rule) => rule.decide(&seen),
-            Found::Ambiguous { what, guarded } => {
-                let problem = Problem::new(
-                    Code::AmbiguousPath,
-                    format!(
-                        "the path of the request to {:?} has {what}, and which rule it falls under is not clear",
-                        host.name
-                    ),
-                    "Send the path as it is meant: without empty and dot segments, backslashes and needless escapes.",
-                );
+            Found::Unclear { why, guarded } => {
+                let problem = unclear(&why, &authority.host);
                 if guarded {
                     let reply = problem.reply_to(request);
                     Decision::Refuse(Refusal { problem, decided_by: ConfigPath::Destinations, reply })
@@ -80,6 +73,33 @@ impl Destinations {
                 }
             }
         }
+    }
+}
+
+/// What to say of a request of which it is not clear which rule it falls under.
+fn unclear(why: &Unclear, host: &Host<'_>) -> Problem {
+    let host = &host.name;
+    match why {
+        Unclear::Path(what) => Problem::new(
+            Code::AmbiguousPath,
+            format!("the path of the request to {host:?} has {what}, and which rule it falls under is not clear"),
+            "Send the path in its plain form: without empty and dot segments, matrix parameters, backslashes, and escapes of \
+             escapes.",
+        ),
+        Unclear::Override(header) => Problem::new(
+            Code::OverrideHeaderPresent,
+            format!(
+                "the request to {host:?} has a header {header}, by which a server may take another method or path than the \
+                 one that was checked"
+            ),
+            "Send the method and path in the request line; or set override_headers: allow at the destination, if the server \
+             is known to ignore such headers.",
+        ),
+        Unclear::Port => Problem::new(
+            Code::HostInvalid,
+            format!("the port in the Host header of the request to {host:?} is not a number from 0 to 65535"),
+            "Set the Host header to the host, with a valid port or none.",
+        ),
     }
 }
 

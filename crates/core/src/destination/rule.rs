@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::caller;
-use super::credential::{self, Credentials};
+use super::credential::{self, Credentials, Places};
 use super::seen::Seen;
 use super::way::{Judgement, Way};
 use crate::azure::HeaderForm;
@@ -18,6 +18,7 @@ use crate::problem::{Code, Problem};
 pub(super) struct Rule {
     config_path: ConfigPath,
     label: String,
+    override_headers_allowed: bool,
     action: Action,
 }
 
@@ -30,8 +31,10 @@ enum Action {
 
 /// What becomes of a request that may use an identity, when nothing is against it.
 enum Verdict {
-    /// It goes on as it came.
+    /// It is forwarded unchanged.
     Pass,
+    /// It is forwarded unchanged, because it brings these credentials.
+    Keep(String),
     /// It goes on with this token.
     Inject(Arc<Grant>, Injection),
     /// The same, but its connection must be seen first.
@@ -41,6 +44,7 @@ enum Verdict {
 struct Terms {
     way: Way,
     existing_credential: ExistingCredential,
+    places: Places,
     header: Arc<str>,
     form: HeaderForm,
     pass_on_failure: bool,
@@ -117,7 +121,17 @@ impl Rule {
             (config::Action::Pass, _) => Action::Pass,
             (_, _) => Action::Refuse,
         };
-        Self { config_path: ConfigPath::Destination(destination.place), label: destination.label.clone(), action }
+        Self {
+            config_path: ConfigPath::Destination(destination.place),
+            label: destination.label.clone(),
+            override_headers_allowed: destination.override_headers_allowed,
+            action,
+        }
+    }
+
+    /// Whether its requests may name another method or path in a header.
+    pub(super) const fn allows_override_headers(&self) -> bool {
+        self.override_headers_allowed
     }
 
     pub(super) const fn is_report(&self) -> bool {
@@ -149,6 +163,7 @@ impl Rule {
             Action::Inject(holders, terms) => match holders.of(&self.label, seen.request) {
                 Ok(holder) => match terms.judge(self.config_path, &self.label, holder, seen) {
                     Ok(Verdict::Pass) => Decision::Pass(Some(Arc::clone(&holder.identity))),
+                    Ok(Verdict::Keep(credentials)) => Decision::Keep(Arc::clone(&holder.identity), credentials),
                     Ok(Verdict::Inject(grant, injection)) => Decision::Exchange(grant, Delivery::Inject(injection)),
                     Ok(Verdict::AwaitConnection(grant, injection)) => {
                         Decision::AwaitConnection(grant, Delivery::Inject(injection))
@@ -168,43 +183,33 @@ impl Rule {
 impl Terms {
     fn new(terms: &config::Terms, host: &HostPattern) -> Self {
         let clusters = terms.tls_clusters.iter().map(|name| name.replace("{host}", &host.name()));
+        let header = Arc::from(terms.header.as_str());
         Self {
             way: Way { tls_clusters: clusters.collect(), plaintext_allowed: terms.plaintext_allowed },
             existing_credential: terms.existing_credential,
-            header: Arc::from(terms.header.as_str()),
+            places: Places::new(terms.credentials, &header),
+            header,
             form: terms.form,
             pass_on_failure: terms.pass_on_failure,
         }
     }
 
     fn judge(&self, decided_by: ConfigPath, label: &str, holder: &Holder, seen: &Seen<'_>) -> Result<Verdict, Problem> {
-        if seen.path().is_none() {
-            return Err(Problem::new(
-                Code::TunnelAsked,
-                format!(
-                    "the request asks for a tunnel to destination {label:?}, and whoever makes it would get the token"
-                ),
-                "Send the request itself through this proxy; or write a destination with methods: [\"CONNECT\"] and action: pass.",
-            ));
-        }
+        must_be_able_to_carry_a_token(label, seen)?;
         // On the first attempt what the app brought was judged.
         let earlier = credential::of_an_earlier_attempt(seen.request);
-        let credentials = if earlier.is_some() { Credentials::default() } else { Credentials::of(seen, &self.header) };
-        match self.existing_credential {
-            _ if credentials.are_none() => {}
-            ExistingCredential::Keep => return Ok(Verdict::Pass),
-            // A header can be taken away; a signature is part of the address.
-            ExistingCredential::Replace if !credentials.signature => {}
-            ExistingCredential::Replace | ExistingCredential::Refuse => {
-                return Err(Problem::new(
-                    Code::CredentialPresent,
-                    format!("the request to destination {label:?} has {}", credentials.name(&self.header)),
-                    if self.existing_credential == ExistingCredential::Refuse {
-                        "Have the app send none; or set the destination's existing_credential to \"keep\" or \"replace\"."
-                    } else {
-                        "A signature cannot be replaced: have the app send none, or set existing_credential to \"keep\"."
-                    },
-                ));
+        let credentials = if earlier.is_some() { Credentials::default() } else { self.places.look(seen) };
+        if !credentials.are_none() {
+            match self.existing_credential {
+                ExistingCredential::Keep => return Ok(Verdict::Keep(credentials.names())),
+                ExistingCredential::Replace => self.must_be_replaceable(label, &credentials, seen)?,
+                ExistingCredential::Refuse => {
+                    return Err(credential_present(
+                        label,
+                        &credentials,
+                        "Have the app send none; or set the destination's existing_credential to \"keep\" or \"replace\".",
+                    ));
+                }
             }
         }
         let is_connected = match self.way.judge(label, seen.request) {
@@ -215,7 +220,7 @@ impl Terms {
         match &holder.grant {
             Ok(grant) => {
                 let carried = earlier.as_ref().and_then(|header| credential::carried(seen.request, header, self.form));
-                let others = credentials.headers.into_iter().map(str::to_owned).chain(earlier);
+                let others = credentials.into_headers().chain(earlier);
                 let injection = Injection {
                     decided_by,
                     header: Arc::clone(&self.header),
@@ -232,4 +237,54 @@ impl Terms {
             Err(problem) => Err(problem.clone()),
         }
     }
+
+    /// A credential is replaced where it can be removed, and where that cannot lead the request to another cluster.
+    fn must_be_replaceable(&self, label: &str, credentials: &Credentials, seen: &Seen<'_>) -> Result<(), Problem> {
+        if !credentials.are_removable() {
+            return Err(credential_present(
+                label,
+                credentials,
+                "A signature cannot be replaced: have the app send none, or set existing_credential to \"keep\".",
+            ));
+        }
+        if self.way.survives_a_change(seen.request) {
+            return Ok(());
+        }
+        Err(Problem::new(
+            Code::ReplaceNotSupported,
+            format!(
+                "the request to destination {label:?} has {}, and existing_credential is \"replace\"; in a listener's \
+                 filter chain Envoy selects the route again when a header changes, and the token could be sent to another \
+                 cluster",
+                credentials.in_words()
+            ),
+            "Put the filter into the cluster's own http_filters, where the cluster is fixed; or have the app send no \
+             credential.",
+        ))
+    }
+}
+
+fn credential_present(label: &str, credentials: &Credentials, remedy: &str) -> Problem {
+    let detail = format!("the request to destination {label:?} has {}", credentials.in_words());
+    Problem::new(Code::CredentialPresent, detail, remedy)
+}
+
+/// CONNECT would give the token to whoever makes the tunnel; TRACE would send it back in the answer (RFC 9110, section
+/// 9.3.8: a client must not send credentials with it).
+fn must_be_able_to_carry_a_token(label: &str, seen: &Seen<'_>) -> Result<(), Problem> {
+    if seen.path().is_none() {
+        return Err(Problem::new(
+            Code::TunnelAsked,
+            format!("the request asks for a tunnel to destination {label:?}, and whoever makes it would get the token"),
+            "Send the request itself through this proxy; or write a destination with methods: [\"CONNECT\"] and action: pass.",
+        ));
+    }
+    if seen.method().eq_ignore_ascii_case(b"TRACE") {
+        return Err(Problem::new(
+            Code::TraceNotSupported,
+            format!("the request to destination {label:?} is a TRACE, whose answer would show the token"),
+            "Use another method; or add a destination with methods: [\"TRACE\"] and action: pass.",
+        ));
+    }
+    Ok(())
 }

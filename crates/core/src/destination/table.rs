@@ -2,81 +2,88 @@
 //! one for the host and one for its wildcard, for a port and any, for each segment of the path that a rule could hang on.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::prefixes;
+use super::rule::Rule;
 use super::seen::Seen;
-use crate::host::{Host, HostPattern};
+use crate::host::{Authority, Host, HostPattern};
 use crate::path;
 
 /// The port of an authority without one: what reaches the filter is HTTP.
 const HTTP_PORT: u16 = 80;
 
+/// Headers by which servers and their frameworks take another method or path than the request line's.
+const OVERRIDE_HEADERS: [&str; 5] =
+    ["x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"];
+
 /// Rules by what a request must be like.
-pub(super) struct Table<T> {
-    exact: HashMap<String, Ports<T>>,
+#[derive(Default)]
+pub(super) struct Table {
+    exact: HashMap<String, Ports>,
     /// By what stands after `*.`.
-    wildcards: HashMap<String, Ports<T>>,
+    wildcards: HashMap<String, Ports>,
 }
 
 /// By port; `None` is any.
-type Ports<T> = HashMap<Option<u16>, Paths<T>>;
+type Ports = HashMap<Option<u16>, Paths>;
 
-/// By path prefix, without a slash at its end.
-struct Paths<T> {
-    by_prefix: HashMap<Vec<u8>, Methods<T>>,
+/// By path prefix, canonical and without a slash at its end.
+#[derive(Default)]
+struct Paths {
+    by_prefix: HashMap<Vec<u8>, Methods>,
     /// How many segments the longest prefix has.
     deepest: usize,
+    /// Whether a rule is for some methods only.
+    by_method: bool,
     /// Whether more than a report hangs on a path.
     guards: bool,
+    /// Whether one of the rules rejects override headers.
+    rejects_overrides: bool,
 }
 
 /// By method.
-struct Methods<T> {
-    by_name: HashMap<Vec<u8>, T>,
-    any: Option<T>,
+#[derive(Default)]
+struct Methods {
+    by_name: HashMap<Vec<u8>, Arc<Rule>>,
+    any: Option<Arc<Rule>>,
 }
 
 /// What a look into the table comes to.
-pub(super) enum Found<'a, T> {
+pub(super) enum Found<'a> {
     /// No rule is for such a request.
     Nothing,
     /// This rule decides.
-    Rule(&'a T),
-    /// Rules hang on the path, and it can be read in two ways.
-    Ambiguous {
-        /// How.
-        what: &'static str,
+    Rule(&'a Rule),
+    /// It is not clear which rule the request falls under.
+    Unclear {
+        /// Why.
+        why: Unclear,
         /// Whether more than a report hangs on it.
         guarded: bool,
     },
 }
 
-impl<T> Default for Table<T> {
-    fn default() -> Self {
-        Self { exact: HashMap::new(), wildcards: HashMap::new() }
-    }
+/// Why it is not clear which rule a request falls under.
+pub(super) enum Unclear {
+    /// The path has this, and can be read in two ways.
+    Path(&'static str),
+    /// This header names another method or path.
+    Override(&'static str),
+    /// The authority's port is not a number from 0 to 65535.
+    Port,
 }
 
-impl<T> Default for Paths<T> {
-    fn default() -> Self {
-        Self { by_prefix: HashMap::new(), deepest: 0, guards: false }
-    }
-}
-
-impl<T> Default for Methods<T> {
-    fn default() -> Self {
-        Self { by_name: HashMap::new(), any: None }
-    }
-}
-
-impl<T> Table<T> {
-    /// Adds a rule; `guards` says whether it is more than a report.
-    pub(super) fn insert(&mut self, host: &HostPattern, prefix: &str, method: Option<&str>, guards: bool, rule: T) {
+impl Table {
+    /// Adds a rule for a host, a path prefix (the empty one is any path) and a method (`None` is any).
+    pub(super) fn insert(&mut self, host: &HostPattern, prefix: &str, method: Option<&str>, rule: Arc<Rule>) {
         let hosts = if host.wildcard { &mut self.wildcards } else { &mut self.exact };
         let ports = hosts.entry(host.host.name.clone().into_owned()).or_default();
         let paths = ports.entry(host.host.port).or_default();
         paths.deepest = paths.deepest.max(prefix.matches('/').count());
-        paths.guards |= guards;
+        paths.by_method |= method.is_some();
+        paths.guards |= !rule.is_report();
+        paths.rejects_overrides |= !rule.allows_override_headers();
         let methods = paths.by_prefix.entry(prefix.as_bytes().to_vec()).or_default();
         match method {
             Some(method) => drop(methods.by_name.insert(method.as_bytes().to_vec(), rule)),
@@ -86,10 +93,16 @@ impl<T> Table<T> {
 
     /// The most specific rule for a request: the exact host before a wildcard, a port before any, the longest path,
     /// the method before any.
-    pub(super) fn find(&self, host: &Host<'_>, seen: &Seen<'_>) -> Found<'_, T> {
-        let parent = host.name.split_once('.').map(|(_, parent)| parent);
-        let hosts = [self.exact.get(&*host.name), parent.and_then(|parent| self.wildcards.get(parent))];
-        let port = host.port.unwrap_or(HTTP_PORT);
+    pub(super) fn find(&self, authority: &Authority<'_>, seen: &Seen<'_>) -> Found<'_> {
+        let hosts = self.ports_of(&authority.host);
+        if authority.port_is_invalid {
+            let mut rules = hosts.into_iter().flatten().flat_map(HashMap::values).peekable();
+            if rules.peek().is_none() {
+                return Found::Nothing;
+            }
+            return Found::Unclear { why: Unclear::Port, guarded: rules.any(|paths| paths.guards) };
+        }
+        let port = authority.host.port.unwrap_or(HTTP_PORT);
         for ports in hosts.into_iter().flatten() {
             for paths in [Some(port), None].iter().filter_map(|port| ports.get(port)) {
                 match paths.find(seen) {
@@ -100,22 +113,38 @@ impl<T> Table<T> {
         }
         Found::Nothing
     }
-}
 
-impl<T> Paths<T> {
-    fn find(&self, seen: &Seen<'_>) -> Found<'_, T> {
-        let path = if self.deepest == 0 { &[] } else { seen.path().unwrap_or_default() };
-        if let Some(what) = path::ambiguity(path) {
-            return Found::Ambiguous { what, guarded: self.guards };
-        }
-        let rules = prefixes::of(path, self.deepest).filter_map(|prefix| self.by_prefix.get(prefix));
-        rules.filter_map(|methods| methods.find(seen)).next().map_or(Found::Nothing, Found::Rule)
+    /// The rules of the exact host, then those of its wildcard.
+    fn ports_of(&self, host: &Host<'_>) -> [Option<&Ports>; 2] {
+        let parent = host.name.split_once('.').map(|(_, parent)| parent);
+        [self.exact.get(&*host.name), parent.and_then(|parent| self.wildcards.get(parent))]
     }
 }
 
-impl<T> Methods<T> {
-    fn find(&self, seen: &Seen<'_>) -> Option<&T> {
+impl Paths {
+    fn find(&self, seen: &Seen<'_>) -> Found<'_> {
+        let unclear = |why| Found::Unclear { why, guarded: self.guards };
+        let path = if self.deepest == 0 { &[] } else { seen.path().unwrap_or_default() };
+        let path = match path::canonical(path) {
+            Ok(path) => path,
+            Err(what) => return unclear(Unclear::Path(what)),
+        };
+        let rules = prefixes::of(&path, self.deepest).filter_map(|prefix| self.by_prefix.get(prefix));
+        let rule = rules.filter_map(|methods| methods.find(seen)).next();
+        let depends = self.by_method || self.deepest > 0;
+        if depends && self.rejects_overrides && !rule.is_some_and(|rule| rule.allows_override_headers()) {
+            let header = OVERRIDE_HEADERS.into_iter().find(|name| seen.request.header(name).is_some());
+            if let Some(header) = header {
+                return unclear(Unclear::Override(header));
+            }
+        }
+        rule.map_or(Found::Nothing, Found::Rule)
+    }
+}
+
+impl Methods {
+    fn find(&self, seen: &Seen<'_>) -> Option<&Rule> {
         let named = if self.by_name.is_empty() { None } else { self.by_name.get(seen.method()) };
-        named.or(self.any.as_ref())
+        named.or(self.any.as_ref()).map(AsRef::as_ref)
     }
 }

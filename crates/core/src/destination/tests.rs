@@ -45,6 +45,7 @@ fn said(decision: Decision) -> String {
         Decision::AwaitConnection(..) => "await".to_owned(),
         Decision::Ignore => "ignore".to_owned(),
         Decision::Pass(_) => "pass".to_owned(),
+        Decision::Keep(identity, credentials) => format!("{identity} keeps {credentials}"),
         other @ (Decision::Reply(_) | Decision::Check(_) | Decision::Status) => format!("{other:?}"),
         Decision::Refuse(Refusal { reply, .. }) => {
             let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
@@ -93,7 +94,6 @@ fn a_look_alike_is_not_the_host() {
         "kv%2eexample",
         "kv.example,evil.example",
         "http://kv.example",
-        "kv.example:80:80",
         "kv.ex\u{e4}mple",
         "[kv.example]",
         "",
@@ -162,13 +162,105 @@ fn an_ambiguous_path_never_falls_to_a_wider_rule() {
     );
     let asked = |authority: &str, path: &str| said(policy.decide(&Sent::get(authority, path)));
     assert_eq!(asked("api.example.com", "/admin"), "403 refused_by_rule");
-    for path in ["/x/../admin", "//admin", "/%61dmin", "/admin%2fx", "/.\\admin", "/x/%2e%2e/admin"] {
+    for path in [
+        "/x/../admin",
+        "//admin",
+        "/admin%2fx",
+        "/.\\admin",
+        "/x/%2e%2e/admin",
+        "/admin;x=1/secret",
+        "/x;/admin",
+        "/admin%3bx",
+        "/admin./x",
+        "/admin%20",
+        "/%2561dmin",
+        "/%c0%afadmin",
+    ] {
         assert_eq!(asked("api.example.com", path), "400 ambiguous_path", "{path}");
         assert_eq!(asked("free.example.com", path), "default s/.default", "no rule hangs on a path there");
         let reported = "report nobody nothing, in earnest: ambiguous_path";
         assert_eq!(asked("trial.example.com", path), reported, "a report refuses nothing");
     }
-    assert_eq!(asked("api.example.com", "/x?u=//admin/../"), "default s/.default", "the query is no path");
+    assert_eq!(asked("api.example.com", "/x?u=//admin/../;%2e"), "default s/.default", "the query is no path");
+}
+
+#[test]
+fn a_rule_for_a_path_holds_for_each_spelling_of_it() {
+    let policy = policy_of(
+        r#"{"defaults": {"plaintext": "allowed", "scope": "s/.default"}, "destinations": [
+            {"hosts": ["api.example.com"]},
+            {"hosts": ["api.example.com"], "action": "refuse", "path_prefixes": ["/v1.0/$batch", "/caf%C3%A9", "/a@b:c/(x)"]}
+        ]}"#,
+    );
+    let asked = |path: &str| said(policy.decide(&Sent::get("api.example.com", path)));
+    for path in [
+        "/v1.0/$batch",
+        "/v1.0/%24batch",
+        "/v1.0/%24%62atch/x",
+        "/v1%2E0/$batch",
+        "/caf%c3%a9",
+        "/caf\u{e9}/x",
+        "/%63af%C3%a9",
+        "/a%40b%3Ac/%28x%29",
+    ] {
+        assert_eq!(asked(path), "403 refused_by_rule", "{path}");
+    }
+    for path in ["/v1.0/batch", "/~x", "/%7Ex", "/a%2Bb", "/v1.0/%2424batch"] {
+        assert_eq!(asked(path), "default s/.default", "{path}");
+    }
+}
+
+#[test]
+fn a_header_that_overrides_the_method_or_path_is_rejected_where_rules_depend_on_them() {
+    let policy = policy_of(
+        r#"{"defaults": {"plaintext": "allowed", "scope": "s/.default"}, "destinations": [
+            {"hosts": ["*.example.com"]},
+            {"hosts": ["path.example.com"], "action": "refuse", "path_prefixes": ["/admin"]},
+            {"hosts": ["method.example.com"], "methods": ["GET"]},
+            {"hosts": ["known.example.com"], "methods": ["GET"], "override_headers": "allow"},
+            {"hosts": ["known.example.com"], "methods": ["PUT"]},
+            {"hosts": ["all.example.com"], "path_prefixes": ["/v1"], "override_headers": "allow"},
+            {"hosts": ["port.example.com:8443"], "methods": ["GET"]},
+            {"hosts": ["trial.example.com"], "methods": ["GET"], "action": "report"}
+        ]}"#,
+    );
+    let asked = |method: &str, authority: &str, header: &str| {
+        let request = Sent::get(authority, "/x").header(":method", method.as_bytes()).header(header, b"DELETE");
+        said(policy.decide(&request))
+    };
+    for header in ["x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"] {
+        assert_eq!(asked("GET", "path.example.com", header), "403 override_header_present", "{header}");
+        assert_eq!(asked("GET", "method.example.com", header), "403 override_header_present", "{header}");
+        let wider = asked("POST", "method.example.com", header);
+        assert_eq!(wider, "403 override_header_present", "it falls to no wider rule: {header}");
+        assert_eq!(asked("GET", "known.example.com", header), "default s/.default", "{header}");
+        assert_eq!(asked("PUT", "known.example.com", header), "403 override_header_present", "{header}");
+        assert_eq!(asked("GET", "all.example.com", header), "default s/.default", "{header}");
+        assert_eq!(asked("GET", "any.example.com", header), "default s/.default", "nothing depends on it: {header}");
+        assert_eq!(asked("GET", "port.example.com", header), "default s/.default", "of another port: {header}");
+        assert_eq!(asked("GET", "port.example.com:8443", header), "403 override_header_present", "{header}");
+        let reported = "report nobody nothing, in earnest: override_header_present";
+        assert_eq!(asked("GET", "trial.example.com", header), reported, "{header}");
+    }
+    assert_eq!(asked("GET", "method.example.com", "x-forwarded-host"), "default s/.default");
+}
+
+#[test]
+fn a_listed_host_is_known_whatever_its_port_is() {
+    let policy = policy();
+    let kv = "payments https://vault.azure.net/.default";
+    let asked = |authority: &str| said(policy.decide(&routed(authority, "outbound|80||kv.example")));
+    assert_eq!(asked("kv.example:"), kv);
+    for port in ["65536", "+80", "80:80", "http", "99999999999999999999"] {
+        assert_eq!(asked(&format!("kv.example:{port}")), "400 host_invalid", "{port}");
+        assert_eq!(asked(&format!("elsewhere.example:{port}")), "ignore", "{port}");
+    }
+    assert_eq!(asked("kv.example:80@elsewhere.example"), "ignore", "a user and a password, not a port");
+    let report = policy_of(
+        r#"{"destinations": [{"hosts": ["*.example.com"], "scope": "s/.default", "plaintext": "allowed", "action": "report"}]}"#,
+    );
+    let asked = said(report.decide(&Sent::get("a.example.com:65536", "/")));
+    assert_eq!(asked, "report nobody nothing, in earnest: host_invalid");
 }
 
 #[test]
@@ -178,12 +270,12 @@ fn a_credential_of_its_own_is_kept_replaced_or_refused() {
         [("authorization", "reports api://other/.default"), ("api-key", "reports api://other/.default")]
     {
         let with = |authority: &str| said(policy.decide(&routed(authority, "x").header(credential, b"\xff")));
-        assert_eq!(with("kv.example"), "pass");
+        assert_eq!(with("kv.example"), format!("payments keeps {credential}"));
         assert_eq!(with("kv.example:8443"), replaced);
         assert_eq!(with("strict.example"), "403 credential_present");
     }
     let signed = |authority: &str| said(policy.decide(&Sent::get(authority, "/c/b?sv=2022-11-02&%73ig=abc%3D")));
-    assert_eq!(signed("kv.example"), "pass");
+    assert_eq!(signed("kv.example"), "payments keeps ?sig");
     assert_eq!(signed("kv.example:8443"), "403 credential_present", "a signature cannot be replaced");
     assert_eq!(signed("strict.example"), "403 credential_present");
 }
@@ -234,7 +326,101 @@ fn another_header_can_take_the_token_and_what_is_in_it_is_a_credential() {
         panic!("no token")
     };
     assert_eq!(&*injection.header, "x-token");
-    assert_eq!(said(policy.decide(&Sent::get("a.example", "/").header("x-token", b"x"))), "pass");
+    let theirs = Sent::get("a.example", "/").header("x-token", b"x");
+    assert_eq!(said(policy.decide(&theirs)), "default keeps x-token");
+}
+
+#[test]
+fn a_service_has_credentials_of_its_own_and_a_host_by_hand_the_usual_ones() {
+    let policy = policy_of(
+        r#"{"defaults": {"plaintext": "allowed"}, "destinations": [
+            {"azure_service": "event_grid", "names": ["orders.westeurope"]},
+            {"azure_service": "ai_services", "names": ["contoso"]},
+            {"azure_service": "key_vault", "names": ["payments-kv"]},
+            {"azure_service": "functions", "names": ["orders"], "scope": "api://orders/.default"},
+            {"azure_service": "resource_manager"},
+            {"hosts": ["a.example"], "scope": "s/.default"}
+        ]}"#,
+    );
+    let with = |host: &str, path: &str, header: &str| said(policy.decide(&Sent::get(host, path).header(header, b"x")));
+    let grid = "orders.westeurope.eventgrid.azure.net";
+    assert_eq!(with(grid, "/", "aeg-sas-key"), "default keeps aeg-sas-key");
+    assert_eq!(with(grid, "/", "aeg-sas-token"), "default keeps aeg-sas-token");
+    assert_eq!(with(grid, "/?AEG-sas-key=k", "x"), "default keeps ?aeg-sas-key");
+    assert_eq!(with(grid, "/?sig=x", "api-key"), "default https://eventgrid.azure.net/.default");
+    let ai = "contoso.cognitiveservices.azure.com";
+    assert_eq!(with(ai, "/?subscription-key=k", "api-key"), "default keeps api-key,?subscription-key");
+    assert_eq!(with(ai, "/", "ocp-apim-subscription-key"), "default keeps ocp-apim-subscription-key");
+    assert_eq!(with("payments-kv.vault.azure.net", "/", "api-key"), "default https://vault.azure.net/.default");
+    assert_eq!(with("payments-kv.vault.azure.net", "/", "authorization"), "default keeps authorization");
+    assert_eq!(with("orders.azurewebsites.net", "/", "x"), "default api://orders/.default");
+    assert_eq!(with("orders.azurewebsites.net", "/", "x-functions-key"), "default keeps x-functions-key");
+    assert_eq!(with("orders.azurewebsites.net", "/api/x?code=k", "x"), "default keeps ?code");
+    let auxiliary = with("management.azure.com", "/", "x-ms-authorization-auxiliary");
+    assert_eq!(auxiliary, "default keeps x-ms-authorization-auxiliary");
+    assert_eq!(with("a.example", "/", "aeg-sas-key"), "default s/.default");
+    assert_eq!(with("a.example", "/?sig=x", "api-key"), "default keeps api-key,?sig");
+}
+
+#[test]
+fn an_empty_credential_is_none_and_its_header_is_removed() {
+    let policy = policy();
+    for existing in ["kv.example", "kv.example:8443", "strict.example"] {
+        let request =
+            routed(existing, "outbound|80||kv.example").header("api-key", b" ").header("authorization", b"Bearer");
+        let Decision::Exchange(_, Delivery::Inject(injection)) = policy.decide(&request) else {
+            panic!("no token for {existing}")
+        };
+        assert_eq!(injection.in_place_of, ["api-key"], "{existing}");
+    }
+}
+
+#[test]
+fn a_credential_is_replaced_only_where_the_route_stays_as_it_is() {
+    let policy = policy_of(
+        r#"{"defaults": {"scope": "s/.default", "existing_credential": "replace"}, "destinations": [
+            {"hosts": ["pinned.example"], "tls_clusters": ["pinned"]},
+            {"hosts": ["header.example"], "tls_clusters": ["pinned"], "header": "x-token"},
+            {"hosts": ["plain.example"], "plaintext": "allowed"},
+            {"hosts": ["kept.example"], "tls_clusters": ["pinned"], "existing_credential": "keep"},
+            {"hosts": ["trial.example"], "tls_clusters": ["pinned"], "action": "report"}
+        ]}"#,
+    );
+    let token = "default s/.default";
+    for header in ["authorization", "api-key", "x-token"] {
+        let listener = |host: &str| routed(host, "pinned").header(header, b"x");
+        let cluster = |host: &str| in_cluster(listener(host)).property(&["upstream", "tls_version"], "TLSv1.3");
+        let own = header == "x-token";
+        let rejected = if own { token } else { "403 replace_not_supported" };
+        assert_eq!(said(policy.decide(&listener("pinned.example"))), rejected, "{header}");
+        assert_eq!(said(policy.decide(&listener("header.example"))), "403 replace_not_supported", "{header}");
+        assert_eq!(said(policy.decide(&listener("plain.example"))), token, "{header}");
+        assert_eq!(said(policy.decide(&cluster("pinned.example"))), token, "{header}");
+        assert_eq!(said(policy.decide(&cluster("header.example"))), token, "{header}");
+    }
+    let authorization = |host: &str| said(policy.decide(&routed(host, "pinned").header("authorization", b"x")));
+    assert_eq!(authorization("kept.example"), "default keeps authorization");
+    assert_eq!(authorization("trial.example"), "report default s/.default, in earnest: replace_not_supported");
+    // Our own token of an earlier attempt is not the app's.
+    let again =
+        routed("pinned.example", "pinned").header("authorization", b"x").property(&[OWN_HEADER], "authorization");
+    assert_eq!(said(policy.decide(&again)), token);
+}
+
+#[test]
+fn a_trace_gets_no_token() {
+    let policy = policy_of(
+        r#"{"defaults": {"scope": "s/.default", "plaintext": "allowed"}, "destinations": [
+            {"hosts": ["a.example"]}, {"hosts": ["b.example"]}, {"hosts": ["b.example"], "methods": ["TRACE"], "action": "pass"},
+            {"hosts": ["c.example"], "action": "report"}
+        ]}"#,
+    );
+    let asked = |method: &[u8], host: &str| said(policy.decide(&Sent::get(host, "/").header(":method", method)));
+    assert_eq!(asked(b"TRACE", "a.example"), "403 trace_not_supported");
+    assert_eq!(asked(b"trace", "a.example"), "403 trace_not_supported");
+    assert_eq!(asked(b"TRACE", "b.example"), "pass");
+    assert_eq!(asked(b"TRACE", "c.example"), "report default s/.default, in earnest: trace_not_supported");
+    assert_eq!(asked(b"TRACK", "a.example"), "default s/.default");
 }
 
 #[test]
@@ -301,7 +487,7 @@ fn a_caller_gets_the_token_of_its_own_identity_or_none() {
     assert_eq!(bare("spiffe://c/ns/reports/sa/b", "a.example"), "reports s/.default");
     assert_eq!(bare("spiffe://c/ns/reports/sa/a", "b.example"), "reports s/.default");
     assert_eq!(bare("spiffe://c/ns/payments/sa/api", "b.example"), "403 principal_not_listed");
-    assert_eq!(calls("spiffe://c/ns/payments/sa/api", "a.example"), "pass");
+    assert_eq!(calls("spiffe://c/ns/payments/sa/api", "a.example"), "payments keeps authorization");
     for stranger in ["", "spiffe://c/ns/payments/sa/api2", "spiffe://C/ns/payments/sa/api", "spiffe://c/ns/payments"] {
         assert_eq!(bare(stranger, "a.example"), "403 principal_not_listed", "{stranger}");
         assert_eq!(calls(stranger, "a.example"), "403 principal_not_listed", "{stranger}");

@@ -22,6 +22,12 @@ pub(super) enum Judgement {
 }
 
 impl Way {
+    /// Whether a request still goes to the cluster that was judged when its headers are changed. In a cluster's own chain it
+    /// does; in a listener's, Envoy selects the route again, and nothing shows the filter which one.
+    pub(super) fn survives_a_change(&self, request: &dyn Request) -> bool {
+        self.plaintext_allowed || attempt(request) > 0
+    }
+
     pub(super) fn judge(&self, label: &str, request: &dyn Request) -> Judgement {
         if self.plaintext_allowed {
             return Judgement::Open;

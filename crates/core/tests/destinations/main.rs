@@ -2,7 +2,8 @@
 //! and this test takes both at their word.
 //!
 //! A row is `METHOD host/path`, what comes with it (`header:`, `cluster:`, `principal:`, `to:`), and the outcome: whose token for
-//! which scope, a status and a code, `passes` for what a destination lets go, or `untouched`.
+//! which scope, a status and a code, `passes` for what a destination lets go,
+//! `keeps` and the credentials of its own that a request goes on with, or `untouched`.
 
 // A test may fail where it stands.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
@@ -144,6 +145,7 @@ fn outcome_of(policy: &Policy, request: &[String], with: &[String]) -> String {
             format!("passes, reported for {token}{}", refused.unwrap_or_default())
         }
         Decision::Pass(_) => "passes".to_owned(),
+        Decision::Keep(_, credentials) => format!("keeps {credentials}"),
         Decision::Ignore => "untouched".to_owned(),
         Decision::Refuse(Refusal { reply, .. }) => {
             let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();

@@ -187,7 +187,7 @@ proptest! {
     fn any_request_is_let_go_answered_or_given_a_token_that_its_host_may_have(request in sent()) {
         let policy = Policy::new(&parse(BOTH.as_bytes()).unwrap(), false);
         match policy.decide(&request) {
-            Decision::Ignore | Decision::Pass(_) | Decision::AwaitConnection(..) => {}
+            Decision::Ignore | Decision::Pass(_) | Decision::Keep(..) | Decision::AwaitConnection(..) => {}
             Decision::Refuse(Refusal { reply, .. }) => {
                 prop_assert!((400..600).contains(&reply.status));
                 prop_assert!(serde_json::from_slice::<serde_json::Value>(&reply.body).is_ok());

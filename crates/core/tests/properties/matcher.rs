@@ -49,7 +49,9 @@ impl Rule {
     }
 
     fn is_for(&self, method: &str, segments: &[&str]) -> bool {
-        segments.starts_with(&self.prefix) && (self.methods.is_empty() || self.methods.contains(&method))
+        let plain: Vec<String> = segments.iter().map(|it| it.replace("%76", "v").replace("%73", "s")).collect();
+        plain.starts_with(&self.prefix.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>())
+            && (self.methods.is_empty() || self.methods.contains(&method))
     }
 
     /// What of the host makes it more specific.
@@ -100,8 +102,23 @@ impl Request for Asked {
     }
 }
 
-const AMBIGUOUS: &[&str] = &[".", "..", "..;x", "%2E%2e", "v1%2fusers", "a\\b", "%76", "%", "%5c"];
-const PLAIN: &[&str] = &["v1", "users", "v10", "V1", "", "a%20b", "...", "users;x", "caf\u{e9}"];
+const AMBIGUOUS: &[&str] = &[
+    ".",
+    "..",
+    "..;x",
+    "%2E%2e",
+    "v1%2fusers",
+    "a\\b",
+    "%",
+    "%5c",
+    "...",
+    "users;x",
+    "v1%3b",
+    "v1%20",
+    "%2576",
+    "%c0%af",
+];
+const PLAIN: &[&str] = &["v1", "users", "v10", "V1", "", "a%20b", "caf\u{e9}", "%761", "user%73", "v1%2B"];
 
 fn rule() -> impl Strategy<Value = Rule> {
     let host = prop::sample::select(&["a.example", "b.example", "*.example", "a.b.example", "*.b.example"][..]);
