@@ -89,8 +89,6 @@ pub(crate) fn as_it_came() {
 pub(crate) fn apply(effect: &Effect, code: Option<Code>) -> bool {
     match effect {
         Effect::Authorize { header, value, without } => {
-            // First what keeps the token off an internal redirect: without it there must be no token.
-            leave(OWN_HEADER, header);
             without.iter().for_each(|name| set_header(name, None));
             set_header(header, Some(value));
             true
@@ -110,9 +108,10 @@ pub(crate) fn apply(effect: &Effect, code: Option<Code>) -> bool {
     }
 }
 
-/// Leaves a value for access logs, as `%FILTER_STATE(wasm.<name>:PLAIN)%`.
-pub(crate) fn leave(name: &str, value: &str) {
-    let _ = hostcalls::set_property(name, value.as_bytes());
+/// Sets a value that access logs show as `%FILTER_STATE(wasm.<name>:PLAIN)%`, and that the filter finds on the next attempt. Returns
+/// whether Envoy took it.
+pub(crate) fn leave(name: &str, value: &str) -> bool {
+    hostcalls::set_property(name, value.as_bytes()).is_ok()
 }
 
 /// Lets Envoy keep what is left under this name when an internal redirect makes another request of the same: else it would come

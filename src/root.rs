@@ -222,7 +222,10 @@ impl Plugin for Root {
 
     fn on_configure(&mut self, text: Vec<u8>) -> bool {
         match Config::parse(&text, &|name| std::env::var(name).ok()) {
-            Ok(config) => {
+            Ok(mut config) => {
+                let now = envoy::now();
+                let warnings = config.warnings_at(now);
+                config.warnings.extend(warnings);
                 // The canary is configured before any worker: the one moment when nobody else does this.
                 broker::prepare(&Shared);
                 let keeps_state = envoy::keep_over_redirects(OWN_HEADER);
@@ -231,7 +234,6 @@ impl Plugin for Root {
                     let event = Event::error("configuration").with("detail", &problem.detail);
                     envoy::log(&event.with("remedy", &problem.remedy));
                 }
-                let now = envoy::now();
                 let policy = Rc::new(Policy::new(&config, envoy::is_gateway()));
                 let worker = Rc::new(RefCell::new(Worker::new(config.limits, config.log, keeps_state)));
                 let predecessors = Predecessors::register(now, &Shared);

@@ -10,12 +10,12 @@ use entra_exchange_core::broker::{
     self, Answer, Broker, Issued, Limits, QueueId, Readiness, ReadinessStatus, Rejection, StreamId, WorkerId,
 };
 use entra_exchange_core::config::Log;
-use entra_exchange_core::decision::{ConfigPath, Decision, Delivery, Effect, Report};
+use entra_exchange_core::decision::{self, ConfigPath, Decision, Delivery, Effect, Report};
 use entra_exchange_core::entra::{Grant, TokenKey};
 use entra_exchange_core::event::Event;
 use entra_exchange_core::http::Request;
 use entra_exchange_core::metrics::{self, Outcome};
-use entra_exchange_core::policy::Policy;
+use entra_exchange_core::policy::{OWN_HEADER, Policy};
 use entra_exchange_core::problem::Problem;
 use entra_exchange_core::request_log::{ACCESS_LOG_KEY, RequestLog, RequestRecord};
 use entra_exchange_core::time::Timestamp;
@@ -71,6 +71,13 @@ impl Ending {
             _ => None,
         };
         Self { grant, decided_by: delivery.decided_by(), outcome, problem: token.err().cloned(), effect, injected }
+    }
+
+    /// The same for a request that must not have its token.
+    fn without_token(self, problem: Problem) -> Self {
+        let problem = problem.about(self.grant.identity(), self.grant.scope());
+        let effect = Effect::Refuse(problem.clone());
+        Self { outcome: Outcome::Failed, problem: Some(problem), effect, injected: None, ..self }
     }
 }
 
@@ -257,6 +264,13 @@ impl Worker {
 
     /// Does to the request in effect what it comes to. Returns whether it goes on.
     pub(crate) fn end(&mut self, stream: StreamId, ending: Ending) -> bool {
+        let ending = match &ending.effect {
+            // First what keeps the token off an internal redirect: without it there must be no token.
+            Effect::Authorize { header, .. } if !envoy::leave(OWN_HEADER, header) => {
+                ending.without_token(decision::state_unavailable())
+            }
+            _ => ending,
+        };
         let record = RequestRecord {
             decided_by: Some(ending.decided_by),
             problem: ending.problem.as_ref(),

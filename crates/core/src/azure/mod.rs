@@ -157,6 +157,8 @@ pub struct NameRule {
 pub enum AzureMistake {
     /// There is no row for the word; perhaps this one was meant.
     UnknownService(Option<&'static str>),
+    /// There are several rows whose words end in this one.
+    SeveralServices(Vec<&'static str>),
     /// A token in a header is of no use there: why, and what to do.
     NotByHeader(&'static str, &'static str),
     /// There is no row for this cloud, or the authority is of none that has rows.
@@ -178,6 +180,9 @@ impl fmt::Display for AzureMistake {
         match self {
             Self::UnknownService(Some(near)) => {
                 write!(formatter, "is no service with a row here: did you mean {near:?}?")
+            }
+            Self::SeveralServices(words) => {
+                write!(formatter, "is no service with a row here: did you mean {}?", words.join(" or "))
             }
             Self::UnknownService(None) => formatter.write_str("is no service with a row here: write hosts and scope"),
             Self::NotByHeader(why, remedy) => write!(formatter, "cannot be a destination, for {why}: {remedy}"),
@@ -217,14 +222,7 @@ impl Service {
             }
             known = true;
         }
-        Err(if known {
-            AzureMistake::NotInCloud(cloud)
-        } else {
-            AzureMistake::UnknownService(nearest(
-                word,
-                &ROWS.iter().map(|(_, service)| service.word).collect::<Vec<_>>(),
-            ))
-        })
+        Err(if known { AzureMistake::NotInCloud(cloud) } else { unknown(word) })
     }
 
     /// Whether the operator writes names of resources.
@@ -297,6 +295,23 @@ impl Service {
 
     fn patterns(&self) -> std::str::Split<'static, char> {
         self.hosts.split(' ')
+    }
+}
+
+/// What to say of a word that no row has.
+fn unknown(word: &str) -> AzureMistake {
+    let mut words: Vec<&'static str> = ROWS.iter().map(|(_, service)| service.word).collect();
+    words.dedup();
+    let word = word.to_ascii_lowercase();
+    let ending: Vec<&'static str> = words
+        .iter()
+        .copied()
+        .filter(|other| other.strip_suffix(&*word).is_some_and(|rest| rest.ends_with('_')))
+        .collect();
+    match nearest(&word, &words) {
+        Some(near) => AzureMistake::UnknownService(Some(near)),
+        None if ending.is_empty() => AzureMistake::UnknownService(None),
+        None => AzureMistake::SeveralServices(ending),
     }
 }
 

@@ -206,6 +206,13 @@ fn a_mistake_says_what_would_be_right() {
     use Cloud::{China, Public};
     for (word, cloud, name, expected) in [
         ("key_valt", Public, "kv1", "is no service with a row here: did you mean \"key_vault\"?"),
+        ("KEY_VAULT", Public, "kv1", "is no service with a row here: did you mean \"key_vault\"?"),
+        (
+            "storage",
+            Public,
+            "kv1",
+            "is no service with a row here: did you mean blob_storage or queue_storage or table_storage or file_storage or data_lake_storage?",
+        ),
         ("toaster", Public, "kv1", "is no service with a row here: write hosts and scope"),
         (
             "azure_openai",

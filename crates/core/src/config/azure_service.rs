@@ -56,7 +56,7 @@ pub(super) fn read(object: &Object<'_>, cloud: Option<Cloud>, mistakes: &mut Mis
         made_by_the_row("scope", mistakes);
     }
     let names = object.texts("names", mistakes).unwrap_or_default();
-    if names.is_empty() {
+    if object.get("names").is_none() {
         match service.endpoints() {
             Ok(endpoints) => read.resources.extend(endpoints.into_iter().filter_map(|one| resource(&field.path, one))),
             Err(mistake) => mistakes.add(&field.path, of_the_word(mistake)),

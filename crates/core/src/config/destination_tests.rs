@@ -243,3 +243,98 @@ fn a_time_may_have_an_offset() {
         assert_eq!(discarded(wrong), None, "{wrong}");
     }
 }
+
+/// All mistakes of a whole text.
+fn all(text: &[u8]) -> Vec<String> {
+    Config::parse(text, &|_| Some(CLIENT.into())).unwrap_err().0.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_mistake_hides_no_other() {
+    let nameless = br#"{"identities":[{"client_id":"x","principals":["a b"]},"y",{"name":"b","principals":["spiffe://b"],"object_id":"z"},{"name":"c"}],
+        "managed_identity":{"identities":["b","b","nobody"],"imds":{}}}"#;
+    assert_eq!(
+        all(nameless),
+        [
+            "identities[0].name: is missing: with several identities each needs a name",
+            r#"identities[0].client_id: "x" is no client id: write the application's or managed identity's client id, a GUID"#,
+            r#"identities[0].principals[0]: "a b" is no principal: write each in full, there are no patterns"#,
+            r#"identities[1]: "y" is not an object: write { … }"#,
+            r#"identities[2].object_id: "z" is no object id: write the managed identity's principal id, a GUID"#,
+            r#"identities[0].principals: is missing: another identity has principals, so say who may use "" too"#,
+            r#"identities[3].principals: is missing: another identity has principals, so say who may use "c" too"#,
+            "managed_identity.identities[1]: duplicate entry: remove it",
+            r#"managed_identity.identities[2]: "nobody" is no identity: write b or c"#,
+            "identities[2].principals: cannot be looked for among managed-identity callers, who show no certificate: take the identity out of managed_identity.identities",
+        ]
+    );
+    let doubled = br#"{"destinations":[{"hosts":["a.example"],"scope":"s/.default","scope":5,"methods":["GET"],"methods":["get"]}]}"#;
+    assert_eq!(
+        all(doubled),
+        [
+            "destinations[0].scope: stands here a second time: write it once",
+            "destinations[0].methods: stands here a second time: write it once",
+            r#"destinations[0].methods[0]: "get" is another method than "GET": write "GET""#,
+            "destinations[0].scope: 5 is not a text: write a string that is not empty",
+        ]
+    );
+    let names = br#"{"destinations":[{"azure_service":"key_vault","names":[12345]}]}"#;
+    assert_eq!(all(names), ["destinations[0].names[0]: 12345 is not a text: write a string that is not empty"]);
+}
+
+#[test]
+fn a_text_in_another_encoding_is_named_as_such() {
+    assert_eq!(all(b"\xef\xbb\xbf{}"), ["the text begins with a byte order mark: save it as UTF-8 without one"]);
+    for text in [&b"\xff\xfe{\0}\0"[..], b"\xfe\xff\0{\0}", b"{\0}\0", b"\0{\0}"] {
+        assert_eq!(all(text), ["the text is UTF-16: save it as UTF-8"]);
+    }
+}
+
+#[test]
+fn what_managed_identity_callers_can_never_get_is_said() {
+    let two = |second: &str| {
+        parse(&format!(
+            r#"{{"identities":[{{"name":"a","client_id":"{CLIENT}"}},{{"name":"b","client_id":"{second}"}}],
+                "managed_identity":{{"identities":["a","b"],"imds":{{}}}}}}"#
+        ))
+        .unwrap()
+        .warnings
+    };
+    assert_eq!(
+        two(CLIENT),
+        [
+            "identities[0] (a) and identities[1] (b) are on offer with one client_id, by which callers cannot select: have them select by object_id or resource_id, and set these at both"
+        ]
+    );
+    assert_eq!(two(TENANT), Vec::<String>::new());
+    assert_eq!(
+        all(br#"{"identities":[{"resources":["https://vault.azure.net/.default","https://vault.azure.net/"]}],"managed_identity":{"imds":{}}}"#),
+        [
+            r#"identities[0].resources[0]: "https://vault.azure.net/.default" is a scope, and callers ask for a resource: write "https://vault.azure.net""#
+        ]
+    );
+    let pass = |path: &str| parse(&format!(r#"{{"managed_identity":{{"imds":{{"pass":["{path}"]}}}}}}"#)).is_ok();
+    assert!(pass("/metadata/identityprovider"));
+    assert!(!pass("/metadata/identity") && !pass("/metadata/Identity/info") && !pass("/metadata/%69dentity"));
+}
+
+#[test]
+fn an_implicit_identity_need_not_be_used() {
+    let only_refused = parse(r#"{"destinations":[{"hosts":["a.example"],"action":"refuse"}]}"#).unwrap();
+    assert_eq!(only_refused.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn a_time_in_the_future_discards_every_token_until_then() {
+    let config =
+        parse(r#"{"identities":[{"discard_tokens_before":"2026-01-31T02:10:00Z"}],"managed_identity":{"imds":{}}}"#);
+    let config = config.unwrap();
+    let then = Timestamp::from_unix_seconds(1_769_825_400);
+    assert_eq!(config.warnings_at(then), Vec::<String>::new());
+    assert_eq!(
+        config.warnings_at(then.minus(std::time::Duration::from_secs(1))),
+        [
+            "identities[0].discard_tokens_before (default) is in the future: every token is discarded until then; set the time at which the roles changed"
+        ]
+    );
+}

@@ -91,8 +91,8 @@ pub(super) fn read_variable(name: &str, variable: &dyn Fn(&str) -> Option<String
 
 /// The names of all identities, for a message.
 pub(super) fn names(identities: &[Identity], between: &str) -> String {
-    let names: Vec<&str> = identities.iter().map(|identity| identity.name.as_str()).collect();
-    names.join(between)
+    let named = identities.iter().map(|identity| identity.name.as_str()).filter(|name| !name.is_empty());
+    named.collect::<Vec<_>>().join(between)
 }
 
 /// The place of the identity that is named here.
@@ -147,24 +147,9 @@ fn read_identities(
     ];
     let mut identities: Vec<Identity> = Vec::new();
     let items = root.list("identities", mistakes).unwrap_or_default();
-    for item in &items {
+    for (place, item) in items.iter().enumerate() {
         let Some(object) = item.object(KNOWN, mistakes) else { continue };
-        let name = match object.text("name", mistakes) {
-            Some(name) => name,
-            None if items.len() == 1 => DEFAULT_IDENTITY,
-            None => {
-                mistakes.add(&object.path_of("name"), "is missing: with several identities each needs a name");
-                continue;
-            }
-        };
-        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-');
-        if name.len() > 63 || !name.bytes().all(fits) {
-            mistakes
-                .add(&object.path_of("name"), format!("{name:?} is no name: write at most 63 of a-z, 0-9, _ and -"));
-        }
-        if identities.iter().any(|other| other.name == name) {
-            mistakes.add(&object.path_of("name"), format!("{name:?} is the name of another identity: write another"));
-        }
+        let name = read_name(&object, items.len() == 1, &identities, mistakes);
         let tenant_id = written(&object, "tenant_id", wrong_tenant, mistakes);
         let client_id = written(&object, "client_id", wrong_client, mistakes);
         let source = match object.text("assertion", mistakes) {
@@ -186,27 +171,26 @@ fn read_identities(
             .map(|principal| Principal { discard_before, ..principal });
         let texts = object.texts("resources", mistakes);
         identities.push(Identity {
+            place,
             name: name.to_owned(),
             principals: read_principals(&object, mistakes),
             object_id: written(&object, "object_id", wrong_object, mistakes).map(str::to_owned),
             resource_id: written(&object, "resource_id", wrong_resource_id, mistakes).map(str::to_owned),
-            resources: texts.map(|texts| {
-                let without_slash = |(_, text): (String, &str)| text.strip_suffix('/').unwrap_or(text).to_owned();
-                texts.into_iter().map(without_slash).collect()
-            }),
+            resources: texts.map(|texts| read_resources(texts, mistakes)),
             principal,
         });
     }
     if identities.iter().any(|identity| !identity.principals.is_empty()) {
-        for (place, identity) in identities.iter().enumerate().filter(|(_, identity)| identity.principals.is_empty()) {
+        for identity in identities.iter().filter(|identity| identity.principals.is_empty()) {
             mistakes.add(
-                &format!("identities[{place}].principals"),
+                &format!("identities[{}].principals", identity.place),
                 format!("is missing: another identity has principals, so say who may use {:?} too", identity.name),
             );
         }
     }
     if root.get("identities").is_none() {
         identities.push(Identity {
+            place: 0,
             name: DEFAULT_IDENTITY.to_owned(),
             principals: Vec::new(),
             object_id: None,
@@ -216,6 +200,28 @@ fn read_identities(
         });
     }
     identities
+}
+
+/// The name of an identity; the empty one where it is missing, which is reported.
+fn read_name<'a>(object: &Object<'a>, is_only: bool, others: &[Identity], mistakes: &mut Mistakes) -> &'a str {
+    let path = object.path_of("name");
+    let Some(name) = object.text("name", mistakes) else {
+        if is_only {
+            return DEFAULT_IDENTITY;
+        }
+        if object.get("name").is_none() {
+            mistakes.add(&path, "is missing: with several identities each needs a name");
+        }
+        return "";
+    };
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-');
+    if name.len() > 63 || !name.bytes().all(fits) {
+        mistakes.add(&path, format!("{name:?} is no name: write at most 63 of a-z, 0-9, _ and -"));
+    }
+    if others.iter().any(|other| other.name == name) {
+        mistakes.add(&path, format!("{name:?} is the name of another identity: write another"));
+    }
+    name
 }
 
 /// Who may use it: what stands in callers' certificates as a URI, compared as it is.
@@ -233,6 +239,18 @@ fn read_principals(object: &Object<'_>, mistakes: &mut Mistakes) -> Vec<String> 
         }
     }
     principals
+}
+
+/// What callers may ask for, without a slash at the end.
+fn read_resources(texts: Vec<(String, &str)>, mistakes: &mut Mistakes) -> Vec<String> {
+    let mut resources = Vec::new();
+    for (path, text) in texts {
+        if let Some(resource) = text.strip_suffix("/.default") {
+            mistakes.add(&path, format!("{text:?} is a scope, and callers ask for a resource: write {resource:?}"));
+        }
+        resources.push(text.strip_suffix('/').unwrap_or(text).to_owned());
+    }
+    resources
 }
 
 fn projected(assertions: &[(String, Source)]) -> Option<Source> {

@@ -92,8 +92,16 @@ fn read_health(
 
 /// The places of the identities that a list names.
 fn read_places(field: &Field<'_>, identities: &[Identity], mistakes: &mut Mistakes) -> Vec<usize> {
-    let items = field.list(mistakes).unwrap_or_default();
-    items.iter().filter_map(|item| identities::read_place(item, identities, mistakes)).collect()
+    let mut places = Vec::new();
+    for item in field.list(mistakes).unwrap_or_default() {
+        let Some(place) = identities::read_place(&item, identities, mistakes) else { continue };
+        if places.contains(&place) {
+            mistakes.add(&item.path, "duplicate entry: remove it");
+        } else {
+            places.push(place);
+        }
+    }
+    places
 }
 
 /// Which identities callers may ask for, and whose token they get who name none.

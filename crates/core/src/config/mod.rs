@@ -61,6 +61,8 @@ pub struct Log {
 /// Who we are.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
+    /// Where it is written: its index in the text.
+    pub(crate) place: usize,
     pub(crate) name: String,
     /// Who may use it, by the URI in the certificate of the caller; without any, everybody.
     pub(crate) principals: Vec<String>,
@@ -342,26 +344,56 @@ impl Config {
     /// Every mistake in the text, with its path, what is there and what would be right.
     pub fn parse(text: &[u8], variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, Refused> {
         let mut mistakes = Mistakes::default();
-        let tree: Node = match serde_json::from_slice(text) {
-            Ok(tree) => tree,
-            Err(error) if text.iter().all(u8::is_ascii_whitespace) => {
-                let _ = error;
-                mistakes.add("", "there is no configuration: write at least destinations or managed_identity");
-                return Err(Refused(mistakes.0));
-            }
-            Err(error) => {
-                mistakes.add(
-                    "",
-                    format!("this is no JSON: {error}. The module takes JSON text in a google.protobuf.StringValue"),
-                );
-                return Err(Refused(mistakes.0));
-            }
-        };
+        let tree: Node = serde_json::from_slice(text).map_err(|error| {
+            mistakes.add("", not_json(text, &error));
+            Refused(std::mem::take(&mut mistakes.0))
+        })?;
         let config = sections::read(&Field::root(&tree), variable, &mut mistakes);
+        let by_last = tree.by_last();
+        if by_last != tree {
+            // What is written twice is read both ways, so that no mistake hides behind another.
+            let mut others = Mistakes::default();
+            sections::read(&Field::root(&by_last), variable, &mut others);
+            others.0.retain(|other| !mistakes.0.contains(other));
+            mistakes.0.append(&mut others.0);
+        }
         match config {
             Some(config) if mistakes.0.is_empty() => Ok(Self { fingerprint: Fingerprint::of(text), ..config }),
             _ => Err(Refused(mistakes.0)),
         }
+    }
+
+    /// What is allowed but has no effect at this time, one sentence each.
+    pub fn warnings_at(&self, now: Timestamp) -> Vec<String> {
+        let is_ahead = |identity: &&Identity| {
+            identity
+                .principal
+                .as_ref()
+                .is_ok_and(|principal| principal.discard_before.is_some_and(|before| before > now))
+        };
+        let ahead = self.identities.iter().filter(is_ahead);
+        ahead
+            .map(|Identity { place, name, .. }| {
+                format!(
+                    "identities[{place}].discard_tokens_before ({name}) is in the future: every token is discarded until then; set the \
+                     time at which the roles changed"
+                )
+            })
+            .collect()
+    }
+}
+
+/// What to say of a text that is not JSON.
+fn not_json(text: &[u8], error: &serde_json::Error) -> String {
+    match text {
+        text if text.iter().all(u8::is_ascii_whitespace) => {
+            "there is no configuration: write at least destinations or managed_identity".to_owned()
+        }
+        [0xef, 0xbb, 0xbf, ..] => "the text begins with a byte order mark: save it as UTF-8 without one".to_owned(),
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..] => {
+            "the text is UTF-16: save it as UTF-8".to_owned()
+        }
+        _ => format!("this is no JSON: {error}. The module takes JSON text in a google.protobuf.StringValue"),
     }
 }
 

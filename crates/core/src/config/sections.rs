@@ -12,7 +12,7 @@ use crate::configuration_status::Fingerprint;
 use crate::event::Level;
 
 /// Where the state of all tokens is shown, unless `status` says otherwise.
-const STATUS_HOSTS: &[&str] = &["127.0.0.1"];
+const STATUS_HOSTS: &[&str] = &["127.0.0.1", "localhost"];
 const STATUS_PATH: &str = "/entra-exchange/status";
 
 /// Reads all sections; with mistakes what comes back is of no use.
@@ -36,7 +36,6 @@ pub(super) fn read(
         mistakes,
     )?;
     let (identities, cloud) = identities::read(&root, variable, mistakes);
-    let names: Vec<&str> = identities.iter().map(|identity| identity.name.as_str()).collect();
     let managed_identity = managed_identity::read(&root, &identities, variable, mistakes);
     let destinations = destinations::read(&root, &identities, cloud, managed_identity.as_ref(), mistakes);
     if root.get("destinations").is_none() && root.get("managed_identity").is_none() {
@@ -46,7 +45,12 @@ pub(super) fn read(
     let status = read_status(&root, mistakes);
     let unlisted = managed_identity.as_ref().map(|answers| answers.limits).unwrap_or_default();
     let limits = Limits { unlisted, ..read_limits(&root, mistakes) };
-    let mut warnings = warnings::unused_identities(&names, &destinations, managed_identity.as_ref());
+    let mut warnings = Vec::new();
+    // The one that is created implicitly need not be used.
+    if root.get("identities").is_some() {
+        warnings.extend(warnings::unused_identities(&identities, &destinations, managed_identity.as_ref()));
+    }
+    warnings.extend(warnings::alike_identities(&identities, managed_identity.as_ref()));
     warnings.extend(warnings::evaded_refusals(&destinations));
     warnings.extend(warnings::short_wait(&limits));
     warnings.extend(warnings::wrong_variables(&identities, managed_identity.as_ref()));
@@ -112,9 +116,9 @@ fn check_principals(
     mistakes: &mut Mistakes,
 ) {
     for place in managed_identity.map(|answers| answers.offered.as_slice()).unwrap_or_default() {
-        if identities.get(*place).is_some_and(|identity| !identity.principals.is_empty()) {
+        if let Some(identity) = identities.get(*place).filter(|identity| !identity.principals.is_empty()) {
             mistakes.add(
-                &format!("identities[{place}].principals"),
+                &format!("identities[{}].principals", identity.place),
                 "cannot be looked for among managed-identity callers, who show no certificate: take the identity out of \
                  managed_identity.identities",
             );
@@ -123,11 +127,11 @@ fn check_principals(
     let by_caller = destinations.iter().find(|destination| whose(destination) == Some(Whose::Caller));
     let Some(by_caller) = by_caller.map(|destination| destination.place) else { return };
     let mut owners: HashMap<&str, &str> = HashMap::new();
-    for (place, identity) in identities.iter().enumerate() {
+    for identity in identities {
         for (number, principal) in identity.principals.iter().enumerate() {
             if let Some(other) = owners.insert(principal, &identity.name) {
                 mistakes.add(
-                    &format!("identities[{place}].principals[{number}]"),
+                    &format!("identities[{}].principals[{number}]", identity.place),
                     format!(
                         "{principal:?} stands at {other:?} too, and destinations[{by_caller}] names no identity: write \
                          it at one of them, or an identity at each destination"

@@ -15,6 +15,22 @@ pub(super) enum Node {
     Object(Vec<(String, Node)>),
 }
 
+impl Node {
+    /// The same where of fields with one name the last one stands, not the first.
+    pub(super) fn by_last(&self) -> Self {
+        match self {
+            Self::List(items) => Self::List(items.iter().map(Self::by_last).collect()),
+            Self::Object(fields) => {
+                let later =
+                    |place: usize, name: &str| fields.iter().skip(place).skip(1).any(|(other, _)| other == name);
+                let last = fields.iter().enumerate().filter(|(place, (name, _))| !later(*place, name));
+                Self::Object(last.map(|(_, (name, node))| (name.clone(), node.by_last())).collect())
+            }
+            other => other.clone(),
+        }
+    }
+}
+
 impl fmt::Display for Node {
     /// What was written, short enough for a message.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

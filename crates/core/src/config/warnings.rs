@@ -21,16 +21,36 @@ pub(super) fn uses(place: usize, destinations: &[Destination], managed_identity:
     destinations.iter().any(by_destination) || managed_identity.is_some_and(|answers| answers.offered.contains(&place))
 }
 
-/// Identities, by their names and places, that nothing uses.
+/// Identities that nothing uses.
 pub(super) fn unused_identities(
-    names: &[&str],
+    identities: &[Identity],
     destinations: &[Destination],
     managed_identity: Option<&ManagedIdentity>,
 ) -> Vec<String> {
-    let unused = names.iter().enumerate().filter(|(place, _)| !uses(*place, destinations, managed_identity));
-    unused
-        .map(|(place, name)| format!("identities[{place}] ({name}) is used by no destination and not on offer"))
-        .collect()
+    let unused = identities.iter().enumerate().filter(|(index, _)| !uses(*index, destinations, managed_identity));
+    let named = unused.map(|(_, Identity { place, name, .. })| {
+        format!("identities[{place}] ({name}) is used by no destination and not on offer")
+    });
+    named.collect()
+}
+
+/// Identities on offer that callers cannot tell apart by their client ids.
+pub(super) fn alike_identities(identities: &[Identity], managed_identity: Option<&ManagedIdentity>) -> Vec<String> {
+    let offered = managed_identity.map(|answers| answers.offered.as_slice()).unwrap_or_default();
+    let offered: Vec<&Identity> = offered.iter().filter_map(|index| identities.get(*index)).collect();
+    let mut warnings = Vec::new();
+    for (count, identity) in offered.iter().enumerate() {
+        let Ok(client_id) = identity.client_id() else { continue };
+        let before = offered.iter().take(count).find(|other| other.client_id().is_ok_and(|id| id == client_id));
+        if let Some(before) = before.filter(|before| before.place != identity.place) {
+            warnings.push(format!(
+                "identities[{}] ({}) and identities[{}] ({}) are on offer with one client_id, by which callers cannot select: \
+                 have them select by object_id or resource_id, and set these at both",
+                before.place, before.name, identity.place, identity.name
+            ));
+        }
+    }
+    warnings
 }
 
 /// What is wrong with variables, each once. Requests that need them are rejected with the same words.
