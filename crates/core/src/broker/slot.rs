@@ -230,7 +230,8 @@ impl Slot {
             // Another worker keeps the token fresh; this one has no use for it.
             (self.token, self.rejected) = (None, false);
         }
-        let holds = self.token.is_some() && self.token.as_deref() == entry.token.as_ref();
+        // Also an older one, when the one that took its place is over: the next is to be known here.
+        let holds = self.usable(now).is_some();
         let enters = holds && !entry.holders.contains(&queue);
         if enters {
             entry.holders.push(queue);

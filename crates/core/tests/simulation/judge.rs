@@ -85,6 +85,7 @@ struct Rejected {
 #[derive(Clone, Copy)]
 struct Published {
     number: usize,
+    at: u64,
     /// By the wall's clock, as the broker has it.
     asked_at: Timestamp,
     /// Until when it is usable for certain, and until when it may be: a late answer of a worker that had lost its lease takes
@@ -157,9 +158,9 @@ impl Judge {
             format!("a caller that rejects token {number} gets it")
         });
         // When the newer one is over, a rejected one is better than none.
-        let newer = self.usable(grant.key(), clock).is_some_and(|newer| newer.number != number);
-        let rejected = self.rejected.get(&number).filter(|_| newer);
-        let replaced_at = rejected.and_then(|rejected| rejected.replaced_at);
+        let newer = self.usable(grant.key(), clock).filter(|newer| newer.number != number);
+        let rejected = self.rejected.get(&number).and_then(|rejected| rejected.replaced_at);
+        let replaced_at = newer.and_then(|newer| Some(newer.at.max(rejected?)));
         if let (Some(replaced_at), Some(delay)) = (replaced_at, self.delay) {
             let last = replaced_at.max(stalled_until) + REPLACED_WITHIN.max(delay + TICK);
             self.must(now <= last, "rejected", || format!("token {number} is handed out {} ms late", now - last));
@@ -283,8 +284,10 @@ impl Judge {
         }
         let Some(minted) = self.minted.get(number) else { return };
         let until = asked_at.plus(Duration::from_millis(minted.life_ms() - minted.margin_ms()));
-        let mut published = Published { number, asked_at, until, until_perhaps: until, is_certain: under_lease };
+        let mut published =
+            Published { number, at: clock.steady(), asked_at, until, until_perhaps: until, is_certain: under_lease };
         if let Some(other) = self.usable(key, clock).filter(|_| !under_lease) {
+            published.asked_at = asked_at.max(other.asked_at);
             published.until = until.min(other.until);
             published.until_perhaps = until.max(other.until_perhaps);
         } else {
