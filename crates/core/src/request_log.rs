@@ -10,6 +10,7 @@ use crate::event::{Event, Level};
 use crate::metrics::Outcome;
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
+use crate::untrusted::UntrustedText;
 
 /// The filter state that access logs read, as `%FILTER_STATE(wasm.entra_exchange:PLAIN)%`.
 pub const ACCESS_LOG_KEY: &str = "entra_exchange";
@@ -71,7 +72,7 @@ impl<'a> RequestRecord<'a> {
     fn event(&self, host: Option<Vec<u8>>) -> Event {
         let host = host.map(|host| {
             let host = host.get(..LONGEST_HOST).unwrap_or(&host);
-            String::from_utf8_lossy(host).into_owned()
+            UntrustedText::new(&String::from_utf8_lossy(host))
         });
         let code = self.problem.map(|problem| problem.code.as_str());
         let scope = self.problem.and_then(|problem| problem.scope.as_deref());
@@ -262,6 +263,14 @@ mod tests {
         assert_eq!(passed.code(), None);
         let mut log = RequestLog::new(Log { requests: Some(Level::Info), ..NEVER });
         assert!(line(&mut log, &passed, 0).unwrap().contains("code=entra_unavailable"));
+    }
+
+    #[test]
+    fn a_host_in_a_line_is_cleaned() {
+        let record = RequestRecord { status: Some(403), ..RequestRecord::new(Outcome::Refused, None) };
+        let host = Some(b"evil\x7f\n event=exchange\xe2\x80\xae outcome=issued\xff".to_vec());
+        let line = record.event(host).to_string();
+        assert!(line.contains("evil") && !line.chars().any(|c| c.is_control() || c == '\u{202e}'), "{line:?}");
     }
 
     #[test]
