@@ -355,7 +355,7 @@ mod tests {
         let words = Code::ALL.iter().map(|code| code.as_str()).chain(metrics);
         let missing: Vec<&str> = words.filter(|word| !PAGE.contains(&format!("`{word}`"))).collect();
         assert!(missing.is_empty(), "{missing:?}");
-        for event in ["start", "configuration", "exchange", "rejected", "request"] {
+        for event in ["start", "configuration", "exchange", "rejected", "request", "upgrade"] {
             assert!(PAGE.contains(&format!("`event={event}")), "{event}");
         }
     }
