@@ -199,8 +199,17 @@ mod tests {
         adapt(&mut document, &surroundings()).unwrap();
 
         let text = document.to_string();
-        for left in ["/var/run/", "/etc/", ":443", "15000", "15001", "15002", "15003", "\"169.254.169.254\"", "0.0.0.0"]
-        {
+        for left in [
+            "/var/run/",
+            "/etc/",
+            ":443",
+            "15000",
+            "15001",
+            "15002",
+            "15003",
+            "\"address\":\"169.254.169.254\"",
+            "0.0.0.0",
+        ] {
             assert!(!text.contains(left), "{left} is still there");
         }
     }

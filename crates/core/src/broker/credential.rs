@@ -4,14 +4,13 @@
 //! It is kept apart from the tokens' entries because it is about all of them: a refusal decides readiness whichever
 //! exchange brought it, and a throttled client backs off as a whole. There are as many credentials as identities in the configuration; no caller can add one.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::budget::Budget;
 use super::freshness::Issued;
-use super::shared::{self, Failure, PREFIX, Then};
+use super::shared::{self, Failure, PREFIX, Shelf, Then};
 use super::{GRACE, SharedData};
 use crate::assertion::{Fingerprint, Source};
 use crate::entra::{CredentialKey, Grant, is_of_credential};
@@ -93,17 +92,6 @@ impl Lifetime {
     }
 }
 
-/// The entries under one name.
-#[derive(Default, Serialize, Deserialize)]
-#[serde(transparent)]
-struct Shelf(Vec<(CredentialKey, State)>);
-
-fn decode(bytes: &[u8]) -> BTreeMap<CredentialKey, State> {
-    let mut entries = BTreeMap::new();
-    entries.extend(shared::decode::<Shelf>(bytes).0);
-    entries
-}
-
 fn shelf(number: u8) -> String {
     format!("{PREFIX}credential/{number:x}")
 }
@@ -129,7 +117,7 @@ pub(super) fn prepare(shared: &dyn SharedData) {
 /// What is shared for a credential.
 pub(super) fn read(shared: &dyn SharedData, credential: CredentialKey) -> State {
     let bytes = shared.get(&shelf_of(credential)).map(|(bytes, _)| bytes).unwrap_or_default();
-    decode(&bytes).remove(&credential).unwrap_or_default()
+    shared::decode::<Shelf<CredentialKey, State>>(&bytes).take(&credential)
 }
 
 /// Changes what is shared for a credential, as [`shared::update`] does for a token.
@@ -140,13 +128,12 @@ pub(super) fn update<T>(
     mut change: impl FnMut(&mut State) -> Then<T>,
 ) -> Option<T> {
     shared::update_value(shared, &shelf_of(credential), |bytes| {
-        let mut entries = decode(bytes);
-        match change(entries.entry(credential).or_default()) {
+        let mut shelf: Shelf<CredentialKey, State> = shared::decode(bytes);
+        match shelf.change(credential, &mut change) {
             Then::Keep(result) => (None, result),
             Then::Write(result) => {
-                entries.values_mut().for_each(|state| state.budget.forget_past(now));
-                entries.retain(|_, state| !state.is_over(now));
-                let shelf = Shelf(entries.into_iter().collect());
+                shelf.0.iter_mut().for_each(|(_, state)| state.budget.forget_past(now));
+                shelf.0.retain(|(_, state)| !state.is_over(now));
                 (Some(shared::encode(&shelf)), result)
             }
         }

@@ -4,7 +4,6 @@
 //! never be removed. So there is a fixed number of *shelves*, made before any worker runs, and each holds the entries
 //! of the keys that fall to it. Every change is then a true compare-and-set, and what is let go frees its memory.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -164,22 +163,34 @@ pub(super) fn decode<T: DeserializeOwned + Default>(bytes: &[u8]) -> T {
     postcard::from_bytes(bytes).unwrap_or_default()
 }
 
-/// The entries of one shelf.
-#[derive(Default, Serialize, Deserialize)]
+/// The entries under one name. There are few, so one is found by looking at each: a map has 10 KB of code for each type.
+#[derive(Serialize, Deserialize)]
 #[serde(transparent)]
-struct Shelf(Vec<(TokenKey, Entry)>);
+pub(super) struct Shelf<K, V>(pub(super) Vec<(K, V)>);
 
-impl Shelf {
-    /// What cannot be read counts as empty, and is written anew.
-    fn decode(bytes: &[u8]) -> BTreeMap<TokenKey, Entry> {
-        // One by one: to collect them would bring the library's sort, with more than 10 KB.
-        let mut entries = BTreeMap::new();
-        entries.extend(decode::<Self>(bytes).0);
-        entries
+impl<K, V> Default for Shelf<K, V> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<K: PartialEq, V: Default> Shelf<K, V> {
+    /// Changes the entry of a key; a new one where there is none.
+    pub(super) fn change<T>(&mut self, key: K, change: impl FnOnce(&mut V) -> T) -> T {
+        match self.0.iter_mut().find(|(other, _)| *other == key) {
+            Some((_, entry)) => change(entry),
+            None => {
+                let mut entry = V::default();
+                let result = change(&mut entry);
+                self.0.push((key, entry));
+                result
+            }
+        }
     }
 
-    fn encode(entries: BTreeMap<TokenKey, Entry>) -> Vec<u8> {
-        encode(&Self(entries.into_iter().collect()))
+    /// The entry of a key, or an empty one.
+    pub(super) fn take(self, key: &K) -> V {
+        self.0.into_iter().find(|(other, _)| other == key).map(|(_, entry)| entry).unwrap_or_default()
     }
 }
 
@@ -215,13 +226,13 @@ pub(super) fn empty(prefix: &str, shared: &dyn SharedData) -> usize {
 /// What is shared for `key`.
 pub(super) fn read(shared: &dyn SharedData, key: TokenKey) -> Entry {
     let bytes = shared.get(&shelf_of(key)).map(|(bytes, _)| bytes).unwrap_or_default();
-    Shelf::decode(&bytes).remove(&key).unwrap_or_default()
+    decode::<Shelf<TokenKey, Entry>>(&bytes).take(&key)
 }
 
 /// What is shared, key by key.
 pub(super) fn read_all(shared: &dyn SharedData) -> Vec<(TokenKey, Entry)> {
     let shelves = (0..=u8::MAX).filter_map(|number| shared.get(&shelf(number)));
-    shelves.flat_map(|(bytes, _)| Shelf::decode(&bytes)).collect()
+    shelves.flat_map(|(bytes, _)| decode::<Shelf<TokenKey, Entry>>(&bytes).0).collect()
 }
 
 /// Whether a change is to be written.
@@ -267,13 +278,13 @@ pub(super) fn update<T>(
     mut change: impl FnMut(&mut Entry) -> Then<T>,
 ) -> Option<T> {
     update_value(shared, &shelf_of(key), |bytes| {
-        let mut entries = Shelf::decode(bytes);
-        match change(entries.entry(key).or_default()) {
+        let mut shelf: Shelf<TokenKey, Entry> = decode(bytes);
+        match shelf.change(key, &mut change) {
             Then::Keep(result) => (None, result),
             Then::Write(result) => {
-                entries.retain(|_, entry| !entry.is_over(now));
-                entries.values_mut().for_each(|entry| entry.clean(now));
-                (Some(Shelf::encode(entries)), result)
+                shelf.0.retain(|(_, entry)| !entry.is_over(now));
+                shelf.0.iter_mut().for_each(|(_, entry)| entry.clean(now));
+                (Some(encode(&shelf)), result)
             }
         }
     })
@@ -306,7 +317,7 @@ mod tests {
     use crate::untrusted::{Guid, OAuthError};
 
     /// A shelf with everything that an entry can hold.
-    fn entries() -> BTreeMap<TokenKey, Entry> {
+    fn entries() -> Shelf<TokenKey, Entry> {
         let at = Timestamp::from_unix_seconds(1_795_334_000);
         let token = AccessToken::parse("abc").unwrap();
         let mut problem = Problem::new(Code::EntraRefused, "detail", "remedy").about("payments", "s/.default");
@@ -330,19 +341,22 @@ mod tests {
             forced_at: Some(at),
             holders: vec![QueueId(3)],
         };
-        BTreeMap::from([(grant().key(), entry)])
+        Shelf(vec![(grant().key(), entry)])
     }
 
     #[test]
     fn entries_have_the_form_that_the_number_of_their_shelves_stands_for() {
         let file = format!("src/broker/tests/forms/{}.hex", PREFIX.split('/').nth(1).unwrap());
-        let written: String = Shelf::encode(entries()).iter().map(|byte| format!("{byte:02x}")).collect();
+        let written: String = encode(&entries()).iter().map(|byte| format!("{byte:02x}")).collect();
         let kept = fs::read_to_string(format!("{}/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap_or_default();
         assert!(
             written == kept.trim_end(),
             "The form of entries has changed, or its number has. A module of a released version reads what is on its shelves: \
              raise the number in PREFIX, and store this new form in {file}.\n{written}"
         );
-        assert!(Shelf::decode(&Shelf::encode(entries())) == entries(), "what was written is read back");
+        assert!(
+            decode::<Shelf<TokenKey, Entry>>(&encode(&entries())).0 == entries().0,
+            "what was written is read back"
+        );
     }
 }

@@ -10,10 +10,11 @@ use crate::remove_filter;
 /// Leads the listener `managed_identity` to this cluster.
 fn lead_to(envoy: &mut Value, cluster: &str) {
     remove_filter(envoy);
-    let route = "static_resources.listeners[managed_identity].filter_chains[0].filters[0].typed_config\
-                 .route_config.virtual_hosts[0].routes[0]";
+    let hosts = "static_resources.listeners[managed_identity].filter_chains[0].filters[0].typed_config\
+                 .route_config.virtual_hosts";
     let to_cluster = json!({"match": {"prefix": "/"}, "route": {"cluster": cluster}});
-    document::set(envoy, route, to_cluster).unwrap();
+    let any_host = json!([{"name": "any", "domains": ["*"], "routes": [to_cluster]}]);
+    document::set(envoy, hosts, any_host).unwrap();
 }
 
 fn exchange(stack: &Stack) -> Request {
