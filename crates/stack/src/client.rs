@@ -178,7 +178,9 @@ fn read_until(stream: &mut TcpStream, silence: Duration, is_all: fn(&str) -> boo
     stream.set_read_timeout(Some(silence))?;
     let mut answer = Vec::new();
     let mut buffer = [0; 4096];
-    while let (false, Ok(read @ 1..)) = (is_all(&String::from_utf8_lossy(&answer)), stream.read(&mut buffer)) {
+    while !is_all(&String::from_utf8_lossy(&answer))
+        && let Ok(read @ 1..) = stream.read(&mut buffer)
+    {
         answer.extend_from_slice(buffer.get(..read).unwrap_or_default());
     }
     Ok(String::from_utf8_lossy(&answer).into_owned())
