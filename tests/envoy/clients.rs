@@ -10,8 +10,11 @@ use stack::{HEALTH_HOST, IDENTITY_HEADER, IMDS_HOST, LISTED_HOST, Options, Stack
 
 use super::{look_through_log, newest};
 
-/// What this file shows, by its sentences; each is given a version of Envoy.
-pub(crate) const ALL: &[(&str, fn(&'static str))] = &[
+/// A sentence, and the test of it with a version of Envoy.
+type Named = (&'static str, fn(&'static str));
+
+/// What this file shows, by its sentences.
+pub(crate) const ALL: &[Named] = &[
     ("a_client_that_offers_to_switch_to_tls_is_served_without_it", a_client_that_offers_tls),
     ("a_client_of_http_1_0_is_served_with_a_host_or_at_imds_without", a_client_of_http_1_0),
     ("a_websocket_opens_with_the_manifest_that_ships", a_websocket_opens),
