@@ -135,7 +135,7 @@ const OTHER: &str = "bbbbbbbb-0000-4000-8000-000000000002";
 /// A resource of a caller's: some are as long as may be.
 fn resource(number: usize) -> String {
     let start = format!("api://{number}-");
-    if number % 3 == 0 { format!("{start}{}", "x".repeat(LONGEST_RESOURCE - start.len())) } else { start }
+    if number.is_multiple_of(3) { format!("{start}{}", "x".repeat(LONGEST_RESOURCE - start.len())) } else { start }
 }
 
 impl Pod {
