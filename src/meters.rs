@@ -13,7 +13,15 @@ use entra_exchange_core::request_log::RequestRecord;
 pub(crate) struct Meters {
     by_name: RefCell<HashMap<String, u32>>,
     /// Those that count requests, so that no name is put together for each of them. There are few identities.
-    requests: RefCell<Vec<(String, Outcome, Option<Code>, u32)>>,
+    requests: RefCell<Vec<RequestCounter>>,
+}
+
+/// A counter of requests, by its tags.
+struct RequestCounter {
+    identity: String,
+    outcome: Outcome,
+    code: Option<Code>,
+    number: u32,
 }
 
 impl Meters {
@@ -21,16 +29,17 @@ impl Meters {
     pub(crate) fn count(&self, record: &RequestRecord<'_>) {
         let (identity, outcome, code) = (record.identity(), record.outcome, record.code());
         let mut known = self.requests.borrow_mut();
-        if let Some((.., number)) =
-            known.iter().find(|known| (known.1, known.2) == (outcome, code) && known.0 == identity)
-        {
-            let _ = hostcalls::increment_metric(*number, 1);
+        let is_same = |counter: &&RequestCounter| {
+            (counter.outcome, counter.code) == (outcome, code) && counter.identity == identity
+        };
+        if let Some(counter) = known.iter().find(is_same) {
+            let _ = hostcalls::increment_metric(counter.number, 1);
             return;
         }
         let measurement = metrics::request(identity, outcome, code);
         self.take(&measurement);
         if let Some(number) = self.number(&measurement) {
-            known.push((identity.to_owned(), outcome, code, number));
+            known.push(RequestCounter { identity: identity.to_owned(), outcome, code, number });
         }
     }
 

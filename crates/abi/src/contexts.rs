@@ -38,7 +38,7 @@ impl Hasher for Number {
 
 impl<P: Plugin> Contexts<P> {
     /// None yet.
-    pub const fn new() -> Self {
+    pub const fn empty() -> Self {
         Self { roots: RefCell::new(Vec::new()), streams: RefCell::new(None) }
     }
 

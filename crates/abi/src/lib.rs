@@ -83,7 +83,7 @@ macro_rules! plugin {
             use super::*;
 
             thread_local! {
-                static CONTEXTS: $crate::Contexts<$plugin> = const { $crate::Contexts::new() };
+                static CONTEXTS: $crate::Contexts<$plugin> = const { $crate::Contexts::empty() };
             }
 
             #[unsafe(no_mangle)]
