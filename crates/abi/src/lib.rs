@@ -1,6 +1,6 @@
 //! The proxy-wasm ABI 0.2.1 (github.com/proxy-wasm/spec, `abi-versions/v0.2.1`), as far as the filter needs it.
 //!
-//! A host calls back only what a module exports, and each callback costs a call into the VM; so [`plugin!`] exports those
+//! A host calls back only what a module exports, and each callback costs a call into the VM; so `plugin!` exports those
 //! that the filter acts on and no others. The published SDK for Rust exports all of them, keeps a context object for each stream, gives the answer to a
 //! call to whichever context was active when the call was made, and panics on statuses that it does not expect. Here a stream is
 //! a number, the answer to a call goes to the root context, and every status is an `Err`.

@@ -111,7 +111,7 @@ struct Body<'a> {
 const MOST_KEYS: usize = 500;
 
 /// What is known of each key that the configuration names, or that this process has a token or a failure of, by identity and scope: as JSON. Of more than
-/// [`MOST_KEYS`] the first are shown.
+/// `MOST_KEYS` the first are shown.
 pub fn status(build: Build, configuration: &ConfigurationStatus, now: Timestamp, shared: &dyn SharedData) -> Reply {
     let mut keys: Vec<KeyStatus> = Vec::new();
     let mut left_out = 0;
