@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use stack::document::{at_mut, set};
 use stack::{LISTED_HOST, sidecar};
 
-use crate::manifest::{RBAC, SIDECAR, UPSTREAM, WASM, manifest};
+use crate::manifest::{Manifest, RBAC, SIDECAR, UPSTREAM, WASM, manifest};
 
 pub(crate) const HTTP: &str = "filter_chains[0].filters[0].typed_config";
 const PROTOCOL: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -121,7 +121,8 @@ impl Form {
                 upstream["typed_extension_protocol_options"] = json!({PROTOCOL: options});
             }
             clusters.push(upstream);
-            let route = json!({"match": {"prefix": "/"}, "route": {"cluster": name, "timeout": "0s"}});
+            let mut route = json!({"match": {"prefix": "/"}, "route": {"cluster": name, "timeout": "0s"}});
+            route["request_headers_to_remove"] = removed_headers(&manifest);
             hosts.push(json!({"name": format!("{host}:80"), "domains": [host], "routes": [route]}));
         }
         set(bootstrap, "static_resources.clusters", clusters).unwrap();
@@ -185,6 +186,14 @@ pub(crate) fn form_cluster(file: &str) -> String {
     let host = manifest.object("ServiceEntry")["spec"]["hosts"][0].as_str().unwrap().to_owned();
     assert_eq!(host, format!("{}.vault.azure.net", destination["names"][0].as_str().unwrap()));
     destination["tls_clusters"][0].as_str().unwrap().replace("{host}", &host)
+}
+
+/// The headers that the route from an egress gateway to the service removes; a sidecar has no such route.
+fn removed_headers(manifest: &Manifest) -> Value {
+    let services = manifest.objects("VirtualService");
+    let mut routes = services.iter().flat_map(|service| service["spec"]["http"].as_array().unwrap());
+    let leads_out = |route: &&Value| route["match"][0]["gateways"] != json!(["mesh"]);
+    routes.find(leads_out).map_or_else(|| json!([]), |route| route["headers"]["request"]["remove"].clone())
 }
 
 /// What the patch of a cluster puts there.

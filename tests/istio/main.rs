@@ -8,6 +8,8 @@ mod evasions;
 mod form;
 mod manifest;
 mod objects;
+mod readiness;
+mod seen;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -366,7 +368,7 @@ fn envoys() -> Vec<PathBuf> {
     envoy::VERSIONS.iter().take(tried).map(|version| envoy::binary_of(version)).collect()
 }
 
-fn start(options: Options) -> Stack {
+pub(crate) fn start(options: Options) -> Stack {
     Stack::start(options).unwrap_or_else(|error| panic!("{error}"))
 }
 

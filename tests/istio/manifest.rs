@@ -12,6 +12,7 @@ pub(crate) const WASM_PLUGIN: &str = "wasmplugin.yaml";
 pub(crate) const TRAFFIC_EXTENSION: &str = "trafficextension.yaml";
 pub(crate) const WORKLOAD: &str = "workload.yaml";
 pub(crate) const IMDS: &str = "imds.yaml";
+pub(crate) const READINESS: &str = "readiness.yaml";
 
 pub(crate) const WASM: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";
 pub(crate) const RBAC: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC";

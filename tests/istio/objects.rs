@@ -14,7 +14,7 @@ use crate::manifest::{
 
 /// What needs an extension stands here only if Istio's Envoy has that extension: Istio builds it from a list of its own, which lacks
 /// `envoy.formatter.file_content`, the `generic_secret` of the credential injector and `file_server`, among others.
-const TYPES_IN_ISTIO: [&str; 8] = [
+const TYPES_IN_ISTIO: [&str; 9] = [
     RBAC,
     WASM,
     "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
@@ -23,7 +23,8 @@ const TYPES_IN_ISTIO: [&str; 8] = [
     // Parts of the router.
     "type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec",
     "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-    // No extension.
+    // No extensions.
+    "type.googleapis.com/envoy.config.route.v3.FilterConfig",
     "type.googleapis.com/google.protobuf.StringValue",
 ];
 

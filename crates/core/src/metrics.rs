@@ -1,6 +1,7 @@
 //! What is counted and timed.
 //!
-//! Tags stand in a metric's name as Istio's and Envoy's tag extraction read them: `name.tag=.=value;.;`. A name of an
+//! Tags precede the metric's name in the form of Istio's own metrics: `tag=.=value;.;name`. Istio's `extraStatTags` removes exactly
+//! `tag=.=value;.;`, so a dot before a tag would remain and become an underscore in Prometheus. A name of an
 //! identity is one of few and plain ([`crate::config`] sees to that), so the number of series is bounded.
 
 use crate::problem::Code;
@@ -133,7 +134,8 @@ fn histogram(name: &str, value: u128) -> Measurement {
 }
 
 fn name<'a>(base: &str, tags: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
-    tags.into_iter().fold(base.to_owned(), |name, (tag, value)| format!("{name}.{tag}=.={value};.;"))
+    let tags: String = tags.into_iter().map(|(tag, value)| format!("{tag}=.={value};.;")).collect();
+    tags + base
 }
 
 #[cfg(test)]
@@ -143,9 +145,13 @@ mod tests {
     #[test]
     fn tags_stand_in_the_name_as_istio_reads_them() {
         let measurement = request("payments", Outcome::Injected, None);
-        assert_eq!(measurement.name, "entra_exchange_requests_total.identity=.=payments;.;.outcome=.=injected;.;");
+        assert_eq!(measurement.name, "identity=.=payments;.;outcome=.=injected;.;entra_exchange_requests_total");
         assert_eq!((measurement.kind, measurement.value), (Kind::Counter, 1));
         let refused = request("payments", Outcome::Refused, Some(Code::ClusterNotListed));
-        assert!(refused.name.ends_with(".outcome=.=refused;.;.code=.=cluster_not_listed;.;"), "{}", refused.name);
+        assert!(
+            refused.name.ends_with("outcome=.=refused;.;code=.=cluster_not_listed;.;entra_exchange_requests_total"),
+            "{}",
+            refused.name
+        );
     }
 }

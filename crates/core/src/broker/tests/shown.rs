@@ -112,7 +112,7 @@ fn the_earliest_end_of_an_identitys_tokens_is_measured() {
             _ => None,
         }));
     }
-    let name = |identity: &str| format!("entra_exchange_token_expiry_timestamp_seconds.identity=.={identity};.;");
+    let name = |identity: &str| format!("identity=.={identity};.;entra_exchange_token_expiry_timestamp_seconds");
     let at = |life: u64| i64::try_from(START.unix_seconds() + life).unwrap();
     assert_eq!(ends, [(name("a"), at(3600)), (name("b"), at(600)), (name("a"), at(3600))]);
 }
@@ -172,7 +172,7 @@ fn a_failure_is_counted_by_how_it_passes() {
         (|| refusal(90_033), "by_itself"),
         (|| refusal(50_196), "throttled"),
     ] {
-        let expected = format!("entra_exchange_exchanges_total.identity=.=a;.;.outcome=.=failed;.;.class=.={class};.;");
+        let expected = format!("identity=.=a;.;outcome=.=failed;.;class=.={class};.;entra_exchange_exchanges_total");
         assert_eq!(classes(answer), expected);
     }
 }

@@ -1,0 +1,61 @@
+//! `readiness.yaml`: the probe as the istio-agent makes it for the kubelet.
+
+use serde_json::{Value, json};
+use stack::document::{at_mut, set};
+use stack::{Options, Request, Stack, sidecar};
+
+use crate::form::{Form, HTTP};
+use crate::manifest::{READINESS, SIDECAR, manifest};
+use crate::start;
+
+const HOST: &str = "entra-exchange.health";
+
+/// The sidecar with the listener of the probes, whose filter is the one that is discovered.
+fn probed(options: Options) -> Stack {
+    let mut form = Form::envoy_filter(SIDECAR);
+    form.configure(|configuration| configuration["managed_identity"] = json!({"health": {"hosts": [HOST]}}));
+    let edit = Box::new(move |bootstrap: &mut Value| {
+        form.into_istio(bootstrap);
+        let outbound = format!("static_resources.listeners[{}].{HTTP}.http_filters[entra-exchange]", sidecar::OUTBOUND);
+        let filter = at_mut(bootstrap, &outbound).unwrap().clone();
+        let mut listener = manifest(READINESS).value("LISTENER");
+        set(&mut listener, &format!("{HTTP}.http_filters[entra-exchange]"), filter).unwrap();
+        set(&mut listener, "address.socket_address", json!({"address": "127.0.0.1", "port_value": 0})).unwrap();
+        at_mut(bootstrap, "static_resources.listeners").unwrap().as_array_mut().unwrap().push(listener);
+    });
+    start(Options { edit: Some(edit), ..options })
+}
+
+/// The agent takes path, port and Host from the probe, and the other headers from the kubelet's request (istio/istio,
+/// pilot/cmd/pilot-agent/status/server.go).
+fn probe(stack: &Stack, host: &str, path: &str) -> u16 {
+    let listener = stack.envoy.listener("entra_exchange_health").unwrap().unwrap();
+    let request = Request::get(host, path).header("user-agent", "kube-probe/1.31").header("accept", "*/*");
+    request.send(listener).unwrap().status
+}
+
+#[test]
+fn the_agent_that_probes_for_the_kubelet_learns_whether_the_pod_is_ready() {
+    let stack = probed(Options::default());
+    assert_eq!((probe(&stack, HOST, "/healthz"), probe(&stack, HOST, "/readyz")), (200, 200), "{}", stack.log());
+    for (host, path) in [(HOST, "/"), (HOST, "/secrets"), ("payments-kv.vault.azure.net", "/readyz"), ("other", "/")] {
+        assert_eq!(probe(&stack, host, path), 404, "{host}{path}");
+    }
+    assert_eq!(stack.directory().stats().token_requests, 0, "a probe never exchanges");
+
+    let stack = probed(Options::default().variable("AZURE_CLIENT_ID", None));
+    assert_eq!((probe(&stack, HOST, "/healthz"), probe(&stack, HOST, "/readyz")), (200, 503));
+}
+
+#[test]
+fn the_probe_in_the_manifest_is_the_one_that_its_listener_answers() {
+    let text = std::fs::read_to_string(stack::root().join(crate::manifest::FOLDER).join(READINESS)).unwrap();
+    let listener = manifest(READINESS).value("LISTENER");
+    let port = &listener["address"]["socket_address"]["port_value"];
+    assert!(text.contains(&format!("path: /readyz, port: {port}, httpHeaders: [ {{ name: Host, value: {HOST} }} ]")));
+    let mut listener = listener;
+    let hosts = at_mut(&mut listener, &format!("{HTTP}.route_config.virtual_hosts[health].domains")).unwrap();
+    assert_eq!(*hosts, json!([HOST]));
+    let filter = at_mut(&mut listener, &format!("{HTTP}.http_filters[entra-exchange]")).unwrap();
+    assert_eq!(*filter, manifest(SIDECAR).value("HTTP_FILTER"));
+}

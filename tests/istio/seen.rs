@@ -1,0 +1,158 @@
+//! What others see of the filter in Istio: Prometheus its metrics, and the service the caller's headers.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use stack::document::{at_mut, set};
+use stack::{LISTED_HOST, Mesh, Options, Request, sidecar};
+
+use crate::form::{Form, HTTP};
+use crate::manifest::{GATEWAY, SIDECAR, WORKLOAD, manifest};
+use crate::start;
+
+/// The tags that the pod's annotation names.
+fn extra_stat_tags(file: &str) -> Vec<String> {
+    let metadata = manifest(file).object("Deployment")["spec"]["template"]["metadata"].take();
+    let tags = metadata["annotations"]["sidecar.istio.io/extraStatTags"].as_str().unwrap_or_default();
+    tags.split(',').filter(|tag| !tag.is_empty()).map(str::to_owned).collect()
+}
+
+/// Envoy's `stats_config` as Istio's bootstrap has it: one expression for each of `extraStatTags`, those of Istio's own that are not
+/// bound to the beginning of a name, and the list of what is kept (istio/istio, tools/packaging/common/envoy_bootstrap.json).
+fn stats_config(extra: &[String]) -> Value {
+    let mut tags: Vec<Value> =
+        extra.iter().map(|tag| json!({"tag_name": tag, "regex": format!(r"({tag}=\.=(.*?);\.;)")})).collect();
+    for (tag, regex) in [
+        ("response_code", r"_rq(_(\d{3}))$"),
+        ("cache", r"(cache\.(.+?)\.)"),
+        ("component", r"(component\.(.+?)\.)"),
+        ("tag", r"(tag\.(.+?);\.)"),
+        ("wasm_filter", r"(wasm_filter\.(.+?)\.)"),
+        ("authz_enforce_result", r"rbac(\.(allowed|denied))"),
+    ] {
+        tags.push(json!({"tag_name": tag, "regex": regex}));
+    }
+    let kept = [
+        "reporter=",
+        "cluster_manager",
+        "listener_manager",
+        "server",
+        "cluster.xds-grpc",
+        "wasm",
+        "component",
+        "istio",
+    ];
+    let kept: Vec<Value> = kept.iter().map(|prefix| json!({"prefix": prefix})).collect();
+    json!({
+        "use_all_default_tags": false,
+        "stats_tags": tags,
+        "stats_matcher": {"inclusion_list": {"patterns": kept}},
+    })
+}
+
+/// A series of Prometheus: its name and its labels, sorted.
+fn series(line: &str) -> (String, BTreeMap<String, String>) {
+    let (name, rest) = line.split_once('{').unwrap();
+    let labels = rest.split_once('}').unwrap().0;
+    let labels = labels.split(',').filter_map(|label| label.split_once('='));
+    (name.to_owned(), labels.map(|(label, value)| (label.to_owned(), value.trim_matches('"').to_owned())).collect())
+}
+
+#[test]
+fn istio_shows_the_metrics_by_their_names_and_with_the_tags_that_the_annotation_names() {
+    const REFUSED: &str = "refused.example";
+    let tags = extra_stat_tags(WORKLOAD);
+    assert_eq!(tags, extra_stat_tags(GATEWAY));
+    let form = Form::scenario(
+        json!({"defaults": {"tls_clusters": ["outbound|80||{host}"]}, "destinations": [
+            {"azure_service": "key_vault", "names": ["payments-kv"]},
+            {"hosts": [REFUSED], "action": "refuse"},
+        ]}),
+        &[LISTED_HOST, REFUSED],
+    );
+    let edit = Box::new(move |bootstrap: &mut Value| {
+        form.into_istio(bootstrap);
+        bootstrap["stats_config"] = stats_config(&tags);
+    });
+    let stack = start(Options { edit: Some(edit), ..Options::default() });
+    assert_eq!((stack.get(LISTED_HOST, "/", &[]).status, stack.get(REFUSED, "/", &[]).status), (200, 403));
+
+    let wanted: &[(&str, &[(&str, &str)])] = &[
+        ("entra_exchange_requests_total", &[("identity", "default"), ("outcome", "injected")]),
+        ("entra_exchange_requests_total", &[("outcome", "refused"), ("code", "refused_by_rule")]),
+        ("entra_exchange_exchanges_total", &[("identity", "default"), ("outcome", "issued"), ("class", "none")]),
+        ("entra_exchange_assertion_reads_total", &[("outcome", "read")]),
+        ("entra_exchange_token_expiry_timestamp_seconds", &[("identity", "default")]),
+        ("entra_exchange_build_info", &[("version", env!("CARGO_PKG_VERSION"))]),
+        ("entra_exchange_exchange_ms_count", &[]),
+        ("entra_exchange_waiters", &[]),
+    ];
+    let mut shown = String::new();
+    let complete = stack::eventually(Duration::from_secs(10), || {
+        shown = stack.envoy.admin("/stats/prometheus").unwrap();
+        let all: Vec<_> = shown.lines().filter(|line| line.starts_with("entra_exchange")).map(series).collect();
+        wanted.iter().all(|(name, labels)| {
+            all.iter().any(|(found, with)| {
+                found == name
+                    && labels.iter().all(|(label, value)| with.get(*label).is_some_and(|found| found == value))
+            })
+        })
+    });
+    assert!(complete, "{shown}");
+    // A tag that the annotation lacks would be part of a name. Envoy's own metrics of the filter begin with `envoy_`.
+    let of_the_module =
+        |line: &&str| line.contains("entra_exchange") && !line.starts_with('#') && !line.starts_with("envoy_");
+    let ours: Vec<&str> = shown.lines().filter(of_the_module).collect();
+    for line in ours {
+        let name = series(line).0;
+        assert!(name.starts_with("entra_exchange_") && !name.contains("__") && !name.ends_with('_'), "{line}");
+    }
+}
+
+#[test]
+fn the_service_does_not_learn_who_called_the_egress_gateway() {
+    let mesh = Mesh::new().unwrap();
+    for removes in [false, true] {
+        let socket = mesh.transport_socket().unwrap();
+        let edit = Box::new(move |bootstrap: &mut Value| {
+            Form::envoy_filter(GATEWAY).into_istio(bootstrap);
+            let chain = format!("static_resources.listeners[{}].filter_chains[0]", sidecar::OUTBOUND);
+            at_mut(bootstrap, &chain).unwrap()["transport_socket"] = socket;
+            // As Istio has it on every gateway.
+            let http = at_mut(bootstrap, &format!("static_resources.listeners[{}].{HTTP}", sidecar::OUTBOUND)).unwrap();
+            http["use_remote_address"] = json!(true);
+            http["forward_client_cert_details"] = json!("SANITIZE_SET");
+            http["set_current_client_cert_details"] = json!({"subject": true, "cert": true, "dns": true, "uri": true});
+            if !removes {
+                let route = "route_config.virtual_hosts[0].routes[0].request_headers_to_remove";
+                set(http, route, json!([])).unwrap();
+            }
+        });
+        let stack = start(Options { edit: Some(edit), ..Options::default() });
+        let caller = "spiffe://cluster.local/ns/payments/sa/api";
+        let answer = mesh.send_as(&[caller], &Request::get(LISTED_HOST, "/secrets/db"), stack.outbound_addr()).unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert!(answer.seen_header("authorization").is_some_and(|value| value.starts_with("Bearer ey")));
+        for header in ["x-forwarded-client-cert", "x-forwarded-for"] {
+            assert_eq!(answer.seen_header(header).is_none(), removes, "{header}: {}", answer.text());
+        }
+    }
+}
+
+/// Istio takes the ports of one ServiceEntry for a host: those that ours does not name are closed in a mesh with REGISTRY_ONLY.
+#[test]
+fn the_service_entry_keeps_the_applications_own_https_as_it_is() {
+    let sidecar = manifest(SIDECAR);
+    for entry in sidecar.objects("ServiceEntry") {
+        let ports = entry["spec"]["ports"].as_array().unwrap();
+        assert!(ports.contains(&json!({"number": 443, "name": "https", "protocol": "TLS"})), "{entry}");
+    }
+    // TLS around the application's own TLS would be two.
+    for rule in sidecar.objects("DestinationRule") {
+        let policy = &rule["spec"]["trafficPolicy"];
+        assert_eq!(policy["tls"], Value::Null, "{rule}");
+        let ports = policy["portLevelSettings"].as_array().unwrap();
+        assert!(ports.iter().all(|settings| settings["port"]["number"] == 80), "{rule}");
+    }
+}
