@@ -59,9 +59,9 @@ impl Source {
             return Err(Problem::new(
                 Code::AssertionUnavailable,
                 format!("cluster {cluster:?} answered {} instead of the federated token", answer.status),
-                "See that the token volume is mounted into the proxy's container (label \
-                 azure.workload.identity/use: \"true\") and that Envoy took the listener that serves the file: \
-                 a file that is missing when the configuration loads makes Envoy refuse that listener.",
+                "Mount the volume with the projected token into the container that runs Envoy (in Istio's sidecars by the pod's \
+                 annotations sidecar.istio.io/userVolume and userVolumeMount), and check that Envoy accepted the listener that \
+                 serves the file: Envoy rejects it if the file is missing when the configuration loads.",
             ));
         }
         Assertion::parse(&answer.body, now)

@@ -21,6 +21,10 @@ const TENANT_VARIABLE: &str = "AZURE_TENANT_ID";
 const CLIENT_VARIABLE: &str = "AZURE_CLIENT_ID";
 const AUTHORITY_VARIABLE: &str = "AZURE_AUTHORITY_HOST";
 
+const SET_VARIABLES: &str = "Set the variables in the container that runs Envoy (in Istio's sidecars as proxyMetadata in the pod's \
+    annotation proxy.istio.io/config), list them in vm_config.environment_variables.host_env_keys, and restart the pod. Or write \
+    tenant_id and client_id into the identity's configuration.";
+
 /// Reads the three sections. There is always at least one identity. The cloud is the authority's; a variable that names no
 /// authority is told to the requests, whose hosts are the public cloud's then.
 pub(super) fn read(
@@ -300,7 +304,7 @@ fn principal(
     assertion: Option<Source>,
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Principal, Problem> {
-    let from = |written: Option<&str>, name: &str, annotation: &str, wrong: fn(&str) -> Option<&'static str>| {
+    let from = |written: Option<&str>, name: &str, wrong: fn(&str) -> Option<&'static str>| {
         if let Some(text) = written {
             return Ok(text.to_owned());
         }
@@ -317,20 +321,35 @@ fn principal(
                     Some(text) => format!("{name}: {:?} {}", UntrustedText::new(&text), wrong.unwrap_or_default()),
                     None => format!("{name} is not set"),
                 },
-                format!(
-                    "Annotate the pod's service account with azure.workload.identity/{annotation}, label the pod \
-                     azure.workload.identity/use: \"true\", and see that {name} reaches the proxy's container and \
-                     stands in vm_config.environment_variables.host_env_keys."
-                ),
+                SET_VARIABLES,
             )),
         }
     };
-    Ok(Principal {
-        tenant_id: from(tenant_id, TENANT_VARIABLE, "tenant-id", wrong_tenant)?,
-        client_id: from(client_id, CLIENT_VARIABLE, "client-id", wrong_client)?,
-        authority: entra.authority.clone()?,
-        assertion: assertion.unwrap_or(Source::File { cluster: PROJECTED_TOKEN.to_owned() }),
-        clusters: entra.clusters.clone(),
-        discard_before: None,
-    })
+    let tenant_id = from(tenant_id, TENANT_VARIABLE, wrong_tenant);
+    let client_id = from(client_id, CLIENT_VARIABLE, wrong_client);
+    match (tenant_id, client_id, entra.authority.clone()) {
+        (Ok(tenant_id), Ok(client_id), Ok(authority)) => Ok(Principal {
+            tenant_id,
+            client_id,
+            authority,
+            assertion: assertion.unwrap_or(Source::File { cluster: PROJECTED_TOKEN.to_owned() }),
+            clusters: entra.clusters.clone(),
+            discard_before: None,
+        }),
+        (tenant_id, client_id, authority) => {
+            Err(all_in_one([tenant_id.err(), client_id.err(), authority.err()].into_iter().flatten()))
+        }
+    }
+}
+
+/// One problem that names every variable that is missing or wrong, so that one restart of the pod is enough.
+fn all_in_one(problems: impl Iterator<Item = Problem>) -> Problem {
+    let (mut details, mut remedies) = (Vec::new(), Vec::new());
+    for problem in problems {
+        details.push(problem.detail);
+        if !remedies.contains(&problem.remedy) {
+            remedies.push(problem.remedy);
+        }
+    }
+    Problem::new(Code::VariableMissing, details.join("; "), remedies.join(" "))
 }

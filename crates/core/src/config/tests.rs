@@ -100,8 +100,16 @@ fn a_missing_variable_refuses_requests_and_not_the_text() {
     let config = Config::parse(SMALLEST.as_bytes(), &|_| None).unwrap();
     let problem = config.identities[0].grant("s/.default").unwrap_err();
     assert_eq!(problem.code, Code::VariableMissing);
-    assert_eq!(problem.detail, "AZURE_TENANT_ID is not set");
-    assert!(problem.remedy.contains("azure.workload.identity/tenant-id"));
+    assert_eq!(problem.detail, "AZURE_TENANT_ID is not set; AZURE_CLIENT_ID is not set");
+    // Istio's sidecars get no variable from the Deployment's `env`.
+    assert!(problem.remedy.contains("proxy.istio.io/config") && problem.remedy.contains("host_env_keys"));
+    assert_eq!(problem.remedy.matches("Set the variables").count(), 1);
+    let all_wrong = |name: &str| Some(if name == "AZURE_TENANT_ID" { "contoso ".to_owned() } else { "x".to_owned() });
+    let config = Config::parse(SMALLEST.as_bytes(), &all_wrong).unwrap();
+    let problem = config.identities[0].grant("s/.default").unwrap_err();
+    for variable in ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_AUTHORITY_HOST"] {
+        assert!(problem.detail.contains(variable), "{}", problem.detail);
+    }
     let wrong = |name: &str| if name == "AZURE_AUTHORITY_HOST" { Some("http://x".into()) } else { webhook(name) };
     let config = Config::parse(SMALLEST.as_bytes(), &wrong).unwrap();
     assert!(
