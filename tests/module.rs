@@ -8,18 +8,19 @@ use std::path::Path;
 
 use wasmparser::{Parser, Payload};
 
-/// The imports as `module.name`, one a line, in the module's order.
+/// The imports as `module.name`, one a line, sorted: the linker's order says nothing and changes with unrelated code.
 fn imports(module: &[u8]) -> String {
-    let mut lines = String::new();
+    let mut lines = Vec::new();
     for payload in Parser::new(0).parse_all(module) {
         if let Payload::ImportSection(section) = payload.unwrap() {
             for import in section.into_imports() {
                 let import = import.unwrap();
-                lines += &format!("{}.{}\n", import.module, import.name);
+                lines.push(format!("{}.{}\n", import.module, import.name));
             }
         }
     }
-    lines
+    lines.sort_unstable();
+    lines.concat()
 }
 
 /// A host that runs this module must offer these; a new one is seen in the diff. `UPDATE=1` writes the file anew.
