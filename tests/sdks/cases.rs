@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fake_entra::Fault;
 
-use crate::sdk::{SELECTORS, Sdk};
+use crate::sdk::{Endpoint, Sdk};
 use crate::world::{Ask, REPORTS, STRANGER, Source, World};
 
 /// One thing that is tried.
@@ -21,7 +21,8 @@ pub(crate) struct Case {
 
 impl Case {
     pub(crate) fn sources(&self, sdk: &Sdk) -> Vec<Source> {
-        Source::ALL.into_iter().filter(|source| (self.applies)(sdk, *source)).collect()
+        let spoken = sdk.endpoints.iter().map(|endpoint| endpoint.source);
+        spoken.filter(|source| (self.applies)(sdk, *source)).collect()
     }
 
     pub(crate) fn concerns(&self, sdk: &Sdk) -> bool {
@@ -74,18 +75,19 @@ fn token(world: &World, source: Source) -> String {
     assert_eq!(claims["aud"], source.resource());
     assert_eq!(claims["appid"], World::default_client());
     let in_one = world.requests().0 - before;
-    assert_eq!(in_one, 1, "the SDK keeps the token");
+    assert_eq!(in_one, if endpoint(world, source).keeps { 1 } else { 2 }, "the SDK keeps the token, or does not");
 
     let again = world.ask(source, Ask::default()).unwrap();
     assert_eq!(again[0].text, got[0].text);
     world.claims(&again[0]);
     let exchanges = world.entra().stats().token_requests;
     assert_eq!(exchanges, 1, "the filter keeps it, too");
-    format!("{in_one} request, then {}; {exchanges} exchange", world.requests().0 - before - in_one)
+    let requests = if in_one == 1 { "request" } else { "requests" };
+    format!("{in_one} {requests}, then {}; {exchanges} exchange", world.requests().0 - before - in_one)
 }
 
 fn user_assigned(world: &World, source: Source) -> String {
-    let offered = selectors(world.sdk(), source);
+    let offered = endpoint(world, source).selectors;
     for selector in offered {
         let ask = Ask { selector: Some((selector, World::reports_by(selector))), ..Ask::default() };
         let got = world.ask(source, ask).unwrap();
@@ -98,7 +100,7 @@ fn unknown(world: &World, source: Source) -> String {
     world.entra().reset();
     let nobody = "ffffffff-0000-4000-8000-00000000000f";
     let mut told = true;
-    for selector in selectors(world.sdk(), source) {
+    for selector in endpoint(world, source).selectors {
         let (before, _) = world.requests();
         let value = match *selector {
             "resource_id" => World::reports_by(selector).replace("/reports", "/nobody"),
@@ -109,7 +111,7 @@ fn unknown(world: &World, source: Source) -> String {
         told &= message.contains("Identity not found");
     }
     assert_eq!(world.entra().stats().token_requests, 0);
-    assert_eq!(told, world.sdk().tells);
+    assert_eq!(told, endpoint(world, source).tells);
     format!("1 request; {}", in_the_message("`Identity not found`", told))
 }
 
@@ -133,7 +135,7 @@ fn refused(world: &World, source: Source) -> String {
     assert_eq!(requests, 1, "it does not try again");
     assert_eq!(world.entra().stats().token_requests, 1, "nor does the filter");
     let told = message.contains(&format!("AADSTS700016: Application with identifier '{STRANGER}' was not found"));
-    assert_eq!(told, world.sdk().tells, "{message}");
+    assert_eq!(told, endpoint(world, source).tells, "{message}");
     format!("{requests} request; {}", in_the_message("`AADSTS700016: …`", told))
 }
 
@@ -141,7 +143,7 @@ fn transient(world: &World, source: Source) -> String {
     world.entra().reset();
     world.entra().add_faults(vec![Fault::status(503).times(2)]);
     let first = world.ask(source, Ask::default());
-    if world.sdk().retries {
+    if endpoint(world, source).retries {
         world.claims(&first.unwrap()[0]);
         return "recovers by itself".to_owned();
     }
@@ -156,12 +158,9 @@ fn transient(world: &World, source: Source) -> String {
     "an error; the next call after `Retry-After` gets it".to_owned()
 }
 
-/// The parameters by which the SDK can name an identity there.
-fn selectors(sdk: &Sdk, source: Source) -> &'static [&'static str] {
-    match source {
-        Source::Imds => &SELECTORS,
-        Source::AppService => sdk.app_service_selectors,
-    }
+/// How the SDK speaks to this source.
+fn endpoint(world: &World, source: Source) -> &'static Endpoint {
+    world.sdk().endpoint(source).unwrap()
 }
 
 fn in_the_message(text: &str, told: bool) -> String {

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use crate::world::Source;
+
 /// How an SDK comes to the filter when it wants IMDS.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
@@ -26,21 +28,44 @@ pub(crate) struct Sdk {
     pub(crate) way: Way,
     /// How its `DefaultAzureCredential` does, so that it probes; `None` where it has no such thing.
     pub(crate) chain: Option<Way>,
-    /// The selectors that it offers for App Service; for IMDS all of them have all.
-    pub(crate) app_service_selectors: &'static [&'static str],
-    /// Whether it tries again by itself after a 503.
-    pub(crate) retries: bool,
-    /// Whether its message has the text of a refusal.
-    pub(crate) tells: bool,
+    /// The endpoints that it speaks to.
+    pub(crate) endpoints: &'static [Endpoint],
     /// Its driver; `None` when that is not installed.
     pub(crate) driver: fn() -> Option<Command>,
 }
 
+/// One endpoint that an SDK speaks to, and how.
+#[derive(Clone, Copy)]
+pub(crate) struct Endpoint {
+    pub(crate) source: Source,
+    /// The selectors that it offers there.
+    pub(crate) selectors: &'static [&'static str],
+    /// Whether it keeps a token instead of asking for it again.
+    pub(crate) keeps: bool,
+    /// Whether it tries again by itself after a 503.
+    pub(crate) retries: bool,
+    /// Whether its message has the text of a refusal.
+    pub(crate) tells: bool,
+}
+
+impl Sdk {
+    /// How it speaks to this endpoint; `None` when it cannot.
+    pub(crate) fn endpoint(&self, source: Source) -> Option<&Endpoint> {
+        self.endpoints.iter().find(|endpoint| endpoint.source == source)
+    }
+}
+
 /// The ways to name a user-assigned identity.
-pub(crate) const SELECTORS: [&str; 3] = ["client_id", "object_id", "resource_id"];
+const SELECTORS: &[&str] = &["client_id", "object_id", "resource_id"];
+
+/// As the SDKs of today speak to IMDS, and to App Service.
+const IMDS: Endpoint = Endpoint { source: Source::Imds, selectors: SELECTORS, keeps: true, retries: true, tells: true };
+const APP_SERVICE: Endpoint = Endpoint { source: Source::AppService, ..IMDS };
+/// App Service's first version knows no object ids.
+const APP_SERVICE_FIRST: Endpoint = Endpoint { source: Source::AppServiceFirst, selectors: &["client_id"], ..IMDS };
 
 /// All of them, in the order of the table.
-pub(crate) const ALL: [Sdk; 6] = [
+pub(crate) const ALL: [Sdk; 8] = [
     Sdk {
         id: "azure_identity_for_python",
         name: "azure-identity",
@@ -48,9 +73,7 @@ pub(crate) const ALL: [Sdk; 6] = [
         always: true,
         way: Way::Variable,
         chain: Some(Way::Redirect),
-        app_service_selectors: &SELECTORS,
-        retries: true,
-        tells: true,
+        endpoints: &[IMDS, APP_SERVICE],
         driver: || Some(python("azure_identity_driver.py")),
     },
     Sdk {
@@ -60,10 +83,19 @@ pub(crate) const ALL: [Sdk; 6] = [
         always: true,
         way: Way::Variable,
         chain: None,
-        app_service_selectors: &SELECTORS,
-        retries: false,
-        tells: true,
+        endpoints: &[Endpoint { retries: false, ..IMDS }, Endpoint { retries: false, ..APP_SERVICE }],
         driver: || Some(python("msal_driver.py")),
+    },
+    Sdk {
+        // Old Ansible collections and Azure CLIs have it.
+        id: "msrestazure_for_python",
+        name: "msrestazure",
+        language: "Python",
+        always: true,
+        way: Way::Redirect,
+        chain: None,
+        endpoints: &[Endpoint { tells: false, ..IMDS }, Endpoint { keeps: false, retries: false, ..APP_SERVICE_FIRST }],
+        driver: || Some(python("msrestazure_driver.py")),
     },
     Sdk {
         id: "azure_identity_for_rust",
@@ -72,9 +104,10 @@ pub(crate) const ALL: [Sdk; 6] = [
         always: true,
         way: Way::Redirect,
         chain: None,
-        app_service_selectors: &["client_id", "object_id"],
-        retries: true,
-        tells: false,
+        endpoints: &[
+            Endpoint { tells: false, ..IMDS },
+            Endpoint { tells: false, selectors: &["client_id", "object_id"], ..APP_SERVICE },
+        ],
         driver: crate::rust::driver,
     },
     Sdk {
@@ -84,9 +117,7 @@ pub(crate) const ALL: [Sdk; 6] = [
         always: false,
         way: Way::Variable,
         chain: Some(Way::Redirect),
-        app_service_selectors: &SELECTORS,
-        retries: true,
-        tells: true,
+        endpoints: &[IMDS, APP_SERVICE],
         driver: || {
             let modules = installed("node")?.join("node_modules");
             let mut command = Command::new("node");
@@ -101,10 +132,23 @@ pub(crate) const ALL: [Sdk; 6] = [
         always: false,
         way: Way::Redirect,
         chain: Some(Way::Redirect),
-        app_service_selectors: &SELECTORS,
-        retries: true,
-        tells: true,
+        endpoints: &[IMDS, APP_SERVICE],
         driver: || Some(Command::new(installed("go")?.join("driver"))),
+    },
+    Sdk {
+        // go-autorest's, which old Terraform providers have. It sends resource ids, too, whatever the endpoint.
+        id: "adal_for_go",
+        name: "adal",
+        language: "Go",
+        always: false,
+        way: Way::Redirect,
+        chain: None,
+        endpoints: &[
+            Endpoint { selectors: &["client_id", "resource_id"], ..IMDS },
+            Endpoint { selectors: &["client_id", "resource_id"], ..APP_SERVICE },
+            Endpoint { selectors: &["client_id", "resource_id"], ..APP_SERVICE_FIRST },
+        ],
+        driver: || Some(Command::new(installed("go")?.join("adal-driver"))),
     },
     Sdk {
         id: "azure_identity_for_java",
@@ -114,9 +158,7 @@ pub(crate) const ALL: [Sdk; 6] = [
         way: Way::Variable,
         // Its probe asks the host of the variable, too.
         chain: Some(Way::Variable),
-        app_service_selectors: &SELECTORS,
-        retries: true,
-        tells: true,
+        endpoints: &[IMDS, APP_SERVICE],
         driver: || {
             let folder = installed("java")?;
             let classes = format!("{0}/lib/*:{0}/classes", folder.display());

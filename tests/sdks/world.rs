@@ -25,17 +25,21 @@ const PATIENCE: Duration = Duration::from_secs(120);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Source {
     Imds,
+    /// App Service's of 2019-08-01.
     AppService,
+    /// App Service's of 2017-09-01.
+    AppServiceFirst,
 }
 
 impl Source {
-    pub(crate) const ALL: [Self; 2] = [Self::Imds, Self::AppService];
+    pub(crate) const ALL: [Self; 3] = [Self::Imds, Self::AppService, Self::AppServiceFirst];
 
     /// Another one for each, so that what one source has got is not what the other gets.
     pub(crate) fn resource(self) -> &'static str {
         match self {
             Self::Imds => "https://vault.azure.net",
             Self::AppService => "https://storage.azure.com",
+            Self::AppServiceFirst => "https://database.windows.net",
         }
     }
 }
@@ -45,6 +49,7 @@ impl fmt::Display for Source {
         f.write_str(match self {
             Self::Imds => "IMDS",
             Self::AppService => "App Service",
+            Self::AppServiceFirst => "App Service 2017-09-01",
         })
     }
 }
@@ -101,6 +106,7 @@ impl World {
         let options = Options { configuration: Some(configuration.to_string()), ..Options::default() };
         let stack = Stack::start(options).unwrap_or_else(|error| panic!("{error}"));
         stack.directory().register_credential(stack::credential(REPORTS)).unwrap();
+        stack.directory().register_resource(Source::AppServiceFirst.resource());
         Self { sdk, stack, version: OnceLock::new() }
     }
 
@@ -154,6 +160,11 @@ impl World {
             }
             (Source::AppService, _) => {
                 command.env("IDENTITY_ENDPOINT", self.stack.app_service_url()).env("IDENTITY_HEADER", IDENTITY_HEADER);
+            }
+            (Source::AppServiceFirst, _) => {
+                command.env("MSI_ENDPOINT", self.stack.app_service_url()).env("MSI_SECRET", IDENTITY_HEADER);
+                // By this one msrestazure knows App Service.
+                command.env("APPSETTING_WEBSITE_SITE_NAME", "orders");
             }
         }
         let output = finished(command);
