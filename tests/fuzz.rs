@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use sidecar::simple::{self, Answers};
-use sidecar::{ENTRA_CLUSTER, IMDS_ADDRESS, LISTED_CLUSTER, TOKEN_CLUSTER, idle_timeout};
+use sidecar::{ENTRA_AGAIN_CLUSTER, ENTRA_CLUSTER, IMDS_ADDRESS, LISTED_CLUSTER, TOKEN_CLUSTER, idle_timeout};
 use stack::{HEALTH_HOST, IDENTITY_HEADER, IMDS_HOST, LISTED_HOST, UNLISTED_HOST};
 use wasm_host::{Callout, Cluster, Headers, Host, Outcome, Request, Response, Stream};
 
@@ -183,7 +183,10 @@ impl Case {
         let kind = input.below(5);
         let only_reports = kind == 4;
         if kind >= 2 {
+            let clusters: &[&str] =
+                if input.below(2) == 0 { &[ENTRA_CLUSTER] } else { &[ENTRA_CLUSTER, ENTRA_AGAIN_CLUSTER] };
             let mut configuration = json!({
+                "entra": {"clusters": clusters},
                 "destinations": [
                     {"hosts": [LISTED_HOST], "scope": format!("{LISTED_RESOURCE}/.default"),
                      "tls_clusters": [LISTED_CLUSTER], "existing_credential": "refuse"},
@@ -280,7 +283,7 @@ impl Case {
             }
             _ => {
                 let kinds = [Some(Cluster::Answers), Some(Cluster::NoHosts), Some(Cluster::Refuses), None];
-                let name = input.pick(&[TOKEN_CLUSTER, ENTRA_CLUSTER]);
+                let name = input.pick(&[TOKEN_CLUSTER, ENTRA_CLUSTER, ENTRA_AGAIN_CLUSTER]);
                 let kind = kinds[input.below(kinds.len())];
                 self.tell(|| format!("cluster {name} is {kind:?}"));
                 self.host.set_cluster(name, kind);
@@ -364,7 +367,7 @@ impl Case {
             self.assertions.extend(&simple::assertion(&call.body));
             let has_assertion =
                 contains(&call.body, ASSERTION) || call.headers.iter().any(|(_, value)| contains(value, ASSERTION));
-            assert_eq!(has_assertion, call.cluster == ENTRA_CLUSTER, "a call to {}", call.cluster);
+            assert_eq!(has_assertion, call.cluster != TOKEN_CLUSTER, "a call to {}", call.cluster);
             assert!(!contains(&call.body, TOKEN), "an access token in a call");
         }
     }
@@ -470,7 +473,7 @@ fn any_response(call: &Callout, input: &mut Input<'_>) -> Response {
     let status = statuses[input.below(statuses.len())];
     let scope = simple::scope(&call.body);
     let body = match input.below(9) {
-        6.. if call.cluster == ENTRA_CLUSTER => hostile_body(&simple::assertion(&call.body), input),
+        6.. if call.cluster != TOKEN_CLUSTER => hostile_body(&simple::assertion(&call.body), input),
         0 => input.some_bytes(),
         1 => Vec::new(),
         2 => {

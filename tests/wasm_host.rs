@@ -131,7 +131,7 @@ impl WasmHost {
                 let body = self.token.borrow().clone();
                 self.host.answer(call, wasm_host::Response::new(200, body));
             }
-            sidecar::ENTRA_CLUSTER => {
+            sidecar::ENTRA_CLUSTER | sidecar::ENTRA_AGAIN_CLUSTER => {
                 let path = call.headers.text(":path").unwrap();
                 let tenant_id = path.strip_prefix('/').and_then(|path| path.strip_suffix("/oauth2/v2.0/token"));
                 let answer = self.entra.answer(&TokenRequest {

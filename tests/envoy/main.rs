@@ -6,6 +6,7 @@
 #[path = "../caught/mod.rs"]
 mod caught;
 mod clients;
+mod connections;
 mod destinations;
 #[path = "../evasions/mod.rs"]
 mod evasions;
@@ -41,8 +42,16 @@ fn main() -> ExitCode {
             trials.push(trial(oldest, scenario));
         }
     }
-    let own =
-        [OWN, tokens::ALL, token_file::ALL, managed_identity::ALL, metadata_address::ALL, destinations::ALL, many::ALL];
+    let own = [
+        OWN,
+        tokens::ALL,
+        connections::ALL,
+        token_file::ALL,
+        managed_identity::ALL,
+        metadata_address::ALL,
+        destinations::ALL,
+        many::ALL,
+    ];
     for (name, test) in own.into_iter().flatten().chain(upgrade::ALL) {
         trials.push(Trial::test(*name, move || caught(test)).with_kind(newest));
     }

@@ -228,14 +228,17 @@ fn insert(patch: &Value, filters: &mut Value, filter: Value) {
 
 /// What a developer's machine has elsewhere than a pod; the stack has set the same paths of the sidecar's bootstrap already. Beside
 /// these, only the module is a local file, as the istio-agent makes it, and the filter is discovered in a file instead of by ADS.
-fn substitutions() -> [String; 5] {
-    let entra =
-        "static_resources.clusters[entra].load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address";
-    [
-        format!("{entra}.address"),
-        format!("{entra}.port_value"),
-        sidecar::trusted_ca("entra"),
+fn substitutions() -> Vec<String> {
+    let mut paths = vec![
         format!("static_resources.listeners[projected_token].{TOKEN_BODY}.filename"),
         format!("static_resources.listeners[projected_token].{TOKEN_BODY}.watched_directory.path"),
-    ]
+    ];
+    for cluster in ["entra", "entra_new_connection"] {
+        let endpoint = "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address";
+        for part in ["address", "port_value"] {
+            paths.push(format!("static_resources.clusters[{cluster}].{endpoint}.{part}"));
+        }
+        paths.push(sidecar::trusted_ca(cluster));
+    }
+    paths
 }

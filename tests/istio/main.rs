@@ -154,10 +154,13 @@ fn the_same_text_is_right_in_the_us_governments_cloud() {
     let form = Form::scenario(configuration, &[GOVERNMENT, LISTED_HOST]);
     let edit = Box::new(move |bootstrap: &mut Value| {
         form.into_istio(bootstrap);
-        // As the manifest says: three times in the cluster `entra`; the address is the fake's here.
-        let entra = at_mut(bootstrap, "static_resources.clusters[entra]").unwrap();
-        let text = entra.to_string().replace("login.microsoftonline.com", "login.microsoftonline.us");
-        *entra = serde_json::from_str(&text).unwrap();
+        // As the manifest says: three times in the cluster `entra`, whose parts the second one shares; the address is the
+        // fake's here.
+        for cluster in ["entra", "entra_new_connection"] {
+            let entra = at_mut(bootstrap, &format!("static_resources.clusters[{cluster}]")).unwrap();
+            let text = entra.to_string().replace("login.microsoftonline.com", "login.microsoftonline.us");
+            *entra = serde_json::from_str(&text).unwrap();
+        }
     });
     let options = Options::default().variable("AZURE_AUTHORITY_HOST", Some("https://login.microsoftonline.us/"));
     let stack = start(Options { edit: Some(edit), ..options });

@@ -18,6 +18,8 @@ use wasm_host::{Builder, Cluster, FailurePolicy, Headers, Host, Module, Request}
 pub(crate) const TOKEN_CLUSTER: &str = "projected_token";
 /// The cluster that leads to Entra.
 pub(crate) const ENTRA_CLUSTER: &str = "entra";
+/// The cluster that leads there by a new connection, when the first did not reach it.
+pub(crate) const ENTRA_AGAIN_CLUSTER: &str = "entra_new_connection";
 /// The cluster of the listed host.
 pub(crate) const LISTED_CLUSTER: &str = "payments_kv";
 
@@ -52,6 +54,7 @@ pub(crate) fn builder(module: &Module) -> Builder {
         .node(&text(&document["node"]["id"]), &text(&document["node"]["cluster"]))
         .stream_idle_timeout(idle_timeout())
         .cluster(ENTRA_CLUSTER)
+        .cluster(ENTRA_AGAIN_CLUSTER)
         .cluster_that(TOKEN_CLUSTER, Cluster::InternalListener)
         .cluster(LISTED_CLUSTER)
         .cluster("elsewhere")

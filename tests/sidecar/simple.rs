@@ -3,7 +3,7 @@
 use serde_json::json;
 use wasm_host::{Callout, Host, Response};
 
-use super::{ENTRA_CLUSTER, TOKEN_CLUSTER, unsigned_assertion};
+use super::{ENTRA_AGAIN_CLUSTER, ENTRA_CLUSTER, TOKEN_CLUSTER, unsigned_assertion};
 
 /// How long its tokens live, in seconds.
 const LIFE: u64 = 3600;
@@ -20,7 +20,7 @@ impl Answers {
     pub(crate) fn answer(&mut self, host: &Host, call: &Callout) {
         let response = match call.cluster.as_str() {
             TOKEN_CLUSTER => Response::new(200, unsigned_assertion(host)),
-            ENTRA_CLUSTER => {
+            ENTRA_CLUSTER | ENTRA_AGAIN_CLUSTER => {
                 self.exchanges += 1;
                 Response::new(200, token_answer(&scope(&call.body)).to_string())
             }

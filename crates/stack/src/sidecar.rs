@@ -60,6 +60,7 @@ pub fn substitutions(around: &Surroundings<'_>) -> Vec<(String, Value)> {
     ];
     for (cluster, server, ca) in [
         ("entra", around.entra, Some(around.entra_ca)),
+        ("entra_new_connection", around.entra, Some(around.entra_ca)),
         ("payments_kv", around.upstream, Some(around.upstream_ca)),
         ("elsewhere", around.upstream, Some(around.upstream_ca)),
         ("instance_metadata", around.instance_metadata, None),
@@ -219,7 +220,9 @@ mod tests {
         let mut document = document().unwrap();
         adapt(&mut document, &surroundings()).unwrap();
 
-        for (cluster, name) in [("entra", "login.microsoftonline.com"), ("payments_kv", crate::LISTED_HOST)] {
+        let entra = "login.microsoftonline.com";
+        for (cluster, name) in [("entra", entra), ("entra_new_connection", entra), ("payments_kv", crate::LISTED_HOST)]
+        {
             let tls = format!("static_resources.clusters[{cluster}].transport_socket.typed_config");
             let tls = document::at_mut(&mut document, &tls).unwrap();
             assert_eq!(tls["sni"], name);

@@ -115,9 +115,9 @@ impl Broker {
     pub(super) fn call(&mut self, key: TokenKey, call: Call, moment: &mut Moment<'_>) {
         let Some(slot) = self.slots.get(&key) else { return };
         let grant = Arc::clone(&slot.grant);
-        // The ways share the time, so that the lease and the patience of requests outlast them all.
-        let ways = u32::try_from(grant.clusters().len()).unwrap_or(u32::MAX).max(1);
-        let timeout = self.limits.exchange / ways;
+        // The clusters share the time, so that the lease and the patience of requests outlast them all.
+        let clusters = u32::try_from(grant.clusters().len()).unwrap_or(u32::MAX).max(1);
+        let timeout = self.limits.exchange / clusters;
         let until = moment.now.plus(timeout).plus(GRACE);
         if !self.renew(key, until, moment) {
             return;
@@ -127,6 +127,39 @@ impl Broker {
         if let Some(slot) = self.slots.get_mut(&key) {
             slot.exchange = Exchange::Calling { until, call };
         }
+    }
+
+    /// Calls the token endpoint once more at once, through the next of its clusters, when it was not reached. Gives the
+    /// call's problem back when there is no next.
+    ///
+    /// A pooled connection that a NAT or firewall has forgotten ends a call so, with a reset or with silence, and Entra is
+    /// asked so rarely that every connection may be one.
+    pub(super) fn call_next(
+        &mut self,
+        key: TokenKey,
+        call: Call,
+        problem: Problem,
+        moment: &mut Moment<'_>,
+    ) -> Option<Problem> {
+        let way = call.way + 1;
+        let Some(slot) = self.slots.get(&key) else { return Some(problem) };
+        let Some(next) = slot.grant.clusters().get(way) else { return Some(problem) };
+        moment.commands.push(Command::Log(
+            Event::warn("exchange")
+                .with("outcome", "retried")
+                .with("identity", slot.grant.identity())
+                .with("scope", slot.grant.scope())
+                .with("code", problem.code.as_str())
+                .with("next_cluster", next)
+                .with("detail", &problem.detail)
+                .with(
+                    "remedy",
+                    "If this repeats, check idle_timeout and tcp_keepalive of the cluster: something between \
+                     this Envoy and Entra forgets idle connections.",
+                ),
+        ));
+        self.call(key, Call { way, ..call }, moment);
+        None
     }
 
     /// Reads the assertion once more after `wait`, and goes on with the exchange from there.

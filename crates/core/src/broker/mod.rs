@@ -73,7 +73,7 @@ const ELSEWHERE_LONGEST: Duration = Duration::from_secs(3600);
 /// How long things may take, and how many may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// How long the token endpoint may take to answer, by all ways to it together.
+    /// How long the token endpoint may take to answer, through all of its clusters together.
     pub exchange: Duration,
     /// How long a request waits for a token before it is answered without one.
     pub wait: Duration,
@@ -415,11 +415,11 @@ impl Broker {
                     }
                 }
             }
-            entra::Answer::Unreached { .. } if call.way + 1 < slot.grant.clusters().len() => {
-                let way = call.way + 1;
-                self.call(key, Call { way, ..call }, &mut moment);
+            entra::Answer::Unreached { problem } => {
+                if let Some(problem) = self.call_next(key, call, *problem, &mut moment) {
+                    self.fail(key, problem, Passing::ByItself, None, &mut moment);
+                }
             }
-            entra::Answer::Unreached { problem } => self.fail(key, *problem, Passing::ByItself, None, &mut moment),
             entra::Answer::Refused { problem, passing, retry_after } => match (call.attempt, passing) {
                 (Attempt::First, Passing::RetrySoon) => self.try_again(key, Attempt::Second, SOON, &mut moment),
                 (Attempt::First, Passing::FreshAssertion) => self.read(key, Attempt::Second, &mut moment),

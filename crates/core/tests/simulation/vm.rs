@@ -265,6 +265,11 @@ impl World {
                 let wait = milliseconds("next_try_in_ms").unwrap_or_default().as_millis() as u64;
                 judge.fails(key, wait, after.retry_after, after.under_lease, &self.clock);
             }
+            (Some("retried"), None, None) => {
+                let next =
+                    grant.and_then(|grant| grant.clusters().iter().find(|way| field("next_cluster") == Some(way)));
+                judge.must(next.is_some(), "told", || format!("{line:?} names no cluster that leads to Entra"));
+            }
             _ => judge.must(false, "told", || format!("{line:?} makes no sense")),
         }
     }

@@ -346,23 +346,60 @@ fn a_full_queue_withholds_no_token() {
     assert!(matches!(ask(3), Answer::Ready(_)));
 }
 
+/// The time-outs of the calls that a worker is to make.
+fn timeouts(commands: &[Command]) -> Vec<Duration> {
+    let timeout = |command: &Command| match command {
+        Command::CallEndpoint { timeout, .. } => Some(*timeout),
+        _ => None,
+    };
+    commands.iter().filter_map(timeout).collect()
+}
+
 #[test]
-fn the_ways_share_the_time_of_an_exchange() {
+fn the_clusters_share_the_time_of_an_exchange() {
+    for (clusters, expected) in [(&["a"][..], &[10][..]), (&["a", "b"], &[5, 5]), (&["a", "b", "c", "d", "e"], &[2; 5])]
+    {
+        let mut process = Process::new();
+        process.grant = grant_of("payments", "s/.default", clusters, None);
+        process.pending(0, 1);
+        process.look(0);
+        let read = process.federated_token();
+        let key = process.grant.key();
+        let mut commands = process.workers[0].assertion_arrived(key, read, process.now, &process.shared);
+        for (index, seconds) in expected.iter().enumerate() {
+            assert_eq!(timeouts(&commands), [Duration::from_secs(*seconds)], "{clusters:?}, {index}");
+            process.advance(Duration::from_secs(*seconds));
+            let silence = Response { status: 504, retry_after: None, body: Vec::new(), is_envoys_own: true };
+            commands = process.workers[0].endpoint_answered(key, Ok(silence), process.now, &process.shared);
+        }
+        assert_eq!(seen(commands), [Seen::Problem(1, Code::EntraUnavailable)]);
+    }
+}
+
+#[test]
+fn a_call_that_does_not_reach_the_authority_is_one_line_in_the_log_and_no_failure_while_a_cluster_is_left() {
     let mut process = Process::new();
-    process.grant = grant_of("payments", "s/.default", &["first", "second"], None);
+    process.grant = grant_of("payments", "s/.default", &["entra", "entra_new_connection"], None);
     process.pending(0, 1);
     process.look(0);
-    let read = process.federated_token();
+    process.assertion(0);
     let key = process.grant.key();
-    let commands = process.workers[0].assertion_arrived(key, read, process.now, &process.shared);
-    let timeouts: Vec<Duration> = commands
+    let reset = Response { status: 503, retry_after: None, body: b"reset".to_vec(), is_envoys_own: true };
+    let commands = process.workers[0].endpoint_answered(key, Ok(reset), process.now, &process.shared);
+    let lines: Vec<String> = commands
         .iter()
         .filter_map(|command| match command {
-            Command::CallEndpoint { timeout, .. } => Some(*timeout),
+            Command::Log(event) => Some(event.to_string()),
             _ => None,
         })
         .collect();
-    assert_eq!(timeouts, [Limits::default().exchange / 2]);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].starts_with("event=exchange outcome=retried identity=payments scope=s/.default"), "{lines:?}");
+    assert!(lines[0].contains("next_cluster=entra_new_connection") && lines[0].contains("answered 503: reset"));
+    assert!(!commands.iter().any(|command| matches!(command, Command::Measure(_))));
+    // Nobody backs off meanwhile.
+    process.pending(1, 2);
+    assert_eq!(process.endpoint(0, token(3600)), [Seen::Token(1)]);
 }
 
 #[test]
