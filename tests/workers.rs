@@ -7,6 +7,7 @@ mod sidecar;
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use sidecar::simple::{self, Answers};
 use sidecar::{idle_timeout, to_imds, to_service};
 use stack::{LISTED_HOST, UNLISTED_HOST};
@@ -285,9 +286,12 @@ fn memory_is_flat_over_many_requests() {
 #[test]
 fn ten_thousand_keys_live_side_by_side() {
     const KEYS: usize = 10_000;
-    let host = sidecar::builder(&sidecar::module()).start().unwrap();
-    let mut answers = Answers::default();
     let resource = |key: usize| format!("https://r{key}.example");
+    // What the configuration names has no budget.
+    let resources: Vec<String> = (0..KEYS).map(resource).collect();
+    let configuration = json!({"identities": [{"resources": resources}], "managed_identity": {"imds": {}}});
+    let host = sidecar::builder(&sidecar::module()).configuration(configuration.to_string()).start().unwrap();
+    let mut answers = Answers::default();
     let started = Instant::now();
     for round in 0..2 {
         // Two hundred wait at a time.
@@ -297,6 +301,8 @@ fn ten_thousand_keys_live_side_by_side() {
             if round == 0 {
                 assert!(streams.iter().all(|stream| stream.outcome() == Outcome::Paused));
                 answers.serve(&host);
+                // A worker releases a few in each millisecond.
+                host.advance(Duration::from_millis(20));
             }
             for (key, stream) in batch.iter().zip(streams) {
                 let Outcome::Replied(reply) = stream.outcome() else { panic!("{stream:?}") };
