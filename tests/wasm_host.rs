@@ -145,7 +145,9 @@ impl WasmHost {
                     Some(Cut::Reset) => self.host.answer(call, wasm_host::Response::unreachable()),
                     Some(Cut::Truncate) => self.host.cut(call),
                     None => {
-                        let response = wasm_host::Response::new(answer.status, answer.body);
+                        // The fake's server dates its answers, and Entra does: what has no date is Envoy's own.
+                        let response = wasm_host::Response::new(answer.status, answer.body)
+                            .header("date", "Thu, 01 Jan 2026 00:00:00 GMT");
                         let response = answer
                             .headers
                             .iter()

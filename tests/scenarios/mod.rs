@@ -356,7 +356,8 @@ pub(crate) const ALL: &[Scenario] = &[
         setup: USUAL,
         on_every_version: true,
         run: |world| {
-            world.entra().add_faults(vec![Fault::new(FaultKind::Truncate)]);
+            // Through each of the two clusters that lead to Entra.
+            world.entra().add_faults(vec![Fault::new(FaultKind::Truncate).times(2)]);
             let answer = get(world, LISTED_HOST, "/");
             problem(&answer, 503, "entra_unavailable");
             world.pass(Duration::from_secs(answer.header("retry-after").unwrap().parse().unwrap()));
