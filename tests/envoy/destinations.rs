@@ -485,6 +485,7 @@ fn a_report_tells_what_would_refuse() {
         "static_resources.listeners[outbound].filter_chains[0].filters[0].typed_config.route_config.virtual_hosts[listed].routes",
         |routes| {
             let route = json!({"match": {"prefix": "/"}, "route": {"cluster": "elsewhere", "timeout": "0s"}});
+            routes.as_array_mut().unwrap().truncate(1);
             routes.as_array_mut().unwrap().push(route);
         },
     );

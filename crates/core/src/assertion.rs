@@ -141,11 +141,17 @@ impl Assertion {
         Fingerprint(Sha256::digest(&self.token).into())
     }
 
-    /// Whether a text holds the token or its signature, which without the rest still belongs to nothing else.
+    /// Whether a text holds the token or its signature, which without the rest still belongs to nothing else, or is itself a part
+    /// of the token.
     pub(crate) fn is_in(&self, text: &str) -> bool {
         // The signature of RS256 has 342 characters or more; a few of them prove nothing.
-        let signature = self.token.rsplit('.').next().filter(|signature| signature.len() >= 32);
-        text.contains(&self.token) || signature.is_some_and(|signature| text.contains(signature))
+        const SHORTEST_SIGNATURE: usize = 32;
+        // Shorter texts are part of many tokens by chance.
+        const SHORTEST_PART: usize = 16;
+        let signature = self.token.rsplit('.').next().filter(|signature| signature.len() >= SHORTEST_SIGNATURE);
+        text.contains(&self.token)
+            || signature.is_some_and(|signature| text.contains(signature))
+            || (text.len() >= SHORTEST_PART && self.token.contains(text))
     }
 
     /// What it says of itself, for a problem's text.

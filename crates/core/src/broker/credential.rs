@@ -87,7 +87,7 @@ impl State {
 impl Lifetime {
     /// One from the future is from before the clock was set back, and does not count.
     fn is_usable(self, discard_before: Option<Timestamp>, now: Timestamp) -> bool {
-        let discarded = discard_before.is_some_and(|before| self.issued_at < before);
+        let discarded = discard_before.is_some_and(|before| before <= now && self.issued_at < before);
         !discarded && self.issued_at <= now.plus(GRACE) && now < self.usable_until
     }
 }

@@ -334,7 +334,7 @@ fn a_time_in_the_future_discards_every_token_until_then() {
     assert_eq!(
         config.warnings_at(then.minus(std::time::Duration::from_secs(1))),
         [
-            "identities[0].discard_tokens_before (default) is in the future: every token is discarded until then; set the time at which the roles changed"
+            "identities[0].discard_tokens_before (default) is in the future and has no effect until then; set the time at which the roles changed"
         ]
     );
 }

@@ -375,7 +375,7 @@ impl Config {
         ahead
             .map(|Identity { place, name, .. }| {
                 format!(
-                    "identities[{place}].discard_tokens_before ({name}) is in the future: every token is discarded until then; set the \
+                    "identities[{place}].discard_tokens_before ({name}) is in the future and has no effect until then; set the \
                      time at which the roles changed"
                 )
             })

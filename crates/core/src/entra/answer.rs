@@ -303,7 +303,9 @@ mod tests {
         let (unsigned, _) =
             assertion().expose().rsplit_once('.').map(|(start, end)| (start.to_owned(), end.len())).unwrap();
         let own = Assertion::parse(format!("{unsigned}.{signature}").as_bytes(), NOW).unwrap();
-        for token in [own.expose().to_owned(), format!("e30.e30.{signature}"), format!("a.{}~", own.expose())] {
+        let parts = [unsigned.clone(), unsigned.get(..40).unwrap().to_owned()];
+        let with_it = [own.expose().to_owned(), format!("e30.e30.{signature}"), format!("a.{}~", own.expose())];
+        for token in with_it.into_iter().chain(parts) {
             let wrong = read_grant(success(&token).as_bytes(), "contoso.example", &own).unwrap_err();
             assert_eq!(wrong, "access_token is the federated token");
         }

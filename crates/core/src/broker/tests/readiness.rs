@@ -332,6 +332,9 @@ fn a_token_that_the_configuration_discards_or_that_is_from_the_future_does_not_m
     let grant = Arc::clone(&pod.process.grant);
     pod.process.grant = grant_of(grant.identity(), grant.scope(), &["entra"], Some(after));
     assert!(!pod.is_ready(1), "the token is discarded");
+    let tomorrow = after.plus(Duration::from_secs(86_400));
+    pod.process.grant = grant_of(grant.identity(), grant.scope(), &["entra"], Some(tomorrow));
+    assert!(pod.is_ready(1), "a time in the future discards nothing yet");
     pod.process.grant = grant;
     pod.process.now = pod.process.now.minus(Duration::from_secs(7200));
     assert!(!pod.is_ready(1), "the token is from before the clock was set back");
