@@ -398,8 +398,9 @@ impl Case {
         for line in log.lines() {
             assert_eq!(self.assertions.shown_in(line.as_bytes()), None, "{line}");
             // Envoy's own lines are the host's business.
-            // The ellipsis at the end of a text that was cut stands between the characters that are invisible or reorder text.
-            let hidden = |c: char| ('\u{200b}'..='\u{206f}').contains(&c) && c != '…';
+            // The characters that are invisible or reorder text.
+            let hidden =
+                |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}');
             let clean = line.chars().all(|c| !c.is_control() && !hidden(c));
             assert!(clean && line.len() < LONGEST_LINE, "{} bytes: {line:?}", line.len());
         }
@@ -464,7 +465,7 @@ impl Case {
     /// secret, but never a whole one.
     fn without_odd_tokens(&self, body: &[u8]) -> Vec<u8> {
         let mut body = String::from_utf8_lossy(body).into_owned();
-        for whole in &self.assertions.tokens {
+        for whole in self.assertions.tokens.iter().filter(|token| !token.is_empty()) {
             assert!(!body.contains(whole), "a federated token in a reply: {body}");
         }
         for (_, token) in self.odd_tokens.iter().filter(|(_, token)| !token.is_empty()) {

@@ -20,6 +20,7 @@ use crate::entra::Grant;
 use crate::host::{Authority, Host};
 use crate::http::Request;
 use crate::problem::{Code, Problem};
+use crate::untrusted::UntrustedText;
 use rule::{Holder, Holders, Rule};
 use seen::Seen;
 use table::{Found, Table, Unclear};
@@ -78,7 +79,7 @@ impl Destinations {
 
 /// What to say of a request of which it is not clear which rule it falls under.
 fn unclear(why: &Unclear, host: &Host<'_>) -> Problem {
-    let host = &host.name;
+    let host = UntrustedText::new(&host.name);
     match why {
         Unclear::Path(what) => Problem::new(
             Code::AmbiguousPath,

@@ -14,6 +14,7 @@ use crate::entra::Grant;
 use crate::host::HostPattern;
 use crate::http::Request;
 use crate::problem::{Code, Problem};
+use crate::untrusted::UntrustedText;
 
 pub(super) struct Rule {
     config_path: ConfigPath,
@@ -104,7 +105,10 @@ impl Holders {
                 holders.get(&principal).ok_or_else(|| {
                     Problem::new(
                         Code::PrincipalNotListed,
-                        format!("{principal:?} is no principal of an identity for destination {label:?}"),
+                        format!(
+                            "{:?} is no principal of an identity for destination {label:?}",
+                            UntrustedText::new(&principal)
+                        ),
                         "Add it to the principals of the identity that it may use.",
                     )
                 })
@@ -132,6 +136,10 @@ impl Rule {
     /// Whether its requests may name another method or path in a header.
     pub(super) const fn allows_override_headers(&self) -> bool {
         self.override_headers_allowed
+    }
+
+    pub(super) const fn is_refuse(&self) -> bool {
+        matches!(self.action, Action::Refuse)
     }
 
     pub(super) const fn is_report(&self) -> bool {

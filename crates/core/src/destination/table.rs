@@ -14,8 +14,19 @@ use crate::path;
 const HTTP_PORT: u16 = 80;
 
 /// Headers by which servers and their frameworks take another method or path than the request line's.
-const OVERRIDE_HEADERS: [&str; 5] =
-    ["x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"];
+/// Servers that hand headers over as variables (CGI, WSGI, Rack) know no difference between `-` and `_`.
+const OVERRIDE_HEADERS: [&str; 10] = [
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+    "x-original-url",
+    "x-rewrite-url",
+    "x_http_method_override",
+    "x_http_method",
+    "x_method_override",
+    "x_original_url",
+    "x_rewrite_url",
+];
 
 /// Rules by what a request must be like.
 #[derive(Default)]
@@ -38,6 +49,8 @@ struct Paths {
     by_method: bool,
     /// Whether more than a report hangs on a path.
     guards: bool,
+    /// Whether one of the rules refuses.
+    refuses: bool,
     /// Whether one of the rules rejects override headers.
     rejects_overrides: bool,
 }
@@ -83,6 +96,7 @@ impl Table {
         paths.deepest = paths.deepest.max(prefix.matches('/').count());
         paths.by_method |= method.is_some();
         paths.guards |= !rule.is_report();
+        paths.refuses |= rule.is_refuse();
         paths.rejects_overrides |= !rule.allows_override_headers();
         let methods = paths.by_prefix.entry(prefix.as_bytes().to_vec()).or_default();
         match method {
@@ -102,13 +116,17 @@ impl Table {
             }
             return Found::Unclear { why: Unclear::Port, guarded: rules.any(|paths| paths.guards) };
         }
-        let port = authority.host.port.unwrap_or(HTTP_PORT);
-        for ports in hosts.into_iter().flatten() {
-            for paths in [Some(port), None].iter().filter_map(|port| ports.get(port)) {
-                match paths.find(seen) {
-                    Found::Nothing => {}
-                    found => return found,
+        let ports = [Some(authority.host.port.unwrap_or(HTTP_PORT)), None];
+        let candidates =
+            || hosts.into_iter().flatten().flat_map(|of_host| ports.iter().filter_map(|port| of_host.get(port)));
+        for paths in candidates() {
+            match paths.find(seen) {
+                Found::Nothing => {}
+                // It may fall under a wider rule, which may refuse what this one only reports.
+                Found::Unclear { why, guarded } => {
+                    return Found::Unclear { why, guarded: guarded || candidates().any(|paths| paths.refuses) };
                 }
+                found @ Found::Rule(_) => return found,
             }
         }
         Found::Nothing

@@ -228,7 +228,15 @@ fn a_header_that_overrides_the_method_or_path_is_rejected_where_rules_depend_on_
         let request = Sent::get(authority, "/x").header(":method", method.as_bytes()).header(header, b"DELETE");
         said(policy.decide(&request))
     };
-    for header in ["x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"] {
+    for header in [
+        "x-http-method-override",
+        "x-http-method",
+        "x-method-override",
+        "x-original-url",
+        "x-rewrite-url",
+        "x_http_method_override",
+        "x_original_url",
+    ] {
         assert_eq!(asked("GET", "path.example.com", header), "403 override_header_present", "{header}");
         assert_eq!(asked("GET", "method.example.com", header), "403 override_header_present", "{header}");
         let wider = asked("POST", "method.example.com", header);
@@ -538,4 +546,42 @@ fn a_grpc_client_is_refused_in_one_sentence() {
     let Decision::Refuse(Refusal { reply, .. }) = policy().decide(&request) else { panic!("not refused") };
     let text = String::from_utf8(reply.body).unwrap();
     assert!(text.contains("(way_not_stated): Write the cluster") && !text.contains('{'), "{text}");
+}
+
+#[test]
+fn a_report_on_a_narrower_rule_does_not_undo_a_wider_refuse() {
+    let policy = policy_of(
+        r#"{"defaults": {"plaintext": "allowed", "scope": "s/.default"}, "destinations": [
+            {"hosts": ["*.corp.example.com"], "action": "refuse"},
+            {"hosts": ["api.corp.example.com"], "path_prefixes": ["/a"], "action": "report"},
+            {"hosts": ["m.corp.example.com"], "methods": ["GET"], "action": "report"},
+            {"hosts": ["p.example.com"], "action": "refuse"},
+            {"hosts": ["p.example.com:8080"], "path_prefixes": ["/a"], "action": "report"}
+        ]}"#,
+    );
+    let get = |authority: &str, path: &str| said(policy.decide(&Sent::get(authority, path)));
+    assert_eq!(get("api.corp.example.com", "/b"), "403 refused_by_rule");
+    for path in ["//b", "/b;x", "/b%20"] {
+        assert_eq!(get("api.corp.example.com", path), "400 ambiguous_path", "{path}");
+        assert_eq!(get("p.example.com:8080", path), "400 ambiguous_path", "{path}");
+    }
+    let overridden = Sent::get("m.corp.example.com", "/").header("x-http-method", b"DELETE");
+    assert_eq!(said(policy.decide(&overridden)), "403 override_header_present");
+}
+
+#[test]
+fn a_message_about_a_request_is_bounded_whatever_the_request_names() {
+    let policy = policy_of(
+        r#"{"defaults": {"scope": "s/.default", "tls_clusters": ["a"]}, "destinations": [
+            {"hosts": ["*.corp.example.com"], "path_prefixes": ["/v1"]}, {"hosts": ["kv.example.com"]}]}"#,
+    );
+    let long = "a".repeat(50_000);
+    for request in [Sent::get(&format!("{long}.corp.example.com"), "//"), routed("kv.example.com", &long)] {
+        let Decision::Refuse(refusal) = policy.decide(&request) else { panic!("not refused") };
+        assert!(
+            refusal.reply.body.len() < 4096 && refusal.problem.detail.len() < 3072,
+            "{}",
+            refusal.problem.detail.len()
+        );
+    }
 }

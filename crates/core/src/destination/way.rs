@@ -5,6 +5,7 @@
 
 use crate::http::Request;
 use crate::problem::{Code, Problem};
+use crate::untrusted::UntrustedText;
 
 /// What a destination says of the way.
 pub(super) struct Way {
@@ -58,7 +59,8 @@ impl Way {
         }
         let routed = match String::from_utf8_lossy(&cluster) {
             name if name.is_empty() => "to no cluster".to_owned(),
-            name => format!("to cluster {name:?}"),
+            // A header of the request may name it.
+            name => format!("to cluster {:?}", UntrustedText::new(&name)),
         };
         Some(Problem::new(
             Code::ClusterNotListed,

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use crate::broker::{Decisive, Readiness};
 use crate::config::{AppService, Config, Identity, Imds, ManagedAction, ManagedIdentity};
 use crate::decision::{Decision, Delivery, Report};
-use crate::entra::Grant;
+use crate::entra::{Grant, TokenKey};
 use crate::host::Host;
 use crate::http::{Reply, Request};
 use crate::path;
@@ -35,7 +35,7 @@ pub(crate) struct Endpoint {
     action: ManagedAction,
     offered: Vec<Identity>,
     /// The scopes that destinations name, each with the identity whose token they get.
-    listed: HashSet<(String, String)>,
+    listed: HashSet<TokenKey>,
     /// The place in `offered`.
     default: Option<usize>,
     readiness: Arc<Readiness>,
@@ -55,7 +55,10 @@ impl Endpoint {
             action: answers.action,
             readiness: Arc::new(readiness(answers, config)),
             offered,
-            listed: config.listed_scopes().map(|(identity, scope)| (identity.to_owned(), scope.to_owned())).collect(),
+            listed: config
+                .named_tokens()
+                .filter_map(|(identity, scope)| Some(identity.grant(&scope).ok()?.key()))
+                .collect(),
             default,
             on_gateway,
         }
@@ -190,13 +193,10 @@ impl Endpoint {
 
     /// The token to ask for. A scope that neither `resources` of the identity nor a destination names is within a budget.
     fn grant(&self, identity: &Identity, scope: &str) -> Result<Grant, Problem> {
-        let listed = identity.resources.is_some() || self.is_listed(&identity.name, scope);
-        identity.grant(scope).map(|grant| if listed { grant } else { grant.unlisted() })
-    }
-
-    fn is_listed(&self, identity: &str, scope: &str) -> bool {
-        // Usually there is none, and the search needs texts of its own.
-        !self.listed.is_empty() && self.listed.contains(&(identity.to_owned(), scope.to_owned()))
+        let grant = identity.grant(scope)?;
+        // By the token itself: the same client may have several names.
+        let listed = identity.resources.is_some() || self.listed.contains(&grant.key());
+        Ok(if listed { grant } else { grant.unlisted() })
     }
 
     fn decide_health(&self, path: &[u8], request: &dyn Request) -> Decision {

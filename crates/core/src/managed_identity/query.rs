@@ -92,8 +92,9 @@ impl Query {
                 match name.as_str() {
                     "resource" => resource = Some(value.into_owned()),
                     "api-version" => version = Some(value.into_owned()),
-                    "bypass_cache" if value.eq_ignore_ascii_case("true") => stale = Some(Stale::Any),
-                    "token_sha256_to_refresh" => stale = stale.or(Some(Stale::Digest(read_digest(&value)?))),
+                    // A hash says more than that any other token will do.
+                    "bypass_cache" if value.eq_ignore_ascii_case("true") => stale = stale.or(Some(Stale::Any)),
+                    "token_sha256_to_refresh" => stale = Some(Stale::Digest(read_digest(&value)?)),
                     // Clients send more, such as xms_cc; IMDS ignores what it does not know.
                     _ => {}
                 }
@@ -240,6 +241,13 @@ mod tests {
         assert_eq!(stale, Some(Stale::Digest(token.digest())));
         assert_eq!(read("resource=x&bypass_cache=True").unwrap().stale, Some(Stale::Any));
         assert_eq!(read("resource=x&bypass_cache=false").unwrap().stale, None);
+        for both in [
+            format!("token_sha256_to_refresh={hash}&bypass_cache=true"),
+            format!("bypass_cache=true&token_sha256_to_refresh={hash}"),
+        ] {
+            let stale = read(&format!("resource=x&{both}")).unwrap().stale;
+            assert_eq!(stale, Some(Stale::Digest(token.digest())), "the hash says more: {both}");
+        }
         assert!(read(&format!("resource=x&token_sha256_to_refresh={hash}0")).is_err());
     }
 

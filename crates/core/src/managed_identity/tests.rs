@@ -626,6 +626,24 @@ fn a_resource_is_listed_where_the_identity_or_a_destination_of_its_names_it() {
 }
 
 #[test]
+fn a_resource_is_listed_whatever_name_its_client_is_asked_by() {
+    let text = format!(
+        r#"{{
+            "identities": [{{"name": "a", "client_id": "{ORDERS}"}}, {{"name": "b", "client_id": "{ORDERS}"}}],
+            "destinations": [
+                {{"hosts": ["h.example"], "scope": "api://x/.default", "identity": "a", "tls_clusters": ["c"]}}
+            ],
+            "managed_identity": {{"identities": ["b"], "imds": {{}}}}
+        }}"#
+    );
+    let policy = Policy::new(&Config::parse(text.as_bytes(), &variable).unwrap(), false);
+    let path = format!("{TOKEN_PATH}?api-version=2018-02-01&resource=api://x");
+    let request = local("169.254.169.254", &path).header("metadata", b"true");
+    let Decision::Exchange(grant, _) = policy.decide(&request) else { panic!("no token") };
+    assert_eq!((grant.identity(), grant.is_listed()), ("b", true), "it is the token of the destination");
+}
+
+#[test]
 fn a_caller_over_the_rate_reads_429_and_when_to_come_again_in_its_protocol() {
     let problem = Problem::new(Code::TooManyScopes, "d", "r").retry_after(std::time::Duration::from_millis(29_001));
     for (reply, body) in [
