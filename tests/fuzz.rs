@@ -43,6 +43,8 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(16);
 /// token nobody may see any other part either; see [`Assertions`].
 const TOKEN: &[u8] = b"eyJhY2Nlc3M";
 const ASSERTION: &[u8] = b"eyJhbGci";
+/// What an access token with claims of another tenant begins with: nobody may get it.
+const FOREIGN: &str = "e30.eyJ0aWQiOi";
 
 #[test]
 fn seeded_cases_break_no_promise() {
@@ -180,6 +182,8 @@ struct Waiting {
     asked: Headers,
     /// Whether the client connected to the metadata service's address.
     to_metadata: bool,
+    /// Whether it connected from another host than the pod.
+    from_outside: bool,
     worker: usize,
     since: Duration,
     /// Whether its VM has died since.
@@ -249,7 +253,8 @@ impl Case {
             12..=13 => self.with_call(input, |case, call, input| {
                 let response = any_response(call, input);
                 let answer: Option<serde_json::Value> = serde_json::from_slice(&response.body).ok();
-                if let Some(token) = answer.as_ref().and_then(|answer| answer["access_token"].as_str()) {
+                let token = answer.as_ref().and_then(|answer| answer["access_token"].as_str());
+                if let Some(token) = token.filter(|token| !token.starts_with(FOREIGN)) {
                     case.odd_tokens.push((simple::scope(&call.body), token.to_owned()));
                 }
                 let delay = if input.below(2) == 0 { Duration::ZERO } else { input.up_to(Duration::from_secs(20)) };
@@ -335,6 +340,7 @@ impl Case {
             "//metadata/identity/oauth2/token/",
         ];
         let path = match input.below(6) {
+            1..=4 if authority == HEALTH_HOST.as_bytes() => b"/readyz".to_vec(),
             0 => input.pick(&other_paths).as_bytes().to_vec(),
             1 => input.some_bytes(),
             2 => format!("/msi/token?api-version=2019-08-01&resource={resource}").into_bytes(),
@@ -366,8 +372,9 @@ impl Case {
         let worker = input.below(2);
         let stream = self.host.worker(worker).request(Request::new(asked.clone()).to(address));
         self.tell(|| format!("worker {worker}, stream {}: {stream:?} of {asked:?}", self.streams.len()));
-        let to_metadata = address.contains(IMDS_HOST);
-        self.streams.push(Waiting { stream, asked, to_metadata, worker, since: self.host.now(), orphan: false });
+        let (to_metadata, from_outside) = (address.contains(IMDS_HOST), address.starts_with("10."));
+        let since = self.host.now();
+        self.streams.push(Waiting { stream, asked, to_metadata, from_outside, worker, since, orphan: false });
     }
 
     /// The assertion goes to Entra and nowhere else, and what is asked for is one of what may be.
@@ -449,6 +456,11 @@ impl Case {
             Outcome::Replied(reply) => {
                 let body = self.without_odd_tokens(&reply.body);
                 assert!(!contains(&body, ASSERTION), "an assertion in a reply");
+                assert!(!contains(&body, FOREIGN.as_bytes()), "another tenant's token in a reply");
+                for known in [stack::TENANT_ID, stack::ISSUER_URL, stack::SUBJECT] {
+                    let told = waiting.from_outside && host == HEALTH_HOST && contains(&body, known.as_bytes());
+                    assert!(!told, "a caller from outside the pod reads {known}");
+                }
                 assert_eq!(self.assertions.shown_in(&body), None, "{}", String::from_utf8_lossy(&body));
                 let has_token =
                     contains(&reply.body, TOKEN) || reply.headers.iter().any(|(_, value)| contains(value, TOKEN));
@@ -559,7 +571,21 @@ fn hostile_body(assertion: &str, input: &mut Input<'_>) -> Vec<u8> {
         2 => json!(format!("AADSTS70021: {echo}\r\nevent=forged {echo}")),
         _ => json!(echo),
     };
-    let mut body = match input.below(6) {
+    let tenants = [
+        json!("11111111-1111-4111-8111-111111111111"),
+        json!(7),
+        json!(null),
+        json!(stack::TENANT_ID.to_owned() + " "),
+    ];
+    let mut body = match input.below(7) {
+        6 => {
+            use base64::Engine as _;
+            let claims = json!({"tid": tenants[input.below(tenants.len())]}).to_string();
+            let padded = ["", "="][input.below(2)];
+            let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims);
+            let token = format!("e30.{claims}{padded}.c2ln");
+            json!({"token_type": "Bearer", "expires_in": 3600, "access_token": token}).to_string()
+        }
         0 => text.to_string(),
         1 => echo,
         2 => json!({"token_type": "Bearer", "expires_in": 3600, "access_token": text}).to_string(),
