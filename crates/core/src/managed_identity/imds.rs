@@ -49,7 +49,10 @@ pub(super) fn passes(path: &[u8], imds: &Imds) -> bool {
     if path == b"/" {
         return imds.passes_root;
     }
-    path::ambiguity(path).is_none()
+    // Paths of metadata are plain: what the node's service would have to decode or fold does not go there.
+    let is_plain = path.is_ascii() && !path.contains(&b'%');
+    is_plain
+        && path::ambiguity(path).is_none()
         && !path::is_of_node_identity(path)
         && imds.pass.iter().any(|prefix| path::is_within(path, prefix.as_bytes()))
 }

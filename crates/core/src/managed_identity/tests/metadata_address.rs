@@ -136,6 +136,9 @@ fn a_probe_for_what_is_not_offered_reads_404_whatever_its_host() {
 fn no_spelling_of_a_path_leads_past_the_filter() {
     for path in [
         "/metadata/instance/../identity/oauth2/token",
+        "/metadata/instance/%EF%BC%8E%EF%BC%8E/identity/oauth2/token",
+        "/metadata/instance/%3F/identity/oauth2/token",
+        "/metadata/instance/%23",
         "/metadata/instance/%2e%2e/identity/oauth2/token",
         "/metadata/instance/.%2E/identity/oauth2/token",
         "/metadata/instance/..;/identity/oauth2/token",
