@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::budget::Budget;
-use super::freshness::Issued;
+use super::freshness::{self, Issued};
 use super::shared::{self, Failure, PREFIX, Shelf, Then};
 use super::{GRACE, SharedData};
 use crate::assertion::{Fingerprint, Source};
@@ -87,7 +87,7 @@ impl State {
 impl Lifetime {
     /// One from the future is from before the clock was set back, and does not count.
     fn is_usable(self, discard_before: Option<Timestamp>, now: Timestamp) -> bool {
-        let discarded = discard_before.is_some_and(|before| before <= now && self.issued_at < before);
+        let discarded = freshness::is_discarded(self.issued_at, discard_before, now);
         !discarded && self.issued_at <= now.plus(GRACE) && now < self.usable_until
     }
 }

@@ -102,6 +102,12 @@ impl Issued {
     }
 }
 
+/// Whether `discard_tokens_before` discards a token that was asked for at `issued_at`. A time that has not come yet discards
+/// nothing: every new token would be fetched in vain.
+pub(super) fn is_discarded(issued_at: Timestamp, before: Option<Timestamp>, now: Timestamp) -> bool {
+    before.is_some_and(|before| issued_at < before && before <= now)
+}
+
 /// How long to wait after the `failures`-th failure in a row (1 is the first): exponential, with full jitter, never
 /// under a second; what must be changed by somebody is tried less often than what passes by itself.
 ///

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::freshness::Issued;
+use super::freshness::{self, Issued};
 use super::shared::{Entry, Failure};
 use super::{Answer, Need, QueueId, StreamId, release, too_many_waiting};
 use crate::assertion::Assertion;
@@ -267,10 +267,9 @@ impl Slot {
         }
     }
 
-    /// Whether the configuration discards the token. A time that has not come yet discards nothing: every new token
-    /// would be fetched in vain.
+    /// Whether the configuration discards the token.
     fn is_discarded(&self, token: &Issued, now: Timestamp) -> bool {
-        self.grant.discard_before().is_some_and(|before| token.issued_at() < before && before <= now)
+        freshness::is_discarded(token.issued_at(), self.grant.discard_before(), now)
     }
 
     /// Whether another token is to be fetched in place of this one.
