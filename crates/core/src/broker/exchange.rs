@@ -115,9 +115,7 @@ impl Broker {
     pub(super) fn call(&mut self, key: TokenKey, call: Call, moment: &mut Moment<'_>) {
         let Some(slot) = self.slots.get(&key) else { return };
         let grant = Arc::clone(&slot.grant);
-        // The clusters share the time, so that the lease and the patience of requests outlast them all.
-        let clusters = u32::try_from(grant.clusters().len()).unwrap_or(u32::MAX).max(1);
-        let timeout = self.limits.exchange / clusters;
+        let timeout = self.limits.call_timeout(call.way, grant.clusters().len());
         let until = moment.now.plus(timeout).plus(GRACE);
         if !self.renew(key, until, moment) {
             return;

@@ -100,6 +100,19 @@ impl Default for Limits {
 impl Limits {
     /// No exchange may take longer: a lease that claims more counts for nothing.
     pub const LONGEST_EXCHANGE: Duration = Duration::from_secs(60);
+
+    /// How long a call may take while another cluster is left: Entra answers within a second, a connection that something
+    /// between forgot never does.
+    const WITH_ANOTHER_LEFT: Duration = Duration::from_secs(3);
+
+    /// How long the call through the cluster at `index` of `count` may take. Together they take no longer than an exchange
+    /// may, so that the lease and the patience of requests outlast them all.
+    fn call_timeout(&self, index: usize, count: usize) -> Duration {
+        let count = u32::try_from(count).unwrap_or(u32::MAX).max(1);
+        let index = u32::try_from(index).unwrap_or(u32::MAX).min(count - 1);
+        let each = Self::WITH_ANOTHER_LEFT.min(self.exchange / count);
+        if index + 1 < count { each } else { self.exchange.saturating_sub(each.saturating_mul(index)) }
+    }
 }
 
 /// A paused request, by the shell's number for it.

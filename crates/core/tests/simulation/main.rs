@@ -1,8 +1,8 @@
 //! The broker in a simulated Envoy: many workers, one shared memory, a clock that the test owns, and everything that may
 //! go wrong. A run is decided by its seed alone.
 //!
-//! `cargo test` runs a fixed set of seeds; `SEEDS=n` runs n of them, `SEED=n` runs one and says what it was. The seeds of
-//! `failed-seeds.txt` are run in any case: each of them broke a rule once.
+//! `cargo test` runs a fixed set of seeds; `SEEDS=n` runs n of them, from `FIRST=n` on (1 by default); `SEED=n` runs one and
+//! prints what happens. The seeds of `failed-seeds.txt` are always run: each of them broke a rule once.
 
 // All of this is test code, of which clippy sees only what stands in a test function.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -83,7 +83,10 @@ fn number(variable: &str) -> Option<u64> {
 fn every_invariant_holds_whatever_happens() {
     let seeds: Vec<u64> = match (number("SEED"), number("SEEDS")) {
         (Some(seed), _) => vec![seed],
-        (None, count) => failed_seeds().chain(1..=count.unwrap_or(SEEDS)).collect(),
+        (None, count) => {
+            let first = number("FIRST").unwrap_or(1);
+            failed_seeds().chain(first..first + count.unwrap_or(SEEDS)).collect()
+        }
     };
     let next = AtomicUsize::new(0);
     let total = Mutex::new((Vec::new(), 0, 0));

@@ -356,9 +356,8 @@ fn timeouts(commands: &[Command]) -> Vec<Duration> {
 }
 
 #[test]
-fn the_clusters_share_the_time_of_an_exchange() {
-    for (clusters, expected) in [(&["a"][..], &[10][..]), (&["a", "b"], &[5, 5]), (&["a", "b", "c", "d", "e"], &[2; 5])]
-    {
+fn a_call_takes_three_seconds_while_another_cluster_is_left_and_all_calls_the_time_of_an_exchange() {
+    for (clusters, expected) in [(&["a"][..], &[10][..]), (&["a", "b"], &[3, 7]), (&["a", "b", "c"], &[3, 3, 4])] {
         let mut process = Process::new();
         process.grant = grant_of("payments", "s/.default", clusters, None);
         process.pending(0, 1);
@@ -374,6 +373,9 @@ fn the_clusters_share_the_time_of_an_exchange() {
         }
         assert_eq!(seen(commands), [Seen::Problem(1, Code::EntraUnavailable)]);
     }
+    let short = Limits { exchange: Duration::from_secs(1), ..Limits::default() };
+    assert_eq!(short.call_timeout(0, 2) + short.call_timeout(1, 2), short.exchange);
+    assert!(short.call_timeout(usize::MAX, usize::MAX) <= short.exchange);
 }
 
 #[test]

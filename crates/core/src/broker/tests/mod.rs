@@ -14,7 +14,7 @@ use std::cell::RefCell;
 
 use serde_json::json;
 
-use super::shared::{Entry, Then};
+use super::shared::{Entry, Failure, Lease, Then};
 use super::*;
 use crate::assertion::tests::{claims, jwt};
 use crate::entra::GrantParts;

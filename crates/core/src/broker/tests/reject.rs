@@ -355,3 +355,19 @@ fn a_retry_of_the_request_that_was_rejected_waits_for_another_token_and_any_othe
     let (answer, _) = process.ask_for_another(0, 4, Stale::Carried(digest("new")));
     assert!(matches!(answer, Answer::Ready(issued) if issued.token().expose() == "new"));
 }
+
+#[test]
+fn a_worker_that_holds_a_rejected_token_is_woken_also_after_a_shorter_token_came_and_ended() {
+    let mut process = Process::serving("old");
+    process.rejected(0);
+    let short = answer(200, &json!({"token_type": "Bearer", "expires_in": 10, "access_token": "short"}));
+    assert_eq!(process.replace(0, short), [Seen::Wake(1)]);
+    process.advance(Duration::from_secs(10));
+    process.look(1);
+    assert_eq!(process.served(1), "old", "better than none");
+    // A rejection counts no more, and the entry has no token: it is kept for the sake of the worker that holds one.
+    process.advance(FORCED_PERIOD);
+    assert_eq!(process.exchange(0, 2, named("new")), [Seen::Wake(1), Seen::Token(2)]);
+    process.look(1);
+    assert_eq!(process.served(1), "new");
+}
