@@ -1,7 +1,8 @@
-//! The filter: a proxy-wasm shell that runs in Envoy and decides nothing.
+//! The filter: a thin proxy-wasm shell around `entra-exchange-core`.
 //!
-//! `entra-exchange-core` decides; here Envoy is told. [`root`] owns what a worker knows and makes all calls, [`worker`]
-//! has what becomes of each request, [`envoy`] the host calls that the two share.
+//! The core decides how each request is handled; this crate calls Envoy. [`root`] is the root context: it reads the
+//! configuration, makes all HTTP calls and dispatches Envoy's callbacks. [`worker`] holds the state of one VM: its
+//! broker and the paused requests. [`envoy`] has the host calls that both use, [`meters`] the metrics.
 
 // Host calls exist in Envoy only.
 #![cfg(target_family = "wasm")]

@@ -1,8 +1,8 @@
-//! What entra-exchange knows and decides.
+//! The rules and the state machines of entra-exchange.
 //!
-//! No I/O, no clock, no global state and no proxy-wasm: a shell (the Wasm filter, a test, the command line) hands in
-//! what happened and when, and carries out what comes back. The modules stand in the order in which a request meets
-//! them; `docs/architecture.md` walks one request through them.
+//! No I/O, no clock, no global state and no proxy-wasm: a shell (the Wasm filter, the simulation, the fleet example, a
+//! test) passes in each event with its time, and executes the commands that the core returns. The groups of modules
+//! below are in the order in which a request passes through them; `docs/architecture.md` follows one request.
 
 pub mod config;
 pub mod configuration_status;

@@ -43,7 +43,7 @@ impl UntrustedText {
         Self(cut(remove_token_like(&clean(&text)), Self::LONGEST))
     }
 
-    /// The text.
+    /// The cleaned text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

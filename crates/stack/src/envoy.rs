@@ -142,11 +142,6 @@ impl Envoy {
         ok(Request::get(&self.admin.to_string(), path).send(self.admin)?)
     }
 
-    /// The answer to a POST at the admin port, such as `/logging?wasm=debug`; an error when it is not 200.
-    pub fn admin_post(&self, path: &str) -> io::Result<String> {
-        ok(Request::post(&self.admin.to_string(), path, []).send(self.admin)?)
-    }
-
     /// The value of a counter or gauge, such as `listener_manager.lds.update_success`. `None` when Envoy has none of this name.
     pub fn stat(&self, name: &str) -> io::Result<Option<u64>> {
         let stats = self.admin(&format!("/stats?filter=^{}$", name.replace('.', "\\.")))?;

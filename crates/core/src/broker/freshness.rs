@@ -60,17 +60,17 @@ impl Issued {
         }
     }
 
-    /// The token.
+    /// The access token.
     pub const fn token(&self) -> &AccessToken {
         &self.token
     }
 
-    /// When it was asked for.
+    /// When the token was requested: the time from which its lifetime counts.
     pub const fn issued_at(&self) -> Timestamp {
         self.issued_at
     }
 
-    /// When it ends.
+    /// When the token expires.
     pub const fn expires_at(&self) -> Timestamp {
         self.expires_at
     }

@@ -148,7 +148,7 @@ impl Grant {
         self.listed
     }
 
-    /// The key of the token.
+    /// The key under which the token is cached.
     pub const fn key(&self) -> TokenKey {
         self.key
     }
@@ -169,22 +169,22 @@ impl Grant {
         &self.identity
     }
 
-    /// Which cloud.
+    /// The authority whose token endpoint issues the token.
     pub const fn authority(&self) -> &Authority {
         &self.authority
     }
 
-    /// The tenant.
+    /// The id of the tenant, or one of its domain names.
     pub fn tenant_id(&self) -> &str {
         &self.tenant_id
     }
 
-    /// The client.
+    /// The client id of the application or managed identity.
     pub fn client_id(&self) -> &str {
         &self.client_id
     }
 
-    /// The scope.
+    /// The resource with `/.default`.
     pub fn scope(&self) -> &str {
         &self.scope
     }

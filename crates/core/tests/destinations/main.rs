@@ -20,8 +20,7 @@ use entra_exchange_core::policy::Policy;
 #[test]
 fn every_situation_comes_out_as_its_table_says() {
     let (configurations, rows) = check("tests/destinations/situations.md");
-    assert_eq!(configurations, 15);
-    assert!(rows >= 50, "{rows}");
+    assert!(configurations >= 15 && rows >= 50, "{configurations} {rows}");
 }
 
 #[test]
