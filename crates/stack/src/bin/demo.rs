@@ -35,7 +35,7 @@ fn run() -> Outcome {
     drop(stack);
     say("\nAll of it is stopped now. What to read next:");
     say("  README.md              what it is, and the smallest EnvoyFilter");
-    say("  docs/architecture.md   the way of a request, and what always holds");
+    say("  docs/architecture.md   the path of a request, and the invariants");
     say("  envoy/                 what an operator deploys; this demo ran envoy/sidecar/envoy.yaml");
     say("  make stack             the same stack, to stay: point your own program at it");
     Ok(())
