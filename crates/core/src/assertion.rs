@@ -1,7 +1,7 @@
-//! Where the federated token comes from, and whether Entra could take it.
+//! The source of the federated token (the client assertion), and checks that Entra can accept it.
 //!
-//! The token is read anew for each exchange and kept nowhere. Reading its claims is no verification: that is Entra's
-//! work. It lets a wrong token be named here, with its remedy, instead of by a code from afar.
+//! The token is read again for each exchange and never stored. Its signature is not verified: Entra does that. Checking
+//! its claims here gives an operator a precise detail and remedy instead of an AADSTS code.
 
 use std::fmt;
 use std::time::Duration;
@@ -17,40 +17,42 @@ use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 use crate::untrusted::UntrustedText;
 
-/// No federated token is longer, and Envoy's answer from a file is raised to this (`envoy/sidecar/envoy.yaml`).
+/// The maximum length of a federated token in bytes. The listener that serves the file allows the same length
+/// (`envoy/sidecar/envoy.yaml`).
 const LONGEST: usize = 16 * 1024;
 
-/// How far ahead `nbf` may lie: clocks differ, and RFC 7519, section 4.1.5, allows a leeway of "no more than a few
-/// minutes". Microsoft does not publish Entra's own; its token libraries (Microsoft.IdentityModel, `ClockSkew`) allow
-/// five minutes. An expired token gets none: a fresh one is at most one reading away.
+/// How far `nbf` may be in the future, because clocks differ. RFC 7519, section 4.1.5 allows a leeway of "no more than a
+/// few minutes". Microsoft does not publish Entra's leeway; its token libraries (Microsoft.IdentityModel, `ClockSkew`)
+/// allow five minutes. There is no leeway for `exp`: the next read may already give a fresh token.
 const START_LEEWAY: Duration = Duration::from_secs(5 * 60);
 
-/// Where a federated token is read. A new kind of source is a new variant.
+/// A source of federated tokens. Each kind of source is a variant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
-    /// Envoy answers `GET /` on this cluster with the projected token's file (`envoy/sidecar/envoy.yaml` shows how).
+    /// A file, such as a projected service-account token. Envoy serves it: `GET /` on the cluster returns its content (see
+    /// `envoy/sidecar/envoy.yaml`).
     File {
-        /// The cluster in front of the internal listener.
+        /// The cluster that leads to the internal listener.
         cluster: String,
     },
 }
 
 impl Source {
-    /// The kind, as the configuration writes it.
+    /// The kind of the source, as in the configuration.
     pub(crate) const fn kind(&self) -> &'static str {
         match self {
             Self::File { .. } => "file",
         }
     }
 
-    /// The Envoy cluster that is asked.
+    /// The Envoy cluster that the token is read from.
     pub fn cluster(&self) -> &str {
         match self {
             Self::File { cluster } => cluster,
         }
     }
 
-    /// The assertion in what the cluster answered.
+    /// Reads the assertion from the cluster's response and checks that it is valid at `now`.
     pub(crate) fn read(&self, answer: CallResult, now: Timestamp) -> Result<Assertion, Problem> {
         let cluster = self.cluster();
         let answer =
@@ -59,7 +61,7 @@ impl Source {
             return Err(Problem::new(
                 Code::AssertionUnavailable,
                 format!("cluster {cluster:?} answered {} instead of the federated token", answer.status),
-                "Mount the volume with the projected token into the container that runs Envoy (in Istio's sidecars by the pod's \
+                "Mount the volume with the projected token into the container that runs Envoy (in an Istio sidecar with the pod \
                  annotations sidecar.istio.io/userVolume and userVolumeMount), and check that Envoy accepted the listener that \
                  serves the file: Envoy rejects it if the file is missing when the configuration loads.",
             ));
@@ -68,16 +70,16 @@ impl Source {
     }
 }
 
-/// A federated token: what proves who the workload is (the client assertion of RFC 7523, section 2.2).
+/// A federated token, which authenticates the workload (the client assertion of RFC 7523, section 2.2).
 ///
-/// It goes to the token endpoint and nowhere else: `Debug` hides it, and there is no `Display`.
+/// It is sent to the token endpoint only. `Debug` hides it, and there is no `Display`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Assertion {
     token: String,
     claims: Claims,
 }
 
-/// The SHA-256 of an assertion. It reveals nothing of the assertion, which has a signature of at least 256 bytes.
+/// The SHA-256 of an assertion. The assertion cannot be guessed from it: its signature alone has at least 256 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Fingerprint([u8; 32]);
 
@@ -87,7 +89,8 @@ impl fmt::Debug for Assertion {
     }
 }
 
-/// What an assertion says of itself (RFC 7519, section 4.1). None of it is secret, none of it is proved.
+/// The claims of an assertion that a federated credential is compared with (RFC 7519, section 4.1). They are not secret,
+/// and they are not verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
     issuer: UntrustedText,
@@ -102,13 +105,13 @@ impl fmt::Display for Claims {
 }
 
 impl Assertion {
-    /// Reads the token file's content; `now` tells whether it is still valid.
+    /// Parses the content of the token file and checks that the token is valid at `now`.
     pub(crate) fn parse(content: &[u8], now: Timestamp) -> Result<Self, Problem> {
         if content.len() > LONGEST {
             return Err(Problem::new(
                 Code::AssertionMalformed,
                 format!("the federated token is {} bytes long, more than {LONGEST}", content.len()),
-                "Check what the file holds: it must be one JWT and nothing else.",
+                "Check the content of the file: it must be one JWT and nothing else.",
             ));
         }
         // The kubelet writes no newline at the end; `kubectl create token > file` and editors may.
@@ -116,15 +119,15 @@ impl Assertion {
         if token.is_empty() {
             return Err(Problem::new(
                 Code::AssertionUnavailable,
-                "the federated token's file is empty or no text",
-                "See what writes the file: it must hold one JWT and nothing else.",
+                "the federated token's file is empty or not valid UTF-8",
+                "Check the program that writes the file: the content must be one JWT and nothing else.",
             ));
         }
         let (header, claims) = decode(token).ok_or_else(|| {
             Problem::new(
                 Code::AssertionMalformed,
                 "the federated token is not a JWT",
-                "Check what the file holds: it must be one JWT and nothing else.",
+                "Check the content of the file: it must be one JWT and nothing else.",
             )
         })?;
         let claims = check(&header, &claims, now)?;
@@ -136,17 +139,16 @@ impl Assertion {
         &self.token
     }
 
-    /// Its SHA-256, by which two readings of the same token are known without keeping the token.
+    /// The SHA-256 of the token. Comparing it shows whether two reads gave the same token, without storing the token.
     pub(crate) fn fingerprint(&self) -> Fingerprint {
         Fingerprint(Sha256::digest(&self.token).into())
     }
 
-    /// Whether a text holds the token or its signature, which without the rest still belongs to nothing else, or is itself a part
-    /// of the token.
+    /// Whether a text contains the token or its signature, or is a part of the token.
     pub(crate) fn is_in(&self, text: &str) -> bool {
-        // The signature of RS256 has 342 characters or more; a few of them prove nothing.
+        // A shorter signature may occur in other texts by chance. That of RS256 has 342 characters or more.
         const SHORTEST_SIGNATURE: usize = 32;
-        // Shorter texts are part of many tokens by chance.
+        // A shorter text may occur in the token by chance.
         const SHORTEST_PART: usize = 16;
         let signature = self.token.rsplit('.').next().filter(|signature| signature.len() >= SHORTEST_SIGNATURE);
         text.contains(&self.token)
@@ -154,13 +156,13 @@ impl Assertion {
             || (text.len() >= SHORTEST_PART && self.token.contains(text))
     }
 
-    /// What it says of itself, for a problem's text.
+    /// The claims, for the detail of a problem.
     pub(crate) const fn claims(&self) -> &Claims {
         &self.claims
     }
 }
 
-/// Header and claims of a compact JWS (RFC 7515, section 3.1).
+/// Decodes the header and claims of a compact JWS (RFC 7515, section 3.1).
 fn decode(token: &str) -> Option<(Value, Value)> {
     let mut parts = token.split('.');
     let (header, claims) = (parts.next()?, parts.next()?);
@@ -172,45 +174,45 @@ fn decode(token: &str) -> Option<(Value, Value)> {
     Some((part(header)?, part(claims)?))
 }
 
-/// What Entra would refuse, said here with the remedy.
+/// Checks the properties of a token without which Entra would reject it; returns its claims.
 fn check(header: &Value, claims: &Value, now: Timestamp) -> Result<Claims, Problem> {
     let algorithm = header.get("alg").and_then(Value::as_str).unwrap_or("none");
     if algorithm != "RS256" {
         let algorithm = UntrustedText::new(algorithm);
         return Err(invalid(
-            format!("the federated token is signed with {algorithm}, and Entra takes RS256 only"),
-            "Have the issuer sign with an RSA key (SPIRE: jwt_key_type = \"rsa-2048\"; Kubernetes: an RSA \
+            format!("the federated token is signed with {algorithm}, and Entra accepts RS256 only"),
+            "Configure the issuer to sign with an RSA key (SPIRE: jwt_key_type = \"rsa-2048\"; Kubernetes: an RSA \
              service-account signing key).",
         ));
     }
-    let text = |name: &str, what: &str, remedy: &str| match claims.get(name).and_then(Value::as_str) {
+    let text = |claim: &str, name: &str, remedy: &str| match claims.get(claim).and_then(Value::as_str) {
         Some(text) if !text.is_empty() => Ok(UntrustedText::new(text)),
-        _ => Err(invalid(format!("the federated token has no {what} ({name})"), remedy)),
+        _ => Err(invalid(format!("the federated token has no {name} ({claim})"), remedy)),
     };
-    let issuer = text("iss", "issuer", "Have the issuer write its URL into the token (SPIRE: jwt_issuer).")?;
+    let issuer = text("iss", "issuer", "Configure the issuer to set iss to its URL (SPIRE: jwt_issuer).")?;
     let subject = text(
         "sub",
         "subject",
-        "Have the issuer write into the token whom it is for; the federated credential's subject must be the same.",
+        "Configure the issuer to set sub to the workload's name, the same as the subject of the federated credential.",
     )?;
     let audience = audience(claims)?;
     check_times(claims, now)?;
     Ok(Claims { issuer, subject, audience })
 }
 
-/// The one audience, which may be a string or a list of one (RFC 7519, section 4.1.3).
+/// The only audience of the token, which is a string or a list with one string (RFC 7519, section 4.1.3).
 fn audience(claims: &Value) -> Result<UntrustedText, Problem> {
-    const REMEDY: &str = "Ask the issuer for a token with the one audience of the federated credential, \
-                          api://AzureADTokenExchange by default.";
+    const REMEDY: &str = "Set the token's audience to that of the federated credential, api://AzureADTokenExchange by \
+                          default, and to no other.";
     let audience = match claims.get("aud") {
         Some(Value::Array(list)) if list.len() > 1 => {
             return Err(invalid(
-                format!("the federated token has {} audiences, and Entra takes exactly one", list.len()),
+                format!("the federated token has {} audiences, and Entra accepts exactly one", list.len()),
                 REMEDY,
             ));
         }
         Some(Value::Array(list)) => list.first().and_then(Value::as_str),
-        one => one.and_then(Value::as_str),
+        single => single.and_then(Value::as_str),
     };
     match audience {
         Some(audience) if !audience.is_empty() => Ok(UntrustedText::new(audience)),
@@ -218,21 +220,21 @@ fn audience(claims: &Value) -> Result<UntrustedText, Problem> {
     }
 }
 
-/// Whether the token is valid now (RFC 7519, sections 4.1.4 and 4.1.5).
+/// Checks that the token is valid at `now` (RFC 7519, sections 4.1.4 and 4.1.5).
 fn check_times(claims: &Value, now: Timestamp) -> Result<(), Problem> {
     let Some(expiry) = claims.get("exp").and_then(seconds) else {
         return Err(invalid(
-            "the federated token has no time of expiry (exp)".to_owned(),
-            "Have the issuer give the token a limited life: Entra takes none without.",
+            "the federated token has no expiration time (exp)".to_owned(),
+            "Configure the issuer to set exp: Entra rejects a token without it.",
         ));
     };
     if expiry <= now {
         return Err(Problem::new(
             Code::AssertionExpired,
             format!("the federated token expired on {expiry}, {} s ago", now.since(expiry).as_secs()),
-            "Check what renews the token, and the node's clock. If the file holds a newer token, Envoy has not noticed \
-             the change: set watched_directory to the folder in which the writer renames. In Kubernetes that is the \
-             volume's mount path, which holds ..data; elsewhere it is the token file's own folder. A file that is \
+            "Check that the token is renewed, and the node's clock. If the file contains a newer token, Envoy missed the \
+             change: set watched_directory to the folder in which the writer renames files. In Kubernetes this is the \
+             volume's mount path, which contains ..data; elsewhere it is the token file's own folder. A file that is \
              overwritten in place needs watch_modify (Envoy 1.40) or file_server (Envoy 1.38).",
         ));
     }
@@ -240,17 +242,17 @@ fn check_times(claims: &Value, now: Timestamp) -> Result<(), Problem> {
         Some(start) if start.since(now) > START_LEEWAY => Err(Problem::new(
             Code::AssertionNotYetValid,
             format!("the federated token is not valid before {start}, in {} s", start.since(now).as_secs()),
-            "Check the clocks of this node and of the issuer.",
+            "Check the clock of this node and that of the issuer.",
         )),
         _ => Ok(()),
     }
 }
 
-/// A NumericDate, which may have a fraction (RFC 7519, section 2).
+/// Parses a NumericDate, which may have a fraction (RFC 7519, section 2). Fractions are rounded down.
 fn seconds(value: &Value) -> Option<Timestamp> {
     let whole = value.as_u64().or_else(|| {
         let fraction = value.as_f64().filter(|number| *number >= 0.0)?;
-        // A float cast saturates; a date beyond u64 stays far in the future.
+        // A cast from f64 saturates, so a date beyond the range of u64 stays far in the future.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         Some(fraction as u64)
     })?;
@@ -269,7 +271,7 @@ pub(crate) mod tests {
 
     pub(crate) const NOW: Timestamp = Timestamp::from_unix_seconds(1_795_334_000);
 
-    /// A JWT with these parts and a signature that nobody made.
+    /// A JWT with this header, these claims and a made-up signature.
     pub(crate) fn jwt(header: &Value, claims: &Value) -> String {
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         format!("{}.{}.c2lnbmF0dXJl", part(header), part(claims))
@@ -287,14 +289,14 @@ pub(crate) mod tests {
         Assertion::parse(jwt(header, claims).as_bytes(), NOW)
     }
 
-    fn refused(header: &Value, claims: &Value, saying: &str) {
-        refused_as(Code::AssertionInvalid, header, claims, saying);
+    fn assert_invalid(header: &Value, claims: &Value, detail: &str) {
+        assert_rejected(Code::AssertionInvalid, header, claims, detail);
     }
 
-    fn refused_as(code: Code, header: &Value, claims: &Value, saying: &str) {
+    fn assert_rejected(code: Code, header: &Value, claims: &Value, detail: &str) {
         let problem = parse(header, claims).unwrap_err();
         assert_eq!(problem.code, code);
-        assert!(problem.detail.contains(saying), "{}", problem.detail);
+        assert!(problem.detail.contains(detail), "{}", problem.detail);
     }
 
     fn with(name: &str, value: Value) -> Value {
@@ -304,7 +306,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_projected_token_is_read_with_or_without_a_newline() {
+    fn a_projected_token_is_parsed_with_or_without_a_newline() {
         let token = jwt(&json!({"alg": "RS256"}), &claims());
         for content in [token.clone(), format!("{token}\n")] {
             let assertion = Assertion::parse(content.as_bytes(), NOW).unwrap();
@@ -318,16 +320,16 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn debug_shows_no_token() {
+    fn debug_hides_the_token() {
         let assertion = parse(&json!({"alg": "RS256"}), &claims()).unwrap();
         let shown = format!("{assertion:?}");
         assert!(!shown.contains("eyJ") && !shown.contains("c2ln"), "{shown}");
     }
 
     #[test]
-    fn an_expired_token_names_the_watched_folder() {
+    fn the_remedy_for_an_expired_token_names_the_watched_folder() {
         let rs256 = json!({"alg": "RS256"});
-        refused_as(Code::AssertionExpired, &rs256, &with("exp", json!(1_795_333_999.5)), "expired");
+        assert_rejected(Code::AssertionExpired, &rs256, &with("exp", json!(1_795_333_999.5)), "expired");
         let remedy = parse(&rs256, &with("exp", json!(1))).unwrap_err().remedy;
         for form in ["..data", "the token file's own folder", "watch_modify", "file_server"] {
             assert!(remedy.contains(form), "{remedy}");
@@ -335,39 +337,40 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_entra_would_refuse_is_named_here() {
+    fn a_token_that_entra_would_reject_is_rejected_with_a_detail() {
         let rs256 = json!({"alg": "RS256"});
-        refused(&json!({"alg": "ES256"}), &claims(), "ES256");
-        refused(&json!({"alg": "HS256"}), &claims(), "HS256");
-        for (claim, saying) in [("iss", "no issuer"), ("sub", "no subject"), ("aud", "no audience"), ("exp", "no time")]
+        assert_invalid(&json!({"alg": "ES256"}), &claims(), "ES256");
+        assert_invalid(&json!({"alg": "HS256"}), &claims(), "HS256");
+        for (claim, detail) in
+            [("iss", "no issuer"), ("sub", "no subject"), ("aud", "no audience"), ("exp", "no expiration time")]
         {
             for other in [Value::Null, json!({}), json!([]), json!([1]), json!(""), json!(true)] {
-                refused(&rs256, &with(claim, other), saying);
+                assert_invalid(&rs256, &with(claim, other), detail);
             }
         }
-        refused(&rs256, &with("aud", json!([""])), "no audience");
-        refused(&rs256, &with("aud", json!(["a", "account"])), "2 audiences");
-        refused(&rs256, &with("exp", json!("1795337535")), "no time of expiry");
+        assert_invalid(&rs256, &with("aud", json!([""])), "no audience");
+        assert_invalid(&rs256, &with("aud", json!(["a", "account"])), "2 audiences");
+        assert_invalid(&rs256, &with("exp", json!("1795337535")), "no expiration time");
     }
 
     #[test]
-    fn a_token_whose_time_begins_within_five_minutes_is_valid_and_an_expired_one_never() {
+    fn a_token_whose_nbf_is_within_five_minutes_is_accepted_and_an_expired_one_never() {
         let rs256 = json!({"alg": "RS256"});
         for ahead in [0, 1, 60, 300] {
             assert!(parse(&rs256, &with("nbf", json!(NOW.unix_seconds() + ahead))).is_ok(), "{ahead}");
         }
         for ahead in [301, 3600] {
             let claims = with("nbf", json!(NOW.unix_seconds() + ahead));
-            refused_as(Code::AssertionNotYetValid, &rs256, &claims, "not valid before");
+            assert_rejected(Code::AssertionNotYetValid, &rs256, &claims, "not valid before");
         }
         for ago in [0, 1, 299] {
             let claims = with("exp", json!(NOW.unix_seconds() - ago));
-            refused_as(Code::AssertionExpired, &rs256, &claims, "expired");
+            assert_rejected(Code::AssertionExpired, &rs256, &claims, "expired");
         }
     }
 
     #[test]
-    fn what_a_token_says_of_itself_is_shown_on_one_line_and_cut() {
+    fn claims_are_displayed_on_one_line_and_truncated() {
         let mut claims = with("sub", json!(format!("a\r\nevent=forged \u{202e}{}", "x".repeat(9000))));
         claims["iss"] = json!("https://issuer.example");
         let assertion = parse(&json!({"alg": "RS256"}), &claims).unwrap();
@@ -378,7 +381,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_is_no_token_is_named() {
+    fn content_that_is_not_a_jwt_is_rejected() {
         for content in [&b"hello"[..], b"a.b.c", b"a.b", b"e30.e30.x.y", b"W10.W10.x"] {
             assert_eq!(Assertion::parse(content, NOW).unwrap_err().code, Code::AssertionMalformed);
         }
@@ -390,7 +393,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_source_that_does_not_answer_names_its_cluster() {
+    fn a_failed_read_names_the_cluster() {
         let source = Source::File { cluster: "projected_token".into() };
         let answer =
             Ok(Response { status: 503, retry_after: None, body: b"no healthy upstream".to_vec(), is_envoys_own: true });

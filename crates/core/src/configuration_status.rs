@@ -1,4 +1,4 @@
-//! What is known of a configuration before any request comes: for Envoy's log, the status page and metrics.
+//! The status of the loaded configuration, for Envoy's log, the status page and metrics.
 
 use std::fmt::Write as _;
 
@@ -11,20 +11,20 @@ use crate::entra::TokenKey;
 use crate::event::Event;
 use crate::metrics::{self, Measurement};
 
-/// The name under which the VMs of a process share which configuration was logged last.
+/// The key in shared data of the configuration that was logged last. All VMs of a process share it.
 const ANNOUNCED: &str = "entra-exchange/configuration";
 
-/// The SHA-256 of a configuration's text, by which one tells whether two proxies have the same.
+/// The SHA-256 of a configuration's text. Comparing it shows whether two proxies have the same configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
-    /// The fingerprint of this text, byte for byte.
+    /// The fingerprint of the bytes of a text.
     pub fn of(text: &[u8]) -> Self {
         Self(Sha256::digest(text).into())
     }
 
-    /// In hexadecimal, as `sha256sum` prints it.
+    /// The fingerprint in hexadecimal, as `sha256sum` prints it.
     pub fn hex(&self) -> String {
         self.0.iter().fold(String::new(), |mut hex, byte| {
             let _ = write!(hex, "{byte:02x}");
@@ -32,20 +32,20 @@ impl Fingerprint {
         })
     }
 
-    /// The first six bytes as a number: a metric's value holds no more without loss (IEEE 754, 53 bits).
+    /// The first six bytes as a number. A metric's value cannot hold more without loss (53 bits in IEEE 754).
     fn number(&self) -> u64 {
         self.0.iter().take(6).fold(0, |number, byte| number << 8 | u64::from(*byte))
     }
 }
 
-/// A configuration that was accepted.
+/// The status of an accepted configuration.
 #[derive(Clone, Debug)]
 pub struct ConfigurationStatus {
     fingerprint: Fingerprint,
     identities: usize,
     destinations: usize,
     warnings: Vec<String>,
-    /// The tokens that it names, whether anybody asked for them or not.
+    /// The tokens that the configuration names, whether they were requested yet or not.
     pub(crate) tokens: Vec<ConfiguredToken>,
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct ConfiguredToken {
     pub(crate) scope: String,
 }
 
-/// How the status page shows a configuration.
+/// The configuration's part of the status page.
 #[derive(Debug, Serialize)]
 pub(crate) struct Shown<'a> {
     sha256: String,
@@ -65,7 +65,7 @@ pub(crate) struct Shown<'a> {
 }
 
 impl ConfigurationStatus {
-    /// What is known of this configuration.
+    /// The status of `config`.
     pub fn new(config: &Config) -> Self {
         let mut tokens: Vec<ConfiguredToken> = Vec::new();
         for (identity, scope) in config.named_tokens() {
@@ -75,7 +75,7 @@ impl ConfigurationStatus {
                 tokens.push(ConfiguredToken { key: grant.key(), identity: identity.name.clone(), scope });
             }
         }
-        // One with several scopes is several in the list, with one index.
+        // A destination with several scopes has several entries in the list, all with the same index.
         let destinations = config.destinations.iter().map(|destination| destination.place.saturating_add(1)).max();
         Self {
             fingerprint: config.fingerprint,
@@ -86,8 +86,8 @@ impl ConfigurationStatus {
         }
     }
 
-    /// What to log: the warnings, and one line that says what was accepted. Every VM of a process is configured with the same text; only
-    /// the first has anything to log.
+    /// Returns the log lines for an accepted configuration: its warnings, and one line with its fingerprint and size. Every
+    /// VM of a process gets the same configuration; only the first one to call this gets lines.
     pub fn announce(&self, shared: &dyn SharedData) -> Vec<Event> {
         let fingerprint = self.fingerprint.hex();
         if shared.get(ANNOUNCED).is_some_and(|(announced, _)| announced == fingerprint.as_bytes()) {
@@ -103,17 +103,18 @@ impl ConfigurationStatus {
         warnings.chain([accepted]).collect()
     }
 
-    /// Which configuration it is, and which build of the filter has it.
+    /// The metrics that identify the configuration and the build of the filter.
     pub fn measurements(&self, version: &str, commit: &str) -> [Measurement; 2] {
         [metrics::configuration_hash(self.fingerprint.number()), metrics::build_info(version, commit)]
     }
 
+    /// The configuration's part of the status page.
     pub(crate) fn shown(&self) -> Shown<'_> {
         Shown { sha256: self.fingerprint.hex(), warnings: &self.warnings }
     }
 }
 
-/// What to log about a configuration that is rejected: a line for each mistake.
+/// Returns the log lines for a rejected configuration: one for each mistake.
 pub fn rejection(text: &[u8], refused: &Refused) -> Vec<Event> {
     let fingerprint = Fingerprint::of(text).hex();
     let event = |mistake| {
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn an_accepted_configuration_is_logged_once_for_all_vms_and_again_when_it_changes() {
+    fn an_accepted_configuration_is_logged_once_per_process_and_again_when_it_changes() {
         let shared = Memory::default();
         let lines =
             |text: &str| -> Vec<String> { status(text).announce(&shared).iter().map(ToString::to_string).collect() };
@@ -183,14 +184,14 @@ mod tests {
     }
 
     #[test]
-    fn a_fingerprint_is_what_sha256sum_prints_and_fits_into_a_metric() {
+    fn a_fingerprint_equals_the_output_of_sha256sum_and_fits_into_a_metric() {
         let fingerprint = Fingerprint::of(b"abc");
         assert_eq!(fingerprint.hex(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert_eq!(fingerprint.number(), 0xba78_16bf_8f01);
     }
 
     #[test]
-    fn the_tokens_that_a_configuration_names_are_known_once_each() {
+    fn each_token_that_a_configuration_names_is_listed_once() {
         let tokens: Vec<(String, String)> =
             status(TWO).tokens.into_iter().map(|token| (token.identity, token.scope)).collect();
         assert_eq!(tokens, [("a".to_owned(), "x/.default".to_owned())]);

@@ -1,4 +1,4 @@
-//! What is decided about a request, and what becomes of it when its token is there.
+//! The decision about a request, and the effect on the request once its token is available.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,38 +13,42 @@ use crate::problem::{Code, Problem};
 use crate::request_log::RequestRecord;
 use crate::time::Timestamp;
 
-/// What to do with a request.
+/// How the shell handles a request.
 #[derive(Debug)]
 pub enum Decision {
-    /// Let it go on as it came: it is none of ours.
+    /// Forward the request unchanged: no part of the configuration applies to it.
     Ignore,
-    /// Let it go on as it came, though a destination is for it: this identity's, where one is known.
+    /// Forward the request unchanged, because the matching destination's action is `pass`. The value is the destination's
+    /// identity, if known.
     Pass(Option<Arc<str>>),
-    /// Forward it unchanged, though a destination is for it and this identity would be used: it brings these credentials (their
-    /// names, for a log line).
+    /// Forward the request unchanged, because it already carries credentials and the matching destination keeps them. The
+    /// values are the identity that would have been used and the names of the credentials, for a log line.
     Keep(Arc<str>, String),
-    /// Answer it with a refusal.
+    /// Reject the request.
     Refuse(Refusal),
-    /// Decide again when its connection to the upstream is established: only then is it known where a token would go. If it
-    /// is established in time and has TLS, the request gets this token, and this is done with it.
+    /// Decide again when the upstream connection is established, because only then is its transport known. If it is
+    /// established in time and uses TLS, the request continues as with [`Self::Exchange`].
     AwaitConnection(Arc<Grant>, Delivery),
-    /// Get this token, then do this with it.
+    /// Get a token for this token spec, then deliver it.
     Exchange(Arc<Grant>, Delivery),
-    /// Let it go on as it came, and say what would have become of it in earnest.
+    /// Forward the request unchanged, and report how it would have been handled.
     Report(Report),
-    /// The same for a token request to IMDS. It is marked with [`NODE_ROUTE`](crate::policy::NODE_ROUTE), and Envoy selects its route again.
+    /// Like [`Self::Report`], for a token request to IMDS: mark it with [`NODE_ROUTE`](crate::policy::NODE_ROUTE), and have
+    /// Envoy select its route again.
     ReportToNode(Report),
-    /// Answer it: it is about the filter, and no identity's.
+    /// Answer the request with this reply. It concerns the filter itself, and no identity.
     Reply(Reply),
-    /// Answer whether this holds.
+    /// Answer a readiness check.
     Check(Arc<Readiness>),
-    /// Show the state of all tokens.
+    /// Answer with the status page.
     Status,
 }
 
 impl Decision {
-    /// The same in a proxy that does not keep the filter's state over an internal redirect: no token goes into a request there,
-    /// because it would follow the redirect to any cluster.
+    /// Replaces a decision to inject a token with a rejection.
+    ///
+    /// The shell calls this if Envoy does not let it declare filter state that survives an internal redirect: without that
+    /// state, an injected token could follow a redirect to any cluster.
     #[must_use]
     pub fn without_state(self, request: &dyn Request) -> Self {
         match self {
@@ -59,21 +63,21 @@ impl Decision {
     }
 }
 
-/// What to say of a proxy that does not keep the filter's state over an internal redirect.
+/// The problem that Envoy does not let the filter declare filter state that survives an internal redirect.
 pub fn state_unavailable() -> Problem {
     Problem::new(
         Code::FilterStateUnavailable,
-        "Envoy does not let the filter declare the state that keeps a token off an internal redirect",
+        "Envoy does not let the filter declare the filter state that keeps a token from following an internal redirect",
         "Add proxy_call_foreign_function to the plugin's capability_restriction_config.allowed_capabilities.",
     )
 }
 
-/// The part of the configuration that decides about a request.
+/// The part of the configuration that decided about a request, displayed as its path in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ConfigPath {
-    /// Several destinations, and which of them is not clear.
+    /// `destinations`: several of them may match, and the request is ambiguous.
     Destinations,
-    /// The destination with this index.
+    /// `destinations[index]`
     Destination(usize),
     /// `managed_identity.imds`
     Imds,
@@ -92,19 +96,19 @@ impl fmt::Display for ConfigPath {
     }
 }
 
-/// A request that is rejected: why, by which part of the configuration, and the reply in the client's protocol.
+/// A rejected request: the reason, the part of the configuration that decided, and the reply in the client's protocol.
 #[derive(Debug)]
 pub struct Refusal {
-    /// Why. Its identity is named where one is known.
+    /// The reason, with the identity if it is known.
     pub problem: Problem,
     /// The part of the configuration that decided.
     pub decided_by: ConfigPath,
-    /// What the client receives.
+    /// The reply to the client.
     pub reply: Reply,
 }
 
 impl Refusal {
-    /// What is recorded of the request.
+    /// The record of the request, for metrics and logs.
     pub fn record(&self) -> RequestRecord<'_> {
         RequestRecord {
             decided_by: Some(self.decided_by),
@@ -115,24 +119,25 @@ impl Refusal {
     }
 }
 
-/// What would have become of a request, were the action not to report only.
+/// How a request would have been handled if its action were not `report`.
 #[derive(Debug)]
 pub struct Report {
-    /// The identity whose token it would get, where one is known.
+    /// The identity whose token the request would get, if known.
     pub identity: Option<Arc<str>>,
-    /// The token, which is fetched all the same; `None` when there can be none for it.
+    /// The spec of the token that the request would get. The token is fetched, to show whether the exchange succeeds. `None`
+    /// if the request would be rejected before a token is selected.
     pub grant: Option<Arc<Grant>>,
-    /// Why it would be refused, as far as that can be seen without waiting for anything.
+    /// The code with which the request would be rejected, as far as that is known without waiting.
     pub would_refuse: Option<Code>,
 }
 
 impl Report {
-    /// For a request that would be refused before a token is thought of.
+    /// The report of a request that would be rejected before a token is selected.
     pub(crate) fn refused(problem: &Problem) -> Self {
         Self { identity: problem.identity(), grant: None, would_refuse: Some(problem.code) }
     }
 
-    /// For tests.
+    /// The report in one line, for tests.
     #[cfg(test)]
     pub(crate) fn in_words(&self) -> String {
         let identity = self.identity.as_deref().unwrap_or("nobody");
@@ -142,54 +147,54 @@ impl Report {
     }
 }
 
-/// What becomes of a token, or of the problem that there is none.
+/// What to do with a token, or with the problem that none is available.
 #[derive(Clone, Debug)]
 pub enum Delivery {
-    /// The request goes on with the token.
+    /// Forward the request with the token.
     Inject(Injection),
-    /// The request is answered as Azure's own endpoint would.
+    /// Answer the request like Azure's managed-identity endpoint.
     ManagedIdentity(Caller),
 }
 
-/// How a token gets into a request.
+/// How a token is injected into a request.
 #[derive(Clone, Debug)]
 pub struct Injection {
     /// The part of the configuration that decided.
     pub decided_by: ConfigPath,
-    /// The header that takes it, in lower case.
+    /// The name of the header that carries the token, in lower case.
     pub header: Arc<str>,
-    /// How it stands in `Authorization`.
+    /// The form of the token in `Authorization`.
     pub form: HeaderForm,
-    /// The other headers with credentials that it takes the place of.
+    /// Other headers with credentials, which the token replaces.
     pub in_place_of: Vec<String>,
-    /// The SHA-256 of the token that an earlier attempt of the request carried.
+    /// The SHA-256 of the token that the request carried in an earlier attempt.
     pub carried: Option<[u8; 32]>,
-    /// When no token can be had the request goes on all the same, as it came.
+    /// Whether the request is forwarded unchanged if no token is available (`on_failure: pass`).
     pub pass_on_failure: bool,
 }
 
-/// What the shell does to a request in the end. It may hold a token, so it has no `Debug`.
+/// The final effect on a request, carried out by the shell. It may hold a token, so it does not implement `Debug`.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Set this header in place of any other of its name, take the others away, and let the request go on.
+    /// Set a header, remove others, and forward the request.
     Authorize {
-        /// Its name, in lower case.
+        /// The name of the header to set, in lower case. All existing values are replaced.
         header: Arc<str>,
-        /// Its value, with the token.
+        /// The value of the header, with the token.
         value: String,
-        /// Other credentials.
+        /// The names of the headers to remove, because they hold other credentials.
         without: Vec<String>,
     },
-    /// Let the request go on as it came.
+    /// Forward the request unchanged.
     Pass,
-    /// Answer it with what went wrong, in the form that its client reads ([`Problem::reply_to`]).
+    /// Reject the request with this problem, in the form that its client understands ([`Problem::reply_to`]).
     Refuse(Problem),
-    /// Answer it.
+    /// Answer the request with this reply.
     Reply(Reply),
 }
 
 impl Delivery {
-    /// What is needed of the token for it.
+    /// The minimum remaining lifetime that the token must have.
     pub const fn need(&self) -> Need {
         match self {
             Self::Inject(_) => Need::Usable,
@@ -197,7 +202,7 @@ impl Delivery {
         }
     }
 
-    /// The token that is not wanted for it any more.
+    /// The token that the client reports as rejected, which must not be served again.
     pub const fn stale(&self) -> Option<Stale> {
         match self {
             Self::Inject(Injection { carried: Some(digest), .. }) => Some(Stale::Carried(*digest)),
@@ -214,7 +219,8 @@ impl Delivery {
         }
     }
 
-    /// What to do to the request, now that there is a token, or a problem; and what that is called.
+    /// Returns the effect on the request and its outcome for metrics and logs, given the token or the problem that none is
+    /// available.
     pub fn deliver(&self, outcome: Result<&Issued, &Problem>, now: Timestamp) -> (Effect, Outcome) {
         match (self, outcome) {
             (Self::Inject(injection), Ok(issued)) => (injection.authorize(issued), Outcome::Injected),
@@ -231,7 +237,7 @@ impl Delivery {
 }
 
 impl Effect {
-    /// The status of the reply, where the request is answered.
+    /// The HTTP status of the reply; `None` if the request is forwarded.
     pub const fn status(&self) -> Option<u16> {
         match self {
             Self::Authorize { .. } | Self::Pass => None,
@@ -250,8 +256,8 @@ impl Injection {
     }
 }
 
-/// The form of a token in this header; `None` for the bare token: nothing defines what a header other than `Authorization`
-/// holds.
+/// The form of a token in a header. `None` means the token alone, without a scheme: the service's form applies to
+/// `Authorization` only.
 pub(crate) fn form_in(header: &str, form: HeaderForm) -> Option<HeaderForm> {
     (header == "authorization").then_some(form)
 }
@@ -277,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_a_bearer_token_in_authorization_and_bare_in_any_other_header() {
+    fn a_token_has_the_scheme_bearer_in_authorization_and_no_scheme_in_any_other_header() {
         for (header, value) in [("authorization", "Bearer abc"), ("x-token", "abc")] {
             let effect = Effect::Authorize {
                 header: Arc::from(header),
@@ -290,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_token_a_request_is_refused_or_goes_on_as_it_came() {
+    fn a_request_without_a_token_is_rejected_or_forwarded_unchanged() {
         let problem = Problem::new(Code::EntraRefused, "d", "r");
         let of = |delivery: Delivery| delivery.deliver(Err(&problem), Timestamp::default());
         assert!(of(inject("authorization", false)) == (Effect::Refuse(problem.clone()), Outcome::Failed));
@@ -298,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn without_its_state_a_request_gets_no_token_and_others_are_decided_as_before() {
+    fn a_request_gets_no_token_if_filter_state_is_unavailable_and_other_decisions_stay_the_same() {
         use crate::http::tests::Sent;
         let request = Sent::get("a.example", "/");
         let config = br#"{"identities": [{"tenant_id": "11111111-1111-4111-8111-111111111111", "client_id": "aaaaaaaa-0000-4000-8000-000000000001"}],

@@ -1,49 +1,50 @@
-//! Hosts, as the configuration and a request's authority write them.
+//! Host names with optional ports, in the configuration and in a request's authority.
 
 use std::borrow::Cow;
 use std::fmt;
 
-/// A host and, where one was written, a port. The name is in lower case.
+/// A host name in lower case and its port, if one is given.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Host<'a> {
     pub(crate) name: Cow<'a, str>,
     pub(crate) port: Option<u16>,
 }
 
-/// The authority of a request: a host, and whether its port can be judged.
+/// The authority of a request: its host, and whether its port is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Authority<'a> {
-    /// Without a port where that is not valid.
+    /// The host. It has no port if the port in the request is not valid.
     pub(crate) host: Host<'a>,
-    /// A port is written that is not a number from 0 to 65535.
+    /// Whether the request has a port that is not a number from 0 to 65535.
     pub(crate) port_is_invalid: bool,
 }
 
 impl<'a> Authority<'a> {
-    /// Reads the authority of a request: a host as [`Host::parse`] takes it, then any port. An empty port is none (RFC 3986,
-    /// section 3.2.3). A host whose port is not valid is still that host, so that it cannot evade the host's rules.
+    /// Parses the authority of a request: a host as [`Host::parse`] accepts it, followed by any port. An empty port is the
+    /// same as no port (RFC 3986, section 3.2.3). A request with an invalid port keeps its host, so that it cannot evade
+    /// the rules for that host. Returns `None` if the host is not valid.
     pub(crate) fn parse(text: &'a [u8]) -> Option<Self> {
         let (name, port) = split(text)?;
-        let number = port.filter(|port| !port.is_empty()).map(number);
-        Some(Self { host: Host { name, port: number.flatten() }, port_is_invalid: number == Some(None) })
+        let port = port.filter(|port| !port.is_empty()).map(parse_port);
+        Some(Self { host: Host { name, port: port.flatten() }, port_is_invalid: port == Some(None) })
     }
 }
 
 impl<'a> Host<'a> {
-    /// Reads `name`, `name:port`, `[v6]` or `[v6]:port` (RFC 3986, section 3.2, without userinfo).
+    /// Parses `name`, `name:port`, `[v6]` or `[v6]:port` (RFC 3986, section 3.2, without userinfo).
     ///
-    /// Only what is spelt as a host usually is: no userinfo, no trailing dot, no escapes, ASCII only. Another spelling
-    /// of a listed host is not that host: such a request gets no token.
+    /// Only the usual spelling of a host is accepted: ASCII, without userinfo, trailing dot or percent-encoding. A request
+    /// that spells a listed host in any other way does not match it and gets no token.
     pub(crate) fn parse(text: &'a [u8]) -> Option<Self> {
         let (name, port) = split(text)?;
-        match port.map(number) {
+        match port.map(parse_port) {
             Some(None) => None,
             port => Some(Self { name, port: port.flatten() }),
         }
     }
 }
 
-/// The name in lower case, and what is written behind its colon.
+/// Splits a host into its name in lower case and the text after its colon. Returns `None` if the name is not valid.
 fn split(text: &[u8]) -> Option<(Cow<'_, str>, Option<&str>)> {
     let text = std::str::from_utf8(text).ok()?;
     let (name, port) = match text.strip_prefix('[') {
@@ -55,14 +56,14 @@ fn split(text: &[u8]) -> Option<(Cow<'_, str>, Option<&str>)> {
         }
         None => {
             let (name, port) = text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
-            let spelt = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
-            if name.is_empty() || name.starts_with('.') || name.ends_with('.') || !name.bytes().all(spelt) {
+            let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+            if name.is_empty() || name.starts_with('.') || name.ends_with('.') || !name.bytes().all(is_allowed) {
                 return None;
             }
             (name, port)
         }
     };
-    // What stands before an `@` is a user and a password: the host is another one.
+    // The text before an `@` is userinfo (RFC 3986, section 3.2.1), so this name is not the host.
     if port.is_some_and(|port| port.contains('@')) {
         return None;
     }
@@ -74,21 +75,21 @@ fn split(text: &[u8]) -> Option<(Cow<'_, str>, Option<&str>)> {
     Some((name, port))
 }
 
-/// A port. A sign would be taken by the number's own parser.
-fn number(digits: &str) -> Option<u16> {
+/// Parses a port. The digits are checked first because `u16::from_str` also accepts a plus sign.
+fn parse_port(digits: &str) -> Option<u16> {
     if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse().ok() } else { None }
 }
 
-/// Hosts as a destination names them: one, or with `*.` all that have exactly one label in its place.
+/// A host in a destination: one host, or with `*.` every host that has exactly one label in place of the asterisk.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct HostPattern {
     pub(crate) wildcard: bool,
-    /// What stands after `*.`, where that is written.
+    /// The host, without a leading `*.`.
     pub(crate) host: Host<'static>,
 }
 
 impl HostPattern {
-    /// Reads a host, with `*.` before it or not. There is no wildcard of addresses.
+    /// Parses a host with an optional leading `*.`. A wildcard before an IP address is not valid.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (wildcard, rest) = match text.strip_prefix("*.") {
             Some(rest) => (true, rest),
@@ -102,7 +103,7 @@ impl HostPattern {
         Some(Self { wildcard, host: Host { name: name.into_owned().into(), port } })
     }
 
-    /// The name as it is written, without its port.
+    /// The pattern without its port, such as `*.example.com`.
     pub(crate) fn name(&self) -> String {
         format!("{}{}", if self.wildcard { "*." } else { "" }, self.host.name)
     }
@@ -123,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pattern_is_a_host_or_all_with_one_label_more() {
+    fn a_pattern_is_a_host_with_or_without_a_leading_wildcard_label() {
         let pattern = HostPattern::parse("*.Example.com:8443").unwrap();
         assert_eq!((pattern.wildcard, &*pattern.host.name, pattern.host.port), (true, "example.com", Some(8443)));
         assert_eq!(pattern.to_string(), "*.example.com:8443");
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_read_with_its_port_and_in_lower_case() {
+    fn a_host_is_parsed_with_its_port_and_in_lower_case() {
         assert_eq!(parse("API.example.com"), Some(("api.example.com".into(), None)));
         assert_eq!(parse("api.example.com:8443"), Some(("api.example.com".into(), Some(8443))));
         assert_eq!(parse("169.254.169.254"), Some(("169.254.169.254".into(), None)));
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn another_spelling_is_no_host() {
+    fn an_unusual_spelling_is_not_a_valid_host() {
         for text in [
             "",
             ":80",
@@ -174,8 +175,8 @@ mod tests {
     }
 
     #[test]
-    fn a_requests_host_is_known_whatever_stands_for_its_port() {
-        let read = |text: &str| {
+    fn a_requests_host_is_recognized_even_if_its_port_is_invalid() {
+        let parse = |text: &str| {
             Authority::parse(text.as_bytes())
                 .map(|authority| (authority.host.name.into_owned(), authority.host.port, authority.port_is_invalid))
         };
@@ -201,7 +202,7 @@ mod tests {
             (":", None),
             ("[::1", None),
         ] {
-            assert_eq!(read(text), expected, "{text}");
+            assert_eq!(parse(text), expected, "{text}");
         }
     }
 }

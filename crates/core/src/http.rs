@@ -1,54 +1,56 @@
-//! What the core sees of a request and says in reply: bytes, because headers are bytes.
+//! The core's view of HTTP: a request's headers and attributes, the filter's replies, and the responses to its own calls.
+//!
+//! Header values are bytes: HTTP does not require them to be UTF-8 (RFC 9110, section 5.5).
 
-/// A request as the shell sees it. Each look may cost a call into the proxy: take only what a decision needs.
+/// Read access to a request. Each read may be a call into the proxy, so read only what a decision needs.
 pub trait Request {
-    /// The first value of a header; pseudo-headers by their names (`:authority`, `:path`, `:method`).
+    /// Returns the first value of a header. Pseudo-headers have their HTTP/2 names (`:authority`, `:path`, `:method`).
     fn header(&self, name: &str) -> Option<Vec<u8>>;
 
-    /// An Envoy attribute, such as `["xds", "cluster_name"]`.
+    /// Returns the raw value of an Envoy attribute, such as `["xds", "cluster_name"]`.
     fn property(&self, path: &[&str]) -> Option<Vec<u8>>;
 }
 
-/// A reply that the shell sends instead of letting the request go on.
+/// A local reply: the shell sends it to the client instead of forwarding the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     /// HTTP status.
     pub status: u16,
-    /// Headers in order, names in lower case.
+    /// The headers in order, with names in lower case.
     pub headers: Vec<(&'static str, String)>,
     /// The body.
     pub body: Vec<u8>,
 }
 
 impl Reply {
-    /// 200, in a word.
+    /// A 200 reply with the body `ok`.
     pub fn ok() -> Self {
         let headers = vec![("content-type", "text/plain".to_owned()), ("cache-control", "no-store".to_owned())];
         Self { status: 200, headers, body: b"ok".to_vec() }
     }
 
-    /// A JSON reply that no cache may keep (RFC 9111, section 5.2.2.5). A 405 names GET, the one method of all that is
-    /// answered here (RFC 9110, section 15.5.6).
+    /// A JSON reply that caches must not store (RFC 9111, section 5.2.2.5). A 405 gets the `Allow` header that RFC 9110,
+    /// section 15.5.6 requires; every path that the filter answers supports GET only.
     pub fn json(status: u16, content_type: &'static str, body: &impl serde::Serialize) -> Self {
         let mut headers = vec![("content-type", content_type.to_owned()), ("cache-control", "no-store".to_owned())];
         if status == 405 {
             headers.push(("allow", "GET".to_owned()));
         }
-        // Our own structs of strings and numbers cannot fail to serialise.
+        // Serializing structs of strings and numbers cannot fail.
         Self { status, headers, body: serde_json::to_vec(body).unwrap_or_default() }
     }
 }
 
-/// What came back from a call that the shell made for the broker.
+/// The response to a call that the shell made for the broker. `Debug` shows the status only: the body may hold a token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Response {
-    /// HTTP status; Envoy itself answers 503 when there was no connection and 504 when time ran out.
+    /// HTTP status. Envoy generates 503 when it cannot connect and 504 when the call times out.
     pub status: u16,
-    /// `Retry-After`, as it came.
+    /// The unparsed value of `Retry-After`.
     pub retry_after: Option<Vec<u8>>,
-    /// The body; it may hold a token.
+    /// The body, which may hold a token.
     pub body: Vec<u8>,
-    /// Whether Envoy made it up, because no answer came.
+    /// Whether Envoy generated this response itself because the upstream sent none.
     pub is_envoys_own: bool,
 }
 
@@ -58,7 +60,7 @@ impl std::fmt::Debug for Response {
     }
 }
 
-/// Why a call could not even be made.
+/// Why Envoy could not dispatch a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallFailure {
     /// Envoy has no cluster of this name.
@@ -67,10 +69,10 @@ pub enum CallFailure {
     NoEndpoint,
 }
 
-/// A call's outcome.
+/// The result of a call that the shell made for the broker.
 pub type CallResult = Result<Response, CallFailure>;
 
-/// A request that tests make up.
+/// A request for tests.
 #[cfg(test)]
 pub(crate) mod tests {
     use super::Request;
@@ -81,7 +83,7 @@ pub(crate) mod tests {
     pub(crate) struct Sent {
         headers: HashMap<String, Vec<u8>>,
         properties: HashMap<String, Vec<u8>>,
-        /// What was looked at, in order.
+        /// The headers and attributes that were read, in order.
         pub(crate) looks: RefCell<Vec<String>>,
     }
 

@@ -1,28 +1,30 @@
-//! Paths of requests. Envoy hands them on as they were sent, and so does this filter.
+//! Request paths: splitting, decoding and comparing them. The request itself is forwarded with its original path.
 
 use std::borrow::Cow;
 
-/// The path of a request's target, and its query without the `?` (RFC 3986, section 3.4).
+/// Splits a request target into its path and its query, without the `?` (RFC 3986, section 3.4).
 pub(crate) fn split(target: &[u8]) -> (&[u8], &[u8]) {
     match target.iter().position(|byte| *byte == b'?') {
-        Some(mark) => {
-            let query = target.get(mark..).and_then(|query| query.strip_prefix(b"?"));
-            (target.get(..mark).unwrap_or_default(), query.unwrap_or_default())
+        Some(index) => {
+            let query = target.get(index..).and_then(|query| query.strip_prefix(b"?"));
+            (target.get(..index).unwrap_or_default(), query.unwrap_or_default())
         }
         None => (target, &[]),
     }
 }
 
-/// The path that rules are compared with: each escape decoded, because `/%24batch` and `/$batch` are one path to a server.
+/// Returns the percent-decoded path, which path rules are compared with: servers treat `/%24batch` and `/$batch` as the
+/// same path.
 ///
 /// # Errors
-/// What about the path servers read in different ways: a rule for a path would be evaded by it.
+/// Names the part of the path that servers interpret in different ways, such as `a dot segment`: with it, a request could
+/// evade a path rule.
 pub(crate) fn canonical(path: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
     let decoded = decode(path)?;
     if decoded.iter().any(u8::is_ascii_control) {
         return Err("a control character");
     }
-    // CONNECT has no path, and OPTIONS may be about the whole server (RFC 9110, section 9.3.7).
+    // A CONNECT request has no path, and `OPTIONS *` applies to the whole server (RFC 9110, section 9.3.7).
     if !decoded.starts_with(b"/") && !decoded.is_empty() && *decoded != *b"*" {
         return Err("no slash at its beginning");
     }
@@ -30,13 +32,13 @@ pub(crate) fn canonical(path: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
         return Err("an empty segment (//)");
     }
     if decoded.contains(&b';') {
-        // Some servers cut what follows off, whatever comes next (RFC 3986, section 3.3, and Java's servlets).
+        // Some servers, such as Java servlet containers, drop the rest of the segment (RFC 3986, section 3.3).
         return Err("a matrix parameter (;)");
     }
     for segment in decoded.split(|byte| *byte == b'/') {
         match segment {
             b"." | b".." => return Err("a dot segment"),
-            // File systems of Windows know no such names: they drop these characters.
+            // Windows file systems drop trailing dots and spaces.
             [.., b'.' | b' '] => return Err("a segment that ends in a dot or a space"),
             _ => {}
         }
@@ -44,14 +46,14 @@ pub(crate) fn canonical(path: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
     if decoded.split(|byte| *byte == b'%').skip(1).any(is_escape) {
         return Err("an escape that is itself escaped (%25)");
     }
-    // Overlong forms hide slashes and dots; what is no UTF-8 at all is replaced, dropped or taken for Latin-1.
+    // Overlong encodings can hide slashes and dots. Servers replace or drop other invalid UTF-8, or read it as Latin-1.
     if std::str::from_utf8(&decoded).is_err() {
         return Err("bytes that are not valid UTF-8");
     }
     Ok(decoded)
 }
 
-/// Decodes every escape. Where segments begin and end stays as it is: an escaped slash is not taken.
+/// Decodes every percent-encoded byte. An encoded slash is an error, because decoding it would change the segments.
 fn decode(path: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
     if path.contains(&b'\\') {
         return Err("a backslash");
@@ -68,7 +70,7 @@ fn decode(path: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
     for part in parts {
         match escaped(part) {
             Some((b'/' | b'\\', _)) => return Err("an escaped slash or backslash"),
-            // Servers that rewrite a path after they decoded it take what follows for a query or a fragment.
+            // A server that decodes a path before it rewrites it treats the rest as a query or a fragment.
             Some((b'?' | b'#', _)) => return Err("an escaped question mark or number sign (%3F, %23)"),
             Some((byte, after)) => {
                 decoded.push(byte);
@@ -80,7 +82,7 @@ fn decode(path: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
     Ok(Cow::Owned(decoded))
 }
 
-/// What the two digits behind a percent sign stand for, and what follows them.
+/// Decodes the two hexadecimal digits at the start of `part`; returns the byte and the rest of `part`.
 fn escaped(part: &[u8]) -> Option<(u8, &[u8])> {
     let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let (high, rest) = part.split_first()?;
@@ -88,17 +90,18 @@ fn escaped(part: &[u8]) -> Option<(u8, &[u8])> {
     Some((digit(high)? << 4 | digit(low)?, after))
 }
 
-/// Whether what follows a percent sign makes it an escape, as IIS writes them too (`%u002e`).
+/// Whether the text after a percent sign makes it an escape, either `%2e` or the `%u002e` form that IIS decodes.
 fn is_escape(part: &[u8]) -> bool {
     let four = |digits: &[u8]| digits.get(..4).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
     escaped(part).is_some() || matches!(part.split_first(), Some((b'u' | b'U', digits)) if four(digits))
 }
 
-/// What keeps a path from being compared byte by byte: it can be read in two ways, or has an escape that it does not need.
+/// Says why a path cannot be compared byte by byte: it has no canonical form, or it encodes a character that needs no
+/// encoding. Returns `None` for a path without either.
 pub(crate) fn ambiguity(path: &[u8]) -> Option<&'static str> {
     let needless = |part: &[u8]| escaped(part).is_some_and(|(byte, _)| is_pchar(byte));
     match canonical(path) {
-        Err(what) => Some(what),
+        Err(reason) => Some(reason),
         Ok(_) if path.split(|byte| *byte == b'%').skip(1).any(needless) => {
             Some("an escape of a character that can be written as it is")
         }
@@ -106,25 +109,25 @@ pub(crate) fn ambiguity(path: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// A character that stands in a path as it is (RFC 3986, section 3.3).
+/// Whether a character needs no percent-encoding in a path segment (`pchar` in RFC 3986, section 3.3).
 const fn is_pchar(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(byte, b'-' | b'.' | b'_' | b'~')
         || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@')
 }
 
-/// Whether the path is this one or below it: whole segments count, in exactly this spelling.
+/// Whether the path equals `prefix` or is below it. Whole segments are compared, byte by byte.
 pub(crate) fn is_within(path: &[u8], prefix: &[u8]) -> bool {
     path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/") || prefix.ends_with(b"/"))
 }
 
-/// Whether the path is that of the identity endpoint of Azure's metadata service or below it, in any case of letters: what answers there
-/// hands out the node's own identity.
+/// Whether the path is at or below the identity endpoint of the Azure Instance Metadata Service, which issues tokens of
+/// the node's own identities. Case is ignored.
 pub(crate) fn is_of_node_identity(path: &[u8]) -> bool {
     is_within(&path.to_ascii_lowercase(), NODE_IDENTITY)
 }
 
-/// Whether the prefix takes in [the identity endpoint](is_of_node_identity).
+/// Whether a rule for this prefix covers [the identity endpoint](is_of_node_identity), all of it or a part.
 pub(crate) fn takes_in_node_identity(prefix: &[u8]) -> bool {
     is_within(NODE_IDENTITY, &prefix.to_ascii_lowercase()) || is_of_node_identity(prefix)
 }
@@ -136,15 +139,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_is_parted_at_its_first_question_mark() {
+    fn a_target_is_split_at_its_first_question_mark() {
         assert_eq!(split(b"/a?b=c?d"), (&b"/a"[..], &b"b=c?d"[..]));
         assert_eq!(split(b"/a"), (&b"/a"[..], &b""[..]));
         assert_eq!(split(b"?"), (&b""[..], &b""[..]));
     }
 
     #[test]
-    fn a_path_that_servers_read_in_different_ways_has_no_canonical_form() {
-        for (path, what) in [
+    fn a_path_that_servers_interpret_in_different_ways_has_no_canonical_form() {
+        for (path, reason) in [
             ("//", "empty segment"),
             ("/a//b", "empty segment"),
             ("/admin%3Fx", "question mark"),
@@ -198,7 +201,7 @@ mod tests {
             ("**", "slash at its beginning"),
         ] {
             let found = canonical(path.as_bytes()).unwrap_err();
-            assert!(found.contains(what), "{path}: {found}");
+            assert!(found.contains(reason), "{path}: {found}");
             assert_eq!(ambiguity(path.as_bytes()), Some(found), "{path}");
         }
         assert!(canonical(b"/caf\xe9").is_err(), "Latin-1");
@@ -226,7 +229,10 @@ mod tests {
             assert_eq!(canonical(path.as_bytes()).as_deref(), Ok(expected.as_bytes()), "{path}");
         }
         for needless in ["/%61", "/v1.0/%24batch", "/%7E", "/a/%2D"] {
-            assert!(ambiguity(needless.as_bytes()).is_some_and(|what| what.contains("can be written")), "{needless}");
+            assert!(
+                ambiguity(needless.as_bytes()).is_some_and(|reason| reason.contains("can be written")),
+                "{needless}"
+            );
         }
         for plain in ["/caf%C3%A9", "/%20a", "/v1.0/$batch", "/a%5B0%5D", "/100%25"] {
             assert_eq!(ambiguity(plain.as_bytes()), None, "{plain}");
@@ -234,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_segments_count() {
+    fn a_prefix_matches_whole_segments_only() {
         assert!(is_within(b"/a/b", b"/a") && is_within(b"/a", b"/a") && is_within(b"/a/b", b"/"));
         assert!(!is_within(b"/ab", b"/a") && !is_within(b"/A", b"/a") && !is_within(b"/", b"/a"));
     }

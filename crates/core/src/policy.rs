@@ -1,4 +1,5 @@
-//! What becomes of a request: the one place that asks whether it is a destination's or a managed-identity caller's.
+//! Decides how a request is handled: by a destination, by the managed-identity endpoints, by the status page, or not at
+//! all.
 
 use std::sync::Arc;
 
@@ -16,11 +17,12 @@ pub use crate::managed_identity::readiness_reply;
 use crate::path;
 use crate::problem::{Code, Problem};
 
-/// The filter state, and its value, of a request that may go on to the node's metadata service though its path is not listed. No request
-/// can bring it, so a route that matches on it (as `wasm.entra_exchange_route`) leads nothing to the node unless the filter said so.
+/// The name and value of the filter state that allows a request to be routed to the node's metadata service although its
+/// path is not listed. A client cannot set filter state, so a route that matches on it (as `wasm.entra_exchange_route`)
+/// receives only the requests that the filter marked.
 pub const NODE_ROUTE: (&str, &str) = ("entra_exchange_route", "node");
 
-/// A configuration, ready to decide. It is made once and never changes.
+/// A configuration compiled into lookup tables. It is built when the configuration loads and never changes.
 pub struct Policy {
     destinations: Destinations,
     managed_identity: Option<Endpoint>,
@@ -29,7 +31,7 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Makes the policy of a configuration, for a proxy that may be a gateway.
+    /// Builds the policy of a configuration. On a gateway, managed-identity requests are never answered.
     pub fn new(config: &Config, on_gateway: bool) -> Self {
         let endpoint = |answers| Endpoint::new(answers, config, on_gateway);
         Self {
@@ -40,26 +42,28 @@ impl Policy {
         }
     }
 
-    /// What is known of the configuration before any request comes.
+    /// The status of the configuration, for the log, the status page and metrics.
     pub const fn configuration(&self) -> &ConfigurationStatus {
         &self.configuration
     }
 
-    /// The tokens that are to be kept fresh even when nobody asks.
+    /// The tokens to fetch in advance and keep fresh, even without requests that use them.
     pub fn warm(&self) -> &[Arc<Grant>] {
         self.destinations.warm()
     }
 
-    /// Decides about a request. One that needs no token costs one look, at its authority; where IMDS is answered, a second one, at the
-    /// address that the client connected to.
+    /// Decides how to handle a request.
+    ///
+    /// A request that needs no token costs one read, of its authority. If the IMDS endpoint is enabled, the address that the
+    /// client connected to is read as well.
     pub fn decide(&self, request: &dyn Request) -> Decision {
         let authority = request.header(":authority").unwrap_or_default();
         let connection = Connection::of(request);
         let parsed = Authority::parse(&authority);
-        // At the metadata service's address only the usual spelling of its names is taken for them.
+        // At the metadata service's address, its host names are accepted in their usual spelling only.
         let usual = parsed.as_ref().filter(|parsed| !parsed.port_is_invalid && !authority.ends_with(b":"));
         let host = usual.map(|parsed| &parsed.host);
-        // First of all: a request to the metadata service's address must not get past by what it says of itself.
+        // This check comes first, so that no header can make a request to the metadata service's address evade it.
         let by_address = |endpoint: &Endpoint| endpoint.decide_by_address(host, request, &connection);
         if let Some(decision) = self.managed_identity.as_ref().and_then(by_address) {
             return decision;
@@ -78,7 +82,7 @@ impl Policy {
 }
 
 impl Status {
-    /// Decides about a request to one of its hosts; `None` when it is for another path.
+    /// Decides about a request for the status page. Returns `None` if the host or path is not that of the status page.
     fn decide(&self, host: &Host<'_>, request: &dyn Request, connection: &Connection<'_>) -> Option<Decision> {
         if self.hosts.iter().all(|own| *own != host.name) {
             return None;
@@ -99,8 +103,8 @@ impl Status {
 fn not_local() -> Problem {
     Problem::new(
         Code::NotLocal,
-        "the state of tokens is shown only in the pod itself, on a loopback address",
-        "Ask from within the pod, such as with kubectl exec or kubectl port-forward.",
+        "the status page is available only within the pod, on a loopback address",
+        "Send the request from within the pod, for example with kubectl exec or kubectl port-forward.",
     )
 }
 
@@ -110,14 +114,14 @@ mod tests {
     use crate::http::tests::Sent;
 
     #[test]
-    fn the_status_page_is_shown_on_local_addresses_only_and_nowhere_without_an_address() {
+    fn the_status_page_is_available_on_local_addresses_only_and_not_if_the_address_is_unknown() {
         let text = r#"{"status": {"hosts": ["status.internal"]}, "destinations": [{"hosts": ["a.example"], "action": "pass"}]}"#;
         let policy = Policy::new(&Config::parse(text.as_bytes(), &|_| None).unwrap(), false);
         let page = || Sent::get("status.internal", &policy.status.as_ref().unwrap().path);
-        let asked_on = |address: &str| policy.decide(&page().property(&["destination", "address"], address));
+        let decide_at = |address: &str| policy.decide(&page().property(&["destination", "address"], address));
 
         for local in ["127.0.0.1:15002", "127.0.0.2:80", "[::1]:15002", "169.254.169.254:80"] {
-            assert!(matches!(asked_on(local), Decision::Status), "{local}");
+            assert!(matches!(decide_at(local), Decision::Status), "{local}");
         }
         let foreign = [
             "10.0.0.7:15002",
@@ -128,7 +132,7 @@ mod tests {
             "localhost:80",
             "",
         ];
-        for decision in foreign.map(asked_on).into_iter().chain([policy.decide(&page())]) {
+        for decision in foreign.map(decide_at).into_iter().chain([policy.decide(&page())]) {
             let Decision::Reply(reply) = decision else { panic!("{decision:?}") };
             let body = String::from_utf8(reply.body).unwrap();
             assert!(reply.status == 403 && body.contains("not_local"), "{body}");

@@ -1,7 +1,7 @@
-//! Everything that can go wrong, as one type: a stable code, what happened, what to do, and when to try again.
+//! The error type: a stable code, a detail, a remedy, and when to retry.
 //!
-//! Each protocol renders it its own way: [`Problem::to_reply`] is RFC 9457 for an injected request,
-//! `managed_identity` has the shapes that managed-identity clients read.
+//! Each protocol has its own form of an error: [`Problem::to_reply`] gives RFC 9457 for requests to destinations, and
+//! `managed_identity` gives the forms that managed-identity clients parse.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use crate::http::{CallFailure, Reply, Request};
 use crate::untrusted::{Guid, OAuthError};
 
-/// One row for each code: its name in Rust, its word, its status for an injected request, its title.
+/// One row for each code: its name in Rust, its stable string, its HTTP status for a request to a destination, its title.
 macro_rules! codes {
     ($($(#[$doc:meta])* $variant:ident = $word:literal, $status:literal, $title:literal;)*) => {
-        /// What went wrong, in a word that stays the same from version to version.
+        /// The stable code of a problem. It appears in replies, logs and metrics and does not change between versions.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
         pub enum Code {
             $($(#[$doc])* #[serde(rename = $word)] $variant,)*
@@ -24,13 +24,14 @@ macro_rules! codes {
             /// Every code.
             pub const ALL: &[Self] = &[$(Self::$variant),*];
 
-            /// The code as it is written in replies and logs.
+            /// The code as it appears in replies, logs and metrics.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word,)* }
             }
 
-            /// The HTTP status for an injected request: 403 refused by policy, 502 Entra refused for good, 503 what
-            /// is missing in the pod or may pass, 504 waited too long; the managed-identity guard's are IMDS's own.
+            /// The HTTP status for a request to a destination: 403 if the configuration rejects the request, 502 if Entra
+            /// rejected the exchange permanently, 503 if something is missing in the pod or the failure is transient, 504
+            /// if the wait timed out. Codes of managed-identity requests have the status that IMDS uses.
             pub const fn status(self) -> u16 {
                 match self { $(Self::$variant => $status,)* }
             }
@@ -43,122 +44,122 @@ macro_rules! codes {
 }
 
 codes! {
-    /// The destination's action is to refuse.
-    RefusedByRule = "refused_by_rule", 403, "The configuration refuses such requests";
-    /// The request's path can be read in two ways, and rules hang on it.
-    AmbiguousPath = "ambiguous_path", 400, "The path can be read in two ways";
-    /// The request asks for a tunnel to the destination: a token would go to whoever makes it.
-    TunnelAsked = "tunnel_asked", 403, "A tunnel gets no token";
-    /// No identity may be used for whoever sends the request.
-    PrincipalNotListed = "principal_not_listed", 403, "The caller may use no identity here";
-    /// The connection to the destination has no TLS.
-    ConnectionNotTls = "connection_not_tls", 403, "The connection to this destination has no TLS";
-    /// The destination does not say how its requests get there safely.
-    WayNotStated = "way_not_stated", 403, "The way to this destination is not stated";
-    /// The request was routed to a cluster that the destination does not list.
-    ClusterNotListed = "cluster_not_listed", 403, "The request was routed to a cluster that may not have the token";
-    /// The request brought a credential of its own, and the destination says to refuse that.
-    CredentialPresent = "credential_present", 403, "The request brought a credential of its own";
-    /// A managed-identity request without `Metadata: true`.
+    /// The destination's action is `refuse`.
+    RefusedByRule = "refused_by_rule", 403, "The configuration rejects this request";
+    /// Rules depend on the request's path, and servers may interpret the path in different ways.
+    AmbiguousPath = "ambiguous_path", 400, "The path is ambiguous";
+    /// The request is a CONNECT to a destination: the token would go to the proxy that opens the tunnel.
+    TunnelAsked = "tunnel_asked", 403, "CONNECT requests get no token";
+    /// No identity lists the caller in its `principals`.
+    PrincipalNotListed = "principal_not_listed", 403, "The caller is not allowed to use an identity";
+    /// The upstream connection to the destination does not use TLS.
+    ConnectionNotTls = "connection_not_tls", 403, "The upstream connection does not use TLS";
+    /// The destination requires TLS, and its `tls_clusters` is not set.
+    WayNotStated = "way_not_stated", 403, "The destination has no tls_clusters";
+    /// The request was routed to a cluster that is not in the destination's `tls_clusters`.
+    ClusterNotListed = "cluster_not_listed", 403, "The upstream cluster is not listed in tls_clusters";
+    /// The request already carries a credential, and the destination's `existing_credential` is `refuse`.
+    CredentialPresent = "credential_present", 403, "The request already carries a credential";
+    /// A managed-identity request has no `Metadata: true` header.
     MetadataHeaderMissing = "metadata_header_missing", 400, "The Metadata header is missing";
-    /// A managed-identity request that a proxy has forwarded.
+    /// A managed-identity request was forwarded by a proxy.
     Forwarded = "forwarded", 400, "The request was forwarded by a proxy";
-    /// A managed-identity request that did not come from within the pod.
+    /// A request for a managed identity or the status page did not come from within the pod.
     NotLocal = "not_local", 403, "The request did not come from within the pod";
-    /// A request to the metadata service's address whose host is not one of the metadata service's names.
-    HostNotListed = "host_not_listed", 403, "The metadata service does not have this host name";
-    /// A managed-identity request by another method than GET.
-    MethodNotAllowed = "method_not_allowed", 405, "Only GET is answered";
-    /// A managed-identity request whose query cannot be judged.
-    BadQuery = "bad_query", 400, "The query cannot be judged";
-    /// A managed-identity request for an identity that is not on offer.
+    /// A request to the metadata service's address has a host that is not in `managed_identity.imds.hosts`.
+    HostNotListed = "host_not_listed", 403, "The host is not a name of the metadata service";
+    /// A managed-identity request has a method other than GET.
+    MethodNotAllowed = "method_not_allowed", 405, "Only GET is supported";
+    /// The query of a managed-identity request is not valid.
+    BadQuery = "bad_query", 400, "The query is not valid";
+    /// A managed-identity request is for an identity that is not in `managed_identity.identities`.
     IdentityNotFound = "identity_not_found", 400, "Identity not found";
-    /// A managed-identity request that names no identity where there are several.
-    IdentityAmbiguous = "identity_ambiguous", 400, "Several identities, and the request names none";
-    /// A managed-identity request for a resource that the identity is not offered for.
-    ResourceNotAllowed = "resource_not_allowed", 400, "The identity is not offered for this resource";
-    /// Managed-identity callers asked for too many new resources within a minute.
+    /// A managed-identity request selects no identity, and there are several.
+    IdentityAmbiguous = "identity_ambiguous", 400, "The request does not select one of several identities";
+    /// A managed-identity request is for a resource that is not in the identity's `resources`.
+    ResourceNotAllowed = "resource_not_allowed", 400, "The identity is not allowed for this resource";
+    /// Managed-identity callers requested too many new resources within a minute.
     TooManyScopes = "too_many_scopes", 429, "Too many new resources within a minute";
-    /// A managed-identity request without the secret.
+    /// A managed-identity request has no secret header, or its value is wrong.
     SecretWrong = "secret_wrong", 401, "The secret is missing or wrong";
-    /// Managed identity is switched off by configuration.
-    ManagedIdentityRefused = "managed_identity_refused", 403, "Managed identity is switched off";
-    /// A metadata path that does not exist here.
-    PathNotFound = "path_not_found", 404, "There is no such path";
-    /// A metadata path that is not answered here.
-    PathRefused = "path_refused", 403, "This path is not answered";
-    /// A variable that the configuration relies on is missing or wrong.
-    VariableMissing = "variable_missing", 503, "A variable is missing or wrong";
+    /// `managed_identity.action` is `refuse`.
+    ManagedIdentityRefused = "managed_identity_refused", 403, "Managed identity is disabled";
+    /// The filter does not serve this path of the metadata service.
+    PathNotFound = "path_not_found", 404, "The path does not exist";
+    /// This path of the metadata service is neither served by the filter nor forwarded to the node.
+    PathRefused = "path_refused", 403, "The path is not allowed";
+    /// An environment variable that the configuration refers to is missing or not valid.
+    VariableMissing = "variable_missing", 503, "An environment variable is missing or not valid";
     /// Envoy has no such cluster, or the cluster has no endpoint.
-    ClusterMissing = "cluster_missing", 503, "Envoy has no usable cluster of this name";
+    ClusterMissing = "cluster_missing", 503, "The cluster does not exist or has no endpoint";
     /// The federated token could not be read.
     AssertionUnavailable = "assertion_unavailable", 503, "The federated token could not be read";
-    /// What was read is not a JWT, in two readings.
+    /// The federated token was not a JWT in two consecutive reads.
     AssertionMalformed = "assertion_malformed", 503, "The federated token is not a JWT";
-    /// The federated token has expired; the next one may be valid.
+    /// The federated token has expired. The next one may be valid.
     AssertionExpired = "assertion_expired", 503, "The federated token has expired";
     /// The federated token is not valid yet.
     AssertionNotYetValid = "assertion_not_yet_valid", 503, "The federated token is not valid yet";
-    /// What was read is not a federated token that Entra would accept, and its issuer would issue another one like it.
-    AssertionInvalid = "assertion_invalid", 503, "Entra does not accept such a federated token";
-    /// Entra refused the exchange; it stays so until something is changed.
-    EntraRefused = "entra_refused", 502, "Entra refused the exchange";
-    /// Entra could not be reached or had trouble of its own.
-    EntraUnavailable = "entra_unavailable", 503, "Entra did not answer";
-    /// Entra's answer makes no sense.
-    EntraReplyInvalid = "entra_reply_invalid", 503, "Entra's answer makes no sense";
-    /// Too many requests wait for a token already.
+    /// Entra would reject the federated token and every other one that its issuer issues in the same way.
+    AssertionInvalid = "assertion_invalid", 503, "Entra does not accept this kind of federated token";
+    /// Entra rejected the exchange, and will do so until something is changed.
+    EntraRefused = "entra_refused", 502, "Entra rejected the exchange";
+    /// Entra could not be reached, throttled the request, or reported a failure of its own.
+    EntraUnavailable = "entra_unavailable", 503, "Entra is unavailable";
+    /// Entra's response is not a valid token response.
+    EntraReplyInvalid = "entra_reply_invalid", 503, "Entra's response is not valid";
+    /// The maximum number of requests already wait for a token or a connection.
     TooManyWaiting = "too_many_waiting", 503, "Too many requests wait for a token";
-    /// A caller rejects a token that was fetched a moment ago in place of a rejected one.
-    TokenReplacedRecently = "token_replaced_recently", 503, "The token was replaced a moment ago";
-    /// No token came within the time that a request may wait.
-    WaitedTooLong = "waited_too_long", 504, "No token came in time";
-    /// The request is a TRACE: its answer would show the token.
-    TraceNotSupported = "trace_not_supported", 403, "TRACE gets no token";
-    /// Rules depend on the method or path, and a header of the request names another one.
+    /// A caller rejected a token that had just been fetched to replace a rejected one.
+    TokenReplacedRecently = "token_replaced_recently", 503, "The token was replaced only recently";
+    /// No token or connection was available within the time that a request may wait.
+    WaitedTooLong = "waited_too_long", 504, "The wait for a token timed out";
+    /// The request is a TRACE: the response would contain the token.
+    TraceNotSupported = "trace_not_supported", 403, "TRACE requests get no token";
+    /// Rules depend on the method or path, and a header of the request overrides one of them.
     OverrideHeaderPresent = "override_header_present", 403, "A header overrides the method or path";
     /// The port in the request's authority is not valid.
     HostInvalid = "host_invalid", 400, "The Host header is not valid";
-    /// The request brought a credential that would be replaced, where changing a header can change the route.
+    /// The request carries a credential to be replaced, and the filter runs where changing a header can change the route.
     ReplaceNotSupported = "replace_not_supported", 403, "A credential cannot be replaced in a listener's filter chain";
-    /// The state that keeps the token off an internal redirect cannot be set.
-    FilterStateUnavailable = "filter_state_unavailable", 503, "Envoy does not let the filter keep its state";
+    /// The filter state that keeps a token from following an internal redirect cannot be set.
+    FilterStateUnavailable = "filter_state_unavailable", 503, "Envoy does not let the filter set filter state";
 }
 
-/// What Entra said with its refusal, as far as it said it.
+/// The diagnostic fields of Entra's error response, each if present.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntraDiagnosis {
     /// `error` of the reply (RFC 6749, section 5.2).
     pub error: Option<OAuthError>,
     /// The AADSTS code, without its prefix.
     pub aadsts: Option<u32>,
-    /// Entra's id for this answer: what Microsoft's support asks for.
+    /// The id that Entra gave this response. Microsoft's support asks for it.
     pub trace_id: Option<Guid>,
-    /// Entra's id for this request.
+    /// The id that Entra gave this request.
     pub correlation_id: Option<Guid>,
 }
 
-/// Something that went wrong.
+/// An error, with everything that an operator needs to resolve it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// What went wrong.
+    /// The stable code.
     pub code: Code,
-    /// What happened, in a sentence or two.
+    /// What was found and what was expected, in one or two sentences.
     pub detail: String,
-    /// What to do about it.
+    /// An instruction for the operator or the caller.
     pub remedy: String,
-    /// When a next try is due, from now; set by the broker when the problem is handed out.
+    /// The time until a retry can succeed. The broker sets it when it returns the problem.
     #[serde(skip)]
     pub retry_after: Option<Duration>,
-    /// The identity, by its name in the configuration.
+    /// The name of the identity in the configuration, if one is concerned.
     pub identity: Option<String>,
-    /// The scope that was asked for.
+    /// The scope of the token, if one was requested.
     pub scope: Option<String>,
-    /// What Entra said.
+    /// The diagnostic fields of Entra's error response.
     pub entra: EntraDiagnosis,
 }
 
-/// The body of `application/problem+json` (RFC 9457, section 3) with our extension members.
+/// The body of an `application/problem+json` reply (RFC 9457, section 3), with extension members.
 #[derive(Serialize)]
 struct Body<'a> {
     r#type: String,
@@ -180,7 +181,7 @@ struct Body<'a> {
 }
 
 impl Problem {
-    /// A problem; identity, scope and Entra's words are added where they are known.
+    /// A problem without identity, scope and diagnostic fields; add them if they are known.
     pub fn new(code: Code, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self {
             code,
@@ -193,23 +194,24 @@ impl Problem {
         }
     }
 
-    /// A call to `cluster`, which is meant for `purpose`, could not be made.
+    /// The problem that a call to `cluster` could not be dispatched. `purpose` is a relative clause for the detail, such as
+    /// `which leads to Entra`.
     pub(crate) fn uncalled(failure: CallFailure, cluster: &str, purpose: &str) -> Self {
-        let what = match failure {
+        let reason = match failure {
             CallFailure::NoSuchCluster => "does not exist in this Envoy",
             CallFailure::NoEndpoint => "has no endpoint",
         };
         Self::new(
             Code::ClusterMissing,
-            format!("cluster {cluster:?}, {purpose}, {what}"),
+            format!("cluster {cluster:?}, {purpose}, {reason}"),
             format!(
-                "Define the cluster {cluster:?} in Envoy (an EnvoyFilter with CLUSTER/ADD in Istio), or name the right \
-                 one in the configuration."
+                "Add the cluster {cluster:?} to Envoy (in Istio by an EnvoyFilter with applyTo: CLUSTER and operation: ADD), \
+                 or correct its name in the configuration."
             ),
         )
     }
 
-    /// Adds whose token it was about.
+    /// Adds the identity and scope of the token that the problem concerns.
     #[must_use]
     pub fn about(mut self, identity: &str, scope: &str) -> Self {
         self.identity = Some(identity.to_owned());
@@ -217,29 +219,29 @@ impl Problem {
         self
     }
 
-    /// The identity that it is about, where one is known.
+    /// The name of the identity, if one is concerned.
     pub(crate) fn identity(&self) -> Option<Arc<str>> {
         self.identity.as_deref().map(Arc::from)
     }
 
-    /// Adds when a next try is due.
+    /// Adds the time until a retry can succeed.
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
     }
 
-    /// The code as Entra writes it, such as `AADSTS700213`.
+    /// The AADSTS code with its prefix, such as `AADSTS700213`.
     pub fn aadsts(&self) -> Option<String> {
         self.entra.aadsts.map(|code| format!("AADSTS{code}"))
     }
 
-    /// The reply for an injected request: `application/problem+json` (RFC 9457).
+    /// The reply to a request to a destination: `application/problem+json` (RFC 9457).
     pub fn to_reply(&self) -> Reply {
         self.to_reply_of(self.code.status())
     }
 
-    /// The same with another status.
+    /// Like [`Self::to_reply`], with another HTTP status.
     pub fn to_reply_of(&self, status: u16) -> Reply {
         let reply = Reply::json(
             status,
@@ -261,8 +263,8 @@ impl Problem {
         self.with_retry_after(reply)
     }
 
-    /// The reply to an injected request in a form that its client shows: Envoy puts the whole body of a refusal into
-    /// `grpc-message`, so a gRPC client gets one plain sentence.
+    /// The reply to a request to a destination, in the form for its client: plain text for a gRPC client, else
+    /// [`Self::to_reply`]. Envoy puts the whole body of a local reply into `grpc-message`.
     pub fn reply_to(&self, request: &dyn Request) -> Reply {
         if !request.header("content-type").is_some_and(|value| value.starts_with(b"application/grpc")) {
             return self.to_reply();
@@ -275,7 +277,7 @@ impl Problem {
         })
     }
 
-    /// Adds `Retry-After` in seconds, rounded up (RFC 9110, section 10.2.3), when a next try is due.
+    /// Adds `Retry-After` in seconds, rounded up (RFC 9110, section 10.2.3), if the time until a retry is known.
     pub(crate) fn with_retry_after(&self, mut reply: Reply) -> Reply {
         if let Some(wait) = self.retry_after {
             let seconds = wait.as_millis().div_ceil(1000).max(1);
@@ -290,7 +292,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_problem_renders_as_rfc_9457_with_everything_that_is_known() {
+    fn a_problem_is_rendered_as_rfc_9457_with_all_known_members() {
         let mut problem = Problem::new(Code::EntraRefused, "AADSTS700213: no match", "Compare the subject.")
             .about("payments", "https://vault.azure.net/.default")
             .retry_after(Duration::from_millis(1200));
@@ -313,7 +315,7 @@ mod tests {
         assert_eq!(
             String::from_utf8(reply.body).unwrap(),
             concat!(
-                r#"{"type":"urn:entra-exchange:problem:entra_refused","title":"Entra refused the exchange","status":502,"#,
+                r#"{"type":"urn:entra-exchange:problem:entra_refused","title":"Entra rejected the exchange","status":502,"#,
                 r#""detail":"AADSTS700213: no match","code":"entra_refused","remedy":"Compare the subject.","#,
                 r#""identity":"payments","scope":"https://vault.azure.net/.default","aadsts":"AADSTS700213","#,
                 r#""trace_id":"11111111-aaaa-4aaa-8aaa-111111111111","correlation_id":"22222222-bbbb-4bbb-8bbb-222222222222"}"#
@@ -322,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_left_out() {
+    fn unknown_members_are_omitted() {
         let reply = Problem::new(Code::WayNotStated, "d", "r").to_reply();
         assert_eq!(reply.status, 403);
         let body = String::from_utf8(reply.body).unwrap();
@@ -331,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grpc_client_is_told_in_one_plain_sentence() {
+    fn a_grpc_client_gets_one_line_of_plain_text() {
         use crate::http::tests::Sent;
         let problem =
             Problem::new(Code::WayNotStated, "it says\nnothing", "Say it.").retry_after(Duration::from_secs(1));
@@ -345,15 +347,15 @@ mod tests {
         assert_eq!(problem.reply_to(&Sent::get("a", "/")), problem.to_reply());
     }
 
-    /// A reader who sees one of these words must find it.
+    /// An operator who sees a code, event or metric must be able to look it up.
     #[test]
     fn every_code_event_and_metric_is_on_the_troubleshooting_page() {
         const PAGE: &str = include_str!("../../../docs/troubleshooting.md");
         let metrics = include_str!("metrics.rs")
             .split('"')
             .filter(|text| text.starts_with("entra_exchange_") && !text.contains('.'));
-        let words = Code::ALL.iter().map(|code| code.as_str()).chain(metrics);
-        let missing: Vec<&str> = words.filter(|word| !PAGE.contains(&format!("`{word}`"))).collect();
+        let names = Code::ALL.iter().map(|code| code.as_str()).chain(metrics);
+        let missing: Vec<&str> = names.filter(|name| !PAGE.contains(&format!("`{name}`"))).collect();
         assert!(missing.is_empty(), "{missing:?}");
         for event in ["start", "configuration", "exchange", "rejected", "request", "upgrade"] {
             assert!(PAGE.contains(&format!("`event={event}")), "{event}");
@@ -369,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_code_is_written_as_it_is_stored() {
+    fn a_code_is_serialized_as_its_stable_string() {
         let code = Code::VariableMissing;
         assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
     }

@@ -1,6 +1,7 @@
-//! What was perhaps meant by a word that is not known.
+//! "Did you mean" suggestions for unknown words in a configuration.
 
-/// The known word that is nearest to this one, when it is near enough to have been meant.
+/// Returns the known word that is most similar to `word`, or `None` when no known word is similar enough to be a typo.
+/// The measure is the number of inserted, removed, replaced or swapped characters.
 pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let distances = known.iter().map(|other| (strsim::osa_distance(word, other), *other));
     distances.min().filter(|(distance, other)| *distance <= 1 + other.len() / 4).map(|(_, other)| other)
@@ -11,7 +12,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slip_is_near_and_another_word_is_not() {
+    fn a_typo_gets_a_suggestion_and_an_unrelated_word_gets_none() {
         let known = ["hosts", "identity", "scope"];
         assert_eq!(nearest("host", &known), Some("hosts"));
         assert_eq!(nearest("indentity", &known), Some("identity"));

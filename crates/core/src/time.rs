@@ -1,24 +1,24 @@
-//! Points in time. A length of time is a [`Duration`]; the two are never one `u64`.
+//! Points in time. They are a type of their own, so that they cannot be confused with a [`Duration`].
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// A point in time: milliseconds since the Unix epoch, by the clock of the host that the shell reads.
+/// A point in time in milliseconds since the Unix epoch. The shell reads it from the clock of the host.
 ///
-/// Arithmetic saturates: no clock and no reply can make it overflow.
+/// Arithmetic saturates: no clock reading and no value in a response can make it overflow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// The time that is `milliseconds` after the Unix epoch.
+    /// The time `milliseconds` after the Unix epoch.
     pub const fn from_unix_millis(milliseconds: u64) -> Self {
         Self(milliseconds)
     }
 
-    /// The time that is `seconds` after the Unix epoch, as in a JWT's `exp` (RFC 7519, section 2, NumericDate).
+    /// The time `seconds` after the Unix epoch, as in a JWT's `exp` (RFC 7519, section 2, NumericDate).
     pub const fn from_unix_seconds(seconds: u64) -> Self {
         Self(seconds.saturating_mul(1000))
     }
@@ -28,24 +28,24 @@ impl Timestamp {
         self.0 / 1000
     }
 
-    /// The time as RFC 3339 writes it, to the second; past the year 9999, its last second.
+    /// The time in the format of RFC 3339, to the second. Times after the year 9999 give the last second of that year.
     pub(crate) fn rfc3339(self) -> String {
         let seconds = Duration::from_secs(self.unix_seconds().min(253_402_300_799));
         let time = std::time::UNIX_EPOCH.checked_add(seconds);
         time.map(|time| humantime::format_rfc3339_seconds(time).to_string()).unwrap_or_default()
     }
 
-    /// This time and `length` more.
+    /// The time `length` after this one.
     pub fn plus(self, length: Duration) -> Self {
         Self(self.0.saturating_add(millis(length)))
     }
 
-    /// This time less `length`; the epoch at the earliest.
+    /// The time `length` before this one, but not before the Unix epoch.
     pub fn minus(self, length: Duration) -> Self {
         Self(self.0.saturating_sub(millis(length)))
     }
 
-    /// How long it is from `earlier` to this time; zero when `earlier` is later.
+    /// The time elapsed from `earlier` to this time; zero if `earlier` is later.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_reads_as_a_date_and_an_absurd_one_does_no_harm() {
+    fn a_time_is_displayed_as_a_date_and_an_extreme_one_does_not_panic() {
         assert_eq!(Timestamp::from_unix_seconds(784_111_777).to_string(), "Sun, 06 Nov 1994 08:49:37 GMT");
         assert!(Timestamp::from_unix_millis(u64::MAX).to_string().contains("after 1970"));
     }

@@ -1,43 +1,43 @@
-//! Texts from outside, bounded and cleaned once, where they enter: after that they can be logged and quoted.
+//! Types for untrusted text. It is truncated and sanitized once, where it enters, so that it can be logged and quoted.
 //!
-//! What an answer, a federated token's claim, a caller or a variable says may be long, may forge lines or reorder what a
-//! terminal shows, and may repeat a secret. The types here cannot hold such a text.
+//! Text from a response, a federated token's claims, a caller or an environment variable may be too long, forge log lines,
+//! reorder what a terminal displays, or contain a secret. A value of the types in this module has none of these problems.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What takes the place of a secret.
+/// The placeholder for a removed secret.
 const HIDDEN: &str = "(hidden)";
 
-/// This many letters and digits in a row that a secret has in the same order are a piece of it. Shorter pieces also
-/// occur in ordinary text.
+/// The number of consecutive letters and digits in common with a secret that count as a piece of it. Shorter sequences
+/// also occur in ordinary text.
 const SHORTEST_PIECE: usize = 8;
 
-/// A run of this many base64url characters may be a secret: 43 encode 256 bits.
+/// The number of consecutive base64url characters that may be a secret: 43 characters encode 256 bits.
 const SHORTEST_TOKEN: usize = 43;
 
-/// How much of a raw text is read: it bounds the time that a comparison takes.
+/// The number of bytes of a raw text that are read. It bounds the time of the comparison with a secret.
 const LONGEST_RAW: usize = 2 * UntrustedText::LONGEST;
 
-/// A text from outside: at most 1 KB on one line, without control characters and without characters that are invisible
-/// or reorder text.
+/// An untrusted text: at most 1 KiB on one line, without control characters, invisible characters, or characters that
+/// reorder text.
 #[derive(Clone, PartialEq, Eq)]
 pub struct UntrustedText(String);
 
 impl UntrustedText {
-    /// The most bytes that are kept.
+    /// The maximum length in bytes.
     pub const LONGEST: usize = 1024;
 
-    /// Cleans and cuts a text that holds no secret.
+    /// Sanitizes and truncates a text that contains no secret.
     pub fn new(text: &str) -> Self {
         Self(cut(clean(start(text, LONGEST_RAW)), Self::LONGEST))
     }
 
-    /// Cleans and cuts a text that may repeat `secret` or hold another token.
+    /// Sanitizes and truncates a text that may contain `secret` or another token.
     ///
-    /// Each piece of the secret is removed by comparison, also where the case differs or other characters than
-    /// letters and digits stand between. What cannot be compared, a token that is not in hand, is removed by its form.
+    /// Each piece of the secret is removed by comparison, which ignores case and all characters but letters and digits.
+    /// Other tokens, which are not available for comparison, are recognized by their form and removed.
     pub fn without(text: &str, secret: &str) -> Self {
         let text = remove_pieces(start(text, LONGEST_RAW), secret);
         Self(cut(remove_token_like(&clean(&text)), Self::LONGEST))
@@ -49,7 +49,7 @@ impl UntrustedText {
     }
 }
 
-/// Quoted, as a `str` is.
+/// Quoted and escaped like a `str`.
 impl fmt::Debug for UntrustedText {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.0, formatter)
@@ -62,18 +62,18 @@ impl fmt::Display for UntrustedText {
     }
 }
 
-/// A GUID in its usual form, as tenants, clients and Entra's traces have.
+/// A GUID in its usual form, such as a tenant id, a client id or an id in Entra's responses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Guid(String);
 
 impl Guid {
-    /// The GUID, when the text is one.
+    /// Parses a GUID; `None` if the text is not one.
     pub fn parse(text: &str) -> Option<Self> {
         is_guid(text).then(|| Self(text.to_owned()))
     }
 
-    /// The GUID as it was written.
+    /// The GUID in its original case.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -87,7 +87,7 @@ impl TryFrom<String> for Guid {
     }
 }
 
-/// Whether this is a GUID in its usual form.
+/// Whether the text is a GUID: hexadecimal digits in groups of 8, 4, 4, 4 and 12, without braces.
 pub(crate) fn is_guid(text: &str) -> bool {
     text.len() == 36
         && text.bytes().enumerate().all(|(index, byte)| match index {
@@ -96,7 +96,7 @@ pub(crate) fn is_guid(text: &str) -> bool {
         })
 }
 
-/// An OAuth error code, such as `invalid_client`: at most 64 of the characters of RFC 6749, section 5.2.
+/// An OAuth error code, such as `invalid_client`: at most 64 of the characters that RFC 6749, section 5.2 allows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct OAuthError(String);
@@ -105,19 +105,19 @@ impl OAuthError {
     /// Twice the longest of the registered codes (IANA, "OAuth Extensions Error Registry").
     const LONGEST: usize = 64;
 
-    /// The error code, when the text is one.
+    /// Parses an error code; `None` if the text is not one.
     pub fn parse(text: &str) -> Option<Self> {
         let fits = |byte: u8| matches!(byte, 0x20..=0x21 | 0x23..=0x5b | 0x5d..=0x7e);
         let is_code = (1..=Self::LONGEST).contains(&text.len()) && text.bytes().all(fits);
         is_code.then(|| Self(text.to_owned()))
     }
 
-    /// The same, unless a piece of `secret` is in it.
+    /// Like [`Self::parse`], but also gives `None` if the text contains a piece of `secret`.
     pub fn parse_without(text: &str, secret: &str) -> Option<Self> {
         Self::parse(text).filter(|code| UntrustedText::without(&code.0, secret).0 == code.0)
     }
 
-    /// The error code as it was written.
+    /// The error code.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -131,8 +131,8 @@ impl TryFrom<String> for OAuthError {
     }
 }
 
-/// Whether a character shows nothing, or changes how others are shown: control characters, line and paragraph
-/// separators, zero-width and bidirectional formatting characters (Unicode, Standard Annex 9), tags.
+/// Whether a character is invisible or changes how other characters are displayed: control characters, line and paragraph
+/// separators, zero-width and bidirectional formatting characters (Unicode Standard Annex 9), and tags.
 pub(crate) fn is_invisible(character: char) -> bool {
     character.is_control()
         || matches!(character,
@@ -142,7 +142,7 @@ pub(crate) fn is_invisible(character: char) -> bool {
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// One line: each run of white space and invisible characters is one space, none at the ends.
+/// Joins the text to one line: each run of white space and invisible characters becomes one space; the ends are trimmed.
 fn clean(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for word in text.split(|c: char| c.is_whitespace() || is_invisible(c)).filter(|word| !word.is_empty()) {
@@ -154,24 +154,24 @@ fn clean(text: &str) -> String {
     clean
 }
 
-/// The longest start of a text within `longest` bytes.
+/// The longest prefix of a text of at most `longest` bytes.
 fn start(text: &str, longest: usize) -> &str {
     text.get(..text.floor_char_boundary(longest)).unwrap_or_default()
 }
 
-/// The text within `longest` bytes, with a mark where it was cut.
+/// Truncates the text to `longest` bytes, including the ellipsis that marks the truncation.
 fn cut(text: String, longest: usize) -> String {
     const MARK: &str = "…";
     if text.len() <= longest { text } else { format!("{}{MARK}", start(&text, longest - MARK.len())) }
 }
 
-/// The letters and digits of a text without their case, each with its place.
+/// The letters and digits of a text in lower case, each with its byte index.
 fn letters(text: &str) -> Vec<(usize, u8)> {
     let bytes = text.bytes().enumerate().filter(|(_, byte)| byte.is_ascii_alphanumeric());
-    bytes.map(|(at, byte)| (at, byte.to_ascii_lowercase())).collect()
+    bytes.map(|(index, byte)| (index, byte.to_ascii_lowercase())).collect()
 }
 
-/// Where each run of [`SHORTEST_PIECE`] letters begins and ends, and the run as a number.
+/// Each run of [`SHORTEST_PIECE`] letters: the indices of its start and end, and the run as a number.
 fn pieces(letters: &[(usize, u8)]) -> impl Iterator<Item = (usize, usize, u64)> {
     letters.windows(SHORTEST_PIECE).filter_map(|window| {
         let run = window.iter().fold(0, |run, (_, byte)| (run << 8) | u64::from(*byte));
@@ -179,12 +179,12 @@ fn pieces(letters: &[(usize, u8)]) -> impl Iterator<Item = (usize, usize, u64)> 
     })
 }
 
-/// A text without the pieces of a secret that it repeats.
+/// Replaces each piece of `secret` in a text with [`HIDDEN`].
 fn remove_pieces(text: &str, secret: &str) -> String {
     let of_secret: Vec<u64> = pieces(&letters(secret)).map(|(_, _, run)| run).collect();
     let (mut clean, mut end) = (String::with_capacity(text.len()), 0);
     for (from, to, _) in pieces(&letters(text)).filter(|(_, _, run)| of_secret.contains(run)) {
-        // Runs that overlap are one piece. Both ends are next to ASCII characters, so a slice exists.
+        // Overlapping runs are one piece. Both indices are at ASCII characters, so the slice is valid.
         if from >= end {
             clean.push_str(text.get(end..from).unwrap_or_default());
             clean.push_str(HIDDEN);
@@ -195,10 +195,10 @@ fn remove_pieces(text: &str, secret: &str) -> String {
     clean
 }
 
-/// A text without what has the form of a token.
+/// Replaces everything that has the form of a token with [`HIDDEN`].
 fn remove_token_like(text: &str) -> String {
     let (mut clean, mut run) = (String::with_capacity(text.len()), String::new());
-    // A last separator ends the last run, and is taken off again.
+    // The added space ends the last run; it is removed again below.
     for character in text.chars().chain([' ']) {
         if character.is_ascii_alphanumeric() || matches!(character, '-' | '_') {
             run.push(character);
@@ -212,8 +212,8 @@ fn remove_token_like(text: &str) -> String {
     clean
 }
 
-/// A JSON object in base64url; or a long run of base64url with capitals, small letters and digits: names of Kubernetes
-/// and hexadecimal digests lack one of the three.
+/// Whether a run of characters is a JSON object in base64url, or at least [`SHORTEST_TOKEN`] base64url characters with
+/// upper case, lower case and digits. Kubernetes names and hexadecimal digests lack one of these three.
 fn is_token_like(run: &str) -> bool {
     let has = |class: fn(&u8) -> bool| run.as_bytes().iter().any(class);
     let is_mixed = has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase) && has(u8::is_ascii_digit);
@@ -226,19 +226,19 @@ mod tests {
 
     const SECRET: &str = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJzeXN0ZW06c2EifQ.c2lnbmF0dXJlT2ZOb2JvZHk";
 
-    fn shown(text: &str) -> String {
+    fn sanitized(text: &str) -> String {
         UntrustedText::without(text, SECRET).0
     }
 
     #[test]
-    fn a_text_becomes_one_line_without_invisible_characters() {
+    fn a_text_is_joined_to_one_line_without_invisible_characters() {
         let text = "  a\r\nevent=x\0\u{1b}[31m\u{7f}b\u{85}c\u{2028}d\u{202e}e\u{2066}f\u{200b}g\u{feff}\u{e0041}h\t ";
         assert_eq!(UntrustedText::new(text).as_str(), "a event=x [31m b c d e f g h");
         assert_eq!(UntrustedText::new("Zürich, 東京 🙂").as_str(), "Zürich, 東京 🙂");
     }
 
     #[test]
-    fn a_text_is_cut_at_one_kilobyte_between_characters() {
+    fn a_text_is_truncated_to_one_kibibyte_at_a_character_boundary() {
         for long in ["a".repeat(1025), "ü".repeat(600), "🙂".repeat(100_000), " \n".repeat(9000) + "end"] {
             let text = UntrustedText::new(&long);
             assert!(text.as_str().len() <= UntrustedText::LONGEST, "{}", text.as_str().len());
@@ -248,13 +248,13 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_removed_whole_and_by_its_parts() {
+    fn a_secret_and_its_parts_are_removed() {
         let parts: Vec<&str> = SECRET.split('.').collect();
-        assert_eq!(shown(SECRET), "(hidden)");
+        assert_eq!(sanitized(SECRET), "(hidden)");
         for part in parts {
-            assert_eq!(shown(&format!("bad '{part}', sorry")), "bad '(hidden)', sorry");
+            assert_eq!(sanitized(&format!("bad '{part}', sorry")), "bad '(hidden)', sorry");
         }
-        assert_eq!(shown("nothing here"), "nothing here");
+        assert_eq!(sanitized("nothing here"), "nothing here");
     }
 
     #[test]
@@ -263,43 +263,43 @@ mod tests {
             for length in [3, 8, 20] {
                 let pieces: Vec<&str> =
                     SECRET.as_bytes().chunks(length).map(|piece| std::str::from_utf8(piece).unwrap()).collect();
-                let text = shown(&format!("got: {}", pieces.join(separator)));
+                let text = sanitized(&format!("got: {}", pieces.join(separator)));
                 assert_eq!(text, "got: (hidden)", "{separator:?}, {length}");
             }
         }
         let apart = format!("{} and then, much later, {}", &SECRET[..30], &SECRET[30..]);
-        assert_eq!(shown(&apart), "(hidden) and then, much later, (hidden)");
+        assert_eq!(sanitized(&apart), "(hidden) and then, much later, (hidden)");
     }
 
     #[test]
     fn a_secret_in_another_case_or_alphabet_is_removed() {
-        assert_eq!(shown(&SECRET.to_uppercase()), "(hidden)");
+        assert_eq!(sanitized(&SECRET.to_uppercase()), "(hidden)");
         let secret = "ab-cd_efgh-ij_klmnop";
         assert_eq!(UntrustedText::without("ab+cd/efgh+ij/klmnop", secret).0, "(hidden)");
     }
 
     #[test]
-    fn a_secret_that_is_cut_leaves_no_more_than_the_shortest_piece() {
-        let text = shown(&format!("{}{SECRET}", " .".repeat(LONGEST_RAW / 2 - 4)));
+    fn a_secret_at_the_end_of_what_is_read_is_removed() {
+        let text = sanitized(&format!("{}{SECRET}", " .".repeat(LONGEST_RAW / 2 - 4)));
         assert!(!text.contains("eyJhbGci"), "{text}");
     }
 
     #[test]
-    fn a_token_that_is_not_in_hand_is_removed_by_its_form() {
-        assert_eq!(shown("a eyJhY2Nlc3M.b"), "a (hidden).b");
+    fn a_token_that_cannot_be_compared_is_recognized_by_its_form() {
+        assert_eq!(sanitized("a eyJhY2Nlc3M.b"), "a (hidden).b");
         let other = "ewogImFsZyI6Im5vbmUifQ.ewogInN1YiI6ICJhbm90aGVyIGNhbGxlciBvZiB0aGUgZW5kcG9pbnQiIH0x.AAAAaaaa1111AAAAaaaa1111AAAAaaaa1111AAAAaaaa1111";
-        assert_eq!(shown(&format!("not {other}!")), "not ewogImFsZyI6Im5vbmUifQ.(hidden).(hidden)!");
+        assert_eq!(sanitized(&format!("not {other}!")), "not ewogImFsZyI6Im5vbmUifQ.(hidden).(hidden)!");
         for kept in [
             "system:serviceaccount:a-namespace-with-a-rather-long-name-of-63-letters-and-more:api",
             "AADSTS700027, thumbprint 'C6FD0A21B3E1A7B2C9D0E1F2A3B4C5D6E7F80912C6FD0A21B3E1A7B2C9D0E1F2'",
             "11111111-1111-4111-8111-111111111111",
         ] {
-            assert_eq!(shown(kept), kept);
+            assert_eq!(sanitized(kept), kept);
         }
     }
 
     #[test]
-    fn an_error_code_is_of_oauths_characters_and_short() {
+    fn an_error_code_has_at_most_64_characters_of_those_that_oauth_allows() {
         for code in ["invalid_client", "a b!#[]~", "x"] {
             assert_eq!(OAuthError::parse(code).unwrap().as_str(), code);
         }
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_stored_is_judged_again() {
+    fn a_stored_value_is_validated_when_it_is_read() {
         assert!(serde_json::from_str::<Guid>("\"11111111-1111-4111-8111-111111111111\"").is_ok());
         assert!(serde_json::from_str::<Guid>("\"x\"").is_err());
         assert!(serde_json::from_str::<OAuthError>("\"a\\nb\"").is_err());

@@ -132,7 +132,7 @@ fn every_mistake_is_told_at_once_with_its_path_and_remedy() {
               "x"]}"#,
     );
     let expected = [
-        r#"entra.authority: "http://login.microsoftonline.com" is no authority: write https:// and a host, such as https://login.microsoftonline.com"#,
+        r#"entra.authority: "http://login.microsoftonline.com" is not a valid authority: write https:// and a host, such as https://login.microsoftonline.com"#,
         r#"identities[0].asertion: there is no such field: did you mean "assertion"?"#,
         r#"identities[0].name: "Payments" is no name: write at most 63 of a-z, 0-9, _ and -"#,
         r#"identities[0].tenant_id: "common" is no tenant that an application can sign in to: write the tenant's id"#,

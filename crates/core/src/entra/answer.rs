@@ -1,4 +1,4 @@
-//! What the token endpoint's answer means. Nothing of it is believed: it may be a proxy's, or hostile.
+//! Reads the token endpoint's response. The response is untrusted: it may come from a proxy in between, or be hostile.
 
 use std::time::Duration;
 
@@ -13,38 +13,40 @@ use crate::problem::{Code, EntraDiagnosis, Problem};
 use crate::time::Timestamp;
 use crate::untrusted::{Guid, OAuthError, UntrustedText, is_guid};
 
-/// No answer of the token endpoint is longer.
+/// The maximum length of a response body in bytes.
 const LONGEST_ANSWER: usize = 256 * 1024;
 
-/// So much of a body that is not Entra's is quoted.
+/// The number of bytes that are quoted of a body that is not an error response of Entra.
 const LONGEST_QUOTED: usize = 300;
 
-/// No token of Entra's lives longer than a day; what claims more is believed only this far.
+/// The longest lifetime that is accepted of a token; a longer one is capped. Tokens issued by Entra live a day at most.
 const LONGEST_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The status with which Entra throttles (RFC 6585, section 4).
 const TOO_MANY_REQUESTS: u16 = 429;
 
-/// The longest `Retry-After` that is obeyed.
+/// The longest `Retry-After` that is honored; a longer one is capped.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
-/// What the token endpoint's answer comes to.
+/// The result of a request to the token endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// A token.
+    /// The endpoint issued a token. Both durations count from the time of the request.
     Granted { token: AccessToken, expires_in: Duration, refresh_in: Option<Duration> },
-    /// The endpoint was not reached: no connection, a reset, or no answer in time. Another way may lead there.
+    /// The endpoint was not reached: no connection, a reset, or a time-out. Another cluster may reach it.
     Unreached { problem: Box<Problem> },
-    /// None.
+    /// The endpoint, or a proxy in between, sent a response without a usable token.
     Refused {
         problem: Box<Problem>,
         passing: Passing,
-        /// What the endpoint asked for, capped.
+        /// The value of `Retry-After`, capped.
         retry_after: Option<Duration>,
     },
 }
 
-/// Reads the endpoint's answer to a request for `grant` with this assertion, of which nothing is quoted.
+/// Reads the response to a token request for `grant` that was sent to `cluster` with `assertion`.
+///
+/// The problem in the result quotes no part of the assertion.
 pub(crate) fn read_answer(
     answer: CallResult,
     cluster: &str,
@@ -66,11 +68,11 @@ pub(crate) fn read_answer(
     let (problem, passing) = match answer.status {
         200 => match read_grant(&answer.body, grant.tenant_id(), assertion) {
             Ok((token, expires_in, refresh_in)) => return Answer::Granted { token, expires_in, refresh_in },
-            Err(wrong) => (invalid_success(200, &wrong), Passing::ByItself),
+            Err(reason) => (invalid_success(200, &reason), Passing::ByItself),
         },
-        // A token may be in it, so it is not quoted.
+        // The body may hold a token, so it is not quoted.
         status @ 201..=299 => (
-            invalid_success(status, &format!("expected 200; the body of {} bytes is not read", answer.body.len())),
+            invalid_success(status, &format!("expected 200; the body of {} bytes was ignored", answer.body.len())),
             Passing::ByItself,
         ),
         status => read_refusal(status, &answer.body, cluster, assertion),
@@ -78,16 +80,17 @@ pub(crate) fn read_answer(
     Answer::Refused { problem: about(problem), passing, retry_after }
 }
 
-/// An answer that says success and holds no usable token. Its body is never quoted.
-fn invalid_success(status: u16, wrong: &str) -> Problem {
+/// The problem of a successful response without a usable token. Its body is never quoted.
+fn invalid_success(status: u16, reason: &str) -> Problem {
     Problem::new(
         Code::EntraReplyInvalid,
-        format!("Entra answered {status}: {wrong}"),
-        "Check what is between this Envoy and Entra, such as a proxy that answers in its place.",
+        format!("Entra answered {status}: {reason}"),
+        "Check that no proxy between this Envoy and Entra answers in Entra's place.",
     )
 }
 
-/// The token of a successful answer (RFC 6749, section 5.1), or what is wrong with it.
+/// Reads the token, its lifetime and its refresh time from a successful response (RFC 6749, section 5.1), or says what is
+/// wrong with the response.
 fn read_grant(
     body: &[u8],
     tenant_id: &str,
@@ -103,29 +106,29 @@ fn read_grant(
     }
     let token = text("access_token")
         .and_then(AccessToken::parse)
-        .ok_or("access_token is missing, empty or has characters that no token has")?;
+        .ok_or("access_token is missing, empty or has characters that are not valid in a token")?;
     if assertion.is_in(token.expose()) {
         return Err("access_token is the federated token".to_owned());
     }
     if is_guid(tenant_id) && !may_be_of(&token, tenant_id) {
-        return Err("the token is of another tenant (tid)".to_owned());
+        return Err("the token was issued by another tenant (tid)".to_owned());
     }
     let expires_in = length(body.get("expires_in")).ok_or("expires_in is missing or not a number of seconds")?;
     Ok((token, expires_in, length(body.get("refresh_in"))))
 }
 
-/// Whether a token does not contradict the tenant's id. Access tokens are opaque to clients: one that cannot be read, or
-/// has no `tid`, is taken; a `tid` that is anything but exactly this id is another tenant's.
+/// Whether a token may be of this tenant. Access tokens are opaque to clients, so one that cannot be decoded, or has no
+/// `tid`, is accepted; one with any other `tid` than this id is not.
 fn may_be_of(token: &AccessToken, tenant_id: &str) -> bool {
     let Some(claims) = token.expose().split('.').nth(1) else { return true };
-    // With or without padding, in either alphabet (RFC 4648, sections 4 and 5): what another reader may read is judged.
+    // Padding and both alphabets are accepted (RFC 4648, sections 4 and 5), because other readers may accept them.
     let claims = claims.trim_end_matches('=').replace('+', "-").replace('/', "_");
     let claims = URL_SAFE_NO_PAD.decode(claims).ok().and_then(|json| serde_json::from_slice::<Value>(&json).ok());
     let tenant = claims.as_ref().and_then(|claims| claims.get("tid"));
     tenant.is_none_or(|tenant| tenant.as_str().is_some_and(|tenant| tenant.eq_ignore_ascii_case(tenant_id)))
 }
 
-/// A positive number of seconds, as a number or, as some endpoints write it, a string.
+/// Parses a positive number of seconds. Some endpoints send a string instead of a number.
 fn length(value: Option<&Value>) -> Option<Duration> {
     let seconds = match value? {
         Value::Number(number) => number.as_u64()?,
@@ -135,7 +138,7 @@ fn length(value: Option<&Value>) -> Option<Duration> {
     (seconds > 0).then(|| Duration::from_secs(seconds).min(LONGEST_LIFE))
 }
 
-/// `Retry-After` in both forms (RFC 9110, section 10.2.3), capped.
+/// Parses `Retry-After` in seconds or as a date (RFC 9110, section 10.2.3); the result is capped.
 fn read_retry_after(value: &[u8], now: Timestamp) -> Option<Duration> {
     let text = std::str::from_utf8(value).ok()?.trim();
     let wait = match text.parse::<u64>() {
@@ -149,27 +152,27 @@ fn read_retry_after(value: &[u8], now: Timestamp) -> Option<Duration> {
     Some(wait.min(LONGEST_RETRY_AFTER))
 }
 
-/// An answer that is not one of Entra's: Envoy's own, or that of something between.
+/// The problem of a response that Entra did not send: one generated by Envoy or by a proxy in between.
 fn no_answer(status: u16, body: &[u8], cluster: &str, assertion: &Assertion) -> Problem {
     let body = if may_be_quoted(status, body) { body.get(..LONGEST_QUOTED).unwrap_or(body) } else { b"(not quoted)" };
-    let said = UntrustedText::without(&String::from_utf8_lossy(body), assertion.expose());
+    let quote = UntrustedText::without(&String::from_utf8_lossy(body), assertion.expose());
     Problem::new(
         Code::EntraUnavailable,
-        format!("cluster {cluster:?}, which leads to Entra, answered {status}: {said}"),
+        format!("cluster {cluster:?}, which leads to Entra, answered {status}: {quote}"),
         format!(
-            "It is tried again by itself. If it stays so: check in Envoy's /clusters that {cluster:?} reaches the \
-             authority's port 443, and that its trusted_ca and server name are right."
+            "The exchange is retried automatically. If the problem persists, check in Envoy's /clusters that {cluster:?} \
+             reaches the authority's port 443, and that its trusted_ca and server name are correct."
         ),
     )
 }
 
-/// Whether a body can be quoted in part: the text of an error. JSON, whole or broken, may hold a token.
+/// Whether a body can be quoted in part: only text in an error response can. JSON, even truncated, may hold a token.
 fn may_be_quoted(status: u16, body: &[u8]) -> bool {
     let is_text = !matches!(body.trim_ascii_start().first(), Some(b'{' | b'[' | b'"'));
     (400..600).contains(&status) && is_text && !body.windows(6).any(|part| part == b"_token")
 }
 
-/// What a refusal says and how it passes.
+/// Reads an error response: the problem and its retry class.
 fn read_refusal(status: u16, body: &[u8], cluster: &str, assertion: &Assertion) -> (Problem, Passing) {
     let json = body.get(..LONGEST_ANSWER).unwrap_or(body);
     let json: Option<Value> = serde_json::from_slice(json).ok().filter(|json: &Value| json.get("error").is_some());
@@ -199,17 +202,17 @@ fn read_refusal(status: u16, body: &[u8], cluster: &str, assertion: &Assertion) 
         None => Passing::ByChange,
     };
     let code = if passing.is_transient() { Code::EntraUnavailable } else { Code::EntraRefused };
-    // The lines after the first repeat what has members of its own.
+    // The lines after the first repeat values that have members of their own.
     let description = UntrustedText::without(description.lines().next().unwrap_or_default(), assertion.expose());
-    let said = match description.as_str() {
-        "" => error.unwrap_or("no reason given"),
-        said => said,
+    let reason = match description.as_str() {
+        "" => error.unwrap_or("Entra gave no reason"),
+        description => description,
     };
     let mut problem = Problem::new(
         code,
-        format!("{said} (the federated token says: {})", assertion.claims()),
+        format!("{reason} (federated token: {})", assertion.claims()),
         row.map_or(
-            "Look the code up at https://login.microsoftonline.com/error, and the trace id in the sign-in log.",
+            "Look up the code at https://login.microsoftonline.com/error, and the trace id in the sign-in log.",
             |row| row.remedy,
         ),
     );
@@ -217,7 +220,7 @@ fn read_refusal(status: u16, body: &[u8], cluster: &str, assertion: &Assertion) 
     (problem, passing)
 }
 
-/// The code in `AADSTS700213: …`.
+/// Finds the AADSTS code in an error description, such as `AADSTS700213: …`.
 fn aadsts_in(description: &str) -> Option<u32> {
     let (_, rest) = description.split_once("AADSTS")?;
     let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
@@ -260,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_read_with_its_times() {
+    fn a_token_is_read_with_its_lifetime_and_refresh_time() {
         let granted = Answer::Granted {
             token: AccessToken::parse("abc.def").unwrap(),
             expires_in: Duration::from_secs(3599),
@@ -278,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_makes_no_sense_is_no_token() {
+    fn a_successful_response_without_a_usable_token_is_rejected() {
         for body in [
             "",
             "<html>",
@@ -298,22 +301,22 @@ mod tests {
     }
 
     #[test]
-    fn a_federated_token_is_never_taken_for_an_access_token() {
+    fn a_federated_token_is_never_accepted_as_an_access_token() {
         let signature = "c2lnbmF0dXJl".repeat(28);
         let (unsigned, _) =
             assertion().expose().rsplit_once('.').map(|(start, end)| (start.to_owned(), end.len())).unwrap();
         let own = Assertion::parse(format!("{unsigned}.{signature}").as_bytes(), NOW).unwrap();
         let parts = [unsigned.clone(), unsigned.get(..40).unwrap().to_owned()];
-        let with_it = [own.expose().to_owned(), format!("e30.e30.{signature}"), format!("a.{}~", own.expose())];
-        for token in with_it.into_iter().chain(parts) {
-            let wrong = read_grant(success(&token).as_bytes(), "contoso.example", &own).unwrap_err();
-            assert_eq!(wrong, "access_token is the federated token");
+        let containing_it = [own.expose().to_owned(), format!("e30.e30.{signature}"), format!("a.{}~", own.expose())];
+        for token in containing_it.into_iter().chain(parts) {
+            let reason = read_grant(success(&token).as_bytes(), "contoso.example", &own).unwrap_err();
+            assert_eq!(reason, "access_token is the federated token");
         }
         assert!(read_grant(success("e30.e30.c2ln").as_bytes(), "contoso.example", &own).is_ok());
     }
 
     #[test]
-    fn a_token_of_another_tenant_is_refused() {
+    fn a_token_of_another_tenant_is_rejected() {
         let token = |token: String| answer(200, &success(&token));
         let of = |tid: Value| token(access_jwt(&json!({"tid": tid})));
         let own = "11111111-1111-4111-8111-111111111111";
@@ -335,7 +338,7 @@ mod tests {
         ] {
             assert!(refused(of(other.clone())).0.detail.contains("another tenant"), "{other}");
         }
-        // Another reader may read more forms of base64 than the one of JWTs.
+        // Other readers may accept more forms of base64 than JWTs use.
         for encoding in [&URL_SAFE, &STANDARD] {
             for length in 1..4 {
                 let claims = json!({"tid": "22222222-2222-4222-8222-222222222222", "x": "?>~".repeat(length)});
@@ -346,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_that_is_configured_as_a_domain_is_not_compared() {
+    fn the_tid_is_not_compared_if_the_tenant_is_configured_as_a_domain_name() {
         assert!(
             read_grant(success(&access_jwt(&json!({"tid": 7}))).as_bytes(), "contoso.example", &assertion()).is_ok()
         );
@@ -361,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_carries_entras_words_the_claims_and_the_remedy() {
+    fn an_error_response_gives_entras_description_the_claims_and_a_remedy() {
         let body = json!({
             "error": "invalid_client",
             "error_description": "AADSTS700213: No matching federated identity record found.\r\nTrace ID: t\r\nCorrelation ID: c",
@@ -369,9 +372,11 @@ mod tests {
         });
         let (problem, passing, _) = refused(answer(401, &body.to_string()));
         assert_eq!((problem.code, passing), (Code::EntraRefused, Passing::RetrySoon));
-        assert!(problem.detail.starts_with(
-            "AADSTS700213: No matching federated identity record found. (the federated token says: issuer"
-        ));
+        assert!(
+            problem
+                .detail
+                .starts_with("AADSTS700213: No matching federated identity record found. (federated token: issuer")
+        );
         assert!(problem.detail.contains("system:serviceaccount:payments:api"));
         assert!(problem.remedy.contains("subject"));
         assert_eq!(problem.aadsts().as_deref(), Some("AADSTS700213"));
@@ -381,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn how_a_refusal_passes_is_judged_by_code_then_by_status() {
+    fn the_retry_class_depends_on_the_aadsts_code_first_and_on_the_status_second() {
         let error = |status: u16, body: &str| {
             let (problem, passing, _) = refused(answer(status, body));
             (problem.code, passing)
@@ -410,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_a_successful_answer_is_quoted() {
+    fn a_successful_response_is_never_quoted() {
         let token = jwt(&json!({"typ": "JWT"}), &json!({"sub": "of an access token"}));
         let long = format!("{}{}", success(&token), " ".repeat(LONGEST_ANSWER));
         let refusal = json!({"error": token, "error_description": token, "access_token": token}).to_string();
@@ -427,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_text_of_an_error_is_quoted() {
+    fn only_text_in_an_error_response_is_quoted() {
         let quoted = |status, body: &str| refused(answer(status, body)).0.detail.contains("spoken");
         assert!(quoted(400, "it is spoken") && quoted(503, "<html>spoken"));
         for status in [0, 100, 302, 399, 600, 999] {
@@ -438,9 +443,10 @@ mod tests {
         }
     }
 
-    /// What a hostile or broken endpoint may repeat of the assertion, whose header has a line break after the brace.
+    /// A hostile or broken endpoint may repeat the assertion in many forms. Its header has a line break after the brace, so
+    /// that it does not start with `eyJ`.
     #[test]
-    fn no_form_of_the_assertion_gets_into_a_problem() {
+    fn a_problem_never_contains_any_form_of_the_assertion() {
         let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
         let header = part("{\n  \"alg\": \"RS256\",\n  \"kid\": \"a key\"\n}");
         let signature = part(&"the signature of an issuer ".repeat(9));
@@ -496,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_refusal_says_is_one_line_of_at_most_a_kilobyte() {
+    fn an_error_description_is_one_line_of_at_most_one_kibibyte() {
         let huge = "AADSTS1: \u{202e}\u{1b}[2J".to_owned() + &"x ".repeat(100_000) + "\u{2028}event=forged";
         let body = json!({"error": "a\"b", "error_description": huge, "trace_id": huge, "correlation_id": 1});
         let (problem, ..) = refused(answer(400, &body.to_string()));
@@ -510,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_cluster_is_named() {
+    fn the_detail_names_a_missing_cluster() {
         let answer = read_answer(Err(CallFailure::NoSuchCluster), "entra", &grant(), &assertion(), NOW);
         let Answer::Unreached { problem } = answer else { panic!("{answer:?}") };
         assert_eq!(problem.code, Code::ClusterMissing);
@@ -518,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_read_in_both_forms_and_capped() {
+    fn retry_after_is_parsed_in_both_forms_and_capped() {
         let wait = |value: &str| refused(answer_with(429, "{}", Some(value))).2;
         assert_eq!(wait("7"), Some(Duration::from_secs(7)));
         assert_eq!(wait("99999999999"), Some(LONGEST_RETRY_AFTER));

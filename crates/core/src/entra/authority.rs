@@ -1,8 +1,8 @@
-//! The authority: which cloud issues the tokens.
+//! The authority: the host of the token endpoint, and the Azure cloud that it belongs to.
 
 use std::fmt;
 
-/// The hosts that Microsoft runs token endpoints on, and their aliases
+/// Microsoft's token endpoint hosts and their aliases, each with its cloud if that has a table of services
 /// (learn.microsoft.com, "National clouds" and "Sovereign clouds": Microsoft Entra authentication endpoints).
 const KNOWN: &[(&str, Option<Cloud>)] = &[
     ("login.microsoftonline.com", Some(Cloud::Public)),
@@ -18,10 +18,10 @@ const KNOWN: &[(&str, Option<Cloud>)] = &[
     ("login.sovcloud-identity.sg", None),
 ];
 
-/// A cloud whose services are known by name.
+/// An Azure cloud whose services can be configured by name (`azure_service`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cloud {
-    /// Azure for everybody.
+    /// Azure's public (global) cloud.
     Public,
     /// Azure Government.
     UsGovernment,
@@ -30,10 +30,10 @@ pub enum Cloud {
 }
 
 impl Cloud {
-    /// All of them.
+    /// All clouds.
     pub const ALL: [Self; 3] = [Self::Public, Self::UsGovernment, Self::China];
 
-    /// Its word in the data.
+    /// The cloud's id in `data/azure-services.tsv`.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Public => "public",
@@ -53,16 +53,16 @@ impl fmt::Display for Cloud {
     }
 }
 
-/// Where tokens come from, such as `https://login.microsoftonline.com`: always HTTPS, no path.
+/// An authority, such as `https://login.microsoftonline.com`: always HTTPS, without a path.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Authority(String);
 
-/// Why a text is no authority.
+/// Why a text is not an accepted authority. `Display` continues a sentence that begins with the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthorityMistake {
-    /// Not `https://host`.
+    /// The text is not `https://` and a host.
     NotAnHttpsHost,
-    /// None of Microsoft's.
+    /// The host is not one of Microsoft's.
     Unknown,
 }
 
@@ -70,10 +70,10 @@ impl fmt::Display for AuthorityMistake {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::NotAnHttpsHost => {
-                "is no authority: write https:// and a host, such as https://login.microsoftonline.com"
+                "is not a valid authority: write https:// and a host, such as https://login.microsoftonline.com"
             }
             Self::Unknown => {
-                "is none of Microsoft's authorities: write one, such as https://login.microsoftonline.com, \
+                "is not one of Microsoft's authorities: write one of them, such as https://login.microsoftonline.com, \
                  or set entra.unknown_authority to \"allowed\""
             }
         })
@@ -81,11 +81,11 @@ impl fmt::Display for AuthorityMistake {
 }
 
 impl Authority {
-    /// Reads `https://host`, with or without a trailing slash (the workload-identity webhook writes one). Scheme and host
-    /// are read in any case, and port 443 is the same as none (RFC 3986, section 6.2).
+    /// Parses `https://host`, with or without a trailing slash (the workload-identity webhook writes one). Case is ignored,
+    /// and port 443 is the same as no port (RFC 3986, section 6.2).
     ///
     /// # Errors
-    /// When it is not that, or names none of Microsoft's hosts and `unknown_allowed` is false.
+    /// If the text has another form, or if the host is not one of Microsoft's and `unknown_allowed` is false.
     pub fn parse(text: &str, unknown_allowed: bool) -> Result<Self, AuthorityMistake> {
         const SCHEME: &str = "https://";
         let text = text.to_ascii_lowercase();
@@ -107,17 +107,17 @@ impl Authority {
         Ok(Self(host))
     }
 
-    /// The public cloud's.
+    /// The authority of the public cloud.
     pub fn public() -> Self {
         Self("login.microsoftonline.com".to_owned())
     }
 
-    /// The cloud, when it is one whose services are known by name.
+    /// The cloud of the authority, if its services can be configured by name.
     pub fn cloud(&self) -> Option<Cloud> {
         KNOWN.iter().find(|(known, _)| *known == self.0).and_then(|(_, cloud)| *cloud)
     }
 
-    /// Host, with a port when it is not 443.
+    /// The host, with a port unless it is 443.
     pub fn host(&self) -> &str {
         &self.0
     }
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_webhooks_form_and_ours_are_one() {
+    fn a_trailing_slash_and_capitals_are_ignored() {
         let authority = Authority::parse("https://login.microsoftonline.com/", false).unwrap();
         assert_eq!(authority, Authority::public());
         assert_eq!(
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn port_443_and_capitals_make_no_difference() {
+    fn port_443_is_the_same_as_no_port() {
         for text in [
             "https://login.microsoftonline.com:443",
             "https://login.microsoftonline.com:443/",
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn an_authority_tells_its_cloud() {
+    fn an_authority_belongs_to_a_cloud() {
         let cloud = |text: &str| Authority::parse(text, false).unwrap().cloud();
         assert_eq!(Authority::public().cloud(), Some(Cloud::Public));
         assert_eq!(cloud("https://login.microsoftonline.us/"), Some(Cloud::UsGovernment));
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_authority_is_refused() {
+    fn a_text_that_is_not_an_authority_is_rejected() {
         for text in [
             "",
             "login.microsoftonline.com",
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_needs_a_word() {
+    fn an_unknown_authority_is_accepted_only_if_it_is_allowed() {
         let text = "https://login.microsoftonline.com.evil.example";
         assert_eq!(Authority::parse(text, true).unwrap().cloud(), None);
         assert_eq!(Authority::parse(text, false), Err(AuthorityMistake::Unknown));

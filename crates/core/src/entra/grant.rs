@@ -1,4 +1,4 @@
-//! What a token is asked for with, and the key under which it is kept.
+//! Token specs: the parameters with which a token is requested, and the key under which it is cached.
 
 use std::fmt;
 
@@ -9,13 +9,13 @@ use super::Authority;
 use crate::assertion::Source;
 use crate::time::Timestamp;
 
-/// Everything that makes two tokens different, hashed: authority, tenant, client, scope, source of the assertion.
+/// The cache key of a token: a hash of the authority, tenant, client, scope and source of the assertion.
 ///
-/// Each part is preceded by its length, so that no two lists of parts give the same bytes.
+/// Two token specs with different keys get different tokens.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TokenKey([u8; 32]);
 
-/// The parts, hashed with SHA-256, each preceded by its length.
+/// Hashes the parts with SHA-256. Each part is preceded by its length, so that different lists give different hashes.
 fn hash(parts: &[&str]) -> [u8; 32] {
     let mut hash = Sha256::new();
     for part in parts {
@@ -25,13 +25,14 @@ fn hash(parts: &[&str]) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// Everything that makes two credentials different, hashed: authority, tenant, client, source of the assertion. It is a
-/// [`TokenKey`] without the scope; identities of other names that are the same client share it.
+/// The key of a credential: a hash of the authority, tenant, client and source of the assertion.
+///
+/// It is a [`TokenKey`] without the scope. Identities with different names share it if they are the same client.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct CredentialKey([u8; 32]);
 
 impl CredentialKey {
-    /// The first byte, which is as good as random.
+    /// The first byte of the hash, which is uniformly distributed.
     pub(crate) const fn first_byte(&self) -> u8 {
         let [first, ..] = self.0;
         first
@@ -43,17 +44,17 @@ impl TokenKey {
         Self(hash(parts))
     }
 
-    /// The key as bytes, as workers send it to each other.
+    /// The key as bytes, for messages between workers.
     pub const fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The key of these bytes, when it is one.
+    /// The key that [`Self::as_bytes`] gave; `None` if the length is wrong.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
 
-    /// The first byte, which is as good as random.
+    /// The first byte of the hash, which is uniformly distributed.
     pub(crate) const fn first_byte(&self) -> u8 {
         let [first, ..] = self.0;
         first
@@ -61,7 +62,7 @@ impl TokenKey {
 }
 
 impl TokenKey {
-    /// Its start, by which people tell keys apart.
+    /// The first four bytes in hexadecimal, for people.
     pub(crate) fn short(&self) -> String {
         let [a, b, c, d, ..] = self.0;
         format!("{a:02x}{b:02x}{c:02x}{d:02x}")
@@ -74,7 +75,9 @@ impl fmt::Debug for TokenKey {
     }
 }
 
-/// One token that may be asked for: whose, for what, and by which ways. Its key is made with it.
+/// A token spec: everything that is needed to request a token, and the key under which the token is cached.
+///
+/// It is not an OAuth grant; the grant is always client credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     key: TokenKey,
@@ -89,12 +92,12 @@ pub struct Grant {
     listed: bool,
 }
 
-/// What a [`Grant`] is made of.
+/// The parts of a [`Grant`].
 #[derive(Clone, Debug)]
 pub struct GrantParts<'a> {
     /// The identity's name in the configuration.
     pub identity: &'a str,
-    /// Which cloud.
+    /// The authority that issues the token.
     pub authority: &'a Authority,
     /// The tenant's id or one of its domain names.
     pub tenant_id: &'a str,
@@ -102,17 +105,17 @@ pub struct GrantParts<'a> {
     pub client_id: &'a str,
     /// `<resource>/.default`.
     pub scope: &'a str,
-    /// Where the federated token is read.
+    /// The source of the federated token.
     pub assertion: &'a Source,
     /// The Envoy clusters that lead to the authority, in the order in which they are tried.
     pub clusters: &'a [String],
-    /// Tokens that were issued before this time are not used.
+    /// The time before which issued tokens are discarded (`discard_tokens_before`).
     pub discard_before: Option<Timestamp>,
 }
 
 impl Grant {
-    /// Makes the grant and its key. The identity's name, the ways to the authority and what is discarded are no part of
-    /// the key: they change what the token is called and how it is fetched, not which token it is.
+    /// Builds a token spec and its key. The identity's name, the clusters and `discard_before` are not part of the key: they
+    /// do not change which token Entra issues.
     pub fn new(parts: &GrantParts<'_>) -> Self {
         let key = TokenKey::of(&[
             parts.authority.host(),
@@ -136,14 +139,14 @@ impl Grant {
         }
     }
 
-    /// The same for a scope that a caller chose and the configuration does not name: it is kept within a budget
-    /// ([`crate::broker::UnlistedLimits`]).
+    /// Marks the scope as chosen by a caller and not named by the configuration. Such tokens are subject to
+    /// [`crate::broker::UnlistedLimits`].
     #[must_use]
     pub fn unlisted(self) -> Self {
         Self { listed: false, ..self }
     }
 
-    /// Whether the configuration names the scope.
+    /// Whether the configuration names the scope. It does unless [`Self::unlisted`] was called.
     pub const fn is_listed(&self) -> bool {
         self.listed
     }
@@ -153,7 +156,7 @@ impl Grant {
         self.key
     }
 
-    /// The key of the credential that the token is asked for with. It is made anew each time: few exchanges need it.
+    /// The key of the credential with which the token is requested. It is computed on each call, because it is seldom needed.
     pub fn credential(&self) -> CredentialKey {
         CredentialKey(hash(&[
             self.authority.host(),
@@ -189,7 +192,7 @@ impl Grant {
         &self.scope
     }
 
-    /// Where the federated token is read.
+    /// The source of the federated token.
     pub const fn assertion(&self) -> &Source {
         &self.assertion
     }
@@ -199,7 +202,7 @@ impl Grant {
         &self.clusters
     }
 
-    /// Tokens that were issued before this time are not used.
+    /// The time before which issued tokens are discarded.
     pub const fn discard_before(&self) -> Option<Timestamp> {
         self.discard_before
     }
@@ -210,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_sent_as_bytes_and_shown_by_its_start() {
+    fn a_key_is_transferred_as_bytes_and_displayed_by_its_first_four() {
         let key = crate::entra::tests_support::grant().key();
         assert_eq!(TokenKey::from_bytes(key.as_bytes()), Some(key));
         assert_eq!(TokenKey::from_bytes(b""), None);
@@ -220,14 +223,14 @@ mod tests {
     }
 
     #[test]
-    fn parts_that_concatenate_alike_give_different_keys() {
+    fn lists_of_parts_with_the_same_concatenation_have_different_keys() {
         assert_ne!(TokenKey::of(&["ab", "c"]), TokenKey::of(&["a", "bc"]));
         assert_ne!(TokenKey::of(&["a", ""]), TokenKey::of(&["", "a"]));
         assert_ne!(TokenKey::of(&["a"]), TokenKey::of(&["a", ""]));
     }
 
     #[test]
-    fn every_part_that_makes_another_token_makes_another_key() {
+    fn a_key_changes_with_every_part_that_changes_the_token_and_with_no_other() {
         let (public, other) =
             (Authority::public(), Authority::parse("https://login.microsoftonline.us", false).unwrap());
         let (source, elsewhere) = (Source::File { cluster: "a".into() }, Source::File { cluster: "b".into() });
@@ -262,10 +265,10 @@ mod tests {
         ] {
             assert_ne!(credential(parts.clone()), credential(other));
         }
-        let ways = ["entra_2".to_owned()];
+        let clusters = ["entra_2".to_owned()];
         assert_eq!(
             one,
-            key(GrantParts { identity: "j", clusters: &ways, discard_before: Some(Timestamp::default()), ..parts })
+            key(GrantParts { identity: "j", clusters: &clusters, discard_before: Some(Timestamp::default()), ..parts })
         );
     }
 }

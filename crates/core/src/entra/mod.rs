@@ -1,6 +1,6 @@
-//! The token endpoint: what is sent to it, and what its answer means.
+//! Entra's token endpoint: building requests and reading responses.
 //!
-//! The request is the client-credentials grant with a JWT as client assertion (RFC 6749, section 4.4; RFC 7523,
+//! A request uses the client credentials grant with a JWT as client assertion (RFC 6749, section 4.4; RFC 7523,
 //! section 2.2), in the form of Microsoft's v2.0 endpoint (learn.microsoft.com, "OAuth 2.0 client credentials flow",
 //! third case).
 
@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 
 use crate::assertion::Assertion;
 
-/// An Entra access token. `Debug` hides it, and there is no `Display`.
+/// An access token issued by Entra. `Debug` hides it, and there is no `Display`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct AccessToken(String);
@@ -29,26 +29,27 @@ pub struct AccessToken(String);
 impl TryFrom<String> for AccessToken {
     type Error = &'static str;
 
-    /// What lies in shared data is judged as what Entra sends: it becomes a header.
+    /// Validates a token from shared data like one from Entra, because it becomes a header value.
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        Self::parse(&text).ok_or("this is no token")
+        Self::parse(&text).ok_or("not a valid token")
     }
 }
 
 impl AccessToken {
-    /// A token as RFC 6750, section 2.1 writes it (`b64token`); anything else, such as a line break, is no token.
+    /// Parses a token (`b64token` in RFC 6750, section 2.1). Returns `None` if the text is empty or has any other character,
+    /// such as a line break.
     pub fn parse(text: &str) -> Option<Self> {
         let fits =
             |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/' | b'=');
         (!text.is_empty() && text.bytes().all(fits)).then(|| Self(text.to_owned()))
     }
 
-    /// Its SHA-256, by which a client can name it without showing it.
+    /// The SHA-256 of the token. A client can use it to name the token without revealing it.
     pub(crate) fn digest(&self) -> [u8; 32] {
         Sha256::digest(&self.0).into()
     }
 
-    /// The token itself, for the header or the reply that it is meant for.
+    /// The token itself, for a request's header or a reply to a managed-identity client.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -63,11 +64,11 @@ impl fmt::Debug for AccessToken {
 /// A request to the token endpoint. `Debug` hides the body, which holds the assertion.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TokenRequest {
-    /// The authority's host.
+    /// The `:authority` of the request: the host of the token endpoint, with a port unless it is 443.
     pub authority: String,
-    /// The path, with the tenant.
+    /// The path of the token endpoint, with the tenant.
     pub path: String,
-    /// The form.
+    /// The form parameters, `application/x-www-form-urlencoded`.
     pub body: String,
 }
 
@@ -78,6 +79,7 @@ impl fmt::Debug for TokenRequest {
 }
 
 impl TokenRequest {
+    /// Builds the request for a token, authenticated with this assertion.
     pub(crate) fn new(grant: &Grant, assertion: &Assertion) -> Self {
         let body = form_urlencoded::Serializer::new(String::new())
             .append_pair("grant_type", "client_credentials")
@@ -94,13 +96,13 @@ impl TokenRequest {
     }
 }
 
-/// What tests elsewhere in the crate share.
+/// Test helpers for other modules of the crate.
 #[cfg(test)]
 pub(crate) mod tests_support {
     use super::*;
     use crate::assertion::Source;
 
-    /// The grant of identity `payments` for Key Vault.
+    /// A token spec of the identity `payments` for Key Vault.
     pub(crate) fn grant() -> Grant {
         Grant::new(&GrantParts {
             identity: "payments",
@@ -137,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_request_is_the_client_credentials_grant_with_an_assertion() {
+    fn a_token_request_uses_the_client_credentials_grant_with_a_client_assertion() {
         let request = TokenRequest::new(&grant(), &assertion());
         assert_eq!(request.authority, "login.microsoftonline.com");
         assert_eq!(request.path, "/11111111-1111-4111-8111-111111111111/oauth2/v2.0/token");
@@ -157,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_end_a_header_is_no_token_wherever_it_comes_from() {
+    fn a_text_that_could_end_a_header_is_rejected_as_a_token_from_every_source() {
         for text in ["a\rb", "a\nb", "a\0b", "a b", ""] {
             assert!(AccessToken::parse(text).is_none(), "{text:?}");
             assert!(serde_json::from_value::<AccessToken>(Value::from(text)).is_err(), "{text:?}");
