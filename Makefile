@@ -1,100 +1,100 @@
-# The one list of commands; bare `make` prints it.
+# All commands of the repository. `make` without a target lists them.
 
 .DEFAULT_GOAL := help
 .PHONY: help tools envoy sdks build next demo stack check test test-sdks istio-schema lint deny advisories doc fmt simulate simulate-mutants mutants fuzz bench bench-module bench-load fleet clean
 
 PYTHON ?= python3
 export PYTHON
-# One place, whatever the caller's environment says: the stack and the tests look for things there.
+# Overrides the caller's environment, because the stack and the tests expect this folder.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 CARGO := cargo --locked
 
 NEWEST_ENVOY := 1.40.0
 OLDEST_ENVOY := 1.36.2
-# The oldest with the extension that envoy/sidecar/file-server.yaml needs.
+# The oldest version with the extension that envoy/sidecar/file-server.yaml requires.
 FILE_SERVER_ENVOY := 1.38.2
 
-help: ## this list
+help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.* ## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  make %-17s %s\n' "$$name" "$$text"; done
 
-tools: ## see that rustup, cc and python3 are here; install the pinned Rust toolchain
+tools: ## check for rustup, cc and python3; install the pinned Rust toolchain
 	@scripts/check-tools
 
-envoy: tools ## fetch the pinned Envoys into .tools/ (ENVOY=/path uses another)
+envoy: tools ## install the pinned Envoys into .tools/ (ENVOY=/path uses another binary)
 	@if [ -z "$(ENVOY)" ]; then for version in $(NEWEST_ENVOY) $(OLDEST_ENVOY) $(FILE_SERVER_ENVOY); do scripts/fetch-envoy $$version || exit; done; fi
 
-sdks: tools ## fetch the Azure SDKs for Python, which tests and demo run, into .tools/
+sdks: tools ## install the Azure SDKs for Python into .tools/, for tests and demo
 	@scripts/fetch-sdks python
 
-build: tools ## build the filter: dist/entra-exchange.wasm
+build: tools ## build the module: dist/entra-exchange.wasm
 	@scripts/build-module
 
-demo: envoy sdks build ## show the main job on a real Envoy
+demo: envoy sdks build ## show the token exchange in a real Envoy
 	@$(CARGO) run --quiet --package entra-exchange-stack --bin demo
 
-stack: envoy build ## the same stack, to stay until Ctrl-C (CONFIG=file.json, CONCURRENCY=n)
+stack: envoy build ## run the stack of the demo until Ctrl-C (CONFIG=file.json, CONCURRENCY=n)
 	@$(CARGO) run --quiet --package entra-exchange-stack --bin stack
 
-check: lint ## what shows most mistakes within a minute: formatting, lints and the core's tests, without Envoy
+check: lint ## run the fast checks: formatting, lints and the core's tests, without Envoy
 	$(CARGO) test --quiet --package entra-exchange-core
 
-next: tools ## build the filter as another version of itself, for the test of an upgrade
+next: tools ## build the module as the next version, for the upgrade test
 	@scripts/build-module next
 
-test: envoy sdks build next ## every test: core, fake Entra, and the filter in a real Envoy and in a host of our own
+test: envoy sdks build next ## run all tests: core, fake Entra, and the module in a real Envoy and in the test host
 	$(CARGO) test --workspace
 
-istio-schema: ## check envoy/istio/ against Istio's published CRDs (needs Go)
+istio-schema: ## check envoy/istio/ against Istio's published CRDs (requires Go)
 	@scripts/check-istio-schema
 
-test-sdks: envoy build ## the Azure SDKs for Node.js, Go and Java behind the filter, each where its runtime is
+test-sdks: envoy build ## run the Azure SDKs for Node.js, Go and Java against the filter, if their runtimes are installed
 	@scripts/fetch-sdks node go java
 	$(CARGO) test --workspace --test sdks -- --ignored
 
 SEEDS ?= 1000
-simulate: tools ## let many workers of the broker meet in SEEDS random ways (SEED=n repeats one)
+simulate: tools ## simulate many workers of the broker with SEEDS random schedules (SEED=n repeats one)
 	SEEDS=$(SEEDS) $(CARGO) test --release --package entra-exchange-core --test simulation -- --nocapture
 
-simulate-mutants: tools ## break the broker in one way after the other, and see that the simulation notices
+simulate-mutants: tools ## break the broker in many ways, one at a time, and check that the simulation catches each
 	@scripts/simulate-mutants
 
-mutants: tools ## change broker and classification in every way, and see that a test notices (takes long)
+mutants: tools ## run cargo-mutants on broker and error classification, and check that tests catch the mutants (slow)
 	@scripts/mutants
 
 SECONDS ?= 60
-fuzz: build ## throw random events at the module for SECONDS (FUZZ_SEED=n repeats one)
+fuzz: build ## send random events to the module for SECONDS (FUZZ_SEED=n repeats one run)
 	FUZZ_SECONDS=$(SECONDS) $(CARGO) test --workspace --test fuzz -- --ignored --nocapture
 
-bench: tools ## time the look-up of a destination among ten rules and among ten thousand
+bench: tools ## measure the lookup of a destination among ten and ten thousand rules
 	$(CARGO) bench --quiet --package entra-exchange-core --bench lookup
 
-bench-module: build ## write what a request costs in the module into benches/module-fuel.txt
+bench-module: build ## measure the cost of a request in the module and write benches/module-fuel.txt
 	BENCH_WRITE=1 $(CARGO) test --workspace --test module_fuel -- --nocapture
 	@cat benches/module-fuel.txt
 
-bench-load: envoy build ## what 1,000 and 10,000 requests cost that wait for connections, and a release of 2,000
+bench-load: envoy build ## measure 1,000 and 10,000 requests that wait for connections, and 2,000 resumed at once
 	@$(CARGO) run --quiet --package entra-exchange-stack --bin load connections 100 1000 10000
 	@$(CARGO) run --quiet --package entra-exchange-stack --bin load release 2000
 
-fleet: tools ## simulate 100,000 proxies over a day; draws target/fleet.svg
+fleet: tools ## simulate 100,000 proxies over a day and draw target/fleet.svg
 	@$(CARGO) run --quiet --release --package fleet
 
-lint: tools ## formatting and lints
+lint: tools ## check formatting and lints
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- --deny warnings
 	$(CARGO) clippy --package entra-exchange --lib --profile module --target wasm32-wasip1 -- --deny warnings
 
-deny: tools ## licences and sources of all dependencies, by deny.toml
+deny: tools ## check licences and sources of all dependencies with deny.toml
 	@scripts/deny licenses bans sources
 
-advisories: tools ## known holes in dependencies, and yanked ones (fetches RustSec's database from GitHub)
+advisories: tools ## check dependencies for vulnerabilities and yanked versions (fetches RustSec's database from GitHub)
 	@scripts/deny advisories
 
-doc: tools ## the documentation of all crates; a warning is an error
+doc: tools ## build the documentation of all crates; warnings are errors
 	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --workspace --no-deps
 
 fmt: tools ## format the code
 	$(CARGO) fmt --all
 
-clean: ## remove what was built; fetched tools stay in .tools/
+clean: ## remove build outputs, but not the installed tools in .tools/
 	rm -rf target dist

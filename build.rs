@@ -1,14 +1,14 @@
-//! Tells the module which commit it is made of, for the line that it logs when it starts, and the fingerprint of its sources, by which
-//! a test knows that it reads the module of this checkout.
+//! Embeds two values in the module: the commit that it is built from, which it logs when it starts, and the fingerprint of its sources,
+//! from which a test knows that the module was built from this checkout.
 
-// A build may fail where it stands.
+// A build script may panic.
 #![allow(clippy::expect_used)]
 
 use std::env;
 use std::path::Path;
 use std::process::Command;
 
-// The tests have the same file.
+// The tests include the same file.
 #[path = "crates/stack/src/sources.rs"]
 mod sources;
 
@@ -21,7 +21,7 @@ fn git(arguments: &[&str]) -> Option<String> {
 fn main() {
     let commit = git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".to_owned());
     println!("cargo::rustc-env=ENTRA_EXCHANGE_COMMIT={commit}");
-    // HEAD changes with the branch, its log with every commit.
+    // HEAD changes with the branch, and its log with every commit.
     for file in ["HEAD", "logs/HEAD"] {
         if let Some(path) = git(&["rev-parse", "--git-path", file]) {
             println!("cargo::rerun-if-changed={path}");

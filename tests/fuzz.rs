@@ -18,7 +18,7 @@ use serde_json::json;
 use sidecar::simple::{self, Answers};
 use sidecar::{ENTRA_AGAIN_CLUSTER, ENTRA_CLUSTER, IMDS_ADDRESS, LISTED_CLUSTER, TOKEN_CLUSTER, idle_timeout};
 use stack::{HEALTH_HOST, IDENTITY_HEADER, IMDS_HOST, LISTED_HOST, UNLISTED_HOST};
-use wasm_host::{Callout, Cluster, Headers, Host, Outcome, Request, Response, Stream};
+use wasm_host::{Callout, Cluster, Headers, Host, Request, Response, Stream, StreamState};
 
 /// How many seeds `make test` runs.
 const CASES: u64 = 2000;
@@ -239,11 +239,11 @@ impl Case {
         match input.below(20) {
             0..=4 => self.request(input),
             5..=8 => {
-                let turns = self.host.turns();
+                let turns = self.host.ready_events();
                 if !turns.is_empty() {
                     let turn = turns[input.below(turns.len())];
                     self.tell(|| format!("{turn:?}"));
-                    self.host.take(turn);
+                    self.host.deliver(turn);
                 }
             }
             9..=11 => self.with_call(input, |case, call, _| {
@@ -259,13 +259,13 @@ impl Case {
                 }
                 let delay = if input.below(2) == 0 { Duration::ZERO } else { input.up_to(Duration::from_secs(20)) };
                 case.tell(|| format!("in {delay:?} to {:?}'s call to {}: {response:?}", call.thread, call.cluster));
-                case.host.answer_after(call, delay, response);
+                case.host.respond_after(call, delay, response);
             }),
             14 => self.with_call(input, |case, call, input| {
                 case.tell(|| format!("{:?}'s call to {} breaks off", call.thread, call.cluster));
                 match input.below(2) {
-                    0 => case.host.cut(call),
-                    _ => case.host.answer(call, Response::unreachable()),
+                    0 => case.host.abort_response(call),
+                    _ => case.host.respond(call, Response::unreachable()),
                 }
             }),
             15 => {
@@ -296,7 +296,7 @@ impl Case {
                 self.host.set_wall_clock(if back { now - jump } else { now + jump });
             }
             _ => {
-                let kinds = [Some(Cluster::Answers), Some(Cluster::NoHosts), Some(Cluster::Refuses), None];
+                let kinds = [Some(Cluster::Responds), Some(Cluster::NoHosts), Some(Cluster::RefusesConnections), None];
                 let name = input.pick(&[TOKEN_CLUSTER, ENTRA_CLUSTER, ENTRA_AGAIN_CLUSTER]);
                 let kind = kinds[input.below(kinds.len())];
                 self.tell(|| format!("cluster {name} is {kind:?}"));
@@ -393,7 +393,7 @@ impl Case {
         self.host.advance(ANSWERED_WITHIN);
         let log = self.host.log_text();
         for waiting in &self.streams {
-            let left = waiting.stream.outcome() == Outcome::Paused;
+            let left = waiting.stream.state() == StreamState::Paused;
             assert!(!left || waiting.orphan || self.set_back, "since {:?}: {:?}\n{log}", waiting.since, waiting.asked);
         }
         self.host.advance(idle_timeout());
@@ -412,7 +412,7 @@ impl Case {
             assert!(clean && line.len() < LONGEST_LINE, "{} bytes: {line:?}", line.len());
         }
         for waiting in std::mem::take(&mut self.streams) {
-            assert_ne!(waiting.stream.outcome(), Outcome::Paused, "{:?}", waiting.asked);
+            assert_ne!(waiting.stream.state(), StreamState::Paused, "{:?}", waiting.asked);
             self.look_at_end(&waiting);
             waiting.stream.end();
         }
@@ -424,8 +424,8 @@ impl Case {
     /// No token goes where it is not named.
     fn look_at_end(&self, waiting: &Waiting) {
         let host = host_of(&waiting.asked);
-        match waiting.stream.outcome() {
-            Outcome::Passed(passed) => {
+        match waiting.stream.state() {
+            StreamState::Forwarded(passed) => {
                 assert!(!waiting.to_metadata || self.may_reach_the_node(&host, &waiting.asked), "{:?}", waiting.asked);
                 let authorization = passed.headers.get("authorization");
                 let changed = authorization != waiting.asked.get("authorization");
@@ -453,7 +453,7 @@ impl Case {
                 };
                 assert_eq!(others(&passed.headers), others(&waiting.asked));
             }
-            Outcome::Replied(reply) => {
+            StreamState::LocalReply(reply) => {
                 let body = self.without_odd_tokens(&reply.body);
                 assert!(!contains(&body, ASSERTION), "an assertion in a reply");
                 assert!(!contains(&body, FOREIGN.as_bytes()), "another tenant's token in a reply");
@@ -467,7 +467,7 @@ impl Case {
                 let answers = [IMDS_HOST, APP_SERVICE_HOST].contains(&host.as_str());
                 assert!(!has_token || (answers && !self.only_reports), "a token in a reply for {host:?}");
             }
-            Outcome::Reset | Outcome::Paused => {}
+            StreamState::Reset | StreamState::Paused => {}
         }
     }
 }

@@ -1,6 +1,6 @@
-//! `examples/migrate-from-pod-identity`: what the API server and the sidecar would make of it.
+//! Tests that the API server and the sidecar accept the manifests in `examples/migrate-from-pod-identity`.
 
-// A test may fail where it stands.
+// A test may panic.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 use std::fs;
@@ -12,13 +12,13 @@ use stack::document::at_mut;
 use stack::{Options, Request, Stack, sidecar};
 
 const FOLDER: &str = "examples/migrate-from-pod-identity";
-/// The tenant of the manifests.
+/// The tenant in the manifests.
 const TENANT: &str = "11111111-1111-4111-8111-111111111111";
-/// The files with a sidecar of ours.
+/// The manifests with the sidecar of this repository.
 const WITH_SIDECAR: [&str; 2] = ["after-variables.yaml", "after-iptables.yaml"];
 
 #[test]
-fn every_object_has_what_the_api_server_asks_for() {
+fn every_object_has_the_fields_that_the_api_server_requires() {
     for file in ["before-pod-identity.yaml", "before-azwi.yaml", "after-istio.yaml"].into_iter().chain(WITH_SIDECAR) {
         for object in objects(file) {
             for field in ["apiVersion", "kind"] {
@@ -37,7 +37,7 @@ fn every_object_has_what_the_api_server_asks_for() {
 }
 
 #[test]
-fn no_container_is_privileged_and_one_alone_has_a_capability() {
+fn no_container_is_privileged_and_only_one_has_capabilities() {
     for file in ["after-variables.yaml", "after-iptables.yaml", "after-istio.yaml"] {
         let pod = pod(file);
         for field in ["hostNetwork", "hostPID", "hostIPC"] {
@@ -60,14 +60,14 @@ fn no_container_is_privileged_and_one_alone_has_a_capability() {
             assert_eq!(security["capabilities"]["add"], added, "{file}");
         }
         for container in list(&pod, "containers") {
-            assert!(container["securityContext"].is_null(), "{file}: the app is as it was");
+            assert!(container["securityContext"].is_null(), "{file}: the app is unchanged");
         }
     }
-    assert_eq!(list(&pod("after-variables.yaml"), "initContainers").len(), 1, "nothing with a capability");
+    assert_eq!(list(&pod("after-variables.yaml"), "initContainers").len(), 1, "no container with a capability");
 }
 
 #[test]
-fn the_sidecar_is_a_native_one_and_stands_first() {
+fn the_sidecar_is_a_native_sidecar_and_the_first_init_container() {
     for file in WITH_SIDECAR {
         let containers = list(&pod(file), "initContainers");
         assert_eq!(containers[0]["name"], "entra-exchange", "{file}");
@@ -77,10 +77,10 @@ fn the_sidecar_is_a_native_one_and_stands_first() {
 }
 
 #[test]
-fn it_brings_what_envoy_yaml_wants() {
+fn the_sidecar_has_what_envoy_yaml_requires() {
     let mut document = sidecar::document().unwrap();
     let filter = at_mut(&mut document, &sidecar::filter(sidecar::MANAGED_IDENTITY)).unwrap().clone();
-    let wanted = filter["vm_config"]["environment_variables"]["host_env_keys"].clone();
+    let allowed = filter["vm_config"]["environment_variables"]["host_env_keys"].clone();
     let configuration: Value = serde_json::from_str(filter["configuration"]["value"].as_str().unwrap()).unwrap();
     let health = configuration["managed_identity"]["health"]["hosts"][0].clone();
     let health_port = port(&mut document, sidecar::HEALTH);
@@ -96,21 +96,24 @@ fn it_brings_what_envoy_yaml_wants() {
         let pod = pod(file);
         let container = &list(&pod, "initContainers")[0];
         for name in names(&container["env"]) {
-            assert!(wanted.as_array().unwrap().contains(&json!(name)), "{file}: nobody reads {name}");
+            assert!(
+                allowed.as_array().unwrap().contains(&json!(name)),
+                "{file}: envoy.yaml does not pass {name} to the filter"
+            );
         }
         for name in ["AZURE_TENANT_ID", "AZURE_CLIENT_ID"] {
             assert!(names(&container["env"]).contains(&name), "{file}: {name}");
         }
-        // The token, at its path in a volume that is mounted where Envoy watches.
+        // The token file is in a volume that is mounted at Envoy's `watched_directory`.
         let mount = mount_path(container, "federated-token");
         assert_eq!(body["watched_directory"]["path"], mount, "{file}");
         let token = volume(&pod, "federated-token")["projected"]["sources"][0]["serviceAccountToken"].clone();
         assert_eq!(body["filename"], format!("{mount}/{}", token["path"].as_str().unwrap()), "{file}");
         assert_eq!(token["audience"], stack::AUDIENCE, "{file}");
-        // The configuration.
+        // Envoy reads the mounted configuration.
         let envoy = format!("{}/envoy.yaml", mount_path(container, "envoy"));
         assert!(container["args"].as_array().unwrap().contains(&json!(envoy)), "{file}");
-        // The probes.
+        // The probes match the health listener.
         assert_eq!(container["ports"], json!([{"name": "health", "containerPort": health_port}]), "{file}");
         for (probe, path) in [("startupProbe", "/readyz"), ("livenessProbe", "/healthz")] {
             let header = json!({"name": "Host", "value": health});
@@ -121,7 +124,7 @@ fn it_brings_what_envoy_yaml_wants() {
 }
 
 #[test]
-fn the_app_finds_the_sidecar() {
+fn the_apps_requests_reach_the_sidecar() {
     let mut document = sidecar::document().unwrap();
     let port = port(&mut document, sidecar::MANAGED_IDENTITY);
 
@@ -130,7 +133,7 @@ fn the_app_finds_the_sidecar() {
     assert_eq!(variable(app, "IDENTITY_ENDPOINT")["value"], format!("http://127.0.0.1:{port}/msi/token"));
     let secret = variable(app, "IDENTITY_HEADER")["valueFrom"].clone();
     assert!(secret["secretKeyRef"]["name"].is_string());
-    assert_eq!(variable(envoy, "IDENTITY_HEADER")["valueFrom"], secret, "the two have the same secret");
+    assert_eq!(variable(envoy, "IDENTITY_HEADER")["valueFrom"], secret, "app and sidecar have the same secret");
 
     let iptables = pod("after-iptables.yaml");
     let [envoy, redirect] = list(&iptables, "initContainers").try_into().unwrap();
@@ -141,7 +144,7 @@ fn the_app_finds_the_sidecar() {
 }
 
 #[test]
-fn the_federated_token_is_in_the_sidecar_alone() {
+fn only_the_sidecar_has_the_federated_token() {
     for file in ["after-variables.yaml", "after-iptables.yaml"] {
         let pod = pod(file);
         for container in list(&pod, "initContainers").iter().skip(1).chain(&list(&pod, "containers")) {
@@ -152,7 +155,7 @@ fn the_federated_token_is_in_the_sidecar_alone() {
     let istio = objects("after-istio.yaml");
     let deployment = istio.iter().find(|object| object["kind"] == "Deployment").unwrap();
     let template = &deployment["spec"]["template"];
-    // Istio's own annotations give istio-proxy variables and token, as envoy/istio/workload.yaml has them; the webhook has no part in it.
+    // Istio's annotations give istio-proxy the variables and the token, as in envoy/istio/workload.yaml, without the webhook.
     let workload = stack::document::read("envoy/istio/workload.yaml").unwrap();
     let workload = workload.iter().find(|object| object["kind"] == "Deployment").unwrap();
     let metadata = &workload["spec"]["template"]["metadata"];
@@ -165,7 +168,7 @@ fn the_federated_token_is_in_the_sidecar_alone() {
 }
 
 #[test]
-fn istio_takes_imds_for_http_and_the_filter_takes_the_configuration() {
+fn istio_treats_imds_as_http_and_the_filter_accepts_the_configuration() {
     let istio = objects("after-istio.yaml");
     let entry = &istio.iter().find(|object| object["kind"] == "ServiceEntry").unwrap()["spec"];
     assert_eq!(entry["addresses"], json!([stack::IMDS_HOST]));
@@ -175,45 +178,45 @@ fn istio_takes_imds_for_http_and_the_filter_takes_the_configuration() {
     let options = Options { configuration: Some(configuration), ..Options::default() };
     let stack = Stack::start(options).unwrap_or_else(|error| panic!("{error}"));
     let path = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net";
-    let answer = stack.get_imds(path, &[("metadata", "true")]);
-    assert_eq!((answer.status, &answer.json()["client_id"]), (200, &json!(stack::CLIENT_ID)));
+    let response = stack.get_imds(path, &[("metadata", "true")]);
+    assert_eq!((response.status, &response.json()["client_id"]), (200, &json!(stack::CLIENT_ID)));
 }
 
-/// Every JSON block of the documents, each with what it is for: a block that is not named here makes the test fail.
+/// Checks every JSON block of the documents against its purpose. A block without an entry here fails the test.
 #[test]
-fn every_json_block_of_the_docs_is_right_for_its_manifest() {
+fn every_json_block_of_the_docs_is_valid_for_its_manifest() {
     let filter = stack::document::read("envoy/istio/envoyfilter.yaml").unwrap();
     let patches = filter.iter().filter_map(|object| object["spec"]["configPatches"].as_array()).flatten();
     let extension = patches.map(|patch| &patch["patch"]["value"]["typed_config"]["config"]["configuration"]["value"]);
     let envoyfilter: Value = serde_json::from_str(extension.filter_map(Value::as_str).next().unwrap()).unwrap();
     for file in documents() {
-        for (place, block) in json_blocks(&file).into_iter().enumerate() {
-            match (file.as_str(), place) {
+        for (index, block) in json_blocks(&file).into_iter().enumerate() {
+            match (file.as_str(), index) {
                 ("README.md", 0) => assert_eq!(block, envoyfilter, "{file}"),
                 ("docs/azure-services.md", 0) => assert_eq!(block, envoyfilter["destinations"][0], "{file}"),
-                // The tables behind them run on the core's own tests.
-                ("docs/destinations.md", _) => loads(&file, &block),
-                // A refusal: `a_refusal_looks_as_in_the_docs`.
+                // The core's tests run the tables of these blocks.
+                ("docs/destinations.md", _) => assert_loads(&file, &block),
+                // Checked by `a_rejected_exchange_returns_the_problem_of_the_docs`.
                 ("docs/configuration.md", 0) => assert!(block["code"].is_string(), "{file}"),
                 // Run with the manifests by the tests below.
-                ("docs/migrate.md", 0 | 1) => loads(&file, &block),
-                _ => panic!("{file}: block {place} is for no manifest: {block}"),
+                ("docs/migrate.md", 0 | 1) => assert_loads(&file, &block),
+                _ => panic!("{file}: block {index} has no entry in this test: {block}"),
             }
         }
     }
 }
 
 #[test]
-fn the_configuration_of_section_3_serves_both_manifests() {
+fn the_configuration_of_section_3_works_with_both_manifests() {
     let configuration = json_blocks("docs/migrate.md").remove(0);
-    let edit = |document: &mut Value| sidecar::take_proxy_header(document, sidecar::MANAGED_IDENTITY).unwrap();
-    // The tenant that the fake Entra knows.
+    let edit = |document: &mut Value| sidecar::accept_proxy_protocol(document, sidecar::MANAGED_IDENTITY).unwrap();
+    // The tenant that is registered in the fake Entra.
     let text = configuration.to_string();
     assert!(text.contains(TENANT));
     let options = Options {
         configuration: Some(text.replace(TENANT, stack::TENANT_ID)),
         edit: Some(Box::new(edit)),
-        // Nothing but the secret comes from the pod.
+        // Only the secret comes from the pod's environment.
         ..Options::default().variable("AZURE_CLIENT_ID", None).variable("AZURE_TENANT_ID", None)
     };
     let stack = Stack::start(options).unwrap_or_else(|error| panic!("{error}"));
@@ -227,16 +230,16 @@ fn the_configuration_of_section_3_serves_both_manifests() {
         for probe in ["startupProbe", "livenessProbe"] {
             let request = &envoy[probe]["httpGet"];
             let host = request["httpHeaders"][0]["value"].as_str().unwrap();
-            let answer = stack.send_health(&Request::get(host, request["path"].as_str().unwrap())).unwrap();
-            assert_eq!(answer.status, 200, "{file}: {probe}: {}", answer.text());
+            let response = stack.send_health(&Request::get(host, request["path"].as_str().unwrap())).unwrap();
+            assert_eq!(response.status, 200, "{file}: {probe}: {}", response.text());
         }
     }
     for identity in identities {
         let (client_id, resource) =
             (identity["client_id"].as_str().unwrap(), identity["resources"][0].as_str().unwrap());
         let query = format!("resource={resource}&client_id={client_id}");
-        // As after-variables.yaml has the app call, and as after-iptables.yaml.
-        for (called, host, target, header) in [
+        // The requests of an app in after-variables.yaml and in after-iptables.yaml.
+        for (destination, host, target, header) in [
             (
                 "127.0.0.1 50000 15002",
                 "127.0.0.1:15002",
@@ -250,84 +253,87 @@ fn the_configuration_of_section_3_serves_both_manifests() {
                 "Metadata: true".to_owned(),
             ),
         ] {
-            let answer = send(&stack, called, host, &target, &header);
-            assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("access_token"), "{target}: {answer}");
-            assert!(answer.contains(client_id), "{target}: {answer}");
+            let response = send(&stack, destination, host, &target, &header);
+            assert!(response.starts_with("HTTP/1.1 200") && response.contains("access_token"), "{target}: {response}");
+            assert!(response.contains(client_id), "{target}: {response}");
         }
     }
     assert_eq!(stack.upstream.requests(), 0);
 }
 
 #[test]
-fn the_configuration_of_section_4_leaves_token_requests_to_the_node_on_the_shipped_file() {
+fn the_configuration_of_section_4_forwards_token_requests_to_the_node_with_the_shipped_file() {
     let configuration = json_blocks("docs/migrate.md").remove(1);
-    let edit = |document: &mut Value| sidecar::take_proxy_header(document, sidecar::MANAGED_IDENTITY).unwrap();
+    let edit = |document: &mut Value| sidecar::accept_proxy_protocol(document, sidecar::MANAGED_IDENTITY).unwrap();
     let options =
         Options { configuration: Some(configuration.to_string()), edit: Some(Box::new(edit)), ..Options::default() };
     let stack = Stack::start(options).unwrap_or_else(|error| panic!("{error}"));
     let target = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net";
-    let answer = send(&stack, "169.254.169.254 50000 80", stack::IMDS_HOST, target, "Metadata: true");
-    assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("access_token"), "the node answers: {answer}");
+    let response = send(&stack, "169.254.169.254 50000 80", stack::IMDS_HOST, target, "Metadata: true");
+    assert!(
+        response.starts_with("HTTP/1.1 200") && !response.contains("access_token"),
+        "the node must respond: {response}"
+    );
     assert_eq!(stack.upstream.requests(), 1);
     let issued = || stack.log().contains("event=exchange outcome=issued");
     assert!(
         stack::eventually(Duration::from_secs(5), issued),
-        "and the log says what would have been: {}",
+        "the log must have the result of the exchange: {}",
         stack.log()
     );
 }
 
 #[test]
-fn a_refusal_looks_as_in_the_docs() {
-    let told = json_blocks("docs/configuration.md").remove(0);
+fn a_rejected_exchange_returns_the_problem_of_the_docs() {
+    let documented = json_blocks("docs/configuration.md").remove(0);
     let issuer = fake_entra::Issuer::new(stack::ISSUER_URL);
     let token = issuer.service_account_token(
         "other",
         "other",
         stack::AUDIENCE,
         std::time::SystemTime::now(),
-        stack::TOKEN_LIFE,
+        stack::TOKEN_LIFETIME,
     );
     let stack = Stack::start(Options::default()).unwrap_or_else(|error| panic!("{error}"));
     stack.directory().trust_issuer(stack::ISSUER_URL, issuer.jwks());
     stack.rotate_token_with(&token).unwrap();
-    // Until Envoy has noticed the new file: each of these asks for another token, so none of the old federated token's is kept.
+    // Wait until Envoy reads the new file. Each request is for another resource, so that no cached token is returned.
     let mut number = 0;
-    let noticed = stack::eventually(Duration::from_secs(10), || {
+    let is_read = stack::eventually(Duration::from_secs(10), || {
         number += 1;
-        let resource = format!("https://nobody-registered-{number}.example");
+        let resource = format!("https://unregistered-{number}.example");
         let path = format!("/metadata/identity/oauth2/token?api-version=2018-02-01&resource={resource}");
         let request = stack::Request::get(stack::IMDS_HOST, &path).header("metadata", "true");
-        let answer = stack.send_imds(&request).unwrap().text();
+        let response = stack.send_imds(&request).unwrap().text();
         std::thread::sleep(Duration::from_millis(400));
-        answer.contains(told["aadsts"].as_str().unwrap())
+        response.contains(documented["aadsts"].as_str().unwrap())
     });
-    assert!(noticed, "the new federated token is not read");
-    let refusal = stack.get(stack::LISTED_HOST, "/", &[]);
-    assert_eq!(json!(refusal.status), told["status"]);
-    let seen = refusal.json();
+    assert!(is_read, "Envoy has not read the new federated token");
+    let rejected = stack.get(stack::LISTED_HOST, "/", &[]);
+    assert_eq!(json!(rejected.status), documented["status"]);
+    let problem = rejected.json();
     let names = |block: &Value| block.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(&seen), names(&told));
+    assert_eq!(names(&problem), names(&documented));
     for field in ["type", "title", "status", "code", "identity", "scope", "aadsts"] {
-        assert_eq!(seen[field], told[field], "{field}");
+        assert_eq!(problem[field], documented[field], "{field}");
     }
 }
 
-/// The answer to a GET over a connection that was made to this address, as a PROXY header says it.
-fn send(stack: &Stack, called: &str, host: &str, target: &str, header: &str) -> String {
+/// Sends a GET over a connection whose PROXY header has this destination, and returns the response.
+fn send(stack: &Stack, destination: &str, host: &str, target: &str, header: &str) -> String {
     let request = format!(
-        "PROXY TCP4 127.0.0.1 {called}\r\nGET {target} HTTP/1.1\r\nHost: {host}\r\n{header}\r\nConnection: close\r\n\r\n"
+        "PROXY TCP4 127.0.0.1 {destination}\r\nGET {target} HTTP/1.1\r\nHost: {host}\r\n{header}\r\nConnection: close\r\n\r\n"
     );
     stack::client::send_bytes(stack.imds_addr(), request.as_bytes()).unwrap()
 }
 
-fn loads(file: &str, configuration: &Value) {
+fn assert_loads(file: &str, configuration: &Value) {
     let variable = |_: &str| Some(stack::TENANT_ID.to_owned());
     let loaded = Config::parse(configuration.to_string().as_bytes(), &variable);
     assert!(loaded.is_ok(), "{file}: {}", loaded.unwrap_err());
 }
 
-/// The documents of the repository.
+/// Returns the Markdown files of the repository.
 fn documents() -> Vec<String> {
     let folder = |folder: &str| {
         let files = fs::read_dir(stack::root().join(folder)).unwrap().map(|file| file.unwrap().file_name());
@@ -338,7 +344,7 @@ fn documents() -> Vec<String> {
     files.into_iter().filter(|file| file.ends_with(".md")).collect()
 }
 
-/// The blocks of JSON in a document.
+/// Returns the JSON blocks of a document.
 fn json_blocks(file: &str) -> Vec<Value> {
     let text = fs::read_to_string(stack::root().join(file)).unwrap();
     let blocks = text.split("\n```json\n").skip(1);
@@ -346,12 +352,12 @@ fn json_blocks(file: &str) -> Vec<Value> {
     blocks.map(|block| serde_json::from_str(block).unwrap_or_else(|error| panic!("{file}: {error}: {block}"))).collect()
 }
 
-/// The objects in a file.
+/// Returns the objects in a manifest.
 fn objects(file: &str) -> Vec<Value> {
     stack::document::read(&format!("{FOLDER}/{file}")).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// What its Deployment says of the Pod.
+/// Returns the pod spec of a manifest's Deployment.
 fn pod(file: &str) -> Value {
     let objects = objects(file);
     let deployment = objects.iter().find(|object| object["kind"] == "Deployment").unwrap();
@@ -370,7 +376,7 @@ fn list(of: &Value, field: &str) -> Vec<Value> {
     of[field].as_array().cloned().unwrap_or_default()
 }
 
-/// The field `name` of each.
+/// Returns the field `name` of each element.
 fn names(list: &Value) -> Vec<&str> {
     list.as_array().into_iter().flatten().map(|one| one["name"].as_str().unwrap()).collect()
 }

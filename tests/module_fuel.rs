@@ -1,10 +1,10 @@
-//! What a request costs in the module, in wasmtime's fuel: about one for each instruction, and the same in every run.
+//! Measures the cost of a request in the module in wasmtime's fuel: about one unit per instruction, and the same in every run.
 //!
-//! `benches/module-fuel.txt` holds the numbers, so that a change that costs is seen in its diff. This test fails when one
-//! of them is off by more than a percent: less is the compiler's choice of what to inline, which an edit elsewhere in the
-//! module moves. With `BENCH_WRITE=1` it writes them anew.
+//! `benches/module-fuel.txt` contains the figures, so that a diff shows a change of the cost. This test fails when a figure
+//! differs by more than one percent. Smaller differences come from the compiler's inlining, which an edit elsewhere in the
+//! module can change. `BENCH_WRITE=1` rewrites the file.
 
-// A test may fail where it stands.
+// A test may panic.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 mod sidecar;
@@ -19,13 +19,13 @@ use wasm_host::{Module, Request};
 const REQUESTS: u64 = 100;
 
 const HEAD: &str = "\
-# What a request costs in the module, in wasmtime's fuel: about one for each instruction. The mean of 100 requests with
-# the token in the VM's own memory, from the first look at the headers to the end of the stream. `make bench-module`
-# writes this file, and `make test` fails when a number is off by more than a percent.
+# The cost of a request in the module in wasmtime's fuel, about one unit per instruction: the mean of 100 requests with
+# the token in the VM's memory, from the request headers to the end of the stream. `make bench-module` writes this file,
+# and `make test` fails when a figure differs by more than one percent.
 ";
 
 #[test]
-fn a_request_costs_what_is_written() {
+fn the_cost_of_a_request_is_the_recorded_one() {
     let module = Module::metered(&sidecar::module_bytes()).unwrap();
     let costs: Vec<(&str, u64)> = [
         ("cached_inject", to_service(LISTED_HOST)),
@@ -41,17 +41,17 @@ fn a_request_costs_what_is_written() {
         fs::write(&path, format!("{HEAD}\n{lines}")).unwrap();
     }
     let text = fs::read_to_string(&path).unwrap();
-    let kept: Vec<(&str, u64)> = text
+    let recorded: Vec<(&str, u64)> = text
         .lines()
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
         .map(|line| line.split_once(' ').unwrap())
         .map(|(name, cost)| (name, cost.parse().unwrap()))
         .collect();
-    let same = kept.len() == costs.len()
-        && kept.iter().zip(&costs).all(|(kept, now)| kept.0 == now.0 && kept.1.abs_diff(now.1) * 100 <= kept.1);
+    let same = recorded.len() == costs.len()
+        && recorded.iter().zip(&costs).all(|(old, new)| old.0 == new.0 && old.1.abs_diff(new.1) * 100 <= old.1);
     assert!(
         same,
-        "the module costs more or less than before: run `make bench-module`, and look at the diff\nkept: {kept:?}\n now: {costs:?}"
+        "the cost of a request has changed: run `make bench-module` and check the diff\nrecorded: {recorded:?}\nmeasured: {costs:?}"
     );
 }
 
@@ -59,14 +59,14 @@ fn cost(module: &Module, request: &Request) -> u64 {
     let host = sidecar::builder(module).workers(1).start().unwrap();
     let worker = host.worker(0);
     let mut answers = Answers::default();
-    let mut one = || {
+    let mut serve_one = || {
         let stream = worker.request(request.clone());
         answers.serve(&host);
         stream.end();
     };
-    // The first has the token fetched, the next ones let the VM's memory settle.
-    (0..10).for_each(|_| one());
+    // The first request fetches the token; the next ones let the VM's memory reach its final size.
+    (0..10).for_each(|_| serve_one());
     worker.fuel();
-    (0..REQUESTS).for_each(|_| one());
+    (0..REQUESTS).for_each(|_| serve_one());
     worker.fuel() / REQUESTS
 }

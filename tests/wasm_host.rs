@@ -14,12 +14,12 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use caught::caught;
-use fake_entra::{Cut, Directory, Issuer, TokenRequest};
+use fake_entra::{Directory, Disconnect, Issuer, TokenRequest};
 use libtest_mimic::{Arguments, Trial};
 use scenarios::{Scenario, World};
 use serde_json::json;
-use stack::{AUDIENCE, CLIENT_ID, ISSUER_URL, NAMESPACE, RESOURCES, SERVICE_ACCOUNT, TOKEN_LIFE};
-use wasm_host::{Callout, Headers, Host, Outcome, Passed};
+use stack::{AUDIENCE, CLIENT_ID, ISSUER_URL, NAMESPACE, RESOURCES, SERVICE_ACCOUNT, TOKEN_LIFETIME};
+use wasm_host::{Callout, Forwarded, Headers, Host, StreamState};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -84,11 +84,11 @@ impl WasmHost {
     fn project(&self, audience: &str) {
         let now = self.host.wall_clock();
         *self.token.borrow_mut() =
-            self.issuer.service_account_token(NAMESPACE, SERVICE_ACCOUNT, audience, now, TOKEN_LIFE);
+            self.issuer.service_account_token(NAMESPACE, SERVICE_ACCOUNT, audience, now, TOKEN_LIFETIME);
     }
 
     /// Sends requests at once, to the workers in turn, and waits for their answers.
-    fn send(&self, requests: &[stack::Request], to: &str) -> Vec<Outcome> {
+    fn send(&self, requests: &[stack::Request], to: &str) -> Vec<StreamState> {
         let streams: Vec<_> = requests
             .iter()
             .map(|request| {
@@ -99,7 +99,7 @@ impl WasmHost {
             .collect();
         let deadline = self.host.now() + PATIENCE;
         self.serve();
-        while streams.iter().any(|stream| stream.outcome() == Outcome::Paused) {
+        while streams.iter().any(|stream| stream.state() == StreamState::Paused) {
             let next = self.host.next_timer().filter(|next| *next <= deadline);
             let next = next.unwrap_or_else(|| panic!("no answer:\n{}", self.host.log_text()));
             self.host.advance(next.saturating_sub(self.host.now()));
@@ -108,7 +108,7 @@ impl WasmHost {
         for stream in &streams {
             stream.end();
         }
-        streams.iter().map(wasm_host::Stream::outcome).collect()
+        streams.iter().map(wasm_host::Stream::state).collect()
     }
 
     /// Answers all calls, and those that come of it.
@@ -129,21 +129,21 @@ impl WasmHost {
         match call.cluster.as_str() {
             sidecar::TOKEN_CLUSTER => {
                 let body = self.token.borrow().clone();
-                self.host.answer(call, wasm_host::Response::new(200, body));
+                self.host.respond(call, wasm_host::Response::new(200, body));
             }
             sidecar::ENTRA_CLUSTER | sidecar::ENTRA_AGAIN_CLUSTER => {
                 let path = call.headers.text(":path").unwrap();
                 let tenant_id = path.strip_prefix('/').and_then(|path| path.strip_suffix("/oauth2/v2.0/token"));
-                let answer = self.entra.answer(&TokenRequest {
+                let answer = self.entra.respond(&TokenRequest {
                     tenant_id: tenant_id.unwrap_or_else(|| panic!("{path} is no token endpoint")),
                     form: &call.body,
                     authority: &format!("https://{}", call.headers.text(":authority").unwrap()),
                     client_request_id: call.headers.text("client-request-id").as_deref(),
                     now: self.host.wall_clock(),
                 });
-                match answer.cut {
-                    Some(Cut::Reset) => self.host.answer(call, wasm_host::Response::unreachable()),
-                    Some(Cut::Truncate) => self.host.cut(call),
+                match answer.disconnect {
+                    Some(Disconnect::Reset) => self.host.respond(call, wasm_host::Response::unreachable()),
+                    Some(Disconnect::Truncate) => self.host.abort_response(call),
                     None => {
                         // The fake's server dates its answers, and Entra does: what has no date is Envoy's own.
                         let response = wasm_host::Response::new(answer.status, answer.body)
@@ -152,7 +152,7 @@ impl WasmHost {
                             .headers
                             .iter()
                             .fold(response, |response, (name, value)| response.header(name, value));
-                        self.host.answer_after(call, answer.delay, response);
+                        self.host.respond_after(call, answer.delay, response);
                     }
                 }
             }
@@ -175,7 +175,7 @@ impl World for WasmHost {
         let answered = requests.iter().zip(outcomes);
         answered
             .map(|(request, outcome)| match outcome {
-                Outcome::Passed(passed) => upstream(&passed, request.body().map_or(0, <[u8]>::len)),
+                StreamState::Forwarded(passed) => upstream(&passed, request.body().map_or(0, <[u8]>::len)),
                 other => reply(other),
             })
             .collect()
@@ -184,7 +184,7 @@ impl World for WasmHost {
     fn imds(&self, request: &stack::Request) -> stack::Response {
         match self.send(std::slice::from_ref(request), sidecar::IMDS_ADDRESS).remove(0) {
             // The listener's only route.
-            Outcome::Passed(_) => stack::Response { status: 404, headers: Vec::new(), body: Vec::new() },
+            StreamState::Forwarded(_) => stack::Response { status: 404, headers: Vec::new(), body: Vec::new() },
             other => reply(other),
         }
     }
@@ -219,7 +219,7 @@ fn received(request: &stack::Request) -> Headers {
 }
 
 /// What the upstream answers to what it saw.
-fn upstream(passed: &Passed, body_length: usize) -> stack::Response {
+fn upstream(passed: &Forwarded, body_length: usize) -> stack::Response {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let host = passed.headers.text(":authority").unwrap_or_default();
     let others = passed.headers.iter().filter(|(name, _)| !name.starts_with(b":"));
@@ -240,9 +240,9 @@ fn upstream(passed: &Passed, body_length: usize) -> stack::Response {
     }
 }
 
-fn reply(outcome: Outcome) -> stack::Response {
+fn reply(outcome: StreamState) -> stack::Response {
     match outcome {
-        Outcome::Replied(reply) => stack::Response {
+        StreamState::LocalReply(reply) => stack::Response {
             status: reply.status,
             headers: reply
                 .headers

@@ -1,4 +1,4 @@
-//! How the trials of a list fail: by a panic, whose message has been printed by then.
+//! Converts a panic of a test into the failure of its libtest-mimic trial. The panic's message has been printed already.
 
 use std::panic::{UnwindSafe, catch_unwind};
 

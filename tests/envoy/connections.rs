@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use fake_entra::Fault;
 use serde_json::{Value, json};
 use stack::document::{at_mut, set};
-use stack::{Forgotten, Forwarder, IMDS_HOST, LISTED_HOST, Options, Request, Stack, sidecar};
+use stack::{DropMode, Forwarder, IMDS_HOST, LISTED_HOST, Options, Request, Stack, sidecar};
 
 use super::{look_through_log, newest, of_the_filter};
 
@@ -41,7 +41,7 @@ fn behind_a_forwarder(clusters: &'static [&'static str], idle_timeout: &'static 
             let address = "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address";
             let server = at_mut(cluster, address).unwrap();
             let target = format!("{}:{}", server["address"].as_str().unwrap(), server["port_value"]);
-            between.lead_to(target.parse().unwrap());
+            between.set_target(target.parse().unwrap());
             *server = json!({"address": between.addr().ip(), "port_value": between.addr().port()});
             let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
             let options = &mut cluster["typed_extension_protocol_options"][options]["common_http_protocol_options"];
@@ -74,7 +74,7 @@ fn resources(count: usize) -> Vec<String> {
 }
 
 fn forgotten_connections_cost_one_call() {
-    for how in [Forgotten::Reset, Forgotten::Silence] {
+    for how in [DropMode::Reset, DropMode::Silence] {
         for count in [1, 5] {
             let (stack, forwarder) = behind_a_forwarder(&ENTRA, "0s");
             stack
@@ -82,7 +82,7 @@ fn forgotten_connections_cost_one_call() {
                 .add_faults(vec![Fault::delay(Duration::from_millis(500)).times(u32::try_from(count).unwrap())]);
             ask(&stack, &resources(count));
             assert_eq!(forwarder.connections(), count as u64, "pooled connections");
-            forwarder.forget(how);
+            forwarder.drop_connections(how);
             let started = Instant::now();
             ask(&stack, &["https://sixth.example".to_owned()]);
             println!("{how:?}, {count} forgotten: {:?}", started.elapsed());
@@ -100,7 +100,7 @@ fn an_idle_timeout_loses_no_call() {
     let (stack, forwarder) = behind_a_forwarder(&ENTRA, "1s");
     let (other, upstream) = behind_a_forwarder(&UPSTREAM, "1s");
     for forwarder in [&forwarder, &upstream] {
-        forwarder.forget_after(Duration::from_secs(2), Forgotten::Silence);
+        forwarder.drop_idle_after(Duration::from_secs(2), DropMode::Silence);
     }
     for round in 0..3 {
         ask(&stack, &[format!("https://resource-{round}.example")]);
@@ -117,11 +117,11 @@ fn a_get_is_repeated() {
     for method in ["GET", "HEAD", "OPTIONS"] {
         let request = Request::new(method, LISTED_HOST, "/");
         assert_eq!(stack.send(&request).unwrap().status, 200);
-        forwarder.forget(Forgotten::Reset);
+        forwarder.drop_connections(DropMode::Reset);
         let seen = stack.upstream.requests();
         assert_eq!(stack.send(&request).unwrap().status, 200, "{method}");
         assert_eq!(stack.upstream.requests(), seen + 1);
-        forwarder.forget(Forgotten::Reset);
+        forwarder.drop_connections(DropMode::Reset);
         // What may have been carried out already is not sent again.
         let post = Request::post(LISTED_HOST, "/", "x");
         assert_eq!(stack.send(&post).unwrap().status, 503, "{method}");

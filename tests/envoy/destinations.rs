@@ -122,7 +122,7 @@ fn a_request_waits_for_its_connection() {
 
 fn no_token_goes_in_clear() {
     let upstream = Upstream::start().unwrap();
-    let addr = upstream.clear_addr();
+    let addr = upstream.plaintext_addr();
     let in_clear = move || {
         change("static_resources.clusters[payments_kv]", move |cluster| {
             cluster.as_object_mut().unwrap().remove("transport_socket");
@@ -216,7 +216,7 @@ fn a_hedged_request() {
 
 fn a_hedged_attempt_in_clear() {
     let clear = Upstream::start().unwrap();
-    let addr = clear.clear_addr();
+    let addr = clear.plaintext_addr();
     let another_endpoint = change("static_resources.clusters[payments_kv]", move |cluster| {
         let address = json!({"socket_address": {"address": addr.ip(), "port_value": addr.port()}});
         let metadata = json!({"filter_metadata": {"envoy.transport_socket_match": {"clear": true}}});
@@ -247,7 +247,7 @@ fn a_mirror_gets_or_gets_not() {
         let mirrored = change(LISTED_ROUTE, |route| {
             route["route"]["request_mirror_policies"] = json!([{"cluster": "mirror"}]);
         });
-        let more = vec![clear_cluster("mirror", mirror.clear_addr()), mirrored];
+        let more = vec![clear_cluster("mirror", mirror.plaintext_addr()), mirrored];
         let stack = with(&destination(&json!({})), changes.into_iter().chain(more).collect());
         token(&stack.get(LISTED_HOST, "/", &[]));
         assert!(stack::eventually(Duration::from_secs(5), || mirror.requests() == 1));
@@ -287,7 +287,7 @@ fn a_route_on_the_tokens_header() {
                 routes.as_array_mut().unwrap().insert(0, on_header);
             },
         );
-        let more = vec![clear_cluster("thief", thief.clear_addr()), astray];
+        let more = vec![clear_cluster("thief", thief.plaintext_addr()), astray];
         let stack = with(&destination(&json!({})), changes.into_iter().chain(more).collect());
         token(&stack.get(LISTED_HOST, "/", &[]));
         let stolen = seen(&thief, "authorization");
@@ -317,7 +317,7 @@ fn a_replaced_credential_leads_no_token_astray() {
                     routes.as_array_mut().unwrap().push(rest);
                 },
             );
-            let mut changes = vec![clear_cluster("thief", thief.clear_addr()), astray];
+            let mut changes = vec![clear_cluster("thief", thief.plaintext_addr()), astray];
             if in_clusters_chain {
                 changes.push(in_cluster());
             }
@@ -372,7 +372,7 @@ fn an_internal_redirect_takes_no_token_along() {
     }
     // In clusters' own chains every cluster that such a request can come to needs the filter.
     let everywhere: Change = Box::new(|document| {
-        let filter = sidecar::whole_filter(document).unwrap();
+        let filter = sidecar::http_filter(document).unwrap();
         sidecar::move_into_cluster(document, "payments_kv").unwrap();
         sidecar::put_into_cluster(document, "elsewhere", filter).unwrap();
     });

@@ -28,7 +28,7 @@ use caught::caught;
 use fake_entra::Directory;
 use libtest_mimic::{Arguments, Trial};
 use scenarios::{Scenario, World};
-use stack::{LISTED_HOST, Options, Request, Response, Stack, StartError, TOKEN_LIFE, envoy};
+use stack::{LISTED_HOST, Options, Request, Response, Stack, StartError, TOKEN_LIFETIME, envoy};
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -99,14 +99,14 @@ fn started(version: &str, scenario: &Scenario) -> Stack {
             stack::SERVICE_ACCOUNT,
             setup.audience,
             SystemTime::now(),
-            TOKEN_LIFE,
+            TOKEN_LIFETIME,
         ));
     }
     Stack::start(options).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn look_through_log(stack: &Stack) {
-    let amiss = stack.log_amiss();
+    let amiss = stack.forbidden_log_lines();
     assert!(amiss.is_empty(), "in the log:\n{}", amiss.join("\n"));
 }
 
@@ -164,7 +164,7 @@ fn newest(options: Options) -> Stack {
 fn a_bad_configuration_refuses_to_load() {
     let options = Options { configuration: Some(MISTAKEN.to_owned()), ..Options::default() };
     match Stack::start(options) {
-        Err(error @ StartError::EnvoyEnded { .. }) => assert!(tells_the_mistakes(&error.to_string()), "{error}"),
+        Err(error @ StartError::EnvoyExited { .. }) => assert!(tells_the_mistakes(&error.to_string()), "{error}"),
         Err(error) => panic!("{error}"),
         Ok(_) => panic!("it was taken"),
     }

@@ -30,7 +30,7 @@ fn envoys() -> Vec<PathBuf> {
 /// A stack whose listener `managed_identity` takes the address that was called from a PROXY header.
 fn called(options: Options, more: impl FnOnce(&mut Value) + Send + 'static) -> Stack {
     let edit = Box::new(|document: &mut Value| {
-        sidecar::take_proxy_header(document, sidecar::MANAGED_IDENTITY).unwrap();
+        sidecar::accept_proxy_protocol(document, sidecar::MANAGED_IDENTITY).unwrap();
         more(document);
     });
     newest(Options { edit: Some(edit), ..options })
@@ -209,7 +209,7 @@ fn health_answers_two_paths() {
 }
 
 fn a_probe_is_told_the_code_alone() {
-    let edit = Box::new(|document: &mut Value| sidecar::take_proxy_header(document, sidecar::HEALTH).unwrap());
+    let edit = Box::new(|document: &mut Value| sidecar::accept_proxy_protocol(document, sidecar::HEALTH).unwrap());
     let options = Options { edit: Some(edit), token: Some("no token".to_owned()), ..Options::default() };
     let stack = newest(options);
     let probe = |address: &str| {

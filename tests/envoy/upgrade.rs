@@ -30,7 +30,7 @@ impl Discovery {
     /// Takes the filter out of every listener's chain and has Envoy discover it.
     fn move_out(document: &mut Value, folder: &Path) -> Self {
         let file = folder.join("extensions.json");
-        let filter = sidecar::whole_filter(document).unwrap();
+        let filter = sidecar::http_filter(document).unwrap();
         for listener in sidecar::WITH_FILTER {
             let filters =
                 format!("static_resources.listeners[{listener}].filter_chains[0].filters[0].typed_config.http_filters");

@@ -270,7 +270,7 @@ fn at_the_metadata_address(mut form: Form, managed_identity: Value, envoy: PathB
     form.configure(|configuration| configuration["managed_identity"] = managed_identity);
     let edit = Box::new(move |bootstrap: &mut Value| {
         form.into_istio(bootstrap);
-        sidecar::take_proxy_header(bootstrap, sidecar::OUTBOUND).unwrap();
+        sidecar::accept_proxy_protocol(bootstrap, sidecar::OUTBOUND).unwrap();
         let hosts = format!("static_resources.listeners[{}].{HTTP}.route_config.virtual_hosts", sidecar::OUTBOUND);
         let hosts = at_mut(bootstrap, &hosts).unwrap().as_array_mut().unwrap();
         let entry = manifest(IMDS).object("ServiceEntry")["spec"].take();
@@ -379,6 +379,6 @@ fn is_in_order(stack: &Stack) {
     // What istiod does not know it drops, with no more than a warning.
     assert_eq!(stack.envoy.stat("server.dynamic_unknown_fields").unwrap(), Some(0));
     assert!(stack::eventually(Duration::from_secs(2), || stack.log().contains("event=exchange outcome=issued")));
-    let amiss = stack.log_amiss();
+    let amiss = stack.forbidden_log_lines();
     assert!(amiss.is_empty(), "in the log:\n{}", amiss.join("\n"));
 }

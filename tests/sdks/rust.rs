@@ -1,4 +1,4 @@
-//! The driver for the Azure SDK for Rust: this test's own binary, started again as a process of its own.
+//! The driver for the Azure SDK for Rust. It is this test's binary, started as another process.
 
 use std::net::SocketAddr;
 use std::process::{Command, ExitCode};
@@ -12,19 +12,19 @@ use azure_core::http::{AsyncRawResponse, ClientOptions, HttpClient, Request, Tra
 use azure_identity::{ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId};
 use serde_json::{Value, json};
 
-/// What tells the binary that it is the driver.
+/// The argument that selects the driver.
 const FLAG: &str = "--azure-identity-driver";
-/// What every app calls. Nothing here may reach the real one.
+/// The host of IMDS. No request may reach the real one.
 const IMDS: &str = "169.254.169.254";
 
-/// How to start it.
+/// Returns the command that starts the driver.
 pub(crate) fn driver() -> Option<Command> {
     let mut command = Command::new(std::env::current_exe().ok()?);
     command.arg(FLAG);
     Some(command)
 }
 
-/// Answers the request on the command line, when this process is the driver.
+/// Runs the request on the command line if this process is the driver; otherwise returns `None`.
 pub(crate) fn run() -> Option<ExitCode> {
     let arguments: Vec<String> = std::env::args().collect();
     let [_, flag, request] = arguments.as_slice() else { return None };
@@ -32,11 +32,11 @@ pub(crate) fn run() -> Option<ExitCode> {
         return None;
     }
     let request: Value = serde_json::from_str(request).unwrap();
-    println!("{}", futures_executor::block_on(answer(&request)));
+    println!("{}", futures_executor::block_on(respond(&request)));
     Some(ExitCode::SUCCESS)
 }
 
-async fn answer(request: &Value) -> Value {
+async fn respond(request: &Value) -> Value {
     let (mut tokens, mut expires_on, mut ms) = (Vec::new(), Vec::new(), Vec::new());
     let mut started = Instant::now();
     let result: azure_core::Result<()> = async {
@@ -77,17 +77,17 @@ fn selected(selector: &Value) -> Option<UserAssignedId> {
         "client_id" => Some(UserAssignedId::ClientId(value)),
         "object_id" => Some(UserAssignedId::ObjectId(value)),
         "resource_id" => Some(UserAssignedId::ResourceId(value)),
-        other => panic!("{other} selects nothing"),
+        other => panic!("unknown selector {other}"),
     }
 }
 
-/// The SDK does not tell its version; what is pinned does.
+/// Returns the SDK's version from the lock file, because the SDK does not expose it.
 fn version() -> &'static str {
     let rest = include_str!("../../Cargo.lock").split_once("name = \"azure_identity\"\nversion = \"").unwrap().1;
     rest.split_once('"').unwrap().0
 }
 
-/// Sends what is for IMDS to `$IMDS_URL`, as iptables does it in a pod.
+/// Sends requests for IMDS to `$IMDS_URL`, as iptables does in a pod.
 #[derive(Debug)]
 struct Redirecting;
 
@@ -100,9 +100,9 @@ impl HttpClient for Redirecting {
         let port = url.port_or_known_default().unwrap_or(80);
         let address: SocketAddr = match host {
             IMDS => {
-                let here = std::env::var("IMDS_URL");
-                let here = here.map_err(|_| failed(format!("IMDS_URL is not set: nothing goes to {IMDS}")))?;
-                here.trim_start_matches("http://").parse()
+                let target = std::env::var("IMDS_URL");
+                let target = target.map_err(|_| failed(format!("set IMDS_URL: no request may be sent to {IMDS}")))?;
+                target.trim_start_matches("http://").parse()
             }
             host => format!("{host}:{port}").parse(),
         }

@@ -1,78 +1,79 @@
-//! The SDKs: how each is started, and in what they differ.
+//! The SDKs: how each is started and how their behaviour differs.
 
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::world::Source;
+use crate::harness::Source;
 
-/// How an SDK comes to the filter when it wants IMDS.
+/// How an SDK's requests for IMDS reach the filter.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
-    /// `AZURE_POD_IDENTITY_AUTHORITY_HOST` tells it another host.
+pub(crate) enum ImdsAccess {
+    /// The environment variable `AZURE_POD_IDENTITY_AUTHORITY_HOST` names the filter.
     Variable,
-    /// It asks 169.254.169.254, and is led to the filter: by iptables in a pod, by its driver's transport here.
+    /// The SDK calls 169.254.169.254. Its requests are redirected to the filter: by iptables in a pod, by the driver's transport here.
     Redirect,
 }
 
-/// One SDK.
+/// An SDK.
 pub(crate) struct Sdk {
-    /// What the names of its tests begin with.
+    /// The beginning of the names of its tests.
     pub(crate) id: &'static str,
-    /// What the table calls it; the version comes from the SDK itself.
+    /// The name in the table; the SDK itself reports its version.
     pub(crate) name: &'static str,
-    /// Its language, for the table.
+    /// The language in the table.
     pub(crate) language: &'static str,
-    /// Whether it needs no more than the README asks for, so that `make test` runs it.
+    /// Whether `make test` runs it, because it needs only what the README requires.
     pub(crate) always: bool,
-    /// How its managed-identity credential comes to IMDS.
-    pub(crate) way: Way,
-    /// How its `DefaultAzureCredential` does, so that it probes; `None` where it has no such thing.
-    pub(crate) chain: Option<Way>,
-    /// The endpoints that it speaks to.
+    /// How its managed-identity credential reaches IMDS.
+    pub(crate) imds: ImdsAccess,
+    /// How the probe of its `DefaultAzureCredential` reaches IMDS; `None` when it has no such credential.
+    pub(crate) chain: Option<ImdsAccess>,
+    /// The endpoints that it supports.
     pub(crate) endpoints: &'static [Endpoint],
-    /// Its driver; `None` when that is not installed.
+    /// The command that starts its driver; `None` when it is not installed.
     pub(crate) driver: fn() -> Option<Command>,
 }
 
-/// One endpoint that an SDK speaks to, and how.
+/// An endpoint that an SDK supports, and the SDK's behaviour there.
 #[derive(Clone, Copy)]
 pub(crate) struct Endpoint {
     pub(crate) source: Source,
-    /// The selectors that it offers there.
+    /// The selectors that the SDK supports.
     pub(crate) selectors: &'static [&'static str],
-    /// Whether it keeps a token instead of asking for it again.
-    pub(crate) keeps: bool,
-    /// Whether it tries again by itself after a 503.
+    /// Whether the SDK caches tokens.
+    pub(crate) caches: bool,
+    /// Whether the SDK retries after a 503.
     pub(crate) retries: bool,
-    /// Whether its message has the text of a refusal.
-    pub(crate) tells: bool,
+    /// Whether the SDK's error message contains the endpoint's error.
+    pub(crate) reports_errors: bool,
 }
 
 impl Sdk {
-    /// How it speaks to this endpoint; `None` when it cannot.
+    /// Returns the SDK's behaviour at this endpoint; `None` when it does not support it.
     pub(crate) fn endpoint(&self, source: Source) -> Option<&Endpoint> {
         self.endpoints.iter().find(|endpoint| endpoint.source == source)
     }
 }
 
-/// The ways to name a user-assigned identity.
+/// The parameters that select a user-assigned identity.
 const SELECTORS: &[&str] = &["client_id", "object_id", "resource_id"];
 
-/// As the SDKs of today speak to IMDS, and to App Service.
-const IMDS: Endpoint = Endpoint { source: Source::Imds, selectors: SELECTORS, keeps: true, retries: true, tells: true };
+/// The behaviour of current SDKs at IMDS and at App Service.
+const IMDS: Endpoint =
+    Endpoint { source: Source::Imds, selectors: SELECTORS, caches: true, retries: true, reports_errors: true };
 const APP_SERVICE: Endpoint = Endpoint { source: Source::AppService, ..IMDS };
-/// App Service's first version knows no object ids.
+/// App Service 2017-09-01 does not support object ids.
 const APP_SERVICE_FIRST: Endpoint = Endpoint { source: Source::AppServiceFirst, selectors: &["client_id"], ..IMDS };
 
-/// All of them, in the order of the table.
+/// All SDKs in the order of the table.
 pub(crate) const ALL: [Sdk; 8] = [
     Sdk {
         id: "azure_identity_for_python",
         name: "azure-identity",
         language: "Python",
         always: true,
-        way: Way::Variable,
-        chain: Some(Way::Redirect),
+        imds: ImdsAccess::Variable,
+        chain: Some(ImdsAccess::Redirect),
         endpoints: &[IMDS, APP_SERVICE],
         driver: || Some(python("azure_identity_driver.py")),
     },
@@ -81,20 +82,23 @@ pub(crate) const ALL: [Sdk; 8] = [
         name: "msal",
         language: "Python",
         always: true,
-        way: Way::Variable,
+        imds: ImdsAccess::Variable,
         chain: None,
         endpoints: &[Endpoint { retries: false, ..IMDS }, Endpoint { retries: false, ..APP_SERVICE }],
         driver: || Some(python("msal_driver.py")),
     },
     Sdk {
-        // Old Ansible collections and Azure CLIs have it.
+        // Old Ansible collections and Azure CLIs use it.
         id: "msrestazure_for_python",
         name: "msrestazure",
         language: "Python",
         always: true,
-        way: Way::Redirect,
+        imds: ImdsAccess::Redirect,
         chain: None,
-        endpoints: &[Endpoint { tells: false, ..IMDS }, Endpoint { keeps: false, retries: false, ..APP_SERVICE_FIRST }],
+        endpoints: &[
+            Endpoint { reports_errors: false, ..IMDS },
+            Endpoint { caches: false, retries: false, ..APP_SERVICE_FIRST },
+        ],
         driver: || Some(python("msrestazure_driver.py")),
     },
     Sdk {
@@ -102,11 +106,11 @@ pub(crate) const ALL: [Sdk; 8] = [
         name: "azure_identity",
         language: "Rust",
         always: true,
-        way: Way::Redirect,
+        imds: ImdsAccess::Redirect,
         chain: None,
         endpoints: &[
-            Endpoint { tells: false, ..IMDS },
-            Endpoint { tells: false, selectors: &["client_id", "object_id"], ..APP_SERVICE },
+            Endpoint { reports_errors: false, ..IMDS },
+            Endpoint { reports_errors: false, selectors: &["client_id", "object_id"], ..APP_SERVICE },
         ],
         driver: crate::rust::driver,
     },
@@ -115,8 +119,8 @@ pub(crate) const ALL: [Sdk; 8] = [
         name: "@azure/identity",
         language: "Node.js",
         always: false,
-        way: Way::Variable,
-        chain: Some(Way::Redirect),
+        imds: ImdsAccess::Variable,
+        chain: Some(ImdsAccess::Redirect),
         endpoints: &[IMDS, APP_SERVICE],
         driver: || {
             let modules = installed("node")?.join("node_modules");
@@ -130,18 +134,18 @@ pub(crate) const ALL: [Sdk; 8] = [
         name: "azidentity",
         language: "Go",
         always: false,
-        way: Way::Redirect,
-        chain: Some(Way::Redirect),
+        imds: ImdsAccess::Redirect,
+        chain: Some(ImdsAccess::Redirect),
         endpoints: &[IMDS, APP_SERVICE],
         driver: || Some(Command::new(installed("go")?.join("driver"))),
     },
     Sdk {
-        // go-autorest's, which old Terraform providers have. It sends resource ids, too, whatever the endpoint.
+        // Part of go-autorest, which old Terraform providers use. It sends resource ids to every endpoint.
         id: "adal_for_go",
         name: "adal",
         language: "Go",
         always: false,
-        way: Way::Redirect,
+        imds: ImdsAccess::Redirect,
         chain: None,
         endpoints: &[
             Endpoint { selectors: &["client_id", "resource_id"], ..IMDS },
@@ -155,15 +159,15 @@ pub(crate) const ALL: [Sdk; 8] = [
         name: "azure-identity",
         language: "Java",
         always: false,
-        way: Way::Variable,
-        // Its probe asks the host of the variable, too.
-        chain: Some(Way::Variable),
+        imds: ImdsAccess::Variable,
+        // Its probe also uses the host of the environment variable.
+        chain: Some(ImdsAccess::Variable),
         endpoints: &[IMDS, APP_SERVICE],
         driver: || {
             let folder = installed("java")?;
             let classes = format!("{0}/lib/*:{0}/classes", folder.display());
             let mut command = Command::new("java");
-            // Quick to start rather than quick in the end.
+            // Optimized for a fast start.
             command.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", &classes, "Driver"]);
             Some(command)
         },
@@ -176,7 +180,7 @@ fn python(driver: &str) -> Command {
     command
 }
 
-/// The folder that `scripts/fetch-sdks` fills, when it has.
+/// Returns the folder into which `scripts/fetch-sdks` installed the SDK; `None` when it is not installed.
 fn installed(language: &str) -> Option<PathBuf> {
     let folder = stack::root().join(".tools").join(language);
     folder.join("installed").is_file().then_some(folder)

@@ -1,47 +1,47 @@
-//! `docs/compatibility.md`: what the runs have shown, one line for each SDK and source.
+//! Compares the results of the runs with the table in `docs/compatibility.md`, which has one line per SDK and source.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
-use crate::cases::{self, Case};
+use crate::harness::Source;
+use crate::scenarios::{self, Scenario};
 use crate::sdk::{self, Sdk};
-use crate::world::Source;
 
 const FILE: &str = "docs/compatibility.md";
 
-/// What one SDK has shown at one source: by the column.
+/// The results of one SDK at one source, by column.
 type Cells = BTreeMap<&'static str, String>;
 
-/// By the SDK's id and the source, its version and what it has shown.
+/// The version and results of each SDK and source.
 type Lines = BTreeMap<(&'static str, Source), (String, Cells)>;
 
-/// What the runs have shown so far. A clone is the same table.
+/// The results of the runs so far. Clones share one table.
 #[derive(Clone, Default)]
 pub(crate) struct Table(Arc<Mutex<Lines>>);
 
 impl Table {
-    pub(crate) fn add(&self, sdk: &Sdk, source: Source, case: &'static Case, version: &str, result: String) {
-        let mut seen = self.0.lock().unwrap();
-        let (of_version, cells) = seen.entry((sdk.id, source)).or_default();
-        version.clone_into(of_version);
-        cells.insert(case.column, result);
+    pub(crate) fn add(&self, sdk: &Sdk, source: Source, scenario: &'static Scenario, version: &str, result: String) {
+        let mut results = self.0.lock().unwrap();
+        let (recorded_version, cells) = results.entry((sdk.id, source)).or_default();
+        version.clone_into(recorded_version);
+        cells.insert(scenario.column, result);
     }
 
-    /// Compares with the document, line by line. A line of which something was not run, or failed, is not compared.
+    /// Compares the results with the document line by line. Skips lines whose scenarios did not all run and pass.
     ///
     /// # Errors
-    /// When they differ: how.
-    pub(crate) fn settle(&self) -> Result<(), String> {
+    /// The differences, when the document has other results.
+    pub(crate) fn check(&self) -> Result<(), String> {
         let path = stack::root().join(FILE);
         let document = std::fs::read_to_string(&path).map_err(|error| format!("{FILE}: {error}"))?;
         let head = head();
         // The table ends where the document does.
-        let (text, present) = document.split_once(&head).unwrap_or((&document, ""));
+        let (text, existing) = document.split_once(&head).unwrap_or((&document, ""));
         let mut lines = String::new();
         let mut differences = String::new();
         for (sdk, source) in sdk::ALL.iter().flat_map(|sdk| Source::ALL.map(|source| (sdk, source))) {
-            let before = present.lines().find(|line| is_of(line, sdk, source));
+            let before = existing.lines().find(|line| is_of(line, sdk, source));
             let now = self.line(sdk, source);
             if let Some(now) = &now
                 && before != Some(now)
@@ -58,18 +58,18 @@ impl Table {
         if std::env::var_os("UPDATE").is_some_and(|update| update == "1") {
             return std::fs::write(&path, format!("{text}{head}{lines}")).map_err(|error| format!("{FILE}: {error}"));
         }
-        Err(format!("{FILE} tells otherwise; `UPDATE=1` in the environment writes what was seen:{differences}"))
+        Err(format!("{FILE} has other results; `UPDATE=1` in the environment updates it:{differences}"))
     }
 
-    /// The line, when all of it is known.
+    /// Returns the line; `None` when a result is missing.
     fn line(&self, sdk: &Sdk, source: Source) -> Option<String> {
-        let seen = self.0.lock().unwrap();
-        let (version, cells) = seen.get(&(sdk.id, source))?;
+        let results = self.0.lock().unwrap();
+        let (version, cells) = results.get(&(sdk.id, source))?;
         let mut line = format!("| {} {version} | {} | {source} |", sdk.name, sdk.language);
-        for case in &cases::ALL {
-            let cell = match cells.get(case.column) {
+        for scenario in &scenarios::ALL {
+            let cell = match cells.get(scenario.column) {
                 Some(result) => result,
-                None if case.sources(sdk).contains(&source) => return None,
+                None if scenario.sources(sdk).contains(&source) => return None,
                 None => "–",
             };
             let _ = write!(line, " {cell} |");
@@ -79,7 +79,7 @@ impl Table {
 }
 
 fn head() -> String {
-    let columns: Vec<&str> = cases::ALL.iter().map(|case| case.column).collect();
+    let columns: Vec<&str> = scenarios::ALL.iter().map(|scenario| scenario.column).collect();
     let rule = "---|".repeat(columns.len() + 3);
     format!("| SDK | language | source | {} |\n|{rule}\n", columns.join(" | "))
 }

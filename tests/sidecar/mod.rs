@@ -55,11 +55,11 @@ pub(crate) fn builder(module: &Module) -> Builder {
         .stream_idle_timeout(idle_timeout())
         .cluster(ENTRA_CLUSTER)
         .cluster(ENTRA_AGAIN_CLUSTER)
-        .cluster_that(TOKEN_CLUSTER, Cluster::InternalListener)
+        .cluster_of_kind(TOKEN_CLUSTER, Cluster::InternalListener)
         .cluster(LISTED_CLUSTER)
         .cluster("elsewhere")
         .route(LISTED_HOST, LISTED_CLUSTER)
-        .route_others("elsewhere")
+        .default_route("elsewhere")
         .workers(2);
     for name in vm["environment_variables"]["host_env_keys"].as_array().unwrap() {
         let value = match text(name).as_str() {

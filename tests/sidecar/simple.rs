@@ -26,7 +26,7 @@ impl Answers {
             }
             other => panic!("a call to {other}"),
         };
-        host.answer(call, response);
+        host.respond(call, response);
     }
 
     /// Answers all calls, and those that come of it, until nothing more can happen.

@@ -1,4 +1,4 @@
-//! Which root context a callback is for.
+//! Routes each callback to the root context that it belongs to.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -7,21 +7,21 @@ use std::hash::{BuildHasherDefault, Hasher};
 use crate::hostcalls::{self, BufferType};
 use crate::{Action, Plugin};
 
-/// The root contexts of a VM, and the streams of each. One VM has several when several listeners have plugin configurations with the
-/// same VM.
+/// The root contexts of a VM and the streams of each. A VM has several root contexts when several listeners have plugin
+/// configurations with the same `vm_id`.
 pub struct Contexts<P> {
     roots: RefCell<Vec<(u32, P)>>,
     /// The root context of each stream; `None` until the first stream.
     streams: RefCell<Option<Streams>>,
 }
 
-type Streams = HashMap<u32, u32, BuildHasherDefault<Number>>;
+type Streams = HashMap<u32, u32, BuildHasherDefault<ContextHasher>>;
 
-/// The host numbers contexts one after the other: spreading them by one multiplication is enough.
+/// Hashes a context id with one multiplication, which is enough: the host assigns sequential ids.
 #[derive(Default)]
-struct Number(u64);
+struct ContextHasher(u64);
 
-impl Hasher for Number {
+impl Hasher for ContextHasher {
     fn write(&mut self, bytes: &[u8]) {
         bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
     }
@@ -37,12 +37,12 @@ impl Hasher for Number {
 }
 
 impl<P: Plugin> Contexts<P> {
-    /// None yet.
+    /// Creates an empty registry.
     pub const fn empty() -> Self {
         Self { roots: RefCell::new(Vec::new()), streams: RefCell::new(None) }
     }
 
-    /// `proxy_on_context_create`: a root context has no parent.
+    /// `proxy_on_context_create`. A parent id of 0 denotes a root context.
     pub fn create(&self, context: u32, root: u32) {
         if root == 0 {
             self.roots.borrow_mut().push((context, P::new(context)));
@@ -73,14 +73,15 @@ impl<P: Plugin> Contexts<P> {
         self.root(root, |plugin| plugin.on_queue_ready(queue));
     }
 
-    /// `proxy_on_http_call_response`: every call is made by a root context, whichever context was active.
+    /// `proxy_on_http_call_response`. The host delivers the response to the root context, whichever context was active when the call
+    /// was made.
     pub fn on_http_call_response(&self, root: u32, call: u32, headers: usize, body_size: usize) {
         self.root(root, |plugin| plugin.on_http_call_response(call, headers, body_size));
     }
 
     /// `proxy_on_request_headers`
     pub fn on_request_headers(&self, stream: u32) -> u32 {
-        // A stream that nobody knows must not go on undecided.
+        // An unknown stream must not be forwarded without a decision.
         self.stream(stream, |plugin| plugin.on_request_headers(stream)).unwrap_or(Action::Pause).code()
     }
 

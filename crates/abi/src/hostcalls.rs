@@ -1,23 +1,23 @@
-//! What the filter asks of its host. Every status that is not success is an `Err`; nothing here panics.
+//! Safe wrappers of the host calls that the filter uses. Every status other than success is an `Err`; nothing here panics.
 //!
-//! Names are those of the ABI's functions without `proxy_`, sizes and numbers are the ABI's.
+//! Function names are those of the ABI without `proxy_`; sizes and enum values are the ABI's.
 
 use std::time::Duration;
 
 use crate::sys;
 
-/// Why the host did not do what was asked (`proxy_status_t`). A host may return numbers that have no name here.
+/// The status of a host call that failed (`proxy_status_t`). A host may return values that have no constant here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status(u32);
 
 impl Status {
-    /// There is no such header, property, name or queue.
+    /// The header, property, key or queue does not exist.
     pub const NOT_FOUND: Self = Self(1);
-    /// An argument is wrong: for a call, that there is no such cluster.
+    /// An argument is invalid. For an HTTP call: the cluster does not exist.
     pub const BAD_ARGUMENT: Self = Self(2);
-    /// The queue has no message.
+    /// The queue is empty.
     pub const EMPTY: Self = Self(7);
-    /// Another VM has changed the shared data meanwhile.
+    /// Another VM changed the shared data in the meantime.
     pub const CAS_MISMATCH: Self = Self(8);
 
     pub(crate) const fn check(code: u32) -> Result<(), Self> {
@@ -28,17 +28,17 @@ impl Status {
     }
 }
 
-/// How important a log line is (`proxy_log_level_t`).
+/// The severity of a log line (`proxy_log_level_t`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum LogLevel {
-    /// As it should be.
+    /// Normal operation.
     Info = 2,
-    /// Somebody should look at it.
+    /// An operator should check it.
     Warn = 3,
-    /// Something does not work.
+    /// A function has failed.
     Error = 4,
-    /// The VM is lost.
+    /// The VM has crashed.
     Critical = 5,
 }
 
@@ -46,7 +46,7 @@ pub enum LogLevel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum BufferType {
-    /// The body of the answer to a call.
+    /// The body of the response to an HTTP call.
     HttpCallResponseBody = 4,
     /// The plugin's configuration.
     PluginConfiguration = 7,
@@ -56,11 +56,11 @@ pub enum BufferType {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum MapType {
-    /// The headers of the request in effect.
+    /// The request headers of the effective context's stream.
     HttpRequestHeaders = 0,
-    /// The headers of the response to it.
+    /// The response headers of the effective context's stream.
     HttpResponseHeaders = 2,
-    /// The headers of the answer to a call.
+    /// The headers of the response to an HTTP call.
     HttpCallResponseHeaders = 6,
 }
 
@@ -68,21 +68,21 @@ pub enum MapType {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum MetricType {
-    /// It only grows.
+    /// A value that only increases.
     Counter = 0,
-    /// It has a value.
+    /// A value that is set.
     Gauge = 1,
-    /// It has a distribution.
+    /// A distribution of recorded values.
     Histogram = 2,
 }
 
-/// The request path of a stream (`proxy_stream_type_t`).
+/// The request direction of a stream (`proxy_stream_type_t`).
 const HTTP_REQUEST: u32 = 0;
 
-/// The host derives the gRPC status from the HTTP status.
+/// Tells the host to derive the gRPC status from the HTTP status.
 const NO_GRPC_STATUS: i32 = -1;
 
-/// `None` for what does not exist.
+/// Converts the status `absent` to `None`.
 fn optional<T>(result: Result<T, Status>, absent: Status) -> Result<Option<T>, Status> {
     match result {
         Ok(value) => Ok(Some(value)),
@@ -103,7 +103,7 @@ pub(crate) fn log_panic(text: &str) {
     let _ = log(LogLevel::Critical, text);
 }
 
-/// The time since the Unix epoch, by the host's clock.
+/// Returns the time since the Unix epoch by the host's clock.
 ///
 /// # Errors
 /// The host's status.
@@ -111,7 +111,7 @@ pub fn get_current_time() -> Result<Duration, Status> {
     sys::current_time().map(Duration::from_nanos)
 }
 
-/// Has [`crate::Plugin::on_tick`] called so often, or never with zero.
+/// Sets the period in which the host calls [`crate::Plugin::on_tick`]. Zero disables the timer.
 ///
 /// # Errors
 /// The host's status.
@@ -119,15 +119,15 @@ pub fn set_tick_period(period: Duration) -> Result<(), Status> {
     sys::set_tick_period(u32::try_from(period.as_millis()).unwrap_or(u32::MAX))
 }
 
-/// At most `most` bytes of a buffer, from `start` on.
+/// Returns at most `max_size` bytes of a buffer, beginning at offset `start`; `None` when the buffer does not exist.
 ///
 /// # Errors
 /// The host's status.
-pub fn get_buffer(buffer: BufferType, start: usize, most: usize) -> Result<Option<Vec<u8>>, Status> {
-    optional(sys::buffer(buffer as u32, start, most), Status::NOT_FOUND)
+pub fn get_buffer(buffer: BufferType, start: usize, max_size: usize) -> Result<Option<Vec<u8>>, Status> {
+    optional(sys::buffer(buffer as u32, start, max_size), Status::NOT_FOUND)
 }
 
-/// The first value of a header, by its name in lower case.
+/// Returns the first value of the header with this lower-case name.
 ///
 /// # Errors
 /// The host's status.
@@ -135,7 +135,7 @@ pub fn get_map_value_bytes(map: MapType, name: &str) -> Result<Option<Vec<u8>>, 
     optional(sys::header(map as u32, name), Status::NOT_FOUND)
 }
 
-/// Sets a header in place of all others of its name; `None` removes them.
+/// Replaces all values of a header with one; `None` removes the header.
 ///
 /// # Errors
 /// The host's status.
@@ -146,7 +146,7 @@ pub fn set_map_value_bytes(map: MapType, name: &str, value: Option<&[u8]>) -> Re
     }
 }
 
-/// An attribute, such as `["xds", "cluster_name"]`.
+/// Returns an attribute, such as `["xds", "cluster_name"]`; `None` when it does not exist.
 ///
 /// # Errors
 /// The host's status.
@@ -154,7 +154,7 @@ pub fn get_property(path: &[&str]) -> Result<Option<Vec<u8>>, Status> {
     optional(sys::property(path.join("\0").as_bytes()), Status::NOT_FOUND)
 }
 
-/// Sets a value that access logs and later callbacks of the stream in effect read (in Envoy: filter state).
+/// Sets a property of the effective context's stream for access logs and later callbacks. Envoy stores it as filter state.
 ///
 /// # Errors
 /// The host's status.
@@ -162,23 +162,23 @@ pub fn set_property(name: &str, value: &[u8]) -> Result<(), Status> {
     sys::set_property(name.as_bytes(), value)
 }
 
-/// The value under a name that all VMs share, and its compare-and-set number.
+/// Returns a value that all VMs share, with its compare-and-set (CAS) number.
 ///
 /// # Errors
-/// The host's status; [`Status::NOT_FOUND`] for a name that was never set.
+/// The host's status; [`Status::NOT_FOUND`] for a key that was never set.
 pub fn get_shared_data(name: &str) -> Result<(Vec<u8>, u32), Status> {
     sys::shared_data(name)
 }
 
-/// Sets a value that all VMs share. With a compare-and-set number, only if it is still that of the value.
+/// Sets a value that all VMs share. With a compare-and-set number, succeeds only if it equals the number of the current value.
 ///
 /// # Errors
-/// The host's status; [`Status::CAS_MISMATCH`] when another VM was faster.
+/// The host's status; [`Status::CAS_MISMATCH`] when another VM has set the value since it was read.
 pub fn set_shared_data(name: &str, value: &[u8], cas: Option<u32>) -> Result<(), Status> {
     sys::set_shared_data(name, value, cas.unwrap_or_default())
 }
 
-/// Makes this VM the one that reads a queue; its number.
+/// Registers this VM as the reader of a queue and returns the queue's id.
 ///
 /// # Errors
 /// The host's status.
@@ -186,7 +186,7 @@ pub fn register_shared_queue(name: &str) -> Result<u32, Status> {
     sys::register_shared_queue(name)
 }
 
-/// Puts a message into a queue, which wakes the VM that reads it.
+/// Adds a message to a queue. The host then calls `on_queue_ready` in the VM that reads it.
 ///
 /// # Errors
 /// The host's status; [`Status::NOT_FOUND`] for a queue that does not exist.
@@ -194,7 +194,7 @@ pub fn enqueue_shared_queue(queue: u32, message: &[u8]) -> Result<(), Status> {
     sys::enqueue_shared_queue(queue, message)
 }
 
-/// Takes the oldest message from a queue, if there is one.
+/// Removes and returns the oldest message of a queue; `None` when it is empty.
 ///
 /// # Errors
 /// The host's status.
@@ -202,7 +202,7 @@ pub fn dequeue_shared_queue(queue: u32) -> Result<Option<Vec<u8>>, Status> {
     optional(sys::dequeue_shared_queue(queue), Status::EMPTY)
 }
 
-/// Lets the paused request in effect go on, after the current callback.
+/// Resumes the paused request of the effective context when the current callback returns.
 ///
 /// # Errors
 /// The host's status.
@@ -210,8 +210,8 @@ pub fn resume_http_request() -> Result<(), Status> {
     sys::continue_stream(HTTP_REQUEST)
 }
 
-/// Answers the request in effect, after the current callback. `details` becomes Envoy's `%RESPONSE_CODE_DETAILS%`; it has no
-/// white space.
+/// Sends a local reply to the request of the effective context when the current callback returns. `details` becomes Envoy's
+/// `%RESPONSE_CODE_DETAILS%` and must not contain white space.
 ///
 /// # Errors
 /// The host's status.
@@ -219,10 +219,11 @@ pub fn send_local_response(status: u16, details: &str, headers: &[(&str, &str)],
     sys::send_local_response(u32::from(status), details, body, &pairs(headers), NO_GRPC_STATUS)
 }
 
-/// Sends a request to a cluster; its number, by which [`crate::Plugin::on_http_call_response`] names the answer.
+/// Sends an HTTP request to a cluster and returns the call's id, which [`crate::Plugin::on_http_call_response`] receives with the
+/// response.
 ///
 /// # Errors
-/// The host's status; [`Status::BAD_ARGUMENT`] when there is no such cluster. Then no answer comes.
+/// The host's status; [`Status::BAD_ARGUMENT`] when the cluster does not exist. No response follows an error.
 pub fn dispatch_http_call(
     cluster: &str,
     headers: &[(&str, &str)],
@@ -233,15 +234,15 @@ pub fn dispatch_http_call(
     sys::http_call(cluster, &pairs(headers), body, &pairs(&[]), timeout)
 }
 
-/// Makes the calls that follow in this callback be about this context.
+/// Makes the host calls that follow in this callback apply to this context.
 ///
 /// # Errors
-/// The host's status; when there is no such context.
+/// The host's status, when the context does not exist.
 pub fn set_effective_context(context: u32) -> Result<(), Status> {
     sys::set_effective_context(context)
 }
 
-/// Makes a metric, or finds it; its number.
+/// Defines a metric, or finds the existing one, and returns its id.
 ///
 /// # Errors
 /// The host's status.
@@ -249,7 +250,7 @@ pub fn define_metric(kind: MetricType, name: &str) -> Result<u32, Status> {
     sys::define_metric(kind as u32, name)
 }
 
-/// Adds to a counter or a gauge.
+/// Adds an amount to a counter or a gauge.
 ///
 /// # Errors
 /// The host's status.
@@ -265,16 +266,16 @@ pub fn record_metric(metric: u32, value: u64) -> Result<(), Status> {
     sys::record_metric(metric, value)
 }
 
-/// Calls a function that only this host has; what it returns.
+/// Calls a function that is specific to this host (a foreign function) and returns its result.
 ///
 /// # Errors
-/// The host's status; [`Status::NOT_FOUND`] when it has no such function.
+/// The host's status; [`Status::NOT_FOUND`] when the host has no such function.
 pub fn call_foreign_function(name: &str, arguments: &[u8]) -> Result<Vec<u8>, Status> {
     sys::call_foreign_function(name, arguments)
 }
 
-/// A header map as the ABI has it: the number of pairs, the sizes of each name and value, then names and values, each with a
-/// NUL behind it. Integers are 32 bits, the least byte first.
+/// Encodes a header map as the ABI defines it: the number of pairs, the sizes of each name and value, then the names and values, each
+/// followed by a NUL. Integers are 32-bit little-endian.
 fn pairs(headers: &[(&str, &str)]) -> Vec<u8> {
     let size = |length: usize| u32::try_from(length).unwrap_or_default().to_le_bytes();
     let mut bytes = size(headers.len()).to_vec();

@@ -1,9 +1,9 @@
-//! The proxy-wasm ABI 0.2.1 (github.com/proxy-wasm/spec, `abi-versions/v0.2.1`), as far as the filter needs it.
+//! The proxy-wasm ABI 0.2.1 (github.com/proxy-wasm/spec, `abi-versions/v0.2.1`), reduced to the parts that the filter uses.
 //!
-//! A host calls back only what a module exports, and each callback costs a call into the VM; so `plugin!` exports those
-//! that the filter acts on and no others. The published SDK for Rust exports all of them, keeps a context object for each stream, gives the answer to a
-//! call to whichever context was active when the call was made, and panics on statuses that it does not expect. Here a stream is
-//! a number, the answer to a call goes to the root context, and every status is an `Err`.
+//! A host invokes only the callbacks that a module exports, and each callback costs a call into the VM. Therefore `plugin!` exports
+//! only the callbacks that the filter implements. The published SDK for Rust exports all of them, keeps a context object for each
+//! stream, delivers the response to a call to the context that was active when the call was made, and panics on unexpected statuses.
+//! In this crate a stream is an id, the root context receives every response, and every status is an `Err`.
 //!
 //! ```ignore
 //! struct Filter { /* … */ }
@@ -11,7 +11,7 @@
 //! entra_exchange_abi::plugin!(Filter);
 //! ```
 //!
-//! `unsafe` is in `sys.rs` alone.
+//! Only `sys.rs` contains `unsafe`.
 
 // Host calls exist in a host only.
 #![cfg(target_family = "wasm")]
@@ -24,12 +24,12 @@ pub use contexts::Contexts;
 #[doc(hidden)]
 pub use sys::{allocate, initialize};
 
-/// What a host does with a request when a callback returns.
+/// Tells the host how to handle a request when a callback returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Go on to the next filter.
+    /// Continue with the next filter.
     Continue,
-    /// Wait for [`hostcalls::resume_http_request`] or [`hostcalls::send_local_response`].
+    /// Stop the filter chain until [`hostcalls::resume_http_request`] or [`hostcalls::send_local_response`].
     Pause,
 }
 
@@ -44,34 +44,34 @@ impl Action {
     }
 }
 
-/// One plugin configuration in one VM: the root context. A host calls one method at a time and never one within another.
+/// The root context: one plugin configuration in one VM. The host never calls a method while another one runs.
 pub trait Plugin {
-    /// Makes the root context with this number.
+    /// Creates the root context with this id.
     fn new(context: u32) -> Self;
 
-    /// The VM starts. `false` refuses it.
+    /// Called when the VM starts. `false` rejects the start.
     fn on_vm_start(&mut self) -> bool;
 
-    /// The plugin's configuration is here. `false` rejects it.
+    /// Called with the plugin's configuration. `false` rejects it.
     fn on_configure(&mut self, configuration: Vec<u8>) -> bool;
 
-    /// The period of [`hostcalls::set_tick_period`] is over.
+    /// Called whenever the period of [`hostcalls::set_tick_period`] has elapsed.
     fn on_tick(&mut self);
 
-    /// A shared queue that this VM registered has a message.
+    /// Called when a shared queue that this VM registered has a message.
     fn on_queue_ready(&mut self, queue: u32);
 
-    /// The answer to [`hostcalls::dispatch_http_call`] is here, with this many headers and bytes of body. Without headers there is
-    /// none: the connection broke.
+    /// Called with the response to [`hostcalls::dispatch_http_call`]: its number of headers and the size of its body in bytes. Zero
+    /// headers mean that there is no response because the connection was closed.
     fn on_http_call_response(&mut self, call: u32, headers: usize, body_size: usize);
 
-    /// The headers of a request are here.
+    /// Called with the headers of a request.
     fn on_request_headers(&mut self, stream: u32) -> Action;
 
-    /// The headers of the response to a request are here.
+    /// Called with the headers of the response to a request.
     fn on_response_headers(&mut self, stream: u32) -> Action;
 
-    /// A stream is over, and its number may be used for another.
+    /// Called when a stream has ended. The host may reuse its id.
     fn on_delete(&mut self, stream: u32);
 }
 

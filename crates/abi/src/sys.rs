@@ -1,7 +1,7 @@
-//! The host's functions as the ABI has them, and the memory that the host writes into. The one file with `unsafe`.
+//! Bindings to the host's functions, and the memory that the host writes results into. This is the only file with `unsafe`.
 //!
-//! Every wrapper passes pointers and sizes of slices that live until the call has returned, and the host only reads what they
-//! point to. What the host returns it has written into memory that it asked [`allocate`] for: that memory is taken over whole.
+//! Every wrapper passes pointers and sizes of slices that live until the call has returned, and the host only reads from them.
+//! The host writes results into memory that it has allocated through [`allocate`]; the wrapper takes ownership of all of it.
 
 use std::alloc::{Layout, alloc};
 use std::ptr::{NonNull, null, null_mut};
@@ -13,7 +13,7 @@ unsafe extern "C" {
     fn proxy_log(level: u32, text: *const u8, size: usize) -> u32;
     fn proxy_get_current_time_nanoseconds(time: *mut u64) -> u32;
     fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
-    fn proxy_get_buffer_bytes(buffer: u32, start: usize, most: usize, to: *mut *mut u8, size: *mut usize) -> u32;
+    fn proxy_get_buffer_bytes(buffer: u32, start: usize, max_size: usize, to: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_get_header_map_value(
         map: u32,
         name: *const u8,
@@ -80,28 +80,28 @@ unsafe extern "C" {
 }
 
 unsafe extern "C" {
-    /// Makes libc's own state, such as the environment.
+    /// Initializes libc's state, such as the environment.
     fn __wasm_call_ctors();
 }
 
-/// `_initialize`: called once, before anything else.
+/// `_initialize`: the host calls it once, before any other function.
 pub fn initialize() {
-    // SAFETY: the linker makes this function, and it is called once.
+    // SAFETY: the linker generates this function, and it is called once.
     unsafe { __wasm_call_ctors() };
     std::panic::set_hook(Box::new(|panic| log_panic(&panic.to_string())));
 }
 
-/// `proxy_on_memory_allocate`: memory for what the host returns. [`Returned::take`] takes it over.
+/// `proxy_on_memory_allocate`: allocates memory for a result of the host. [`Returned::take`] takes ownership of it.
 pub fn allocate(size: usize) -> *mut u8 {
     match Layout::array::<u8>(size) {
         Ok(_) if size == 0 => NonNull::dangling().as_ptr(),
-        // SAFETY: the layout has a size.
+        // SAFETY: the layout's size is not zero.
         Ok(layout) => unsafe { alloc(layout) },
         Err(_) => null_mut(),
     }
 }
 
-/// Where the host returns bytes.
+/// The pointer and size through which the host returns bytes.
 struct Returned {
     data: *mut u8,
     size: usize,
@@ -112,24 +112,24 @@ impl Returned {
         Self { data: null_mut(), size: 0 }
     }
 
-    /// Takes the bytes over; the host returns no pointer when there are none.
+    /// Takes ownership of the bytes. The host leaves the pointer null when there are none.
     fn take(self) -> Vec<u8> {
         if self.data.is_null() {
             return Vec::new();
         }
-        // SAFETY: the host had `allocate` make this memory with exactly this size, wrote all of it, and keeps no pointer.
+        // SAFETY: the host allocated this memory through `allocate` with exactly this size, wrote all of it, and keeps no pointer.
         unsafe { Vec::from_raw_parts(self.data, self.size, self.size) }
     }
 }
 
-/// Gives a function of the host's two places to return bytes by; its status says whether there are any.
+/// Calls a host function that returns bytes through two out-parameters.
 fn returned(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> Result<Vec<u8>, Status> {
     let mut bytes = Returned::none();
     Status::check(call(&raw mut bytes.data, &raw mut bytes.size))?;
     Ok(bytes.take())
 }
 
-/// Gives a function of the host's a place to return a number by.
+/// Calls a host function that returns a number through an out-parameter.
 fn number<T: Default>(call: impl FnOnce(*mut T) -> u32) -> Result<T, Status> {
     let mut number = T::default();
     Status::check(call(&raw mut number))?;
@@ -151,9 +151,9 @@ pub(crate) fn set_tick_period(milliseconds: u32) -> Result<(), Status> {
     Status::check(unsafe { proxy_set_tick_period_milliseconds(milliseconds) })
 }
 
-pub(crate) fn buffer(buffer: u32, start: usize, most: usize) -> Result<Vec<u8>, Status> {
+pub(crate) fn buffer(buffer: u32, start: usize, max_size: usize) -> Result<Vec<u8>, Status> {
     // SAFETY: see the module's documentation.
-    returned(|to, size| unsafe { proxy_get_buffer_bytes(buffer, start, most, to, size) })
+    returned(|to, size| unsafe { proxy_get_buffer_bytes(buffer, start, max_size, to, size) })
 }
 
 pub(crate) fn header(map: u32, name: &str) -> Result<Vec<u8>, Status> {
@@ -223,7 +223,7 @@ pub(crate) fn send_local_response(
     headers: &[u8],
     grpc_status: i32,
 ) -> Result<(), Status> {
-    // No details are a pointer to nowhere, not an empty text.
+    // Absent details are a null pointer, not an empty text.
     let details_data = if details.is_empty() { null() } else { details.as_ptr() };
     // SAFETY: see the module's documentation.
     Status::check(unsafe {

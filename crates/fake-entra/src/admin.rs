@@ -1,36 +1,36 @@
-//! The admin API: plain HTTP, JSON, on a port of its own.
+//! The admin API: plaintext HTTP with JSON, on a separate port.
 //!
 //! | | |
 //! |---|---|
-//! | `GET /stats` | the counts, see [`Stats`](crate::Stats) |
+//! | `GET /stats` | the counters, see [`Stats`](crate::Stats) |
 //! | `POST /faults` | a list of faults, see [`Fault`](crate::Fault) |
 //! | `POST /credentials` | `{"tenant_id", "client_id", "issuer", "subject", "audience"}` |
 //! | `POST /resources` | `{"resource"}`, and `"client_id"` for v2 tokens with that audience |
-//! | `POST /reset` | forgets faults and counts |
+//! | `POST /reset` | removes pending faults and resets the counters |
 //!
-//! What is done answers 204. A mistake in the document answers 400 and names the field.
+//! A successful POST returns 204. An invalid document returns 400 with the name of the field.
 
 use serde_json::{Value, json};
 
-use crate::answer::Answer;
 use crate::directory::{Credential, Directory};
 use crate::faults::Fault;
 use crate::fields::{Fields, InvalidField};
+use crate::http::HttpResponse;
 use crate::request::Request;
 
-/// Answers one request of the admin port.
-pub(crate) fn answer(directory: &Directory, request: &Request) -> Answer {
+/// Handles a request to the admin port.
+pub(crate) fn respond(directory: &Directory, request: &Request) -> HttpResponse {
     let allowed = match request.path.as_str() {
         "/stats" => "GET",
         "/faults" | "/credentials" | "/resources" | "/reset" => "POST",
-        unknown => return error(404, "", &format!("{unknown} is not known here")),
+        unknown => return error(404, "", &format!("unknown path {unknown}")),
     };
     if request.method != allowed {
-        return error(405, "", &format!("{} takes {allowed}", request.path)).header("allow", allowed);
+        return error(405, "", &format!("{} accepts {allowed} only", request.path)).header("allow", allowed);
     }
     let done = match request.path.as_str() {
         "/stats" => {
-            return Answer::json(200, serde_json::to_vec(&directory.stats()).unwrap_or_default());
+            return HttpResponse::json(200, serde_json::to_vec(&directory.stats()).unwrap_or_default());
         }
         "/reset" => {
             directory.reset();
@@ -41,7 +41,7 @@ pub(crate) fn answer(directory: &Directory, request: &Request) -> Answer {
         _ => resource(directory, request),
     };
     match done {
-        Ok(()) => Answer::json(204, Vec::new()),
+        Ok(()) => HttpResponse::json(204, Vec::new()),
         Err(InvalidField { field, reason }) => error(400, &field, &reason),
     }
 }
@@ -61,8 +61,8 @@ fn credential(directory: &Directory, request: &Request) -> Result<(), InvalidFie
         audience: fields.required_text("audience")?,
     };
     fields.end()?;
-    directory.register_credential(credential).map_err(|refusal| {
-        let (field, reason) = refusal.split_once(": ").unwrap_or(("", &refusal));
+    directory.register_credential(credential).map_err(|error| {
+        let (field, reason) = error.split_once(": ").unwrap_or(("", &error));
         InvalidField::new(field, reason)
     })
 }
@@ -87,7 +87,7 @@ fn document(request: &Request) -> Result<Value, InvalidField> {
         .map_err(|error| InvalidField::new("", format!("the body is not JSON: {error}")))
 }
 
-fn error(status: u16, field: &str, reason: &str) -> Answer {
+fn error(status: u16, field: &str, reason: &str) -> HttpResponse {
     let body = if field.is_empty() { json!({ "error": reason }) } else { json!({ "error": reason, "field": field }) };
-    Answer::json(status, body.to_string().into_bytes())
+    HttpResponse::json(status, body.to_string().into_bytes())
 }

@@ -1,4 +1,4 @@
-//! The client assertion: what it says, and whether it was signed by whom it says.
+//! Parses a client assertion and verifies its signature and times.
 
 use std::time::SystemTime;
 
@@ -9,14 +9,14 @@ use jwt_simple::prelude::{
 use jwt_simple::reexports::ct_codecs::Decoder;
 use serde_json::Value;
 
-use crate::catalogue::Refusal;
+use crate::catalogue::EntraError;
 use crate::ids::{long_timestamp, unix_seconds};
 
-/// How far the clocks of issuer and Entra may differ, in seconds. Entra itself grants more;
-/// a client that needs more than this here has read an old token.
+/// The clock skew that is tolerated between the issuer and Entra, in seconds. Entra itself tolerates more;
+/// a client that needs more than this in a test has read an old token.
 const CLOCK_SKEW: u64 = 5;
 
-/// Hosts whose tokens are Entra's own, and so are not accepted (AADSTS700222).
+/// The hosts of Entra's own issuers. Their tokens are not accepted as assertions (AADSTS700222).
 const ENTRA_HOSTS: [&str; 10] = [
     "login.microsoftonline.com",
     "login.microsoft.com",
@@ -30,7 +30,7 @@ const ENTRA_HOSTS: [&str; 10] = [
     "login.microsoftonline.de",
 ];
 
-/// A JWT whose form is right and whose signature nobody has looked at yet.
+/// A well-formed JWT whose signature has not been verified yet.
 pub(crate) struct Assertion<'a> {
     raw: &'a str,
     pub(crate) kid: String,
@@ -42,17 +42,17 @@ pub(crate) struct Assertion<'a> {
 }
 
 impl<'a> Assertion<'a> {
-    /// Reads header and claims. Refuses with 50027 what is not a JWT or lacks `kid`, `iss`, `sub`,
-    /// `aud` or `exp`, and with 5002730 every algorithm but RS256.
-    pub(crate) fn read(raw: &'a str) -> Result<Self, Refusal> {
+    /// Parses the header and the claims. The error is 50027 when `raw` is not a JWT or lacks `kid`, `iss`, `sub`,
+    /// `aud` or `exp`, and 5002730 when the algorithm is not RS256.
+    pub(crate) fn parse(raw: &'a str) -> Result<Self, EntraError> {
         let parts: Vec<&str> = raw.split('.').collect();
         let [header, claims, signature] = parts.as_slice() else {
-            return Err(Refusal::from_code(50027));
+            return Err(EntraError::from_code(50027));
         };
         let header = json_part(header)?;
-        let algorithm = header.get("alg").and_then(Value::as_str).ok_or_else(|| Refusal::from_code(50027))?;
+        let algorithm = header.get("alg").and_then(Value::as_str).ok_or_else(|| EntraError::from_code(50027))?;
         if algorithm != "RS256" {
-            return Err(Refusal::from_code(5002730));
+            return Err(EntraError::from_code(5002730));
         }
         let claims = json_part(claims)?;
         decode(signature)?;
@@ -63,11 +63,11 @@ impl<'a> Assertion<'a> {
             subject: text(&claims, "sub")?,
             audiences: audiences(&claims)?,
             not_before: seconds(&claims, "nbf")?,
-            expires: seconds(&claims, "exp")?.ok_or_else(|| Refusal::from_code(50027))?,
+            expires: seconds(&claims, "exp")?.ok_or_else(|| EntraError::from_code(50027))?,
         })
     }
 
-    /// Whether its issuer is Entra, by the host of `iss`.
+    /// Whether the issuer is Entra, judged by the host of `iss`.
     pub(crate) fn is_from_entra(&self) -> bool {
         let host = self.issuer.strip_prefix("https://").and_then(|rest| rest.split('/').next());
         host.is_some_and(|host| {
@@ -77,11 +77,11 @@ impl<'a> Assertion<'a> {
         })
     }
 
-    /// Checks the RS256 signature against the issuer's JWKS: 7000272 when the document has no RSA
-    /// signing key of this `kid`, 700027 when the key did not make the signature.
-    pub(crate) fn verify_signature(&self, jwks: &Value) -> Result<(), Refusal> {
+    /// Verifies the RS256 signature against the issuer's JWKS. The error is 7000272 when the JWKS has no RSA
+    /// signing key with this `kid`, and 700027 when the signature is not valid.
+    pub(crate) fn verify_signature(&self, jwks: &Value) -> Result<(), EntraError> {
         let key = self.key(jwks).ok_or_else(|| {
-            Refusal::new(
+            EntraError::new(
                 7000272,
                 format!(
                     "The certificate with identifier {} used to sign the federated credential could not be found in \
@@ -91,7 +91,7 @@ impl<'a> Assertion<'a> {
                 ),
             )
         })?;
-        // Only the signature is asked here: at the beginning of time nothing has expired.
+        // Verifies the signature only: at the Unix epoch no token has expired.
         let signature_only = VerificationOptions {
             accept_future: true,
             artificial_time: Some(UnixTimeStamp::from_secs(0)),
@@ -100,17 +100,17 @@ impl<'a> Assertion<'a> {
         };
         key.verify_token::<NoCustomClaims>(self.raw, Some(signature_only))
             .map(|_| ())
-            .map_err(|_| Refusal::from_code(700027))
+            .map_err(|_| EntraError::from_code(700027))
     }
 
-    /// Checks `nbf` and `exp` against `now`, with [`CLOCK_SKEW`]: 700024.
-    pub(crate) fn verify_time(&self, now: SystemTime) -> Result<(), Refusal> {
+    /// Verifies `nbf` and `exp` against `now` with [`CLOCK_SKEW`]. The error is 700024.
+    pub(crate) fn verify_time(&self, now: SystemTime) -> Result<(), EntraError> {
         let now = unix_seconds(now);
-        let begun = self.not_before.is_none_or(|not_before| not_before <= now.saturating_add(CLOCK_SKEW));
-        if begun && now <= self.expires.saturating_add(CLOCK_SKEW) {
+        let is_valid_yet = self.not_before.is_none_or(|not_before| not_before <= now.saturating_add(CLOCK_SKEW));
+        if is_valid_yet && now <= self.expires.saturating_add(CLOCK_SKEW) {
             return Ok(());
         }
-        Err(Refusal::new(
+        Err(EntraError::new(
             700024,
             format!(
                 "Client assertion is not within its valid time range. Current time: {}, assertion valid from {}, \
@@ -123,46 +123,45 @@ impl<'a> Assertion<'a> {
     }
 
     fn key(&self, jwks: &Value) -> Option<RS256PublicKey> {
-        let is = |jwk: &Value, name: &str, value: &str| jwk.get(name).and_then(Value::as_str) == Some(value);
+        let has = |jwk: &Value, name: &str, value: &str| jwk.get(name).and_then(Value::as_str) == Some(value);
         let jwk = jwks.get("keys")?.as_array()?.iter().find(|jwk| {
-            is(jwk, "kid", &self.kid) && is(jwk, "kty", "RSA") && jwk.get("use").is_none_or(|usage| usage == "sig")
+            has(jwk, "kid", &self.kid) && has(jwk, "kty", "RSA") && jwk.get("use").is_none_or(|usage| usage == "sig")
         })?;
         let number = |name: &str| Base64UrlSafeNoPadding::decode_to_vec(jwk.get(name)?.as_str()?, None).ok();
         RS256PublicKey::from_components(&number("n")?, &number("e")?).ok()
     }
 }
 
-fn json_part(part: &str) -> Result<Value, Refusal> {
-    let malformed = || Refusal::from_code(50027);
+fn json_part(part: &str) -> Result<Value, EntraError> {
+    let malformed = || EntraError::from_code(50027);
     let value: Value = serde_json::from_slice(&decode(part)?).map_err(|_| malformed())?;
     if value.is_object() { Ok(value) } else { Err(malformed()) }
 }
 
-/// What a JWT says of itself: the claims set, read without a look at the signature (RFC 7519, section 7.2). `None` for what
-/// is no JWT.
+/// Returns the claims of a JWT without verifying its signature (RFC 7519, section 7.2); `None` when `token` is not a valid JWT.
 pub fn claims(token: &str) -> Option<Value> {
     json_part(token.split('.').nth(1)?).ok()
 }
 
-/// Base64url without padding (RFC 7515, section 2); a newline at the end of a token file shows here.
-fn decode(part: &str) -> Result<Vec<u8>, Refusal> {
-    Base64UrlSafeNoPadding::decode_to_vec(part, None).map_err(|_| Refusal::from_code(50027))
+/// Decodes base64url without padding (RFC 7515, section 2). A trailing newline of a token file is an error here.
+fn decode(part: &str) -> Result<Vec<u8>, EntraError> {
+    Base64UrlSafeNoPadding::decode_to_vec(part, None).map_err(|_| EntraError::from_code(50027))
 }
 
-fn text(object: &Value, name: &str) -> Result<String, Refusal> {
-    object.get(name).and_then(Value::as_str).map(str::to_owned).ok_or_else(|| Refusal::from_code(50027))
+fn text(object: &Value, name: &str) -> Result<String, EntraError> {
+    object.get(name).and_then(Value::as_str).map(str::to_owned).ok_or_else(|| EntraError::from_code(50027))
 }
 
-fn seconds(claims: &Value, name: &str) -> Result<Option<u64>, Refusal> {
+fn seconds(claims: &Value, name: &str) -> Result<Option<u64>, EntraError> {
     match claims.get(name) {
         None => Ok(None),
-        Some(value) => value.as_u64().map(Some).ok_or_else(|| Refusal::from_code(50027)),
+        Some(value) => value.as_u64().map(Some).ok_or_else(|| EntraError::from_code(50027)),
     }
 }
 
 /// `aud` is a string or a list of strings (RFC 7519, section 4.1.3).
-fn audiences(claims: &Value) -> Result<Vec<String>, Refusal> {
-    let malformed = || Refusal::from_code(50027);
+fn audiences(claims: &Value) -> Result<Vec<String>, EntraError> {
+    let malformed = || EntraError::from_code(50027);
     match claims.get("aud").ok_or_else(malformed)? {
         Value::String(one) => Ok(vec![one.clone()]),
         Value::Array(list) => list.iter().map(|one| one.as_str().map(str::to_owned).ok_or_else(malformed)).collect(),

@@ -1,19 +1,19 @@
-//! What Entra answers when it refuses: the AADSTS code, the HTTP status, OAuth's `error` and the text.
+//! Entra's error responses: the AADSTS code, the HTTP status, OAuth's `error` and the text.
 //!
-//! Statuses and `error` are those of recorded answers where there is one. Failures of federated
-//! credentials are 401 `invalid_client`; in 2022 Entra still answered 400 `invalid_request`.
+//! Statuses and `error` values are taken from recorded responses where there is one. Failures of federated
+//! credentials are 401 `invalid_client`; in 2022 Entra still returned 400 `invalid_request`.
 //! Microsoft documents the codes in "Microsoft Entra authentication and authorization error codes".
 
 use serde::Serialize;
 
-/// A refusal: which code, and the text that belongs to this request.
+/// An error of Entra: an AADSTS code and a text for this request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refusal {
+pub(crate) struct EntraError {
     pub(crate) code: u32,
     text: String,
 }
 
-/// OAuth's error answer with Entra's own fields (RFC 6749, section 5.2).
+/// OAuth's error response (RFC 6749, section 5.2) with Entra's additional fields.
 #[derive(Serialize)]
 struct ErrorBody<'a> {
     error: &'a str,
@@ -25,7 +25,7 @@ struct ErrorBody<'a> {
     error_uri: String,
 }
 
-/// What the three identifying lines of an error answer say.
+/// The values that identify an error response.
 pub(crate) struct Trace<'a> {
     pub(crate) trace_id: &'a str,
     pub(crate) correlation_id: &'a str,
@@ -33,19 +33,19 @@ pub(crate) struct Trace<'a> {
     pub(crate) timestamp: &'a str,
 }
 
-impl Refusal {
-    /// A refusal whose text names what was wrong with this request.
+impl EntraError {
+    /// Creates an error with a text that describes this request.
     pub(crate) fn new(code: u32, text: impl Into<String>) -> Self {
         Self { code, text: text.into() }
     }
 
-    /// A refusal with the catalogue's text, for codes that no request can earn by itself.
+    /// Creates an error with the catalogue's text.
     pub(crate) fn from_code(code: u32) -> Self {
-        let text = entry(code).map_or("The request was refused.", |entry| entry.text);
+        let text = entry(code).map_or("The request was rejected.", |entry| entry.text);
         Self::new(code, text)
     }
 
-    /// The name that operators search for: `AADSTS` and the code.
+    /// The code with its prefix `AADSTS`, as operators search for it.
     pub(crate) fn name(&self) -> String {
         format!("AADSTS{}", self.code)
     }
@@ -58,7 +58,7 @@ impl Refusal {
         entry(self.code).map_or("invalid_request", |entry| entry.error)
     }
 
-    /// The JSON body, in Entra's order of keys.
+    /// Builds the JSON body with Entra's order of keys.
     pub(crate) fn body(&self, trace: &Trace<'_>) -> Vec<u8> {
         let body = ErrorBody {
             error: self.error(),
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_code_is_listed_twice() {
+    fn the_catalogue_has_no_duplicate_code() {
         let mut codes: Vec<u32> = CATALOGUE.iter().map(|entry| entry.code).collect();
         codes.sort_unstable();
         let listed = codes.len();
@@ -175,8 +175,8 @@ mod tests {
     }
 
     #[test]
-    fn a_code_that_is_not_listed_is_a_bad_request() {
-        let refusal = Refusal::from_code(99999);
-        assert_eq!((refusal.status(), refusal.error()), (400, "invalid_request"));
+    fn an_unknown_code_is_a_bad_request() {
+        let error = EntraError::from_code(99999);
+        assert_eq!((error.status(), error.error()), (400, "invalid_request"));
     }
 }

@@ -1,4 +1,4 @@
-//! Entra without a network: tenants, applications, their federated credentials, resources, faults and counts.
+//! The state of the fake Entra: tenants, applications, their federated credentials, resources, faults and counters.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,55 +11,55 @@ use crate::faults::{Fault, Pending};
 use crate::ids::{guid_of, is_guid};
 use crate::keys::SigningKey;
 
-/// Federated credentials that one application can have.
-const CREDENTIALS_PER_APP: usize = 20;
-/// Characters that issuer, subject and audience can each have.
-const LONGEST_FIELD: usize = 600;
+/// The maximum number of federated credentials of an application.
+const MAX_CREDENTIALS_PER_APP: usize = 20;
+/// The maximum length of issuer, subject and audience, in characters.
+const MAX_FIELD_LENGTH: usize = 600;
 
-/// A federated identity credential: which assertion an application accepts. Compared exactly, case
-/// included; there are no wildcards.
+/// A federated identity credential: the assertion that an application accepts. Values are compared exactly and
+/// case-sensitively, without wildcards.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Credential {
-    /// The tenant, by its GUID; compared without regard to case.
+    /// The tenant id, a GUID; compared case-insensitively.
     pub tenant_id: String,
-    /// The application (client) id; compared without regard to case.
+    /// The application (client) id; compared case-insensitively.
     pub client_id: String,
-    /// `iss` of the assertion, with its trailing slash if it has one.
+    /// The `iss` of the assertion, including a trailing slash.
     pub issuer: String,
-    /// `sub` of the assertion.
+    /// The `sub` of the assertion.
     pub subject: String,
     /// The only `aud` of the assertion.
     pub audience: String,
 }
 
-/// What the token endpoint has done since the start or the last [`Directory::reset`].
+/// The token endpoint's counters since the start or the last [`Directory::reset`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
-    /// Token requests that arrived, those hit by a fault included.
+    /// Token requests received, including those that a fault affected.
     pub token_requests: u64,
-    /// Access tokens issued, even if the answer was cut afterwards.
+    /// Access tokens issued, even when the transport truncated the response.
     pub issued: u64,
-    /// Refusals by code (`AADSTS700213`), or by status (`HTTP503`) where the answer had no code.
-    pub refused: BTreeMap<String, u64>,
-    /// Token requests by tenant, client and scope as sent.
+    /// Error responses by code (`AADSTS700213`), or by status (`HTTP503`) when the response has no code.
+    pub rejected: BTreeMap<String, u64>,
+    /// Token requests by tenant, client and scope, as sent.
     pub by_key: Vec<KeyCount>,
 }
 
-/// How many token requests there were for one identity and scope.
+/// The number of token requests for one identity and scope.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyCount {
     /// The tenant in the path, as sent.
     pub tenant_id: String,
-    /// The client id, as sent; empty when there was none.
+    /// The client id, as sent; empty when the request had none.
     pub client_id: String,
-    /// The scope, as sent; empty when there was none.
+    /// The scope, as sent; empty when the request had none.
     pub scope: String,
-    /// Token requests, answered or not.
+    /// The number of token requests.
     pub count: u64,
 }
 
-/// Entra without a network. A clone is the same directory.
+/// The fake Entra without a network. Clones share one state.
 #[derive(Clone)]
 pub struct Directory {
     shared: Arc<Shared>,
@@ -83,10 +83,10 @@ pub(crate) struct State {
 /// An application in a tenant, both in lower case.
 type AppKey = (String, String);
 
-/// What kind of tokens a resource takes.
+/// The kind of tokens that a resource accepts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Resource {
-    /// `aud` is the resource as it was asked for.
+    /// `aud` is the resource as requested.
     V1,
     /// `aud` is the client id of the resource's application.
     V2 { client_id: String },
@@ -99,23 +99,23 @@ impl Default for Directory {
 }
 
 impl Directory {
-    /// An empty directory. The first one of a process makes its signing key, which takes up to a second.
+    /// Creates an empty directory. The first one of a process generates the signing key, which takes up to a second.
     pub fn new() -> Self {
         Self { shared: Arc::new(Shared { key: SigningKey::of_entra(), state: Mutex::default() }) }
     }
 
-    /// Makes the signing keys of `issuer` known, as if its discovery document had been fetched.
-    /// Replaces the keys it had. `jwks` is the JWKS document (RFC 7517).
+    /// Sets the signing keys of `issuer`, as if its discovery document had been fetched.
+    /// Replaces its former keys. `jwks` is the JWKS document (RFC 7517).
     pub fn trust_issuer(&self, issuer: &str, jwks: Value) {
         self.state().issuers.insert(issuer.to_owned(), jwks);
     }
 
-    /// A tenant without applications.
+    /// Registers a tenant without applications.
     pub fn register_tenant(&self, tenant_id: &str) {
         self.state().tenants.insert(tenant_id.to_ascii_lowercase());
     }
 
-    /// An application without a credential; registers its tenant too. Keeps what is already there.
+    /// Registers an application without a credential, and its tenant. Does nothing when the application exists.
     pub fn register_app(&self, tenant_id: &str, client_id: &str) {
         let mut state = self.state();
         state.tenants.insert(tenant_id.to_ascii_lowercase());
@@ -125,17 +125,17 @@ impl Directory {
     /// Adds a federated credential, and its application and tenant if they are new.
     ///
     /// # Errors
-    /// What Entra does not let one configure: an empty field, one of more than 600 characters, white
-    /// space in the issuer, a 21st credential of one application, or a pair of issuer and subject
+    /// Rejects what Entra does not accept either: an empty field, one of more than 600 characters, white
+    /// space in the issuer, a 21st credential of an application, or a pair of issuer and subject
     /// that the application already has.
     pub fn register_credential(&self, credential: Credential) -> Result<(), String> {
         check_fields(&credential)?;
         let mut state = self.state();
         let key = app_key(&credential.tenant_id, &credential.client_id);
         let credentials = state.apps.get(&key).map_or(&[][..], Vec::as_slice);
-        if credentials.len() >= CREDENTIALS_PER_APP {
+        if credentials.len() >= MAX_CREDENTIALS_PER_APP {
             return Err(format!(
-                "client_id: the application already has {CREDENTIALS_PER_APP} credentials, the most it can have"
+                "client_id: the application already has {MAX_CREDENTIALS_PER_APP} credentials, which is the maximum"
             ));
         }
         if credentials.iter().any(|other| other.issuer == credential.issuer && other.subject == credential.subject) {
@@ -146,9 +146,9 @@ impl Directory {
         Ok(())
     }
 
-    /// A resource that every tenant knows. `https://…` takes v1 tokens, whose `aud` is the resource
-    /// as asked for; `api://…` takes v2 tokens, whose `aud` is a client id: the GUID after `api://`
-    /// if there is one, else a GUID that depends only on the name.
+    /// Registers a resource in every tenant. `https://…` accepts v1 tokens, whose `aud` is the resource
+    /// as requested. `api://…` accepts v2 tokens, whose `aud` is a client id: the GUID after `api://`
+    /// if there is one, otherwise a GUID that depends only on the name.
     pub fn register_resource(&self, resource: &str) {
         match resource.strip_prefix("api://") {
             Some(name) => {
@@ -161,35 +161,35 @@ impl Directory {
         }
     }
 
-    /// A resource that takes v2 tokens with this `aud`, whatever its name looks like.
+    /// Registers a resource that accepts v2 tokens with this client id as `aud`, independent of its name.
     pub fn register_resource_v2(&self, resource: &str, client_id: &str) {
         let v2 = Resource::V2 { client_id: client_id.to_owned() };
         self.state().resources.insert(without_slash(resource).to_owned(), v2);
     }
 
-    /// Orders faults, after those that are already pending.
+    /// Adds faults after those that are already pending.
     pub fn add_faults(&self, faults: Vec<Fault>) {
         self.state().pending.add(faults);
     }
 
-    /// What the token endpoint has done so far.
+    /// Returns the token endpoint's counters.
     pub fn stats(&self) -> Stats {
         self.state().stats.clone()
     }
 
-    /// Forgets pending faults and counts; applications, credentials and resources stay.
+    /// Removes pending faults and resets the counters; keeps applications, credentials and resources.
     pub fn reset(&self) {
         let mut state = self.state();
         state.pending.clear();
         state.stats = Stats::default();
     }
 
-    /// The JWKS document with the key that signs the access tokens.
+    /// Returns the JWKS document with the key that signs access tokens.
     pub fn jwks(&self) -> Value {
         self.shared.key.jwks()
     }
 
-    /// Whether this is an access token of Entra's, valid at this time. All directories of a process have one key.
+    /// Whether `token` is an access token of the fake Entra that is valid at `now`. All directories of a process share one key.
     pub fn issued(&self, token: &str, now: SystemTime) -> bool {
         self.key().signed(token, now)
     }
@@ -213,7 +213,7 @@ impl State {
         self.tenants.contains(&tenant_id.to_ascii_lowercase())
     }
 
-    /// The credentials of an application; `None` when there is no such application.
+    /// Returns the credentials of an application; `None` when the application does not exist.
     pub(crate) fn credentials(&self, tenant_id: &str, client_id: &str) -> Option<&[Credential]> {
         self.apps.get(&app_key(tenant_id, client_id)).map(Vec::as_slice)
     }
@@ -222,12 +222,10 @@ impl State {
         self.issuers.get(issuer)
     }
 
-    /// A resource by its name, one trailing slash ignored, or by its client id.
-    pub(crate) fn resource(&self, asked: &str) -> Option<&Resource> {
-        self.resources.get(without_slash(asked)).or_else(|| {
-            self.resources
-                .values()
-                .find(|resource| matches!(resource, Resource::V2 { client_id } if client_id == asked))
+    /// Finds a resource by its name, ignoring one trailing slash, or by its client id.
+    pub(crate) fn resource(&self, name: &str) -> Option<&Resource> {
+        self.resources.get(without_slash(name)).or_else(|| {
+            self.resources.values().find(|resource| matches!(resource, Resource::V2 { client_id } if client_id == name))
         })
     }
 }
@@ -247,8 +245,8 @@ impl Stats {
         }
     }
 
-    pub(crate) fn count_refusal(&mut self, name: String) {
-        *self.refused.entry(name).or_default() += 1;
+    pub(crate) fn count_rejection(&mut self, name: String) {
+        *self.rejected.entry(name).or_default() += 1;
     }
 }
 
@@ -272,8 +270,8 @@ fn check_fields(credential: &Credential) -> Result<(), String> {
         if value.is_empty() {
             return Err(format!("{name}: must not be empty"));
         }
-        if value.chars().count() > LONGEST_FIELD {
-            return Err(format!("{name}: must not have more than {LONGEST_FIELD} characters"));
+        if value.chars().count() > MAX_FIELD_LENGTH {
+            return Err(format!("{name}: must not have more than {MAX_FIELD_LENGTH} characters"));
         }
     }
     if credential.issuer.contains(char::is_whitespace) {

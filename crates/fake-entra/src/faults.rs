@@ -1,4 +1,4 @@
-//! Faults that a test orders: the next token requests fail in this way.
+//! Faults that a test injects into the next token requests.
 
 use std::time::Duration;
 
@@ -7,107 +7,107 @@ use serde_json::Value;
 use crate::fields::{Fields, InvalidField};
 use crate::scope;
 
-/// Longest delay, an hour: longer than any client waits.
-const LONGEST_DELAY_MS: u64 = 3_600_000;
-/// Longest life of an access token, a week, in seconds; Entra's longest is about a day.
-const LONGEST_LIFE: u64 = 604_800;
+/// The maximum delay: an hour, which is longer than any client waits.
+const MAX_DELAY_MS: u64 = 3_600_000;
+/// The maximum lifetime of an access token: a week, in seconds. Entra's maximum is about a day.
+const MAX_LIFETIME: u64 = 604_800;
 
-/// An order to fail. Faults are consumed in the order they were added; a request takes the first
+/// A fault to inject. Faults are consumed in the order in which they were added; a request consumes the first
 /// one that applies to its scope.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// What happens.
+    /// The kind of fault.
     pub kind: FaultKind,
-    /// Only for requests whose `scope` is this text or has it as a part; `None` is every request.
+    /// The scope of the requests that it applies to: the complete `scope` parameter or one of its parts. `None` is every request.
     pub scope: Option<String>,
-    /// How many requests it hits, at least one.
+    /// The number of requests that it applies to, at least one.
     pub times: u32,
 }
 
-/// What happens to a token request.
+/// The effect of a fault on a token request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FaultKind {
-    /// Answers with this HTTP status: with an error of Entra's shape when there is a `code` or the
-    /// status is 4xx, else with a line of plain text, as a proxy before Entra would.
+    /// Responds with this HTTP status. The body is an error in Entra's format when there is a `code` or the
+    /// status is 4xx, otherwise a line of plain text, as a proxy in front of Entra would send it.
     Status {
-        /// HTTP status, 200 to 599.
+        /// The HTTP status, 200 to 599.
         status: u16,
-        /// AADSTS code of the body.
+        /// The AADSTS code of the body.
         code: Option<u32>,
-        /// Value of the `Retry-After` header, sent as it is: seconds or an HTTP date.
+        /// The value of the `Retry-After` header, sent unchanged: seconds or an HTTP date.
         retry_after: Option<String>,
     },
-    /// Refuses with this AADSTS code, and with the status that Entra answers for it.
+    /// Rejects the request with this AADSTS code and the status that Entra uses for it.
     Aadsts {
         /// The number after `AADSTS`.
         code: u32,
     },
-    /// Issues a token as usual, with these values in place of the usual ones.
+    /// Issues a token with these values instead of the default ones.
     Token {
-        /// Life in seconds: `expires_in`, and `exp` of the token.
+        /// The lifetime in seconds: `expires_in`, and `exp` of the token.
         expires_in: Option<u64>,
-        /// Seconds after which the client should refresh. Without it the usual rule holds.
+        /// The `refresh_in` of the response, in seconds. `None` applies the default rule.
         refresh_in: Option<u64>,
-        /// `aud` of the token.
+        /// The `aud` of the token.
         audience: Option<String>,
     },
-    /// Answers as usual, but later.
+    /// Delays the normal response.
     Delay(Duration),
-    /// Closes the connection with a TCP RST in place of an answer.
+    /// Closes the connection with a TCP RST instead of a response.
     Reset,
-    /// Answers as usual, but the connection closes in the middle of the body.
+    /// Sends the normal response, but closes the connection in the middle of the body.
     Truncate,
 }
 
 impl Fault {
-    /// A fault for the next request, whatever its scope.
+    /// Creates a fault for the next request of any scope.
     pub fn new(kind: FaultKind) -> Self {
         Self { kind, scope: None, times: 1 }
     }
 
-    /// An answer with this HTTP status.
+    /// Creates a response with this HTTP status.
     pub fn status(status: u16) -> Self {
         Self::new(FaultKind::Status { status, code: None, retry_after: None })
     }
 
-    /// HTTP 429 with this `Retry-After`: seconds or an HTTP date.
+    /// Creates an HTTP 429 with this `Retry-After`: seconds or an HTTP date.
     pub fn retry_after(value: impl Into<String>) -> Self {
         Self::new(FaultKind::Status { status: 429, code: None, retry_after: Some(value.into()) })
     }
 
-    /// A refusal with this AADSTS code.
+    /// Creates an error with this AADSTS code.
     pub fn aadsts(code: u32) -> Self {
         Self::new(FaultKind::Aadsts { code })
     }
 
-    /// A usual answer after this time.
+    /// Creates a normal response that is delayed by this time.
     pub fn delay(time: Duration) -> Self {
         Self::new(FaultKind::Delay(time))
     }
 
-    /// A token that lives this many seconds.
+    /// Creates a token with a lifetime of this many seconds.
     pub fn expires_in(seconds: u64) -> Self {
         Self::new(FaultKind::Token { expires_in: Some(seconds), refresh_in: None, audience: None })
     }
 
-    /// Only for this scope.
+    /// Limits the fault to this scope.
     #[must_use]
     pub fn for_scope(self, scope: &str) -> Self {
         Self { scope: Some(scope.to_owned()), ..self }
     }
 
-    /// For this many requests.
+    /// Applies the fault to this many requests.
     #[must_use]
     pub fn times(self, times: u32) -> Self {
         Self { times, ..self }
     }
 
-    /// Reads the list that `POST /faults` takes.
+    /// Parses the list of a `POST /faults` request.
     ///
     /// # Errors
     /// Names the field that is unknown, missing, of the wrong type or out of range.
     pub fn list_from_json(list: &Value) -> Result<Vec<Self>, InvalidField> {
-        let list = list.as_array().ok_or_else(|| InvalidField::new("", "a JSON list of faults is needed"))?;
+        let list = list.as_array().ok_or_else(|| InvalidField::new("", "must be a JSON list of faults"))?;
         list.iter()
             .enumerate()
             .map(|(index, fault)| Self::from_json(fault).map_err(|error| error.in_entry(index)))
@@ -122,30 +122,32 @@ impl Fault {
                 code: code(&mut fields)?,
                 retry_after: retry_after(&mut fields)?,
             },
-            "retry_after" => FaultKind::Status {
-                status: status(fields.number("status", 400, 599)?.unwrap_or(429)),
-                code: code(&mut fields)?,
-                retry_after: Some(retry_after(&mut fields)?.ok_or_else(|| {
-                    InvalidField::new("seconds", "is missing: a whole number or an HTTP date is needed")
-                })?),
-            },
+            "retry_after" => {
+                FaultKind::Status {
+                    status: status(fields.number("status", 400, 599)?.unwrap_or(429)),
+                    code: code(&mut fields)?,
+                    retry_after: Some(retry_after(&mut fields)?.ok_or_else(|| {
+                        InvalidField::new("seconds", "is missing: set a whole number or an HTTP date")
+                    })?),
+                }
+            }
             "aadsts" => FaultKind::Aadsts {
                 code: code(&mut fields)?
-                    .ok_or_else(|| InvalidField::new("code", "is missing: the number after AADSTS is needed"))?,
+                    .ok_or_else(|| InvalidField::new("code", "is missing: set the number after AADSTS"))?,
             },
             "token" => FaultKind::Token {
-                expires_in: fields.number("expires_in", 0, LONGEST_LIFE)?,
-                refresh_in: fields.number("refresh_in", 0, LONGEST_LIFE)?,
+                expires_in: fields.number("expires_in", 0, MAX_LIFETIME)?,
+                refresh_in: fields.number("refresh_in", 0, MAX_LIFETIME)?,
                 audience: fields.text("audience")?,
             },
-            "delay" => FaultKind::Delay(Duration::from_millis(fields.required_number("ms", 0, LONGEST_DELAY_MS)?)),
+            "delay" => FaultKind::Delay(Duration::from_millis(fields.required_number("ms", 0, MAX_DELAY_MS)?)),
             "reset" => FaultKind::Reset,
             "truncate" => FaultKind::Truncate,
             unknown => {
                 return Err(InvalidField::new(
                     "kind",
                     format!(
-                        "{unknown:?} is not known; known are: status, delay, reset, truncate, retry_after, aadsts, token"
+                        "{unknown:?} is not a valid kind; valid kinds are: status, delay, reset, truncate, retry_after, aadsts, token"
                     ),
                 ));
             }
@@ -166,7 +168,7 @@ fn code(fields: &mut Fields) -> Result<Option<u32>, InvalidField> {
     Ok(code.map(|code| u32::try_from(code).unwrap_or(u32::MAX)))
 }
 
-/// Seconds as a number, or any text that fits into a header.
+/// Parses seconds as a number, or any text that is valid in a header.
 fn retry_after(fields: &mut Fields) -> Result<Option<String>, InvalidField> {
     match fields.value("seconds") {
         None => Ok(None),
@@ -176,7 +178,7 @@ fn retry_after(fields: &mut Fields) -> Result<Option<String>, InvalidField> {
     }
 }
 
-/// The faults that are still to happen, in order.
+/// The pending faults, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Pending(Vec<Fault>);
 
@@ -189,9 +191,9 @@ impl Pending {
         self.0.clear();
     }
 
-    /// Takes one use of the first fault that applies to a request for `scope`.
+    /// Consumes one use of the first fault that applies to a request for `scope`.
     pub(crate) fn take(&mut self, scope: &str) -> Option<FaultKind> {
-        let applies = |fault: &Fault| fault.scope.as_deref().is_none_or(|wanted| scope::names(scope, wanted));
+        let applies = |fault: &Fault| fault.scope.as_deref().is_none_or(|wanted| scope::contains(scope, wanted));
         let index = self.0.iter().position(applies)?;
         let fault = &mut self.0[index];
         fault.times -= 1;
@@ -210,11 +212,11 @@ mod tests {
     use super::*;
 
     fn wrong_field(list: Value) -> String {
-        Fault::list_from_json(&list).expect_err("the list is wrong").field
+        Fault::list_from_json(&list).expect_err("the list is not valid").field
     }
 
     #[test]
-    fn every_kind_is_read() {
+    fn every_kind_is_parsed() {
         let faults = Fault::list_from_json(&json!([
             { "kind": "status", "status": 503, "times": 2 },
             { "kind": "delay", "ms": 250 },
@@ -225,7 +227,7 @@ mod tests {
             { "kind": "aadsts", "code": 700024, "scope": "api://a/.default" },
             { "kind": "token", "expires_in": 86399, "refresh_in": 43199, "audience": "x" },
         ]))
-        .expect("the list is right");
+        .expect("the list is valid");
         assert_eq!(faults.len(), 8);
         assert_eq!(faults[0], Fault::status(503).times(2));
         assert_eq!(faults[4], Fault::retry_after("7"));
@@ -233,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_named_by_its_field() {
+    fn an_error_names_the_invalid_field() {
         assert_eq!(wrong_field(json!([{ "kind": "stauts" }])), "[0].kind");
         assert_eq!(wrong_field(json!([{ "kind": "reset" }, { "kind": "delay" }])), "[1].ms");
         assert_eq!(wrong_field(json!([{ "kind": "reset", "ms": 3 }])), "[0].ms");
@@ -245,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_consumed_in_order_and_only_by_their_scope() {
+    fn faults_are_consumed_in_order_and_only_by_requests_of_their_scope() {
         let mut pending = Pending::default();
         pending.add(vec![Fault::aadsts(1).for_scope("b"), Fault::aadsts(2).times(2), Fault::aadsts(3)]);
         assert_eq!(pending.take("a"), Some(FaultKind::Aadsts { code: 2 }));

@@ -1,15 +1,15 @@
-//! A JSON object of the admin API, read so strictly that a typing error cannot pass as a default.
+//! A strict reader of the admin API's JSON objects: an unknown field is an error, so that a typing error is not mistaken for a default.
 
 use std::fmt;
 
 use serde_json::{Map, Value};
 
-/// What is wrong with a document of the admin API.
+/// The error of an invalid document of the admin API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidField {
-    /// The field, `times` or `[1].times`; empty when the document itself is wrong.
+    /// The path of the field, such as `times` or `[1].times`; empty when the document itself is not valid.
     pub field: String,
-    /// What would be right.
+    /// The expected value.
     pub reason: String,
 }
 
@@ -18,7 +18,7 @@ impl InvalidField {
         Self { field: field.to_owned(), reason: reason.into() }
     }
 
-    /// The same error of the entry `index` of a list.
+    /// Prefixes the field with the index of a list's entry.
     pub(crate) fn in_entry(self, index: usize) -> Self {
         let field = if self.field.is_empty() { format!("[{index}]") } else { format!("[{index}].{}", self.field) };
         Self { field, ..self }
@@ -33,23 +33,23 @@ impl fmt::Display for InvalidField {
 
 impl std::error::Error for InvalidField {}
 
-/// An object whose fields are taken one by one; what is left over in the end is unknown.
+/// An object whose fields are read one by one; fields that remain at the end are unknown.
 pub(crate) struct Fields {
-    left: Map<String, Value>,
-    asked: Vec<&'static str>,
+    remaining: Map<String, Value>,
+    known: Vec<&'static str>,
 }
 
 impl Fields {
     pub(crate) fn of(value: &Value) -> Result<Self, InvalidField> {
         match value {
-            Value::Object(fields) => Ok(Self { left: fields.clone(), asked: Vec::new() }),
-            _ => Err(InvalidField::new("", "a JSON object is needed here")),
+            Value::Object(fields) => Ok(Self { remaining: fields.clone(), known: Vec::new() }),
+            _ => Err(InvalidField::new("", "must be a JSON object")),
         }
     }
 
     pub(crate) fn value(&mut self, name: &'static str) -> Option<Value> {
-        self.asked.push(name);
-        self.left.remove(name)
+        self.known.push(name);
+        self.remaining.remove(name)
     }
 
     pub(crate) fn text(&mut self, name: &'static str) -> Result<Option<String>, InvalidField> {
@@ -61,7 +61,7 @@ impl Fields {
     }
 
     pub(crate) fn required_text(&mut self, name: &'static str) -> Result<String, InvalidField> {
-        self.text(name)?.ok_or_else(|| InvalidField::new(name, "is missing: a string is needed"))
+        self.text(name)?.ok_or_else(|| InvalidField::new(name, "is missing: set a string"))
     }
 
     pub(crate) fn number(&mut self, name: &'static str, from: u64, to: u64) -> Result<Option<u64>, InvalidField> {
@@ -77,16 +77,17 @@ impl Fields {
 
     pub(crate) fn required_number(&mut self, name: &'static str, from: u64, to: u64) -> Result<u64, InvalidField> {
         self.number(name, from, to)?
-            .ok_or_else(|| InvalidField::new(name, format!("is missing: a whole number from {from} to {to} is needed")))
+            .ok_or_else(|| InvalidField::new(name, format!("is missing: set a whole number from {from} to {to}")))
     }
 
-    /// Ends the reading: a field that nobody asked for is an error that names those that exist.
+    /// Checks that all fields have been read. The error for an unknown field lists the valid ones.
     pub(crate) fn end(self) -> Result<(), InvalidField> {
-        match self.left.keys().next() {
+        match self.remaining.keys().next() {
             None => Ok(()),
-            Some(unknown) => {
-                Err(InvalidField::new(unknown, format!("is not known here; known are: {}", self.asked.join(", "))))
-            }
+            Some(unknown) => Err(InvalidField::new(
+                unknown,
+                format!("is not a valid field; valid fields are: {}", self.known.join(", ")),
+            )),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The other side of the federation: an OIDC issuer that signs the tokens Entra is shown.
+//! An OIDC issuer that signs federated tokens.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use crate::ids::{guid_of, unique_guid, unix_seconds};
 use crate::keys::SigningKey;
 
-/// An OIDC issuer that signs federated tokens with RS256: a cluster, SPIRE, Vault, Keycloak.
+/// An OIDC issuer that signs federated tokens with RS256, such as a Kubernetes cluster, SPIRE, Vault or Keycloak.
 ///
-/// All issuers made by [`Issuer::new`] share one key per process, which is never Entra's own.
+/// All issuers created by [`Issuer::new`] share one key per process, which is never Entra's own.
 #[derive(Clone)]
 pub struct Issuer {
     url: String,
@@ -17,13 +17,13 @@ pub struct Issuer {
 }
 
 impl Issuer {
-    /// An issuer with this exact `iss`, trailing slash or not.
+    /// Creates an issuer with exactly this `iss`, with or without a trailing slash.
     pub fn new(url: &str) -> Self {
         Self { url: url.to_owned(), key: SigningKey::of_issuers() }
     }
 
-    /// The same, but with a key of its own: for rotation, and for signatures that must not verify.
-    /// Making the key takes up to a second.
+    /// Creates an issuer with its own key, for key rotation and for signatures that must not verify.
+    /// Generating the key takes up to a second.
     pub fn with_new_key(url: &str) -> Self {
         Self { url: url.to_owned(), key: SigningKey::generate() }
     }
@@ -43,7 +43,7 @@ impl Issuer {
         self.key.jwks()
     }
 
-    /// Signs these claims exactly: nothing is added, not even `iss` or `exp`.
+    /// Signs exactly these claims and adds none, not even `iss` or `exp`.
     ///
     /// # Panics
     /// When `claims` is not a JSON object.
@@ -51,21 +51,21 @@ impl Issuer {
         self.key.sign(claims.as_object().expect("the claims of a JWT are a JSON object"))
     }
 
-    /// A token like the one the kubelet projects into a pod (TokenRequest, bound to a pod):
+    /// Creates a token like the one that the kubelet projects into a pod (TokenRequest, bound to a pod):
     /// `aud` is a list even with one audience, `nbf` is `iat`, and the `kubernetes.io` object
-    /// names the namespace, node, pod and service account. `life` counts in whole seconds.
+    /// names the namespace, node, pod and service account. `lifetime` is rounded down to whole seconds.
     pub fn service_account_token(
         &self,
         namespace: &str,
         service_account: &str,
         audience: &str,
         now: SystemTime,
-        life: Duration,
+        lifetime: Duration,
     ) -> String {
         let issued = unix_seconds(now);
         self.sign(&json!({
             "aud": [audience],
-            "exp": issued + life.as_secs(),
+            "exp": issued + lifetime.as_secs(),
             "iat": issued,
             "iss": self.url,
             "jti": unique_guid(),

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::ids::unix_seconds;
 
-/// Smallest key that Entra and the usual issuers use.
+/// The smallest key size that Entra and common issuers use.
 const MODULUS_BITS: usize = 2048;
 
 /// A key pair with its `kid`, the RFC 7638 thumbprint of the public key.
@@ -21,20 +21,20 @@ pub(crate) struct SigningKey {
 }
 
 impl SigningKey {
-    /// A new key. Takes up to a second.
+    /// Generates a key, which takes up to a second.
     pub(crate) fn generate() -> Self {
         let pair = RS256KeyPair::generate(MODULUS_BITS).expect("2048 bits are an accepted RSA key size");
         let kid = pair.jwk_thumbprint();
         Self { pair: pair.with_key_id(&kid), kid }
     }
 
-    /// Entra's own key: one per process, so that a hundred directories cost one key.
+    /// Returns Entra's own key: one per process, so that many directories need only one key.
     pub(crate) fn of_entra() -> Self {
         static KEY: OnceLock<SigningKey> = OnceLock::new();
         KEY.get_or_init(Self::generate).clone()
     }
 
-    /// The key of the issuers of this process. Never Entra's own.
+    /// Returns the key that the issuers of this process share. It is never Entra's own.
     pub(crate) fn of_issuers() -> Self {
         static KEY: OnceLock<SigningKey> = OnceLock::new();
         KEY.get_or_init(Self::generate).clone()
@@ -44,9 +44,9 @@ impl SigningKey {
         &self.kid
     }
 
-    /// A signed JWT with exactly these claims.
+    /// Signs a JWT with exactly these claims.
     pub(crate) fn sign(&self, claims: &Map<String, Value>) -> String {
-        let exactly = JWTClaims {
+        let claims = JWTClaims {
             issued_at: None,
             expires_at: None,
             invalid_before: None,
@@ -57,17 +57,17 @@ impl SigningKey {
             nonce: None,
             custom: claims.clone(),
         };
-        self.pair.sign(exactly).expect("an RSA key signs any JSON object")
+        self.pair.sign(claims).expect("an RSA key signs any JSON object")
     }
 
-    /// Whether it signed this JWT, and the JWT is valid at this time.
+    /// Whether this key signed the JWT and the JWT is valid at `now`.
     pub(crate) fn signed(&self, token: &str, now: SystemTime) -> bool {
         let now = UnixTimeStamp::from_secs(unix_seconds(now));
         let options = VerificationOptions { artificial_time: Some(now), ..VerificationOptions::default() };
         self.pair.public_key().verify_token::<NoCustomClaims>(token, Some(options)).is_ok()
     }
 
-    /// The JWKS document (RFC 7517) with this one key.
+    /// Returns the JWKS document (RFC 7517) with this key.
     pub(crate) fn jwks(&self) -> Value {
         let jwk: Value = serde_json::from_str(&self.pair.public_key().to_jwk()).expect("an exported JWK is JSON");
         json!({ "keys": [{

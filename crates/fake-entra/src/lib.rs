@@ -1,8 +1,8 @@
-//! A strict stand-in for Microsoft Entra's token endpoint, for tests and demonstrations.
+//! A strict fake of Microsoft Entra's token endpoint, for tests and demonstrations.
 //!
-//! It exchanges a federated token (a client assertion, RFC 7523) for an access token, and refuses
-//! what Entra refuses, with Entra's status, JSON and AADSTS codes. [`Directory`] is Entra without a
-//! network: a test can ask it directly. [`Server`] puts it behind TLS, with an admin API beside it.
+//! It exchanges a federated token (a client assertion, RFC 7523) for an access token. It rejects what Entra rejects,
+//! with Entra's status, JSON and AADSTS codes. [`Directory`] works without a network: a test can call it directly.
+//! [`Server`] serves it over TLS, with an admin API on a second port.
 //!
 //! ```
 //! use std::time::{Duration, SystemTime};
@@ -28,22 +28,21 @@
 //!      &scope=https://vault.azure.net/.default\
 //!      &client_assertion_type=urn:ietf:params:oauth:client-assertion-type:jwt-bearer&client_assertion={assertion}"
 //! );
-//! let answer = entra.token("11111111-2222-3333-4444-555555555555", form.as_bytes(), now);
-//! assert_eq!(answer.status, 200);
+//! let response = entra.token("11111111-2222-3333-4444-555555555555", form.as_bytes(), now);
+//! assert_eq!(response.status, 200);
 //! # Ok::<(), String>(())
 //! ```
 
 #![forbid(unsafe_code)]
 
 mod admin;
-mod answer;
 mod assertion;
 mod catalogue;
 mod directory;
 mod discovery;
 mod faults;
 mod fields;
-mod grant;
+mod http;
 mod ids;
 mod issuer;
 mod keys;
@@ -52,11 +51,12 @@ mod scope;
 mod server;
 mod tls;
 mod token;
+mod validation;
 
-pub use answer::{Answer, Cut, TokenRequest};
 pub use assertion::claims;
 pub use directory::{Credential, Directory, KeyCount, Stats};
 pub use faults::{Fault, FaultKind};
 pub use fields::InvalidField;
+pub use http::{Disconnect, HttpResponse, TokenRequest};
 pub use issuer::Issuer;
 pub use server::Server;

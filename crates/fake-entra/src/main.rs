@@ -1,4 +1,4 @@
-//! fake-entra as a program: see `--help`.
+//! The fake-entra program; `--help` lists its options.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -6,17 +6,17 @@ use std::net::SocketAddr;
 use fake_entra::{Credential, Directory, Server};
 
 const HELP: &str = "\
-fake-entra: a strict stand-in for Microsoft Entra's token endpoint. It runs until it is killed.
+fake-entra: a strict fake of Microsoft Entra's token endpoint. It runs until it is killed.
 
-  --https ADDRESS     where clients connect, over TLS         [127.0.0.1:8443]
-  --admin ADDRESS     where the admin API is, plain HTTP      [127.0.0.1:8444]
+  --https ADDRESS     the address of the token endpoint, TLS  [127.0.0.1:8443]
+  --admin ADDRESS     the address of the admin API, plaintext [127.0.0.1:8444]
   --tenant ID         a tenant without applications; repeatable
   --issuer URL=FILE   an OIDC issuer and the file with its JWKS; repeatable
   --credential TENANT,CLIENT,ISSUER,SUBJECT,AUDIENCE
                       a federated credential; repeatable
-  --resource NAME     https://… for v1 tokens, api://… for v2 tokens; repeatable
-  --ca-out FILE       where to write the certificate authority to trust, as PEM
-  --help              this text
+  --resource NAME     a resource: https://… for v1 tokens, api://… for v2 tokens; repeatable
+  --ca-out FILE       the file to write the CA certificate to, as PEM
+  --help              print this text
 ";
 
 struct Options {
@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Fills the directory and returns the rest; `None` when help is asked for.
+/// Parses the options and registers tenants, issuers, credentials and resources in the directory; `None` when `--help` is given.
 fn read_options(
     directory: &Directory,
     mut arguments: impl Iterator<Item = String>,
@@ -54,9 +54,9 @@ fn read_options(
             return Ok(None);
         }
         if !HELP.contains(&format!("  {flag} ")) || !flag.starts_with("--") {
-            return Err(format!("{flag} is not known; --help lists the options").into());
+            return Err(format!("unknown option {flag}; --help lists the options").into());
         }
-        let value = arguments.next().ok_or_else(|| format!("{flag} needs a value"))?;
+        let value = arguments.next().ok_or_else(|| format!("{flag} requires a value"))?;
         let wrong = |error: &dyn std::fmt::Display| format!("{flag} {value}: {error}");
         match flag.as_str() {
             "--https" => options.https = value.parse().map_err(|error| wrong(&error))?,
@@ -65,14 +65,14 @@ fn read_options(
             "--resource" => directory.register_resource(&value),
             "--ca-out" => options.ca_out = Some(value),
             "--issuer" => {
-                let (url, file) = value.rsplit_once('=').ok_or_else(|| wrong(&"URL=FILE is needed"))?;
+                let (url, file) = value.rsplit_once('=').ok_or_else(|| wrong(&"expected URL=FILE"))?;
                 let jwks = std::fs::read(file).map_err(|error| wrong(&error))?;
                 directory.trust_issuer(url, serde_json::from_slice(&jwks).map_err(|error| wrong(&error))?);
             }
             _ => {
                 let fields: Vec<&str> = value.split(',').collect();
                 let [tenant_id, client_id, issuer, subject, audience] = fields.as_slice() else {
-                    return Err(wrong(&"TENANT,CLIENT,ISSUER,SUBJECT,AUDIENCE is needed").into());
+                    return Err(wrong(&"expected TENANT,CLIENT,ISSUER,SUBJECT,AUDIENCE").into());
                 };
                 let credential = Credential {
                     tenant_id: (*tenant_id).to_owned(),

@@ -1,18 +1,18 @@
-//! What the routes see of an HTTP request.
+//! An HTTP request, read completely for the routes.
 
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HOST};
 
-/// Longest body that is read, in bytes.
-const LONGEST_BODY: usize = 1 << 20;
+/// The maximum size of a body, in bytes.
+const MAX_BODY: usize = 1 << 20;
 
-/// One request, read to its end.
+/// A request with its complete body.
 pub(crate) struct Request {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) query: String,
-    /// The `Host` header, with its port if it has one.
+    /// The `Host` header, including a port.
     pub(crate) host: String,
     pub(crate) client_request_id: Option<String>,
     /// Whether the body is `application/x-www-form-urlencoded`.
@@ -21,7 +21,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// Reads the whole request; `None` when the body breaks off or is too long.
+    /// Reads the complete request; `None` when the body is incomplete or too large.
     pub(crate) async fn read(request: hyper::Request<Incoming>) -> Option<Self> {
         let (head, body) = request.into_parts();
         let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
@@ -35,7 +35,7 @@ impl Request {
             host: header(HOST.as_str()).unwrap_or_default(),
             client_request_id: header("client-request-id"),
             is_form,
-            body: Limited::new(body, LONGEST_BODY).collect().await.ok()?.to_bytes(),
+            body: Limited::new(body, MAX_BODY).collect().await.ok()?.to_bytes(),
         })
     }
 }

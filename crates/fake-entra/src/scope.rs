@@ -1,32 +1,32 @@
-//! The scope of a client-credentials request names exactly one resource.
+//! Parses the scope of a client-credentials request, which names exactly one resource.
 
-use crate::catalogue::Refusal;
+use crate::catalogue::EntraError;
 
-/// Scopes of OpenID Connect that some clients add (MSAL Go does); this grant ignores them.
+/// Scopes of OpenID Connect that some clients add (MSAL Go does) and that the client-credentials grant ignores.
 const OPENID_SCOPES: [&str; 4] = ["openid", "profile", "offline_access", "email"];
 
 const DEFAULT: &str = "/.default";
 
-/// The resource that `scope` asks for: everything before the last slash of the part that ends in
-/// `/.default`, so `https://vault.azure.net//.default` asks for `https://vault.azure.net/`.
+/// Returns the resource of `scope`: everything before the last slash of the part that ends in
+/// `/.default`. `https://vault.azure.net//.default` names the resource `https://vault.azure.net/`.
 ///
-/// Refuses with 1002012 a scope that is not of that form, and with 70011 more than one resource.
-pub(crate) fn resource(scope: &str) -> Result<&str, Refusal> {
-    let mut asked: Vec<&str> =
+/// The error is 1002012 for a scope without this format and 70011 for more than one resource.
+pub(crate) fn resource(scope: &str) -> Result<&str, EntraError> {
+    let mut parts: Vec<&str> =
         scope.split(' ').filter(|part| !part.is_empty() && !OPENID_SCOPES.contains(part)).collect();
-    asked.dedup();
+    parts.dedup();
     let resources: Option<Vec<&str>> =
-        asked.iter().map(|part| part.strip_suffix(DEFAULT).filter(|resource| !resource.is_empty())).collect();
+        parts.iter().map(|part| part.strip_suffix(DEFAULT).filter(|resource| !resource.is_empty())).collect();
     match resources.as_deref() {
         Some([resource]) => Ok(resource),
-        Some([_, _, ..]) => Err(Refusal::new(
+        Some([_, _, ..]) => Err(EntraError::new(
             70011,
             format!(
                 "The provided request must include a 'scope' input parameter. The provided value for the input \
                  parameter 'scope' is not valid. One or more scopes in '{scope}' are not compatible with each other."
             ),
         )),
-        Some([]) | None => Err(Refusal::new(
+        Some([]) | None => Err(EntraError::new(
             1002012,
             format!(
                 "The provided value for scope {scope} is not valid. Client credential flows must have a scope value \
@@ -36,9 +36,8 @@ pub(crate) fn resource(scope: &str) -> Result<&str, Refusal> {
     }
 }
 
-/// Whether a fault for the scope `wanted` applies to a request for `scope`: the same text, or one
-/// of its parts.
-pub(crate) fn names(scope: &str, wanted: &str) -> bool {
+/// Whether `scope` is `wanted` or has it as one of its parts.
+pub(crate) fn contains(scope: &str, wanted: &str) -> bool {
     scope == wanted || scope.split(' ').any(|part| part == wanted)
 }
 
@@ -62,8 +61,8 @@ mod tests {
     }
 
     #[test]
-    fn anything_but_one_resource_is_refused() {
-        let code = |scope| resource(scope).map_err(|refusal| refusal.code);
+    fn anything_but_one_resource_is_rejected() {
+        let code = |scope| resource(scope).map_err(|error| error.code);
         assert_eq!(code("https://vault.azure.net/.default https://storage.azure.com/.default"), Err(70011));
         assert_eq!(code("https://vault.azure.net"), Err(1002012));
         assert_eq!(code("https://graph.microsoft.com/User.Read"), Err(1002012));

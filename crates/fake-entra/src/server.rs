@@ -1,4 +1,4 @@
-//! The directory behind sockets: HTTPS for clients, plain HTTP for the admin API.
+//! Serves a directory: HTTPS for clients, plaintext HTTP for the admin API.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -21,12 +21,12 @@ use tokio::sync::{Notify, oneshot};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::answer::{Answer, Cut};
 use crate::directory::Directory;
+use crate::http::{Disconnect, HttpResponse};
 use crate::request::Request;
 use crate::{admin, discovery, tls};
 
-/// A running fake Entra, on a thread of its own. Dropping it closes its ports and connections.
+/// A running fake Entra on its own thread. Dropping it closes its ports and connections.
 pub struct Server {
     https: SocketAddr,
     admin: SocketAddr,
@@ -40,18 +40,18 @@ impl Server {
     /// Starts on free ports of 127.0.0.1.
     ///
     /// # Errors
-    /// When there is no free port, thread or randomness.
+    /// When no free port, thread or randomness is available.
     pub fn start(directory: Directory) -> io::Result<Self> {
         let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         Self::start_on(directory, free, free)
     }
 
-    /// Starts on these addresses; port 0 is any free one.
+    /// Starts on these addresses; port 0 selects a free port.
     ///
     /// # Errors
-    /// When an address cannot be bound, or there is no thread or randomness.
+    /// When an address cannot be bound, or no thread or randomness is available.
     pub fn start_on(directory: Directory, https: SocketAddr, admin: SocketAddr) -> io::Result<Self> {
-        let (config, ca_pem) = tls::make()?;
+        let (config, ca_pem) = tls::create()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let https = bind(https)?;
         let admin = bind(admin)?;
@@ -65,29 +65,29 @@ impl Server {
                 };
                 tokio::spawn(serve_https(https, TlsAcceptor::from(config), served.clone()));
                 tokio::spawn(serve_admin(admin, served));
-                // Either way the server is gone: told to stop, or dropped.
+                // Completes with a value or an error; both stop the server.
                 let _ = stopped.await;
             });
         })?;
         Ok(Self { https: https_addr, admin: admin_addr, ca_pem, directory, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Where the token endpoint is, over TLS.
+    /// The address of the token endpoint (TLS).
     pub fn https_addr(&self) -> SocketAddr {
         self.https
     }
 
-    /// Where the admin API is, over plain HTTP.
+    /// The address of the admin API (plaintext HTTP).
     pub fn admin_addr(&self) -> SocketAddr {
         self.admin
     }
 
-    /// The certificate authority to trust, made at the start, as PEM.
+    /// The certificate of the CA to trust, as PEM. Every start creates a new CA.
     pub fn ca_pem(&self) -> &str {
         &self.ca_pem
     }
 
-    /// The directory that is served.
+    /// The directory that this server serves.
     pub fn directory(&self) -> Directory {
         self.directory.clone()
     }
@@ -120,8 +120,8 @@ async fn serve_https(listener: TcpListener, acceptor: TlsAcceptor, directory: Di
             let Ok(stream) = acceptor.accept(stream).await else {
                 return;
             };
-            let answer = move |request: &Request| discovery::answer(&directory, request, SystemTime::now());
-            serve(stream, answer).await;
+            let handle = move |request: &Request| discovery::respond(&directory, request, SystemTime::now());
+            serve(stream, handle).await;
         });
     }
 }
@@ -132,74 +132,77 @@ async fn serve_admin(listener: TcpListener, directory: Directory) {
             continue;
         };
         let directory = directory.clone();
-        tokio::spawn(serve(stream, move |request: &Request| admin::answer(&directory, request)));
+        tokio::spawn(serve(stream, move |request: &Request| admin::respond(&directory, request)));
     }
 }
 
-/// Serves one connection until it ends or an answer asks for a reset.
-async fn serve<S: Socket>(stream: S, answer: impl Fn(&Request) -> Answer) {
+/// Serves a connection until it is closed or a response requires a reset.
+async fn serve<S: Socket>(stream: S, handle: impl Fn(&Request) -> HttpResponse) {
     let reset = Arc::new(Notify::new());
     let service = service_fn(|request: hyper::Request<Incoming>| {
-        let (answer, reset) = (&answer, reset.clone());
+        let (handle, reset) = (&handle, reset.clone());
         Box::pin(async move {
-            let answer = match Request::read(request).await {
-                Some(request) => answer(&request),
-                None => Answer::of_type("text/plain", 413, b"The body is too long or broke off\n".to_vec()),
+            let response = match Request::read(request).await {
+                Some(request) => handle(&request),
+                None => HttpResponse::of_type("text/plain", 413, b"The body is too large or incomplete\n".to_vec()),
             };
-            tokio::time::sleep(answer.delay).await;
-            if answer.cut == Some(Cut::Reset) {
+            tokio::time::sleep(response.delay).await;
+            if response.disconnect == Some(Disconnect::Reset) {
                 reset.notify_one();
                 return std::future::pending().await;
             }
-            Ok::<_, Infallible>(response(answer))
+            Ok::<_, Infallible>(to_hyper(response))
         })
     });
     let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-    let mut reset_asked = pin!(reset.notified());
-    let reset_asked = poll_fn(|context| {
-        if reset_asked.as_mut().poll(context).is_ready() {
+    let mut needs_reset = pin!(reset.notified());
+    let needs_reset = poll_fn(|context| {
+        if needs_reset.as_mut().poll(context).is_ready() {
             return Poll::Ready(true);
         }
-        // An error is the client's, or the end of a truncated answer: the connection ends either way.
+        // An error comes from the client or from a truncated response; the connection ends in both cases.
         Pin::new(&mut connection).poll(context).map(|_| false)
     })
     .await;
-    if reset_asked {
+    if needs_reset {
         connection.into_parts().io.into_inner().reset();
     }
 }
 
-fn response(answer: Answer) -> hyper::Response<AnswerBody> {
-    let length = answer.body.len();
-    let whole = Bytes::from(answer.body);
-    let truncated = answer.cut == Some(Cut::Truncate);
-    let body =
-        if truncated { AnswerBody::Half(Some(whole.slice(..length / 2))) } else { AnswerBody::Whole(Some(whole)) };
-    let mut response = hyper::Response::builder().status(answer.status);
-    for (name, value) in &answer.headers {
-        response = response.header(name, value);
+fn to_hyper(response: HttpResponse) -> hyper::Response<ResponseBody> {
+    let length = response.body.len();
+    let truncated = response.disconnect == Some(Disconnect::Truncate);
+    let complete = Bytes::from(response.body);
+    let body = if truncated {
+        ResponseBody::Half(Some(complete.slice(..length / 2)))
+    } else {
+        ResponseBody::Whole(Some(complete))
+    };
+    let mut builder = hyper::Response::builder().status(response.status);
+    for (name, value) in &response.headers {
+        builder = builder.header(name, value);
     }
     // 204 has no body and so no length (RFC 9110, section 8.6).
-    if answer.status != 204 {
-        response = response.header(CONTENT_LENGTH, length);
+    if response.status != 204 {
+        builder = builder.header(CONTENT_LENGTH, length);
     }
-    response.body(body).unwrap_or_else(|_| {
-        let mut broken = hyper::Response::new(AnswerBody::Whole(None));
-        *broken.status_mut() = hyper::StatusCode::INTERNAL_SERVER_ERROR;
-        broken
+    builder.body(body).unwrap_or_else(|_| {
+        let mut failed = hyper::Response::new(ResponseBody::Whole(None));
+        *failed.status_mut() = hyper::StatusCode::INTERNAL_SERVER_ERROR;
+        failed
     })
 }
 
-/// The body of an answer: whole, or half of it and then an error that ends the connection.
-enum AnswerBody {
+/// The body of a response: complete, or the first half followed by an error that closes the connection.
+enum ResponseBody {
     Whole(Option<Bytes>),
     Half(Option<Bytes>),
-    /// Half is written; it is flushed before the error.
+    /// Half of the body is written and must be flushed before the error.
     Flushing,
-    Broken,
+    Failed,
 }
 
-impl Body for AnswerBody {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -215,18 +218,18 @@ impl Body for AnswerBody {
                 Poll::Ready(Some(Ok(Frame::data(half))))
             }
             Self::Flushing => {
-                *self = Self::Broken;
+                *self = Self::Failed;
                 context.waker().wake_by_ref();
                 Poll::Pending
             }
-            Self::Broken => Poll::Ready(Some(Err(io::Error::other("the answer is truncated")))),
+            Self::Failed => Poll::Ready(Some(Err(io::Error::other("the response is truncated")))),
         }
     }
 }
 
-/// A connection that can end with a TCP RST.
+/// A connection that can be closed with a TCP RST.
 trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// Closes the socket so that the peer gets a RST and no end of stream.
+    /// Closes the socket with a RST instead of a FIN.
     fn reset(self);
 }
 

@@ -1,4 +1,4 @@
-//! A certificate authority of its own for every start, and the server's certificate.
+//! Creates a certificate authority and the server's certificate at every start.
 
 use std::io;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
-/// Names of the server: Entra's authorities, and how a test reaches it.
+/// The names in the server's certificate: Entra's authorities and the addresses that tests use.
 const NAMES: [&str; 5] = [
     "login.microsoftonline.com",
     "login.microsoftonline.us",
@@ -20,8 +20,8 @@ const NAMES: [&str; 5] = [
     "127.0.0.1",
 ];
 
-/// TLS configuration of the server, and the PEM of the authority to trust.
-pub(crate) fn make() -> io::Result<(Arc<ServerConfig>, String)> {
+/// Creates the server's TLS configuration and the PEM of the CA to trust.
+pub(crate) fn create() -> io::Result<(Arc<ServerConfig>, String)> {
     let authority = authority().map_err(io::Error::other)?;
     let key = KeyPair::generate().map_err(io::Error::other)?;
     let mut params = CertificateParams::new(NAMES.map(str::to_owned)).map_err(io::Error::other)?;

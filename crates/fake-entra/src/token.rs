@@ -1,30 +1,30 @@
 //! The token endpoint, without sockets: `POST /{tenant}/oauth2/v2.0/token`.
 //!
-//! Client credentials with a signed assertion (RFC 6749, section 4.4; RFC 7523, section 2.2), in
-//! Entra's dialect: faults first, then the checks of [`grant`](crate::grant), then a token.
+//! The client-credentials grant with a signed assertion (RFC 6749, section 4.4; RFC 7523, section 2.2), as Entra
+//! implements it: first faults, then the checks of [`validation`](crate::validation), then a token.
 
 use std::time::SystemTime;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::answer::{Answer, Cut, TokenRequest};
-use crate::catalogue::Refusal;
+use crate::catalogue::EntraError;
 use crate::directory::Directory;
 use crate::faults::FaultKind;
-use crate::grant::{Form, Grant, Version, grant};
+use crate::http::{Disconnect, HttpResponse, TokenRequest};
 use crate::ids::{guid_of, unique_guid, unix_seconds};
+use crate::validation::{Form, ValidRequest, Version, validate};
 
-/// The authority of the public cloud, used where the request names none.
+/// The authority of the public cloud, which is the default.
 pub(crate) const PUBLIC_AUTHORITY: &str = "https://login.microsoftonline.com";
-/// Life of an access token in seconds, unless a fault says otherwise.
+/// The lifetime of an access token in seconds, unless a fault overrides it.
 const EXPIRES_IN: u64 = 3599;
-/// From this life on, in seconds, the answer has a `refresh_in`, half the life.
+/// The lifetime in seconds from which the response has a `refresh_in`, which is half of the lifetime.
 const LONG_LIVED: u64 = 7200;
-/// Entra dates its tokens five minutes back, so that a resource with a slow clock accepts them.
+/// The time in seconds by which Entra backdates its tokens, so that a resource with a slow clock accepts them.
 const BACKDATED: u64 = 300;
 
-/// OAuth's answer (RFC 6749, section 5.1) with Entra's two fields, in Entra's order.
+/// OAuth's successful response (RFC 6749, section 5.1) with Entra's two additional fields, in Entra's order.
 #[derive(Serialize)]
 struct TokenBody {
     token_type: &'static str,
@@ -35,7 +35,7 @@ struct TokenBody {
     access_token: String,
 }
 
-/// Values that a fault puts in place of the usual ones.
+/// Values with which a fault overrides the defaults.
 #[derive(Default)]
 struct Overrides {
     expires_in: Option<u64>,
@@ -44,10 +44,10 @@ struct Overrides {
 }
 
 impl Directory {
-    /// One token request to the public cloud, as a pure function of the directory and the time:
-    /// no sockets, no clock. Delay and cut are in the answer, for the transport to carry out.
-    pub fn token(&self, tenant_id: &str, form_body: &[u8], now: SystemTime) -> Answer {
-        self.answer(&TokenRequest {
+    /// Handles a token request to the public cloud without sockets and without a clock. The response
+    /// contains the delay and the disconnect that the transport must apply.
+    pub fn token(&self, tenant_id: &str, form_body: &[u8], now: SystemTime) -> HttpResponse {
+        self.respond(&TokenRequest {
             tenant_id,
             form: form_body,
             authority: PUBLIC_AUTHORITY,
@@ -56,88 +56,94 @@ impl Directory {
         })
     }
 
-    /// The same with what a transport knows besides: the authority and the correlation id.
-    pub fn answer(&self, request: &TokenRequest<'_>) -> Answer {
+    /// Handles a token request with its authority and correlation id.
+    pub fn respond(&self, request: &TokenRequest<'_>) -> HttpResponse {
         let form = Form::parse(request.form);
-        let asked = form.get("scope").unwrap_or_default();
+        let scope = form.get("scope").unwrap_or_default();
         let fault = {
             let mut state = self.state();
-            state.stats.count_request(request.tenant_id, form.get("client_id").unwrap_or_default(), asked);
-            state.pending.take(asked)
+            state.stats.count_request(request.tenant_id, form.get("client_id").unwrap_or_default(), scope);
+            state.pending.take(scope)
         };
         match fault {
-            None => self.answer_as_usual(request, &form, Overrides::default()),
+            None => self.respond_normally(request, &form, Overrides::default()),
             Some(FaultKind::Token { expires_in, refresh_in, audience }) => {
-                self.answer_as_usual(request, &form, Overrides { expires_in, refresh_in, audience })
+                self.respond_normally(request, &form, Overrides { expires_in, refresh_in, audience })
             }
             Some(FaultKind::Delay(delay)) => {
-                Answer { delay, ..self.answer_as_usual(request, &form, Overrides::default()) }
+                HttpResponse { delay, ..self.respond_normally(request, &form, Overrides::default()) }
             }
             Some(FaultKind::Truncate) => {
-                let whole = self.answer_as_usual(request, &form, Overrides::default());
-                Answer { cut: Some(Cut::Truncate), ..whole }
+                let complete = self.respond_normally(request, &form, Overrides::default());
+                HttpResponse { disconnect: Some(Disconnect::Truncate), ..complete }
             }
-            Some(FaultKind::Reset) => {
-                Answer { cut: Some(Cut::Reset), ..Answer::of_type("text/plain", 503, Vec::new()) }
-            }
-            Some(FaultKind::Aadsts { code }) => self.refuse(request, &Refusal::from_code(code), None),
+            Some(FaultKind::Reset) => HttpResponse {
+                disconnect: Some(Disconnect::Reset),
+                ..HttpResponse::of_type("text/plain", 503, Vec::new())
+            },
+            Some(FaultKind::Aadsts { code }) => self.reject(request, &EntraError::from_code(code), None),
             Some(FaultKind::Status { status, code, retry_after }) => {
-                let answer = match (code, status) {
-                    (Some(code), _) => self.refuse(request, &Refusal::from_code(code), Some(status)),
-                    (None, 401) => self.refuse(request, &Refusal::from_code(7000215), Some(status)),
-                    (None, 429) => self.refuse(request, &Refusal::from_code(90055), Some(status)),
-                    (None, 400..=499) => self.refuse(request, &Refusal::from_code(90100), Some(status)),
+                let response = match (code, status) {
+                    (Some(code), _) => self.reject(request, &EntraError::from_code(code), Some(status)),
+                    (None, 401) => self.reject(request, &EntraError::from_code(7000215), Some(status)),
+                    (None, 429) => self.reject(request, &EntraError::from_code(90055), Some(status)),
+                    (None, 400..=499) => self.reject(request, &EntraError::from_code(90100), Some(status)),
                     (None, _) => {
-                        self.state().stats.count_refusal(format!("HTTP{status}"));
-                        Answer::of_type("text/plain", status, format!("HTTP status {status}\n").into_bytes())
+                        self.state().stats.count_rejection(format!("HTTP{status}"));
+                        HttpResponse::of_type("text/plain", status, format!("HTTP status {status}\n").into_bytes())
                     }
                 };
                 match retry_after {
-                    Some(value) => answer.header("retry-after", &value),
-                    None => answer,
+                    Some(value) => response.header("retry-after", &value),
+                    None => response,
                 }
             }
         }
     }
 
-    fn refuse(&self, request: &TokenRequest<'_>, refusal: &Refusal, status: Option<u16>) -> Answer {
-        self.state().stats.count_refusal(refusal.name());
-        let status = status.unwrap_or_else(|| refusal.status());
-        Answer::refusal_with_status(refusal, status, request.client_request_id, request.now)
+    fn reject(&self, request: &TokenRequest<'_>, error: &EntraError, status: Option<u16>) -> HttpResponse {
+        self.state().stats.count_rejection(error.name());
+        let status = status.unwrap_or_else(|| error.status());
+        HttpResponse::error_with_status(error, status, request.client_request_id, request.now)
     }
 
-    fn answer_as_usual(&self, request: &TokenRequest<'_>, form: &Form, overrides: Overrides) -> Answer {
-        let granted = grant(&self.state(), self.key().kid(), request, form);
-        match granted {
-            Err(refusal) => self.refuse(request, &refusal, None),
-            Ok(grant) => {
+    fn respond_normally(&self, request: &TokenRequest<'_>, form: &Form, overrides: Overrides) -> HttpResponse {
+        let validated = validate(&self.state(), self.key().kid(), request, form);
+        match validated {
+            Err(error) => self.reject(request, &error, None),
+            Ok(valid) => {
                 self.state().stats.issued += 1;
-                self.issue(request, &grant, overrides)
+                self.issue(request, &valid, overrides)
             }
         }
     }
 
-    fn issue(&self, request: &TokenRequest<'_>, grant: &Grant, overrides: Overrides) -> Answer {
+    fn issue(&self, request: &TokenRequest<'_>, valid: &ValidRequest, overrides: Overrides) -> HttpResponse {
         let expires_in = overrides.expires_in.unwrap_or(EXPIRES_IN);
         let half = (expires_in >= LONG_LIVED).then_some(expires_in / 2);
-        let audience = overrides.audience.as_deref().unwrap_or(&grant.audience);
+        let audience = overrides.audience.as_deref().unwrap_or(&valid.audience);
         let body = TokenBody {
             token_type: "Bearer",
             expires_in,
             ext_expires_in: expires_in,
             refresh_in: overrides.refresh_in.or(half),
-            access_token: self.key().sign(&access_token(request, grant, audience, expires_in)),
+            access_token: self.key().sign(&access_token(request, valid, audience, expires_in)),
         };
-        Answer::json(200, serde_json::to_vec(&body).unwrap_or_default()).header("x-ms-request-id", &unique_guid())
+        HttpResponse::json(200, serde_json::to_vec(&body).unwrap_or_default()).header("x-ms-request-id", &unique_guid())
     }
 }
 
-/// The claims of an app-only access token ("Access token claims reference" of the Microsoft identity platform).
-fn access_token(request: &TokenRequest<'_>, grant: &Grant, audience: &str, expires_in: u64) -> Map<String, Value> {
+/// Builds the claims of an app-only access token ("Access token claims reference" of the Microsoft identity platform).
+fn access_token(
+    request: &TokenRequest<'_>,
+    valid: &ValidRequest,
+    audience: &str,
+    expires_in: u64,
+) -> Map<String, Value> {
     let now = unix_seconds(request.now);
     let tenant_id = request.tenant_id.to_ascii_lowercase();
-    let service_principal = guid_of(&["service principal", &tenant_id, &grant.client_id.to_ascii_lowercase()]);
-    let (issuer, version) = match grant.version {
+    let service_principal = guid_of(&["service principal", &tenant_id, &valid.client_id.to_ascii_lowercase()]);
+    let (issuer, version) = match valid.version {
         Version::V1 => (format!("https://{}/{tenant_id}/", v1_issuer_host(request.authority)), "1.0"),
         Version::V2 => (format!("{}/{tenant_id}/v2.0", request.authority), "2.0"),
     };
@@ -148,11 +154,11 @@ fn access_token(request: &TokenRequest<'_>, grant: &Grant, audience: &str, expir
     claim("iat", now.saturating_sub(BACKDATED).into());
     claim("nbf", now.saturating_sub(BACKDATED).into());
     claim("exp", now.saturating_add(expires_in).into());
-    claim("appid", grant.client_id.as_str().into());
-    match grant.version {
+    claim("appid", valid.client_id.as_str().into());
+    match valid.version {
         Version::V1 => claim("appidacr", "2".into()),
         Version::V2 => {
-            claim("azp", grant.client_id.as_str().into());
+            claim("azp", valid.client_id.as_str().into());
             claim("azpacr", "2".into())
         }
     };

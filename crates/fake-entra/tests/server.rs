@@ -1,4 +1,4 @@
-//! The same over real sockets and TLS, and the admin API.
+//! Tests of the server over real sockets and TLS, and of the admin API.
 
 use std::io::Read;
 use std::time::{Duration, Instant, SystemTime};
@@ -33,7 +33,7 @@ impl Rig {
                 subject: "system:serviceaccount:payments:payments".into(),
                 audience: AUDIENCE.into(),
             })
-            .expect("the credential is right");
+            .expect("the credential is valid");
         let server = Server::start(directory).expect("free ports");
         let ca = Certificate::from_pem(server.ca_pem().as_bytes()).expect("a PEM certificate");
         let tls = TlsConfig::builder().root_certs(RootCerts::new_with_certs(&[ca])).build();
@@ -46,7 +46,7 @@ impl Rig {
     }
 
     fn get(&self, url: &str) -> (u16, Value) {
-        let mut response = self.agent.get(url).call().expect("an answer");
+        let mut response = self.agent.get(url).call().expect("a response");
         let body = response.body_mut().read_to_string().expect("a body");
         (response.status().as_u16(), serde_json::from_str(&body).unwrap_or(Value::Null))
     }
@@ -65,12 +65,12 @@ impl Rig {
 
     fn admin(&self, path: &str, body: &str) -> (u16, Value) {
         let url = format!("http://{}{path}", self.server.admin_addr());
-        let mut response = self.agent.post(url).send(body).expect("an answer");
+        let mut response = self.agent.post(url).send(body).expect("a response");
         let body = response.body_mut().read_to_string().expect("a body");
         (response.status().as_u16(), serde_json::from_str(&body).unwrap_or(Value::Null))
     }
 
-    fn order(&self, faults: Value) {
+    fn add_faults(&self, faults: Value) {
         assert_eq!(self.admin("/faults", &faults.to_string()).0, 204);
     }
 
@@ -80,13 +80,13 @@ impl Rig {
 }
 
 #[test]
-fn discovery_leads_to_the_token_endpoint_and_the_keys() {
+fn discovery_returns_the_token_endpoint_and_the_keys() {
     let rig = Rig::start();
     let (status, configuration) = rig.get(&rig.url(&format!("/{TENANT}/v2.0/.well-known/openid-configuration")));
     assert_eq!(status, 200);
     assert_eq!(configuration["token_endpoint"], rig.url(&format!("/{TENANT}/oauth2/v2.0/token")));
     assert_eq!(configuration["issuer"], format!("https://login.microsoftonline.com/{TENANT}/v2.0"));
-    let (status, keys) = rig.get(configuration["jwks_uri"].as_str().expect("an address"));
+    let (status, keys) = rig.get(configuration["jwks_uri"].as_str().expect("a URL"));
     assert_eq!((status, keys), (200, rig.server.directory().jwks()));
 }
 
@@ -99,7 +99,7 @@ fn an_unknown_tenant_has_no_configuration() {
 }
 
 #[test]
-fn instance_discovery_knows_the_clouds() {
+fn instance_discovery_lists_the_clouds() {
     let rig = Rig::start();
     let path = "/common/discovery/instance?api-version=1.1&authorization_endpoint=";
     let public = format!("https%3A%2F%2Flogin.microsoftonline.com%2F{TENANT}%2Foauth2%2Fv2.0%2Fauthorize");
@@ -118,7 +118,7 @@ fn instance_discovery_knows_the_clouds() {
 #[test]
 fn a_token_is_issued_over_tls() {
     let rig = Rig::start();
-    let mut response = rig.token().expect("an answer");
+    let mut response = rig.token().expect("a response");
     assert_eq!(response.status(), 200);
     let body: Value = serde_json::from_str(&response.body_mut().read_to_string().expect("a body")).expect("JSON");
     assert_eq!(body["token_type"], "Bearer");
@@ -126,39 +126,39 @@ fn a_token_is_issued_over_tls() {
 }
 
 #[test]
-fn the_correlation_id_is_the_request_id_of_the_client() {
+fn the_correlation_id_is_the_clients_request_id() {
     let rig = Rig::start();
     let url = rig.url(&format!("/{TENANT}/oauth2/v2.0/token"));
     let request = rig.agent.post(url).header("client-request-id", "c0ffee00-0000-0000-0000-000000000000");
-    let mut response = request.send_form([("grant_type", "x")]).expect("an answer");
+    let mut response = request.send_form([("grant_type", "x")]).expect("a response");
     let body: Value = serde_json::from_str(&response.body_mut().read_to_string().expect("a body")).expect("JSON");
     assert_eq!(body["correlation_id"], "c0ffee00-0000-0000-0000-000000000000");
 }
 
 #[test]
-fn the_token_endpoint_takes_forms_by_post_only() {
+fn the_token_endpoint_accepts_only_forms_by_post() {
     let rig = Rig::start();
     let url = rig.url(&format!("/{TENANT}/oauth2/v2.0/token"));
     assert_eq!(rig.get(&url).0, 405);
-    let mut response = rig.agent.post(&url).content_type("application/json").send("{}").expect("an answer");
+    let mut response = rig.agent.post(&url).content_type("application/json").send("{}").expect("a response");
     let body: Value = serde_json::from_str(&response.body_mut().read_to_string().expect("a body")).expect("JSON");
     assert_eq!(body["error_codes"], json!([900144]));
     assert_eq!(rig.get(&rig.url("/elsewhere")).0, 404);
 }
 
 #[test]
-fn a_reset_is_a_reset() {
+fn a_reset_fault_sends_a_tcp_reset() {
     use rustls_pki_types::ServerName;
     use std::io::{ErrorKind, Write};
     use tokio_rustls::rustls;
 
     let rig = Rig::start();
-    rig.order(json!([{ "kind": "reset" }]));
-    let error = rig.token().map(|_| ()).expect_err("no answer");
+    rig.add_faults(json!([{ "kind": "reset" }]));
+    let error = rig.token().map(|_| ()).expect_err("no response");
     assert!(matches!(error, ureq::Error::Io(_) | ureq::Error::Protocol(_)), "{error:?}");
 
-    // Looked at from nearer: it is ECONNRESET, not an end of stream.
-    rig.order(json!([{ "kind": "reset" }]));
+    // On a raw socket the error is ECONNRESET, not an end of stream.
+    rig.add_faults(json!([{ "kind": "reset" }]));
     let mut roots = rustls::RootCertStore::empty();
     let ca = <rustls_pki_types::CertificateDer<'_> as rustls_pki_types::pem::PemObject>::from_pem_slice(
         rig.server.ca_pem().as_bytes(),
@@ -174,43 +174,43 @@ fn a_reset_is_a_reset() {
     let socket = std::net::TcpStream::connect(rig.server.https_addr()).expect("a connection");
     let mut stream = rustls::StreamOwned::new(session, socket);
     write!(stream, "POST /{TENANT}/oauth2/v2.0/token HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").expect("sent");
-    let error = stream.read(&mut [0; 64]).expect_err("no answer");
+    let error = stream.read(&mut [0; 64]).expect_err("no response");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
 
 #[test]
-fn a_truncated_answer_ends_before_its_length() {
+fn a_truncated_response_ends_before_its_content_length() {
     let rig = Rig::start();
-    rig.order(json!([{ "kind": "truncate" }]));
-    let mut response = rig.token().expect("the head of an answer");
+    rig.add_faults(json!([{ "kind": "truncate" }]));
+    let mut response = rig.token().expect("response headers");
     assert_eq!(response.status(), 200);
     let length: u64 = response.headers()["content-length"].to_str().expect("text").parse().expect("a number");
     let mut body = Vec::new();
-    response.body_mut().as_reader().read_to_end(&mut body).expect_err("the body breaks off");
+    response.body_mut().as_reader().read_to_end(&mut body).expect_err("the body is incomplete");
     assert_eq!(u64::try_from(body.len()).expect("small"), length / 2);
-    assert_eq!(rig.token().expect("an answer").status(), 200);
+    assert_eq!(rig.token().expect("a response").status(), 200);
 }
 
 #[test]
-fn a_delayed_answer_comes_late() {
+fn a_delayed_response_arrives_late() {
     let rig = Rig::start();
-    rig.order(json!([{ "kind": "delay", "ms": 300 }]));
+    rig.add_faults(json!([{ "kind": "delay", "ms": 300 }]));
     let start = Instant::now();
-    assert_eq!(rig.token().expect("an answer").status(), 200);
+    assert_eq!(rig.token().expect("a response").status(), 200);
     assert!(start.elapsed() >= Duration::from_millis(300));
 }
 
 #[test]
 fn retry_after_reaches_the_client() {
     let rig = Rig::start();
-    rig.order(json!([{ "kind": "retry_after", "seconds": 7 }, { "kind": "status", "status": 502 }]));
-    let response = rig.token().expect("an answer");
+    rig.add_faults(json!([{ "kind": "retry_after", "seconds": 7 }, { "kind": "status", "status": 502 }]));
+    let response = rig.token().expect("a response");
     assert_eq!((response.status().as_u16(), response.headers()["retry-after"].to_str().ok()), (429, Some("7")));
-    assert_eq!(rig.token().expect("an answer").status(), 502);
-    assert_eq!(rig.token().expect("an answer").status(), 200);
+    assert_eq!(rig.token().expect("a response").status(), 502);
+    assert_eq!(rig.token().expect("a response").status(), 200);
     let stats = rig.stats();
     assert_eq!(stats["token_requests"], 3);
-    assert_eq!(stats["refused"], json!({ "AADSTS90055": 1, "HTTP502": 1 }));
+    assert_eq!(stats["rejected"], json!({ "AADSTS90055": 1, "HTTP502": 1 }));
     assert_eq!(
         stats["by_key"],
         json!([{ "tenant_id": TENANT, "client_id": CLIENT, "scope": "https://vault.azure.net/.default", "count": 3 }])
@@ -218,7 +218,7 @@ fn retry_after_reaches_the_client() {
 }
 
 #[test]
-fn the_admin_api_fills_the_directory() {
+fn the_admin_api_registers_resources_and_credentials() {
     let rig = Rig::start();
     assert_eq!(rig.admin("/resources", r#"{"resource":"https://storage.azure.com"}"#).0, 204);
     let credential = json!({
@@ -231,7 +231,7 @@ fn the_admin_api_fills_the_directory() {
 }
 
 #[test]
-fn the_admin_api_names_what_is_wrong() {
+fn the_admin_api_names_the_invalid_field() {
     let rig = Rig::start();
     let field = |path: &str, body: &str| {
         let (status, body) = rig.admin(path, body);
@@ -250,10 +250,10 @@ fn the_admin_api_names_what_is_wrong() {
 }
 
 #[test]
-fn a_dropped_server_is_gone() {
+fn a_dropped_server_closes_its_port() {
     let rig = Rig::start();
     let address = rig.server.https_addr();
-    rig.token().expect("an answer");
+    rig.token().expect("a response");
     drop(rig);
     assert!(std::net::TcpStream::connect(address).is_err());
 }

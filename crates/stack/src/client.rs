@@ -1,4 +1,4 @@
-//! A small blocking HTTP client: one new connection per request, nothing followed, nothing interpreted.
+//! A small blocking HTTP client: it opens a connection per request, follows no redirects and does not interpret responses.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -10,10 +10,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 use ureq::http;
 
-/// How long a request may take when it says nothing else.
+/// The default timeout of a request.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A request that is sent as it is written, whatever its path and its headers' bytes.
+/// A request that is sent without normalizing its path or the bytes of its headers.
 #[derive(Clone, Debug)]
 pub struct Request {
     method: String,
@@ -25,17 +25,17 @@ pub struct Request {
 }
 
 impl Request {
-    /// A GET.
+    /// Creates a GET request.
     pub fn get(host: &str, path: &str) -> Self {
         Self::new("GET", host, path)
     }
 
-    /// A POST with a body.
+    /// Creates a POST request with a body.
     pub fn post(host: &str, path: &str, body: impl Into<Vec<u8>>) -> Self {
         Self { body: Some(body.into()), ..Self::new("POST", host, path) }
     }
 
-    /// Any method. `host` is the `Host` header, `path` begins with a slash and may have a query.
+    /// Creates a request with any method. `host` is the `Host` header; `path` begins with a slash and can have a query.
     pub fn new(method: &str, host: &str, path: &str) -> Self {
         Self {
             method: method.to_owned(),
@@ -47,14 +47,14 @@ impl Request {
         }
     }
 
-    /// Adds a header; one of the same name may already be there.
+    /// Adds a header and keeps existing ones of the same name.
     #[must_use]
     pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         self.headers.push((name.to_owned(), value.as_ref().to_vec()));
         self
     }
 
-    /// Gives up after this time instead of 30 s.
+    /// Sets the timeout, which is 30 s by default.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -81,12 +81,12 @@ impl Request {
         self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()))
     }
 
-    /// The body; `None` where none is sent.
+    /// The body; `None` when the request has none.
     pub fn body(&self) -> Option<&[u8]> {
         self.body.as_deref()
     }
 
-    /// Sends it in clear to `addr`. Every status is an answer, not an error.
+    /// Sends the request in plaintext to `addr`. No status is an error.
     pub fn send(&self, addr: SocketAddr) -> io::Result<Response> {
         let mut builder = http::Request::builder()
             .method(self.method.as_str())
@@ -101,18 +101,18 @@ impl Request {
         }
     }
 
-    /// Sends it in clear to `addr` as HTTP/2, which says without asking that it is that.
+    /// Sends the request in plaintext to `addr` as HTTP/2 with prior knowledge.
     pub fn send_http2(&self, addr: SocketAddr) -> io::Result<Response> {
         block_on(self.timeout, async {
             let stream = TokioIo::new(tokio::net::TcpStream::connect(addr).await?);
             let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream);
             let (mut sender, connection) = handshake.await.map_err(io::Error::other)?;
             tokio::spawn(connection);
-            take(sender.send_request(self.to_hyper(true)?).await.map_err(io::Error::other)?).await
+            read_response(sender.send_request(self.to_hyper(true)?).await.map_err(io::Error::other)?).await
         })
     }
 
-    /// The request as hyper sends it: HTTP/2 has the host in its target, HTTP/1 in a header.
+    /// Converts the request for hyper. The host is in the target for HTTP/2, and in a header for HTTP/1.
     pub(crate) fn to_hyper(&self, http2: bool) -> io::Result<http::Request<Full<Bytes>>> {
         let mut builder = http::Request::builder().method(self.method.as_str());
         builder = if http2 {
@@ -138,7 +138,7 @@ impl Request {
             .max_redirects_will_error(false)
             .max_idle_connections(0)
             .allow_non_standard_methods(true)
-            // The environment's proxy is not for the loopback interface.
+            // The loopback interface must not go through the proxy of the environment.
             .proxy(None)
             .timeout_global(Some(self.timeout))
             .build()
@@ -154,55 +154,55 @@ impl Request {
     }
 }
 
-/// Sends these bytes to `addr` and returns all that comes back, until an answer that says it is the last is complete, the connection is
-/// closed, or nothing comes for a second; bytes that are not UTF-8 become U+FFFD. For what no HTTP client would write.
+/// Sends these bytes to `addr`, for requests that no HTTP client would send. Returns everything received until a response with
+/// `connection: close` is complete, the connection is closed, or nothing arrives for a second; bytes that are not UTF-8 become U+FFFD.
 pub fn send_bytes(addr: SocketAddr, bytes: &[u8]) -> io::Result<String> {
     let mut stream = TcpStream::connect(addr)?;
-    // A peer that refuses the first bytes may close before it has read all.
+    // A peer that rejects the first bytes may close the connection before it has read all of them.
     let _ = stream.write_all(bytes);
-    read_until(&mut stream, Duration::from_secs(1), is_the_last)
+    read_until(&mut stream, Duration::from_secs(1), ends_with_close)
 }
 
-/// Sends one request, written out, and returns its answer as soon as it is whole, or what there is when the connection is closed or
-/// nothing comes for ten seconds. `half_close` ends this side of the connection after the request.
+/// Sends one request as text and returns the response as soon as it is complete, or the part received when the connection is closed or
+/// nothing arrives for ten seconds. `half_close` shuts down the write side after the request.
 pub fn send_text(addr: SocketAddr, request: &str, half_close: bool) -> io::Result<String> {
     let mut stream = TcpStream::connect(addr)?;
     stream.write_all(request.as_bytes())?;
     if half_close {
         stream.shutdown(Shutdown::Write)?;
     }
-    read_until(&mut stream, Duration::from_secs(10), is_whole)
+    read_until(&mut stream, Duration::from_secs(10), is_complete)
 }
 
-fn read_until(stream: &mut TcpStream, silence: Duration, is_all: fn(&str) -> bool) -> io::Result<String> {
-    stream.set_read_timeout(Some(silence))?;
-    let mut answer = Vec::new();
+fn read_until(stream: &mut TcpStream, idle_timeout: Duration, is_complete: fn(&str) -> bool) -> io::Result<String> {
+    stream.set_read_timeout(Some(idle_timeout))?;
+    let mut received = Vec::new();
     let mut buffer = [0; 4096];
-    while !is_all(&String::from_utf8_lossy(&answer))
+    while !is_complete(&String::from_utf8_lossy(&received))
         && let Ok(read @ 1..) = stream.read(&mut buffer)
     {
-        answer.extend_from_slice(buffer.get(..read).unwrap_or_default());
+        received.extend_from_slice(buffer.get(..read).unwrap_or_default());
     }
-    Ok(String::from_utf8_lossy(&answer).into_owned())
+    Ok(String::from_utf8_lossy(&received).into_owned())
 }
 
-/// Whether the answers end with a whole one after which the connection is closed. Envoy leaves the closing to its client for a second.
-fn is_the_last(answers: &str) -> bool {
-    let last = answers.rfind("HTTP/1.1 ").and_then(|start| answers.get(start..)).unwrap_or_default();
+/// Whether the last response is complete and has `connection: close`. Envoy waits a second for the client to close the connection.
+fn ends_with_close(responses: &str) -> bool {
+    let last = responses.rfind("HTTP/1.1 ").and_then(|start| responses.get(start..)).unwrap_or_default();
     let head = last.split_once("\r\n\r\n").map(|(head, _)| head).unwrap_or_default();
     let has_no_body = !head.contains("\r\ncontent-length: ") && !head.contains("\r\ntransfer-encoding: ");
-    head.lines().any(|line| line == "connection: close") && (has_no_body || is_whole(last))
+    head.lines().any(|line| line == "connection: close") && (has_no_body || is_complete(last))
 }
 
-/// Whether this is one answer with all of its body.
-fn is_whole(answer: &str) -> bool {
-    let Some((head, body)) = answer.split_once("\r\n\r\n") else { return false };
+/// Whether this is one response with its complete body.
+fn is_complete(response: &str) -> bool {
+    let Some((head, body)) = response.split_once("\r\n\r\n") else { return false };
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
     let length: Option<usize> = length.and_then(|length| length.parse().ok());
     length.is_some_and(|length| body.len() >= length)
 }
 
-/// Runs one exchange to its end, or until its time is over.
+/// Runs an exchange until it completes or times out.
 pub(crate) fn block_on(
     timeout: Duration,
     exchange: impl Future<Output = io::Result<Response>>,
@@ -211,32 +211,32 @@ pub(crate) fn block_on(
     runtime.block_on(async { tokio::time::timeout(timeout, exchange).await? })
 }
 
-/// All of an answer.
-pub(crate) async fn take(answer: http::Response<hyper::body::Incoming>) -> io::Result<Response> {
-    let (head, body) = answer.into_parts();
+/// Reads a complete response.
+pub(crate) async fn read_response(response: http::Response<hyper::body::Incoming>) -> io::Result<Response> {
+    let (head, body) = response.into_parts();
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes().to_vec();
     let headers = head.headers.iter();
     let headers = headers.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect();
     Ok(Response { status: head.status.as_u16(), headers, body })
 }
 
-/// An answer.
+/// A response.
 #[derive(Clone, Debug)]
 pub struct Response {
     /// The status code.
     pub status: u16,
-    /// Names in lower case, in the order of arrival.
+    /// The headers in the order of arrival, with names in lower case.
     pub headers: Vec<(String, Vec<u8>)>,
-    /// All of the body.
+    /// The complete body.
     pub body: Vec<u8>,
 }
 
 impl Response {
-    /// The first header of this name, in lower case; bytes that are not UTF-8 become U+FFFD.
+    /// Returns the first header with this lower-case name; bytes that are not UTF-8 become U+FFFD.
     pub fn header(&self, name: &str) -> Option<String> {
         self.headers
             .iter()
-            .find(|(present, _)| present == name)
+            .find(|(existing, _)| existing == name)
             .map(|(_, value)| String::from_utf8_lossy(value).into_owned())
     }
 
@@ -248,15 +248,17 @@ impl Response {
     /// The body as JSON.
     ///
     /// # Panics
-    /// When it is none, with the status and the body: for tests that is the most useful end.
+    /// When the body is not valid JSON. The message has the status and the body.
     pub fn json(&self) -> Value {
         match serde_json::from_slice(&self.body) {
             Ok(value) => value,
-            Err(error) => panic!("status {} with a body that is no JSON ({error}): {}", self.status, self.text()),
+            Err(error) => {
+                panic!("status {} with a body that is not valid JSON ({error}): {}", self.status, self.text())
+            }
         }
     }
 
-    /// The value of a header that the upstream saw in the request, when this is the upstream's answer.
+    /// Returns the value of a request header that the upstream received. Requires a response of the upstream.
     pub fn seen_header(&self, name: &str) -> Option<String> {
         self.json()["headers"]
             .as_array()?

@@ -1,7 +1,7 @@
-//! Envoy documents: reading them, and reaching one value by a path that a reader finds in the YAML.
+//! Reads Envoy configuration files and changes values in them by path.
 //!
-//! `static_resources.clusters[entra].load_assignment.endpoints[0]`: keys are divided by dots, `[0]` is a list's element by its
-//! position and `[entra]` the one whose `name` is that.
+//! A path such as `static_resources.clusters[entra].load_assignment.endpoints[0]` consists of keys separated by dots. `[0]` selects a
+//! list element by its index, and `[entra]` selects the one with this `name`.
 
 use std::fs;
 
@@ -10,14 +10,14 @@ use serde_json::Value;
 use crate::error::{NoSuchPath, StartError};
 use crate::workspace;
 
-/// The documents of a YAML file, anchors resolved. `path` is seen from the repository's root.
+/// Reads the documents of a YAML file and resolves anchors. `path` is relative to the repository's root.
 pub fn read(path: &str) -> Result<Vec<Value>, StartError> {
     let path = workspace::root().join(path);
     let text = fs::read_to_string(&path).map_err(StartError::io(format!("reading {}", path.display())))?;
     serde_saphyr::from_multiple(&text).map_err(|error| StartError::Yaml { path, reason: error.to_string() })
 }
 
-/// The value at `path`.
+/// Returns the value at `path`.
 pub fn at_mut<'a>(document: &'a mut Value, path: &str) -> Result<&'a mut Value, NoSuchPath> {
     let mut value = document;
     for (end, step) in steps(path) {
@@ -30,7 +30,7 @@ pub fn at_mut<'a>(document: &'a mut Value, path: &str) -> Result<&'a mut Value, 
     Ok(value)
 }
 
-/// Replaces the value at `path`, which must exist: a document that has changed its shape is noticed, not silently left as it is.
+/// Replaces the value at `path`. The path must exist, so that a change of the document's structure is an error.
 pub fn set(document: &mut Value, path: &str, value: impl Into<Value>) -> Result<(), NoSuchPath> {
     *at_mut(document, path)? = value.into();
     Ok(())
@@ -41,7 +41,7 @@ enum Step<'a> {
     Element(&'a str),
 }
 
-/// The steps of a path, each with the place in `path` where it ends.
+/// Splits a path into steps, each with the position in `path` where it ends.
 fn steps(path: &str) -> impl Iterator<Item = (usize, Step<'_>)> {
     let mut start = 0;
     std::iter::from_fn(move || {
@@ -73,7 +73,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_path_goes_through_keys_positions_and_names() {
+    fn a_path_can_have_keys_indexes_and_names() {
         let mut document = json!({"a": {"list": [{"name": "x", "v": 1}, {"name": "y", "v": [2, 3]}]}});
 
         assert_eq!(*at_mut(&mut document, "a.list[y].v[1]").unwrap(), 3);
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_does_not_exist_is_an_error_that_says_where_it_ends() {
+    fn the_error_for_a_missing_path_names_the_part_that_does_not_exist() {
         let mut document = json!({"a": [{"name": "x"}]});
 
         for (path, missing) in

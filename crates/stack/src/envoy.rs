@@ -1,4 +1,4 @@
-//! Envoy as a child process.
+//! Runs Envoy as a child process.
 
 use std::env;
 use std::fs;
@@ -16,61 +16,61 @@ use crate::client::Request;
 use crate::error::StartError;
 use crate::{child, workspace};
 
-/// How long Envoy may take until it serves.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How long a listener may be missing once all workers run.
-const LISTENERS: Duration = Duration::from_secs(2);
-/// How many lines of the log an error shows.
+/// The timeout for Envoy to become ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// The timeout for a listener to start once all workers run.
+const LISTENER_TIMEOUT: Duration = Duration::from_secs(2);
+/// The number of log lines in an error.
 const TAIL: usize = 25;
 
-/// The newest Envoy that is tried, and the oldest: those that `make envoy` installs.
+/// The newest and the oldest Envoy version that the tests run; `make envoy` installs both.
 pub const VERSIONS: [&str; 2] = ["1.40.0", "1.36.2"];
 
-/// The oldest Envoy that has the extension which `envoy/sidecar/file-server.yaml` needs.
+/// The oldest Envoy version with the extension that `envoy/sidecar/file-server.yaml` requires.
 pub const WITH_FILE_SERVER: &str = "1.38.2";
 
-/// The Envoy that is used when nothing else is said: the newest.
+/// Returns the path of the default Envoy binary, the newest version.
 pub fn binary() -> PathBuf {
     let [newest, _] = VERSIONS;
     binary_of(newest)
 }
 
-/// The Envoy of this version, or the one that takes the place of all.
+/// Returns the path of the Envoy binary of this version, or of [`replacement`].
 pub fn binary_of(version: &str) -> PathBuf {
     match replacement() {
         Some(path) if path.exists() => path,
-        // Cargo runs tests in the package's folder; what was typed is meant from the repository's root.
+        // Cargo runs tests in the package's folder, but the path is relative to the repository's root.
         Some(path) => workspace::root().join(path),
         None => workspace::root().join(format!(".tools/envoy-{version}/envoy/_bin/envoy")),
     }
 }
 
-/// The Envoy that takes the place of all versions: `ENVOY` in the environment.
+/// Returns the Envoy binary that replaces all versions, from the environment variable `ENVOY`.
 pub fn replacement() -> Option<PathBuf> {
     env::var_os("ENVOY").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
-/// What an Envoy is started with.
+/// The parameters to start an Envoy.
 #[derive(Clone, Debug)]
 pub struct Launch<'a> {
     /// The Envoy binary.
     pub binary: &'a Path,
-    /// The bootstrap. Port 0 lets Envoy choose, for its admin port too.
+    /// The bootstrap configuration. Port 0 selects a free port, also for the admin port.
     pub bootstrap: &'a Value,
-    /// Where bootstrap and log are written.
+    /// The folder for the bootstrap and the log.
     pub folder: &'a Path,
-    /// Workers.
+    /// The number of workers.
     pub concurrency: u32,
-    /// All variables of the child; nothing is inherited.
+    /// The complete environment of the child; no variable is inherited.
     pub environment: &'a [(String, String)],
-    /// `info`, `debug` …
+    /// The log level, such as `info` or `debug`.
     pub log_level: &'a str,
-    /// The listeners with a port that must be up.
+    /// The listeners with a port that must have started.
     pub listeners: &'a [&'a str],
 }
 
 impl Launch<'_> {
-    /// Asks Envoy, without starting it, whether it would take this bootstrap. `Err` holds what it printed.
+    /// Validates the bootstrap with Envoy's `--mode validate`. The error contains Envoy's output.
     pub fn validate(&self) -> Result<(), StartError> {
         let mut command = self.command()?;
         command.args(["--mode", "validate"]);
@@ -79,14 +79,14 @@ impl Launch<'_> {
             return Ok(());
         }
         let printed = String::from_utf8_lossy(&output.stderr).into_owned();
-        Err(StartError::EnvoyEnded {
+        Err(StartError::EnvoyExited {
             status: output.status.to_string(),
             log: self.folder.join("envoy.json"),
             tail: tail(&printed),
         })
     }
 
-    /// Writes the bootstrap; the command reads it.
+    /// Writes the bootstrap file and returns the command that reads it.
     fn command(&self) -> Result<Command, StartError> {
         if !self.binary.is_file() {
             return Err(StartError::EnvoyMissing(self.binary.to_owned()));
@@ -97,7 +97,7 @@ impl Launch<'_> {
         command
             .arg("-c")
             .arg(bootstrap)
-            // Several Envoys run at the same time on a developer's machine.
+            // Several Envoys can run at the same time.
             .arg("--disable-hot-restart")
             .args(["--concurrency", &self.concurrency.to_string()])
             .args(["--log-level", self.log_level])
@@ -108,7 +108,7 @@ impl Launch<'_> {
     }
 }
 
-/// A running Envoy. It is stopped when dropped, and on Linux also when this process is killed.
+/// A running Envoy. It stops when dropped, and on Linux also when this process is killed.
 #[derive(Debug)]
 pub struct Envoy {
     child: Mutex<Child>,
@@ -117,7 +117,7 @@ pub struct Envoy {
 }
 
 impl Envoy {
-    /// Starts Envoy and waits until it serves and its listeners are up.
+    /// Starts Envoy and waits until it is ready and its listeners have started.
     pub fn start(launch: &Launch<'_>) -> Result<Self, StartError> {
         let log = launch.folder.join("envoy.log");
         let admin = launch.folder.join("admin.txt");
@@ -126,33 +126,33 @@ impl Envoy {
         let mut command = launch.command()?;
         command.arg("--admin-address-path").arg(&admin).stdout(output).stderr(errors);
         let child = child::spawn(command).map_err(StartError::io(format!("starting {}", launch.binary.display())))?;
-        // From here on the value stops the child, whatever happens.
+        // From here on, dropping `envoy` stops the child.
         let mut envoy = Self { child: Mutex::new(child), admin: SocketAddr::from(([127, 0, 0, 1], 0)), log };
         envoy.wait_until_ready(&admin, launch.listeners)?;
         Ok(envoy)
     }
 
-    /// Where its admin port is.
+    /// The address of the admin port.
     pub fn admin_addr(&self) -> SocketAddr {
         self.admin
     }
 
-    /// The answer to a GET at the admin port, such as `/stats?filter=wasm`; an error when it is not 200.
+    /// Sends a GET to the admin port, such as `/stats?filter=wasm`. A status other than 200 is an error.
     pub fn admin(&self, path: &str) -> io::Result<String> {
         ok(Request::get(&self.admin.to_string(), path).send(self.admin)?)
     }
 
-    /// The value of a counter or gauge, such as `listener_manager.lds.update_success`. `None` when Envoy has none of this name.
+    /// Returns the value of a counter or gauge, such as `listener_manager.lds.update_success`; `None` when it does not exist.
     pub fn stat(&self, name: &str) -> io::Result<Option<u64>> {
         let stats = self.admin(&format!("/stats?filter=^{}$", name.replace('.', "\\.")))?;
         Ok(stats
             .lines()
             .filter_map(|line| line.split_once(": "))
-            .find(|(present, _)| *present == name)
+            .find(|(existing, _)| *existing == name)
             .and_then(|(_, value)| value.parse().ok()))
     }
 
-    /// The address of the listener of this name, when it has one and is up.
+    /// Returns the address of the listener with this name; `None` when it has not started or has no address.
     pub fn listener(&self, name: &str) -> io::Result<Option<SocketAddr>> {
         let listeners: Value = serde_json::from_str(&self.admin("/listeners?format=json")?)?;
         Ok(listeners["listener_statuses"]
@@ -167,7 +167,7 @@ impl Envoy {
             }))
     }
 
-    /// All that Envoy and the filter have logged so far.
+    /// Returns the log of Envoy and the filter.
     pub fn log(&self) -> String {
         read(&self.log)
     }
@@ -177,8 +177,8 @@ impl Envoy {
         self.child().id()
     }
 
-    /// How it ended, when it has ended by itself.
-    pub fn ended(&self) -> Option<ExitStatus> {
+    /// The exit status; `None` while Envoy runs.
+    pub fn exit_status(&self) -> Option<ExitStatus> {
         self.child().try_wait().ok().flatten()
     }
 
@@ -190,8 +190,8 @@ impl Envoy {
         let start = Instant::now();
         let mut running_since = None;
         loop {
-            if let Some(status) = self.ended() {
-                return Err(StartError::EnvoyEnded {
+            if let Some(status) = self.exit_status() {
+                return Err(StartError::EnvoyExited {
                     status: status.to_string(),
                     log: self.log.clone(),
                     tail: tail(&self.log()),
@@ -204,7 +204,8 @@ impl Envoy {
             if matches!(missing, Missing::Listener(_)) && running_since.is_none() {
                 running_since = Some(Instant::now());
             }
-            if start.elapsed() > PATIENCE || running_since.is_some_and(|since| since.elapsed() > LISTENERS) {
+            if start.elapsed() > READY_TIMEOUT || running_since.is_some_and(|since| since.elapsed() > LISTENER_TIMEOUT)
+            {
                 return Err(StartError::EnvoyNotReady {
                     after: start.elapsed(),
                     reason: missing.to_string(),
@@ -216,7 +217,7 @@ impl Envoy {
         }
     }
 
-    /// What is still missing, if anything.
+    /// Returns the first condition of readiness that is not met; `None` when Envoy is ready.
     fn missing(&mut self, admin: &Path, listeners: &[&str]) -> Option<Missing> {
         let Ok(address) = read(admin).trim().parse() else {
             return Some(Missing::Admin);
@@ -241,27 +242,27 @@ impl Drop for Envoy {
     }
 }
 
-/// What an Envoy that starts does not have yet.
+/// A condition of readiness that is not met.
 #[derive(Debug, thiserror::Error)]
 enum Missing {
-    #[error("its admin port is not there")]
+    #[error("the admin port is not open")]
     Admin,
-    #[error("it does not say that it is ready")]
+    #[error("/ready does not return 200")]
     Ready,
-    #[error("its workers do not run")]
+    #[error("the workers have not started")]
     Workers,
-    #[error("the listener `{0}` is not there")]
+    #[error("the listener `{0}` has not started")]
     Listener(String),
 }
 
 fn ok(response: crate::client::Response) -> io::Result<String> {
     match response.status {
         200 => Ok(response.text()),
-        status => Err(io::Error::other(format!("Envoy's admin port answers {status}: {}", response.text()))),
+        status => Err(io::Error::other(format!("Envoy's admin port returned {status}: {}", response.text()))),
     }
 }
 
-/// A log that is not there yet is empty.
+/// Reads a file; a missing one counts as empty.
 fn read(path: &Path) -> String {
     fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }

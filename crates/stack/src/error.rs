@@ -1,4 +1,4 @@
-//! What can go wrong while a stack starts or takes another configuration.
+//! The errors of starting a stack and of changing its configuration.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,89 +7,89 @@ use std::time::Duration;
 /// Why a stack or an Envoy did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A file, a thread or a server of ours.
-    #[error("{what}: {source}")]
+    /// An I/O error of a file, a thread or a server.
+    #[error("{action}: {source}")]
     Io {
-        /// What was to be done.
-        what: String,
-        /// Why it failed.
+        /// The action that failed.
+        action: String,
+        /// The error.
         source: io::Error,
     },
-    /// There is no Envoy where one is looked for.
+    /// The Envoy binary does not exist.
     #[error("there is no Envoy at {}: run `make envoy`, or set ENVOY to the path of an Envoy binary", .0.display())]
     EnvoyMissing(PathBuf),
-    /// The filter has not been built.
-    #[error("there is no filter at {}: run `make build`", .0.display())]
+    /// The module has not been built.
+    #[error("there is no module at {}: run `make build`", .0.display())]
     ModuleMissing(PathBuf),
-    /// The filter was built from other sources than the checkout has.
-    #[error("the filter at {} was built from other sources than this checkout has: run `make build`", .0.display())]
+    /// The module was built from other sources than those of the checkout.
+    #[error("the module at {} was built from other sources than those of this checkout: run `make build`", .0.display())]
     ModuleStale(PathBuf),
-    /// A file is no YAML.
+    /// A file is not valid YAML.
     #[error("{} cannot be read: {reason}", path.display())]
     Yaml {
         /// The file.
         path: PathBuf,
-        /// What the parser says.
+        /// The parser's error.
         reason: String,
     },
-    /// `envoy.yaml` no longer has a value that is to be changed.
+    /// `envoy.yaml` does not have a value that the stack changes.
     #[error(transparent)]
     Document(#[from] NoSuchPath),
-    /// Envoy ended by itself.
-    #[error("Envoy ended before it was ready ({status}); the end of {}:\n{tail}", log.display())]
-    EnvoyEnded {
-        /// How it ended.
+    /// Envoy exited before it was ready.
+    #[error("Envoy exited before it was ready ({status}); the last lines of {}:\n{tail}", log.display())]
+    EnvoyExited {
+        /// The exit status.
         status: String,
-        /// Its log.
+        /// The log file.
         log: PathBuf,
         /// The last lines of the log.
         tail: String,
     },
-    /// Envoy runs but is not ready.
-    #[error("Envoy was not ready after {after:?}: {reason}; the end of {}:\n{tail}", log.display())]
+    /// Envoy runs but did not become ready.
+    #[error("Envoy was not ready after {after:?}: {reason}; the last lines of {}:\n{tail}", log.display())]
     EnvoyNotReady {
-        /// How long it was waited for.
+        /// The time since the start.
         after: Duration,
-        /// What is missing.
+        /// The condition that is not met.
         reason: String,
-        /// Its log.
+        /// The log file.
         log: PathBuf,
         /// The last lines of the log.
         tail: String,
     },
-    /// The fake Entra did not take the workload's registration.
-    #[error("the fake Entra refused the workload's credential: {0}")]
+    /// The fake Entra rejected the workload's credential.
+    #[error("the fake Entra rejected the workload's credential: {0}")]
     Registration(String),
 }
 
 impl StartError {
-    /// For `map_err`: an I/O error with what was to be done.
-    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { what: what.into(), source }
+    /// Returns a function for `map_err` that adds the failed action to an I/O error.
+    pub(crate) fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { action: action.into(), source }
     }
 }
 
-/// Why a running Envoy did not take another configuration.
+/// Why a running Envoy did not apply another configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
-    /// The listeners stand in the bootstrap.
-    #[error("the stack was started without `lds`: its listeners cannot change")]
-    NotByLds,
-    /// Envoy, or the filter, refused it; the former configuration stays.
-    #[error("Envoy refused the listeners: {0}")]
-    Refused(String),
-    /// Envoy did nothing that can be seen.
-    #[error("Envoy had not taken the listeners after {0:?}")]
-    Unanswered(Duration),
-    /// The document has lost the value that is to be changed.
+    /// The listeners are static.
+    #[error("the stack was started without `lds`, so its listeners cannot change")]
+    LdsDisabled,
+    /// Envoy or the filter rejected the configuration; the former one stays active.
+    #[error("Envoy rejected the listeners: {0}")]
+    Rejected(String),
+    /// Envoy did not apply the configuration in time.
+    #[error("Envoy had not applied the listeners after {0:?}")]
+    Timeout(Duration),
+    /// The document does not have the value to change.
     #[error(transparent)]
     Document(#[from] NoSuchPath),
-    /// The file could not be written, or Envoy's admin port not be asked.
+    /// The file could not be written, or Envoy's admin port not be reached.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// A path that an Envoy document does not have.
+/// A path that does not exist in an Envoy document.
 #[derive(Debug, thiserror::Error)]
 #[error("the Envoy document has no `{path}`: nothing at `{missing}`")]
 pub struct NoSuchPath {

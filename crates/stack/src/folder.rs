@@ -1,4 +1,4 @@
-//! The working files of one stack.
+//! The folder with a stack's working files.
 
 use std::io;
 use std::path::Path;
@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::workspace;
 
-/// A folder below `target/stack`, removed when dropped, unless something failed.
+/// A folder below `target/stack` that is removed when dropped, unless the test failed.
 #[derive(Debug)]
 pub(crate) struct Folder {
     temporary: TempDir,
@@ -25,7 +25,7 @@ impl Folder {
         self.temporary.path()
     }
 
-    /// The files stay, for whoever looks for the reason.
+    /// Keeps the files for troubleshooting.
     pub(crate) fn keep(&mut self) {
         self.temporary.disable_cleanup(true);
     }

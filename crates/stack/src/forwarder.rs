@@ -1,4 +1,4 @@
-//! A NAT between Envoy and a server: it forwards connections, and forgets them.
+//! A TCP forwarder between Envoy and a server that can drop connections like a NAT gateway or a firewall.
 
 use std::collections::BTreeSet;
 use std::future::{Future, poll_fn};
@@ -13,17 +13,17 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
-/// What a client that sends on a forgotten connection meets.
+/// What happens when a client sends on a dropped connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Forgotten {
-    /// A TCP RST in place of an answer, as a stateful firewall sends it.
+pub enum DropMode {
+    /// The client gets a TCP RST, as from a stateful firewall.
     Reset,
-    /// Nothing, as when packets are dropped.
+    /// The client gets no reply, as when packets are dropped.
     Silence,
 }
 
-/// Forwards TCP connections from a port of its own to one server, and forgets those that it is told to. A client cannot
-/// see that its connection was forgotten until it sends something. It stops when dropped.
+/// Forwards TCP connections from its port to a server, and drops connections on request. A client does not notice that its
+/// connection was dropped until it sends something. The forwarder stops when its value is dropped.
 #[derive(Debug)]
 pub struct Forwarder {
     addr: SocketAddr,
@@ -35,20 +35,20 @@ pub struct Forwarder {
 #[derive(Debug)]
 struct State {
     target: SocketAddr,
-    /// How many connections it has accepted: their numbers are below.
+    /// The number of accepted connections; their ids are below it.
     accepted: u64,
-    /// The numbers of the connections that are forgotten.
-    forgotten: BTreeSet<u64>,
-    how: Forgotten,
-    /// A connection on which nothing moves for so long is forgotten.
-    after: Option<Duration>,
+    /// The ids of the dropped connections.
+    dropped: BTreeSet<u64>,
+    mode: DropMode,
+    /// The idle time after which a connection is dropped.
+    idle_timeout: Option<Duration>,
 }
 
 impl Forwarder {
-    /// Starts on a free port of the loopback interface; it leads nowhere until [`Self::lead_to`].
+    /// Starts on a free port of the loopback interface. Call [`Self::set_target`] before the first connection.
     ///
     /// # Errors
-    /// When there is no free port or thread.
+    /// When no free port or thread is available.
     pub fn start() -> io::Result<Self> {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
@@ -56,9 +56,9 @@ impl Forwarder {
         let state = Arc::new(Mutex::new(State {
             target: addr,
             accepted: 0,
-            forgotten: BTreeSet::new(),
-            how: Forgotten::Reset,
-            after: None,
+            dropped: BTreeSet::new(),
+            mode: DropMode::Reset,
+            idle_timeout: None,
         }));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel();
@@ -74,33 +74,33 @@ impl Forwarder {
         Ok(Self { addr, state, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Where new connections lead.
-    pub fn lead_to(&self, target: SocketAddr) {
+    /// Sets the server for new connections.
+    pub fn set_target(&self, target: SocketAddr) {
         lock(&self.state).target = target;
     }
 
-    /// How many connections it has accepted.
+    /// The number of accepted connections.
     pub fn connections(&self) -> u64 {
         lock(&self.state).accepted
     }
 
-    /// Forgets all connections that there are now.
-    pub fn forget(&self, how: Forgotten) {
+    /// Drops all current connections.
+    pub fn drop_connections(&self, mode: DropMode) {
         let mut state = lock(&self.state);
-        state.forgotten = (0..state.accepted).collect();
-        state.how = how;
+        state.dropped = (0..state.accepted).collect();
+        state.mode = mode;
     }
 
-    /// Forgets every connection on which nothing moves for so long.
-    pub fn forget_after(&self, idle: Duration, how: Forgotten) {
+    /// Drops every connection that has been idle for this time.
+    pub fn drop_idle_after(&self, idle_timeout: Duration, mode: DropMode) {
         let mut state = lock(&self.state);
-        state.after = Some(idle);
-        state.how = how;
+        state.idle_timeout = Some(idle_timeout);
+        state.mode = mode;
     }
 }
 
@@ -121,25 +121,25 @@ async fn accept(listener: std::net::TcpListener, state: Arc<Mutex<State>>) -> io
     let listener = TcpListener::from_std(listener)?;
     loop {
         let (client, _) = listener.accept().await?;
-        let (number, target) = {
+        let (id, target) = {
             let mut state = lock(&state);
             state.accepted += 1;
             (state.accepted - 1, state.target)
         };
         let state = Arc::clone(&state);
         tokio::spawn(async move {
-            // A connection that breaks is what the tests look for, on Envoy's side.
+            // The tests check broken connections on Envoy's side.
             if let Ok(server) = TcpStream::connect(target).await {
-                let _ = carry(client, server, number, &state).await;
+                let _ = forward(client, server, id, &state).await;
             }
         });
     }
 }
 
-/// Carries one connection in both directions until either side ends it.
-async fn carry(client: TcpStream, server: TcpStream, number: u64, state: &Arc<Mutex<State>>) -> io::Result<()> {
-    let flow = Flow { number, state: Arc::clone(state), moved: Mutex::new(Instant::now()) };
-    let (mut up, mut down) = (pin!(carry_up(&client, &server, &flow)), pin!(carry_down(&server, &client, &flow)));
+/// Forwards one connection in both directions until either side closes it.
+async fn forward(client: TcpStream, server: TcpStream, id: u64, state: &Arc<Mutex<State>>) -> io::Result<()> {
+    let flow = Flow { id, state: Arc::clone(state), last_activity: Mutex::new(Instant::now()) };
+    let (mut up, mut down) = (pin!(forward_up(&client, &server, &flow)), pin!(forward_down(&server, &client, &flow)));
     poll_fn(|context| match up.as_mut().poll(context) {
         Poll::Ready(ended) => Poll::Ready(ended),
         Poll::Pending => down.as_mut().poll(context),
@@ -147,27 +147,27 @@ async fn carry(client: TcpStream, server: TcpStream, number: u64, state: &Arc<Mu
     .await
 }
 
-async fn carry_up(client: &TcpStream, server: &TcpStream, flow: &Flow) -> io::Result<()> {
+async fn forward_up(client: &TcpStream, server: &TcpStream, flow: &Flow) -> io::Result<()> {
     let mut buffer = [0; 16 * 1024];
     loop {
         let sent = read(client, &mut buffer).await?;
-        match flow.moves() {
+        match flow.record_activity() {
             _ if sent == 0 => return Ok(()),
-            Some(Forgotten::Reset) => return client.set_zero_linger(),
-            Some(Forgotten::Silence) => {}
+            Some(DropMode::Reset) => return client.set_zero_linger(),
+            Some(DropMode::Silence) => {}
             None => write(server, buffer.get(..sent).unwrap_or_default()).await?,
         }
     }
 }
 
-async fn carry_down(server: &TcpStream, client: &TcpStream, flow: &Flow) -> io::Result<()> {
+async fn forward_down(server: &TcpStream, client: &TcpStream, flow: &Flow) -> io::Result<()> {
     let mut buffer = [0; 16 * 1024];
     loop {
-        let answered = read(server, &mut buffer).await?;
-        match (flow.moves(), answered) {
+        let received = read(server, &mut buffer).await?;
+        match (flow.record_activity(), received) {
             (None, 0) => return Ok(()),
-            (None, answered) => write(client, buffer.get(..answered).unwrap_or_default()).await?,
-            // What the server sends, its FIN too, does not arrive any more.
+            (None, received) => write(client, buffer.get(..received).unwrap_or_default()).await?,
+            // Nothing that the server sends reaches the client, including its FIN.
             (Some(_), 0) => std::future::pending().await,
             (Some(_), _) => {}
         }
@@ -195,23 +195,23 @@ async fn write(to: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// A connection, as a NAT remembers it.
+/// The state of a forwarded connection.
 struct Flow {
-    number: u64,
+    id: u64,
     state: Arc<Mutex<State>>,
-    moved: Mutex<Instant>,
+    last_activity: Mutex<Instant>,
 }
 
 impl Flow {
-    /// Something moves. Returns how that ends when the connection is forgotten.
-    fn moves(&self) -> Option<Forgotten> {
+    /// Records activity on the connection. Returns the drop mode when the connection has been dropped.
+    fn record_activity(&self) -> Option<DropMode> {
         let mut state = lock(&self.state);
-        let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.after.is_some_and(|after| moved.elapsed() >= after) {
-            state.forgotten.insert(self.number);
+        let mut last_activity = self.last_activity.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.idle_timeout.is_some_and(|timeout| last_activity.elapsed() >= timeout) {
+            state.dropped.insert(self.id);
         }
-        *moved = Instant::now();
-        state.forgotten.contains(&self.number).then_some(state.how)
+        *last_activity = Instant::now();
+        state.dropped.contains(&self.id).then_some(state.mode)
     }
 }
 
@@ -221,7 +221,7 @@ mod tests {
 
     use super::*;
 
-    /// A server that echoes, behind a forwarder.
+    /// Starts an echo server behind a forwarder.
     fn echo() -> (Forwarder, std::net::TcpListener) {
         let server = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let accepting = server.try_clone().unwrap();
@@ -232,7 +232,7 @@ mod tests {
             }
         });
         let forwarder = Forwarder::start().unwrap();
-        forwarder.lead_to(server.local_addr().unwrap());
+        forwarder.set_target(server.local_addr().unwrap());
         (forwarder, server)
     }
 
@@ -242,34 +242,33 @@ mod tests {
         stream
     }
 
-    fn ask(stream: &mut std::net::TcpStream) -> io::Result<u8> {
-        let mut answer = [0];
+    fn exchange(stream: &mut std::net::TcpStream) -> io::Result<u8> {
+        let mut reply = [0];
         stream.write_all(b"x")?;
-        stream.read_exact(&mut answer).map(|()| answer[0])
+        stream.read_exact(&mut reply).map(|()| reply[0])
     }
 
     #[test]
-    fn a_connection_is_carried_until_it_is_forgotten_and_a_new_one_is_carried_again() {
+    fn a_connection_is_forwarded_until_it_is_dropped_and_a_new_one_is_forwarded_again() {
         let (forwarder, _server) = echo();
-        for (how, error) in
-            [(Forgotten::Reset, ErrorKind::ConnectionReset), (Forgotten::Silence, ErrorKind::WouldBlock)]
+        for (mode, error) in [(DropMode::Reset, ErrorKind::ConnectionReset), (DropMode::Silence, ErrorKind::WouldBlock)]
         {
             let mut old = connect(&forwarder);
-            assert_eq!(ask(&mut old).unwrap(), b'x');
-            forwarder.forget(how);
-            assert_eq!(ask(&mut old).unwrap_err().kind(), error);
-            assert_eq!(ask(&mut connect(&forwarder)).unwrap(), b'x');
+            assert_eq!(exchange(&mut old).unwrap(), b'x');
+            forwarder.drop_connections(mode);
+            assert_eq!(exchange(&mut old).unwrap_err().kind(), error);
+            assert_eq!(exchange(&mut connect(&forwarder)).unwrap(), b'x');
         }
         assert_eq!(forwarder.connections(), 4);
     }
 
     #[test]
-    fn a_connection_that_is_idle_for_too_long_is_forgotten() {
+    fn a_connection_that_is_idle_for_too_long_is_dropped() {
         let (forwarder, _server) = echo();
-        forwarder.forget_after(Duration::from_millis(200), Forgotten::Reset);
+        forwarder.drop_idle_after(Duration::from_millis(200), DropMode::Reset);
         let mut stream = connect(&forwarder);
-        assert_eq!(ask(&mut stream).unwrap(), b'x');
+        assert_eq!(exchange(&mut stream).unwrap(), b'x');
         thread::sleep(Duration::from_millis(250));
-        assert_eq!(ask(&mut stream).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert_eq!(exchange(&mut stream).unwrap_err().kind(), ErrorKind::ConnectionReset);
     }
 }

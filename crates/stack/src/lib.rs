@@ -1,14 +1,14 @@
-//! A real Envoy, a fake Entra, an upstream and a token directory as one value, for tests, demo and benchmarks.
+//! Runs a real Envoy with a fake Entra, an upstream and a projected token volume, for tests, demo and benchmarks.
 //!
 //! ```no_run
 //! let stack = stack::Stack::start(stack::Options::default())?;
-//! let answer = stack.get(stack::LISTED_HOST, "/secrets", &[]);
-//! assert!(answer.seen_header("authorization").is_some_and(|value| value.starts_with("Bearer ")));
+//! let response = stack.get(stack::LISTED_HOST, "/secrets", &[]);
+//! assert!(response.seen_header("authorization").is_some_and(|value| value.starts_with("Bearer ")));
 //! # Ok::<(), stack::StartError>(())
 //! ```
 //!
-//! Envoy runs `envoy/sidecar/envoy.yaml`, the file that operators get; [`sidecar::substitutions`] is all that differs. Whoever needs
-//! another Envoy than the sidecar starts it with [`envoy::Envoy`]: no other code of this repository starts one.
+//! Envoy runs `envoy/sidecar/envoy.yaml`, the file that operators deploy, with the changes of [`sidecar::substitutions`]. Tests that
+//! need another Envoy configuration use [`envoy::Envoy`]: no other code in this repository starts Envoy.
 
 mod child;
 pub mod client;
@@ -38,35 +38,35 @@ use serde_json::json;
 pub use client::{Request, Response};
 pub use envoy::Envoy;
 pub use error::{NoSuchPath, PushError, StartError};
-pub use forwarder::{Forgotten, Forwarder};
+pub use forwarder::{DropMode, Forwarder};
 pub use mesh::Mesh;
 pub use options::{Edit, Options};
 pub use token_directory::{Layout, TokenDirectory};
 pub use upstream::Upstream;
 pub use workload::{
     AUDIENCE, AUTHORITY_HOST, CLIENT_ID, HEALTH_HOST, IDENTITY_HEADER, IMDS_HOST, ISSUER_URL, LISTED_HOST, NAMESPACE,
-    RESOURCES, SERVICE_ACCOUNT, SUBJECT, TENANT_ID, TOKEN_LIFE, UNLISTED_HOST, credential,
+    RESOURCES, SERVICE_ACCOUNT, SUBJECT, TENANT_ID, TOKEN_LIFETIME, UNLISTED_HOST, credential,
 };
 pub use workspace::{module, module_sources, next_module, root};
 
 use envoy::Launch;
 use folder::Folder;
 use listeners::Listeners;
-use sidecar::Surroundings;
+use sidecar::Substitutes;
 
 const ENTRA_CA: &str = "entra-ca.pem";
 const UPSTREAM_CA: &str = "upstream-ca.pem";
 
-/// All of it, running. Everything stops when the value is dropped; the working files go too, unless the thread is panicking.
+/// A running stack. Dropping it stops everything and removes the working files; a panicking thread keeps the files.
 pub struct Stack {
-    // Dropped in this order: Envoy before those it speaks to, the folder last.
+    // Fields are dropped in this order: Envoy before its upstreams, and the folder last.
     /// Envoy.
     pub envoy: Envoy,
-    /// Where listed and unlisted hosts lead.
+    /// The upstream of listed and unlisted hosts.
     pub upstream: Upstream,
-    /// The volume with the projected token.
+    /// The projected token volume.
     pub token_directory: TokenDirectory,
-    /// The cluster that signs projected tokens; the fake Entra trusts it.
+    /// The Kubernetes issuer that signs projected tokens; the fake Entra trusts it.
     pub issuer: Issuer,
     entra: Server,
     outbound: SocketAddr,
@@ -78,7 +78,7 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Starts everything and waits until Envoy serves. When Envoy does not, its log and the working files stay.
+    /// Starts everything and waits until Envoy is ready. Keeps the log and the working files when Envoy does not become ready.
     pub fn start(options: Options) -> Result<Self, StartError> {
         let mut folder = Folder::create().map_err(StartError::io("creating the working folder"))?;
         let files = folder.path().to_owned();
@@ -89,9 +89,9 @@ impl Stack {
         let entra = Server::start(directory).map_err(StartError::io("starting the fake Entra"))?;
         let upstream = Upstream::start().map_err(StartError::io("starting the upstream"))?;
 
-        let token = options.token.unwrap_or_else(|| workload::correct_token(&issuer));
+        let token = options.token.unwrap_or_else(|| workload::valid_token(&issuer));
         let token_directory = TokenDirectory::create(files.join("wi"), options.layout, &token)
-            .map_err(StartError::io("laying out the token's volume"))?;
+            .map_err(StartError::io("creating the token volume"))?;
         let (entra_ca, upstream_ca) = (files.join(ENTRA_CA), files.join(UPSTREAM_CA));
         fs::write(&entra_ca, entra.ca_pem()).map_err(StartError::io("writing the fake Entra's CA"))?;
         fs::write(&upstream_ca, upstream.ca_pem()).map_err(StartError::io("writing the upstream's CA"))?;
@@ -100,12 +100,12 @@ impl Stack {
         let mut bootstrap = sidecar::document()?;
         sidecar::adapt(
             &mut bootstrap,
-            &Surroundings {
+            &Substitutes {
                 entra: entra.https_addr(),
                 entra_ca: &entra_ca,
                 upstream: upstream.addr(),
                 upstream_ca: &upstream_ca,
-                instance_metadata: upstream.clear_addr(),
+                instance_metadata: upstream.plaintext_addr(),
                 token_file: &token_directory.file(),
                 watched: token_directory.watched(),
                 module: &module,
@@ -115,7 +115,7 @@ impl Stack {
         if let Some(edit) = options.edit {
             edit(&mut bootstrap);
         }
-        // An edit may have taken the filter out; then none is needed.
+        // The edit may have removed the filter, in which case the module is not required.
         if bootstrap.to_string().contains(&json!(module).to_string()) {
             match options.module {
                 Some(module) if !module.is_file() => return Err(StartError::ModuleMissing(module)),
@@ -135,14 +135,16 @@ impl Stack {
             listeners: &sidecar::WITH_FILTER,
         })
         .inspect_err(|error| {
-            if matches!(error, StartError::EnvoyEnded { .. } | StartError::EnvoyNotReady { .. }) {
+            if matches!(error, StartError::EnvoyExited { .. } | StartError::EnvoyNotReady { .. }) {
                 folder.keep();
             }
         })?;
         let address = |name: &str| match envoy.listener(name) {
             Ok(Some(address)) => Ok(address),
-            Ok(None) => Err(StartError::io(format!("asking Envoy for `{name}`"))(io::ErrorKind::NotFound.into())),
-            Err(error) => Err(StartError::io(format!("asking Envoy for `{name}`"))(error)),
+            Ok(None) => Err(StartError::io(format!("getting the address of listener `{name}` from Envoy"))(
+                io::ErrorKind::NotFound.into(),
+            )),
+            Err(error) => Err(StartError::io(format!("getting the address of listener `{name}` from Envoy"))(error)),
         };
         Ok(Self {
             outbound: address(sidecar::OUTBOUND)?,
@@ -159,37 +161,37 @@ impl Stack {
         })
     }
 
-    /// Where the application sends its requests.
+    /// The URL to which the application sends its requests.
     pub fn outbound_url(&self) -> String {
         format!("http://{}", self.outbound)
     }
 
-    /// Where calls to IMDS are led.
+    /// The URL to which calls to IMDS are redirected.
     pub fn imds_url(&self) -> String {
         format!("http://{}", self.managed_identity)
     }
 
-    /// What applications have as `IDENTITY_ENDPOINT`; [`IDENTITY_HEADER`] is their secret.
+    /// The value of `IDENTITY_ENDPOINT` for applications; [`IDENTITY_HEADER`] is their secret.
     pub fn app_service_url(&self) -> String {
         format!("{}/msi/token", self.imds_url())
     }
 
-    /// Envoy's admin port.
+    /// The URL of Envoy's admin port.
     pub fn envoy_admin_url(&self) -> String {
         format!("http://{}", self.envoy.admin_addr())
     }
 
-    /// The address of the listener `outbound`, for clients of one's own.
+    /// The address of the listener `outbound`.
     pub fn outbound_addr(&self) -> SocketAddr {
         self.outbound
     }
 
-    /// The address of the listener `managed_identity`, for clients of one's own.
+    /// The address of the listener `managed_identity`.
     pub fn imds_addr(&self) -> SocketAddr {
         self.managed_identity
     }
 
-    /// The address of the listener `health`, for clients of one's own.
+    /// The address of the listener `health`.
     pub fn health_addr(&self) -> SocketAddr {
         self.health
     }
@@ -199,80 +201,80 @@ impl Stack {
         &self.entra
     }
 
-    /// What the fake Entra knows, counts and is told to do wrong.
+    /// The fake Entra's directory, with its counters and faults.
     pub fn directory(&self) -> Directory {
         self.entra.directory()
     }
 
-    /// All that Envoy and the filter have logged so far.
+    /// Returns the log of Envoy and the filter.
     pub fn log(&self) -> String {
         self.envoy.log()
     }
 
-    /// The lines of the log that no run may have: something was refused to the module by its capability list, it trapped, Envoy
-    /// found a fault in itself, or a token was logged.
-    pub fn log_amiss(&self) -> Vec<String> {
-        let wrong = ["restricted", "panicked", "Function: proxy_on", "eyJ", "assert failure"];
-        self.log().lines().filter(|line| wrong.iter().any(|wrong| line.contains(wrong))).map(str::to_owned).collect()
+    /// Returns log lines that must not occur: the capability list blocked a call of the module, the module trapped, an assertion in
+    /// Envoy failed, or a token was logged.
+    pub fn forbidden_log_lines(&self) -> Vec<String> {
+        let forbidden = ["restricted", "panicked", "Function: proxy_on", "eyJ", "assert failure"];
+        self.log().lines().filter(|line| forbidden.iter().any(|text| line.contains(text))).map(str::to_owned).collect()
     }
 
-    /// A correct token of the workload, different from every other one.
+    /// Creates a valid token of the workload that differs from all others.
     pub fn new_token(&self) -> String {
-        workload::correct_token(&self.issuer)
+        workload::valid_token(&self.issuer)
     }
 
-    /// Gives the workload a fresh token, as the kubelet does it, and returns it. Envoy sees it within some 0.3 s.
+    /// Rotates a new valid token into the volume, as the kubelet does, and returns it. Envoy reads it within about 0.3 s.
     pub fn rotate_token(&self) -> io::Result<String> {
         let token = self.new_token();
         self.rotate_token_with(&token)?;
         Ok(token)
     }
 
-    /// Gives the workload this token, whatever it is.
+    /// Rotates this token into the volume, whether or not it is valid.
     pub fn rotate_token_with(&self, token: &str) -> io::Result<()> {
         self.token_directory.rotate(token)
     }
 
-    /// Replaces the filter's configuration in the running Envoy, and returns when every worker has it. A refused one leaves the former.
-    /// Needs [`Options::lds`]. Connections that are already open go on with the former configuration.
+    /// Replaces the filter's configuration in the running Envoy and returns when every worker has it. When it is rejected, the former one
+    /// stays active. Requires [`Options::lds`]. Open connections keep the former configuration.
     pub fn push_configuration(&self, json: &str) -> Result<(), PushError> {
-        let listeners = self.listeners.as_ref().ok_or(PushError::NotByLds)?;
+        let listeners = self.listeners.as_ref().ok_or(PushError::LdsDisabled)?;
         let mut listeners = listeners.lock().unwrap_or_else(PoisonError::into_inner);
         listeners.push(&self.envoy, self.concurrency, json)
     }
 
-    /// The answer to a GET through the listener `outbound`.
+    /// Sends a GET through the listener `outbound`.
     ///
     /// # Panics
-    /// When there is no answer: [`Stack::send`] returns that instead.
+    /// When there is no response; [`Stack::send`] returns an error instead.
     pub fn get(&self, host: &str, path: &str, headers: &[(&str, &str)]) -> Response {
         expect(self.outbound, &with_headers(Request::get(host, path), headers))
     }
 
-    /// The answer to a GET of the application to IMDS.
+    /// Sends a GET to IMDS as the application does.
     ///
     /// # Panics
-    /// When there is no answer: [`Stack::send_imds`] returns that instead.
+    /// When there is no response; [`Stack::send_imds`] returns an error instead.
     pub fn get_imds(&self, path: &str, headers: &[(&str, &str)]) -> Response {
         expect(self.managed_identity, &with_headers(Request::get(IMDS_HOST, path), headers))
     }
 
-    /// Sends any request through the listener `outbound`.
+    /// Sends a request through the listener `outbound`.
     pub fn send(&self, request: &Request) -> io::Result<Response> {
         request.send(self.outbound)
     }
 
-    /// Sends any request to the listener `managed_identity`.
+    /// Sends a request to the listener `managed_identity`.
     pub fn send_imds(&self, request: &Request) -> io::Result<Response> {
         request.send(self.managed_identity)
     }
 
-    /// Sends any request to the listener `health`.
+    /// Sends a request to the listener `health`.
     pub fn send_health(&self, request: &Request) -> io::Result<Response> {
         request.send(self.health)
     }
 
-    /// Where everything is, for shells and other processes.
+    /// Returns all addresses and files as environment variables, for shells and other processes.
     pub fn environment(&self) -> Vec<(String, String)> {
         [
             ("OUTBOUND_URL", self.outbound_url()),
@@ -297,7 +299,7 @@ impl Stack {
     }
 }
 
-/// Waits until `condition` holds, and says whether it did within that time.
+/// Waits until `condition` holds, and returns whether it did within this time.
 pub fn eventually(within: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + within;
     loop {
@@ -318,6 +320,6 @@ fn with_headers(request: Request, headers: &[(&str, &str)]) -> Request {
 fn expect(addr: SocketAddr, request: &Request) -> Response {
     match request.send(addr) {
         Ok(response) => response,
-        Err(error) => panic!("no answer from {addr}: {error}"),
+        Err(error) => panic!("no response from {addr}: {error}"),
     }
 }

@@ -1,4 +1,4 @@
-//! Listeners that Envoy reads from a file and can be given anew while it runs (LDS).
+//! Listeners that Envoy reads from a file and that can change while it runs (LDS).
 
 use std::fs;
 use std::io;
@@ -13,8 +13,8 @@ use crate::envoy::Envoy;
 use crate::error::{PushError, StartError};
 use crate::sidecar;
 
-/// How long Envoy may take to act on a new file.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The timeout for Envoy to apply a new file.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The file with the listeners.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(crate) struct Listeners {
 }
 
 impl Listeners {
-    /// Moves the listeners out of `bootstrap` into a file in `folder`, and lets the bootstrap lead to that.
+    /// Moves the listeners from `bootstrap` to a file in `folder`, and configures LDS to read that file.
     pub(crate) fn move_out(bootstrap: &mut Value, folder: &Path) -> Result<Self, StartError> {
         let listeners = document::at_mut(bootstrap, "static_resources.listeners")?.take();
         if let Some(resources) = bootstrap["static_resources"].as_object_mut() {
@@ -39,29 +39,29 @@ impl Listeners {
         Ok(listeners)
     }
 
-    /// Gives the filter in all of them another configuration, and waits until every worker has it.
+    /// Replaces the filter's configuration in all listeners and waits until every worker has it.
     pub(crate) fn push(&mut self, envoy: &Envoy, concurrency: u32, configuration: &str) -> Result<(), PushError> {
         let before = Progress::of(envoy)?;
         sidecar::set_configuration(&mut self.listeners, configuration)?;
         self.version += 1;
         self.write()?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while Instant::now() < deadline {
             let now = Progress::of(envoy)?;
             if now.rejected > before.rejected {
-                return Err(PushError::Refused(refusal(envoy)?));
+                return Err(PushError::Rejected(rejection_details(envoy)?));
             }
-            // A listener that is the same as before is not modified.
+            // Envoy does not count an unchanged listener as modified.
             let on_workers = (now.modified - before.modified) * u64::from(concurrency);
             if now.accepted > before.accepted && now.on_workers - before.on_workers >= on_workers {
                 return Ok(());
             }
             thread::sleep(Duration::from_millis(10));
         }
-        Err(PushError::Unanswered(PATIENCE))
+        Err(PushError::Timeout(TIMEOUT))
     }
 
-    /// Writes all of them beside the file first: Envoy watches for the rename, and never reads half a file.
+    /// Writes a temporary file and renames it: Envoy watches for the rename and never reads an incomplete file.
     fn write(&self) -> io::Result<()> {
         let mut resources = self.listeners.clone();
         for listener in resources.as_array_mut().into_iter().flatten() {
@@ -74,7 +74,7 @@ impl Listeners {
     }
 }
 
-/// How far Envoy has come with its listeners.
+/// Envoy's counters of listener updates.
 struct Progress {
     accepted: u64,
     rejected: u64,
@@ -85,7 +85,7 @@ struct Progress {
 impl Progress {
     fn of(envoy: &Envoy) -> io::Result<Self> {
         let stat = |name: &str| Ok::<_, io::Error>(envoy.stat(&format!("listener_manager.{name}"))?.unwrap_or(0));
-        // In this order: what is counted later in Envoy is read earlier here.
+        // The order matters: the counter that Envoy increments last must be read first.
         Ok(Self {
             on_workers: stat("listener_create_success")?,
             accepted: stat("lds.update_success")?,
@@ -95,8 +95,8 @@ impl Progress {
     }
 }
 
-/// What Envoy says about the listeners that it refused.
-fn refusal(envoy: &Envoy) -> io::Result<String> {
+/// Returns Envoy's error details for the listeners that it rejected.
+fn rejection_details(envoy: &Envoy) -> io::Result<String> {
     let dump: Value = serde_json::from_str(&envoy.admin("/config_dump?resource=dynamic_listeners")?)?;
     let details: Vec<&str> = dump["configs"]
         .as_array()

@@ -1,4 +1,4 @@
-//! Callers with certificates, as a service mesh gives them to its workloads.
+//! Callers with client certificates, as a service mesh issues them to its workloads.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use crate::client::{self, Request, Response};
 /// The name of the gateway that callers connect to.
 const GATEWAY: &str = "gateway.example.com";
 
-/// A mesh with a CA of its own.
+/// A service mesh with its own CA.
 pub struct Mesh {
     issuer: Issuer<'static, KeyPair>,
     ca_pem: String,
@@ -29,12 +29,12 @@ pub struct Mesh {
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 impl Mesh {
-    /// A new one.
+    /// Creates a mesh with a new CA.
     pub fn new() -> io::Result<Self> {
-        Self::make().map_err(io::Error::other)
+        Self::create().map_err(io::Error::other)
     }
 
-    fn make() -> Result<Self, Failure> {
+    fn create() -> Result<Self, Failure> {
         let mut ca = CertificateParams::new(Vec::new())?;
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         ca.distinguished_name.push(DnType::CommonName, "mesh CA");
@@ -45,7 +45,7 @@ impl Mesh {
         Ok(Self { issuer: Issuer::new(ca, key), ca_pem: certificate.pem(), roots })
     }
 
-    /// Envoy's `transport_socket` for a listener that demands and verifies certificates of this mesh.
+    /// Returns Envoy's `transport_socket` for a listener that requires and verifies client certificates of this mesh.
     pub fn transport_socket(&self) -> io::Result<Value> {
         let key = KeyPair::generate().map_err(io::Error::other)?;
         let own = CertificateParams::new(vec![GATEWAY.to_owned()]).map_err(io::Error::other)?;
@@ -66,7 +66,7 @@ impl Mesh {
         }))
     }
 
-    /// Sends a request over TLS as a caller whose certificate has these URIs.
+    /// Sends a request over mTLS as a caller whose certificate has these URI SANs.
     pub fn send_as(&self, uris: &[&str], request: &Request, addr: SocketAddr) -> io::Result<Response> {
         let config = self.client(uris).map_err(io::Error::other)?;
         let name = ServerName::try_from(GATEWAY).map_err(io::Error::other)?;
@@ -76,8 +76,8 @@ impl Mesh {
             let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));
             let (mut sender, connection) = handshake.await.map_err(io::Error::other)?;
             tokio::spawn(connection);
-            let answer = sender.send_request(request.to_hyper(false)?).await.map_err(io::Error::other)?;
-            client::take(answer).await
+            let response = sender.send_request(request.to_hyper(false)?).await.map_err(io::Error::other)?;
+            client::read_response(response).await
         })
     }
 

@@ -1,4 +1,4 @@
-//! How a stack starts.
+//! The options of a stack.
 
 use std::path::PathBuf;
 
@@ -7,32 +7,32 @@ use serde_json::Value;
 use crate::Layout;
 use crate::workload::{AUTHORITY_HOST, CLIENT_ID, IDENTITY_HEADER, TENANT_ID};
 
-/// A change to Envoy's document after the substitutions and before the start.
+/// A change to Envoy's configuration after the substitutions and before the start.
 pub type Edit = Box<dyn FnOnce(&mut Value) + Send>;
 
-/// How a stack starts. The default is what an operator deploys, with two workers.
+/// The options of a stack. The default is what an operator deploys, with two workers.
 pub struct Options {
-    /// Envoy's workers.
+    /// The number of Envoy's workers.
     pub concurrency: u32,
-    /// The filter's configuration, as JSON, when not the one in `envoy.yaml`.
+    /// The filter's configuration as JSON; `None` uses the one in `envoy.yaml`.
     pub configuration: Option<String>,
-    /// How the token's volume is laid out.
+    /// The layout of the token volume.
     pub layout: Layout,
-    /// The first token, when not a correct one.
+    /// The first token; `None` creates a valid one.
     pub token: Option<String>,
-    /// The Envoy binary, when not [`envoy::binary`](crate::envoy::binary).
+    /// The Envoy binary; `None` uses [`envoy::binary`](crate::envoy::binary).
     pub envoy: Option<PathBuf>,
-    /// The filter, when not `dist/entra-exchange.wasm`.
+    /// The module; `None` uses `dist/entra-exchange.wasm`.
     pub module: Option<PathBuf>,
-    /// All variables of Envoy's process. The filter sees of them those that `envoy.yaml` lists.
+    /// The complete environment of Envoy's process. The filter can read the variables that `envoy.yaml` lists.
     pub environment: Vec<(String, String)>,
-    /// Envoy's log level. From `warning` up, the filter's own `info` lines are missing too.
+    /// Envoy's log level. `warning` and higher also hide the filter's `info` lines.
     pub log_level: String,
-    /// Delivers the listeners from a file, so that
+    /// Delivers the listeners by LDS from a file, so that
     /// [`Stack::push_configuration`](crate::Stack::push_configuration) can replace the filter's configuration.
     pub lds: bool,
-    /// Changes Envoy's document:
-    /// [`document::set`](crate::document::set) and [`document::at_mut`](crate::document::at_mut) reach into it.
+    /// A change to Envoy's configuration;
+    /// [`document::set`](crate::document::set) and [`document::at_mut`](crate::document::at_mut) help to write it.
     pub edit: Option<Edit>,
 }
 
@@ -60,10 +60,10 @@ impl Default for Options {
 }
 
 impl Options {
-    /// What the filter reads from a variable of Envoy's process; `None` removes the variable.
+    /// Sets an environment variable of Envoy's process; `None` removes it.
     #[must_use]
     pub fn variable(mut self, name: &str, value: Option<&str>) -> Self {
-        self.environment.retain(|(present, _)| present != name);
+        self.environment.retain(|(existing, _)| existing != name);
         self.environment.extend(value.map(|value| (name.to_owned(), value.to_owned())));
         self
     }

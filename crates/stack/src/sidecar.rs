@@ -1,4 +1,4 @@
-//! `envoy/sidecar/envoy.yaml` itself, as operators get it, with the few values changed that differ on a developer's machine.
+//! Reads `envoy/sidecar/envoy.yaml`, the file that operators deploy, and changes the few values that differ on a developer's machine.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,60 +10,60 @@ use crate::error::NoSuchPath;
 use crate::error::StartError;
 use crate::workspace;
 
-/// The listener to which the application speaks.
+/// The listener for the application's outbound requests.
 pub const OUTBOUND: &str = "outbound";
-/// The listener that answers for IMDS and App Service.
+/// The listener with the managed-identity endpoints of IMDS and App Service.
 pub const MANAGED_IDENTITY: &str = "managed_identity";
-/// The listener that answers the kubelet.
+/// The listener for the kubelet's probes.
 pub const HEALTH: &str = "health";
 /// The listeners that have a port and the filter.
 pub const WITH_FILTER: [&str; 3] = [OUTBOUND, MANAGED_IDENTITY, HEALTH];
 
-/// What stands around the sidecar here instead of in a pod.
+/// The addresses and files that replace those of a pod.
 #[derive(Clone, Copy, Debug)]
-pub struct Surroundings<'a> {
+pub struct Substitutes<'a> {
     /// The token endpoint.
     pub entra: SocketAddr,
     /// The PEM file of the CA that signed its certificate.
     pub entra_ca: &'a Path,
-    /// The upstream of the listed host and of all others.
+    /// The upstream of listed and unlisted hosts.
     pub upstream: SocketAddr,
     /// The PEM file of the CA that signed its certificate.
     pub upstream_ca: &'a Path,
-    /// What stands for the node's own metadata service.
+    /// The server in place of the node's instance metadata service.
     pub instance_metadata: SocketAddr,
     /// The projected token.
     pub token_file: &'a Path,
     /// The folder that holds `..data`.
     pub watched: &'a Path,
-    /// The filter.
+    /// The module.
     pub module: &'a Path,
-    /// The filter's configuration, when not the one in the file.
+    /// The filter's configuration; `None` uses the one in the file.
     pub configuration: Option<&'a str>,
 }
 
-/// The document as it stands in the repository, anchors resolved.
+/// Reads the file and resolves anchors.
 pub fn document() -> Result<Value, StartError> {
     Ok(document::read(workspace::SIDECAR)?.pop().unwrap_or_default())
 }
 
-/// All that differs from what an operator deploys. SNI and the names that certificates must have stay as they are.
-pub fn substitutions(around: &Surroundings<'_>) -> Vec<(String, Value)> {
+/// Returns all differences from what an operator deploys. SNI and the expected certificate names are unchanged.
+pub fn substitutions(substitutes: &Substitutes<'_>) -> Vec<(String, Value)> {
     let token = "static_resources.listeners[projected_token].filter_chains[0].filters[0].typed_config\
                  .route_config.virtual_hosts[projected_token].routes[0].direct_response.body";
     let mut list = vec![
-        // Envoy chooses free ports and says which.
+        // Port 0: Envoy selects a free port and reports it.
         ("admin.address.socket_address.port_value".to_owned(), json!(0)),
         (format!("static_resources.listeners[{HEALTH}].address.socket_address.address"), json!("127.0.0.1")),
-        (format!("{token}.filename"), json!(around.token_file)),
-        (format!("{token}.watched_directory.path"), json!(around.watched)),
+        (format!("{token}.filename"), json!(substitutes.token_file)),
+        (format!("{token}.watched_directory.path"), json!(substitutes.watched)),
     ];
     for (cluster, server, ca) in [
-        ("entra", around.entra, Some(around.entra_ca)),
-        ("entra_new_connection", around.entra, Some(around.entra_ca)),
-        ("payments_kv", around.upstream, Some(around.upstream_ca)),
-        ("elsewhere", around.upstream, Some(around.upstream_ca)),
-        ("instance_metadata", around.instance_metadata, None),
+        ("entra", substitutes.entra, Some(substitutes.entra_ca)),
+        ("entra_new_connection", substitutes.entra, Some(substitutes.entra_ca)),
+        ("payments_kv", substitutes.upstream, Some(substitutes.upstream_ca)),
+        ("elsewhere", substitutes.upstream, Some(substitutes.upstream_ca)),
+        ("instance_metadata", substitutes.instance_metadata, None),
     ] {
         let address = format!(
             "static_resources.clusters[{cluster}].load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address"
@@ -74,22 +74,22 @@ pub fn substitutions(around: &Surroundings<'_>) -> Vec<(String, Value)> {
     }
     for listener in WITH_FILTER {
         list.push((port(listener), json!(0)));
-        list.push((format!("{}.vm_config.code.local.filename", filter(listener)), json!(around.module)));
-        if let Some(configuration) = around.configuration {
+        list.push((format!("{}.vm_config.code.local.filename", filter(listener)), json!(substitutes.module)));
+        if let Some(configuration) = substitutes.configuration {
             list.push((configuration_path(listener), json!(configuration)));
         }
     }
     list
 }
 
-/// Makes all substitutions.
-pub(crate) fn adapt(document: &mut Value, around: &Surroundings<'_>) -> Result<(), NoSuchPath> {
-    substitutions(around).into_iter().try_for_each(|(path, value)| document::set(document, &path, value))
+/// Applies all substitutions.
+pub(crate) fn adapt(document: &mut Value, substitutes: &Substitutes<'_>) -> Result<(), NoSuchPath> {
+    substitutions(substitutes).into_iter().try_for_each(|(path, value)| document::set(document, &path, value))
 }
 
-/// Has a listener take the address that a client called from a PROXY header, in place of the network's own redirection: the header
-/// names the metadata service's address without a packet to it.
-pub fn take_proxy_header(document: &mut Value, listener: &str) -> Result<(), NoSuchPath> {
+/// Makes a listener take the original destination address from a PROXY protocol header instead of from an iptables redirect, so that a
+/// test can name the metadata service's address without sending a packet to it.
+pub fn accept_proxy_protocol(document: &mut Value, listener: &str) -> Result<(), NoSuchPath> {
     let listener = document::at_mut(document, &format!("static_resources.listeners[{listener}]"))?;
     listener["listener_filters"] = json!([{
         "name": "envoy.filters.listener.proxy_protocol",
@@ -100,28 +100,28 @@ pub fn take_proxy_header(document: &mut Value, listener: &str) -> Result<(), NoS
     Ok(())
 }
 
-/// The path of the filter's own settings (Envoy's `PluginConfig`) in a listener.
+/// Returns the path of the filter's `PluginConfig` in a listener.
 pub fn filter(listener: &str) -> String {
     format!("static_resources.listeners[{listener}].{FILTER}")
 }
 
-/// The path of the CA file that a cluster trusts.
+/// Returns the path of the CA file that a cluster trusts.
 pub fn trusted_ca(cluster: &str) -> String {
     format!(
         "static_resources.clusters[{cluster}].transport_socket.typed_config.common_tls_context.validation_context.trusted_ca.filename"
     )
 }
 
-/// Moves the filter out of the listener `outbound` into a cluster's own filter chain, where it sees the connection.
+/// Moves the filter from the listener `outbound` to a cluster's upstream filter chain, where it can read the connection's properties.
 pub fn move_into_cluster(document: &mut Value, cluster: &str) -> Result<(), NoSuchPath> {
     let filters = format!("static_resources.listeners[{OUTBOUND}].{FILTERS}");
     let Some(filters) = document::at_mut(document, &filters)?.as_array_mut() else { return Ok(()) };
-    let Some(place) = filters.iter().position(|filter| filter["name"] == "entra-exchange") else { return Ok(()) };
-    let filter = filters.remove(place);
+    let Some(index) = filters.iter().position(|filter| filter["name"] == "entra-exchange") else { return Ok(()) };
+    let filter = filters.remove(index);
     put_into_cluster(document, cluster, filter)
 }
 
-/// Gives a cluster this filter before its codec.
+/// Adds this filter to a cluster's upstream filter chain, before the codec.
 pub fn put_into_cluster(document: &mut Value, cluster: &str, filter: Value) -> Result<(), NoSuchPath> {
     let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
     let cluster = document::at_mut(document, &format!("static_resources.clusters[{cluster}]"))?;
@@ -140,8 +140,8 @@ pub fn put_into_cluster(document: &mut Value, cluster: &str, filter: Value) -> R
     Ok(())
 }
 
-/// The filter as it stands in the listener `outbound`.
-pub fn whole_filter(document: &mut Value) -> Result<Value, NoSuchPath> {
+/// Returns the complete HTTP filter of the listener `outbound`.
+pub fn http_filter(document: &mut Value) -> Result<Value, NoSuchPath> {
     let path = format!("static_resources.listeners[{OUTBOUND}].{FILTERS}[entra-exchange]");
     document::at_mut(document, &path).cloned()
 }
@@ -158,7 +158,7 @@ fn port(listener: &str) -> String {
     format!("static_resources.listeners[{listener}].address.socket_address.port_value")
 }
 
-/// Another configuration text of the filter, in a list of listeners.
+/// Replaces the filter's configuration in a list of listeners.
 pub(crate) fn set_configuration(listeners: &mut Value, configuration: &str) -> Result<(), NoSuchPath> {
     WITH_FILTER
         .iter()
@@ -169,8 +169,8 @@ pub(crate) fn set_configuration(listeners: &mut Value, configuration: &str) -> R
 mod tests {
     use super::*;
 
-    fn surroundings() -> Surroundings<'static> {
-        Surroundings {
+    fn substitutes() -> Substitutes<'static> {
+        Substitutes {
             entra: SocketAddr::from(([127, 0, 0, 1], 1)),
             entra_ca: Path::new("/entra.pem"),
             upstream: SocketAddr::from(([127, 0, 0, 1], 2)),
@@ -184,10 +184,10 @@ mod tests {
     }
 
     #[test]
-    fn every_substitution_names_a_value_that_stands_in_envoy_yaml() {
+    fn every_substitution_replaces_a_value_of_envoy_yaml() {
         let mut document = document().unwrap();
 
-        for (path, value) in substitutions(&surroundings()) {
+        for (path, value) in substitutions(&substitutes()) {
             let present = document::at_mut(&mut document, &path).unwrap();
             assert_ne!(*present, value, "{path} changes nothing");
             assert_eq!(present.is_string(), value.is_string(), "{path} changes its type");
@@ -195,9 +195,9 @@ mod tests {
     }
 
     #[test]
-    fn no_path_of_an_operators_pod_is_left_after_the_substitutions() {
+    fn no_path_or_port_of_a_pod_remains_after_the_substitutions() {
         let mut document = document().unwrap();
-        adapt(&mut document, &surroundings()).unwrap();
+        adapt(&mut document, &substitutes()).unwrap();
 
         let text = document.to_string();
         for left in [
@@ -211,14 +211,14 @@ mod tests {
             "\"address\":\"169.254.169.254\"",
             "0.0.0.0",
         ] {
-            assert!(!text.contains(left), "{left} is still there");
+            assert!(!text.contains(left), "{left} remains");
         }
     }
 
     #[test]
-    fn names_in_certificates_are_still_verified_after_the_substitutions() {
+    fn certificate_names_are_verified_after_the_substitutions() {
         let mut document = document().unwrap();
-        adapt(&mut document, &surroundings()).unwrap();
+        adapt(&mut document, &substitutes()).unwrap();
 
         let entra = "login.microsoftonline.com";
         for (cluster, name) in [("entra", entra), ("entra_new_connection", entra), ("payments_kv", crate::LISTED_HOST)]

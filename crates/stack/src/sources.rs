@@ -1,5 +1,5 @@
-//! The fingerprint of the sources that the module is built from. The build script of the root package includes this file and
-//! bakes the fingerprint into the module; the tests compare it with the checkout that they run in.
+//! Computes the fingerprint of the module's sources. The build script of the root package includes this file and embeds the
+//! fingerprint in the module; the tests compare it with the checkout that they run in.
 
 use std::fs;
 use std::io;
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-/// Precedes the fingerprint in the module.
+/// The text before the fingerprint in the module.
 pub(crate) const MARK: &str = "entra-exchange-sources:";
 
-/// Everything that decides what the module contains, relative to the repository's root.
+/// All files and folders that determine the module's content, relative to the repository's root.
 pub(crate) const SOURCES: [&str; 13] = [
     "Cargo.lock",
     "Cargo.toml",
@@ -27,8 +27,8 @@ pub(crate) const SOURCES: [&str; 13] = [
     "src",
 ];
 
-/// The files of [`SOURCES`] in a fixed order, relative to `root`. Unit tests are not part of the module: `tests.rs` and what lies in a
-/// folder `tests` are left out.
+/// Returns the files of [`SOURCES`] in a fixed order, relative to `root`. Unit tests (`tests.rs` and folders named `tests`) are not
+/// part of the module and are left out.
 pub(crate) fn files(root: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for source in SOURCES {
@@ -38,7 +38,7 @@ pub(crate) fn files(root: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// SHA-256 over the names and contents of [`files`], in hexadecimal digits. It depends on neither time, place nor commit, so that it
+/// Returns the SHA-256 over the names and contents of [`files`] in hexadecimal digits. It does not depend on time, path or commit, so it
 /// is the same in a clone, in a worktree and after an edit that was undone.
 pub(crate) fn fingerprint(root: &Path) -> io::Result<String> {
     let mut hash = Sha256::new();
@@ -61,7 +61,7 @@ fn collect(root: &Path, source: &Path, files: &mut Vec<PathBuf>) -> io::Result<(
     }
     for entry in fs::read_dir(root.join(source))? {
         let name = entry?.file_name();
-        // What editors leave beside the files is no source.
+        // Temporary files of editors are not sources.
         let hidden = name.as_encoded_bytes().starts_with(b".");
         let is_source = Path::new(&name).extension().is_none_or(|extension| extension == "rs" || extension == "tsv");
         if is_source && !hidden && name != "tests" && name != "tests.rs" {

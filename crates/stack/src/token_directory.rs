@@ -1,4 +1,4 @@
-//! A projected token volume, laid out and rotated as the kubelet does it.
+//! A projected token volume with the kubelet's layout and rotation.
 
 use std::fs;
 use std::io;
@@ -11,11 +11,10 @@ const FILE_NAME: &str = "azure-identity-token";
 const CURRENT: &str = "..data";
 const NEXT: &str = "..data_tmp";
 
-/// Where the workload-identity webhook has the kubelet put the token within the volume.
+/// The location of the token in the volume that the workload-identity webhook configures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Layout {
-    /// Version 1.6.0 and later: `token/azure-identity-token`. The file's own folder never changes on a rotation, only the volume's
-    /// root does.
+    /// Version 1.6.0 and later: `token/azure-identity-token`. A rotation changes only the volume's root, never the file's own folder.
     #[default]
     Webhook160,
     /// Up to version 1.5.1: `azure-identity-token` in the volume's root.
@@ -23,7 +22,7 @@ pub enum Layout {
 }
 
 impl Layout {
-    /// The folder of the token's file below the volume's root, when there is one.
+    /// The folder of the token file below the volume's root; `None` when the file is in the root.
     fn folder(self) -> Option<&'static str> {
         match self {
             Self::Webhook160 => Some("token"),
@@ -31,18 +30,18 @@ impl Layout {
         }
     }
 
-    /// The token's file, seen from the volume's root.
+    /// The path of the token file relative to the volume's root.
     fn file(self) -> PathBuf {
         self.folder().map(PathBuf::from).unwrap_or_default().join(FILE_NAME)
     }
 
-    /// What the volume's root links into `..data`.
+    /// The name of the link in the volume's root that points into `..data`.
     fn link(self) -> &'static str {
         self.folder().unwrap_or(FILE_NAME)
     }
 }
 
-/// The volume of one pod: a folder `..<time>` with the token, a link `..data` to it and a link from the root into `..data`.
+/// The token volume of a pod: a folder `..<time>` with the token, a link `..data` to it, and a link from the root into `..data`.
 #[derive(Debug)]
 pub struct TokenDirectory {
     root: PathBuf,
@@ -50,35 +49,35 @@ pub struct TokenDirectory {
 }
 
 impl TokenDirectory {
-    /// Makes the volume at `root`, which may exist but must be empty, with `token` as it is: the kubelet writes no newline at its end.
+    /// Creates the volume at `root`, which can exist but must be empty. Writes `token` unchanged: the kubelet adds no trailing newline.
     pub fn create(root: impl Into<PathBuf>, layout: Layout, token: &str) -> io::Result<Self> {
         let root = root.into();
         fs::create_dir_all(&root)?;
-        // Envoy asks for absolute paths.
+        // Envoy requires absolute paths.
         let directory = Self { root: root.canonicalize()?, layout };
         directory.publish(token)?;
         symlink(Path::new(CURRENT).join(layout.link()), directory.root.join(layout.link()))?;
         Ok(directory)
     }
 
-    /// The token's file, as `AZURE_FEDERATED_TOKEN_FILE` names it.
+    /// The path of the token file, as in `AZURE_FEDERATED_TOKEN_FILE`.
     pub fn file(&self) -> PathBuf {
         self.root.join(self.layout.file())
     }
 
-    /// The folder to watch for rotations: the one that holds `..data`.
+    /// The folder to watch for rotations, which contains `..data`.
     pub fn watched(&self) -> &Path {
         &self.root
     }
 
-    /// Replaces the token in the kubelet's way: nobody ever sees half of it, and no watch on the file's own folder sees anything.
+    /// Replaces the token atomically, as the kubelet does. A watch on the file's own folder does not notice it.
     pub fn rotate(&self, token: &str) -> io::Result<()> {
         let former = fs::read_link(self.root.join(CURRENT))?;
         self.publish(token)?;
         fs::remove_dir_all(self.root.join(former))
     }
 
-    /// Writes a new timestamped folder and lets `..data` lead to it.
+    /// Writes a new timestamped folder and points `..data` to it.
     fn publish(&self, token: &str) -> io::Result<()> {
         let name = timestamped(OffsetDateTime::now_utc());
         let folder = self.root.join(&name);
@@ -93,7 +92,7 @@ impl TokenDirectory {
     }
 }
 
-/// The name that the kubelet would give a folder.
+/// Returns the kubelet's name for a folder.
 fn timestamped(at: OffsetDateTime) -> String {
     format!(
         "..{:04}_{:02}_{:02}_{:02}_{:02}_{:02}.{:09}",
@@ -119,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn the_layout_of_webhook_1_6_0_keeps_the_token_in_a_folder_within_the_volume() {
+    fn the_layout_of_webhook_1_6_0_has_the_token_in_a_folder_of_the_volume() {
         let temporary = tempfile::tempdir().unwrap();
         let volume = TokenDirectory::create(temporary.path().join("wi"), Layout::Webhook160, "first").unwrap();
 
@@ -130,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_layout_up_to_webhook_1_5_1_keeps_the_token_in_the_volumes_root() {
+    fn the_layout_up_to_webhook_1_5_1_has_the_token_in_the_volumes_root() {
         let temporary = tempfile::tempdir().unwrap();
         let volume = TokenDirectory::create(temporary.path().join("tokens"), Layout::Webhook151, "first").unwrap();
 
@@ -141,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rotation_replaces_the_link_and_leaves_one_folder() {
+    fn a_rotation_replaces_the_link_and_removes_the_former_folder() {
         for layout in [Layout::Webhook160, Layout::Webhook151] {
             let temporary = tempfile::tempdir().unwrap();
             let volume = TokenDirectory::create(temporary.path(), layout, "first").unwrap();
@@ -158,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_are_named_by_the_time_as_the_kubelet_names_them() {
+    fn folders_have_the_kubelets_timestamp_names() {
         let at = OffsetDateTime::from_unix_timestamp_nanos(1_795_333_933_285_818_941).unwrap();
 
         assert_eq!(timestamped(at), "..2026_11_22_07_52_13.285818941");

@@ -1,4 +1,4 @@
-//! The service that the application wants to reach: an HTTPS server that answers with what it saw.
+//! The service that the application calls: an HTTPS server that returns the requests it receives.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -26,7 +26,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-/// The names that the upstream's certificate holds.
+/// The names in the upstream's certificate.
 pub const NAMES: [&str; 8] = [
     crate::LISTED_HOST,
     crate::UNLISTED_HOST,
@@ -38,25 +38,24 @@ pub const NAMES: [&str; 8] = [
     "graph.microsoft.com",
 ];
 
-/// How many of the last requests are remembered.
-const REMEMBERED: usize = 100;
+/// The maximum number of requests that are kept.
+const MAX_KEPT: usize = 100;
 
-/// An HTTPS server with a CA of its own, for HTTP/1 and HTTP/2, and beside it one in clear. Both answer every request
-/// with 200, or with the status that the path names (`/status/401`), and `{"method", "path", "headers": [[name, value], …],
-/// "body_length", "trailers", "tls"}`; bytes of a header that are not UTF-8 become U+FFFD. `/redirect?<url>` redirects there,
-/// `/delay/<milliseconds>` takes so long, and a WebSocket gets back what it sends.
-/// It stops when dropped.
+/// An HTTPS server with its own CA for HTTP/1 and HTTP/2, and a plaintext server. Both respond to every request with 200, or with the
+/// status in the path (`/status/401`), and `{"method", "path", "headers": [[name, value], …], "body_length", "trailers", "tls"}`; bytes
+/// of a header that are not UTF-8 become U+FFFD. `/redirect?<url>` redirects to the URL, `/delay/<milliseconds>` delays the response,
+/// and a WebSocket echoes. The servers stop when the value is dropped.
 #[derive(Debug)]
 pub struct Upstream {
     addr: SocketAddr,
-    clear_addr: SocketAddr,
+    plaintext_addr: SocketAddr,
     ca_pem: String,
     requests: Arc<Requests>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
-/// The requests that have come.
+/// The requests that the upstream has received.
 #[derive(Debug, Default)]
 struct Requests {
     count: AtomicU64,
@@ -64,9 +63,9 @@ struct Requests {
 }
 
 impl Requests {
-    fn remember(&self, seen: &Value) {
+    fn add(&self, seen: &Value) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.len() == REMEMBERED {
+        if last.len() == MAX_KEPT {
             last.pop_front();
         }
         last.push_back(seen.clone());
@@ -77,14 +76,14 @@ impl Upstream {
     /// Starts on free ports of the loopback interface.
     pub fn start() -> io::Result<Self> {
         let (ca_pem, config) = certificate().map_err(io::Error::other)?;
-        let (listener, clear) = (listener()?, listener()?);
-        let (addr, clear_addr) = (listener.local_addr()?, clear.local_addr()?);
+        let (listener, plaintext) = (listener()?, listener()?);
+        let (addr, plaintext_addr) = (listener.local_addr()?, plaintext.local_addr()?);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let requests = Arc::new(Requests::default());
         let (stop, stopped) = oneshot::channel();
         let seen = Arc::clone(&requests);
         let thread = thread::Builder::new().name("upstream".to_owned()).spawn(move || {
-            for (listener, tls) in [(listener, Some(TlsAcceptor::from(config))), (clear, None)] {
+            for (listener, tls) in [(listener, Some(TlsAcceptor::from(config))), (plaintext, None)] {
                 let seen = Arc::clone(&seen);
                 runtime.spawn(async {
                     if let Err(error) = serve(listener, tls, seen).await {
@@ -92,33 +91,33 @@ impl Upstream {
                     }
                 });
             }
-            // Afterwards the runtime is dropped, and all of its connections with it.
+            // Dropping the runtime afterwards closes all connections.
             let _ = runtime.block_on(stopped);
         })?;
-        Ok(Self { addr, clear_addr, ca_pem, requests, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { addr, plaintext_addr, ca_pem, requests, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Where it listens.
+    /// The address of the HTTPS server.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Where it listens in clear.
-    pub fn clear_addr(&self) -> SocketAddr {
-        self.clear_addr
+    /// The address of the plaintext server.
+    pub fn plaintext_addr(&self) -> SocketAddr {
+        self.plaintext_addr
     }
 
-    /// The certificate of the CA that signed the upstream's own, as PEM.
+    /// The certificate of the upstream's CA, as PEM.
     pub fn ca_pem(&self) -> &str {
         &self.ca_pem
     }
 
-    /// How many requests it has seen.
+    /// The number of requests received.
     pub fn requests(&self) -> u64 {
         self.requests.count.load(Ordering::SeqCst)
     }
 
-    /// The last requests that it has seen, as it answers them, the oldest first.
+    /// The last requests received, as returned in the responses, oldest first.
     pub fn seen(&self) -> Vec<Value> {
         self.requests.last.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
@@ -139,7 +138,7 @@ impl Drop for Upstream {
     }
 }
 
-/// A CA made for this one server, and the server's certificate of that CA.
+/// Creates a CA for this server and the server's certificate.
 fn certificate() -> Result<(String, Arc<ServerConfig>), Box<dyn std::error::Error + Send + Sync>> {
     let mut ca = CertificateParams::new(Vec::new())?;
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -166,26 +165,30 @@ async fn serve(listener: std::net::TcpListener, tls: Option<TlsAcceptor>, seen: 
         stream.set_nodelay(true)?;
         let (tls, seen) = (tls.clone(), Arc::clone(&seen));
         tokio::spawn(async move {
-            // A client that gives up in the handshake, or leaves, is no event here: the tests look at Envoy's side.
+            // Failed handshakes and closed connections are ignored: the tests check them on Envoy's side.
             match tls {
                 Some(tls) => {
                     if let Ok(stream) = tls.accept(stream).await {
-                        speak(stream, true, &seen).await;
+                        serve_connection(stream, true, &seen).await;
                     }
                 }
-                None => speak(stream, false, &seen).await,
+                None => serve_connection(stream, false, &seen).await,
             }
         });
     }
 }
 
-async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, tls: bool, seen: &Arc<Requests>) {
-    let service = service_fn(|request| answer(request, tls, Arc::clone(seen)));
+async fn serve_connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    tls: bool,
+    seen: &Arc<Requests>,
+) {
+    let service = service_fn(|request| respond(request, tls, Arc::clone(seen)));
     let server = auto::Builder::new(TokioExecutor::new());
     let _ = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
 }
 
-async fn answer(
+async fn respond(
     mut request: Request<Incoming>,
     tls: bool,
     requests: Arc<Requests>,
@@ -211,7 +214,7 @@ async fn answer(
         "trailers": trailers,
         "tls": tls,
     });
-    requests.remember(&seen);
+    requests.add(&seen);
     if let Some(Ok(wait)) = head.uri.path().strip_prefix("/delay/").map(str::parse) {
         tokio::time::sleep(Duration::from_millis(wait)).await;
     }

@@ -1,4 +1,4 @@
-//! Where this repository and the built filter lie.
+//! Locates the repository and the built module.
 
 use std::env;
 use std::fs;
@@ -8,35 +8,35 @@ use std::path::{Path, PathBuf};
 use crate::error::StartError;
 use crate::sources;
 
-/// The sidecar's bootstrap, seen from the repository's root. A folder that holds it is the root.
+/// The sidecar's bootstrap, relative to the repository's root. A folder that contains it is the root.
 pub(crate) const SIDECAR: &str = "envoy/sidecar/envoy.yaml";
 
-/// The filter, seen from the repository's root.
+/// The module, relative to the repository's root.
 pub(crate) const MODULE: &str = "dist/entra-exchange.wasm";
 
-/// The filter as its next version, seen from the repository's root.
+/// The module built as the next version, relative to the repository's root.
 const NEXT_MODULE: &str = "dist/entra-exchange-next.wasm";
 
-/// The repository's root: the nearest folder at or above the current one that is a checkout, else where this crate was built from. A
-/// test binary that another checkout built, or that was moved, tests the checkout in which it runs.
+/// Returns the repository's root: the nearest checkout at or above the current folder, otherwise the checkout that this crate was built
+/// in. Thus a test binary from another checkout tests the checkout in which it runs.
 pub fn root() -> PathBuf {
     let built_from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let current = env::current_dir().unwrap_or_default();
     nearest_checkout(&current, &built_from).unwrap_or(current)
 }
 
-/// The filter that `make build` left in this checkout. An error when there is none, or when it was built from other sources than the
-/// checkout has now.
+/// Returns the path of the module that `make build` created in this checkout. It is an error when the module is missing or was built
+/// from other sources than the current ones.
 pub fn module() -> Result<PathBuf, StartError> {
     built_module(&root(), MODULE)
 }
 
-/// The same for the filter as its next version, which `make next` leaves: what replaces [`module`] in the test of an upgrade.
+/// Returns the path of the module that `make next` created, the version that replaces [`module`] in the upgrade test.
 pub fn next_module() -> Result<PathBuf, StartError> {
     built_module(&root(), NEXT_MODULE)
 }
 
-/// The files whose content decides whether [`module`] is stale, relative to [`root`].
+/// Returns the files that determine whether [`module`] is stale, relative to [`root`].
 pub fn module_sources() -> io::Result<Vec<PathBuf>> {
     sources::files(&root())
 }
@@ -52,7 +52,7 @@ fn nearest_checkout(current: &Path, built_from: &Path) -> Option<PathBuf> {
 fn built_module(root: &Path, module: &str) -> Result<PathBuf, StartError> {
     let module = root.join(module);
     let Ok(content) = fs::read(&module) else { return Err(StartError::ModuleMissing(module)) };
-    let expected = sources::fingerprint(root).map_err(StartError::io("reading the sources of the filter"))?;
+    let expected = sources::fingerprint(root).map_err(StartError::io("reading the sources of the module"))?;
     let expected = format!("{}{expected}", sources::MARK);
     match content.windows(expected.len()).any(|part| part == expected.as_bytes()) {
         true => Ok(module),
@@ -70,7 +70,7 @@ mod tests {
 
     type Change = fn(&Path);
 
-    /// A folder with the files that [`root`] and [`module`] read.
+    /// Creates a folder with the files that [`root`] and [`module`] read.
     fn checkout() -> TempDir {
         let folder = tempfile::tempdir().unwrap();
         for file in sources::files(&root()).unwrap().iter().map(PathBuf::as_path).chain([Path::new(SIDECAR)]) {
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn the_current_checkout_is_preferred_over_the_one_that_the_binary_was_built_in() {
+    fn the_current_checkout_takes_precedence_over_the_one_of_the_binary() {
         let (current, built_from, elsewhere) = (checkout(), checkout(), tempfile::tempdir().unwrap());
         let found = |from: &Path| nearest_checkout(from, built_from.path()).unwrap();
 
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_module_that_is_not_built_is_an_error() {
+    fn a_missing_module_is_an_error() {
         let checkout = checkout();
 
         let error = built_module(checkout.path(), MODULE).unwrap_err();
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_module_built_from_these_sources_is_found_in_every_copy_of_them() {
+    fn a_module_is_valid_in_every_copy_of_its_sources() {
         let (one, other) = (checkout(), checkout());
         build(one.path());
         fs::create_dir(other.path().join("dist")).unwrap();
@@ -121,23 +121,23 @@ mod tests {
     }
 
     #[test]
-    fn a_module_is_stale_after_a_change_of_any_source_until_the_change_is_undone() {
+    fn a_module_is_stale_after_any_source_change_until_the_change_is_undone() {
         let changes: [(&str, Change); 6] = [
             ("the shell", |root| append(&root.join("src/lib.rs"), " ")),
             ("the core", |root| append(&root.join("crates/core/src/path.rs"), " ")),
             ("the table of services", |root| append(&root.join("crates/core/data/azure-services.tsv"), "\n")),
             ("a dependency", |root| append(&root.join("Cargo.lock"), "\n")),
             ("a new file", |root| fs::write(root.join("crates/core/src/new.rs"), "").unwrap()),
-            ("a file that is gone", |root| fs::remove_file(root.join("src/meters.rs")).unwrap()),
+            ("a removed file", |root| fs::remove_file(root.join("src/meters.rs")).unwrap()),
         ];
-        for (what, change) in changes {
+        for (name, change) in changes {
             let checkout = checkout();
             build(checkout.path());
             change(checkout.path());
 
-            let error = built_module(checkout.path(), MODULE).expect_err(what);
+            let error = built_module(checkout.path(), MODULE).expect_err(name);
 
-            assert!(matches!(error, StartError::ModuleStale(_)), "{what}: {error}");
+            assert!(matches!(error, StartError::ModuleStale(_)), "{name}: {error}");
             assert!(error.to_string().contains("run `make build`"), "{error}");
         }
 
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_tests_and_files_of_editors_do_not_make_a_module_stale() {
+    fn unit_tests_and_editor_files_do_not_make_a_module_stale() {
         let checkout = checkout();
         build(checkout.path());
 

@@ -12,29 +12,29 @@ use crate::state::{Deferred, ROOT, State, size};
 use crate::status::{Status, code};
 use crate::stream::{Record, Reply};
 
-/// A call in progress.
+/// The guest during a host call.
 pub(crate) type Guest<'a> = Caller<'a, State>;
 
-/// A piece of the guest's memory.
+/// A pointer and a length in the guest's memory.
 type Slice = (u32, u32);
 
-/// What a call comes to: done, refused with a status, or a trap.
-type Done = Result<std::result::Result<(), Status>>;
+/// The result of a host call: success, an error status, or a trap.
+type CallResult = Result<std::result::Result<(), Status>>;
 
-const DONE: Done = Ok(Ok(()));
+const SUCCESS: CallResult = Ok(Ok(()));
 
-/// Leaves a host call with a status.
+/// Unwraps a value, or returns from the host call with the error status.
 macro_rules! attempt {
-    ($outcome:expr) => {
-        match $outcome {
+    ($result:expr) => {
+        match $result {
             Ok(value) => value,
             Err(status) => return Ok(Err(status)),
         }
     };
 }
 
-/// Looks whether a call is allowed now, makes it, and turns what it comes to into the guest's number.
-fn guarded(guest: &mut Guest<'_>, name: &str, call: impl FnOnce(&mut Guest<'_>) -> Done) -> Result<u32> {
+/// Checks that a host call is allowed, runs it, and converts its result to the guest's status code.
+fn guarded(guest: &mut Guest<'_>, name: &str, call: impl FnOnce(&mut Guest<'_>) -> CallResult) -> Result<u32> {
     if guest.data().initialising && name != "proxy_log" {
         bail!("restricted_callback: {name} cannot be called from _initialize");
     }
@@ -46,7 +46,7 @@ fn guarded(guest: &mut Guest<'_>, name: &str, call: impl FnOnce(&mut Guest<'_>) 
     call(guest).map(code)
 }
 
-/// A copy of what the guest points at.
+/// Copies a slice of the guest's memory.
 pub(crate) fn bytes(guest: &Guest<'_>, (pointer, length): Slice) -> std::result::Result<Vec<u8>, Status> {
     let memory = guest.data().memory.ok_or(Status::InvalidMemoryAccess)?;
     let (start, length) = (pointer as usize, length as usize);
@@ -60,82 +60,83 @@ pub(crate) fn write(guest: &mut Guest<'_>, pointer: u32, bytes: &[u8]) -> std::r
     memory.write(guest, pointer as usize, bytes).map_err(|_| Status::InvalidMemoryAccess)
 }
 
-/// Gives bytes to the guest, in memory that it allocates, and writes where they are and how many.
-fn give(guest: &mut Guest<'_>, bytes: &[u8], (pointer_to, length_to): Slice) -> Done {
+/// Returns bytes to the guest: writes them into memory that the guest allocates, and their pointer and length to `to`.
+fn return_bytes(guest: &mut Guest<'_>, bytes: &[u8], (pointer_to, length_to): Slice) -> CallResult {
     let mut pointer = 0;
     if !bytes.is_empty() {
-        let Some(allocate) = guest.data().allocate.clone() else { bail!("the module has no allocator") };
+        let Some(allocate) = guest.data().allocate.clone() else { bail!("the module exports no allocator") };
         pointer = allocate.call(&mut *guest, size(bytes.len()))?;
         attempt!(write(guest, pointer, bytes));
     }
     attempt!(write(guest, pointer_to, &pointer.to_le_bytes()));
     attempt!(write(guest, length_to, &size(bytes.len()).to_le_bytes()));
-    DONE
+    SUCCESS
 }
 
-fn log(guest: &mut Guest<'_>, level: u32, text: Slice) -> Done {
+fn log(guest: &mut Guest<'_>, level: u32, text: Slice) -> CallResult {
     let Some(level) = LogLevel::from_number(level) else { return Ok(Err(Status::BadArgument)) };
     let text = attempt!(bytes(guest, text));
     guest.data().log(level, String::from_utf8_lossy(&text));
-    DONE
+    SUCCESS
 }
 
-fn get_log_level(guest: &mut Guest<'_>, to: u32) -> Done {
+fn get_log_level(guest: &mut Guest<'_>, to: u32) -> CallResult {
     let level = guest.data().process.borrow().settings.log_level as u32;
     Ok(write(guest, to, &level.to_le_bytes()))
 }
 
-/// What the wall clock shows, in nanoseconds since 1970.
+/// Returns the wall-clock time in nanoseconds since the Unix epoch.
 pub(crate) fn nanoseconds(guest: &Guest<'_>) -> u64 {
     let wall = guest.data().process.borrow().wall;
     let since = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn get_current_time(guest: &mut Guest<'_>, to: u32) -> Done {
+fn get_current_time(guest: &mut Guest<'_>, to: u32) -> CallResult {
     let now = nanoseconds(guest);
     Ok(write(guest, to, &now.to_le_bytes()))
 }
 
-fn set_tick_period(guest: &mut Guest<'_>, milliseconds: u32) -> Done {
+fn set_tick_period(guest: &mut Guest<'_>, milliseconds: u32) -> CallResult {
     let state = guest.data_mut();
     state.tick_period = Duration::from_millis(u64::from(milliseconds));
     state.tick_at = (milliseconds > 0).then(|| state.process.borrow().now + state.tick_period);
-    DONE
+    SUCCESS
 }
 
-fn get_property(guest: &mut Guest<'_>, path: Slice, to: Slice) -> Done {
+fn get_property(guest: &mut Guest<'_>, path: Slice, to: Slice) -> CallResult {
     let path = attempt!(bytes(guest, path));
     let state = guest.data();
     let stream = state.stream().cloned();
     let stream = stream.as_ref().map(|stream| stream.borrow());
     let value = properties::read(&state.process.borrow().settings, stream.as_deref(), &path);
     drop(stream);
-    give(guest, &attempt!(value), to)
+    return_bytes(guest, &attempt!(value), to)
 }
 
-fn set_property(guest: &mut Guest<'_>, path: Slice, value: Slice) -> Done {
+fn set_property(guest: &mut Guest<'_>, path: Slice, value: Slice) -> CallResult {
     let (path, value) = (attempt!(bytes(guest, path)), attempt!(bytes(guest, value)));
     let Some(stream) = guest.data().stream() else { return Ok(Err(Status::NotFound)) };
-    let state = &mut stream.borrow_mut().state;
-    state.retain(|(present, _)| *present != path);
+    let state = &mut stream.borrow_mut().filter_state;
+    state.retain(|(existing, _)| *existing != path);
     state.push((path, value));
-    DONE
+    SUCCESS
 }
 
-/// Envoy has the function `declare_property` among others; here nothing is redirected, so that what is declared makes no difference.
-fn call_foreign_function(guest: &mut Guest<'_>, name: Slice) -> Done {
+/// Implements the foreign function `declare_property`. It has no effect: this host has no internal redirects for which the
+/// declaration would matter. Envoy's other foreign functions are not found.
+fn call_foreign_function(guest: &mut Guest<'_>, name: Slice) -> CallResult {
     match attempt!(bytes(guest, name)).as_slice() {
-        b"declare_property" => DONE,
+        b"declare_property" => SUCCESS,
         _ => Ok(Err(Status::NotFound)),
     }
 }
 
-/// What a buffer holds now, by proxy-wasm's number for it.
+/// Returns the content of a buffer (`proxy_buffer_type_t`).
 fn buffer(guest: &Guest<'_>, kind: u32) -> std::result::Result<Vec<u8>, Status> {
     let state = guest.data();
     match kind {
-        4 => state.answer.as_ref().map(|answer| answer.body.clone()).ok_or(Status::NotFound),
+        4 => state.response.as_ref().map(|response| response.body.clone()).ok_or(Status::NotFound),
         6 => Ok(state.process.borrow().settings.vm_configuration.clone()),
         7 if state.configuring => Ok(state.process.borrow().settings.configuration.clone()),
         0..=8 => Err(Status::NotFound),
@@ -143,106 +144,106 @@ fn buffer(guest: &Guest<'_>, kind: u32) -> std::result::Result<Vec<u8>, Status> 
     }
 }
 
-fn get_buffer_bytes(guest: &mut Guest<'_>, kind: u32, start: u32, length: u32, to: Slice) -> Done {
+fn get_buffer_bytes(guest: &mut Guest<'_>, kind: u32, start: u32, length: u32, to: Slice) -> CallResult {
     let buffer = attempt!(buffer(guest, kind));
     if start.checked_add(length).is_none() {
         return Ok(Err(Status::BadArgument));
     }
     let start = (start as usize).min(buffer.len());
     let end = start.saturating_add(length as usize).min(buffer.len());
-    // Of nothing the guest is told nothing, not even where it is.
+    // For an empty result Envoy writes neither pointer nor length.
     match buffer.get(start..end) {
-        Some(part) if !part.is_empty() => give(guest, part, to),
-        _ => DONE,
+        Some(part) if !part.is_empty() => return_bytes(guest, part, to),
+        _ => SUCCESS,
     }
 }
 
-/// A map to read, by proxy-wasm's number for it.
+/// Reads a header map (`proxy_map_type_t`).
 fn map<T>(guest: &Guest<'_>, kind: u32, read: impl FnOnce(&Headers) -> T) -> std::result::Result<T, Status> {
     let state = guest.data();
     match kind {
         0 => {
             let stream = state.stream().ok_or(Status::BadArgument)?.borrow();
-            if stream.headers_in_reach { Ok(read(&stream.request.headers)) } else { Err(Status::BadArgument) }
+            if stream.headers_accessible { Ok(read(&stream.request.headers)) } else { Err(Status::BadArgument) }
         }
-        6 => state.answer.as_ref().map(|answer| read(&answer.headers)).ok_or(Status::BadArgument),
+        6 => state.response.as_ref().map(|response| read(&response.headers)).ok_or(Status::BadArgument),
         _ => Err(Status::BadArgument),
     }
 }
 
-/// The request's headers, to change them. No other map can be changed.
-fn change(guest: &Guest<'_>, kind: u32, change: impl FnOnce(&mut Record)) -> Done {
+/// Changes the request's headers. No other header map can be changed.
+fn change(guest: &Guest<'_>, kind: u32, change: impl FnOnce(&mut Record)) -> CallResult {
     let stream = match guest.data().stream() {
         Some(stream) if kind == 0 => stream,
         _ => return Ok(Err(Status::BadArgument)),
     };
     let mut stream = stream.borrow_mut();
-    if !stream.headers_in_reach {
+    if !stream.headers_accessible {
         return Ok(Err(Status::BadArgument));
     }
     change(&mut stream);
-    DONE
+    SUCCESS
 }
 
-fn get_header_map_value(guest: &mut Guest<'_>, kind: u32, name: Slice, to: Slice) -> Done {
+fn get_header_map_value(guest: &mut Guest<'_>, kind: u32, name: Slice, to: Slice) -> CallResult {
     let name = attempt!(bytes(guest, name));
     let value = attempt!(map(guest, kind, |headers| headers.get(&name).map(<[u8]>::to_vec)));
     match value {
-        Some(value) => give(guest, &value, to),
+        Some(value) => return_bytes(guest, &value, to),
         None => Ok(Err(Status::NotFound)),
     }
 }
 
-fn get_header_map_pairs(guest: &mut Guest<'_>, kind: u32, to: Slice) -> Done {
+fn get_header_map_pairs(guest: &mut Guest<'_>, kind: u32, to: Slice) -> CallResult {
     if kind > 7 {
         return Ok(Err(Status::BadArgument));
     }
-    // A map that is not there is as good as empty, and of an empty one there are no bytes.
+    // A missing map counts as empty, and an empty map is encoded as no bytes.
     let encoded = map(guest, kind, |headers| if headers.is_empty() { Vec::new() } else { headers.encode() });
-    give(guest, &encoded.unwrap_or_default(), to)
+    return_bytes(guest, &encoded.unwrap_or_default(), to)
 }
 
-fn add_header_map_value(guest: &mut Guest<'_>, kind: u32, name: Slice, value: Slice) -> Done {
+fn add_header_map_value(guest: &mut Guest<'_>, kind: u32, name: Slice, value: Slice) -> CallResult {
     let (name, value) = (attempt!(bytes(guest, name)), attempt!(bytes(guest, value)));
     change(guest, kind, |stream| stream.request.headers.add(name, value))
 }
 
-fn replace_header_map_value(guest: &mut Guest<'_>, kind: u32, name: Slice, value: Slice) -> Done {
+fn replace_header_map_value(guest: &mut Guest<'_>, kind: u32, name: Slice, value: Slice) -> CallResult {
     let (name, value) = (attempt!(bytes(guest, name)), attempt!(bytes(guest, value)));
     change(guest, kind, |stream| stream.request.headers.replace(name, value))
 }
 
-fn remove_header_map_value(guest: &mut Guest<'_>, kind: u32, name: Slice) -> Done {
+fn remove_header_map_value(guest: &mut Guest<'_>, kind: u32, name: Slice) -> CallResult {
     let name = attempt!(bytes(guest, name));
     change(guest, kind, |stream| stream.request.headers.remove(name))
 }
 
-fn set_header_map_pairs(guest: &mut Guest<'_>, kind: u32, pairs: Slice) -> Done {
+fn set_header_map_pairs(guest: &mut Guest<'_>, kind: u32, pairs: Slice) -> CallResult {
     let pairs = attempt!(bytes(guest, pairs));
     change(guest, kind, |stream| stream.request.headers = Headers::decode(&pairs))
 }
 
-fn get_shared_data(guest: &mut Guest<'_>, name: Slice, to: Slice, cas_to: u32) -> Done {
+fn get_shared_data(guest: &mut Guest<'_>, name: Slice, to: Slice, cas_to: u32) -> CallResult {
     let name = attempt!(bytes(guest, name));
     let found = guest.data().process.borrow().shared_data.get(&name);
     let (value, cas) = attempt!(found);
-    attempt!(give(guest, &value, to)?);
+    attempt!(return_bytes(guest, &value, to)?);
     Ok(write(guest, cas_to, &cas.to_le_bytes()))
 }
 
-fn set_shared_data(guest: &mut Guest<'_>, name: Slice, value: Slice, cas: u32) -> Done {
+fn set_shared_data(guest: &mut Guest<'_>, name: Slice, value: Slice, cas: u32) -> CallResult {
     let (name, value) = (attempt!(bytes(guest, name)), attempt!(bytes(guest, value)));
     Ok(guest.data().process.borrow_mut().shared_data.set(&name, &value, cas))
 }
 
-fn register_shared_queue(guest: &mut Guest<'_>, name: Slice, to: u32) -> Done {
+fn register_shared_queue(guest: &mut Guest<'_>, name: Slice, to: u32) -> CallResult {
     let name = attempt!(bytes(guest, name));
     let reader = Reader { thread: guest.data().thread, context: ROOT };
     let number = guest.data().process.borrow_mut().queues.register(&name, reader);
     Ok(write(guest, to, &number.to_le_bytes()))
 }
 
-fn resolve_shared_queue(guest: &mut Guest<'_>, vm_id: Slice, name: Slice, to: u32) -> Done {
+fn resolve_shared_queue(guest: &mut Guest<'_>, vm_id: Slice, name: Slice, to: u32) -> CallResult {
     let (vm_id, name) = (attempt!(bytes(guest, vm_id)), attempt!(bytes(guest, name)));
     let number = {
         let process = guest.data().process.borrow();
@@ -252,47 +253,47 @@ fn resolve_shared_queue(guest: &mut Guest<'_>, vm_id: Slice, name: Slice, to: u3
     Ok(write(guest, to, &attempt!(number).to_le_bytes()))
 }
 
-fn enqueue_shared_queue(guest: &mut Guest<'_>, queue: u32, message: Slice) -> Done {
+fn enqueue_shared_queue(guest: &mut Guest<'_>, queue: u32, message: Slice) -> CallResult {
     let message = attempt!(bytes(guest, message));
     Ok(guest.data().process.borrow_mut().enqueue(queue, &message))
 }
 
-fn dequeue_shared_queue(guest: &mut Guest<'_>, queue: u32, to: Slice) -> Done {
+fn dequeue_shared_queue(guest: &mut Guest<'_>, queue: u32, to: Slice) -> CallResult {
     let message = guest.data().process.borrow_mut().queues.dequeue(queue);
-    give(guest, &attempt!(message), to)
+    return_bytes(guest, &attempt!(message), to)
 }
 
-fn continue_stream(guest: &mut Guest<'_>, kind: u32) -> Done {
+fn continue_stream(guest: &mut Guest<'_>, kind: u32) -> CallResult {
     match (kind, guest.data().stream().cloned()) {
         (0, Some(stream)) => {
-            // It goes on later, but its headers are out of reach at once.
-            stream.borrow_mut().headers_in_reach = false;
+            // The stream continues when the guest returns, but its headers are inaccessible at once.
+            stream.borrow_mut().headers_accessible = false;
             guest.data_mut().deferred.push((stream, Deferred::Continue));
         }
-        // Nothing here has a response, and a root context has no stream.
+        // Streams of this host have no response, and a root context has no stream.
         (0 | 1, _) => {}
         _ => return Ok(Err(Status::BadArgument)),
     }
-    DONE
+    SUCCESS
 }
 
-fn close_stream(guest: &mut Guest<'_>, kind: u32) -> Done {
+fn close_stream(guest: &mut Guest<'_>, kind: u32) -> CallResult {
     match (kind, guest.data().stream().cloned()) {
         (0 | 1, Some(stream)) => guest.data_mut().deferred.push((stream, Deferred::Reset)),
         (0..=3, _) => {}
         _ => return Ok(Err(Status::BadArgument)),
     }
-    DONE
+    SUCCESS
 }
 
-fn send_local_response(guest: &mut Guest<'_>, status: u32, body: Slice, headers: Slice) -> Done {
+fn send_local_response(guest: &mut Guest<'_>, status: u32, body: Slice, headers: Slice) -> CallResult {
     let (body, headers) = (attempt!(bytes(guest, body)), attempt!(bytes(guest, headers)));
     let status = u16::try_from(status).unwrap_or(500);
     let reply = Reply { status, headers: Headers::decode(&headers), body };
     if let Some(stream) = guest.data().stream().cloned() {
         guest.data_mut().deferred.push((stream, Deferred::Reply(reply)));
     }
-    DONE
+    SUCCESS
 }
 
 fn http_call(
@@ -303,7 +304,7 @@ fn http_call(
     trailers: Slice,
     timeout: u32,
     to: u32,
-) -> Done {
+) -> CallResult {
     let (cluster, headers) = (attempt!(bytes(guest, cluster)), attempt!(bytes(guest, headers)));
     let (body, _) = (attempt!(bytes(guest, body)), attempt!(bytes(guest, trailers)));
     attempt!(write(guest, to, &0_u32.to_le_bytes()));
@@ -313,7 +314,7 @@ fn http_call(
     let timeout = (timeout > 0).then(|| Duration::from_millis(u64::from(timeout)));
     let state = guest.data_mut();
     let token = state.next_call;
-    // The call is the root context's, whoever makes it.
+    // The call belongs to the root context, whichever context makes it.
     let from = (state.thread, state.generation, token);
     let called = state.process.borrow_mut().call(from, &cluster, Headers::decode(&headers), body, timeout);
     attempt!(called);
@@ -321,38 +322,38 @@ fn http_call(
     Ok(write(guest, to, &token.to_le_bytes()))
 }
 
-fn get_status(guest: &mut Guest<'_>, code_to: u32, to: Slice) -> Done {
+fn get_status(guest: &mut Guest<'_>, code_to: u32, to: Slice) -> CallResult {
     attempt!(write(guest, code_to, &0_u32.to_le_bytes()));
-    give(guest, b"", to)
+    return_bytes(guest, b"", to)
 }
 
-fn set_effective_context(guest: &mut Guest<'_>, context: u32) -> Done {
+fn set_effective_context(guest: &mut Guest<'_>, context: u32) -> CallResult {
     let state = guest.data_mut();
     if !state.has_context(context) {
         return Ok(Err(Status::BadArgument));
     }
     state.effective = Some(context);
-    DONE
+    SUCCESS
 }
 
-fn define_metric(guest: &mut Guest<'_>, kind: u32, name: Slice, to: u32) -> Done {
+fn define_metric(guest: &mut Guest<'_>, kind: u32, name: Slice, to: u32) -> CallResult {
     let name = String::from_utf8_lossy(&attempt!(bytes(guest, name))).into_owned();
     let state = guest.data_mut();
     let number = state.process.borrow_mut().metrics.define(&mut state.metrics, kind, name);
     Ok(write(guest, to, &attempt!(number).to_le_bytes()))
 }
 
-fn increment_metric(guest: &mut Guest<'_>, metric: u32, offset: i64) -> Done {
+fn increment_metric(guest: &mut Guest<'_>, metric: u32, offset: i64) -> CallResult {
     let state = guest.data();
     Ok(state.process.borrow_mut().metrics.increment(&state.metrics, metric, offset))
 }
 
-fn record_metric(guest: &mut Guest<'_>, metric: u32, value: u64) -> Done {
+fn record_metric(guest: &mut Guest<'_>, metric: u32, value: u64) -> CallResult {
     let state = guest.data();
     Ok(state.process.borrow_mut().metrics.record(&state.metrics, metric, value))
 }
 
-fn get_metric(guest: &mut Guest<'_>, metric: u32, to: u32) -> Done {
+fn get_metric(guest: &mut Guest<'_>, metric: u32, to: u32) -> CallResult {
     let state = guest.data();
     let value = state.process.borrow_mut().metrics.read(&state.metrics, metric);
     Ok(write(guest, to, &attempt!(value).to_le_bytes()))
@@ -367,7 +368,7 @@ macro_rules! define {
     };
 }
 
-/// Puts all host calls under their names.
+/// Registers all host calls with the linker.
 pub(crate) fn link(linker: &mut Linker<State>) -> Result<()> {
     define! { linker,
         "proxy_log": |guest, level: u32, p: u32, n: u32| log(guest, level, (p, n));
@@ -413,19 +414,19 @@ pub(crate) fn link(linker: &mut Linker<State>) -> Result<()> {
         "proxy_increment_metric": |guest, metric: u32, offset: i64| increment_metric(guest, metric, offset);
         "proxy_record_metric": |guest, metric: u32, value: u64| record_metric(guest, metric, value);
         "proxy_get_metric": |guest, metric: u32, to: u32| get_metric(guest, metric, to);
-        // No context here ever waits to be done.
+        // Contexts of this host never delay their end.
         "proxy_done": |_guest,| Ok(Err(Status::NotFound));
         "proxy_call_foreign_function": |guest, p: u32, n: u32, _ap: u32, _an: u32, _rp: u32, _rn: u32|
             call_foreign_function(guest, (p, n));
         "proxy_grpc_call":
             |_guest, _a: u32, _b: u32, _c: u32, _d: u32, _e: u32, _f: u32, _g: u32, _h: u32, _i: u32, _j: u32, _k: u32, _l: u32|
-            bail!("this host makes no gRPC calls");
+            bail!("this host does not support gRPC calls");
         "proxy_grpc_stream":
             |_guest, _a: u32, _b: u32, _c: u32, _d: u32, _e: u32, _f: u32, _g: u32, _h: u32, _i: u32|
-            bail!("this host makes no gRPC calls");
-        "proxy_grpc_send": |_guest, _a: u32, _b: u32, _c: u32, _d: u32| bail!("this host makes no gRPC calls");
-        "proxy_grpc_cancel": |_guest, _a: u32| bail!("this host makes no gRPC calls");
-        "proxy_grpc_close": |_guest, _a: u32| bail!("this host makes no gRPC calls");
+            bail!("this host does not support gRPC calls");
+        "proxy_grpc_send": |_guest, _a: u32, _b: u32, _c: u32, _d: u32| bail!("this host does not support gRPC calls");
+        "proxy_grpc_cancel": |_guest, _a: u32| bail!("this host does not support gRPC calls");
+        "proxy_grpc_close": |_guest, _a: u32| bail!("this host does not support gRPC calls");
     }
     Ok(())
 }

@@ -1,62 +1,62 @@
-//! Calls that a guest makes: to which cluster, and what comes back.
+//! HTTP calls that a guest makes to clusters, and their responses.
 
 use std::time::Duration;
 
 use crate::headers::Headers;
 use crate::log::Thread;
 
-/// How a cluster takes calls.
+/// How a cluster handles HTTP calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cluster {
-    /// The test answers.
-    Answers,
-    /// The test answers workers; the main thread gets a 503, for no connection can be made from there.
+    /// The test responds.
+    Responds,
+    /// The test responds to workers. The main thread gets a 503, because it cannot connect to an internal listener.
     InternalListener,
-    /// It has no hosts: the call fails at once.
+    /// The cluster has no hosts: the call fails at once.
     NoHosts,
-    /// Nobody listens: a 503 comes on a later turn.
-    Refuses,
+    /// The connection is refused: a 503 follows in a later event.
+    RefusesConnections,
 }
 
-/// A call that waits for its answer.
+/// An HTTP call that waits for its response.
 #[derive(Clone, Debug)]
 pub struct Callout {
     pub(crate) number: u64,
-    /// Who made it.
+    /// The thread that made the call.
     pub thread: Thread,
-    /// Where it goes.
+    /// The cluster that is called.
     pub cluster: String,
-    /// Its headers, `:method`, `:path` and `:authority` among them.
+    /// The request's headers, including `:method`, `:path` and `:authority`.
     pub headers: Headers,
-    /// Its body.
+    /// The request's body.
     pub body: Vec<u8>,
-    /// After this it is answered with a 504. `None` is never.
+    /// The time after which the guest gets a 504. `None` means that the call never times out.
     pub timeout: Option<Duration>,
 }
 
-/// An answer to a call.
+/// The response to an HTTP call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
-    /// With `:status` first.
+    /// The headers, beginning with `:status`.
     pub headers: Headers,
-    /// The whole body.
+    /// The complete body.
     pub body: Vec<u8>,
 }
 
 impl Response {
-    /// A status and a body.
+    /// Creates a response with a status and a body.
     pub fn new(status: u16, body: impl AsRef<[u8]>) -> Self {
         Self { headers: Headers::new([(":status", status.to_string())]), body: body.as_ref().to_vec() }
     }
 
-    /// The same with a header.
+    /// Adds a header.
     #[must_use]
     pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         self.headers.add(name, value);
         self
     }
 
-    /// What Envoy answers for an upstream that cannot be reached or hangs up before it has answered.
+    /// Creates Envoy's response for an upstream that cannot be reached or that closes the connection before it responds.
     pub fn unreachable() -> Self {
         let text = "upstream connect error or disconnect/reset before headers. reset reason: connection termination";
         Self::new(503, text).header("content-type", "text/plain")
@@ -67,13 +67,14 @@ impl Response {
     }
 }
 
-/// A call on its way.
+/// A call in progress.
 pub(crate) struct Pending {
     pub(crate) callout: Callout,
     pub(crate) generation: u64,
-    /// The guest's number for it.
+    /// The guest's id for the call.
     pub(crate) token: u32,
     pub(crate) deadline: Option<Duration>,
-    /// `None` is an answer that broke off: the guest gets neither headers nor body.
-    pub(crate) answer: Option<(Duration, Option<Response>)>,
+    /// When the response arrives, and the response. `None` as the response means that it is aborted: the guest gets neither headers
+    /// nor a body.
+    pub(crate) response: Option<(Duration, Option<Response>)>,
 }

@@ -1,4 +1,4 @@
-//! The host: threads with their VMs, streams on them, and whose turn it is.
+//! The host: its threads with their VMs and streams, and the events that a test can deliver.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -11,71 +11,71 @@ use crate::metrics::Metric;
 use crate::module::Module;
 use crate::process::Process;
 use crate::settings::{FailurePolicy, Settings};
-use crate::stream::{self, Outcome, Record, Reply, Request};
+use crate::stream::{self, Record, Reply, Request, StreamState};
 use crate::vm::{StartFailure, Trapped, Vm};
 
-/// An Envoy process with the module in it. A clone is the same process.
+/// An Envoy process that runs the module. Clones share one process.
 #[derive(Clone)]
 pub struct Host(Rc<Inner>);
 
 struct Inner {
     module: Module,
     process: Rc<RefCell<Process>>,
-    main: RefCell<Seat>,
-    workers: Vec<RefCell<Seat>>,
+    main: RefCell<VmSlot>,
+    workers: Vec<RefCell<VmSlot>>,
     generations: Cell<u64>,
 }
 
-/// A thread's place for a VM.
+/// A thread's VM, if it has one.
 #[derive(Default)]
-struct Seat {
+struct VmSlot {
     vm: Option<Vm>,
     reloaded_at: Option<Duration>,
 }
 
-/// Why Envoy would not start.
+/// Why the host did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The module returned false from `on_vm_start` or `on_configure`.
-    #[error("the module refused its configuration:\n{log}")]
-    Refused {
-        /// All that was logged.
+    #[error("the module rejected its configuration:\n{log}")]
+    Rejected {
+        /// The log.
         log: String,
     },
     /// The module trapped.
-    #[error("the module trapped as it was configured:\n{log}")]
+    #[error("the module trapped while it was configured:\n{log}")]
     Trapped {
-        /// All that was logged.
+        /// The log.
         log: String,
     },
 }
 
-/// Something that can happen next. Which of them does is the test's choice.
+/// An event that the host can deliver next. The test selects one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Turn {
-    /// The oldest of the thread's messages to itself: something is in this queue.
+pub enum Event {
+    /// A shared queue has a message. Each thread receives these events in order.
     QueueReady {
-        /// Whose turn it is.
+        /// The thread that handles the event.
         thread: Thread,
-        /// The queue's number.
+        /// The queue's id.
         queue: u32,
     },
-    /// The answer to a call has arrived.
-    Answer {
-        /// Whose turn it is.
+    /// The response to an HTTP call has arrived.
+    CallResponse {
+        /// The thread that handles the event.
         thread: Thread,
-        /// Which call: its number in the order in which calls were made.
+        /// The call's number, in the order in which calls were made.
         call: u64,
     },
-    /// The root context's timer has run out.
+    /// The root context's timer has fired.
     Tick {
-        /// Whose turn it is.
+        /// The thread that handles the event.
         thread: Thread,
     },
 }
 
-/// One turn after the other, and no end: the module keeps itself awake.
-const TOO_MANY_TURNS: usize = 1_000_000;
+/// The number of events after which `run_until_idle` panics, because the module never becomes idle.
+const MAX_EVENTS: usize = 1_000_000;
 
 impl Host {
     pub(crate) fn start(module: &Module, settings: Settings) -> Result<Self, StartError> {
@@ -87,19 +87,19 @@ impl Host {
             workers,
             generations: Cell::new(0),
         }));
-        host.make(Thread::Canary)?;
+        host.start_vm(Thread::Canary)?;
         for thread in host.threads() {
-            let vm = host.make(thread)?;
-            host.seat(thread).borrow_mut().vm = Some(vm);
+            let vm = host.start_vm(thread)?;
+            host.slot(thread).borrow_mut().vm = Some(vm);
         }
         Ok(host)
     }
 
-    fn make(&self, thread: Thread) -> Result<Vm, StartError> {
+    fn start_vm(&self, thread: Thread) -> Result<Vm, StartError> {
         self.new_vm(thread).map_err(|failure| {
             let log = self.log_text();
             match failure {
-                StartFailure::Refused => StartError::Refused { log },
+                StartFailure::Rejected => StartError::Rejected { log },
                 StartFailure::Trapped => StartError::Trapped { log },
             }
         })
@@ -116,60 +116,60 @@ impl Host {
         std::iter::once(Thread::Main).chain((0..self.0.workers.len()).map(Thread::Worker))
     }
 
-    fn seat(&self, thread: Thread) -> &RefCell<Seat> {
+    fn slot(&self, thread: Thread) -> &RefCell<VmSlot> {
         match thread {
-            // The canary is gone; what it left for itself reaches the main thread.
+            // The canary VM is dropped after its configuration; its events reach the main thread's VM.
             Thread::Canary | Thread::Main => &self.0.main,
             Thread::Worker(number) => &self.0.workers[number],
         }
     }
 
-    /// The worker of this number, from 0.
+    /// Returns the worker with this index.
     ///
     /// # Panics
-    /// When there are not that many.
+    /// When the index is out of range.
     pub fn worker(&self, number: usize) -> Worker<'_> {
         assert!(number < self.0.workers.len(), "there are {} workers", self.0.workers.len());
         Worker { host: self, thread: Thread::Worker(number) }
     }
 
-    /// The main thread, where requests never are.
+    /// Returns the main thread, which handles no requests.
     pub fn main_thread(&self) -> Worker<'_> {
         Worker { host: self, thread: Thread::Main }
     }
 
-    /// The calls that wait for an answer, oldest first.
+    /// Returns the HTTP calls that wait for a response, oldest first.
     pub fn callouts(&self) -> Vec<Callout> {
         let process = self.0.process.borrow();
-        process.callouts.values().filter(|call| call.answer.is_none()).map(|call| call.callout.clone()).collect()
+        process.callouts.values().filter(|call| call.response.is_none()).map(|call| call.callout.clone()).collect()
     }
 
-    /// Answers a call; the module hears of it on a later turn. Nothing happens when nobody waits for it any more.
-    pub fn answer(&self, callout: &Callout, response: Response) {
-        self.answer_after(callout, Duration::ZERO, response);
+    /// Responds to an HTTP call; the module receives the response in a later event. Does nothing when the call has ended already.
+    pub fn respond(&self, callout: &Callout, response: Response) {
+        self.respond_after(callout, Duration::ZERO, response);
     }
 
-    /// The same, some time from now. A call that times out before then is answered by its timeout.
-    pub fn answer_after(&self, callout: &Callout, delay: Duration, response: Response) {
-        self.settle(callout, delay, Some(response));
+    /// Responds to an HTTP call after a delay. When the call times out before, its timeout is the response.
+    pub fn respond_after(&self, callout: &Callout, delay: Duration, response: Response) {
+        self.set_response(callout, delay, Some(response));
     }
 
-    /// Breaks an answer off in its middle: the module is told of no header and no body.
-    pub fn cut(&self, callout: &Callout) {
-        self.settle(callout, Duration::ZERO, None);
+    /// Aborts a response before it is complete: the module receives no headers and no body.
+    pub fn abort_response(&self, callout: &Callout) {
+        self.set_response(callout, Duration::ZERO, None);
     }
 
-    fn settle(&self, callout: &Callout, delay: Duration, response: Option<Response>) {
+    fn set_response(&self, callout: &Callout, delay: Duration, response: Option<Response>) {
         let mut process = self.0.process.borrow_mut();
         let at = process.now + delay;
         if let Some(pending) = process.callouts.get_mut(&callout.number)
-            && pending.answer.is_none()
+            && pending.response.is_none()
         {
-            pending.answer = Some((at, response));
+            pending.response = Some((at, response));
         }
     }
 
-    /// Changes how a cluster takes calls; `None` takes the cluster away.
+    /// Changes how a cluster handles HTTP calls; `None` removes the cluster.
     pub fn set_cluster(&self, name: &str, kind: Option<Cluster>) {
         let clusters = &mut self.0.process.borrow_mut().settings.clusters;
         match kind {
@@ -178,79 +178,78 @@ impl Host {
         };
     }
 
-    /// All that can happen now, in no order that a test may count on, but the same in every run.
-    pub fn turns(&self) -> Vec<Turn> {
+    /// Returns all events that can be delivered now. Their order is unspecified, but the same in every run.
+    pub fn ready_events(&self) -> Vec<Event> {
         let process = self.0.process.borrow();
-        let mut turns: Vec<Turn> = Vec::new();
+        let mut events: Vec<Event> = Vec::new();
         for post in &process.posts {
             let thread = post.thread;
             let earlier =
-                turns.iter().any(|turn| matches!(turn, Turn::QueueReady { thread: other, .. } if *other == thread));
+                events.iter().any(|event| matches!(event, Event::QueueReady { thread: other, .. } if *other == thread));
             if !earlier {
-                turns.push(Turn::QueueReady { thread, queue: post.queue });
+                events.push(Event::QueueReady { thread, queue: post.queue });
             }
         }
-        for (call, Pending { callout, answer, .. }) in &process.callouts {
-            if answer.as_ref().is_some_and(|(at, _)| *at <= process.now) {
-                turns.push(Turn::Answer { thread: callout.thread, call: *call });
+        for (call, Pending { callout, response, .. }) in &process.callouts {
+            if response.as_ref().is_some_and(|(at, _)| *at <= process.now) {
+                events.push(Event::CallResponse { thread: callout.thread, call: *call });
             }
         }
         for thread in self.threads() {
-            let seat = self.seat(thread).borrow();
-            if seat.vm.as_ref().and_then(Vm::tick_at).is_some_and(|at| at <= process.now) {
-                turns.push(Turn::Tick { thread });
+            let slot = self.slot(thread).borrow();
+            if slot.vm.as_ref().and_then(Vm::tick_at).is_some_and(|at| at <= process.now) {
+                events.push(Event::Tick { thread });
             }
         }
-        turns
+        events
     }
 
-    /// Lets one thing happen. Returns whether it still could.
-    pub fn take(&self, turn: Turn) -> bool {
-        if !self.turns().contains(&turn) {
+    /// Delivers one event. Returns `false` when it is no longer possible.
+    pub fn deliver(&self, event: Event) -> bool {
+        if !self.ready_events().contains(&event) {
             return false;
         }
-        match turn {
-            Turn::QueueReady { thread, .. } => {
+        match event {
+            Event::QueueReady { thread, .. } => {
                 let post = {
                     let mut process = self.0.process.borrow_mut();
-                    let place = process.posts.iter().position(|post| post.thread == thread);
-                    place.and_then(|place| process.posts.remove(place))
+                    let index = process.posts.iter().position(|post| post.thread == thread);
+                    index.and_then(|index| process.posts.remove(index))
                 };
                 if let Some(post) = post {
                     self.enter(thread, |vm| vm.queue_ready(post.context, post.queue));
                 }
             }
-            Turn::Answer { thread, call } => {
+            Event::CallResponse { thread, call } => {
                 let pending = self.0.process.borrow_mut().callouts.remove(&call);
-                if let Some(Pending { token, answer: Some((_, answer)), generation, .. }) = pending {
-                    self.enter(
-                        thread,
-                        |vm| if vm.generation() == generation { vm.answer(token, answer) } else { Ok(()) },
-                    );
+                if let Some(Pending { token, response: Some((_, response)), generation, .. }) = pending {
+                    self.enter(thread, |vm| {
+                        if vm.generation() == generation { vm.respond(token, response) } else { Ok(()) }
+                    });
                 }
             }
-            Turn::Tick { thread } => {
+            Event::Tick { thread } => {
                 self.enter(thread, Vm::tick);
             }
         }
         true
     }
 
-    /// Lets everything happen that can, oldest first, until nothing can.
+    /// Delivers events until none is left.
     ///
     /// # Panics
-    /// When there is no end to it.
+    /// When the module never becomes idle.
     pub fn run_until_idle(&self) {
-        for _ in 0..TOO_MANY_TURNS {
-            match self.turns().first() {
-                Some(turn) => self.take(*turn),
+        for _ in 0..MAX_EVENTS {
+            match self.ready_events().first() {
+                Some(event) => self.deliver(*event),
                 None => return,
             };
         }
-        panic!("the module never comes to rest");
+        panic!("the module never becomes idle");
     }
 
-    /// Lets time pass, and everything happen that can meanwhile.
+    /// Advances the clock and delivers the events that occur in this time.
     pub fn advance(&self, time: Duration) {
         let target = self.now() + time;
         self.run_until_idle();
@@ -261,7 +260,7 @@ impl Host {
         self.move_to(target);
     }
 
-    /// Lets time pass, while every thread is busy elsewhere: what can happen then is in [`Host::turns`].
+    /// Advances the clock without delivering events, as if every thread were busy. [`Host::ready_events`] then returns them.
     pub fn elapse(&self, time: Duration) {
         let target = self.now() + time;
         while let Some(next) = self.next_timer().filter(|next| *next <= target) {
@@ -270,34 +269,34 @@ impl Host {
         self.move_to(target);
     }
 
-    /// How long it is since the host started.
+    /// The time since the host started.
     pub fn now(&self) -> Duration {
         self.0.process.borrow().now
     }
 
-    /// What the wall clock shows.
+    /// The wall-clock time.
     pub fn wall_clock(&self) -> SystemTime {
         self.0.process.borrow().wall
     }
 
-    /// Sets the wall clock. Timers run on.
+    /// Sets the wall clock. Timers are not affected.
     pub fn set_wall_clock(&self, time: SystemTime) {
         self.0.process.borrow_mut().wall = time;
     }
 
-    /// When a timer runs out next, on the clock of [`Host::now`]: a tick, a timeout, or an answer on its way.
+    /// The time of the next timer on the clock of [`Host::now`]: a tick, a timeout or a delayed response.
     pub fn next_timer(&self) -> Option<Duration> {
         let process = self.0.process.borrow();
-        let ticks = self.threads().filter_map(|thread| self.seat(thread).borrow().vm.as_ref()?.tick_at());
+        let ticks = self.threads().filter_map(|thread| self.slot(thread).borrow().vm.as_ref()?.tick_at());
         let calls = process.callouts.values().filter_map(|call| {
-            let answer = call.answer.as_ref().map(|(at, _)| *at);
-            answer.into_iter().chain(call.deadline).min()
+            let response = call.response.as_ref().map(|(at, _)| *at);
+            response.into_iter().chain(call.deadline).min()
         });
         let idle = process.idle.keys().map(|(at, _)| *at).next();
         ticks.chain(calls).chain(idle).filter(|at| *at > process.now).min()
     }
 
-    /// Moves the clocks, and does what Envoy's own timers do then.
+    /// Advances the clocks and runs Envoy's own timers: timeouts of calls and idle timeouts of streams.
     fn move_to(&self, time: Duration) {
         let idle = {
             let mut process = self.0.process.borrow_mut();
@@ -306,16 +305,16 @@ impl Host {
             process.wall += passed;
             for call in process.callouts.values_mut() {
                 if let Some(deadline) = call.deadline.filter(|deadline| *deadline <= time)
-                    && call.answer.as_ref().is_none_or(|(at, _)| *at > deadline)
+                    && call.response.as_ref().is_none_or(|(at, _)| *at > deadline)
                 {
-                    call.answer = Some((deadline, Some(Response::timed_out())));
+                    call.response = Some((deadline, Some(Response::timed_out())));
                 }
             }
             let later = process.idle.split_off(&(time, u64::MAX));
             std::mem::replace(&mut process.idle, later)
         };
         for stream in idle.into_values() {
-            if stream.borrow().outcome == Outcome::Paused {
+            if stream.borrow().state == StreamState::Paused {
                 let status = if stream.borrow().request.end_of_stream { 504 } else { 408 };
                 stream.borrow_mut().reply(Reply::text(status, "stream timeout"));
                 self.end(&stream);
@@ -323,33 +322,33 @@ impl Host {
         }
     }
 
-    /// Calls into a thread's VM, if it has one. When it traps, it has one no more.
+    /// Calls a thread's VM, if it has one, and drops the VM when it traps.
     fn enter(&self, thread: Thread, call: impl FnOnce(&mut Vm) -> Result<(), Trapped>) -> bool {
-        let mut seat = self.seat(thread).borrow_mut();
-        let Some(vm) = &mut seat.vm else { return false };
+        let mut slot = self.slot(thread).borrow_mut();
+        let Some(vm) = &mut slot.vm else { return false };
         if call(vm).is_err() {
-            self.bury(thread, &mut seat);
+            self.drop_vm(thread, &mut slot);
         }
         true
     }
 
-    /// A VM is dead: nobody hears the answers to its calls.
-    fn bury(&self, thread: Thread, seat: &mut Seat) {
-        seat.vm = None;
+    /// Drops a VM and its pending HTTP calls, whose responses no context can receive.
+    fn drop_vm(&self, thread: Thread, slot: &mut VmSlot) {
+        slot.vm = None;
         self.0.process.borrow_mut().callouts.retain(|_, call| call.callout.thread != thread);
     }
 
     fn end(&self, stream: &stream::Shared) {
-        let Some(place) = stream.borrow().place else { return };
-        self.enter(place.thread, |vm| {
-            if vm.generation() == place.generation { vm.end_stream(place.context) } else { Ok(()) }
+        let Some(location) = stream.borrow().location else { return };
+        self.enter(location.thread, |vm| {
+            if vm.generation() == location.generation { vm.end_stream(location.context) } else { Ok(()) }
         });
-        stream.borrow_mut().place = None;
+        stream.borrow_mut().location = None;
     }
 
-    /// Makes a new VM in place of a dead one, where the policy says so. Returns whether there is one.
-    fn revive(&self, thread: Thread) -> bool {
-        if self.seat(thread).borrow().vm.is_some() {
+    /// Replaces a VM that trapped, if the failure policy allows it. Returns whether the thread has a VM.
+    fn ensure_vm(&self, thread: Thread) -> bool {
+        if self.slot(thread).borrow().vm.is_some() {
             return true;
         }
         let (policy, now) = {
@@ -357,56 +356,56 @@ impl Host {
             (process.settings.failure_policy, process.now)
         };
         let FailurePolicy::Reload(back_off) = policy else { return false };
-        let mut seat = self.seat(thread).borrow_mut();
-        if seat.reloaded_at.is_some_and(|at| now < at + back_off) {
+        let mut slot = self.slot(thread).borrow_mut();
+        if slot.reloaded_at.is_some_and(|at| now < at + back_off) {
             return false;
         }
-        seat.reloaded_at = Some(now);
-        seat.vm = self.new_vm(thread).ok();
-        seat.vm.is_some()
+        slot.reloaded_at = Some(now);
+        slot.vm = self.new_vm(thread).ok();
+        slot.vm.is_some()
     }
 
     fn request(&self, thread: Thread, request: Request) -> Stream {
         let record = Rc::new(RefCell::new(Record::new(request)));
-        if self.revive(thread) {
+        if self.ensure_vm(thread) {
             let mut trapped = false;
             self.enter(thread, |vm| vm.request(&record).inspect_err(|_| trapped = true));
-            if trapped && record.borrow().outcome == Outcome::Paused {
+            if trapped && record.borrow().state == StreamState::Paused {
                 record.borrow_mut().reply(Reply::text(503, ""));
             }
         } else if self.0.process.borrow().settings.failure_policy == FailurePolicy::Open {
             let cluster = (self.0.process.borrow().settings.route)(&record.borrow().request.headers);
-            record.borrow_mut().pass(cluster);
+            record.borrow_mut().forward(cluster);
         } else {
             record.borrow_mut().reply(Reply::text(503, ""));
         }
-        if record.borrow().outcome == Outcome::Paused {
-            self.0.process.borrow_mut().watch(&record);
+        if record.borrow().state == StreamState::Paused {
+            self.0.process.borrow_mut().start_idle_timeout(&record);
         }
         Stream { host: self.clone(), record }
     }
 
-    /// All that was logged.
+    /// Returns all log lines.
     pub fn log(&self) -> Vec<LogLine> {
         self.0.process.borrow().log.clone()
     }
 
-    /// The same as text.
+    /// Returns all log lines as text.
     pub fn log_text(&self) -> String {
         self.0.process.borrow().log.iter().map(|line| format!("{line}\n")).collect()
     }
 
-    /// Forgets what was logged.
+    /// Clears the log.
     pub fn clear_log(&self) {
         self.0.process.borrow_mut().log.clear();
     }
 
-    /// A value in the memory that all VMs share.
+    /// Returns a value of the shared data.
     pub fn shared_data(&self, name: &str) -> Option<Vec<u8>> {
         self.0.process.borrow().shared_data.get(name.as_bytes()).ok().map(|(value, _)| value)
     }
 
-    /// A metric, by its name as the module defined it.
+    /// Returns the metric that the module defined with this name.
     pub fn metric(&self, name: &str) -> Option<Metric> {
         self.0.process.borrow().metrics.get(name)
     }
@@ -414,11 +413,15 @@ impl Host {
 
 impl fmt::Debug for Host {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Host").field("now", &self.now()).field("turns", &self.turns()).finish_non_exhaustive()
+        formatter
+            .debug_struct("Host")
+            .field("now", &self.now())
+            .field("ready_events", &self.ready_events())
+            .finish_non_exhaustive()
     }
 }
 
-/// A thread with a VM.
+/// A thread that has a VM: a worker or the main thread.
 #[derive(Clone, Copy, Debug)]
 pub struct Worker<'a> {
     host: &'a Host,
@@ -426,56 +429,56 @@ pub struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    /// A request arrives here, and the filter looks at its headers.
+    /// Delivers a request's headers to the filter on this thread.
     pub fn request(&self, request: impl Into<Request>) -> Stream {
         self.host.request(self.thread, request.into())
     }
 
-    /// Ends its VM as a trap does.
+    /// Drops the VM as a trap does.
     pub fn kill(&self) {
-        self.host.bury(self.thread, &mut self.host.seat(self.thread).borrow_mut());
+        self.host.drop_vm(self.thread, &mut self.host.slot(self.thread).borrow_mut());
     }
 
-    /// Whether it has a VM that has not trapped.
+    /// Whether the thread has a VM that has not trapped.
     pub fn is_alive(&self) -> bool {
-        self.host.seat(self.thread).borrow().vm.is_some()
+        self.host.slot(self.thread).borrow().vm.is_some()
     }
 
     /// The size of the VM's linear memory, in bytes.
     pub fn memory(&self) -> usize {
-        self.host.seat(self.thread).borrow().vm.as_ref().map_or(0, Vm::memory)
+        self.host.slot(self.thread).borrow().vm.as_ref().map_or(0, Vm::memory)
     }
 
-    /// How many streams the VM knows.
+    /// The number of streams in the VM.
     pub fn streams(&self) -> usize {
-        self.host.seat(self.thread).borrow().vm.as_ref().map_or(0, Vm::streams)
+        self.host.slot(self.thread).borrow().vm.as_ref().map_or(0, Vm::streams)
     }
 
-    /// The fuel that the VM has used since this was asked last: about one for each instruction. Needs
+    /// The fuel that the VM has used since the last call, about one unit per instruction. Requires
     /// [`Module::metered`].
     pub fn fuel(&self) -> u64 {
-        self.host.seat(self.thread).borrow_mut().vm.as_mut().map_or(0, Vm::take_fuel)
+        self.host.slot(self.thread).borrow_mut().vm.as_mut().map_or(0, Vm::take_fuel)
     }
 }
 
-/// A request on its way.
+/// The stream of a request.
 pub struct Stream {
     host: Host,
     record: stream::Shared,
 }
 
 impl Stream {
-    /// What has become of it so far.
-    pub fn outcome(&self) -> Outcome {
-        self.record.borrow().outcome.clone()
+    /// The current state of the stream.
+    pub fn state(&self) -> StreamState {
+        self.record.borrow().state.clone()
     }
 
-    /// The upstream has answered; or, where it still waits, the client has left. The filter hears of it.
+    /// Ends the stream and notifies the filter. A paused stream ends as if the client had disconnected.
     pub fn end(&self) {
         {
             let mut record = self.record.borrow_mut();
-            if record.outcome == Outcome::Paused {
-                record.outcome = Outcome::Reset;
+            if record.state == StreamState::Paused {
+                record.state = StreamState::Reset;
             }
         }
         self.host.end(&self.record);
@@ -484,6 +487,6 @@ impl Stream {
 
 impl fmt::Debug for Stream {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_tuple("Stream").field(&self.outcome()).finish()
+        formatter.debug_tuple("Stream").field(&self.state()).finish()
     }
 }

@@ -1,11 +1,11 @@
-//! Envoy's threads, and the lines that they log.
+//! Envoy's threads and their log lines.
 
 use std::fmt;
 
-/// A thread of Envoy's that has a VM.
+/// A thread of Envoy that has a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Thread {
-    /// The main thread's first VM, which is only configured.
+    /// The main thread's canary VM, which only validates the configuration.
     Canary,
     /// The main thread.
     Main,
@@ -33,14 +33,14 @@ impl LogLevel {
     }
 }
 
-/// A line of the log.
+/// A log line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLine {
-    /// Whose VM it is about.
+    /// The thread of the VM that logged it.
     pub thread: Thread,
-    /// How bad it is.
+    /// The severity.
     pub level: LogLevel,
-    /// What it says.
+    /// The message.
     pub text: String,
 }
 

@@ -1,21 +1,21 @@
-//! Metrics: process-wide by name, and by numbers of its own in each VM.
+//! Metrics: shared by name in the process, and identified by VM-specific ids.
 
 use std::collections::{BTreeMap, HashMap};
 
 use crate::status::Status;
 
-/// All metrics of a process. Every VM that defines one of the same name writes the same one.
+/// All metrics of a process. VMs that define a metric of the same name share it.
 #[derive(Default)]
 pub(crate) struct Metrics(BTreeMap<String, Metric>);
 
 /// A metric's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Metric {
-    /// Only rises.
+    /// A value that only increases.
     Counter(u64),
-    /// What was written last.
+    /// The last value that was set.
     Gauge(u64),
-    /// All that was recorded, in order.
+    /// All recorded values, in order.
     Histogram(Vec<u64>),
 }
 
@@ -25,7 +25,7 @@ pub(crate) struct Defined {
     names: HashMap<u32, String>,
 }
 
-/// The lower two bits of a metric's number tell its kind.
+/// The mask of a metric id's lower two bits, which encode its type.
 const KIND: u32 = 0b11;
 
 impl Metrics {
@@ -67,7 +67,7 @@ impl Metrics {
         Ok(())
     }
 
-    /// A histogram has no value to read.
+    /// Reads a counter or a gauge; a histogram cannot be read.
     pub(crate) fn read(&mut self, defined: &Defined, number: u32) -> Result<u64, Status> {
         match self.metric(defined, number) {
             Some(Metric::Counter(value) | Metric::Gauge(value)) => Ok(*value),

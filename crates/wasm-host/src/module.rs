@@ -1,4 +1,4 @@
-//! A compiled module: made once, used by any number of hosts.
+//! A compiled module, which any number of hosts can share.
 
 use std::sync::Arc;
 
@@ -17,14 +17,14 @@ struct Compiled {
     metered: bool,
 }
 
-/// Why a module cannot be used.
+/// Why a module cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum ModuleError {
-    /// It is no WebAssembly, or imports what no Envoy has.
+    /// The module is not valid WebAssembly, or imports a function that Envoy does not have.
     #[error("the module cannot be loaded: {0:#}")]
     Load(wasmtime::Error),
-    /// It has no `proxy_abi_version_0_2_…` to show.
-    #[error("the module exports no proxy-wasm ABI version that this host knows")]
+    /// The module exports no supported `proxy_abi_version_…`.
+    #[error("the module exports neither proxy_abi_version_0_2_0 nor proxy_abi_version_0_2_1")]
     Abi,
 }
 
@@ -32,12 +32,12 @@ impl Module {
     /// Compiles a module.
     ///
     /// # Errors
-    /// When Envoy would not load it either.
+    /// When Envoy would not load the module either.
     pub fn new(bytes: &[u8]) -> Result<Self, ModuleError> {
         Self::compile(bytes, false)
     }
 
-    /// The same, with every instruction counted: slower. See [`Worker::fuel`](crate::Worker::fuel).
+    /// Compiles a module that counts its instructions, which makes it slower. See [`Worker::fuel`](crate::Worker::fuel).
     ///
     /// # Errors
     /// As [`Module::new`].

@@ -1,4 +1,4 @@
-//! What all VMs of one Envoy process share, and the clock.
+//! The state that all VMs of one Envoy process share, including the clock.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, SystemTime};
@@ -13,19 +13,19 @@ use crate::shared_queue::{Reader, SharedQueues};
 use crate::status::Status;
 use crate::stream;
 
-/// A message of one thread's event loop to itself.
+/// A callback that is posted to a thread's event loop.
 pub(crate) struct Post {
     pub(crate) thread: Thread,
     pub(crate) context: u32,
     pub(crate) queue: u32,
 }
 
-/// What all VMs share.
+/// The state of an Envoy process.
 pub(crate) struct Process {
     pub(crate) settings: Settings,
-    /// Since the host started. Never goes back.
+    /// The time since the host started (monotonic).
     pub(crate) now: Duration,
-    /// What the wall clock shows now; it can be set.
+    /// The wall-clock time, which a test can set.
     pub(crate) wall: SystemTime,
     pub(crate) shared_data: SharedData,
     pub(crate) queues: SharedQueues,
@@ -33,10 +33,10 @@ pub(crate) struct Process {
     pub(crate) log: Vec<LogLine>,
     pub(crate) posts: VecDeque<Post>,
     pub(crate) callouts: BTreeMap<u64, Pending>,
-    made_callouts: u64,
-    /// The streams that wait, by when they end for want of movement.
+    callout_count: u64,
+    /// The paused streams by the time of their idle timeout.
     pub(crate) idle: BTreeMap<(Duration, u64), stream::Shared>,
-    made_streams: u64,
+    stream_count: u64,
 }
 
 impl Process {
@@ -51,9 +51,9 @@ impl Process {
             log: Vec::new(),
             posts: VecDeque::new(),
             callouts: BTreeMap::new(),
-            made_callouts: 0,
+            callout_count: 0,
             idle: BTreeMap::new(),
-            made_streams: 0,
+            stream_count: 0,
         }
     }
 
@@ -63,14 +63,14 @@ impl Process {
         }
     }
 
-    /// Puts a message into a queue and wakes its reader, on a later turn.
+    /// Adds a message to a queue and posts a callback to its reader.
     pub(crate) fn enqueue(&mut self, queue: u32, message: &[u8]) -> Result<(), Status> {
         let Reader { thread, context } = self.queues.enqueue(queue, message)?;
         self.posts.push_back(Post { thread, context, queue });
         Ok(())
     }
 
-    /// Sends a call off.
+    /// Starts an HTTP call.
     pub(crate) fn call(
         &mut self,
         (thread, generation, token): (Thread, u64, u32),
@@ -84,30 +84,30 @@ impl Process {
         if [":method", ":path", ":authority"].iter().any(|name| headers.get(name).is_none()) {
             return Err(Status::BadArgument);
         }
-        let answer = match kind {
+        let response = match kind {
             Cluster::NoHosts => return Err(Status::InternalFailure),
-            Cluster::Refuses => Some((self.now, Some(Response::unreachable()))),
+            Cluster::RefusesConnections => Some((self.now, Some(Response::unreachable()))),
             Cluster::InternalListener if !matches!(thread, Thread::Worker(_)) => {
                 Some((self.now, Some(Response::unreachable())))
             }
-            Cluster::InternalListener | Cluster::Answers => None,
+            Cluster::InternalListener | Cluster::Responds => None,
         };
         if !body.is_empty() {
             headers.replace("content-length", body.len().to_string());
         }
-        self.made_callouts += 1;
-        let number = self.made_callouts;
+        self.callout_count += 1;
+        let number = self.callout_count;
         let callout = Callout { number, thread, cluster: cluster.to_owned(), headers, body, timeout };
         let deadline = timeout.map(|timeout| self.now + timeout);
-        self.callouts.insert(number, Pending { callout, generation, token, deadline, answer });
+        self.callouts.insert(number, Pending { callout, generation, token, deadline, response });
         Ok(())
     }
 
-    /// Watches a stream that waits.
-    pub(crate) fn watch(&mut self, stream: &stream::Shared) {
-        self.made_streams += 1;
+    /// Starts the idle timeout of a paused stream.
+    pub(crate) fn start_idle_timeout(&mut self, stream: &stream::Shared) {
+        self.stream_count += 1;
         let at = self.now + self.settings.stream_idle_timeout;
         stream.borrow_mut().idle_at = Some(at);
-        self.idle.insert((at, self.made_streams), stream.clone());
+        self.idle.insert((at, self.stream_count), stream.clone());
     }
 }

@@ -1,4 +1,4 @@
-//! What an operator writes into Envoy's configuration.
+//! The settings of a host, as an operator writes them in Envoy's configuration.
 
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
@@ -8,25 +8,25 @@ use crate::callout::Cluster;
 use crate::headers::Headers;
 use crate::log::LogLevel;
 
-/// What becomes of a worker whose VM has trapped.
+/// How a worker handles requests after its VM has trapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailurePolicy {
-    /// It answers 503 for ever.
+    /// `FAIL_CLOSED`: every request gets a 503.
     Closed,
-    /// It lets every request pass without the filter.
+    /// `FAIL_OPEN`: every request bypasses the filter.
     Open,
-    /// The next request has a new VM made, but only once in this time; in between it answers 503.
+    /// `FAIL_RELOAD`: the next request creates a new VM, at most once per back-off; until then requests get a 503.
     Reload(Duration),
 }
 
 impl FailurePolicy {
-    /// `FAIL_RELOAD` with Envoy's own back-off.
+    /// `FAIL_RELOAD` with Envoy's default back-off.
     pub const RELOAD: Self = Self::Reload(Duration::from_secs(1));
 }
 
 type Route = Rc<dyn Fn(&Headers) -> Option<String>>;
 
-/// Everything that does not change while the host runs, except for the clusters.
+/// The settings of a host. Only the clusters can change while it runs.
 #[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) configuration: Vec<u8>,

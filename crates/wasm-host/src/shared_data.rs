@@ -1,14 +1,14 @@
-//! Memory that all VMs of a process share: `shared_data.cc` of Envoy's proxy-wasm host, with its oddities.
+//! Shared data of all VMs of a process, with the quirks of `shared_data.cc` in Envoy's proxy-wasm host.
 
 use std::collections::HashMap;
 
 use crate::status::Status;
 
-/// Values by name. A name never goes away: a guest that removes one stores an empty value.
+/// Values by key. Keys are never removed: a guest that removes one stores an empty value.
 #[derive(Default)]
 pub(crate) struct SharedData {
     values: HashMap<Vec<u8>, (Vec<u8>, u32)>,
-    /// One row of numbers for all names.
+    /// The last CAS number; one sequence for all keys.
     last_cas: u32,
 }
 
@@ -17,11 +17,11 @@ impl SharedData {
         self.values.get(name).cloned().ok_or(Status::NotFound)
     }
 
-    /// A name that is not there takes any value, whatever the number given; number 0 sets without looking.
+    /// Sets a value. A missing key accepts any CAS number, and CAS number 0 sets unconditionally.
     pub(crate) fn set(&mut self, name: &[u8], value: &[u8], cas: u32) -> Result<(), Status> {
-        if let Some((_, present)) = self.values.get(name)
+        if let Some((_, current)) = self.values.get(name)
             && cas != 0
-            && cas != *present
+            && cas != *current
         {
             return Err(Status::CasMismatch);
         }

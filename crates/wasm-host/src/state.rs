@@ -1,4 +1,4 @@
-//! What belongs to one VM and can be reached from its host calls.
+//! The state of one VM that its host calls can access.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -13,29 +13,29 @@ use crate::metrics::Defined;
 use crate::process::Process;
 use crate::stream::{self, Reply};
 
-/// The root context's number. Streams have those that follow.
+/// The root context's id. Streams get the ids that follow.
 pub(crate) const ROOT: u32 = 1;
 
-/// One VM's.
+/// The state of one VM.
 pub(crate) struct State {
     pub(crate) process: Rc<RefCell<Process>>,
     pub(crate) thread: Thread,
     pub(crate) generation: u64,
     pub(crate) memory: Option<Memory>,
     pub(crate) allocate: Option<TypedFunc<u32, u32>>,
-    /// `_initialize` runs: the proxy cannot be called yet.
+    /// Whether `_initialize` is running, during which host calls are restricted.
     pub(crate) initialising: bool,
-    /// The root context is being configured: only then its configuration can be read.
+    /// Whether `proxy_on_configure` is running, the only time at which the plugin's configuration can be read.
     pub(crate) configuring: bool,
     pub(crate) current: u32,
-    /// What `set_effective_context` chose, until the guest returns.
+    /// The context that `set_effective_context` selected, until the guest returns.
     pub(crate) effective: Option<u32>,
     pub(crate) streams: HashMap<u32, stream::Shared>,
     pub(crate) next_context: u32,
     pub(crate) next_call: u32,
-    /// The answer that is being told to the root context.
-    pub(crate) answer: Option<Response>,
-    /// What happens to streams as soon as the guest has returned.
+    /// The response that is being delivered to the root context.
+    pub(crate) response: Option<Response>,
+    /// The actions on streams that run when the guest returns.
     pub(crate) deferred: Vec<(stream::Shared, Deferred)>,
     pub(crate) tick_period: Duration,
     pub(crate) tick_at: Option<Duration>,
@@ -44,7 +44,7 @@ pub(crate) struct State {
     pub(crate) limits: StoreLimits,
 }
 
-/// What a guest wants done to a stream.
+/// An action on a stream that runs when the guest returns.
 pub(crate) enum Deferred {
     Continue,
     Reply(Reply),
@@ -70,7 +70,7 @@ impl State {
             streams: HashMap::new(),
             next_context: ROOT + 1,
             next_call: 1,
-            answer: None,
+            response: None,
             deferred: Vec::new(),
             tick_period: Duration::ZERO,
             tick_at: None,
@@ -80,9 +80,9 @@ impl State {
         }
     }
 
-    /// The stream in effect; `None` is the root context.
+    /// The stream of the effective context; `None` for the root context.
     pub(crate) fn stream(&self) -> Option<&stream::Shared> {
-        // A context in effect that is gone meanwhile gives way to the true one.
+        // When the effective context no longer exists, the current one applies.
         let effective = self.effective.filter(|context| self.has_context(*context));
         self.streams.get(&effective.unwrap_or(self.current))
     }
@@ -100,7 +100,7 @@ impl State {
     }
 }
 
-/// A size as guests count.
+/// Converts a length to the guest's 32-bit size.
 pub(crate) fn size(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }

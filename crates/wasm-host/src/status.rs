@@ -1,6 +1,6 @@
-//! What a host call returns to the guest (`WasmResult`).
+//! The status that a host call returns to the guest (`WasmResult`).
 
-/// Anything but success.
+/// The status of a host call that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Status {
     NotFound = 1,
@@ -12,7 +12,7 @@ pub(crate) enum Status {
     InternalFailure = 10,
 }
 
-/// The number that the guest sees.
+/// Returns the numeric status for the guest.
 pub(crate) const fn code(result: Result<(), Status>) -> u32 {
     match result {
         Ok(()) => 0,

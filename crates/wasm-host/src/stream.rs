@@ -1,4 +1,4 @@
-//! One request on its way through the filter.
+//! A request, and its state while the filter handles it.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::headers::Headers;
 use crate::log::Thread;
 
-/// A request as the filter first sees it.
+/// A request before the filter runs.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub(crate) headers: Headers,
@@ -17,7 +17,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// A request without a body, to `127.0.0.1:15001`.
+    /// Creates a request without a body to `127.0.0.1:15001`.
     pub fn new(headers: Headers) -> Self {
         Self {
             headers,
@@ -27,14 +27,14 @@ impl Request {
         }
     }
 
-    /// The address and port to which the client connected.
+    /// Sets the address and port to which the client connected.
     #[must_use]
     pub fn to(mut self, destination: &str) -> Self {
         destination.clone_into(&mut self.destination);
         self
     }
 
-    /// A body follows, of which Envoy has not seen the end.
+    /// Adds a body whose end Envoy has not received yet.
     #[must_use]
     pub fn with_body(mut self) -> Self {
         self.end_of_stream = false;
@@ -48,36 +48,36 @@ impl From<Headers> for Request {
     }
 }
 
-/// What has become of a request.
+/// The state of a request's stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The filter holds it.
+pub enum StreamState {
+    /// The filter has paused the request.
     Paused,
-    /// It went on to an upstream.
-    Passed(Passed),
-    /// It was answered without an upstream.
-    Replied(Reply),
-    /// Its client was cut off, or left.
+    /// The request was forwarded to an upstream.
+    Forwarded(Forwarded),
+    /// The client got a local reply.
+    LocalReply(Reply),
+    /// The stream was reset by the filter or the client.
     Reset,
 }
 
-/// What went on to an upstream.
+/// A request that was forwarded to an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Passed {
-    /// The request's headers as the filter left them.
+pub struct Forwarded {
+    /// The request's headers after the filter ran.
     pub headers: Headers,
-    /// Where these headers are routed.
+    /// The cluster that the route selects for these headers.
     pub cluster: Option<String>,
 }
 
-/// What the client got.
+/// A local reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     /// The HTTP status.
     pub status: u16,
-    /// Without `:status`.
+    /// The headers without `:status`.
     pub headers: Headers,
-    /// The whole body.
+    /// The complete body.
     pub body: Vec<u8>,
 }
 
@@ -88,25 +88,25 @@ impl Reply {
     }
 }
 
-/// A stream as host and VM share it.
+/// A stream that the host and a VM share.
 pub(crate) type Shared = Rc<RefCell<Record>>;
 
 pub(crate) struct Record {
     pub(crate) request: Request,
-    pub(crate) outcome: Outcome,
-    /// Whether the guest can still reach the request's headers: until it lets the request go on.
-    pub(crate) headers_in_reach: bool,
-    /// What the guest set with `set_property`.
-    pub(crate) state: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Where it lives, until it ends.
-    pub(crate) place: Option<Place>,
-    /// When it ends for want of movement.
+    pub(crate) state: StreamState,
+    /// Whether the guest can access the request's headers, which ends when it continues the request.
+    pub(crate) headers_accessible: bool,
+    /// The properties that the guest set with `set_property`.
+    pub(crate) filter_state: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The VM and context of the stream until it ends.
+    pub(crate) location: Option<Location>,
+    /// The time of its idle timeout.
     pub(crate) idle_at: Option<Duration>,
 }
 
-/// The VM and the context that a stream lives in.
+/// The VM and the context of a stream.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct Location {
     pub(crate) thread: Thread,
     pub(crate) generation: u64,
     pub(crate) context: u32,
@@ -116,43 +116,43 @@ impl Record {
     pub(crate) fn new(request: Request) -> Self {
         Self {
             request,
-            outcome: Outcome::Paused,
-            headers_in_reach: true,
-            state: Vec::new(),
-            place: None,
+            state: StreamState::Paused,
+            headers_accessible: true,
+            filter_state: Vec::new(),
+            location: None,
             idle_at: None,
         }
     }
 
-    /// Goes on to the upstream, unless it has been decided otherwise.
-    pub(crate) fn pass(&mut self, cluster: Option<String>) {
-        if self.outcome == Outcome::Paused {
-            self.headers_in_reach = false;
-            self.outcome = Outcome::Passed(Passed { headers: self.request.headers.clone(), cluster });
+    /// Forwards the request to the upstream, unless it is no longer paused.
+    pub(crate) fn forward(&mut self, cluster: Option<String>) {
+        if self.state == StreamState::Paused {
+            self.headers_accessible = false;
+            self.state = StreamState::Forwarded(Forwarded { headers: self.request.headers.clone(), cluster });
         }
     }
 
-    /// Is answered here: the first answer holds. A request that went on already is answered too, as long as its
-    /// upstream has not.
+    /// Sends a local reply; only the first one takes effect. It also replaces the upstream's response to a request that was
+    /// forwarded already.
     pub(crate) fn reply(&mut self, reply: Reply) {
-        if matches!(self.outcome, Outcome::Paused | Outcome::Passed(_)) {
-            self.outcome = Outcome::Replied(as_grpc(&self.request.headers, reply));
+        if matches!(self.state, StreamState::Paused | StreamState::Forwarded(_)) {
+            self.state = StreamState::LocalReply(as_grpc(&self.request.headers, reply));
         }
     }
 
-    pub(crate) fn is_over(&self) -> bool {
-        matches!(self.outcome, Outcome::Replied(_) | Outcome::Reset)
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.state, StreamState::LocalReply(_) | StreamState::Reset)
     }
 }
 
-/// A gRPC client gets every local reply as status 200, with the body in a header.
+/// Converts a local reply for a gRPC client: status 200, with the body in the header `grpc-message`.
 fn as_grpc(request: &Headers, reply: Reply) -> Reply {
     let content_type = request.get("content-type").unwrap_or_default();
     let is_grpc = content_type == b"application/grpc" || content_type.starts_with(b"application/grpc+");
     if !is_grpc {
         return reply;
     }
-    // doc/http-grpc-status-mapping.md of gRPC.
+    // The mapping of gRPC's doc/http-grpc-status-mapping.md.
     let status = match reply.status {
         400 => "13",
         401 => "16",

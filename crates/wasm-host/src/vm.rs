@@ -1,4 +1,4 @@
-//! One VM: an instance of the module, its contexts, and the way in.
+//! A VM: an instance of the module with its contexts and callbacks.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -11,16 +11,16 @@ use crate::log::{LogLevel, Thread};
 use crate::module::Module;
 use crate::process::Process;
 use crate::state::{Deferred, ROOT, State, size};
-use crate::stream::{self, Outcome, Place};
+use crate::stream::{self, Location, StreamState};
 
-/// The guest trapped: nothing more can be asked of its VM.
+/// The guest trapped: its VM can no longer be called.
 #[derive(Debug)]
 pub(crate) struct Trapped;
 
-/// Why a VM does not start.
+/// Why a VM did not start.
 pub(crate) enum StartFailure {
     Trapped,
-    Refused,
+    Rejected,
 }
 
 impl From<Trapped> for StartFailure {
@@ -35,10 +35,10 @@ pub(crate) struct Vm {
     exports: Exports,
 }
 
-/// The context, the call's number, and how many headers, body bytes and trailers there are.
+/// The parameters are the context, the call's id, and the numbers of headers, body bytes and trailers.
 type HttpCallResponse = TypedFunc<(u32, u32, u32, u32, u32), ()>;
 
-/// The callbacks that the module exports and is allowed to have.
+/// The callbacks that the module exports and that its capability list allows.
 struct Exports {
     context_create: Option<TypedFunc<(u32, u32), ()>>,
     vm_start: Option<TypedFunc<(u32, u32), u32>>,
@@ -80,7 +80,7 @@ impl Exports {
 }
 
 impl Vm {
-    /// Makes an instance, initialises it, and configures its root context.
+    /// Creates an instance, initializes it and configures its root context.
     pub(crate) fn start(
         module: &Module,
         process: &Rc<RefCell<Process>>,
@@ -94,7 +94,7 @@ impl Vm {
             let _ = store.set_fuel(u64::MAX);
         }
         let instance = module.instance().instantiate(&mut store).map_err(|error| {
-            store.data().log(LogLevel::Critical, format!("cannot be instantiated: {error:#}"));
+            store.data().log(LogLevel::Critical, format!("the module cannot be instantiated: {error:#}"));
             StartFailure::Trapped
         })?;
         store.data_mut().memory = instance.get_memory(&mut store, "memory");
@@ -124,20 +124,20 @@ impl Vm {
         if let Some(function) = self.exports.vm_start.clone()
             && self.call("proxy_on_vm_start", &function, ROOT, (ROOT, vm_size))? == 0
         {
-            return Err(StartFailure::Refused);
+            return Err(StartFailure::Rejected);
         }
         if let Some(function) = self.exports.configure.clone() {
             self.store.data_mut().configuring = true;
-            let taken = self.call("proxy_on_configure", &function, ROOT, (ROOT, plugin_size));
+            let accepted = self.call("proxy_on_configure", &function, ROOT, (ROOT, plugin_size));
             self.store.data_mut().configuring = false;
-            if taken? == 0 {
-                return Err(StartFailure::Refused);
+            if accepted? == 0 {
+                return Err(StartFailure::Rejected);
             }
         }
         Ok(())
     }
 
-    /// Calls into the guest, and afterwards does what it wanted done.
+    /// Calls a function of the guest, then runs its deferred actions.
     fn call<P: WasmParams, R: WasmResults>(
         &mut self,
         name: &str,
@@ -153,47 +153,48 @@ impl Vm {
             state.log(LogLevel::Critical, format!("Function: {name} failed: {:#}", error.root_cause()));
             Trapped
         });
-        let over = self.carry_out();
+        let ended = self.run_deferred();
         let returned = returned?;
-        for context in over {
+        for context in ended {
             self.end_stream(context)?;
         }
         Ok(returned)
     }
 
-    /// Does what was deferred. Returns the streams that are over by it.
-    fn carry_out(&mut self) -> Vec<u32> {
-        let mut over = Vec::new();
-        for (stream, wanted) in std::mem::take(&mut self.store.data_mut().deferred) {
-            match wanted {
-                Deferred::Continue => self.pass(&stream),
+    /// Runs the deferred actions and returns the contexts of the streams that they ended.
+    fn run_deferred(&mut self) -> Vec<u32> {
+        let mut ended = Vec::new();
+        for (stream, action) in std::mem::take(&mut self.store.data_mut().deferred) {
+            match action {
+                Deferred::Continue => self.forward(&stream),
                 Deferred::Reply(reply) => stream.borrow_mut().reply(reply),
-                Deferred::Reset => stream.borrow_mut().outcome = Outcome::Reset,
+                Deferred::Reset => stream.borrow_mut().state = StreamState::Reset,
             }
             let record = stream.borrow();
-            if let (true, Some(place)) = (record.is_over(), record.place) {
-                over.push(place.context);
+            if let (true, Some(location)) = (record.has_ended(), record.location) {
+                ended.push(location.context);
             }
         }
-        over
+        ended
     }
 
-    fn pass(&self, stream: &stream::Shared) {
+    fn forward(&self, stream: &stream::Shared) {
         let cluster = {
             let process = self.store.data().process.borrow();
             (process.settings.route)(&stream.borrow().request.headers)
         };
-        stream.borrow_mut().pass(cluster);
+        stream.borrow_mut().forward(cluster);
     }
 
-    /// A request arrives. After a trap it has been answered unless it was decided before.
+    /// Delivers a request's headers to the guest. After a trap the stream stays paused, unless the guest had continued or ended it
+    /// before.
     pub(crate) fn request(&mut self, stream: &stream::Shared) -> Result<(), Trapped> {
         let state = self.store.data_mut();
         let context = state.next_context;
         state.next_context += 1;
         let (count, end) = {
             let mut record = stream.borrow_mut();
-            record.place = Some(Place { thread: state.thread, generation: state.generation, context });
+            record.location = Some(Location { thread: state.thread, generation: state.generation, context });
             (size(record.request.headers.len()), u32::from(record.request.end_of_stream))
         };
         state.streams.insert(context, Rc::clone(stream));
@@ -201,20 +202,20 @@ impl Vm {
             self.call("proxy_on_context_create", &function, context, (context, ROOT))?;
         }
         let Some(function) = self.exports.request_headers.clone() else {
-            self.pass(stream);
+            self.forward(stream);
             return Ok(());
         };
         // 0 is Continue, 1 is Pause.
         if self.call("proxy_on_request_headers", &function, context, (context, count, end))? == 0 {
-            self.pass(stream);
+            self.forward(stream);
         }
         Ok(())
     }
 
-    /// A stream is over: its context hears of it for the last time.
+    /// Ends a stream and calls the last callbacks of its context.
     pub(crate) fn end_stream(&mut self, context: u32) -> Result<(), Trapped> {
         let Some(stream) = self.store.data().streams.get(&context).cloned() else { return Ok(()) };
-        if stream.borrow_mut().place.take().is_none() {
+        if stream.borrow_mut().location.take().is_none() {
             return Ok(());
         }
         if let Some(function) = self.exports.log.clone() {
@@ -230,7 +231,7 @@ impl Vm {
         Ok(())
     }
 
-    /// A message is in a queue. Without that context nothing happens: its VM is another one.
+    /// Delivers `proxy_on_queue_ready`. Does nothing when the VM does not have that context.
     pub(crate) fn queue_ready(&mut self, context: u32, queue: u32) -> Result<(), Trapped> {
         match self.exports.queue_ready.clone() {
             Some(function) if self.store.data().has_context(context) => {
@@ -240,15 +241,15 @@ impl Vm {
         }
     }
 
-    /// The answer to a call; `None` is one that broke off.
-    pub(crate) fn answer(&mut self, token: u32, answer: Option<Response>) -> Result<(), Trapped> {
+    /// Delivers the response to an HTTP call; `None` is an aborted response.
+    pub(crate) fn respond(&mut self, token: u32, response: Option<Response>) -> Result<(), Trapped> {
         let Some(function) = self.exports.http_call_response.clone() else { return Ok(()) };
-        let count = answer.as_ref().map_or(0, |answer| size(answer.headers.len()));
-        let body = answer.as_ref().map_or(0, |answer| size(answer.body.len()));
-        self.store.data_mut().answer = answer;
-        let told = self.call("proxy_on_http_call_response", &function, ROOT, (ROOT, token, count, body, 0));
-        self.store.data_mut().answer = None;
-        told
+        let count = response.as_ref().map_or(0, |response| size(response.headers.len()));
+        let body = response.as_ref().map_or(0, |response| size(response.body.len()));
+        self.store.data_mut().response = response;
+        let result = self.call("proxy_on_http_call_response", &function, ROOT, (ROOT, token, count, body, 0));
+        self.store.data_mut().response = None;
+        result
     }
 
     /// When the root context's timer fires next.
@@ -256,7 +257,7 @@ impl Vm {
         self.store.data().tick_at
     }
 
-    /// The timer fires, and is set again with the period that holds then.
+    /// Delivers a tick and restarts the timer with the period that the guest has set by then.
     pub(crate) fn tick(&mut self) -> Result<(), Trapped> {
         if let Some(function) = self.exports.tick.clone() {
             self.call("proxy_on_tick", &function, ROOT, ROOT)?;
@@ -273,17 +274,17 @@ impl Vm {
         self.store.data().generation
     }
 
-    /// The size of its linear memory in bytes.
+    /// The size of the linear memory in bytes.
     pub(crate) fn memory(&self) -> usize {
         self.store.data().memory.map_or(0, |memory| memory.data_size(&self.store))
     }
 
-    /// How many streams it knows.
+    /// The number of streams of this VM.
     pub(crate) fn streams(&self) -> usize {
         self.store.data().streams.len()
     }
 
-    /// What was used since the last time, and a full tank for the next.
+    /// Returns the fuel used since the last call and refills it.
     pub(crate) fn take_fuel(&mut self) -> u64 {
         let used = self.store.get_fuel().map_or(0, |left| u64::MAX - left);
         let _ = self.store.set_fuel(u64::MAX);

@@ -1,4 +1,4 @@
-//! WASI as Envoy answers it: a log, variables, clocks and random numbers, and nothing else.
+//! WASI as Envoy implements it: standard output, environment variables, clocks and random numbers only.
 //! Source: `exports.cc` of Envoy's proxy-wasm host.
 
 use wasmtime::{Linker, Result};
@@ -16,12 +16,12 @@ const NOSYS: u32 = 52;
 const NOTSUP: u32 = 58;
 const NOTCAPABLE: u32 = 76;
 
-/// The most random bytes that are given at once.
-const MOST_RANDOM: u32 = 64 * 1024;
+/// The maximum number of random bytes of one call.
+const MAX_RANDOM: u32 = 64 * 1024;
 
-type Outcome = std::result::Result<(), u32>;
+type CallResult = std::result::Result<(), u32>;
 
-fn guarded(guest: &mut Guest<'_>, name: &str, call: impl FnOnce(&mut Guest<'_>) -> Outcome) -> u32 {
+fn guarded(guest: &mut Guest<'_>, name: &str, call: impl FnOnce(&mut Guest<'_>) -> CallResult) -> u32 {
     if !guest.data().is_allowed(name) {
         guest.data().log(LogLevel::Error, format!("Attempted call to restricted WASI capability: {name}"));
         return NOTCAPABLE;
@@ -32,12 +32,12 @@ fn guarded(guest: &mut Guest<'_>, name: &str, call: impl FnOnce(&mut Guest<'_>) 
     }
 }
 
-fn put(guest: &mut Guest<'_>, pointer: u32, value: &[u8]) -> Outcome {
+fn put(guest: &mut Guest<'_>, pointer: u32, value: &[u8]) -> CallResult {
     write(guest, pointer, value).map_err(|_| FAULT)
 }
 
-/// Standard output is the log at `info`, standard error at `error`.
-fn fd_write(guest: &mut Guest<'_>, fd: u32, vectors: u32, count: u32, written_to: u32) -> Outcome {
+/// Logs standard output at `info` and standard error at `error`.
+fn fd_write(guest: &mut Guest<'_>, fd: u32, vectors: u32, count: u32, written_to: u32) -> CallResult {
     let level = match fd {
         1 => LogLevel::Info,
         2 => LogLevel::Error,
@@ -45,8 +45,8 @@ fn fd_write(guest: &mut Guest<'_>, fd: u32, vectors: u32, count: u32, written_to
     };
     let mut text = Vec::new();
     for number in 0..count {
-        let place = vectors.wrapping_add(number.wrapping_mul(8));
-        let vector = bytes(guest, (place, 8)).map_err(|_| FAULT)?;
+        let pointer = vectors.wrapping_add(number.wrapping_mul(8));
+        let vector = bytes(guest, (pointer, 8)).map_err(|_| FAULT)?;
         let number = |at: usize| -> std::result::Result<u32, u32> {
             let four = vector.get(at..at + 4).and_then(|four| four.try_into().ok()).ok_or(FAULT)?;
             Ok(u32::from_le_bytes(four))
@@ -60,19 +60,19 @@ fn fd_write(guest: &mut Guest<'_>, fd: u32, vectors: u32, count: u32, written_to
     put(guest, written_to, &size(text.len()).to_le_bytes())
 }
 
-/// Each variable as `name=value` with a NUL after it.
+/// Encodes each variable as `name=value` followed by a NUL.
 fn environment(guest: &Guest<'_>) -> Vec<Vec<u8>> {
     let process = guest.data().process.borrow();
     process.settings.variables.iter().map(|(name, value)| format!("{name}={value}\0").into_bytes()).collect()
 }
 
-fn environ_sizes_get(guest: &mut Guest<'_>, count_to: u32, size_to: u32) -> Outcome {
+fn environ_sizes_get(guest: &mut Guest<'_>, count_to: u32, size_to: u32) -> CallResult {
     let variables = environment(guest);
     put(guest, count_to, &size(variables.len()).to_le_bytes())?;
     put(guest, size_to, &size(variables.iter().map(Vec::len).sum()).to_le_bytes())
 }
 
-fn environ_get(guest: &mut Guest<'_>, mut pointers: u32, mut texts: u32) -> Outcome {
+fn environ_get(guest: &mut Guest<'_>, mut pointers: u32, mut texts: u32) -> CallResult {
     for variable in environment(guest) {
         put(guest, pointers, &texts.to_le_bytes())?;
         put(guest, texts, &variable)?;
@@ -82,7 +82,7 @@ fn environ_get(guest: &mut Guest<'_>, mut pointers: u32, mut texts: u32) -> Outc
     Ok(())
 }
 
-fn clock_time_get(guest: &mut Guest<'_>, clock: u32, to: u32) -> Outcome {
+fn clock_time_get(guest: &mut Guest<'_>, clock: u32, to: u32) -> CallResult {
     let now = match clock {
         0 => nanoseconds(guest),
         1 => u64::try_from(guest.data().process.borrow().now.as_nanos()).unwrap_or(u64::MAX),
@@ -91,9 +91,9 @@ fn clock_time_get(guest: &mut Guest<'_>, clock: u32, to: u32) -> Outcome {
     put(guest, to, &now.to_le_bytes())
 }
 
-/// The same numbers for the same seed and VM, so that what a test shows it shows again.
-fn random_get(guest: &mut Guest<'_>, to: u32, length: u32) -> Outcome {
-    if length > MOST_RANDOM {
+/// Returns random bytes that depend only on the seed and the VM, so that tests are reproducible.
+fn random_get(guest: &mut Guest<'_>, to: u32, length: u32) -> CallResult {
+    if length > MAX_RANDOM {
         return Err(INVAL);
     }
     let mut random = Vec::new();
@@ -112,7 +112,7 @@ fn next_random(state: &mut u64) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
-fn fd_fdstat_get(guest: &mut Guest<'_>, fd: u32, to: u32) -> Outcome {
+fn fd_fdstat_get(guest: &mut Guest<'_>, fd: u32, to: u32) -> CallResult {
     if fd != 1 && fd != 2 {
         return Err(BADF);
     }
@@ -122,8 +122,8 @@ fn fd_fdstat_get(guest: &mut Guest<'_>, fd: u32, to: u32) -> Outcome {
     put(guest, to, &stat)
 }
 
-/// Does nothing, and says so in the log.
-fn pointless(guest: &Guest<'_>, name: &str) -> Outcome {
+/// Does nothing but log the call.
+fn no_op(guest: &Guest<'_>, name: &str) -> CallResult {
     guest.data().log(LogLevel::Error, format!("wasi_unstable {name}"));
     Ok(())
 }
@@ -136,13 +136,13 @@ macro_rules! define {
     };
 }
 
-/// Puts all calls under their names.
+/// Registers all WASI calls with the linker.
 pub(crate) fn link(linker: &mut Linker<State>) -> Result<()> {
     define! { linker,
         "fd_write": |guest, fd: u32, vectors: u32, count: u32, to: u32| fd_write(guest, fd, vectors, count, to);
         "fd_read": |_guest, _fd: u32, _vectors: u32, _count: u32, _to: u32| Err(NOSYS);
-        "fd_seek": |guest, _fd: u32, _offset: i64, _whence: u32, _to: u32| pointless(guest, "fd_seek");
-        "fd_close": |guest, _fd: u32| pointless(guest, "fd_close");
+        "fd_seek": |guest, _fd: u32, _offset: i64, _whence: u32, _to: u32| no_op(guest, "fd_seek");
+        "fd_close": |guest, _fd: u32| no_op(guest, "fd_close");
         "fd_fdstat_get": |guest, fd: u32, to: u32| fd_fdstat_get(guest, fd, to);
         "fd_fdstat_set_flags": |_guest, _fd: u32, _flags: u32| Err(NOTSUP);
         "fd_filestat_get": |_guest, _fd: u32, _to: u32| Err(NOTSUP);
@@ -161,9 +161,9 @@ pub(crate) fn link(linker: &mut Linker<State>) -> Result<()> {
         "sched_yield": |_guest,| Ok(());
         "poll_oneoff": |guest, _in: u32, _out: u32, _count: u32, to: u32| put(guest, to, &[0; 4]);
     }
-    // It has nothing to return, and it returns: a guest that counts on its end goes on to a trap.
+    // Unlike WASI's `proc_exit` it returns, as in Envoy: a guest that expects its process to end continues and then traps.
     linker.func_wrap("wasi_snapshot_preview1", "proc_exit", |mut guest: Guest<'_>, _: u32| {
-        guarded(&mut guest, "proc_exit", |guest| pointless(guest, "proc_exit"));
+        guarded(&mut guest, "proc_exit", |guest| no_op(guest, "proc_exit"));
     })?;
     Ok(())
 }

@@ -1,11 +1,11 @@
-//! What the VMs of one process share: the order in which they start, data, queues, metrics, the clock.
+//! Tests of what the VMs of a process share: start order, shared data, queues, metrics and clock.
 
 mod guest;
 
 use std::time::Duration;
 
-use guest::{heard, module, said};
-use wasm_host::{FailurePolicy, Headers, Host, Metric, StartError, Thread, Turn};
+use guest::{log_of, log_of_worker, module};
+use wasm_host::{Event, FailurePolicy, Headers, Host, Metric, StartError, Thread};
 
 fn any() -> Headers {
     Headers::get_request("example.com", "/")
@@ -14,8 +14,8 @@ fn any() -> Headers {
 #[test]
 fn the_canary_is_configured_first_then_the_main_thread_then_the_workers() {
     let module = module(
-        r#"(func (export "proxy_on_vm_start") (param i32 i32) (result i32) (call $say 'start') (i32.const 1))
-           (func (export "proxy_on_configure") (param i32 i32) (result i32) (call $say 'configure') (i32.const 1))"#,
+        r#"(func (export "proxy_on_vm_start") (param i32 i32) (result i32) (call $log_text 'start') (i32.const 1))
+           (func (export "proxy_on_configure") (param i32 i32) (result i32) (call $log_text 'configure') (i32.const 1))"#,
     );
     let host = Host::builder(&module).workers(2).start().unwrap();
     let log: Vec<_> = host.log().into_iter().map(|line| (line.thread, line.text)).collect();
@@ -25,111 +25,110 @@ fn the_canary_is_configured_first_then_the_main_thread_then_the_workers() {
 }
 
 #[test]
-fn a_configuration_that_is_refused_or_traps_starts_no_host() {
-    let configure = |answer: &str| {
-        module(&format!(r#"(func (export "proxy_on_configure") (param i32 i32) (result i32) {answer})"#))
-    };
-    let refused = Host::builder(&configure("(call $say 'no') (i32.const 0)")).start().unwrap_err();
-    assert!(matches!(&refused, StartError::Refused { log } if log == "[Info][Canary] no\n"), "{refused}");
+fn the_host_does_not_start_when_the_module_rejects_its_configuration_or_traps() {
+    let configure =
+        |body: &str| module(&format!(r#"(func (export "proxy_on_configure") (param i32 i32) (result i32) {body})"#));
+    let rejected = Host::builder(&configure("(call $log_text 'no') (i32.const 0)")).start().unwrap_err();
+    assert!(matches!(&rejected, StartError::Rejected { log } if log == "[Info][Canary] no\n"), "{rejected}");
     let trapped = Host::builder(&configure("(unreachable)")).start().unwrap_err();
     assert!(matches!(&trapped, StartError::Trapped { .. }), "{trapped}");
     let start = module(r#"(func (export "proxy_on_vm_start") (param i32 i32) (result i32) (i32.const 0))"#);
-    assert!(matches!(Host::builder(&start).start(), Err(StartError::Refused { .. })));
+    assert!(matches!(Host::builder(&start).start(), Err(StartError::Rejected { .. })));
 }
 
 #[test]
-fn the_configuration_can_be_read_only_while_it_is_applied() {
+fn the_configuration_can_be_read_only_during_on_configure() {
     let module = module(
-        r#"(func $read (call $tell
+        r#"(func $read (call $log_result
              (call $get_buffer (i32.const 7) (i32.const 0) (i32.const 100) (i32.const 0) (i32.const 4))))
            (func (export "proxy_on_vm_start") (param i32 i32) (result i32) (call $read) (i32.const 1))
            (func (export "proxy_on_configure") (param i32 i32) (result i32) (call $read) (i32.const 1))
            (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32) (call $read) (i32.const 0))"#,
     );
     let host = Host::builder(&module).configuration("a text").start().unwrap();
-    assert_eq!(heard(&host), ["1", "a text"]);
+    assert_eq!(log_of_worker(&host), ["1", "a text"]);
     host.worker(0).request(any());
-    assert_eq!(heard(&host), ["1"]);
+    assert_eq!(log_of_worker(&host), ["1"]);
 }
 
 #[test]
-fn what_the_canary_shares_is_there_for_all() {
+fn all_vms_see_the_data_that_the_canary_has_shared() {
     let module = module(
         r#"(func (export "proxy_on_configure") (param i32 i32) (result i32)
-             (call $shared 'k')
+             (call $log_shared 'k')
              (drop (call $set_shared 'k' 'v' (i32.const 0)))
              (i32.const 1))"#,
     );
     let host = Host::builder(&module).start().unwrap();
-    assert_eq!(said(&host, Thread::Canary), ["1"]);
-    assert_eq!(said(&host, Thread::Main), ["v"]);
-    assert_eq!(said(&host, Thread::Worker(0)), ["v"]);
+    assert_eq!(log_of(&host, Thread::Canary), ["1"]);
+    assert_eq!(log_of(&host, Thread::Main), ["v"]);
+    assert_eq!(log_of(&host, Thread::Worker(0)), ["v"]);
 }
 
 #[test]
-fn a_set_on_a_missing_key_succeeds_whatever_the_number() {
+fn setting_a_missing_key_succeeds_with_any_cas_number() {
     let module = module(
         r#"(func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
-             (call $number (call $set_shared 'k' 'v' (i32.const 4711)))
-             (call $shared 'k')
+             (call $log_number (call $set_shared 'k' 'v' (i32.const 4711)))
+             (call $log_shared 'k')
              (i32.const 0))"#,
     );
     let host = Host::builder(&module).start().unwrap();
     host.worker(0).request(any());
-    assert_eq!(heard(&host), ["0", "v"]);
+    assert_eq!(log_of_worker(&host), ["0", "v"]);
 }
 
 #[test]
-fn a_set_needs_the_present_number_or_none() {
+fn setting_a_key_requires_its_current_cas_number_or_none() {
     let module = module(
         r#"(func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
              (drop (call $set_shared 'k' 'a' (i32.const 0)))
-             (call $shared 'k')
-             (call $number (call $set_shared 'k' 'b' (i32.add (i32.load (i32.const 8)) (i32.const 1))))
-             (call $number (call $set_shared 'k' 'c' (i32.load (i32.const 8))))
-             (call $number (call $set_shared 'k' 'd' (i32.load (i32.const 8))))
-             (call $shared 'k')
-             (call $number (call $set_shared 'k' 'e' (i32.const 0)))
-             (call $shared 'k')
+             (call $log_shared 'k')
+             (call $log_number (call $set_shared 'k' 'b' (i32.add (i32.load (i32.const 8)) (i32.const 1))))
+             (call $log_number (call $set_shared 'k' 'c' (i32.load (i32.const 8))))
+             (call $log_number (call $set_shared 'k' 'd' (i32.load (i32.const 8))))
+             (call $log_shared 'k')
+             (call $log_number (call $set_shared 'k' 'e' (i32.const 0)))
+             (call $log_shared 'k')
              (i32.const 0))"#,
     );
     let host = Host::builder(&module).start().unwrap();
     host.worker(0).request(any());
-    assert_eq!(heard(&host), ["a", "8", "0", "8", "c", "0", "e"]);
+    assert_eq!(log_of_worker(&host), ["a", "8", "0", "8", "c", "0", "e"]);
 }
 
 #[test]
-fn the_numbers_of_shared_data_are_one_row_for_all_keys_and_rise() {
+fn cas_numbers_increase_in_one_sequence_for_all_keys() {
     let module = module(
-        r#"(func $set (param $place i32) (param $length i32)
-             (drop (call $set_shared (local.get $place) (local.get $length) 'v' (i32.const 0)))
-             (call $shared (local.get $place) (local.get $length))
-             (call $number (i32.load (i32.const 8))))
+        r#"(func $set (param $pointer i32) (param $length i32)
+             (drop (call $set_shared (local.get $pointer) (local.get $length) 'v' (i32.const 0)))
+             (call $log_shared (local.get $pointer) (local.get $length))
+             (call $log_number (i32.load (i32.const 8))))
            (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
              (call $set 'a') (call $set 'b') (call $set 'a') (i32.const 0))"#,
     );
     let host = Host::builder(&module).start().unwrap();
     host.worker(0).request(any());
-    assert_eq!(heard(&host), ["v", "1", "v", "2", "v", "3"]);
+    assert_eq!(log_of_worker(&host), ["v", "1", "v", "2", "v", "3"]);
 }
 
 #[test]
-fn what_is_removed_is_an_empty_value_and_no_missing_key() {
+fn a_removed_key_has_an_empty_value_instead_of_being_missing() {
     let module = module(
         r#"(func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
              (drop (call $set_shared 'k' 'v' (i32.const 0)))
              (drop (call $set_shared 'k' (i32.const 0) (i32.const 0) (i32.const 0)))
-             (call $shared 'k')
-             (call $number (call $set_shared 'k' 'v' (i32.const 4711)))
+             (call $log_shared 'k')
+             (call $log_number (call $set_shared 'k' 'v' (i32.const 4711)))
              (i32.const 0))"#,
     );
     let host = Host::builder(&module).start().unwrap();
     host.worker(0).request(any());
-    assert_eq!(heard(&host), ["", "8"]);
+    assert_eq!(log_of_worker(&host), ["", "8"]);
     assert_eq!(host.shared_data("k"), Some(Vec::new()));
 }
 
-/// Registers one name in every VM, sends to it with a request, and reads it when told.
+/// Functions that register one queue in every VM, add messages to it at a request, and log them on `proxy_on_queue_ready`.
 const QUEUE: &str = r#"
     (func (export "proxy_on_configure") (param i32 i32) (result i32)
       (drop (call $register_queue 'q' (i32.const 12)))
@@ -137,100 +136,100 @@ const QUEUE: &str = r#"
     (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
       (drop (call $enqueue (i32.load (i32.const 12)) 'one'))
       (drop (call $enqueue (i32.load (i32.const 12)) 'two'))
-      (call $say 'sent')
+      (call $log_text 'sent')
       (i32.const 0))
     (func (export "proxy_on_queue_ready") (param i32) (param $queue i32)
-      (call $tell (call $dequeue (local.get $queue) (i32.const 0) (i32.const 4))))"#;
+      (call $log_result (call $dequeue (local.get $queue) (i32.const 0) (i32.const 4))))"#;
 
 #[test]
-fn a_queues_name_belongs_to_its_last_registrant() {
+fn the_last_vm_that_registers_a_queue_reads_it() {
     let host = Host::builder(&module(QUEUE)).workers(2).start().unwrap();
     host.worker(0).request(any());
     host.run_until_idle();
-    assert_eq!(said(&host, Thread::Worker(0)), ["sent"]);
-    assert_eq!(said(&host, Thread::Worker(1)), ["one", "two"]);
+    assert_eq!(log_of(&host, Thread::Worker(0)), ["sent"]);
+    assert_eq!(log_of(&host, Thread::Worker(1)), ["one", "two"]);
 }
 
 #[test]
-fn a_queue_is_delivered_on_a_later_turn_and_once_for_each_message() {
+fn each_message_is_announced_once_in_a_later_event() {
     let host = Host::builder(&module(QUEUE)).start().unwrap();
     host.worker(0).request(any());
-    assert_eq!(heard(&host), ["sent"]);
-    let turns = host.turns();
-    assert_eq!(turns, [Turn::QueueReady { thread: Thread::Worker(0), queue: 1 }]);
-    assert!(host.take(turns[0]));
-    assert_eq!(heard(&host), ["one"]);
-    assert!(host.take(turns[0]));
-    assert_eq!(heard(&host), ["two"]);
-    assert!(!host.take(turns[0]));
+    assert_eq!(log_of_worker(&host), ["sent"]);
+    let events = host.ready_events();
+    assert_eq!(events, [Event::QueueReady { thread: Thread::Worker(0), queue: 1 }]);
+    assert!(host.deliver(events[0]));
+    assert_eq!(log_of_worker(&host), ["one"]);
+    assert!(host.deliver(events[0]));
+    assert_eq!(log_of_worker(&host), ["two"]);
+    assert!(!host.deliver(events[0]));
 }
 
 #[test]
-fn a_message_to_a_vm_that_is_gone_stays_for_the_next() {
+fn a_message_for_a_crashed_vm_stays_for_its_replacement() {
     let builder = Host::builder(&module(QUEUE)).failure_policy(FailurePolicy::RELOAD);
     let host = builder.start().unwrap();
     host.worker(0).request(any());
     host.worker(0).kill();
     host.run_until_idle();
     host.clear_log();
-    // The new VM registers the same queue, and finds what was left.
+    // The new VM registers the same queue and finds the remaining messages.
     host.worker(0).request(any());
     host.run_until_idle();
-    assert_eq!(heard(&host), ["sent", "one", "two"]);
+    assert_eq!(log_of_worker(&host), ["sent", "one", "two"]);
 }
 
 #[test]
-fn a_new_vm_is_told_of_a_queue_that_the_dead_one_registered() {
+fn a_new_vm_is_notified_of_messages_for_the_crashed_one() {
     let host = Host::builder(&module(QUEUE)).failure_policy(FailurePolicy::RELOAD).start().unwrap();
     host.worker(0).request(any());
     host.worker(0).kill();
     host.worker(0).request(any());
     host.run_until_idle();
-    // Two of the dead VM's, two of its own: its root context has the same number.
-    assert_eq!(heard(&host), ["sent", "sent", "one", "two", "one", "two"]);
+    // Two notifications for the crashed VM and two for the new one, whose root context has the same id.
+    assert_eq!(log_of_worker(&host), ["sent", "sent", "one", "two", "one", "two"]);
 }
 
 #[test]
-fn queues_that_are_empty_or_unknown_say_so() {
+fn empty_and_unknown_queues_return_an_error_status() {
     let module = module(
         r#"(func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
-             (call $number (call $resolve_queue (i32.const 0) (i32.const 0) 'q' (i32.const 12)))
-             (call $number (call $enqueue (i32.const 9) 'x'))
-             (call $number (call $dequeue (i32.const 9) (i32.const 0) (i32.const 4)))
+             (call $log_number (call $resolve_queue (i32.const 0) (i32.const 0) 'q' (i32.const 12)))
+             (call $log_number (call $enqueue (i32.const 9) 'x'))
+             (call $log_number (call $dequeue (i32.const 9) (i32.const 0) (i32.const 4)))
              (drop (call $register_queue 'q' (i32.const 12)))
-             (call $number (call $resolve_queue (i32.const 0) (i32.const 0) 'q' (i32.const 12)))
-             (call $number (call $resolve_queue 'id' 'q' (i32.const 12)))
-             (call $number (call $resolve_queue 'other' 'q' (i32.const 12)))
-             (call $number (call $dequeue (i32.load (i32.const 12)) (i32.const 0) (i32.const 4)))
+             (call $log_number (call $resolve_queue (i32.const 0) (i32.const 0) 'q' (i32.const 12)))
+             (call $log_number (call $resolve_queue 'id' 'q' (i32.const 12)))
+             (call $log_number (call $resolve_queue 'other' 'q' (i32.const 12)))
+             (call $log_number (call $dequeue (i32.load (i32.const 12)) (i32.const 0) (i32.const 4)))
              (i32.const 0))"#,
     );
     let host = Host::builder(&module).plugin("n", "r", "id").start().unwrap();
     host.worker(0).request(any());
-    assert_eq!(heard(&host), ["1", "1", "1", "0", "0", "1", "7"]);
+    assert_eq!(log_of_worker(&host), ["1", "1", "1", "0", "0", "1", "7"]);
 }
 
 #[test]
-fn counters_rise_gauges_are_set_and_histograms_keep_all_and_every_vm_writes_the_same() {
+fn every_vm_updates_the_same_counters_gauges_and_histograms() {
     let module = module(
         r#"(func (export "proxy_on_configure") (param i32 i32) (result i32)
              (drop (call $define_metric (i32.const 0) 'c' (i32.const 100)))
              (drop (call $define_metric (i32.const 1) 'g' (i32.const 104)))
              (drop (call $define_metric (i32.const 2) 'h' (i32.const 108)))
-             (call $number (call $define_metric (i32.const 3) 'x' (i32.const 0)))
-             (call $number (call $increment_metric (i32.load (i32.const 100)) (i64.const 2)))
-             (call $number (call $increment_metric (i32.load (i32.const 100)) (i64.const -1)))
-             (call $number (call $record_metric (i32.load (i32.const 104)) (i64.const 7)))
-             (call $number (call $increment_metric (i32.load (i32.const 104)) (i64.const -3)))
-             (call $number (call $record_metric (i32.load (i32.const 108)) (i64.const 5)))
-             (call $number (call $get_metric (i32.load (i32.const 104)) (i32.const 0)))
-             (call $number (i32.load (i32.const 0)))
-             (call $number (call $get_metric (i32.load (i32.const 108)) (i32.const 0)))
-             (call $number (call $increment_metric (i32.const 400) (i64.const 1)))
-             (call $number (call $record_metric (i32.const 400) (i64.const 1)))
+             (call $log_number (call $define_metric (i32.const 3) 'x' (i32.const 0)))
+             (call $log_number (call $increment_metric (i32.load (i32.const 100)) (i64.const 2)))
+             (call $log_number (call $increment_metric (i32.load (i32.const 100)) (i64.const -1)))
+             (call $log_number (call $record_metric (i32.load (i32.const 104)) (i64.const 7)))
+             (call $log_number (call $increment_metric (i32.load (i32.const 104)) (i64.const -3)))
+             (call $log_number (call $record_metric (i32.load (i32.const 108)) (i64.const 5)))
+             (call $log_number (call $get_metric (i32.load (i32.const 104)) (i32.const 0)))
+             (call $log_number (i32.load (i32.const 0)))
+             (call $log_number (call $get_metric (i32.load (i32.const 108)) (i32.const 0)))
+             (call $log_number (call $increment_metric (i32.const 400) (i64.const 1)))
+             (call $log_number (call $record_metric (i32.const 400) (i64.const 1)))
              (i32.const 1))"#,
     );
     let host = Host::builder(&module).start().unwrap();
-    assert_eq!(heard(&host), ["2", "0", "2", "0", "0", "0", "0", "4", "2", "1", "1"]);
+    assert_eq!(log_of_worker(&host), ["2", "0", "2", "0", "0", "0", "0", "4", "2", "1", "1"]);
     // The canary, the main thread and a worker.
     assert_eq!(host.metric("c"), Some(Metric::Counter(6)));
     assert_eq!(host.metric("g"), Some(Metric::Gauge(4)));
@@ -238,46 +237,46 @@ fn counters_rise_gauges_are_set_and_histograms_keep_all_and_every_vm_writes_the_
     assert_eq!(host.metric("x"), None);
 }
 
-/// Ticks every 100 ms, and stops at the third.
+/// Functions that tick every 100 ms and stop at the third tick.
 const TICKS: &str = r#"
     (func (export "proxy_on_configure") (param i32 i32) (result i32)
       (drop (call $set_tick_period (i32.const 100)))
       (i32.const 1))
     (func (export "proxy_on_tick") (param i32)
-      (call $say 'tick')
+      (call $log_text 'tick')
       (i32.store (i32.const 100) (i32.add (i32.load (i32.const 100)) (i32.const 1)))
       (if (i32.eq (i32.load (i32.const 100)) (i32.const 3))
         (then (drop (call $set_tick_period (i32.const 0))))))"#;
 
 #[test]
-fn ticks_come_at_their_period_until_there_is_none_and_on_the_main_thread_too() {
+fn every_thread_ticks_at_its_period_until_the_period_is_zero() {
     let host = Host::builder(&module(TICKS)).start().unwrap();
     host.advance(Duration::from_millis(99));
     assert_eq!(host.log_text(), "");
     host.advance(Duration::from_millis(1));
-    assert_eq!(heard(&host), ["tick"]);
+    assert_eq!(log_of_worker(&host), ["tick"]);
     host.advance(Duration::from_secs(1));
-    assert_eq!(said(&host, Thread::Worker(0)), ["tick", "tick"]);
-    assert_eq!(said(&host, Thread::Main).len(), 2);
-    assert!(said(&host, Thread::Canary).is_empty(), "the canary is gone");
+    assert_eq!(log_of(&host, Thread::Worker(0)), ["tick", "tick"]);
+    assert_eq!(log_of(&host, Thread::Main).len(), 2);
+    assert!(log_of(&host, Thread::Canary).is_empty(), "the canary has been dropped");
 }
 
 #[test]
-fn a_thread_that_was_busy_ticks_once_and_not_for_every_period() {
+fn a_busy_thread_ticks_once_instead_of_once_per_period() {
     let host = Host::builder(&module(TICKS)).start().unwrap();
     host.elapse(Duration::from_millis(250));
-    assert_eq!(host.turns().len(), 2, "one for each thread: {:?}", host.turns());
+    assert_eq!(host.ready_events().len(), 2, "one per thread: {:?}", host.ready_events());
     host.run_until_idle();
-    assert_eq!(heard(&host), ["tick"]);
+    assert_eq!(log_of_worker(&host), ["tick"]);
     host.advance(Duration::from_millis(100));
-    assert_eq!(heard(&host), ["tick"], "the period begins anew");
+    assert_eq!(log_of_worker(&host), ["tick"], "the period restarts");
 }
 
 #[test]
-fn the_wall_clock_can_be_set_and_timers_run_on() {
+fn setting_the_wall_clock_does_not_affect_timers() {
     let module = module(
         r#"(func $now (drop (call $get_time (i32.const 0)))
-             (call $number (i32.wrap_i64 (i64.div_u (i64.load (i32.const 0)) (i64.const 1000000000)))))
+             (call $log_number (i32.wrap_i64 (i64.div_u (i64.load (i32.const 0)) (i64.const 1000000000)))))
            (func (export "proxy_on_configure") (param i32 i32) (result i32)
              (drop (call $set_tick_period (i32.const 1000)))
              (i32.const 1))
@@ -286,9 +285,9 @@ fn the_wall_clock_can_be_set_and_timers_run_on() {
     let start = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
     let host = Host::builder(&module).started_at(start).start().unwrap();
     host.advance(Duration::from_secs(1));
-    assert_eq!(heard(&host), ["1000001"]);
+    assert_eq!(log_of_worker(&host), ["1000001"]);
     host.set_wall_clock(start - Duration::from_secs(3600));
     host.advance(Duration::from_secs(1));
-    assert_eq!(heard(&host), ["996401"]);
+    assert_eq!(log_of_worker(&host), ["996401"]);
     assert_eq!(host.now(), Duration::from_secs(2));
 }

@@ -1,4 +1,4 @@
-//! One proxy with one worker and the product's own broker.
+//! Simulates a proxy with one worker and the broker of `crates/core`.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -13,9 +13,9 @@ use entra_exchange_core::http::Response;
 use entra_exchange_core::time::Timestamp;
 use serde_json::json;
 
-use crate::{DAY, Day, LIFE, OUTAGE};
+use crate::{DAY, Day, LIFETIME, OUTAGE};
 
-/// When the day begins.
+/// The start of the day in Unix seconds.
 const MIDNIGHT: u64 = 1_795_305_600;
 
 static GRANT: LazyLock<Arc<Grant>> = LazyLock::new(|| {
@@ -31,17 +31,18 @@ static GRANT: LazyLock<Arc<Grant>> = LazyLock::new(|| {
     }))
 });
 
-/// A federated token that outlives the day; nobody looks at its signature here.
+/// A federated token that is valid all day. Its signature is not verified here.
 static ASSERTION: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let part = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let claims = json!({"iss": "https://issuer.example", "sub": "s", "aud": "a", "exp": MIDNIGHT + 2 * DAY});
     format!("{}.{}.c2ln", part(json!({"alg": "RS256"})), part(claims)).into_bytes()
 });
 
-static TOKEN: LazyLock<Vec<u8>> =
-    LazyLock::new(|| json!({"token_type": "Bearer", "expires_in": LIFE, "access_token": "t"}).to_string().into_bytes());
+static TOKEN: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    json!({"token_type": "Bearer", "expires_in": LIFETIME, "access_token": "t"}).to_string().into_bytes()
+});
 
-/// The memory that a process's workers share.
+/// The shared data of a process.
 #[derive(Default)]
 struct Shared(RefCell<HashMap<String, (Vec<u8>, u32)>>);
 
@@ -56,11 +57,11 @@ impl SharedData for Shared {
     }
 }
 
-/// The day of one proxy; its number is what its jitter comes of.
+/// Simulates the day of a proxy. Its index is the seed of its jitter.
 pub(crate) fn day(proxy: u64, day: &mut Day) {
     let shared = Shared::default();
     let key = GRANT.key();
-    // A multiplier that spreads the bits, as a random id would.
+    // The multiplier spreads the bits like those of a random id.
     let worker = WorkerId(proxy.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let mut broker = Broker::new(worker, QueueId(0), Limits::default());
     let mut second = 0;
@@ -74,7 +75,7 @@ pub(crate) fn day(proxy: u64, day: &mut Day) {
             commands.extend(match command {
                 Command::ReadAssertion(_) => broker.assertion_arrived(key, Ok(response(200, &ASSERTION)), now, &shared),
                 Command::CallEndpoint { .. } => {
-                    day.exchange(second);
+                    day.record_exchange(second);
                     let answer = if OUTAGE.contains(&second) { response(503, b"") } else { response(200, &TOKEN) };
                     broker.endpoint_answered(key, Ok(answer), now, &shared)
                 }
@@ -86,7 +87,7 @@ pub(crate) fn day(proxy: u64, day: &mut Day) {
             });
         }
         day.without_token += u64::from(!served);
-        // The app asks all the time; nothing changes before the broker's next timer, or the next second without a token.
+        // The app sends requests continuously. Nothing changes before the broker's next timer, or before the next second without a token.
         let due = broker.next_due().map_or(DAY, |due| due.unix_seconds().saturating_sub(MIDNIGHT) + 1);
         second = if served { due.max(second + 1) } else { second + 1 };
     }

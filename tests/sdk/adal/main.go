@@ -1,4 +1,4 @@
-// Gets tokens as an app does that has go-autorest's adal: see README.md in the folder above.
+// Gets tokens in the same way as an app with go-autorest's adal: see README.md in the parent folder.
 package main
 
 import (
@@ -14,7 +14,7 @@ import (
 	"github.com/Azure/go-autorest/autorest/adal"
 )
 
-// What every app calls. Nothing here may reach the real one.
+// The host of IMDS. No request may reach the real one.
 const imds = "169.254.169.254"
 
 type request struct {
@@ -23,23 +23,23 @@ type request struct {
 	Times    int               `json:"times"`
 }
 
-// redirecting sends what is for IMDS to $IMDS_URL, as iptables does it in a pod.
+// redirecting sends requests for IMDS to $IMDS_URL, as iptables does in a pod.
 type redirecting struct {
-	// App Service's version of 2019 is wanted, and adal speaks only that of 2017.
-	current bool
+	// Whether to convert requests to App Service's protocol of 2019-08-01; adal supports only that of 2017-09-01.
+	convert bool
 }
 
 func (sender redirecting) Do(r *http.Request) (*http.Response, error) {
 	if r.URL.Hostname() == imds {
-		here, err := url.Parse(os.Getenv("IMDS_URL"))
-		if err != nil || here.Host == "" {
-			return nil, fmt.Errorf("IMDS_URL is not set: nothing goes to %s", imds)
+		target, err := url.Parse(os.Getenv("IMDS_URL"))
+		if err != nil || target.Host == "" {
+			return nil, fmt.Errorf("set IMDS_URL: no request may be sent to %s", imds)
 		}
-		// The Host header stays, as in a pod.
-		r.URL.Host = here.Host
+		// The Host header is unchanged, as in a pod.
+		r.URL.Host = target.Host
 	}
-	if sender.current {
-		// adal sends the same request again when it retries: it must still be the one of 2017 then.
+	if sender.convert {
+		// adal reuses the request when it retries, so the original must keep the protocol of 2017-09-01.
 		r = r.Clone(r.Context())
 		query := r.URL.Query()
 		query.Set("api-version", "2019-08-01")
@@ -53,7 +53,7 @@ func (sender redirecting) Do(r *http.Request) (*http.Response, error) {
 func credential(r request) (*adal.ServicePrincipalToken, error) {
 	sender := redirecting{}
 	if endpoint := os.Getenv("IDENTITY_ENDPOINT"); endpoint != "" {
-		sender.current = true
+		sender.convert = true
 		os.Setenv("MSI_ENDPOINT", endpoint)
 		os.Setenv("MSI_SECRET", os.Getenv("IDENTITY_HEADER"))
 	}
@@ -78,21 +78,21 @@ func version() string {
 	return ""
 }
 
-func answer(r request) map[string]any {
+func respond(r request) map[string]any {
 	tokens, expiresOn, ms := []string{}, []int64{}, []int64{}
 	started := time.Now()
-	refused := func(err error) map[string]any {
+	failed := func(err error) map[string]any {
 		described := map[string]string{"type": reflect.TypeOf(err).String(), "message": err.Error()}
 		return map[string]any{"version": version(), "error": described, "ms": time.Since(started).Milliseconds()}
 	}
 	source, err := credential(r)
 	if err != nil {
-		return refused(err)
+		return failed(err)
 	}
 	for range max(r.Times, 1) {
 		started = time.Now()
 		if err := source.EnsureFresh(); err != nil {
-			return refused(err)
+			return failed(err)
 		}
 		token := source.Token()
 		tokens = append(tokens, token.AccessToken)
@@ -107,7 +107,7 @@ func main() {
 	if err := json.Unmarshal([]byte(os.Args[1]), &r); err != nil {
 		panic(err)
 	}
-	if err := json.NewEncoder(os.Stdout).Encode(answer(r)); err != nil {
+	if err := json.NewEncoder(os.Stdout).Encode(respond(r)); err != nil {
 		panic(err)
 	}
 }

@@ -1,4 +1,4 @@
-// Gets tokens as an app does that has azidentity: see README.md in the folder above.
+// Gets tokens in the same way as an app with azidentity: see README.md in the parent folder.
 package main
 
 import (
@@ -17,7 +17,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 )
 
-// What every app calls. Nothing here may reach the real one.
+// The host of IMDS. No request may reach the real one.
 const imds = "169.254.169.254"
 
 type request struct {
@@ -27,17 +27,17 @@ type request struct {
 	Chain    bool              `json:"chain"`
 }
 
-// redirecting sends what is for IMDS to $IMDS_URL, as iptables does it in a pod.
+// redirecting sends requests for IMDS to $IMDS_URL, as iptables does in a pod.
 type redirecting struct{}
 
 func (redirecting) Do(r *http.Request) (*http.Response, error) {
 	if r.URL.Hostname() == imds {
-		here, err := url.Parse(os.Getenv("IMDS_URL"))
-		if err != nil || here.Host == "" {
-			return nil, fmt.Errorf("IMDS_URL is not set: nothing goes to %s", imds)
+		target, err := url.Parse(os.Getenv("IMDS_URL"))
+		if err != nil || target.Host == "" {
+			return nil, fmt.Errorf("set IMDS_URL: no request may be sent to %s", imds)
 		}
-		// The Host header stays, as in a pod.
-		r.URL.Host = here.Host
+		// The Host header is unchanged, as in a pod.
+		r.URL.Host = target.Host
 	}
 	return http.DefaultTransport.RoundTrip(r)
 }
@@ -71,23 +71,23 @@ func version() string {
 	return ""
 }
 
-func answer(r request) map[string]any {
+func respond(r request) map[string]any {
 	tokens, expiresOn, ms := []string{}, []int64{}, []int64{}
 	started := time.Now()
-	refused := func(err error) map[string]any {
+	failed := func(err error) map[string]any {
 		described := map[string]string{"type": reflect.TypeOf(err).String(), "message": err.Error()}
 		return map[string]any{"version": version(), "error": described, "ms": time.Since(started).Milliseconds()}
 	}
 	source, err := credential(r)
 	if err != nil {
-		return refused(err)
+		return failed(err)
 	}
 	for range max(r.Times, 1) {
 		started = time.Now()
 		scopes := policy.TokenRequestOptions{Scopes: []string{r.Resource + "/.default"}}
 		token, err := source.GetToken(context.Background(), scopes)
 		if err != nil {
-			return refused(err)
+			return failed(err)
 		}
 		tokens = append(tokens, token.Token)
 		expiresOn = append(expiresOn, token.ExpiresOn.Unix())
@@ -101,7 +101,7 @@ func main() {
 	if err := json.Unmarshal([]byte(os.Args[1]), &r); err != nil {
 		panic(err)
 	}
-	if err := json.NewEncoder(os.Stdout).Encode(answer(r)); err != nil {
+	if err := json.NewEncoder(os.Stdout).Encode(respond(r)); err != nil {
 		panic(err)
 	}
 }

@@ -8,23 +8,23 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.util.Properties;
 
-/** Gets tokens as an app does that has azure-identity: see README.md in the folder above. */
+/** Gets tokens in the same way as an app with azure-identity: see README.md in the parent folder. */
 public final class Driver {
     private static final ObjectMapper JSON = new ObjectMapper();
 
     public static void main(String[] arguments) throws Exception {
-        // Nothing here may reach the real IMDS, and the probe takes no transport of ours.
+        // No request may reach the real IMDS, and the SDK's probe does not use a custom transport.
         if (System.getenv("AZURE_POD_IDENTITY_AUTHORITY_HOST") == null && System.getenv("IDENTITY_ENDPOINT") == null) {
-            throw new IllegalStateException("neither AZURE_POD_IDENTITY_AUTHORITY_HOST nor IDENTITY_ENDPOINT is set");
+            throw new IllegalStateException("set AZURE_POD_IDENTITY_AUTHORITY_HOST or IDENTITY_ENDPOINT");
         }
-        System.out.println(answer(JSON.readTree(arguments[0])));
-        // The SDK's threads would keep the process.
+        System.out.println(respond(JSON.readTree(arguments[0])));
+        // The SDK's threads would keep the process running.
         System.exit(0);
     }
 
-    private static ObjectNode answer(JsonNode request) throws Exception {
-        ObjectNode refused = JSON.createObjectNode().put("version", version());
-        ObjectNode answer = refused.deepCopy();
+    private static ObjectNode respond(JsonNode request) throws Exception {
+        ObjectNode failure = JSON.createObjectNode().put("version", version());
+        ObjectNode response = failure.deepCopy();
         boolean chain = request.path("chain").asBoolean();
         long started = System.nanoTime();
         try {
@@ -34,16 +34,16 @@ public final class Driver {
                     new TokenRequestContext().addScopes(request.get("resource").asText() + "/.default");
             for (int call = 0; call < request.path("times").asInt(1); call++) {
                 started = System.nanoTime();
-                // Only the asynchronous way has the probe.
+                // Only the asynchronous API probes the endpoint.
                 AccessToken token = chain ? credential.getToken(scopes).block() : credential.getTokenSync(scopes);
-                answer.withArray("tokens").add(token.getToken());
-                answer.withArray("expires_on").add(token.getExpiresAt().toEpochSecond());
-                answer.withArray("ms").add(millisecondsSince(started));
+                response.withArray("tokens").add(token.getToken());
+                response.withArray("expires_on").add(token.getExpiresAt().toEpochSecond());
+                response.withArray("ms").add(millisecondsSince(started));
             }
-            return answer;
+            return response;
         } catch (RuntimeException error) {
-            refused.putObject("error").put("type", error.getClass().getSimpleName()).put("message", withCauses(error));
-            return refused.put("ms", millisecondsSince(started));
+            failure.putObject("error").put("type", error.getClass().getSimpleName()).put("message", withCauses(error));
+            return failure.put("ms", millisecondsSince(started));
         }
     }
 
@@ -59,13 +59,13 @@ public final class Driver {
         return builder.build();
     }
 
-    /** What a stack trace shows: the SDK's own message says "see inner exception". */
+    /** Returns the messages of an error and its causes: the SDK's own message only says "see inner exception". */
     private static String withCauses(Throwable error) {
-        StringBuilder told = new StringBuilder(String.valueOf(error.getMessage()));
+        StringBuilder messages = new StringBuilder(String.valueOf(error.getMessage()));
         for (Throwable cause = error.getCause(); cause != null; cause = cause.getCause()) {
-            told.append("\nCaused by: ").append(cause.getMessage());
+            messages.append("\nCaused by: ").append(cause.getMessage());
         }
-        return told.toString();
+        return messages.toString();
     }
 
     private static String version() throws Exception {

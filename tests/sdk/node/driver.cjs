@@ -1,4 +1,4 @@
-// Gets tokens as an app does that has @azure/identity: see README.md in the folder above.
+// Gets tokens in the same way as an app with @azure/identity: see README.md in the parent folder.
 "use strict";
 
 const { readFileSync } = require("node:fs");
@@ -6,11 +6,11 @@ const { dirname, join } = require("node:path");
 const { DefaultAzureCredential, ManagedIdentityCredential } = require("@azure/identity");
 const { createDefaultHttpClient } = require("@azure/core-rest-pipeline");
 
-// What every app calls. Nothing here may reach the real one.
+// The host of IMDS. No request may reach the real one.
 const IMDS = "169.254.169.254";
 const SELECTORS = { client_id: "clientId", object_id: "objectId", resource_id: "resourceId" };
 
-// Sends what is for IMDS to $IMDS_URL, as iptables does it in a pod.
+// Sends requests for IMDS to $IMDS_URL, as iptables does in a pod.
 function redirectingClient() {
   const client = createDefaultHttpClient();
   return {
@@ -18,7 +18,7 @@ function redirectingClient() {
       const url = new URL(request.url);
       if (url.hostname === IMDS) {
         if (!process.env.IMDS_URL) {
-          throw new Error(`IMDS_URL is not set: nothing goes to ${IMDS}`);
+          throw new Error(`set IMDS_URL: no request may be sent to ${IMDS}`);
         }
         url.host = new URL(process.env.IMDS_URL).host;
         request.url = url.toString();
@@ -39,14 +39,14 @@ function credentialFor(request) {
   return new ManagedIdentityCredential(options);
 }
 
-// The package lets nobody import its package.json.
+// The package does not export its package.json.
 function version() {
   const folder = dirname(require.resolve("@azure/identity"));
   return JSON.parse(readFileSync(join(folder, "../../package.json"), "utf8")).version;
 }
 
 async function run(request) {
-  const answer = { version: version(), tokens: [], expires_on: [], ms: [] };
+  const response = { version: version(), tokens: [], expires_on: [], ms: [] };
   let started = performance.now();
   const milliseconds = () => Math.round(performance.now() - started);
   try {
@@ -54,14 +54,14 @@ async function run(request) {
     for (let call = 0; call < (request.times ?? 1); call++) {
       started = performance.now();
       const token = await credential.getToken(`${request.resource}/.default`);
-      answer.tokens.push(token.token);
-      answer.expires_on.push(Math.round(token.expiresOnTimestamp / 1000));
-      answer.ms.push(milliseconds());
+      response.tokens.push(token.token);
+      response.expires_on.push(Math.round(token.expiresOnTimestamp / 1000));
+      response.ms.push(milliseconds());
     }
-    return answer;
+    return response;
   } catch (error) {
     return { version: version(), error: { type: error.name, message: error.message }, ms: milliseconds() };
   }
 }
 
-run(JSON.parse(process.argv[2])).then((answer) => console.log(JSON.stringify(answer)));
+run(JSON.parse(process.argv[2])).then((response) => console.log(JSON.stringify(response)));

@@ -1,4 +1,4 @@
-"""Gets tokens as an app does that has azure-identity: see README.md in the folder above."""
+"""Gets tokens in the same way as an app with azure-identity: see README.md in the parent folder."""
 
 import azure.identity
 from azure.core.pipeline.transport import RequestsTransport

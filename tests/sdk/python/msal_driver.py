@@ -1,4 +1,4 @@
-"""Gets tokens as an app does that has msal alone: see README.md in the folder above."""
+"""Gets tokens in the same way as an app with msal and no other library: see README.md in the parent folder."""
 
 import time
 
@@ -8,8 +8,8 @@ import requests
 import driver
 
 
-class Refused(Exception):
-    """msal returns an error of the endpoint as a dictionary."""
+class EndpointError(Exception):
+    """The error of the endpoint, which msal returns as a dictionary."""
 
 
 class Redirecting(requests.Session):
@@ -24,10 +24,10 @@ def source(request: dict):
     client = msal.ManagedIdentityClient(identity, http_client=Redirecting())
 
     def get_token():
-        answer = client.acquire_token_for_client(resource=request["resource"])
-        if "access_token" not in answer:
-            raise Refused(f"{answer.get('error')}: {answer.get('error_description')}")
-        return answer["access_token"], round(time.time()) + int(answer["expires_in"])
+        response = client.acquire_token_for_client(resource=request["resource"])
+        if "access_token" not in response:
+            raise EndpointError(f"{response.get('error')}: {response.get('error_description')}")
+        return response["access_token"], round(time.time()) + int(response["expires_in"])
 
     return get_token
 

@@ -1,4 +1,4 @@
-"""Gets tokens as an app does that has msrestazure: see README.md in the folder above."""
+"""Gets tokens in the same way as an app with msrestazure: see README.md in the parent folder."""
 
 import datetime
 
@@ -8,7 +8,7 @@ from msrestazure.azure_active_directory import MSIAuthentication
 
 import driver
 
-# It makes its requests by itself and takes no transport.
+# msrestazure does not support a custom transport, so this replaces the transport of all sessions.
 send = requests.Session.send
 
 
@@ -21,7 +21,7 @@ requests.Session.send = redirecting
 
 
 def seconds(expires_on: str) -> int:
-    """When a token ends: in seconds, or as the first version of App Service writes it."""
+    """Converts an expiry to Unix seconds: from a number, or from the date format of App Service 2017-09-01."""
     if expires_on.isdigit():
         return int(expires_on)
     return round(datetime.datetime.strptime(expires_on, "%m/%d/%Y %H:%M:%S %z").timestamp())
@@ -36,7 +36,7 @@ def source(request: dict):
         if credentials:
             credentials[0].set_token()
         else:
-            # This asks for the first token.
+            # The constructor requests the first token.
             credentials.append(MSIAuthentication(resource=request["resource"], **selector))
         token = credentials[0].token
         return token["access_token"], seconds(token["expires_on"])

@@ -1,7 +1,8 @@
-//! `make bench-load`: what requests cost that wait for a connection, and how many of many that are released at once get through.
+//! `make bench-load`: measures the cost of requests that wait for a connection, and how many of many requests that are resumed at once
+//! succeed.
 //!
-//! Other processes make times useless on a shared machine, so the cost is the CPU time of Envoy's process, and latencies are
-//! compared with those of the same Envoy a moment before, when nothing waited. Medians are printed.
+//! Other processes distort durations on a shared machine. Therefore the cost is the CPU time of Envoy's process, and latencies are
+//! compared with those of the same Envoy just before, when no request waited. The program prints medians.
 
 use std::error::Error;
 use std::fs;
@@ -15,17 +16,18 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+type LoadResult<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
-/// How long a measurement may take at most.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How many requests to the unlisted host make one measurement.
+/// The timeout of a measurement.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// The number of requests to the unlisted host in one measurement.
 const PROBES: usize = 300;
-/// For how long the CPU time of waiting is taken, and how often.
+/// The duration of one measurement of CPU time.
 const SPAN: Duration = Duration::from_secs(2);
+/// The number of measurements of CPU time.
 const ROUNDS: usize = 3;
 
-fn main() -> Outcome<()> {
+fn main() -> LoadResult<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let numbers = arguments.iter().skip(1).map(|number| number.parse()).collect::<Result<Vec<usize>, _>>()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -33,14 +35,14 @@ fn main() -> Outcome<()> {
         match arguments.first().map(String::as_str) {
             Some("connections") => runtime.block_on(connections(number))?,
             Some("release") => runtime.block_on(release(number))?,
-            _ => return Err("load connections|release <number of requests>...".into()),
+            _ => return Err("usage: load connections|release <number of requests>...".into()),
         }
     }
     Ok(())
 }
 
-/// One worker, and so many requests that wait for connections to an upstream that never finishes a TLS handshake.
-async fn connections(number: usize) -> Outcome<()> {
+/// Measures one worker with this number of requests that wait for connections to an upstream that never completes a TLS handshake.
+async fn connections(number: usize) -> LoadResult<()> {
     let silent = TcpListener::bind("127.0.0.1:0").await?;
     let port = silent.local_addr()?.port();
     let edit = move |document: &mut serde_json::Value| {
@@ -89,7 +91,7 @@ async fn connections(number: usize) -> Outcome<()> {
     costs.sort_by(f64::total_cmp);
     let busy = unlisted.latency().await?;
     println!(
-        "{number} waiting for connections: {:.1} % of a core; an unlisted request takes {:.2} ms (p99 {:.2} ms), without them {:.2} ms (p99 {:.2} ms)",
+        "{number} requests waiting for connections: {:.1} % of a core; a request to an unlisted host takes {:.2} ms (p99 {:.2} ms), without them {:.2} ms (p99 {:.2} ms)",
         costs[ROUNDS / 2],
         millis(busy[PROBES / 2]),
         millis(busy[PROBES * 99 / 100]),
@@ -99,10 +101,10 @@ async fn connections(number: usize) -> Outcome<()> {
     Ok(())
 }
 
-/// Two workers, and so many cold requests at once.
-async fn release(number: usize) -> Outcome<()> {
+/// Measures two workers with this number of concurrent requests whose token is not cached.
+async fn release(number: usize) -> LoadResult<()> {
     let edit = |document: &mut serde_json::Value| {
-        // What the manifests set is not what is measured when this is said.
+        // DEFAULT_BREAKERS measures Envoy's default circuit breakers instead of those in the manifest.
         if std::env::var_os("DEFAULT_BREAKERS").is_some()
             && let Ok(cluster) = document::at_mut(document, "static_resources.clusters[payments_kv]")
         {
@@ -129,7 +131,7 @@ async fn release(number: usize) -> Outcome<()> {
     }
     let took = last.zip(first).map(|(last, first)| last - first).unwrap_or_default();
     println!(
-        "{number} cold requests: {statuses:?} in {took:?}, {} exchange(s), overflow {:?}",
+        "{number} requests without a cached token: {statuses:?} in {took:?}, {} exchange(s), overflow {:?}",
         stack.directory().stats().token_requests,
         stack.envoy.stat("cluster.payments_kv.upstream_rq_pending_overflow")?,
     );
@@ -144,7 +146,7 @@ fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
-/// A connection that is kept.
+/// A persistent connection.
 struct Connection(TcpStream);
 
 impl Connection {
@@ -154,14 +156,14 @@ impl Connection {
         Ok(Self(stream))
     }
 
-    /// Sends a GET, and reads its answer to the end. Returns its status.
+    /// Sends a GET, reads the complete response and returns its status.
     async fn request(&mut self, host: &str) -> std::io::Result<u16> {
         self.0.write_all(get(host).as_bytes()).await?;
-        let (mut answer, mut part) = (Vec::new(), [0; 16384]);
+        let (mut response, mut part) = (Vec::new(), [0; 16384]);
         loop {
-            let read = tokio::time::timeout(PATIENCE, self.0.read(&mut part)).await??;
-            answer.extend_from_slice(&part[..read]);
-            let text = String::from_utf8_lossy(&answer);
+            let read = tokio::time::timeout(TIMEOUT, self.0.read(&mut part)).await??;
+            response.extend_from_slice(&part[..read]);
+            let text = String::from_utf8_lossy(&response);
             let status = text.get(9..12).and_then(|status| status.parse().ok()).unwrap_or_default();
             let Some((head, body)) = text.split_once("\r\n\r\n") else {
                 if read == 0 {
@@ -179,7 +181,7 @@ impl Connection {
         }
     }
 
-    /// How long each of [`PROBES`] requests to the unlisted host takes, in order of length.
+    /// Returns the latencies of [`PROBES`] requests to the unlisted host in ascending order.
     async fn latency(&mut self) -> std::io::Result<Vec<Duration>> {
         let mut times = Vec::new();
         for _ in 0..PROBES {
@@ -192,19 +194,19 @@ impl Connection {
     }
 }
 
-async fn until(mut holds: impl FnMut() -> Outcome<bool>) -> Outcome<()> {
-    let deadline = Instant::now() + PATIENCE;
+async fn until(mut holds: impl FnMut() -> LoadResult<bool>) -> LoadResult<()> {
+    let deadline = Instant::now() + TIMEOUT;
     while !holds()? {
         if Instant::now() > deadline {
-            return Err("it never came to that".into());
+            return Err("the condition did not hold within the timeout".into());
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())
 }
 
-/// The CPU time that Envoy has used: the kernel counts it in hundredths of a second, in fields 14 and 15 of `stat` (proc(5)).
-fn cpu(stack: &Stack) -> Outcome<Duration> {
+/// Returns the CPU time that Envoy has used. The kernel counts it in hundredths of a second, in fields 14 and 15 of `stat` (proc(5)).
+fn cpu(stack: &Stack) -> LoadResult<Duration> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", stack.envoy.pid()))?;
     let fields = stat.rsplit_once(')').map(|(_, fields)| fields).unwrap_or_default();
     let ticks: u64 = fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();

@@ -1,7 +1,7 @@
-//! `make stack`: the whole stack until Ctrl-C, for trying things by hand.
+//! `make stack`: runs the stack until Ctrl-C, for manual tests.
 //!
-//! Prints where everything is and writes the same to `target/stack.env`. `CONFIG=file.json` replaces the filter's configuration,
-//! `CONCURRENCY=n` sets Envoy's workers, `ENVOY=/path` takes another Envoy.
+//! Prints all addresses and writes them to `target/stack.env`. `CONFIG=file.json` replaces the filter's configuration,
+//! `CONCURRENCY=n` sets the number of Envoy's workers, `ENVOY=/path` selects another Envoy binary.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Box<dyn Error>> {
-    // Before the start: a Ctrl-C in the middle of it must stop what is already there.
+    // Handle signals before the start: a Ctrl-C during the start must stop the processes that run already.
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let stack = Stack::start(options()?)?;
     let file = root().join("target/stack.env");
@@ -35,7 +35,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     }
     fs::write(&file, &lines)?;
     print!("{lines}");
-    println!("The same stands in {}. Ctrl-C stops everything.", file.display());
+    println!("These variables are also in {}. Ctrl-C stops everything.", file.display());
     let result = wait(&stack, &mut signals);
     fs::remove_file(file)?;
     result
@@ -63,8 +63,8 @@ fn wait(stack: &Stack, signals: &mut Signals) -> Result<(), Box<dyn Error>> {
         if signals.pending().next().is_some() {
             return Ok(());
         }
-        if let Some(status) = stack.envoy.ended() {
-            return Err(format!("Envoy ended ({status}); the end of its log:\n{}", stack.log()).into());
+        if let Some(status) = stack.envoy.exit_status() {
+            return Err(format!("Envoy exited ({status}); its log:\n{}", stack.log()).into());
         }
         thread::sleep(Duration::from_millis(100));
     }

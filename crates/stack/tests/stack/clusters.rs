@@ -1,4 +1,4 @@
-//! The two clusters that only the filter calls, seen through a listener that is led to them.
+//! Tests of the two clusters that only the filter calls, through a listener that is routed to them.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use stack::{CLIENT_ID, Layout, Options, Request, Stack, TENANT_ID, document, eve
 
 use crate::remove_filter;
 
-/// Leads the listener `managed_identity` to this cluster.
-fn lead_to(envoy: &mut Value, cluster: &str) {
+/// Routes the listener `managed_identity` to this cluster.
+fn route_to(envoy: &mut Value, cluster: &str) {
     remove_filter(envoy);
     let hosts = "static_resources.listeners[managed_identity].filter_chains[0].filters[0].typed_config\
                  .route_config.virtual_hosts";
@@ -29,9 +29,9 @@ fn exchange(stack: &Stack) -> Request {
 }
 
 #[test]
-fn a_rotated_token_is_what_envoy_serves_in_both_layouts_and_up_to_16_kilobytes() {
+fn envoy_serves_a_rotated_token_in_both_layouts_and_up_to_16_kilobytes() {
     for layout in [Layout::Webhook160, Layout::Webhook151] {
-        let edit = |envoy: &mut Value| lead_to(envoy, "projected_token");
+        let edit = |envoy: &mut Value| route_to(envoy, "projected_token");
         let options = Options { edit: Some(Box::new(edit)), layout, ..Options::default() };
         let stack = Stack::start(options).unwrap();
         let served = || stack.get_imds("/", &[]).text();
@@ -48,17 +48,17 @@ fn a_rotated_token_is_what_envoy_serves_in_both_layouts_and_up_to_16_kilobytes()
 
 #[test]
 fn the_fake_entra_exchanges_the_workloads_token() {
-    let edit = |envoy: &mut Value| lead_to(envoy, "entra");
+    let edit = |envoy: &mut Value| route_to(envoy, "entra");
     let stack = Stack::start(Options { edit: Some(Box::new(edit)), ..Options::default() }).unwrap();
 
-    let answer = stack.send_imds(&exchange(&stack)).unwrap();
+    let response = stack.send_imds(&exchange(&stack)).unwrap();
 
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    assert_eq!(answer.json()["token_type"], "Bearer");
+    assert_eq!(response.status, 200, "{}", response.text());
+    assert_eq!(response.json()["token_type"], "Bearer");
 }
 
 #[test]
-fn an_entra_with_a_certificate_of_a_wrong_ca_or_name_never_sees_the_token() {
+fn a_token_endpoint_with_a_wrong_ca_or_certificate_name_never_receives_the_token() {
     let wrong_ca = |envoy: &mut Value| {
         let ca = document::at_mut(envoy, &sidecar::trusted_ca("payments_kv")).unwrap().clone();
         document::set(envoy, &sidecar::trusted_ca("entra"), ca).unwrap();
@@ -70,7 +70,7 @@ fn an_entra_with_a_certificate_of_a_wrong_ca_or_name_never_sees_the_token() {
     };
     for wrong in [wrong_ca as fn(&mut Value), wrong_name] {
         let edit = move |envoy: &mut Value| {
-            lead_to(envoy, "entra");
+            route_to(envoy, "entra");
             wrong(envoy);
         };
         let stack = Stack::start(Options { edit: Some(Box::new(edit)), ..Options::default() }).unwrap();

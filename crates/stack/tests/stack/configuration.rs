@@ -1,4 +1,4 @@
-//! The filter's configuration in a running Envoy.
+//! Tests of the filter's configuration in a running Envoy.
 
 use std::fs;
 use std::io;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use stack::{LISTED_HOST, Options, PushError, Stack};
 
-/// A filter that answers every request with its configuration, and refuses one that does not begin with `{`.
+/// A filter that responds to every request with its configuration, and rejects a configuration that does not begin with `{`.
 const ECHO: &str = r#"
 (module
   (import "env" "proxy_get_buffer_bytes" (func $buffer (param i32 i32 i32 i32 i32) (result i32)))
@@ -35,7 +35,7 @@ fn echo(folder: &tempfile::TempDir) -> io::Result<Option<PathBuf>> {
     Ok(Some(path))
 }
 
-fn of_every_worker(stack: &Stack) -> Vec<String> {
+fn configurations_of_all_workers(stack: &Stack) -> Vec<String> {
     let mut texts: Vec<String> = (0..20).map(|_| stack.get(LISTED_HOST, "/", &[]).text()).collect();
     texts.push(stack.get_imds("/", &[]).text());
     texts.sort();
@@ -44,7 +44,7 @@ fn of_every_worker(stack: &Stack) -> Vec<String> {
 }
 
 #[test]
-fn the_sidecar_gives_the_filter_the_configuration_of_envoy_yaml_or_another() {
+fn the_filter_gets_the_configuration_of_envoy_yaml_or_of_the_options() {
     let folder = tempfile::tempdir().unwrap();
     let deployed = Stack::start(Options { module: echo(&folder).unwrap(), ..Options::default() }).unwrap();
     let configuration = deployed.get(LISTED_HOST, "/", &[]).json();
@@ -55,11 +55,11 @@ fn the_sidecar_gives_the_filter_the_configuration_of_envoy_yaml_or_another() {
         configuration: Some(r#"{"other":1}"#.to_owned()),
         ..Options::default()
     };
-    assert_eq!(of_every_worker(&Stack::start(other).unwrap()), [r#"{"other":1}"#]);
+    assert_eq!(configurations_of_all_workers(&Stack::start(other).unwrap()), [r#"{"other":1}"#]);
 }
 
 #[test]
-fn a_pushed_configuration_is_in_every_worker_when_the_push_returns() {
+fn every_worker_has_a_pushed_configuration_when_the_push_returns() {
     let folder = tempfile::tempdir().unwrap();
     let options = Options { lds: true, concurrency: 3, module: echo(&folder).unwrap(), ..Options::default() };
     let stack = Stack::start(options).unwrap();
@@ -67,31 +67,31 @@ fn a_pushed_configuration_is_in_every_worker_when_the_push_returns() {
     for round in 0..10 {
         let text = format!(r#"{{"round":{round}}}"#);
         stack.push_configuration(&text).unwrap();
-        assert_eq!(of_every_worker(&stack), [text]);
+        assert_eq!(configurations_of_all_workers(&stack), [text]);
     }
-    // The same again changes nothing, and is no error.
+    // Pushing the same configuration again changes nothing and is not an error.
     stack.push_configuration(r#"{"round":9}"#).unwrap();
-    assert_eq!(of_every_worker(&stack), [r#"{"round":9}"#]);
+    assert_eq!(configurations_of_all_workers(&stack), [r#"{"round":9}"#]);
 }
 
 #[test]
-fn a_refused_configuration_leaves_the_former_and_says_why() {
+fn a_rejected_configuration_keeps_the_former_one_and_returns_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let stack = Stack::start(Options { lds: true, module: echo(&folder).unwrap(), ..Options::default() }).unwrap();
     stack.push_configuration(r#"{"former":1}"#).unwrap();
 
-    let error = stack.push_configuration("nonsense").unwrap_err();
+    let error = stack.push_configuration("not JSON").unwrap_err();
 
-    assert!(matches!(&error, PushError::Refused(reason) if reason.contains("Wasm")), "{error}");
-    assert_eq!(of_every_worker(&stack), [r#"{"former":1}"#]);
+    assert!(matches!(&error, PushError::Rejected(reason) if reason.contains("Wasm")), "{error}");
+    assert_eq!(configurations_of_all_workers(&stack), [r#"{"former":1}"#]);
     stack.push_configuration(r#"{"later":1}"#).unwrap();
-    assert_eq!(of_every_worker(&stack), [r#"{"later":1}"#]);
+    assert_eq!(configurations_of_all_workers(&stack), [r#"{"later":1}"#]);
 }
 
 #[test]
-fn a_stack_without_lds_takes_no_configuration() {
+fn a_stack_without_lds_cannot_change_its_configuration() {
     let folder = tempfile::tempdir().unwrap();
     let stack = Stack::start(Options { module: echo(&folder).unwrap(), ..Options::default() }).unwrap();
 
-    assert!(matches!(stack.push_configuration("{}"), Err(PushError::NotByLds)));
+    assert!(matches!(stack.push_configuration("{}"), Err(PushError::LdsDisabled)));
 }

@@ -1,4 +1,4 @@
-//! Which upstream a request reaches, and whether its certificate is verified.
+//! Tests of routing to the upstream and of the verification of its certificate.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use stack::{LISTED_HOST, Options, Request, Stack, UNLISTED_HOST, document, event
 use crate::{remove_filter, without_filter};
 
 #[test]
-fn listed_and_other_hosts_reach_the_upstream_each_by_its_own_cluster() {
+fn listed_and_unlisted_hosts_are_routed_to_separate_clusters() {
     let stack = Stack::start(without_filter()).unwrap();
     let requests = |cluster: &str| stack.envoy.stat(&format!("cluster.{cluster}.upstream_rq_completed")).unwrap();
 
@@ -25,24 +25,24 @@ fn listed_and_other_hosts_reach_the_upstream_each_by_its_own_cluster() {
 }
 
 #[test]
-fn the_upstream_answers_with_the_request_that_it_saw() {
+fn the_upstream_returns_the_request_that_it_receives() {
     let stack = Stack::start(without_filter()).unwrap();
 
     let request = Request::post(LISTED_HOST, "/a/../b?c", "12345").header("x-bytes", b"a\xffb").header("x-twice", "1");
-    let answer = stack.send(&request.header("x-twice", "2")).unwrap();
+    let response = stack.send(&request.header("x-twice", "2")).unwrap();
 
-    let seen = answer.json();
+    let seen = response.json();
     assert_eq!(seen["method"], "POST");
     assert_eq!(seen["path"], "/a/../b?c");
     assert_eq!(seen["body_length"], 5);
-    assert_eq!(answer.seen_header("host").as_deref(), Some(LISTED_HOST));
-    assert_eq!(answer.seen_header("x-bytes").as_deref(), Some("a\u{fffd}b"));
+    assert_eq!(response.seen_header("host").as_deref(), Some(LISTED_HOST));
+    assert_eq!(response.seen_header("x-bytes").as_deref(), Some("a\u{fffd}b"));
     let twice = seen["headers"].as_array().unwrap().iter().filter(|header| header[0] == "x-twice");
     assert_eq!(twice.count(), 2);
 }
 
 #[test]
-fn an_upstream_with_a_certificate_of_a_wrong_ca_gets_no_request() {
+fn an_upstream_whose_certificate_has_a_wrong_ca_gets_no_request() {
     for (cluster, host) in [("payments_kv", LISTED_HOST), ("elsewhere", UNLISTED_HOST)] {
         let edit = move |envoy: &mut serde_json::Value| {
             remove_filter(envoy);
@@ -51,17 +51,17 @@ fn an_upstream_with_a_certificate_of_a_wrong_ca_gets_no_request() {
         };
         let stack = Stack::start(Options { edit: Some(Box::new(edit)), ..Options::default() }).unwrap();
 
-        let answer = stack.get(host, "/", &[]);
+        let response = stack.get(host, "/", &[]);
 
-        assert_eq!(answer.status, 503, "{host}");
-        let refused = format!("cluster.{cluster}.ssl.fail_verify_error");
-        assert!(eventually(Duration::from_secs(5), || stack.envoy.stat(&refused).unwrap() >= Some(1)), "{host}");
+        assert_eq!(response.status, 503, "{host}");
+        let failures = format!("cluster.{cluster}.ssl.fail_verify_error");
+        assert!(eventually(Duration::from_secs(5), || stack.envoy.stat(&failures).unwrap() >= Some(1)), "{host}");
         assert_eq!(stack.upstream.requests(), 0, "{host}");
     }
 }
 
 #[test]
-fn an_upstream_whose_certificate_has_another_name_gets_no_request() {
+fn an_upstream_whose_certificate_has_a_wrong_name_gets_no_request() {
     let edit = |envoy: &mut serde_json::Value| {
         remove_filter(envoy);
         let names = "static_resources.clusters[payments_kv].transport_socket.typed_config\
@@ -71,9 +71,9 @@ fn an_upstream_whose_certificate_has_another_name_gets_no_request() {
     let stack = Stack::start(Options { edit: Some(Box::new(edit)), ..Options::default() }).unwrap();
 
     assert_eq!(stack.get(LISTED_HOST, "/", &[]).status, 503);
-    let refused = "cluster.payments_kv.ssl.fail_verify_san";
-    assert!(eventually(Duration::from_secs(5), || stack.envoy.stat(refused).unwrap() >= Some(1)));
-    // Its SNI and the name to verify come from the host.
+    let failures = "cluster.payments_kv.ssl.fail_verify_san";
+    assert!(eventually(Duration::from_secs(5), || stack.envoy.stat(failures).unwrap() >= Some(1)));
+    // For unlisted hosts, the SNI and the name to verify come from the host.
     assert_eq!(stack.get("other.invalid", "/", &[]).status, 503);
     assert_eq!(stack.upstream.requests(), 0);
 }

@@ -1,4 +1,4 @@
-//! The stack with a real Envoy: `make envoy` first.
+//! Tests of the stack with a real Envoy. Run `make envoy` first.
 
 mod clusters;
 mod configuration;
@@ -9,7 +9,7 @@ mod stopping;
 use serde_json::Value;
 use stack::{Options, document, sidecar};
 
-/// A stack whose Envoy has everything but the filter.
+/// Options of a stack whose Envoy runs without the filter.
 fn without_filter() -> Options {
     Options { edit: Some(Box::new(remove_filter)), ..Options::default() }
 }
@@ -23,7 +23,7 @@ fn remove_filter(envoy: &mut Value) {
 }
 
 #[test]
-fn a_stack_can_be_shared_by_threads() {
+fn threads_can_share_a_stack() {
     fn shared<T: Send + Sync>() {}
     shared::<stack::Stack>();
 }

@@ -1,4 +1,4 @@
-//! Nothing is left behind, however it ends.
+//! Tests that a stack leaves nothing behind, however it ends.
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
@@ -18,7 +18,7 @@ fn accepts(addr: SocketAddr) -> bool {
 }
 
 #[test]
-fn everything_stops_and_its_files_go_when_the_stack_is_dropped() {
+fn dropping_a_stack_stops_everything_and_removes_its_files() {
     let stack = Stack::start(without_filter()).unwrap();
     let addresses = [stack.envoy.admin_addr(), stack.outbound_addr(), stack.imds_addr(), stack.upstream.addr()];
     let token = stack.token_directory.file();
@@ -37,7 +37,7 @@ fn the_files_are_kept_when_the_test_fails() {
     let test = thread::spawn(move || {
         let stack = Stack::start(without_filter()).unwrap();
         sender.send(stack.token_directory.watched().parent().unwrap().to_owned()).unwrap();
-        panic!("as a failing test does");
+        panic!("a failing test");
     });
     assert!(test.join().is_err());
 
@@ -52,10 +52,10 @@ fn envoy_outlives_the_thread_that_started_it() {
     let stack = thread::spawn(|| Stack::start(without_filter()).unwrap()).join().unwrap();
 
     assert_eq!(stack.get(stack::LISTED_HOST, "/", &[]).status, 200);
-    assert_eq!(stack.envoy.ended(), None);
+    assert_eq!(stack.envoy.exit_status(), None);
 }
 
-/// Does nothing by itself: the test below runs it in a process of its own and kills that.
+/// The process that the test below starts and kills; otherwise it does nothing.
 #[test]
 fn a_parent_that_waits_to_be_killed() {
     if env::var_os(PARENT).is_none() {
@@ -69,7 +69,7 @@ fn a_parent_that_waits_to_be_killed() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn envoy_dies_when_its_parent_is_killed() {
+fn envoy_stops_when_its_parent_is_killed() {
     let mut parent = Command::new(env::current_exe().unwrap())
         .args(["--exact", "stopping::a_parent_that_waits_to_be_killed", "--nocapture"])
         .env(PARENT, "1")
@@ -78,12 +78,12 @@ fn envoy_dies_when_its_parent_is_killed() {
         .unwrap();
     let lines = BufReader::new(parent.stdout.take().unwrap()).lines().map_while(Result::ok);
     let started = lines.into_iter().find_map(|line| line.strip_prefix("STACK ").map(str::to_owned));
-    // SIGKILL: nothing of the parent's own can run any more.
+    // SIGKILL: no code of the parent runs any more.
     let killed = parent.kill();
     parent.wait().unwrap();
     killed.unwrap();
 
-    let started = started.expect("the parent says where its Envoy is");
+    let started = started.expect("the parent prints the address of its Envoy");
     let (admin, folder) = started.split_once(' ').unwrap();
     let admin = admin.parse().unwrap();
     assert!(eventually(Duration::from_secs(5), || !accepts(admin)));

@@ -1,47 +1,47 @@
-//! Tiny guests in WebAssembly text, one for each test.
+//! Builds small guests from WebAssembly text, one per test.
 
-// Every test file uses some of it.
+// Each test file uses only a part of this module.
 #![allow(dead_code)]
 
 use wasm_host::{Host, Module, Thread};
 
-/// A module of these functions, with the host calls imported and a few functions of its own:
+/// Compiles a module of these functions, with the host calls imported and a few helper functions:
 ///
-/// - `$say` logs a text, `$number` a number;
-/// - `$got` logs the bytes whose place and length a host call wrote to 0 and 4;
-/// - `$tell` logs what a host call came to: those bytes, or its status when that is not 0;
-/// - `$header`, `$property` and `$shared` read one and tell it;
+/// - `$log_text` logs a text, `$log_number` a number;
+/// - `$log_returned` logs the bytes whose pointer and length a host call wrote to addresses 0 and 4;
+/// - `$log_result` logs the result of a host call: those bytes, or its status when that is not 0;
+/// - `$log_header`, `$log_property` and `$log_shared` read a value and log it;
 /// - `$call` makes a GET to a cluster with a timeout in milliseconds, and returns the status.
 ///
-/// In the text `'a'` stands for place and length of these bytes (`\ff` is one byte), and `` `a=b|c=d` `` for those of
-/// headers.
+/// In the text, `'a'` is replaced by the pointer and length of these bytes (`\ff` is one byte), and `` `a=b|c=d` `` by those of
+/// encoded headers.
 pub(crate) fn module(functions: &str) -> Module {
     let text = text(functions);
     let bytes = wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}"));
     Module::new(&bytes).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The WebAssembly text of [`module`].
+/// Builds the WebAssembly text of [`module`].
 pub(crate) fn text(functions: &str) -> String {
     let mut data = String::new();
-    let mut place = 1024;
-    let mut made = String::new();
+    let mut address = 1024;
+    let mut expanded = String::new();
     let mut rest = format!("{PRELUDE}{functions})");
     while let Some(start) = rest.find(['\'', '`']) {
         let quote = rest[start..].chars().next().unwrap();
         let end = start + 1 + rest[start + 1..].find(quote).unwrap();
         let inner = &rest[start + 1..end];
         let bytes = if quote == '\'' { unescaped(inner) } else { pairs(inner) };
-        made += &rest[..start];
-        made += &format!("(i32.const {place}) (i32.const {})", bytes.len());
+        expanded += &rest[..start];
+        expanded += &format!("(i32.const {address}) (i32.const {})", bytes.len());
         let escaped: String = bytes.iter().map(|byte| format!("\\{byte:02x}")).collect();
-        data += &format!("(data (i32.const {place}) \"{escaped}\")");
-        place += bytes.len();
+        data += &format!("(data (i32.const {address}) \"{escaped}\")");
+        address += bytes.len();
         rest = rest[end + 1..].to_owned();
     }
-    made.push_str(&rest);
-    made.pop();
-    format!("{made}{data})")
+    expanded.push_str(&rest);
+    expanded.pop();
+    format!("{expanded}{data})")
 }
 
 fn unescaped(text: &str) -> Vec<u8> {
@@ -73,16 +73,16 @@ fn pairs(text: &str) -> Vec<u8> {
     encoded
 }
 
-/// What a thread's VM has logged, line by line.
-pub(crate) fn said(host: &Host, thread: Thread) -> Vec<String> {
+/// Returns the log lines of a thread's VM.
+pub(crate) fn log_of(host: &Host, thread: Thread) -> Vec<String> {
     host.log().into_iter().filter(|line| line.thread == thread).map(|line| line.text).collect()
 }
 
-/// What the first worker has logged since the last time.
-pub(crate) fn heard(host: &Host) -> Vec<String> {
-    let said = said(host, Thread::Worker(0));
+/// Returns the log lines of the first worker and clears the log.
+pub(crate) fn log_of_worker(host: &Host) -> Vec<String> {
+    let lines = log_of(host, Thread::Worker(0));
     host.clear_log();
-    said
+    lines
 }
 
 const PRELUDE: &str = r#"(module
@@ -132,28 +132,28 @@ const PRELUDE: &str = r#"(module
   (func (export "proxy_on_memory_allocate") (param $length i32) (result i32)
     (global.get $heap)
     (global.set $heap (i32.add (global.get $heap) (local.get $length))))
-  (func $say (param $place i32) (param $length i32)
-    (drop (call $log (i32.const 2) (local.get $place) (local.get $length))))
-  (func $number (param $value i32) (local $place i32)
-    (local.set $place (i32.const 40))
+  (func $log_text (param $pointer i32) (param $length i32)
+    (drop (call $log (i32.const 2) (local.get $pointer) (local.get $length))))
+  (func $log_number (param $value i32) (local $pointer i32)
+    (local.set $pointer (i32.const 40))
     (loop $next
-      (local.set $place (i32.sub (local.get $place) (i32.const 1)))
-      (i32.store8 (local.get $place) (i32.add (i32.const 48) (i32.rem_u (local.get $value) (i32.const 10))))
+      (local.set $pointer (i32.sub (local.get $pointer) (i32.const 1)))
+      (i32.store8 (local.get $pointer) (i32.add (i32.const 48) (i32.rem_u (local.get $value) (i32.const 10))))
       (local.set $value (i32.div_u (local.get $value) (i32.const 10)))
       (br_if $next (local.get $value)))
-    (call $say (local.get $place) (i32.sub (i32.const 40) (local.get $place))))
-  (func $got (call $say (i32.load (i32.const 0)) (i32.load (i32.const 4))))
-  (func $tell (param $status i32)
-    (if (local.get $status) (then (call $number (local.get $status))) (else (call $got))))
-  (func $header (param $place i32) (param $length i32)
-    (call $tell
-      (call $get_header (i32.const 0) (local.get $place) (local.get $length) (i32.const 0) (i32.const 4))))
-  (func $property (param $place i32) (param $length i32)
-    (call $tell (call $get_property (local.get $place) (local.get $length) (i32.const 0) (i32.const 4))))
-  (func $shared (param $place i32) (param $length i32)
-    (call $tell
-      (call $get_shared (local.get $place) (local.get $length) (i32.const 0) (i32.const 4) (i32.const 8))))
-  (func $call (param $place i32) (param $length i32) (param $timeout i32) (result i32)
-    (call $http_call (local.get $place) (local.get $length) `:method=GET|:path=/|:authority=x` 'body'
+    (call $log_text (local.get $pointer) (i32.sub (i32.const 40) (local.get $pointer))))
+  (func $log_returned (call $log_text (i32.load (i32.const 0)) (i32.load (i32.const 4))))
+  (func $log_result (param $status i32)
+    (if (local.get $status) (then (call $log_number (local.get $status))) (else (call $log_returned))))
+  (func $log_header (param $pointer i32) (param $length i32)
+    (call $log_result
+      (call $get_header (i32.const 0) (local.get $pointer) (local.get $length) (i32.const 0) (i32.const 4))))
+  (func $log_property (param $pointer i32) (param $length i32)
+    (call $log_result (call $get_property (local.get $pointer) (local.get $length) (i32.const 0) (i32.const 4))))
+  (func $log_shared (param $pointer i32) (param $length i32)
+    (call $log_result
+      (call $get_shared (local.get $pointer) (local.get $length) (i32.const 0) (i32.const 4) (i32.const 8))))
+  (func $call (param $pointer i32) (param $length i32) (param $timeout i32) (result i32)
+    (call $http_call (local.get $pointer) (local.get $length) `:method=GET|:path=/|:authority=x` 'body'
       (i32.const 0) (i32.const 0) (local.get $timeout) (i32.const 12)))
 "#;

@@ -1,63 +1,63 @@
-//! What a transport gives to the token endpoint and what it gets back.
+//! The request and response types between a transport and the token endpoint.
 
 use std::time::{Duration, SystemTime};
 
-use crate::catalogue::{Refusal, Trace};
+use crate::catalogue::{EntraError, Trace};
 use crate::ids::{timestamp, unique_guid, unix_seconds};
 
 /// A request to the token endpoint.
 #[derive(Clone, Copy)]
 pub struct TokenRequest<'a> {
-    /// The tenant in the path.
+    /// The tenant id in the path.
     pub tenant_id: &'a str,
     /// The body, `application/x-www-form-urlencoded`.
     pub form: &'a [u8],
-    /// Scheme and host that were asked, without a slash at the end: the cloud, and the `iss` of v2 tokens.
+    /// The scheme and host of the request's authority, without a trailing slash. It selects the cloud and the `iss` of v2 tokens.
     pub authority: &'a str,
-    /// The `client-request-id` header, which becomes the correlation id.
+    /// The `client-request-id` header; the response repeats it as the correlation id.
     pub client_request_id: Option<&'a str>,
-    /// When it is.
+    /// The current time.
     pub now: SystemTime,
 }
 
-/// What the transport is to send.
+/// The response that the transport must send.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Answer {
-    /// HTTP status.
+pub struct HttpResponse {
+    /// The HTTP status.
     pub status: u16,
-    /// Header fields, without `Content-Length`.
+    /// The headers, without `Content-Length`.
     pub headers: Vec<(String, String)>,
-    /// The body, whole even when it is to be cut.
+    /// The complete body, even when `disconnect` truncates it.
     pub body: Vec<u8>,
-    /// How long to wait before sending anything.
+    /// The time to wait before the transport sends anything.
     pub delay: Duration,
-    /// How to break the connection, if at all.
-    pub cut: Option<Cut>,
+    /// How the transport must close the connection early; `None` for a normal response.
+    pub disconnect: Option<Disconnect>,
 }
 
-/// How the transport breaks a connection.
+/// How the transport closes a connection before the response is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cut {
-    /// TCP RST in place of the answer.
+pub enum Disconnect {
+    /// Sends a TCP RST instead of a response.
     Reset,
-    /// `Content-Length` of the whole body, half of the body, and then the end of the connection.
+    /// Sends the `Content-Length` of the complete body and half of the body, then closes the connection.
     Truncate,
 }
 
-/// The body may hold an access token, so it shows its length only.
-impl std::fmt::Debug for Answer {
+/// Shows only the body's length, because the body can contain an access token.
+impl std::fmt::Debug for HttpResponse {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Answer")
+        f.debug_struct("HttpResponse")
             .field("status", &self.status)
             .field("headers", &self.headers)
             .field("body", &format_args!("{} bytes", self.body.len()))
             .field("delay", &self.delay)
-            .field("cut", &self.cut)
+            .field("disconnect", &self.disconnect)
             .finish()
     }
 }
 
-impl Answer {
+impl HttpResponse {
     pub(crate) fn json(status: u16, body: Vec<u8>) -> Self {
         Self::of_type("application/json; charset=utf-8", status, body)
     }
@@ -73,7 +73,7 @@ impl Answer {
             ],
             body,
             delay: Duration::ZERO,
-            cut: None,
+            disconnect: None,
         }
     }
 
@@ -82,21 +82,21 @@ impl Answer {
         self
     }
 
-    /// A refusal in Entra's shape.
-    pub(crate) fn refusal(refusal: &Refusal, client_request_id: Option<&str>, now: SystemTime) -> Self {
-        Self::refusal_with_status(refusal, refusal.status(), client_request_id, now)
+    /// Builds an error response in Entra's format.
+    pub(crate) fn error(error: &EntraError, client_request_id: Option<&str>, now: SystemTime) -> Self {
+        Self::error_with_status(error, error.status(), client_request_id, now)
     }
 
-    /// The same with another status than the code's own.
-    pub(crate) fn refusal_with_status(
-        refusal: &Refusal,
+    /// Builds an error response in Entra's format with a status other than the default of its code.
+    pub(crate) fn error_with_status(
+        error: &EntraError,
         status: u16,
         client_request_id: Option<&str>,
         now: SystemTime,
     ) -> Self {
         let trace_id = unique_guid();
         let correlation_id = client_request_id.map_or_else(unique_guid, str::to_owned);
-        let body = refusal.body(&Trace {
+        let body = error.body(&Trace {
             trace_id: &trace_id,
             correlation_id: &correlation_id,
             timestamp: &timestamp(unix_seconds(now)),

@@ -1,4 +1,4 @@
-//! One SDK in front of a filter of its own.
+//! Runs an SDK against its own stack.
 
 use std::io::Read;
 use std::process::{Command, Output, Stdio};
@@ -9,32 +9,32 @@ use std::{fmt, thread};
 use serde_json::{Value, json};
 use stack::{CLIENT_ID, IDENTITY_HEADER, Options, Stack, TENANT_ID};
 
-use crate::sdk::{Sdk, Way};
+use crate::sdk::{ImdsAccess, Sdk};
 
-/// The default identity is the stack's own. This is the other one that Entra knows.
+/// The client id of the second identity that is registered in Entra. The default identity is the stack's.
 pub(crate) const REPORTS: &str = "bbbbbbbb-0000-4000-8000-000000000002";
-/// An identity that is on offer, though Entra knows no such application.
-pub(crate) const STRANGER: &str = "dddddddd-0000-4000-8000-000000000004";
+/// The client id of an identity that is configured but not registered in Entra.
+pub(crate) const UNKNOWN_CLIENT: &str = "dddddddd-0000-4000-8000-000000000004";
 const REPORTS_OBJECT: &str = "eeeeeeee-0000-4000-8000-000000000005";
 const REPORTS_RESOURCE: &str = "/subscriptions/cccccccc-0000-4000-8000-000000000003/resourcegroups/g\
                                 /providers/Microsoft.ManagedIdentity/userAssignedIdentities/reports";
-/// How long a driver may take. The slowest SDK gives up after a minute and a half.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// The timeout of a driver. The slowest SDK gives up after a minute and a half.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The endpoint that an SDK speaks to.
+/// A managed-identity endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Source {
     Imds,
-    /// App Service's of 2019-08-01.
+    /// App Service's protocol of 2019-08-01.
     AppService,
-    /// App Service's of 2017-09-01.
+    /// App Service's protocol of 2017-09-01.
     AppServiceFirst,
 }
 
 impl Source {
     pub(crate) const ALL: [Self; 3] = [Self::Imds, Self::AppService, Self::AppServiceFirst];
 
-    /// Another one for each, so that what one source has got is not what the other gets.
+    /// The resource to request. It differs by source, so that the sources do not share a token.
     pub(crate) fn resource(self) -> &'static str {
         match self {
             Self::Imds => "https://vault.azure.net",
@@ -54,38 +54,38 @@ impl fmt::Display for Source {
     }
 }
 
-/// What a driver is asked for.
+/// A request to a driver.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Ask<'a> {
-    /// The parameter that names an identity, and its value.
+pub(crate) struct TokenRequest<'a> {
+    /// The parameter that selects an identity, and its value.
     pub(crate) selector: Option<(&'a str, &'a str)>,
-    /// How often, in one process.
+    /// The number of token requests in one process.
     pub(crate) times: u32,
-    /// By `DefaultAzureCredential`.
+    /// Whether to use `DefaultAzureCredential`.
     pub(crate) chain: bool,
 }
 
-/// A token as an SDK hands it on.
+/// A token as an SDK returns it.
 #[derive(Debug)]
 pub(crate) struct Token {
     pub(crate) text: String,
-    /// When the SDK takes it to end, in Unix seconds.
-    end: i64,
-    /// How long the app waited for it.
+    /// The SDK's expiry time, in Unix seconds.
+    expires_on: i64,
+    /// The time that the app waited for the token.
     waited_ms: i64,
 }
 
-/// What one got: tokens, or the SDK's error message.
-pub(crate) type Got = Result<Vec<Token>, String>;
+/// Tokens, or the SDK's error message.
+pub(crate) type TokenResult = Result<Vec<Token>, String>;
 
-/// One SDK in front of a filter of its own.
-pub(crate) struct World {
+/// An SDK and its own stack.
+pub(crate) struct Harness {
     sdk: &'static Sdk,
     stack: Stack,
     version: OnceLock<String>,
 }
 
-impl World {
+impl Harness {
     pub(crate) fn start(sdk: &'static Sdk) -> Self {
         let configuration = json!({
             "identities": [
@@ -94,10 +94,10 @@ impl World {
                     "name": "reports", "client_id": REPORTS,
                     "object_id": REPORTS_OBJECT, "resource_id": REPORTS_RESOURCE,
                 },
-                {"name": "stranger", "client_id": STRANGER},
+                {"name": "unknown", "client_id": UNKNOWN_CLIENT},
             ],
             "managed_identity": {
-                "identities": ["orders", "reports", "stranger"],
+                "identities": ["orders", "reports", "unknown"],
                 "default_identity": "orders",
                 "imds": {},
                 "app_service": {},
@@ -114,7 +114,7 @@ impl World {
         self.sdk
     }
 
-    /// The SDK's, once it has run.
+    /// The SDK's version. Requires that the SDK has run.
     pub(crate) fn version(&self) -> &str {
         self.version.get().unwrap()
     }
@@ -123,36 +123,36 @@ impl World {
         self.stack.directory()
     }
 
-    /// The value that selects the identity `reports` by this parameter.
+    /// Returns the value of this parameter that selects the identity `reports`.
     pub(crate) fn reports_by(selector: &str) -> &'static str {
         match selector {
             "client_id" => REPORTS,
             "object_id" => REPORTS_OBJECT,
             "resource_id" => REPORTS_RESOURCE,
-            other => panic!("{other} selects nothing"),
+            other => panic!("unknown selector {other}"),
         }
     }
 
-    /// Runs the SDK in a process of its own.
-    pub(crate) fn ask(&self, source: Source, ask: Ask<'_>) -> Got {
-        let selector = ask.selector.map(|(parameter, value)| json!({parameter: value}));
+    /// Runs the SDK in a new process and returns its tokens.
+    pub(crate) fn get_tokens(&self, source: Source, token_request: TokenRequest<'_>) -> TokenResult {
+        let selector = token_request.selector.map(|(parameter, value)| json!({parameter: value}));
         let request = json!({
             "source": source.to_string(), "resource": source.resource(),
-            "selector": selector, "times": ask.times.max(1), "chain": ask.chain,
+            "selector": selector, "times": token_request.times.max(1), "chain": token_request.chain,
         });
         let driver = (self.sdk.driver)().unwrap();
         let mut command = Command::new(driver.get_program());
         command.args(driver.get_args()).arg(request.to_string());
-        // Only what an app in a pod has; above all, no variable of this machine's that makes an SDK ask somewhere else.
+        // Only the variables of an app in a pod. Variables of this machine could make an SDK use another endpoint.
         command.env_clear();
         let kept = ["PATH", "HOME", "LANG", "TMPDIR"];
         command.envs(kept.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         command.envs(driver.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        // Of the chain, what is not for developers' machines.
+        // Excludes the credentials for developers' machines from the chain.
         command.env("AZURE_TOKEN_CREDENTIALS", "prod").env("PYTHONDONTWRITEBYTECODE", "1");
         let endpoint = self.stack.imds_url();
-        match (source, if ask.chain { self.sdk.chain } else { Some(self.sdk.way) }) {
-            (Source::Imds, Some(Way::Variable)) => {
+        match (source, if token_request.chain { self.sdk.chain } else { Some(self.sdk.imds) }) {
+            (Source::Imds, Some(ImdsAccess::Variable)) => {
                 command.env("AZURE_POD_IDENTITY_AUTHORITY_HOST", endpoint);
             }
             (Source::Imds, _) => {
@@ -163,47 +163,47 @@ impl World {
             }
             (Source::AppServiceFirst, _) => {
                 command.env("MSI_ENDPOINT", self.stack.app_service_url()).env("MSI_SECRET", IDENTITY_HEADER);
-                // By this one msrestazure knows App Service.
+                // msrestazure detects App Service by this variable.
                 command.env("APPSETTING_WEBSITE_SITE_NAME", "orders");
             }
         }
-        let output = finished(command);
+        let output = output_of(command);
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        let answer: Value = match out.lines().last().map(serde_json::from_str) {
-            Some(Ok(answer)) if output.status.success() => answer,
-            _ => panic!("{} said no more than\n{out}{err}", self.sdk.id),
+        let response: Value = match out.lines().last().map(serde_json::from_str) {
+            Some(Ok(response)) if output.status.success() => response,
+            _ => panic!("{} failed; its output:\n{out}{err}", self.sdk.id),
         };
-        // Told, never judged: it is another one on every machine.
-        println!("{} {source} {}: {} ms", self.sdk.id, request["selector"], answer["ms"]);
-        self.version.get_or_init(|| answer["version"].as_str().unwrap().to_owned());
-        match answer["error"]["message"].as_str() {
+        // Printed but not asserted, because it depends on the machine.
+        println!("{} {source} {}: {} ms", self.sdk.id, request["selector"], response["ms"]);
+        self.version.get_or_init(|| response["version"].as_str().unwrap().to_owned());
+        match response["error"]["message"].as_str() {
             Some(message) => {
                 assert!(!message.contains("eyJ"), "a token is in the message");
                 Err(message.to_owned())
             }
             None => {
-                let tokens = answer["tokens"].as_array().unwrap().iter().enumerate().map(|(place, token)| Token {
+                let tokens = response["tokens"].as_array().unwrap().iter().enumerate().map(|(index, token)| Token {
                     text: token.as_str().unwrap().to_owned(),
-                    end: answer["expires_on"][place].as_i64().unwrap(),
-                    waited_ms: answer["ms"][place].as_i64().unwrap(),
+                    expires_on: response["expires_on"][index].as_i64().unwrap(),
+                    waited_ms: response["ms"][index].as_i64().unwrap(),
                 });
                 Ok(tokens.collect())
             }
         }
     }
 
-    /// The claims of a token, after a look at its signature and at when the SDK takes it to end.
+    /// Verifies a token's signature and the SDK's expiry time, and returns the claims.
     pub(crate) fn claims(&self, token: &Token) -> Value {
-        assert!(self.entra().issued(&token.text, SystemTime::now()), "no token of Entra's that is valid");
+        assert!(self.entra().issued(&token.text, SystemTime::now()), "not a valid token of the fake Entra");
         let claims = fake_entra::claims(&token.text).unwrap();
-        let wrong = (token.end - claims["exp"].as_i64().unwrap()).abs();
-        // Some count from when they began to ask, some from when they had the answer, and all in whole seconds.
-        assert!(wrong <= 2 + token.waited_ms / 1000, "the SDK is {wrong} s wrong about the token's end");
+        let difference = (token.expires_on - claims["exp"].as_i64().unwrap()).abs();
+        // Some SDKs count from the request and some from the response, and all in whole seconds.
+        assert!(difference <= 2 + token.waited_ms / 1000, "the SDK's expiry time differs by {difference} s");
         assert_eq!(claims["tid"], TENANT_ID);
         claims
     }
 
-    /// How many requests the filter's endpoint has had, in all and with a status of this class.
+    /// Returns the number of requests to the filter's endpoint: all of them, and those with a 4xx status.
     pub(crate) fn requests(&self) -> (u64, u64) {
         let stat = |name: &str| {
             let name = format!("http.{}.downstream_rq_{name}", stack::sidecar::MANAGED_IDENTITY);
@@ -218,17 +218,17 @@ impl World {
     }
 }
 
-/// Runs a command to its end, which comes soon or at all events.
-fn finished(mut command: Command) -> Output {
+/// Runs a command until it exits, and kills it after [`TIMEOUT`].
+fn output_of(mut command: Command) -> Output {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap_or_else(|error| panic!("{}: {error}", command.get_program().display()));
-    let out = reading(child.stdout.take().unwrap());
-    let err = reading(child.stderr.take().unwrap());
-    let deadline = Instant::now() + PATIENCE;
+    let out = read_in_background(child.stdout.take().unwrap());
+    let err = read_in_background(child.stderr.take().unwrap());
+    let deadline = Instant::now() + TIMEOUT;
     let status = loop {
         match child.try_wait().unwrap() {
             Some(status) => break status,
@@ -242,7 +242,7 @@ fn finished(mut command: Command) -> Output {
     Output { status, stdout: out.join().unwrap(), stderr: err.join().unwrap() }
 }
 
-fn reading(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
+fn read_in_background(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
     thread::spawn(move || {
         let mut bytes = Vec::new();
         let _ = pipe.read_to_end(&mut bytes);

@@ -1,52 +1,58 @@
-//! Who gets a token for what: the checks of a token request.
+//! The checks of a token request.
 
 use std::time::SystemTime;
 
-use crate::answer::TokenRequest;
 use crate::assertion::Assertion;
-use crate::catalogue::Refusal;
+use crate::catalogue::EntraError;
 use crate::directory::{Credential, Resource, State};
+use crate::http::TokenRequest;
 use crate::scope;
 
 const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
-/// Tenant names that stand for no tenant.
-const NO_TENANTS: [&str; 3] = ["common", "organizations", "consumers"];
+/// Names that are valid in the place of a tenant but do not denote one.
+const MULTI_TENANT_NAMES: [&str; 3] = ["common", "organizations", "consumers"];
 
-/// What is issued: everything in the answer that depends on the request.
-pub(crate) struct Grant {
+/// A request that passed all checks: the claims of the access token that depend on the request.
+pub(crate) struct ValidRequest {
     pub(crate) client_id: String,
     pub(crate) audience: String,
     pub(crate) version: Version,
 }
 
-/// Which kind of token, by the resource's own choice.
+/// The version of the access token, which the resource decides.
 #[derive(Clone, Copy)]
 pub(crate) enum Version {
     V1,
     V2,
 }
-/// Decides a request: Entra's checks, in its order as far as that is known.
-pub(crate) fn grant(state: &State, own_kid: &str, request: &TokenRequest<'_>, form: &Form) -> Result<Grant, Refusal> {
-    form.refuse_duplicates()?;
+
+/// Validates a request with Entra's checks, in Entra's order as far as it is known.
+pub(crate) fn validate(
+    state: &State,
+    own_kid: &str,
+    request: &TokenRequest<'_>,
+    form: &Form,
+) -> Result<ValidRequest, EntraError> {
+    form.reject_duplicates()?;
     let grant_type = form.required("grant_type")?;
     if grant_type != "client_credentials" {
-        return Err(Refusal::new(70003, format!("The app requested an unsupported grant type '{grant_type}'.")));
+        return Err(EntraError::new(70003, format!("The app requested an unsupported grant type '{grant_type}'.")));
     }
     let client_id = form.required("client_id")?;
     if form.get("resource").is_some() {
-        return Err(Refusal::from_code(901002));
+        return Err(EntraError::from_code(901002));
     }
-    let asked = scope::resource(form.required("scope")?)?;
+    let resource = scope::resource(form.required("scope")?)?;
     let credentials = application(state, request.tenant_id, client_id)?;
     authenticate(state, own_kid, request.now, form, client_id, credentials)?;
-    let (audience, version) = match state.resource(asked) {
-        Some(Resource::V1) => (asked.to_owned(), Version::V1),
+    let (audience, version) = match state.resource(resource) {
+        Some(Resource::V1) => (resource.to_owned(), Version::V1),
         Some(Resource::V2 { client_id }) => (client_id.clone(), Version::V2),
         None => {
-            return Err(Refusal::new(
+            return Err(EntraError::new(
                 500011,
                 format!(
-                    "The resource principal named {asked} was not found in the tenant named {}. This can happen if \
+                    "The resource principal named {resource} was not found in the tenant named {}. This can happen if \
                      the application has not been installed by the administrator of the tenant or consented to by \
                      any user in the tenant. You might have sent your authentication request to the wrong tenant.",
                     request.tenant_id
@@ -54,18 +60,18 @@ pub(crate) fn grant(state: &State, own_kid: &str, request: &TokenRequest<'_>, fo
             ));
         }
     };
-    Ok(Grant { client_id: client_id.to_owned(), audience, version })
+    Ok(ValidRequest { client_id: client_id.to_owned(), audience, version })
 }
 
-fn application<'a>(state: &'a State, tenant_id: &str, client_id: &str) -> Result<&'a [Credential], Refusal> {
-    if NO_TENANTS.contains(&tenant_id) {
-        return Err(Refusal::from_code(9001023));
+fn application<'a>(state: &'a State, tenant_id: &str, client_id: &str) -> Result<&'a [Credential], EntraError> {
+    if MULTI_TENANT_NAMES.contains(&tenant_id) {
+        return Err(EntraError::from_code(9001023));
     }
     if !state.has_tenant(tenant_id) {
         return Err(tenant_not_found(tenant_id));
     }
     state.credentials(tenant_id, client_id).ok_or_else(|| {
-        Refusal::new(
+        EntraError::new(
             700016,
             format!(
                 "Application with identifier '{client_id}' was not found in the directory '{tenant_id}'. This can \
@@ -76,9 +82,9 @@ fn application<'a>(state: &'a State, tenant_id: &str, client_id: &str) -> Result
     })
 }
 
-/// AADSTS90002 for this tenant.
-pub(crate) fn tenant_not_found(tenant_id: &str) -> Refusal {
-    Refusal::new(
+/// Creates AADSTS90002 for this tenant.
+pub(crate) fn tenant_not_found(tenant_id: &str) -> EntraError {
+    EntraError::new(
         90002,
         format!(
             "Tenant '{tenant_id}' not found. Check to make sure you have the correct tenant ID and are signing into \
@@ -88,7 +94,7 @@ pub(crate) fn tenant_not_found(tenant_id: &str) -> Refusal {
     )
 }
 
-/// Checks the assertion: its form, then whether a credential matches, then signature and time.
+/// Checks the assertion: first its format, then the matching credential, then its signature and times.
 fn authenticate(
     state: &State,
     own_kid: &str,
@@ -96,28 +102,28 @@ fn authenticate(
     form: &Form,
     client_id: &str,
     credentials: &[Credential],
-) -> Result<(), Refusal> {
+) -> Result<(), EntraError> {
     let Some(assertion) = form.get("client_assertion") else {
         let code = if form.get("client_secret").is_some() { 7000215 } else { 7000218 };
-        return Err(Refusal::from_code(code));
+        return Err(EntraError::from_code(code));
     };
     if form.required("client_assertion_type")? != JWT_BEARER {
-        return Err(Refusal::from_code(90011));
+        return Err(EntraError::from_code(90011));
     }
-    let assertion = Assertion::read(assertion)?;
+    let assertion = Assertion::parse(assertion)?;
     if assertion.is_from_entra() || assertion.kid == own_kid {
-        return Err(Refusal::from_code(700222));
+        return Err(EntraError::from_code(700222));
     }
     match_credential(&assertion, client_id, credentials)?;
-    let jwks = state.jwks_of(&assertion.issuer).ok_or_else(|| Refusal::from_code(50166))?;
+    let jwks = state.jwks_of(&assertion.issuer).ok_or_else(|| EntraError::from_code(50166))?;
     assertion.verify_signature(jwks)?;
     assertion.verify_time(now)
 }
 
-/// Issuer, audience, subject: the first that no credential has is the one that is named.
-fn match_credential(assertion: &Assertion<'_>, client_id: &str, credentials: &[Credential]) -> Result<(), Refusal> {
+/// Matches issuer, audience and subject in this order. The error names the first one that no credential has.
+fn match_credential(assertion: &Assertion<'_>, client_id: &str, credentials: &[Credential]) -> Result<(), EntraError> {
     if credentials.is_empty() {
-        return Err(Refusal::new(
+        return Err(EntraError::new(
             70025,
             format!("The client '{client_id}' has no configured federated identity credentials."),
         ));
@@ -137,17 +143,17 @@ fn match_credential(assertion: &Assertion<'_>, client_id: &str, credentials: &[C
     if candidates.iter().any(|credential| credential.subject == assertion.subject) {
         return Ok(());
     }
-    let in_other_case =
+    let differs_in_case =
         |credential: &&Credential| credential.subject.to_lowercase() == assertion.subject.to_lowercase();
-    if candidates.iter().any(in_other_case) {
+    if candidates.iter().any(differs_in_case) {
         let case = " The subject matches with case-insensitive comparison, but not with case-sensitive comparison.";
         return Err(no_match(7002138, "subject", &assertion.subject, case));
     }
     Err(no_match(700213, "subject", &assertion.subject, ""))
 }
 
-fn no_match(code: u32, claim: &str, value: &str, more: &str) -> Refusal {
-    Refusal::new(
+fn no_match(code: u32, claim: &str, value: &str, more: &str) -> EntraError {
+    EntraError::new(
         code,
         format!(
             "No matching federated identity record found for presented assertion {claim} '{value}'.{more} Please check \
@@ -157,7 +163,7 @@ fn no_match(code: u32, claim: &str, value: &str, more: &str) -> Refusal {
     )
 }
 
-/// The parameters of the body. An empty value is as good as none.
+/// The parameters of the body. An empty value counts as missing.
 pub(crate) struct Form(Vec<(String, String)>);
 
 impl Form {
@@ -169,13 +175,13 @@ impl Form {
         self.0.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.as_str())
     }
 
-    fn required(&self, name: &str) -> Result<&str, Refusal> {
+    fn required(&self, name: &str) -> Result<&str, EntraError> {
         self.get(name).ok_or_else(|| {
-            Refusal::new(900144, format!("The request body must contain the following parameter: '{name}'."))
+            EntraError::new(900144, format!("The request body must contain the following parameter: '{name}'."))
         })
     }
 
-    fn refuse_duplicates(&self) -> Result<(), Refusal> {
+    fn reject_duplicates(&self) -> Result<(), EntraError> {
         let duplicate = self
             .0
             .iter()
@@ -183,7 +189,7 @@ impl Form {
             .find(|(index, (name, _))| self.0.iter().take(*index).any(|(earlier, _)| earlier == name));
         match duplicate {
             None => Ok(()),
-            Some((_, (name, _))) => Err(Refusal::new(
+            Some((_, (name, _))) => Err(EntraError::new(
                 9000411,
                 format!("The request is not properly formatted. The parameter '{name}' is duplicated."),
             )),
