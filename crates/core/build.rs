@@ -1,6 +1,6 @@
-//! Takes from `data/azure-services.tsv` what the core reads: the rows, without the pages that they are from.
+//! Copies the rows of `data/azure-services.tsv`, without comments and source pages, to the output directory.
 
-// A build may fail where it stands.
+// A build script may panic.
 #![allow(clippy::expect_used)]
 
 use std::path::Path;
@@ -15,7 +15,7 @@ fn main() {
     for line in table.lines().filter(|line| !line.is_empty() && !line.starts_with(['#', '@'])) {
         let row: Vec<&str> = match line.strip_prefix('\t') {
             Some(_) => line.split('\t').collect(),
-            // The last field is the pages.
+            // The last field lists the source pages.
             None => line.split('\t').take(4).collect(),
         };
         rows.push_str(&row.join("\t"));

@@ -1,45 +1,45 @@
-//! What happened, as one log line: `event=… key=value …`, for people and for `grep`.
+//! Events for Envoy's log. Each is one line of the form `event=… key=value …` (logfmt).
 
 use std::fmt;
 
-/// How loud a line is.
+/// The log level of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// As it should be.
+    /// Normal operation.
     Info,
-    /// Somebody should look at it.
+    /// An operator should look into it.
     Warn,
-    /// It cannot go on so.
+    /// The filter cannot work until something is changed.
     Error,
 }
 
-/// One event. Its values are never tokens: neither [`crate::assertion::Assertion`] nor
-/// [`crate::entra::AccessToken`] can be formatted.
+/// An event. It cannot contain a token by accident: neither [`crate::assertion::Assertion`] nor
+/// [`crate::entra::AccessToken`] implements `Display`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// How loud.
+    /// The log level.
     pub level: Level,
     name: &'static str,
     fields: Vec<(&'static str, String)>,
 }
 
 impl Event {
-    /// An event as it should be.
+    /// An event at level `info`.
     pub fn info(name: &'static str) -> Self {
         Self { level: Level::Info, name, fields: Vec::new() }
     }
 
-    /// An event that somebody should look at.
+    /// An event at level `warn`.
     pub fn warn(name: &'static str) -> Self {
         Self { level: Level::Warn, name, fields: Vec::new() }
     }
 
-    /// An event after which it cannot go on so.
+    /// An event at level `error`.
     pub fn error(name: &'static str) -> Self {
         Self { level: Level::Error, name, fields: Vec::new() }
     }
 
-    /// The same, at least so loud.
+    /// Raises the level to `level` if it is lower.
     #[must_use]
     pub fn at_least(mut self, level: Level) -> Self {
         self.level = self.level.max(level);
@@ -53,7 +53,7 @@ impl Event {
         self
     }
 
-    /// Adds a field when there is a value.
+    /// Adds a field if there is a value.
     #[must_use]
     pub fn with_some(self, key: &'static str, value: Option<impl fmt::Display>) -> Self {
         match value {
@@ -72,7 +72,7 @@ impl fmt::Display for Event {
             if plain {
                 write!(formatter, " {key}={value}")?;
             } else {
-                // Quoted as JSON quotes: an error text from outside cannot start a line or a field of its own.
+                // Quoted as a JSON string, so that untrusted text cannot begin a new line or field.
                 write!(formatter, " {key}={}", serde_json::Value::from(value.as_str()))?;
             }
         }
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_key_value_and_a_value_cannot_forge_another_field_or_line() {
+    fn a_line_has_key_value_fields_and_a_value_cannot_forge_another_field_or_line() {
         let event = Event::warn("exchange")
             .with("outcome", "refused")
             .with("detail", "no\nevent=exchange outcome=issued")
@@ -93,9 +93,9 @@ mod tests {
         assert_eq!(event.to_string(), r#"event=exchange outcome=refused detail="no\nevent=exchange outcome=issued""#);
     }
 
-    /// Tools split a line at its blanks and a field at its first `=`: with that sign alone, a value could pass for a field.
+    /// Tools split a line at spaces and a field at its first `=`, so a value that contains `=` could look like a field.
     #[test]
-    fn every_value_that_is_more_than_a_word_is_quoted() {
+    fn a_value_with_spaces_quotes_control_characters_or_equals_signs_is_quoted() {
         for (value, written) in [
             ("outcome=issued", r#""outcome=issued""#),
             ("=", r#""=""#),

@@ -1,4 +1,4 @@
-//! What is counted and timed.
+//! The filter's metrics.
 //!
 //! Tags precede the metric's name in the form of Istio's own metrics: `tag=.=value;.;name`. Istio's `extraStatTags` removes exactly
 //! `tag=.=value;.;`, so a dot before a tag would remain and become an underscore in Prometheus. A name of an
@@ -6,52 +6,53 @@
 
 use crate::problem::Code;
 
-/// How a value is taken.
+/// How a value is recorded in a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// It is added to a number that only grows.
+    /// The value is added to a counter.
     Counter,
-    /// It is added to a number that grows and shrinks. Every worker adds to the same one.
+    /// The value, which may be negative, is added to a gauge that all workers share.
     Sum,
-    /// It takes the place of the former.
+    /// The value replaces that of a gauge.
     Gauge,
-    /// It goes into a distribution.
+    /// The value is recorded in a histogram.
     Histogram,
 }
 
 /// One value for one metric.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Measurement {
-    /// How the value is taken.
+    /// How the value is recorded.
     pub kind: Kind,
     /// The metric's name, with its tags.
     pub name: String,
-    /// Milliseconds for what ends in `_ms`, seconds since the Unix epoch for what ends in `_timestamp_seconds`, else a number of things.
+    /// The value, in milliseconds if the name ends in `_ms`, in seconds since the Unix epoch if it ends in
+    /// `_timestamp_seconds`, else a plain number.
     pub value: i64,
 }
 
-/// How a request that concerned the filter ended.
+/// The outcome of a request that the configuration applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It went on with a token.
+    /// The request was forwarded with a token.
     Injected,
-    /// It was forwarded unchanged, though its destination is listed: its action is `pass`, or no token could be had and
-    /// `on_failure` is `pass`.
+    /// The request was forwarded unchanged: its destination's action is `pass`, or no token was available and `on_failure` is
+    /// `pass`.
     Passed,
-    /// It was forwarded unchanged, because it brought a credential that is kept.
+    /// The request was forwarded unchanged, because it carries a credential and `existing_credential` is `keep`.
     Kept,
-    /// It went on as it came, and a token was fetched all the same, to see whether that works.
+    /// The request was forwarded unchanged, because the action is `report`. A token was fetched to test the configuration.
     Reported,
-    /// It was refused by the configuration.
+    /// The configuration rejected the request.
     Refused,
-    /// It was refused because there was no token.
+    /// The request was rejected because no token was available.
     Failed,
-    /// A managed-identity caller got a token.
+    /// A managed-identity client received a token.
     Answered,
 }
 
 impl Outcome {
-    /// The word for metrics and logs.
+    /// The outcome as it appears in metrics and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Injected => "injected",
@@ -65,14 +66,15 @@ impl Outcome {
     }
 }
 
-/// A request ended so. `code` says why one was refused or failed: there are as many series as identities times codes.
+/// Counts a request by its outcome. `code` is the problem's code of a rejected request, so the number of series is at most
+/// that of identities times that of outcomes and codes.
 pub fn request(identity: &str, outcome: Outcome, code: Option<Code>) -> Measurement {
     let tags = [("identity", identity), ("outcome", outcome.as_str())];
     let code = code.map(|code| ("code", code.as_str()));
     count(name("entra_exchange_requests_total", tags.into_iter().chain(code)))
 }
 
-/// A request had to wait for an exchange; it is counted again by how it ended.
+/// Counts a request that waited for an exchange, and records the time. The request is counted again by its outcome.
 pub fn waited(identity: &str, milliseconds: u128) -> [Measurement; 2] {
     [
         count(name("entra_exchange_requests_total", [("identity", identity), ("outcome", "waited")])),
@@ -80,28 +82,28 @@ pub fn waited(identity: &str, milliseconds: u128) -> [Measurement; 2] {
     ]
 }
 
-/// So many more requests wait (or fewer).
+/// Changes the number of waiting requests by `more`, which may be negative.
 pub fn waiters(more: i64) -> Measurement {
     Measurement { kind: Kind::Sum, name: "entra_exchange_waiters".to_owned(), value: more }
 }
 
-/// So many more leases are held (or fewer).
+/// Changes the number of held leases by `more`, which may be negative.
 pub(crate) fn leases(more: i64) -> Measurement {
     Measurement { kind: Kind::Sum, name: "entra_exchange_leases".to_owned(), value: more }
 }
 
-/// An exchange ended so. `class` says how a failure passes.
+/// Counts an exchange by its outcome. `class` is the retry class of a failure.
 pub(crate) fn exchange(identity: &str, outcome: &str, class: &str) -> Measurement {
     let tags = [("identity", identity), ("outcome", outcome), ("class", class)];
     count(name("entra_exchange_exchanges_total", tags))
 }
 
-/// An exchange took this long, from the assertion to the answer.
+/// Records the time of an exchange, from reading the assertion to the token endpoint's response.
 pub(crate) fn exchange_took(milliseconds: u128) -> Measurement {
     histogram("entra_exchange_exchange_ms", milliseconds)
 }
 
-/// The federated token was read, or not.
+/// Counts a read of the federated token by its outcome.
 pub(crate) fn assertion_read(outcome: &str) -> Measurement {
     count(name("entra_exchange_assertion_reads_total", [("outcome", outcome)]))
 }
@@ -143,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tags_stand_in_the_name_as_istio_reads_them() {
+    fn tags_precede_the_name_in_the_form_that_istio_extracts() {
         let measurement = request("payments", Outcome::Injected, None);
         assert_eq!(measurement.name, "identity=.=payments;.;outcome=.=injected;.;entra_exchange_requests_total");
         assert_eq!((measurement.kind, measurement.value), (Kind::Counter, 1));

@@ -30,7 +30,7 @@ macro_rules! codes {
             }
 
             /// The HTTP status for a request to a destination: 403 if the configuration rejects the request, 502 if Entra
-            /// rejected the exchange permanently, 503 if something is missing in the pod or the failure is transient, 504
+            /// refused the exchange permanently, 503 if something is missing in the pod or the failure is transient, 504
             /// if the wait timed out. Codes of managed-identity requests have the status that IMDS uses.
             pub const fn status(self) -> u16 {
                 match self { $(Self::$variant => $status,)* }
@@ -102,8 +102,8 @@ codes! {
     AssertionNotYetValid = "assertion_not_yet_valid", 503, "The federated token is not valid yet";
     /// Entra would reject the federated token and every other one that its issuer issues in the same way.
     AssertionInvalid = "assertion_invalid", 503, "Entra does not accept this kind of federated token";
-    /// Entra rejected the exchange, and will do so until something is changed.
-    EntraRefused = "entra_refused", 502, "Entra rejected the exchange";
+    /// Entra refused the exchange, and will do so until something is changed.
+    EntraRefused = "entra_refused", 502, "Entra refused the exchange";
     /// Entra could not be reached, throttled the request, or reported a failure of its own.
     EntraUnavailable = "entra_unavailable", 503, "Entra is unavailable";
     /// Entra's response is not a valid token response.
@@ -315,7 +315,7 @@ mod tests {
         assert_eq!(
             String::from_utf8(reply.body).unwrap(),
             concat!(
-                r#"{"type":"urn:entra-exchange:problem:entra_refused","title":"Entra rejected the exchange","status":502,"#,
+                r#"{"type":"urn:entra-exchange:problem:entra_refused","title":"Entra refused the exchange","status":502,"#,
                 r#""detail":"AADSTS700213: no match","code":"entra_refused","remedy":"Compare the subject.","#,
                 r#""identity":"payments","scope":"https://vault.azure.net/.default","aadsts":"AADSTS700213","#,
                 r#""trace_id":"11111111-aaaa-4aaa-8aaa-111111111111","correlation_id":"22222222-bbbb-4bbb-8bbb-222222222222"}"#

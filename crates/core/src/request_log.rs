@@ -1,5 +1,4 @@
-//! What is recorded of each request: the counter's tags, the value for access logs, the response code details and the
-//! log line.
+//! The records of requests: the value for access logs, the response code details and the log line.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,39 +14,40 @@ use crate::untrusted::UntrustedText;
 /// The filter state that access logs read, as `%FILTER_STATE(wasm.entra_exchange:PLAIN)%`.
 pub const ACCESS_LOG_KEY: &str = "entra_exchange";
 
-/// What stands in a metric or an access log for an identity that is not known.
+/// The value of `identity` in metrics and logs if the identity is not known.
 const UNKNOWN: &str = "unknown";
 
 /// A rejected request is logged at least this often for each code and each part of the configuration that rejects.
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// How many pairs of code and part are told apart. With more, those that were logged longest ago give way.
+/// The maximum number of pairs of code and part of the configuration that are tracked. If there are more, expired pairs are
+/// removed.
 const MOST_PAIRS: usize = 256;
 
-/// A host in a log line is cut to this many bytes: the client chose it.
+/// The maximum length in bytes of a host in a log line; the client controls it.
 const LONGEST_HOST: usize = 255;
 
-/// How one request ended.
+/// The record of one request.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestRecord<'a> {
-    /// How it ended.
+    /// The outcome.
     pub outcome: Outcome,
-    /// The identity's name, where one is known.
+    /// The identity's name, if known.
     pub identity: Option<&'a str>,
     /// The part of the configuration that decided.
     pub decided_by: Option<ConfigPath>,
-    /// Why it was rejected, or why no token could be had.
+    /// Why the request was rejected, or why no token was available.
     pub problem: Option<&'a Problem>,
-    /// The status of the reply, when the filter answered.
+    /// The HTTP status of the reply, if the filter answered.
     pub status: Option<u16>,
-    /// Why it would be rejected if its action did not only report.
+    /// The code with which the request would be rejected if its action were not `report`.
     pub would_refuse: Option<Code>,
-    /// The names of the credentials of its own that it was forwarded with.
+    /// The names of the credentials that the request carries and keeps.
     pub credential: Option<&'a str>,
 }
 
 impl<'a> RequestRecord<'a> {
-    /// A request of which no more is known.
+    /// A record with an outcome and an identity only.
     pub const fn new(outcome: Outcome, identity: Option<&'a str>) -> Self {
         Self { outcome, identity, decided_by: None, problem: None, status: None, would_refuse: None, credential: None }
     }
@@ -57,7 +57,7 @@ impl<'a> RequestRecord<'a> {
         self.identity.unwrap_or(UNKNOWN)
     }
 
-    /// The problem's code, when the request was refused or failed.
+    /// The problem's code, if the outcome is `refused` or `failed`.
     pub fn code(&self) -> Option<Code> {
         let ended_badly = matches!(self.outcome, Outcome::Refused | Outcome::Failed);
         self.problem.filter(|_| ended_badly).map(|problem| problem.code)
@@ -95,14 +95,14 @@ pub fn response_code_details(code: Code) -> String {
     format!("entra_exchange{{{}}}", code.as_str())
 }
 
-/// Decides what is written about requests, in one worker: each worker counts for itself.
+/// Decides what is logged about requests. Each worker has its own and limits its own lines.
 #[derive(Debug)]
 pub struct RequestLog {
     settings: Log,
     recent: HashMap<(Code, Option<ConfigPath>), Recent>,
 }
 
-/// When a pair of code and part was last logged at `warn`, and how many requests of it were not since.
+/// When a pair of code and part was last logged at `warn`, and how many of its requests were not logged since.
 #[derive(Debug)]
 struct Recent {
     at: Timestamp,
@@ -115,14 +115,16 @@ impl RequestLog {
         Self { settings, recent: HashMap::new() }
     }
 
-    /// The value to set under [`ACCESS_LOG_KEY`]: for every request that was refused or failed, for others where the
-    /// configuration says so (`log.access`), since setting it is a call into the proxy.
+    /// Returns the value to set under [`ACCESS_LOG_KEY`], if any: always for a request that was refused or failed, for others
+    /// if `log.access` is set, because setting it is a call into the proxy.
     pub fn access_log_value(&self, record: &RequestRecord<'_>) -> Option<String> {
         (self.settings.access || record.code().is_some()).then(|| record.access_log_value())
     }
 
-    /// The line to log about a request, if any. One that was refused or failed is logged at `warn` once a minute for each code and
-    /// part of the configuration, with the number of those that were not logged since (`more`); everything else as `log.requests` says.
+    /// Returns the line to log about a request, if any.
+    ///
+    /// A request that was refused or failed is logged at `warn` once a minute for each code and part of the configuration,
+    /// with the number of those that were not logged since (`more`). `log.requests` sets the level of all other requests.
     ///
     /// `host` and `now` are called at most once, and only for a line or a rejected request: each is a call into the proxy.
     pub fn line(
@@ -143,12 +145,12 @@ impl RequestLog {
         }
     }
 
-    /// How many were not logged since the last line, when another line is due.
+    /// Returns the number of requests that were not logged since the last line, if another line is due.
     fn is_due(&mut self, code: Code, decided_by: Option<ConfigPath>, now: Timestamp) -> Option<u64> {
-        let is_over = |recent: &Recent| now.since(recent.at) >= PERIOD || now < recent.at;
+        let has_expired = |recent: &Recent| now.since(recent.at) >= PERIOD || now < recent.at;
         let pair = (code, decided_by);
         if let Some(recent) = self.recent.get_mut(&pair) {
-            if !is_over(recent) {
+            if !has_expired(recent) {
                 recent.more = recent.more.saturating_add(1);
                 return None;
             }
@@ -157,7 +159,7 @@ impl RequestLog {
             return Some(more);
         }
         if self.recent.len() >= MOST_PAIRS {
-            self.recent.retain(|_, recent| !is_over(recent));
+            self.recent.retain(|_, recent| !has_expired(recent));
         }
         if self.recent.len() >= MOST_PAIRS {
             return None;
@@ -215,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_set_back_silences_nothing() {
+    fn a_clock_that_was_set_back_suppresses_no_line() {
         let mut log = RequestLog::new(NEVER);
         let record = refused(&NOT_LISTED, 1);
         assert!(line(&mut log, &record, 3600).is_some());
@@ -223,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configured_level_logs_every_request_and_raises_one_rejected_a_minute() {
+    fn a_configured_level_logs_every_request_and_one_rejected_request_a_minute_at_warn() {
         let mut log = RequestLog::new(Log { requests: Some(Level::Info), ..NEVER });
         let record = refused(&NOT_LISTED, 1);
         assert!(line(&mut log, &record, 0).unwrap().starts_with("Warn"));
@@ -235,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pairs_that_are_told_apart_are_bounded_and_old_ones_give_way() {
+    fn the_number_of_tracked_pairs_is_bounded_and_expired_ones_are_removed() {
         let mut log = RequestLog::new(NEVER);
         for number in 0..MOST_PAIRS {
             assert!(line(&mut log, &refused(&BY_RULE, number), 0).is_some());
@@ -246,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn access_logs_always_learn_of_a_rejected_request_and_of_others_when_configured() {
+    fn a_rejected_request_always_has_an_access_log_value_and_others_have_one_if_configured() {
         let quiet = RequestLog::new(NEVER);
         let all = RequestLog::new(Log { access: true, ..NEVER });
         let record = refused(&NOT_LISTED, 1);
@@ -258,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_passed_without_a_token_has_no_code_but_its_line_says_why() {
+    fn a_request_that_passed_without_a_token_has_no_code_in_metrics_but_in_its_line() {
         let passed = RequestRecord { outcome: Outcome::Passed, ..refused(&UNAVAILABLE, 0) };
         assert_eq!(passed.code(), None);
         let mut log = RequestLog::new(Log { requests: Some(Level::Info), ..NEVER });
@@ -266,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_in_a_line_is_cleaned() {
+    fn a_host_in_a_line_is_sanitized() {
         let record = RequestRecord { status: Some(403), ..RequestRecord::new(Outcome::Refused, None) };
         let host = Some(b"evil\x7f\n event=exchange\xe2\x80\xae outcome=issued\xff".to_vec());
         let line = record.event(host).to_string();

@@ -1,7 +1,7 @@
-//! Azure's services by name: which host, scope and header belong to a resource of the operator's own.
+//! The table of Azure services: the host, scope and header form of a service that is configured by name.
 //!
-//! The rows stand in `data/azure-services.tsv`, each with the page that it is from; `build.rs` leaves those out. A row gives exact hosts for names that
-//! the operator wrote, never a suffix: under most of them anyone can register.
+//! The rows are in `data/azure-services.tsv`, each with its source pages, which `build.rs` removes. A row gives exact hosts
+//! for the resource names in the configuration, never a suffix: anyone can register a host under most of the suffixes.
 
 #[cfg(test)]
 mod tests;
@@ -14,39 +14,39 @@ use crate::spelling::nearest;
 
 const TABLE: &str = include_str!(concat!(env!("OUT_DIR"), "/azure-services.tsv"));
 
-/// What stands in a host for the operator's own resource, and for what Azure puts behind it.
+/// The placeholders in a host pattern for the name of the operator's resource and for the region that Azure appends.
 const NAME: &str = "{name}";
 const REGION: &str = "{region}";
 
-/// The scope of a service whose every host is a resource of its own.
+/// The scope of a service for which each host is a resource in Entra.
 const OF_THE_HOST: &str = "https://{host}/.default";
 
-/// Services that an operator may look for in vain: why a token in a header does not help, and what does.
+/// Services that do not accept a token in an HTTP header: the id, the reason, and the remedy.
 const NOT_BY_HEADER: &[(&str, &str, &str)] = &[
     (
         "container_registry",
-        "a registry takes no Entra token: it has an exchange of its own, answered to a challenge",
+        "a registry does not accept Entra tokens: it requires an exchange of its own after a challenge",
         REGISTRY,
     ),
-    ("sql", "SQL does not speak HTTP", "let its client ask managed_identity for https://database.windows.net/"),
-    ("postgresql", "PostgreSQL does not speak HTTP", DATABASE),
-    ("mysql", "MySQL does not speak HTTP", DATABASE),
+    ("sql", "SQL does not use HTTP", "have its client request https://database.windows.net/ from managed_identity"),
+    ("postgresql", "PostgreSQL does not use HTTP", DATABASE),
+    ("mysql", "MySQL does not use HTTP", DATABASE),
     (
         "amqp",
         "AMQP is not HTTP",
-        "use the service's REST API with service_bus or event_hubs, or let the client ask managed_identity",
+        "use the service's REST API with service_bus or event_hubs, or have the client request a token from managed_identity",
     ),
     (
         "kafka",
         "Kafka's protocol is not HTTP",
-        "let its client ask managed_identity for https://<namespace>.servicebus.windows.net",
+        "have its client request https://<namespace>.servicebus.windows.net from managed_identity",
     ),
 ];
 
-const REGISTRY: &str = "use the kubelet's credential provider, or let the client ask managed_identity for https://containerregistry.azure.net";
-const DATABASE: &str = "let its client ask managed_identity for https://ossrdbms-aad.database.windows.net";
+const REGISTRY: &str = "use the kubelet's credential provider, or have the client request https://containerregistry.azure.net from managed_identity";
+const DATABASE: &str = "have its client request https://ossrdbms-aad.database.windows.net from managed_identity";
 
-/// How a service wants the token in its header.
+/// The form in which a service expects the token in the `Authorization` header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeaderForm {
     /// `Bearer` and the token (RFC 6750, section 2.1).
@@ -65,7 +65,7 @@ impl HeaderForm {
         }
     }
 
-    /// The header's value.
+    /// The value of the header for this token.
     pub fn value(self, token: &AccessToken) -> String {
         match self {
             Self::Bearer => format!("Bearer {}", token.expose()),
@@ -76,12 +76,12 @@ impl HeaderForm {
         }
     }
 
-    /// The token in a header's value of this form.
+    /// Extracts the token from a header value of this form; `None` if the value has another form.
     pub(crate) fn token_in(self, value: &[u8]) -> Option<AccessToken> {
         let text = match self {
             Self::Bearer => str::from_utf8(value).ok()?.strip_prefix("Bearer ")?.to_owned(),
             Self::CosmosDb => {
-                // A key without a value: the whole of it is decoded.
+                // The whole value parses as the key of one form parameter, which decodes it.
                 let (plain, _) = form_urlencoded::parse(value).next()?;
                 plain.strip_prefix(COSMOS_DB)?.to_owned()
             }
@@ -90,29 +90,29 @@ impl HeaderForm {
     }
 }
 
-/// What precedes the token in Cosmos DB's header.
+/// The text before the token in Cosmos DB's header.
 const COSMOS_DB: &str = "type=aad&ver=1.0&sig=";
 
-/// Where the clients of a service put credentials of their own, beside `Authorization`: names divided by spaces, those of parameters
-/// in the query behind a `?`.
+/// Where the clients of a service put their own credentials, in addition to `Authorization`: names separated by spaces;
+/// the names of query parameters begin with `?`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CredentialPlaces(&'static str);
 
 impl CredentialPlaces {
-    /// Where they may be on a host of which no service is known: an API key, or a shared access signature.
+    /// The places for a host that is not of a known service: an API key and a shared access signature.
     pub const USUAL: Self = Self("api-key ?sig");
 
-    /// Reads the field of a row.
+    /// Parses the field of a row.
     fn parse(text: &'static str) -> Self {
         Self(if text == "-" { "" } else { text })
     }
 
-    /// The headers, in lower case.
+    /// The names of the headers, in lower case.
     pub fn headers(self) -> impl Iterator<Item = &'static str> {
         self.0.split(' ').filter(|name| !name.is_empty() && !name.starts_with('?'))
     }
 
-    /// The parameters of the query.
+    /// The names of the query parameters.
     pub fn parameters(self) -> impl Iterator<Item = &'static str> {
         self.0.split(' ').filter_map(|name| name.strip_prefix('?'))
     }
@@ -122,56 +122,56 @@ impl CredentialPlaces {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Service {
     word: &'static str,
-    /// `None` where the host is the same for everybody.
+    /// The rule for resource names; `None` if the service has the same host for all customers.
     names: Option<NameRule>,
     header: HeaderForm,
     credentials: CredentialPlaces,
-    /// Separated by spaces.
+    /// The host patterns, separated by spaces.
     hosts: &'static str,
-    /// `None` where each resource has its own, which the operator knows.
+    /// The scope; `None` if each resource has its own, which the operator configures.
     scope: Option<&'static str>,
 }
 
-/// Where requests go that get a token, and the scope of the token.
+/// A host of a service, and the scope of the token for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// In lower case, without a port.
+    /// The host in lower case, without a port.
     pub host: String,
-    /// The resource and `/.default`; `None` where the operator writes it.
+    /// The scope, `<resource>/.default`; `None` if the operator configures it.
     pub scope: Option<String>,
 }
 
-/// What may be the name of a resource: letters and digits, and what the row allows.
+/// The rule for the names of a service's resources: letters and digits, and what the row allows in addition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NameRule {
     shortest: usize,
     longest: usize,
-    /// Inside, not at the ends.
+    /// Whether hyphens are allowed, except as the first or last character.
     hyphens: bool,
     single_hyphens: bool,
     letter_first: bool,
 }
 
-/// Why a service, or a name in it, stands for no host.
+/// Why a service, or a resource name, has no host. `Display` continues a sentence that begins with the service or name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AzureMistake {
-    /// There is no row for the word; perhaps this one was meant.
+    /// No row has this service id. The value is a similar id, if there is one.
     UnknownService(Option<&'static str>),
-    /// There are several rows whose words end in this one.
+    /// No row has this service id, and several ids end with it.
     SeveralServices(Vec<&'static str>),
-    /// A token in a header is of no use there: why, and what to do.
+    /// The service does not accept a token in an HTTP header: the reason and the remedy.
     NotByHeader(&'static str, &'static str),
-    /// There is no row for this cloud, or the authority is of none that has rows.
+    /// The service has no row for this cloud, or the authority belongs to a cloud without rows.
     NotInCloud(Option<Cloud>),
-    /// The service has one host for everybody.
+    /// The service has the same host for all customers, so it takes no names.
     TakesNoNames(&'static str),
-    /// The service has a host for each resource.
+    /// The service has a host for each resource, so it needs names.
     NeedsNames(&'static str),
-    /// The whole host was written; this is its name.
+    /// The value is a whole host. The name in it is given.
     HostInsteadOfName(String),
-    /// Azure puts the region between name and suffix.
+    /// The host also has a region, which is missing.
     NeedsRegion(&'static str),
-    /// It cannot be the name of such a resource; this could.
+    /// The value is not a valid name of such a resource.
     NoName(NameRule),
 }
 
@@ -179,38 +179,38 @@ impl fmt::Display for AzureMistake {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnknownService(Some(near)) => {
-                write!(formatter, "is no service with a row here: did you mean {near:?}?")
+                write!(formatter, "is not a known service: did you mean {near:?}?")
             }
             Self::SeveralServices(words) => {
-                write!(formatter, "is no service with a row here: did you mean {}?", words.join(" or "))
+                write!(formatter, "is not a known service: did you mean {}?", words.join(" or "))
             }
-            Self::UnknownService(None) => formatter.write_str("is no service with a row here: write hosts and scope"),
-            Self::NotByHeader(why, remedy) => write!(formatter, "cannot be a destination, for {why}: {remedy}"),
+            Self::UnknownService(None) => formatter.write_str("is not a known service: use hosts and scope instead"),
+            Self::NotByHeader(why, remedy) => write!(formatter, "cannot be a destination, because {why}: {remedy}"),
             Self::NotInCloud(Some(cloud)) => {
-                write!(formatter, "has no row for {cloud}, whose authority this is: write hosts and scope")
+                write!(formatter, "is not listed for {cloud}, which the authority belongs to: use hosts and scope instead")
             }
             Self::NotInCloud(None) => formatter.write_str(
-                "has rows for the public cloud, the US Government cloud and the cloud in China, and the authority is of none of \
-                 them: write hosts and scope",
+                "is listed for the public cloud, the US Government cloud and the cloud in China only, and the authority belongs \
+                 to none of them: use hosts and scope instead",
             ),
-            Self::TakesNoNames(host) => write!(formatter, "has one host for everybody, {host}: leave names out"),
+            Self::TakesNoNames(host) => write!(formatter, "has the same host for all customers, {host}: remove names"),
             Self::NeedsNames(host) => {
-                write!(formatter, "has a host for each resource, {host}: write the names of your own into names")
+                write!(formatter, "has a host for each resource, {host}: list your resources in names")
             }
-            Self::HostInsteadOfName(name) => write!(formatter, "is a host: write its name alone, {name:?}"),
+            Self::HostInsteadOfName(name) => write!(formatter, "is a host: write only the name, {name:?}"),
             Self::NeedsRegion(host) => {
-                write!(formatter, "lacks a part of the host {host}: write name and region with a dot between")
+                write!(formatter, "has no region, which is part of the host {host}: write name.region")
             }
-            Self::NoName(rule) => write!(formatter, "is no name of such a resource: write {rule}"),
+            Self::NoName(rule) => write!(formatter, "is not a valid resource name: expected {rule}"),
         }
     }
 }
 
 impl Service {
-    /// The service of this word in this cloud.
+    /// Finds a service by its id, in the cloud of the authority.
     ///
     /// # Errors
-    /// When there is no row for it.
+    /// If the table has no row for it.
     pub fn find(word: &str, cloud: Option<Cloud>) -> Result<Self, AzureMistake> {
         if let Some((_, why, remedy)) = NOT_BY_HEADER.iter().find(|(other, ..)| *other == word) {
             return Err(AzureMistake::NotByHeader(why, remedy));
@@ -225,30 +225,30 @@ impl Service {
         Err(if known { AzureMistake::NotInCloud(cloud) } else { unknown(word) })
     }
 
-    /// Whether the operator writes names of resources.
+    /// Whether the service has a host for each resource, so that the configuration must name resources.
     pub const fn takes_names(&self) -> bool {
         self.names.is_some()
     }
 
-    /// How the token stands in the header.
+    /// The form of the token in the header.
     pub const fn header(&self) -> HeaderForm {
         self.header
     }
 
-    /// Where its clients put credentials of their own.
+    /// Where the clients of the service put their own credentials.
     pub const fn credentials(&self) -> CredentialPlaces {
         self.credentials
     }
 
-    /// Whether the row knows the scope; else the operator writes it.
+    /// Whether the row has the scope. If not, the operator configures it.
     pub const fn has_scope(&self) -> bool {
         self.scope.is_some()
     }
 
-    /// The hosts of a service that has the same for everybody.
+    /// The hosts of a service that has the same hosts for all customers.
     ///
     /// # Errors
-    /// When it has a host for each resource.
+    /// If the service has a host for each resource.
     pub fn endpoints(&self) -> Result<Vec<Endpoint>, AzureMistake> {
         if self.takes_names() {
             return Err(AzureMistake::NeedsNames(self.hosts));
@@ -257,10 +257,10 @@ impl Service {
         Ok(self.patterns().map(endpoint).collect())
     }
 
-    /// The host of a resource. The name may be in any case; where Azure puts the region into the host, it is `name.region`.
+    /// The host of a resource. Case is ignored; the form is `name.region` if the host contains the region.
     ///
     /// # Errors
-    /// When it can be no name of such a resource.
+    /// If the name is not valid for the service.
     pub fn endpoint(&self, name: &str) -> Result<Endpoint, AzureMistake> {
         let Some(rule) = self.names else { return Err(AzureMistake::TakesNoNames(self.hosts)) };
         let written = name.to_ascii_lowercase();
@@ -298,7 +298,7 @@ impl Service {
     }
 }
 
-/// What to say of a word that no row has.
+/// The mistake that no row has this service id, with suggestions.
 fn unknown(word: &str) -> AzureMistake {
     let mut words: Vec<&'static str> = ROWS.iter().map(|(_, service)| service.word).collect();
     words.dedup();
@@ -315,44 +315,45 @@ fn unknown(word: &str) -> AzureMistake {
     }
 }
 
-/// The suffixes under which everybody has the names of these services' resources.
+/// The host suffixes of services that have a host for each resource. All customers share them.
 pub(crate) fn shared_suffixes() -> impl Iterator<Item = &'static str> {
     let named = ROWS.iter().filter(|(_, service)| service.takes_names());
-    // A dot is behind the last placeholder.
+    // A dot follows the last placeholder.
     named
         .flat_map(|(_, service)| service.patterns())
         .filter_map(|pattern| pattern.rsplit_once('}')?.1.strip_prefix('.'))
 }
 
-/// Services that speak OData (OASIS, "OData Version 4.01. Part 2: URL Conventions"): one resource has many paths there, and a batch
-/// has the paths in its body.
+/// Services with an OData API (OASIS, "OData Version 4.01. Part 2: URL Conventions"). A resource has several paths there,
+/// and the paths of a batch are in its body, so path rules do not restrict access.
 const ODATA: [&str; 4] = ["microsoft_graph", "microsoft_graph_dod", "search", "table_storage"];
 
-/// The suffix of Dataverse, which speaks OData too and has no row: its scope is its host.
+/// The host suffix of Dataverse, which also has an OData API. It has no row, because its scope is its host.
 const DATAVERSE: &str = ".dynamics.com";
 
-/// Whether OData is spoken at a host, in lower case.
+/// Whether a host, in lower case, has an OData API.
 pub(crate) fn speaks_odata(host: &str) -> bool {
-    let of_a_row = ROWS.iter().filter(|(_, service)| ODATA.contains(&service.word));
-    host.ends_with(DATAVERSE) || of_a_row.flat_map(|(_, service)| service.patterns()).any(|it| labels_fit(it, host))
+    let rows = ROWS.iter().filter(|(_, service)| ODATA.contains(&service.word));
+    host.ends_with(DATAVERSE) || rows.flat_map(|(_, service)| service.patterns()).any(|it| labels_match(it, host))
 }
 
-/// What the placeholders stand for in this host, with a dot between.
+/// The values of the placeholders in this host, separated by dots; `None` if the host does not match the pattern.
 fn name_in(pattern: &str, host: &str) -> Option<String> {
     let labels = pattern.split('.').zip(host.split('.'));
-    let names: Vec<&str> = labels.filter(|(wanted, _)| wanted.starts_with('{')).map(|(_, label)| label).collect();
-    labels_fit(pattern, host).then(|| names.join("."))
+    let names: Vec<&str> = labels.filter(|(expected, _)| expected.starts_with('{')).map(|(_, label)| label).collect();
+    labels_match(pattern, host).then(|| names.join("."))
 }
 
-/// Label by label; a placeholder stands for any one.
-fn labels_fit(pattern: &str, host: &str) -> bool {
+/// Whether each label of the host equals that of the pattern. A placeholder matches any one label.
+fn labels_match(pattern: &str, host: &str) -> bool {
     let mut labels = host.split('.');
-    let fit =
-        pattern.split('.').all(|wanted| labels.next().is_some_and(|label| wanted.starts_with('{') || wanted == label));
-    fit && labels.next().is_none()
+    let matches = pattern
+        .split('.')
+        .all(|expected| labels.next().is_some_and(|label| expected.starts_with('{') || expected == label));
+    matches && labels.next().is_none()
 }
 
-/// Every service in every cloud that it has a row for.
+/// The rows of the table: each service with each cloud that it is listed for.
 static ROWS: LazyLock<Vec<(Cloud, Service)>> = LazyLock::new(read_rows);
 
 fn read_rows() -> Vec<(Cloud, Service)> {
@@ -378,10 +379,10 @@ fn read_rows() -> Vec<(Cloud, Service)> {
 }
 
 impl NameRule {
-    /// What any label of a host may be.
+    /// The rule for any label of a host name (RFC 1123, section 2.1).
     const LABEL: Self = Self { shortest: 1, longest: 63, hyphens: true, single_hyphens: false, letter_first: false };
 
-    /// Reads `3-24 hyphens letter_first`.
+    /// Parses the field of a row, such as `3-24 hyphens letter_first`.
     fn parse(text: &str) -> Option<Self> {
         let mut words = text.split(' ');
         let (shortest, longest) = words.next()?.split_once('-')?;
@@ -403,7 +404,7 @@ impl NameRule {
         Some(rule)
     }
 
-    /// Whether this is a name, in lower case.
+    /// Whether a name in lower case follows the rule.
     fn takes(&self, name: &str) -> bool {
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
         (self.shortest..=self.longest).contains(&name.len())
@@ -419,10 +420,10 @@ impl fmt::Display for NameRule {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kinds = match (self.hyphens, self.single_hyphens) {
             (false, _) => "letters and digits",
-            (true, false) => "letters, digits and, inside, hyphens",
-            (true, true) => "letters, digits and, inside, single hyphens",
+            (true, false) => "letters, digits and, between them, hyphens",
+            (true, true) => "letters, digits and, between them, single hyphens",
         };
-        let first = if self.letter_first { ", a letter first" } else { "" };
+        let first = if self.letter_first { ", starting with a letter" } else { "" };
         write!(formatter, "{} to {} {kinds}{first}", self.shortest, self.longest)
     }
 }

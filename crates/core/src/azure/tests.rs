@@ -1,14 +1,14 @@
-//! Every row of the table, and what is no name in it.
+//! Tests of every row of the table, and of names that must be rejected.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::host::Host;
 
-/// With the pages.
+/// The whole table, with the source pages.
 const WHOLE: &str = include_str!("../../data/azure-services.tsv");
 
-/// A name that the service takes.
+/// A valid resource name of the service.
 fn sample(service: &Service) -> String {
     let name = if service.names.is_some_and(|rule| rule.hyphens) { "payments-kv" } else { "paymentskv" };
     let with_region = service.patterns().all(|host| host.contains("{region}"));
@@ -26,7 +26,7 @@ fn find(word: &str, cloud: Cloud) -> Service {
     Service::find(word, Some(cloud)).unwrap_or_else(|mistake| panic!("{word:?} {mistake}"))
 }
 
-fn said(word: &str, cloud: Cloud, name: &str) -> String {
+fn describe(word: &str, cloud: Cloud, name: &str) -> String {
     match Service::find(word, Some(cloud)).and_then(|service| service.endpoint(name)) {
         Ok(Endpoint { host, scope }) => format!("{host} {}", scope.unwrap_or_default()),
         Err(mistake) => mistake.to_string(),
@@ -34,7 +34,7 @@ fn said(word: &str, cloud: Cloud, name: &str) -> String {
 }
 
 #[test]
-fn every_line_of_the_table_is_well_formed_and_says_what_page_it_is_from() {
+fn every_line_of_the_table_is_well_formed_and_names_its_source_page() {
     let pages: BTreeMap<&str, &str> =
         WHOLE.lines().filter_map(|line| line.strip_prefix('@')?.split_once('\t')).collect();
     let publishers = ["learn.microsoft.com/", "docs.azure.cn/", "github.com/Azure/", "github.com/databricks/"];
@@ -51,7 +51,7 @@ fn every_line_of_the_table_is_well_formed_and_says_what_page_it_is_from() {
             }
             [word, names, header, credentials, from] => {
                 assert!(word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{line}");
-                assert!(words.insert(*word), "{word} stands twice");
+                assert!(words.insert(*word), "duplicate entry {word}");
                 assert!(*names == "-" || NameRule::parse(names).is_some(), "{line}");
                 assert!(HeaderForm::parse(header).is_some(), "{line}");
                 let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
@@ -62,17 +62,17 @@ fn every_line_of_the_table_is_well_formed_and_says_what_page_it_is_from() {
             _ => panic!("{line}"),
         }
     }
-    assert_eq!(used, pages.keys().copied().collect(), "each page is used, and each one used is there");
+    assert_eq!(used, pages.keys().copied().collect(), "every page is used, and every used page is defined");
     assert_eq!(ROWS.len(), lines);
     assert!(words.iter().all(|word| NOT_BY_HEADER.iter().all(|(other, ..)| other != word)));
 }
 
 #[test]
-fn every_row_gives_hosts_and_a_scope_and_stands_once() {
+fn every_row_has_valid_hosts_and_a_valid_scope_and_is_unique() {
     let mut found = BTreeSet::new();
     for (cloud, service) in ROWS.iter().copied() {
         let word = service.word;
-        assert!(found.insert((word, cloud.word())), "{word} stands twice in {cloud}");
+        assert!(found.insert((word, cloud.word())), "duplicate entry {word} in {cloud}");
         assert_eq!(find(word, cloud), service);
         for pattern in service.patterns() {
             assert_eq!(pattern.starts_with("{name}."), service.takes_names(), "{pattern}");
@@ -91,7 +91,7 @@ fn every_row_gives_hosts_and_a_scope_and_stands_once() {
 }
 
 #[test]
-fn no_row_knows_a_look_alike() {
+fn no_row_accepts_a_name_that_leads_to_another_host() {
     for (cloud, service) in ROWS.iter().copied() {
         for Endpoint { host, .. } in endpoints(&service) {
             let name = sample(&service);
@@ -118,9 +118,9 @@ fn no_row_knows_a_look_alike() {
                 String::new(),
                 "x".repeat(64),
             ] {
-                assert!(service.endpoint(&other).is_err(), "{} in {cloud} takes {other:?}", service.word);
+                assert!(service.endpoint(&other).is_err(), "{} in {cloud} accepts {other:?}", service.word);
             }
-            // A host of one row is no host of another name in it.
+            // A host matches exactly one pattern of its row.
             if service.takes_names() {
                 assert_eq!(service.patterns().filter_map(|pattern| name_in(pattern, &host)).count(), 1, "{host}");
                 assert_eq!(name_in(service.hosts, &format!("{host}.evil.example")), None);
@@ -131,7 +131,7 @@ fn no_row_knows_a_look_alike() {
 }
 
 #[test]
-fn a_name_of_our_own_becomes_a_host_in_the_cloud_of_the_authority() {
+fn a_resource_name_gives_the_host_in_the_cloud_of_the_authority() {
     use Cloud::{China, Public, UsGovernment};
     for (word, cloud, name, expected) in [
         ("key_vault", Public, "payments-kv", "payments-kv.vault.azure.net https://vault.azure.net/.default"),
@@ -192,7 +192,7 @@ fn a_name_of_our_own_becomes_a_host_in_the_cloud_of_the_authority() {
             "adb-1234567890123456.7.azuredatabricks.net 2ff814a6-3304-4ab8-85cb-cd0e6f879c1d/.default",
         ),
     ] {
-        assert_eq!(said(word, cloud, name), expected);
+        assert_eq!(describe(word, cloud, name), expected);
     }
     let graph = find("microsoft_graph", UsGovernment).endpoints().unwrap();
     assert_eq!(
@@ -202,81 +202,81 @@ fn a_name_of_our_own_becomes_a_host_in_the_cloud_of_the_authority() {
 }
 
 #[test]
-fn a_mistake_says_what_would_be_right() {
+fn a_mistake_names_the_remedy() {
     use Cloud::{China, Public};
     for (word, cloud, name, expected) in [
-        ("key_valt", Public, "kv1", "is no service with a row here: did you mean \"key_vault\"?"),
-        ("KEY_VAULT", Public, "kv1", "is no service with a row here: did you mean \"key_vault\"?"),
+        ("key_valt", Public, "kv1", "is not a known service: did you mean \"key_vault\"?"),
+        ("KEY_VAULT", Public, "kv1", "is not a known service: did you mean \"key_vault\"?"),
         (
             "storage",
             Public,
             "kv1",
-            "is no service with a row here: did you mean blob_storage or queue_storage or table_storage or file_storage or data_lake_storage?",
+            "is not a known service: did you mean blob_storage or queue_storage or table_storage or file_storage or data_lake_storage?",
         ),
-        ("toaster", Public, "kv1", "is no service with a row here: write hosts and scope"),
+        ("toaster", Public, "kv1", "is not a known service: use hosts and scope instead"),
         (
             "azure_openai",
             China,
             "x1",
-            "has no row for the cloud in China, whose authority this is: write hosts and scope",
+            "is not listed for the cloud in China, which the authority belongs to: use hosts and scope instead",
         ),
-        ("key_vault", Public, "payments-kv.vault.azure.net", "is a host: write its name alone, \"payments-kv\""),
+        ("key_vault", Public, "payments-kv.vault.azure.net", "is a host: write only the name, \"payments-kv\""),
         (
             "data_explorer",
             Public,
             "help.westeurope.kusto.windows.net",
-            "is a host: write its name alone, \"help.westeurope\"",
+            "is a host: write only the name, \"help.westeurope\"",
         ),
         (
             "data_explorer",
             Public,
             "help",
-            "lacks a part of the host {name}.{region}.kusto.windows.net: write name and region with a dot between",
+            "has no region, which is part of the host {name}.{region}.kusto.windows.net: write name.region",
         ),
         (
             "key_vault",
             Public,
             "kv",
-            "is no name of such a resource: write 3 to 24 letters, digits and, inside, single hyphens, a letter first",
+            "is not a valid resource name: expected 3 to 24 letters, digits and, between them, single hyphens, starting with a letter",
         ),
         (
             "key_vault",
             Public,
             "a--kv",
-            "is no name of such a resource: write 3 to 24 letters, digits and, inside, single hyphens, a letter first",
+            "is not a valid resource name: expected 3 to 24 letters, digits and, between them, single hyphens, starting with a letter",
         ),
         (
             "key_vault",
             Public,
             "1kv",
-            "is no name of such a resource: write 3 to 24 letters, digits and, inside, single hyphens, a letter first",
+            "is not a valid resource name: expected 3 to 24 letters, digits and, between them, single hyphens, starting with a letter",
         ),
         (
             "key_vault",
             Public,
             "kv1.westeurope",
-            "is no name of such a resource: write 3 to 24 letters, digits and, inside, single hyphens, a letter first",
+            "is not a valid resource name: expected 3 to 24 letters, digits and, between them, single hyphens, starting with a letter",
         ),
-        ("blob_storage", Public, "payments-data", "is no name of such a resource: write 3 to 24 letters and digits"),
-        ("microsoft_graph", Public, "x", "has one host for everybody, graph.microsoft.com: leave names out"),
+        ("blob_storage", Public, "payments-data", "is not a valid resource name: expected 3 to 24 letters and digits"),
+        ("microsoft_graph", Public, "x", "has the same host for all customers, graph.microsoft.com: remove names"),
     ] {
-        assert_eq!(said(word, cloud, name), expected);
+        assert_eq!(describe(word, cloud, name), expected);
     }
     assert_eq!(Service::find("key_vault", None).unwrap_err(), AzureMistake::NotInCloud(None));
     assert_eq!(
         find("key_vault", Public).endpoints().unwrap_err().to_string(),
-        "has a host for each resource, {name}.vault.azure.net: write the names of your own into names"
+        "has a host for each resource, {name}.vault.azure.net: list your resources in names"
     );
 }
 
 #[test]
-fn what_cannot_work_says_why_and_what_to_do() {
+fn a_service_that_does_not_accept_a_token_in_a_header_is_rejected_with_reason_and_remedy() {
     for (word, why, remedy) in NOT_BY_HEADER {
         let mistake = Service::find(word, Some(Cloud::Public)).unwrap_err();
         assert_eq!(mistake, AzureMistake::NotByHeader(why, remedy));
-        assert!(mistake.to_string().starts_with("cannot be a destination, for "), "{mistake}");
+        assert!(mistake.to_string().starts_with("cannot be a destination, because "), "{mistake}");
     }
-    assert!(said("container_registry", Cloud::China, "r").contains("https://containerregistry.azure.net"));
+    assert!(describe("container_registry", Cloud::China, "r").contains("https://containerregistry.azure.net"));
 }
 
 #[test]
@@ -300,7 +300,7 @@ fn the_documentation_has_every_row() {
 }
 
 #[test]
-fn a_suffix_is_what_the_placeholders_leave_of_a_host() {
+fn a_shared_suffix_is_the_part_of_a_host_after_the_placeholders() {
     let suffixes: BTreeSet<&str> = shared_suffixes().collect();
     for suffix in ["vault.azure.net", "kusto.windows.net", "digitaltwins.azure.net", "communication.azure.com"] {
         assert!(suffixes.contains(suffix), "{suffix}");
@@ -309,7 +309,7 @@ fn a_suffix_is_what_the_placeholders_leave_of_a_host() {
 }
 
 #[test]
-fn cosmos_db_has_a_header_form_of_its_own() {
+fn only_cosmos_db_has_another_header_form_than_bearer() {
     let token = AccessToken::parse("eyJ0.a-b_c~d+e/f=").unwrap();
     assert_eq!(find("key_vault", Cloud::Public).header().value(&token), "Bearer eyJ0.a-b_c~d+e/f=");
     let header = find("cosmos_db", Cloud::Public).header();
@@ -318,7 +318,7 @@ fn cosmos_db_has_a_header_form_of_its_own() {
 }
 
 #[test]
-fn the_token_is_found_again_in_a_header_of_each_form() {
+fn the_token_is_extracted_from_a_header_of_each_form() {
     let token = AccessToken::parse("eyJ.a-b_c~d+e/f==").unwrap();
     for form in [HeaderForm::Bearer, HeaderForm::CosmosDb] {
         let value = form.value(&token);
@@ -330,7 +330,7 @@ fn the_token_is_found_again_in_a_header_of_each_form() {
 }
 
 #[test]
-fn a_service_says_where_its_clients_put_credentials() {
+fn a_service_lists_the_places_of_its_clients_credentials() {
     let places = |word: &str| {
         let places = find(word, Cloud::Public).credentials();
         (places.headers().collect::<Vec<_>>(), places.parameters().collect::<Vec<_>>())
@@ -342,7 +342,7 @@ fn a_service_says_where_its_clients_put_credentials() {
 }
 
 #[test]
-fn a_host_of_a_service_that_speaks_odata_is_known() {
+fn a_host_with_an_odata_api_is_recognized() {
     for host in [
         "graph.microsoft.com",
         "graph.microsoft.us",

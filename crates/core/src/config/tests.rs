@@ -565,33 +565,32 @@ fn what_is_wrong_with_a_service_is_said_where_it_stands() {
     for (destination, expected) in [
         (
             r#"{"azure_service":"key_valt","names":["kv1"]}"#,
-            &[r#"destinations[0].azure_service: "key_valt" is no service with a row here: did you mean "key_vault"?"#]
-                [..],
+            &[r#"destinations[0].azure_service: "key_valt" is not a known service: did you mean "key_vault"?"#][..],
         ),
         (
             r#"{"azure_service":"container_registry","names":["r"]}"#,
             &[
-                r#"destinations[0].azure_service: "container_registry" cannot be a destination, for a registry takes no Entra token: it has an exchange of its own, answered to a challenge: use the kubelet's credential provider, or let the client ask managed_identity for https://containerregistry.azure.net"#,
+                r#"destinations[0].azure_service: "container_registry" cannot be a destination, because a registry does not accept Entra tokens: it requires an exchange of its own after a challenge: use the kubelet's credential provider, or have the client request https://containerregistry.azure.net from managed_identity"#,
             ],
         ),
         (
             r#"{"azure_service":"key_vault"}"#,
             &[
-                r#"destinations[0].azure_service: "key_vault" has a host for each resource, {name}.vault.azure.net: write the names of your own into names"#,
+                r#"destinations[0].azure_service: "key_vault" has a host for each resource, {name}.vault.azure.net: list your resources in names"#,
             ],
         ),
         (
             r#"{"azure_service":"microsoft_graph","names":["x"]}"#,
             &[
-                r#"destinations[0].names: "microsoft_graph" has one host for everybody, graph.microsoft.com: leave names out"#,
+                r#"destinations[0].names: "microsoft_graph" has the same host for all customers, graph.microsoft.com: remove names"#,
             ],
         ),
         (
             r#"{"azure_service":"key_vault","names":["ok1","payments-kv.vault.azure.net","a.b","evil.example/"]}"#,
             &[
-                r#"destinations[0].names[1]: "payments-kv.vault.azure.net" is a host: write its name alone, "payments-kv""#,
-                r#"destinations[0].names[2]: "a.b" is no name of such a resource: write 3 to 24 letters, digits and, inside, single hyphens, a letter first"#,
-                r#"destinations[0].names[3]: "evil.example/" is no name of such a resource: write 3 to 24 letters, digits and, inside, single hyphens, a letter first"#,
+                r#"destinations[0].names[1]: "payments-kv.vault.azure.net" is a host: write only the name, "payments-kv""#,
+                r#"destinations[0].names[2]: "a.b" is not a valid resource name: expected 3 to 24 letters, digits and, between them, single hyphens, starting with a letter"#,
+                r#"destinations[0].names[3]: "evil.example/" is not a valid resource name: expected 3 to 24 letters, digits and, between them, single hyphens, starting with a letter"#,
             ],
         ),
         (
@@ -615,7 +614,7 @@ fn what_is_wrong_with_a_service_is_said_where_it_stands() {
         assert_eq!(said(destination), expected, "{destination}");
     }
     let sovereign = r#"{"entra":{"authority":"https://login.sovcloud-identity.fr"},"destinations":[{"azure_service":"key_vault","names":["kv1"]}]}"#;
-    assert!(mistakes(sovereign)[0].contains("and the authority is of none of them"), "{:?}", mistakes(sovereign));
+    assert!(mistakes(sovereign)[0].contains("and the authority belongs to none of them"), "{:?}", mistakes(sovereign));
 }
 
 #[test]
