@@ -125,12 +125,12 @@ fn a_slow_exchange_delays_no_other_token() {
 fn two_hundred_refused_requests_are_one_exchange() {
     let stack = newest(
         Options { concurrency: 4, ..Options::default() }
-            .variable("AZURE_CLIENT_ID", Some("00000000-0000-4000-8000-000000000000")),
+            .variable("AZURE_TENANT_ID", Some("00000000-0000-4000-8000-000000000000")),
     );
     for _ in 0..10 {
         for answer in at_once(&stack, &vec![imds("https://vault.azure.net"); 20]) {
             assert_eq!(answer.status, 400);
-            assert!(answer.text().contains("AADSTS700016"), "{}", answer.text());
+            assert!(answer.text().contains("AADSTS90002"), "{}", answer.text());
         }
     }
     assert_eq!(stack.directory().stats().token_requests, 1);

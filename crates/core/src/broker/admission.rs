@@ -168,7 +168,7 @@ fn put_off(slot: &Slot, throttled: &Failure, now: Timestamp) -> Option<Failure> 
     Some(Failure {
         problem: throttled.problem.clone().about(slot.grant.identity(), slot.grant.scope()),
         next_try: soonest.map_or(throttled.next_try, |soonest| soonest.min(throttled.next_try)),
-        ..*throttled
+        ..throttled.clone()
     })
 }
 

@@ -13,7 +13,7 @@ use super::freshness::{self, Issued};
 use super::shared::{self, Failure, PREFIX, Shelf, Then};
 use super::{GRACE, SharedData};
 use crate::assertion::{Fingerprint, Source};
-use crate::entra::{CredentialKey, Grant, is_of_credential};
+use crate::entra::{CredentialKey, Grant, Passing, is_of_credential};
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 
@@ -21,12 +21,21 @@ use crate::time::Timestamp;
 /// compare-and-set needs a name that exists ([`shared`]).
 const SHELVES: u8 = 16;
 
+/// AADSTS700016: the tenant has no such application or managed identity.
+const UNKNOWN_CLIENT: u32 = 700_016;
+
+/// For so long after the first such refusal the client may be new.
+const REPLICATION: Duration = Duration::from_secs(10 * 60);
+
 /// What is shared for one credential.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct State {
     /// The issued token that can be sent for longest.
     #[serde(default)]
     issued: Option<Lifetime>,
+    /// Whether Entra has ever issued a token to the client.
+    #[serde(default)]
+    client: Client,
     /// The last refusal of the credential, unless a token was issued since.
     #[serde(default)]
     refusal: Option<Refusal>,
@@ -36,6 +45,18 @@ pub(super) struct State {
     /// The scopes that callers chose.
     #[serde(default)]
     pub(super) budget: Budget,
+}
+
+/// Whether Entra knows the client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+enum Client {
+    /// Entra has not said yet.
+    #[default]
+    Untested,
+    /// Entra has issued no token, and said for the first time at this time that it does not know the client.
+    UnknownSince(Timestamp),
+    /// Entra has issued a token.
+    Accepted,
 }
 
 /// From when until when a token can be sent.
@@ -61,6 +82,7 @@ impl State {
             self.issued = Some(newer);
         }
         self.refusal = None;
+        self.client = Client::Accepted;
         self.throttled.take_if(|throttled| !throttled.is_backing_off(now));
     }
 
@@ -76,8 +98,22 @@ impl State {
         self.refusal.as_ref().filter(|_| !has_token)
     }
 
+    /// Whether the client, which Entra says it does not know, may have been created a moment ago.
+    fn is_new_client(&mut self, now: Timestamp) -> Then<bool> {
+        match self.client {
+            Client::Accepted => Then::Keep(false),
+            // One from the future is from before the clock was set back.
+            Client::UnknownSince(since) if since <= now.plus(GRACE) => Then::Keep(now.since(since) < REPLICATION),
+            Client::Untested | Client::UnknownSince(_) => {
+                self.client = Client::UnknownSince(now);
+                Then::Write(true)
+            }
+        }
+    }
+
     fn is_over(&self, now: Timestamp) -> bool {
         self.refusal.is_none()
+            && self.client == Client::Untested
             && self.throttled.as_ref().is_none_or(|throttled| throttled.is_over(now))
             && self.budget.is_empty()
             && self.issued.is_none_or(|issued| !issued.is_usable(None, now))
@@ -164,6 +200,22 @@ pub(super) fn note_answer(
             Then::Write(())
         });
     }
+}
+
+/// How a refusal passes. Entra does not know a client that was just created, until all of its servers do: for the first
+/// minutes that refusal is one that passes, unless Entra issued a token to the client before.
+pub(super) fn passing_of(
+    shared: &dyn SharedData,
+    grant: &Grant,
+    problem: &Problem,
+    passing: Passing,
+    now: Timestamp,
+) -> Passing {
+    if problem.entra.aadsts != Some(UNKNOWN_CLIENT) || passing != Passing::ByChange {
+        return passing;
+    }
+    let is_new = update(shared, grant.credential(), now, |state| state.is_new_client(now));
+    if is_new == Some(true) { Passing::RetrySoon } else { passing }
 }
 
 /// Notes that Entra throttles, and gives the back-off of all exchanges of the credential: how many in a row it

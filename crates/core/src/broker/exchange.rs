@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::causes::Causes;
 use super::freshness::{self, Issued};
 use super::shared::{self, Entry, Failure, Lease, Then};
 use super::slot::{Attempt, Call, Exchange, Waiter};
@@ -193,9 +194,7 @@ impl Broker {
         let Some(slot) = self.slots.get_mut(&key) else { return };
         let wait = ELSEWHERE_FIRST.saturating_mul(1 << slot.unreadable.min(6)).min(ELSEWHERE_LONGEST);
         slot.unreadable = slot.unreadable.saturating_add(1);
-        let grant = Arc::clone(&slot.grant);
-        self.publish(key, moment, |_, _| Vec::new());
-        self.end_exchange(&grant, None, moment);
+        self.publish(key, None, moment, |_, _| Vec::new());
         if let Some(slot) = self.slots.get_mut(&key) {
             slot.exchange = Exchange::Elsewhere { until: moment.now.plus(wait) };
         }
@@ -217,8 +216,10 @@ impl Broker {
         moment.commands.push(Command::Measure(metrics::exchange(&identity, "issued", "none")));
         moment.commands.push(Command::Measure(metrics::exchange_took(now.since(issued.issued_at()).as_millis())));
         let queue = self.queue;
-        self.publish(key, moment, |entry, has_lease| {
+        credential::note_issued(moment.shared, &grant, &issued, now);
+        self.publish(key, Some(false), moment, |entry, has_lease| {
             entry.failure = None;
+            entry.causes = Causes::default();
             // Another worker that took over may have a newer one already.
             let newer = |theirs: &Issued| theirs.is_usable(now) && theirs.issued_at() > issued.issued_at();
             match entry.token.as_ref().is_some_and(newer) && !has_lease {
@@ -226,8 +227,6 @@ impl Broker {
                 false => entry.replace_token(issued.clone(), queue),
             }
         });
-        credential::note_issued(moment.shared, &grant, &issued, now);
-        self.end_exchange(&grant, Some(false), moment);
         if let Some(end) = self.earliest_end(&identity, now) {
             moment.commands.push(Command::Measure(metrics::token_expiry(&identity, end.unix_seconds())));
         }
@@ -245,12 +244,14 @@ impl Broker {
         let Some(slot) = self.slots.get_mut(&key) else { return };
         let now = moment.now;
         // A worker whose lease had ended may have brought a token all the same: the next try is timed by that.
-        slot.adopt(&shared::read(moment.shared, key), now);
+        let known = shared::read(moment.shared, key);
+        slot.adopt(&known, now);
+        let mut causes = known.causes;
         let failures = if passing == Passing::Throttled {
             let wait = |failures| freshness::back_off(failures, passing, asked_for, Duration::ZERO, jitter);
             credential::note_throttled(moment.shared, &slot.grant, &problem, now, wait)
         } else {
-            slot.failure.as_ref().map_or(0, |failure| failure.failures).saturating_add(1)
+            causes.count(&problem)
         };
         let usable_for = slot.usable(now).map(|token| token.usable_until().since(now)).unwrap_or_default();
         let wait = freshness::back_off(failures, passing, asked_for, usable_for, jitter);
@@ -268,24 +269,26 @@ impl Broker {
                 .with("remedy", &problem.remedy),
         ));
         moment.commands.push(Command::Measure(metrics::exchange(slot.grant.identity(), "failed", passing.as_str())));
-        let (grant, refused) = (Arc::clone(&slot.grant), (problem.code == Code::EntraRefused).then_some(true));
+        let refused = (problem.code == Code::EntraRefused).then_some(true);
         let failure = Failure { problem, failed_at: now, next_try: now.plus(wait), failures };
-        self.publish(key, moment, |entry, has_lease| {
+        self.publish(key, refused, moment, |entry, has_lease| {
             // Another worker that took over has the later word. When nothing is there the entry was let go meanwhile.
             let is_empty = entry.lease.is_none() && entry.token.is_none() && entry.failure.is_none();
             if has_lease || is_empty {
                 entry.failure = Some(failure.clone());
+                entry.causes = causes.clone();
             }
             Vec::new()
         });
-        self.end_exchange(&grant, refused, moment);
     }
 
-    /// Gives back our lease with what came of it, wakes who waits elsewhere, and finishes our own. `change` is told whether
-    /// the lease is ours still, and returns the queues of workers that must know of its change.
+    /// Gives back our lease with what came of it, wakes who waits elsewhere, and finishes our own. `refused` is what Entra
+    /// said of the scope, where it said something. `change` is told whether the lease is ours still, and returns the queues of
+    /// workers that must know of its change.
     fn publish(
         &mut self,
         key: TokenKey,
+        refused: Option<bool>,
         moment: &mut Moment<'_>,
         mut change: impl FnMut(&mut Entry, bool) -> Vec<QueueId>,
     ) {
@@ -302,6 +305,9 @@ impl Broker {
         slot.exchange = Exchange::Idle;
         // Whoever does not wait is not tried for again and again.
         slot.wanted = false;
+        // Before another exchange begins below, which needs a permit of its own.
+        let grant = Arc::clone(&slot.grant);
+        self.end_exchange(&grant, refused, moment);
         moment.commands.extend(waiting.unwrap_or_default().into_iter().map(|queue| Command::Wake(queue, key)));
         self.finish_waiters(key, moment);
         // Whoever could not be finished, because another worker took over, goes on waiting.

@@ -6,6 +6,7 @@
 
 mod admission;
 mod budget;
+mod causes;
 mod connections;
 mod credential;
 mod exchange;
@@ -433,14 +434,17 @@ impl Broker {
                     self.fail(key, problem, Passing::ByItself, None, &mut moment);
                 }
             }
-            entra::Answer::Refused { problem, passing, retry_after } => match (call.attempt, passing) {
-                (Attempt::First, Passing::RetrySoon) => self.try_again(key, Attempt::Second, SOON, &mut moment),
-                (Attempt::First, Passing::FreshAssertion) => self.read(key, Attempt::Second, &mut moment),
-                _ => {
-                    credential::note_answer(shared, &slot.grant, &problem, call.assertion.fingerprint(), now);
-                    self.fail(key, *problem, passing, retry_after, &mut moment);
+            entra::Answer::Refused { problem, passing, retry_after } => {
+                let passing = credential::passing_of(shared, &slot.grant, &problem, passing, now);
+                match (call.attempt, passing) {
+                    (Attempt::First, Passing::RetrySoon) => self.try_again(key, Attempt::Second, SOON, &mut moment),
+                    (Attempt::First, Passing::FreshAssertion) => self.read(key, Attempt::Second, &mut moment),
+                    _ => {
+                        credential::note_answer(shared, &slot.grant, &problem, call.assertion.fingerprint(), now);
+                        self.fail(key, *problem, passing, retry_after, &mut moment);
+                    }
                 }
-            },
+            }
         }
         self.settle(key, &mut moment);
         moment.commands

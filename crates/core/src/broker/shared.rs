@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::causes::Causes;
 use super::freshness::Issued;
 use super::{FORCED_PERIOD, GRACE, Limits, credential};
 use crate::entra::TokenKey;
@@ -71,7 +72,7 @@ pub(super) struct Failure {
     pub(super) failed_at: Timestamp,
     /// No exchange before this time.
     pub(super) next_try: Timestamp,
-    /// How many failed in a row.
+    /// How many failed of this cause since the last token.
     pub(super) failures: u32,
 }
 
@@ -104,6 +105,9 @@ pub(super) struct Entry {
     pub(super) scope: String,
     pub(super) token: Option<Issued>,
     pub(super) failure: Option<Failure>,
+    /// How often each cause made an exchange fail since the last token.
+    #[serde(default)]
+    pub(super) causes: Causes,
     pub(super) lease: Option<Lease>,
     /// Whether the token is rejected: it stays in use until another takes its place.
     #[serde(default)]

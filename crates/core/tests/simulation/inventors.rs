@@ -12,6 +12,9 @@ use crate::world::World;
 /// How many seeds run unless `SEEDS` says otherwise.
 const SEEDS: u64 = 100;
 
+/// The seeds that broke a rule once.
+const FAILED_SEEDS: [u64; 2] = [221, 395];
+
 impl Plan {
     /// What the seed says, among callers that create keys.
     fn inventive(random: &mut Random) -> Self {
@@ -39,10 +42,14 @@ impl Plan {
 #[test]
 fn every_invariant_holds_while_callers_create_keys() {
     let first = crate::number("FIRST").unwrap_or(1);
-    let seeds = crate::number("SEEDS").map_or(first..first + SEEDS, |seeds| first..first + seeds / 10);
+    let count = crate::number("SEEDS").map_or(SEEDS, |seeds| seeds / 10);
+    let seeds = match crate::number("SEED") {
+        Some(seed) => vec![seed],
+        None => FAILED_SEEDS.into_iter().chain(first..first + count).collect(),
+    };
     let mut failed = Vec::new();
     let mut admitted = 0;
-    for seed in crate::number("SEED").map_or(seeds, |seed| seed..seed + 1) {
+    for seed in seeds {
         let mut random = Random::new(seed);
         let plan = Plan::inventive(&mut random);
         let outcome = crate::live(plan, random, None);

@@ -169,6 +169,31 @@ fn unlisted_scopes_are_exchanged_four_at_a_time_and_each_end_begins_another() {
 }
 
 #[test]
+fn an_exchange_that_begins_when_another_of_its_scope_ends_counts_among_the_four() {
+    let mut process = Process::new();
+    for number in 0..4 {
+        process.switch_to(unlisted(number));
+        process.pending(0, number as u32);
+        assert_eq!(process.look(0), [Seen::Read]);
+    }
+    // The worker is not heard of for so long that another one takes over, fails, and its back-off ends.
+    process.switch_to(unlisted(0));
+    process.assertion(0);
+    process.advance(Limits::default().exchange + GRACE);
+    process.pending(1, 10);
+    assert_eq!(process.look(1), [Seen::Read]);
+    let unreadable = answer(503, &json!({}));
+    assert_eq!(process.assertion_answer(1, unreadable), [Seen::Problem(10, Code::AssertionUnavailable)]);
+    let back_off = shared::read(&process.shared, process.grant.key()).failure.unwrap().next_try.since(process.now);
+    process.advance(back_off);
+    // The late failure of the first has no say: its request waits for another exchange.
+    assert_eq!(process.endpoint(0, answer(500, &json!({}))), [Seen::Read]);
+    process.switch_to(unlisted(4));
+    process.pending(1, 11);
+    assert_eq!(process.look(1), [], "a fifth one waits");
+}
+
+#[test]
 fn beyond_thirty_new_scopes_a_minute_a_caller_is_told_when_to_come_again_and_nothing_is_kept_of_it() {
     let mut process = Process::new();
     for number in 0..30 {

@@ -124,10 +124,10 @@ fn an_assertion_out_of_its_time_is_read_again_at_once() {
 #[test]
 fn while_it_backs_off_requests_fail_at_once_in_every_worker_and_say_when_to_try_again() {
     let mut process = Process::new();
-    assert_eq!(process.exchange(0, 1, refusal(700016)), [Seen::Problem(1, Code::EntraRefused)]);
+    assert_eq!(process.exchange(0, 1, refusal(90_002)), [Seen::Problem(1, Code::EntraRefused)]);
     for worker in [0, 1] {
         let problem = process.failed(worker);
-        assert_eq!(problem.aadsts().as_deref(), Some("AADSTS700016"));
+        assert_eq!(problem.aadsts().as_deref(), Some("AADSTS90002"));
         assert!(problem.retry_after.unwrap() > Duration::ZERO);
     }
     let wait = process.failed(1).retry_after.unwrap();
@@ -282,7 +282,7 @@ fn a_clock_that_is_set_back_leaves_no_lease_and_no_failure_for_ever() {
     process.pending(1, 2);
     assert_eq!(process.look(1), [Seen::Read], "a lease from the future counts for nothing");
     process.assertion(1);
-    process.endpoint(1, refusal(700016));
+    process.endpoint(1, refusal(90_002));
     process.now = process.now.minus(Duration::from_secs(86400));
     process.pending(1, 3);
 }
@@ -309,7 +309,7 @@ fn nobody_waits_for_longer_when_the_clock_is_set_back() {
 #[test]
 fn a_back_off_from_before_the_clock_was_set_back_does_not_last_until_its_time_comes_again() {
     let mut process = Process::new();
-    process.exchange(0, 1, refusal(700016));
+    process.exchange(0, 1, refusal(90_002));
     process.now = process.now.minus(Duration::from_secs(1800));
     process.pending(1, 2);
     assert_eq!(process.look(1), [Seen::Read]);
@@ -318,7 +318,7 @@ fn a_back_off_from_before_the_clock_was_set_back_does_not_last_until_its_time_co
 #[test]
 fn a_failure_is_not_told_when_another_worker_has_a_token_since() {
     let mut process = Process::new();
-    process.exchange(0, 1, refusal(700016));
+    process.exchange(0, 1, refusal(90_002));
     let wait = process.failed(1).retry_after.unwrap();
     process.advance(wait);
     process.pending(0, 2);
@@ -431,4 +431,75 @@ fn a_request_that_comes_in_the_pause_before_the_second_try_does_not_cut_it_short
     assert_eq!(process.look(0), []);
     process.advance(Duration::from_millis(1));
     assert_eq!(process.look(0), [Seen::Read]);
+}
+
+/// What a worker's exchange comes to when Entra does not know the client: `true` when it was tried once more at once.
+fn unknown_client(process: &mut Process, stream: u32) -> bool {
+    process.pending(0, stream);
+    assert_eq!(process.look(0), [Seen::Read]);
+    assert_eq!(process.assertion(0), [Seen::Call]);
+    let first = process.endpoint(0, refusal(700_016));
+    if first == [Seen::Problem(stream, Code::EntraRefused)] {
+        return false;
+    }
+    process.advance(SOON);
+    assert_eq!(process.look(0), [Seen::Read]);
+    assert_eq!(process.assertion(0), [Seen::Call]);
+    assert_eq!(process.endpoint(0, refusal(700_016)), [Seen::Problem(stream, Code::EntraRefused)]);
+    true
+}
+
+#[test]
+fn a_client_that_entra_does_not_know_yet_is_tried_often_for_ten_minutes_and_then_seldom() {
+    let mut process = Process::new();
+    let started = process.now;
+    let (mut stream, mut waits) = (0, Vec::new());
+    while process.now.since(started) < Duration::from_secs(2400) {
+        stream += 1;
+        let is_new = process.now.since(started) < Duration::from_secs(600);
+        assert_eq!(unknown_client(&mut process, stream), is_new, "after {:?}", process.now.since(started));
+        let wait = process.failed(0).retry_after.unwrap();
+        if is_new {
+            assert!(wait <= Duration::from_secs(60), "{wait:?}");
+        } else {
+            waits.push(wait);
+        }
+        process.advance(wait);
+    }
+    assert!(waits.iter().any(|wait| *wait > Duration::from_secs(60)), "{waits:?}");
+}
+
+#[test]
+fn a_client_that_had_a_token_and_is_gone_is_not_new() {
+    let mut process = Process::new();
+    process.exchange(0, 1, token(3600));
+    process.advance(Duration::from_secs(3600));
+    assert!(!unknown_client(&mut process, 2));
+}
+
+#[test]
+fn failures_of_different_causes_are_counted_apart_and_none_begins_anew_when_another_comes_between() {
+    let mut process = Process::new();
+    let mut stream = 0;
+    let mut failed = |process: &mut Process, answer: CallResult| {
+        stream += 1;
+        process.exchange(0, stream, answer);
+        let wait = process.failed(0).retry_after.unwrap();
+        process.advance(wait);
+        let failures = shared::read(&process.shared, process.grant.key()).failure.unwrap().failures;
+        (failures, wait)
+    };
+    for number in 1..9 {
+        assert_eq!(failed(&mut process, answer(500, &json!({}))).0, number);
+    }
+    // From one second to thirty, with jitter; the ninth of one cause could be ten minutes.
+    for code in [90_002, 53_003] {
+        let (failures, wait) = failed(&mut process, refusal(code));
+        assert!(failures == 1 && wait <= Duration::from_secs(30), "AADSTS{code}: {wait:?}");
+    }
+    assert_eq!(failed(&mut process, answer(500, &json!({}))).0, 9);
+    assert_eq!(failed(&mut process, refusal(53_003)).0, 2);
+    assert_eq!(process.exchange(0, 100, token(60)), [Seen::Token(100)]);
+    process.advance(Duration::from_secs(60));
+    assert_eq!(failed(&mut process, refusal(53_003)).0, 1, "a token ends every row");
 }

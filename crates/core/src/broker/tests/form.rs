@@ -1,6 +1,6 @@
 //! The form of what the workers share: modules of different builds that run side by side must not misread each other.
 
-use super::super::{credential, shared::PREFIX};
+use super::super::{causes::Causes, credential, shared::PREFIX};
 use super::*;
 use crate::entra::AccessToken;
 use crate::problem::EntraDiagnosis;
@@ -36,11 +36,14 @@ fn issued() -> Issued {
 
 fn entry() -> Entry {
     let next_try = WRITTEN.plus(GRACE);
+    let mut causes = Causes::default();
+    causes.count(&problem());
     Entry {
         identity: "payments".to_owned(),
         scope: "s/.default".to_owned(),
         token: Some(issued()),
         failure: Some(Failure { problem: problem(), failed_at: WRITTEN, next_try, failures: 3 }),
+        causes,
         lease: Some(Lease { holder: WorkerId(u64::MAX), until: next_try, waiting: vec![QueueId(1), QueueId(2)] }),
         rejected: true,
         forced_at: Some(WRITTEN),

@@ -166,7 +166,7 @@ fn a_request_that_does_not_wait_has_a_token_fetched_and_is_told_of_no_failure() 
     assert!(!want(&mut process) || process.due_in(0).is_none());
     assert_eq!(process.look(0), [Seen::Read]);
     assert_eq!(process.assertion(0), [Seen::Call]);
-    assert_eq!(process.endpoint(0, refusal(700_016)), []);
+    assert_eq!(process.endpoint(0, refusal(90_002)), []);
     // Nobody waits, so it is not tried again until somebody asks.
     let next_try = process.due_in(0).unwrap();
     process.advance(next_try);
@@ -235,7 +235,7 @@ fn the_first_use_of_a_token_asks_for_a_look_and_the_next_does_not() {
 #[test]
 fn what_is_wanted_after_a_back_off_asks_for_a_look_and_only_once() {
     let mut process = Process::new();
-    process.exchange(0, 1, refusal(700_016));
+    process.exchange(0, 1, refusal(90_002));
     let want = |process: &mut Process| process.workers[0].want(&process.grant, process.now, &process.shared);
     assert!(!want(&mut process), "while it backs off there is nothing to look at");
     process.advance(process.due_in(0).unwrap());

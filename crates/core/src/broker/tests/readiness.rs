@@ -16,7 +16,7 @@ fn code(status: &ReadinessStatus) -> Result<(), Code> {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Happening {
     Issued,
-    /// AADSTS700016.
+    /// AADSTS90002.
     CredentialRefused,
     /// AADSTS700213, on the first and on the second try.
     CredentialRefusedTwice,
@@ -140,7 +140,7 @@ impl Pod {
     fn happens(&mut self, happening: Happening, worker: usize, number: u32) {
         match happening {
             Issued => self.exchange(worker, &[token(3600)]),
-            CredentialRefused => self.exchange(worker, &[refusal(700_016)]),
+            CredentialRefused => self.exchange(worker, &[refusal(90_002)]),
             CredentialRefusedTwice => self.exchange(worker, &[refusal(700_213), refusal(700_213)]),
             CredentialRefusedOnce => self.exchange(worker, &[refusal(700_213), token(3600)]),
             ResourceRefused => self.exchange(worker, &[refusal(500_011)]),
@@ -229,7 +229,7 @@ fn all_identities_that_decide_must_be_ready_and_what_is_missing_in_the_pod_is_to
     process.exchange(0, 1, token(3600));
     let accepted = Arc::clone(&process.grant);
     process.grant = grant_of("refused", "x/.default", &["entra"], None);
-    process.exchange(0, 2, refusal(700_016));
+    process.exchange(0, 2, refusal(90_002));
     let refused = Arc::clone(&process.grant);
     let mut ready = |grants: &[&Grant], missing: Option<Code>| {
         let mut readiness = (*readiness_of(grants)).clone();
@@ -326,7 +326,7 @@ fn a_token_that_the_configuration_discards_or_that_is_from_the_future_does_not_m
     let mut pod = Pod::new();
     pod.exchange(0, &[token(3600)]);
     pod.process.advance(Duration::from_secs(60));
-    pod.exchange(0, &[refusal(700_016)]);
+    pod.exchange(0, &[refusal(90_002)]);
     assert!(pod.is_ready(1), "the token can be sent");
     let after = pod.process.now;
     let grant = Arc::clone(&pod.process.grant);

@@ -72,7 +72,7 @@ fn a_rejected_token_is_served_until_another_is_there_and_then_by_no_worker() {
 
 #[test]
 fn a_rejected_token_is_served_while_its_replacement_cannot_be_had() {
-    for answer in [answer_500(), refusal(700_016)] {
+    for answer in [answer_500(), refusal(90_002)] {
         let mut process = Process::serving("old");
         process.rejected(1);
         assert_eq!(process.replace(1, answer), []);

@@ -85,10 +85,10 @@ fn the_status_tells_people_where_each_token_stands_and_never_the_token() {
     process.advance(Duration::from_secs(3300));
     assert_eq!(status(&process)["state"], "due");
     process.advance(Duration::from_secs(200));
-    process.exchange(0, 2, refusal(700_016));
+    process.exchange(0, 2, refusal(90_002));
     let seen = status(&process);
     assert_eq!(seen["state"], "backing_off");
-    assert_eq!(seen["last_problem"]["aadsts"], "AADSTS700016");
+    assert_eq!(seen["last_problem"]["aadsts"], "AADSTS90002");
     assert_eq!((&seen["last_problem"]["failures"], &seen["last_problem"]["age_s"]), (&json!(1), &json!(0)));
     assert!(seen["last_problem"]["next_try_in_s"].as_u64().is_some() && seen.get("token").is_none());
 }
@@ -168,7 +168,7 @@ fn a_failure_is_counted_by_how_it_passes() {
         measured.unwrap()
     };
     for (answer, class) in [
-        ((|| refusal(700_016)) as fn() -> CallResult, "by_change"),
+        ((|| refusal(90_002)) as fn() -> CallResult, "by_change"),
         (|| refusal(90_033), "by_itself"),
         (|| refusal(50_196), "throttled"),
     ] {
