@@ -22,6 +22,7 @@ pub mod event;
 mod host;
 pub mod http;
 pub mod metrics;
+mod override_headers;
 mod path;
 pub mod request_log;
 mod spelling;

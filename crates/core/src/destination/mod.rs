@@ -34,7 +34,7 @@ pub(crate) struct Destinations {
 impl Destinations {
     pub(crate) fn new(config: &Config) -> Self {
         let mut tokens = Tokens { config, known: HashMap::new() };
-        let mut table = Table::default();
+        let mut table = Table::new();
         let mut warm: Vec<Arc<Grant>> = Vec::new();
         for destination in &config.destinations {
             let token = destination.action.token();
@@ -78,7 +78,7 @@ impl Destinations {
 }
 
 /// What to say of a request of which it is not clear which rule it falls under.
-fn unclear(why: &Unclear, host: &Host<'_>) -> Problem {
+fn unclear(why: &Unclear<'_>, host: &Host<'_>) -> Problem {
     let host = UntrustedText::new(&host.name);
     match why {
         Unclear::Path(what) => Problem::new(
@@ -86,6 +86,13 @@ fn unclear(why: &Unclear, host: &Host<'_>) -> Problem {
             format!("the path of the request to {host:?} has {what}, and which rule it falls under is not clear"),
             "Send the path in its plain form: without empty and dot segments, matrix parameters, backslashes, and escapes of \
              escapes.",
+        ),
+        Unclear::Method => Problem::new(
+            Code::AmbiguousMethod,
+            format!(
+                "the method of the request to {host:?} has lower-case letters, and another rule is for the same method in upper case"
+            ),
+            "Send the method in upper case, such as GET.",
         ),
         Unclear::Override(header) => Problem::new(
             Code::OverrideHeaderPresent,

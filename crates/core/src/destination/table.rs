@@ -8,32 +8,18 @@ use super::prefixes;
 use super::rule::Rule;
 use super::seen::Seen;
 use crate::host::{Authority, Host, HostPattern};
+use crate::override_headers::OverrideHeaders;
 use crate::path;
 
 /// The port of an authority without one: what reaches the filter is HTTP.
 const HTTP_PORT: u16 = 80;
 
-/// Headers by which servers and their frameworks take another method or path than the request line's.
-/// Servers that hand headers over as variables (CGI, WSGI, Rack) know no difference between `-` and `_`.
-const OVERRIDE_HEADERS: [&str; 10] = [
-    "x-http-method-override",
-    "x-http-method",
-    "x-method-override",
-    "x-original-url",
-    "x-rewrite-url",
-    "x_http_method_override",
-    "x_http_method",
-    "x_method_override",
-    "x_original_url",
-    "x_rewrite_url",
-];
-
 /// Rules by what a request must be like.
-#[derive(Default)]
 pub(super) struct Table {
     exact: HashMap<String, Ports>,
     /// By what stands after `*.`.
     wildcards: HashMap<String, Ports>,
+    override_headers: OverrideHeaders,
 }
 
 /// By port; `None` is any.
@@ -71,23 +57,29 @@ pub(super) enum Found<'a> {
     /// It is not clear which rule the request falls under.
     Unclear {
         /// Why.
-        why: Unclear,
+        why: Unclear<'a>,
         /// Whether more than a report hangs on it.
         guarded: bool,
     },
 }
 
 /// Why it is not clear which rule a request falls under.
-pub(super) enum Unclear {
+pub(super) enum Unclear<'a> {
     /// The path has this, and can be read in two ways.
     Path(&'static str),
+    /// The method has lower-case letters, and another rule is for the same method in upper case.
+    Method,
     /// This header names another method or path.
-    Override(&'static str),
+    Override(&'a str),
     /// The authority's port is not a number from 0 to 65535.
     Port,
 }
 
 impl Table {
+    pub(super) fn new() -> Self {
+        Self { exact: HashMap::new(), wildcards: HashMap::new(), override_headers: OverrideHeaders::new() }
+    }
+
     /// Adds a rule for a host, a path prefix (the empty one is any path) and a method (`None` is any).
     pub(super) fn insert(&mut self, host: &HostPattern, prefix: &str, method: Option<&str>, rule: Arc<Rule>) {
         let hosts = if host.wildcard { &mut self.wildcards } else { &mut self.exact };
@@ -120,7 +112,7 @@ impl Table {
         let candidates =
             || hosts.into_iter().flatten().flat_map(|of_host| ports.iter().filter_map(|port| of_host.get(port)));
         for paths in candidates() {
-            match paths.find(seen) {
+            match paths.find(seen, &self.override_headers) {
                 Found::Nothing => {}
                 // It may fall under a wider rule, which may refuse what this one only reports.
                 Found::Unclear { why, guarded } => {
@@ -140,29 +132,42 @@ impl Table {
 }
 
 impl Paths {
-    fn find(&self, seen: &Seen<'_>) -> Found<'_> {
+    fn find<'a>(&'a self, seen: &Seen<'_>, override_headers: &'a OverrideHeaders) -> Found<'a> {
         let unclear = |why| Found::Unclear { why, guarded: self.guards };
         let path = if self.deepest == 0 { &[] } else { seen.path().unwrap_or_default() };
         let path = match path::canonical(path) {
             Ok(path) => path,
             Err(what) => return unclear(Unclear::Path(what)),
         };
-        let rules = prefixes::of(&path, self.deepest).filter_map(|prefix| self.by_prefix.get(prefix));
-        let rule = rules.filter_map(|methods| methods.find(seen)).next();
+        let method = if self.by_method { seen.method() } else { &[] };
+        let rule = self.rule(&path, method);
+        if method.iter().any(u8::is_ascii_lowercase) {
+            // Methods are case-sensitive (RFC 9110, section 9.1), and yet some servers take `delete` for `DELETE`.
+            let in_capitals = self.rule(&path, &method.to_ascii_uppercase());
+            if rule.map(std::ptr::from_ref) != in_capitals.map(std::ptr::from_ref) {
+                return unclear(Unclear::Method);
+            }
+        }
         let depends = self.by_method || self.deepest > 0;
         if depends && self.rejects_overrides && !rule.is_some_and(|rule| rule.allows_override_headers()) {
-            let header = OVERRIDE_HEADERS.into_iter().find(|name| seen.request.header(name).is_some());
+            let header = override_headers.in_request(seen.request);
             if let Some(header) = header {
                 return unclear(Unclear::Override(header));
             }
         }
         rule.map_or(Found::Nothing, Found::Rule)
     }
+
+    /// The rule for a canonical path and a method: the longest path before the method.
+    fn rule(&self, path: &[u8], method: &[u8]) -> Option<&Rule> {
+        let rules = prefixes::of(path, self.deepest).filter_map(|prefix| self.by_prefix.get(prefix));
+        rules.filter_map(|methods| methods.find(method)).next()
+    }
 }
 
 impl Methods {
-    fn find(&self, seen: &Seen<'_>) -> Option<&Rule> {
-        let named = if self.by_name.is_empty() { None } else { self.by_name.get(seen.method()) };
+    fn find(&self, method: &[u8]) -> Option<&Rule> {
+        let named = self.by_name.get(method);
         named.or(self.any.as_ref()).map(AsRef::as_ref)
     }
 }

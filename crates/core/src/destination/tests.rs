@@ -134,7 +134,8 @@ fn the_most_specific_rule_decides_and_not_the_first() {
         ("GET", "api.example.com", "/v1", "default v1-get/.default"),
         ("GET", "api.example.com", "/v1/users?a=/x", "default v1-get/.default"),
         ("POST", "api.example.com", "/v1/users", "default v1/.default"),
-        ("get", "api.example.com", "/v1/users", "default v1/.default"),
+        ("get", "api.example.com", "/v1/users", "400 ambiguous_method"),
+        ("post", "api.example.com", "/v1/users", "default v1/.default"),
         ("GET", "api.example.com", "/v1/users/mail/1", "403 refused_by_rule"),
         ("GET", "api.example.com", "/v1/users/mails", "default v1-get/.default"),
         ("GET", "api.example.com", "/v10", "default wild/.default"),
@@ -251,6 +252,71 @@ fn a_header_that_overrides_the_method_or_path_is_rejected_where_rules_depend_on_
         assert_eq!(asked("GET", "trial.example.com", header), reported, "{header}");
     }
     assert_eq!(asked("GET", "method.example.com", "x-forwarded-host"), "default s/.default");
+}
+
+#[test]
+fn an_override_header_is_known_with_hyphens_and_underscores_mixed() {
+    let policy = policy_of(
+        r#"{"defaults": {"plaintext": "allowed", "scope": "s/.default"}, "destinations": [
+            {"hosts": ["a.example"], "methods": ["GET"]},
+            {"hosts": ["a.example"], "path_prefixes": ["/admin"], "action": "refuse"}
+        ]}"#,
+    );
+    let asked = |header: &str| said(policy.decide(&Sent::get("a.example", "/x").header(header, b"/admin")));
+    for header in [
+        "x-http_method-override",
+        "x_http-method_override",
+        "x-http-method_override",
+        "x_http-method",
+        "x-method_override",
+        "x_original-url",
+        "x-original_url",
+        "x_rewrite-url",
+    ] {
+        assert_eq!(asked(header), "403 override_header_present", "{header}");
+    }
+    // They name the request that another server got, by which no server is known to choose what it does.
+    for header in ["x-forwarded-uri", "x-forwarded-method", "x-forwarded-path", "x-original-uri", "x-http-methods"] {
+        assert_eq!(asked(header), "default s/.default", "{header}");
+    }
+}
+
+#[test]
+fn a_method_with_lower_case_letters_is_rejected_where_another_rule_is_for_it_in_upper_case() {
+    let policy = policy_of(
+        r#"{"defaults": {"plaintext": "allowed", "scope": "s/.default"}, "destinations": [
+            {"hosts": ["*.corp.example"]},
+            {"hosts": ["refuse.corp.example"], "methods": ["DELETE"], "action": "refuse"},
+            {"hosts": ["read.corp.example"], "methods": ["GET", "HEAD"]},
+            {"hosts": ["read.corp.example"], "action": "refuse"},
+            {"hosts": ["path.corp.example"], "methods": ["POST"], "path_prefixes": ["/admin"], "action": "refuse"},
+            {"hosts": ["trial.corp.example"], "methods": ["GET"], "action": "report"}
+        ]}"#,
+    );
+    let asked = |method: &str, host: &str| {
+        said(policy.decide(&Sent::get(host, "/admin/x").header(":method", method.as_bytes())))
+    };
+    for (method, host) in [
+        ("delete", "refuse.corp.example"),
+        ("Delete", "refuse.corp.example"),
+        ("DELETe", "refuse.corp.example"),
+        ("get", "read.corp.example"),
+        ("hEAD", "read.corp.example"),
+        ("post", "path.corp.example"),
+    ] {
+        assert_eq!(asked(method, host), "400 ambiguous_method", "{method} {host}");
+    }
+    assert_eq!(asked("gEt", "trial.corp.example"), "report nobody nothing, in earnest: ambiguous_method");
+    for (method, host, expected) in [
+        ("DELETE", "refuse.corp.example", "403 refused_by_rule"),
+        ("GET", "read.corp.example", "default s/.default"),
+        ("post", "read.corp.example", "403 refused_by_rule"),
+        ("get", "refuse.corp.example", "default s/.default"),
+        ("delete", "path.corp.example", "default s/.default"),
+        ("delete", "any.corp.example", "default s/.default"),
+    ] {
+        assert_eq!(asked(method, host), expected, "the same rule in any case of letters: {method} {host}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::broker::Stale;
 use crate::problem::{Code, Problem};
-use crate::untrusted::{UntrustedText, is_invisible};
+use crate::untrusted::{UntrustedText, holds_jwt, is_invisible};
 
 /// The parameters by which the clients of any Azure protocol name an identity, in lower case. Every protocol takes all of
 /// them: real clients send one protocol's name to another's endpoint, and a name that is ignored would get them the default
@@ -104,7 +104,7 @@ impl Query {
         match resource {
             Some(resource) if may_be_a_resource(&resource) => Ok(Self { version, resource, selector, stale }),
             _ => Err(bad(
-                "the parameter resource is missing, empty, longer than 1 KB or has a space or a control character",
+                "the parameter resource is missing, empty, longer than 1 KB, or has a space, a control character or a token",
                 "Send the resource that the token is for, such as resource=https://vault.azure.net.",
             )),
         }
@@ -116,10 +116,10 @@ impl Query {
     }
 }
 
-/// Whether a token can be for it. It becomes the scope, which is logged as it is.
+/// Whether a token can be for it. It becomes the scope, which is logged, so a token that was sent by mistake is not a resource.
 fn may_be_a_resource(text: &str) -> bool {
     let is_bad = |character: char| character.is_whitespace() || is_invisible(character);
-    (1..=UntrustedText::LONGEST).contains(&text.len()) && !text.contains(is_bad)
+    (1..=UntrustedText::LONGEST).contains(&text.len()) && !text.contains(is_bad) && !holds_jwt(text)
 }
 
 /// A query that cannot be judged.
@@ -139,9 +139,10 @@ fn read_digest(text: &str) -> Result<[u8; 32], Problem> {
     if digits.next().is_some() { Err(not_a_digest(text)) } else { Ok(digest) }
 }
 
+/// The value is not repeated: it may be the token itself.
 fn not_a_digest(text: &str) -> Problem {
     bad(
-        format!("token_sha256_to_refresh={:?} is no SHA-256", UntrustedText::new(text)),
+        format!("token_sha256_to_refresh has {} characters and is not a SHA-256", text.chars().count()),
         "Send the SHA-256 of the token that is to be replaced, in 64 hexadecimal digits.",
     )
 }
@@ -249,6 +250,24 @@ mod tests {
             assert_eq!(stale, Some(Stale::Digest(token.digest())), "the hash says more: {both}");
         }
         assert!(read(&format!("resource=x&token_sha256_to_refresh={hash}0")).is_err());
+    }
+
+    #[test]
+    fn a_token_that_is_sent_as_a_parameter_is_not_repeated() {
+        let token = "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJ4In0.c2lnbmF0dXJl";
+        for query in [
+            format!("resource={token}"),
+            format!("resource=https://vault.azure.net/{token}"),
+            format!("resource=x&token_sha256_to_refresh={token}"),
+            format!("resource=x&token_sha256_to_refresh=opaque-{}", "0aA".repeat(40)),
+        ] {
+            let problem = Query::read(query.as_bytes()).unwrap_err();
+            let said = format!("{} {}", problem.detail, problem.remedy);
+            assert!(!said.contains("eyJ") && !said.contains("0aA0aA"), "{said}");
+        }
+        for resource in ["https://eyJ.example", "api://Contoso-Production-PaymentService-2026-Backend-For-Frontend"] {
+            assert_eq!(read(&format!("resource={resource}")).unwrap().resource, resource);
+        }
     }
 
     #[test]

@@ -169,9 +169,15 @@ fn expected(rules: &[Rule], asked: &Asked) -> String {
         if asked.is_ambiguous() && there.iter().any(|(_, rule)| !rule.prefix.is_empty()) {
             return "ambiguous".to_owned();
         }
-        let matching = there.iter().filter(|(_, rule)| rule.is_for(asked.method, &asked.segments));
-        if let Some((place, _)) = matching.max_by_key(|(_, rule)| (rule.prefix.len(), !rule.methods.is_empty())) {
-            return format!("{place}/.default");
+        let decides = |method: &str| {
+            let matching = there.iter().filter(|(_, rule)| rule.is_for(method, &asked.segments));
+            matching.max_by_key(|(_, rule)| (rule.prefix.len(), !rule.methods.is_empty())).map(|(place, _)| *place)
+        };
+        // A server may take `get` for GET, or for another method.
+        match (decides(asked.method), decides(&asked.method.to_ascii_uppercase())) {
+            (one, other) if one != other => return "ambiguous".to_owned(),
+            (Some(place), _) => return format!("{place}/.default"),
+            (None, _) => {}
         }
     }
     "untouched".to_owned()
