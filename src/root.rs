@@ -66,7 +66,8 @@ impl Root {
         }
         self.look_at_connections(worker, &policy, now);
         let next_due = worker.at_work().and_then(|at_work| at_work.broker.next_due());
-        set_tick(now, next_due.into_iter().chain(predecessors_due).min());
+        let next_observation = worker.at_work().and_then(|at_work| at_work.broker.next_observation());
+        set_tick(now, next_due.into_iter().chain(next_observation).chain(predecessors_due).min());
     }
 
     /// Does one thing; what is to be done about it comes back.
@@ -81,7 +82,7 @@ impl Root {
                 (call.clone(), self.read(call, &source))
             }
             Command::Checked(stream, status) => {
-                envoy::on_stream(stream, self.id, || envoy::tell_readiness(&status));
+                envoy::on_stream(stream, self.id, || worker.tell_readiness(&status));
                 return Vec::new();
             }
             Command::CallEndpoint { grant, cluster, request, timeout } => {
@@ -197,13 +198,20 @@ fn report(broker: &mut Broker, call: Call, answer: CallResult, now: Timestamp) -
 /// to look into.
 fn response(headers: usize, body_size: usize) -> Response {
     if headers == 0 {
-        return Response { status: NO_ANSWER, retry_after: None, body: Vec::new(), is_envoys_own: true };
+        return Response {
+            status: NO_ANSWER,
+            retry_after: None,
+            request_id: None,
+            body: Vec::new(),
+            is_envoys_own: true,
+        };
     }
     let header = |name: &str| hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, name).ok().flatten();
     let status = header(":status").and_then(|status| String::from_utf8(status).ok()?.parse().ok()).unwrap_or(NO_ANSWER);
     Response {
         status,
         retry_after: header("retry-after"),
+        request_id: header("x-ms-request-id"),
         body: hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_size).ok().flatten().unwrap_or_default(),
         // Whoever has a clock dates its answers (RFC 9110, section 6.6.1), and Entra has one; Envoy does not date its own.
         is_envoys_own: status >= 500 && header("date").is_none(),
@@ -288,7 +296,11 @@ impl Plugin for Root {
                 worker.begin().broker.keep_warm(configured.policy.warm(), envoy::now());
             }
         }
-        self.tell(|broker, now| broker.tick(now, &Shared));
+        self.tell(|broker, now| {
+            let mut commands = broker.tick(now, &Shared);
+            commands.extend(broker.observe(now, &Shared));
+            commands
+        });
     }
 
     fn on_http_call_response(&mut self, number: u32, headers: usize, body_size: usize) {

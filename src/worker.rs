@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use entra_exchange_abi::hostcalls;
 use entra_exchange_core::broker::{
-    self, Answer, Broker, Issued, Limits, QueueId, Readiness, ReadinessStatus, Rejection, StreamId, WorkerId,
+    self, Answer, Broker, Issued, Limits, QueueId, Readiness, ReadinessStatus, RejectedBy, Rejection, StreamId,
+    WorkerId,
 };
 use entra_exchange_core::config::Log;
 use entra_exchange_core::decision::{self, ConfigPath, Decision, Delivery, Effect, Report};
-use entra_exchange_core::entra::{Grant, TokenKey};
-use entra_exchange_core::event::Event;
+use entra_exchange_core::entra::Grant;
 use entra_exchange_core::http::Request;
 use entra_exchange_core::metrics::{self, Outcome};
 use entra_exchange_core::policy::{OWN_HEADER, Policy};
@@ -42,7 +42,7 @@ pub(crate) struct AtWork {
     /// The requests that wait for their connections or their tokens.
     waiting: HashMap<StreamId, Waiting>,
     /// The tokens that requests went on with, until their answers come.
-    injected: HashMap<StreamId, (TokenKey, Arc<Issued>)>,
+    injected: HashMap<StreamId, (Arc<Grant>, Arc<Issued>)>,
 }
 
 /// A request that waits.
@@ -60,14 +60,14 @@ pub(crate) struct Ending {
     problem: Option<Problem>,
     effect: Effect,
     /// The token that it goes on with.
-    injected: Option<(TokenKey, Arc<Issued>)>,
+    injected: Option<Arc<Issued>>,
 }
 
 impl Ending {
     fn new(grant: Arc<Grant>, delivery: &Delivery, token: Result<&Arc<Issued>, &Problem>, now: Timestamp) -> Self {
         let (effect, outcome) = delivery.deliver(token.map(AsRef::as_ref), now);
         let injected = match (outcome, token) {
-            (Outcome::Injected, Ok(issued)) => Some((grant.key(), Arc::clone(issued))),
+            (Outcome::Injected, Ok(issued)) => Some(Arc::clone(issued)),
             _ => None,
         };
         Self { grant, decided_by: delivery.decided_by(), outcome, problem: token.err().cloned(), effect, injected }
@@ -135,7 +135,7 @@ impl Worker {
             }
             Decision::Check(readiness) => {
                 if let Some(status) = self.check(&readiness, stream, envoy::now()) {
-                    envoy::tell_readiness(&status);
+                    self.tell_readiness(&status);
                 }
                 false
             }
@@ -213,9 +213,7 @@ impl Worker {
             Some(stale) => {
                 let (answer, rejection) =
                     at_work.broker.get_another(&grant, delivery.need(), stale, stream, now, &Shared);
-                report_rejection(grant.key(), &rejection, || {
-                    Event::info("rejected").with("detail", "a caller rejected the cached token: another is fetched")
-                });
+                report_rejection(&grant, &rejection, || RejectedBy::Caller);
                 answer
             }
         };
@@ -278,23 +276,29 @@ impl Worker {
             ..RequestRecord::new(ending.outcome, Some(ending.grant.identity()))
         };
         self.record(&record);
+        let code = record.code();
         if let (Some(injected), Some(at_work)) = (ending.injected, &mut self.at_work) {
-            at_work.injected.insert(stream, injected);
+            at_work.injected.insert(stream, (ending.grant, injected));
         }
-        envoy::apply(&ending.effect, record.code())
+        envoy::apply(&ending.effect, code)
     }
 
     /// The answer to a request has come. When it went on with a token, and that was rejected, another is fetched.
     pub(crate) fn answered(&mut self, stream: StreamId) {
         let Some(at_work) = &mut self.at_work else { return };
-        if let Some((key, token)) = at_work.injected.remove(&stream)
+        if let Some((grant, token)) = at_work.injected.remove(&stream)
             && envoy::is_unauthorized()
         {
-            let rejection = at_work.broker.reject(key, &token, envoy::now(), &Shared);
-            report_rejection(key, &rejection, || {
-                Event::warn("rejected").with("detail", "the upstream answered 401 to a token: another is fetched")
-            });
+            self.meters.take(&metrics::rejected_by_upstream(grant.identity()));
+            let rejection = at_work.broker.reject(grant.key(), &token, envoy::now(), &Shared);
+            report_rejection(&grant, &rejection, || RejectedBy::Upstream(InEffect.header(":authority")));
         }
+    }
+
+    /// Answers the request in effect, which asks whether the pod is ready.
+    pub(crate) fn tell_readiness(&self, status: &ReadinessStatus) {
+        status.measurements().for_each(|measurement| self.meters.take(&measurement));
+        envoy::tell_readiness(status);
     }
 
     /// A request is gone.
@@ -331,11 +335,11 @@ impl AtWork {
 }
 
 /// Logs that a token was rejected, and wakes the workers that must know.
-fn report_rejection(key: TokenKey, rejection: &Rejection, event: impl FnOnce() -> Event) {
-    if rejection.marked {
-        envoy::log(&event());
+fn report_rejection(grant: &Grant, rejection: &Rejection, by: impl FnOnce() -> RejectedBy) {
+    if let Some(event) = rejection.event(grant, by) {
+        envoy::log(&event);
     }
-    rejection.wake.iter().for_each(|queue| envoy::enqueue(*queue, key.as_bytes()));
+    rejection.wake.iter().for_each(|queue| envoy::enqueue(*queue, grant.key().as_bytes()));
 }
 
 /// A random number: the standard library seeds its hash maps from the host's randomness.

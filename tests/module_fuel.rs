@@ -55,6 +55,31 @@ fn the_cost_of_a_request_is_the_recorded_one() {
     );
 }
 
+/// What Envoy is asked for one request whose token is in the VM's own memory. Each call costs more than many instructions of the module.
+#[test]
+fn a_cached_request_makes_no_more_host_calls_than_these() {
+    let module = Module::metered(&sidecar::module_bytes()).unwrap();
+    for (request, expected) in [
+        (to_service(LISTED_HOST), &[("x", 0)][..]),
+        (to_service(UNLISTED_HOST), &[("x", 0)]),
+        (to_imds("https://vault.azure.net"), &[("x", 0)]),
+    ] {
+        let host = sidecar::builder(&module).workers(1).start().unwrap();
+        let worker = host.worker(0);
+        let mut answers = Answers::default();
+        let mut one = || {
+            let stream = worker.request(request.clone());
+            answers.serve(&host);
+            stream.end();
+        };
+        (0..10).for_each(|_| one());
+        worker.host_calls();
+        one();
+        let calls: Vec<(&str, u64)> = worker.host_calls().into_iter().collect();
+        assert_eq!(calls, expected, "{request:?}");
+    }
+}
+
 fn cost(module: &Module, request: &Request) -> u64 {
     let host = sidecar::builder(module).workers(1).start().unwrap();
     let worker = host.worker(0);

@@ -13,6 +13,7 @@ mod evasions;
 mod managed_identity;
 mod many;
 mod metadata_address;
+mod observed;
 #[path = "../scenarios/mod.rs"]
 mod scenarios;
 mod token_file;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         metadata_address::ALL,
         destinations::ALL,
         many::ALL,
+        observed::ALL,
     ];
     for (name, test) in own.into_iter().flatten().chain(upgrade::ALL) {
         trials.push(Trial::test(*name, move || caught(test)).with_kind(newest));

@@ -238,11 +238,13 @@ fn metrics_have_their_tags() {
         found.contains("entra_exchange_exchange_ms_count{} 1")
     });
     assert!(complete, "{found}");
-    let expiry = "entra_exchange_token_expiry_timestamp_seconds{identity=\"default\"} 1";
+    let of_time = |name: &str| format!("entra_exchange_{name}_timestamp_seconds{{identity=\"default\"}} 1");
+    let expiry = of_time("token_expiry");
+    let (federated_issued, federated_expiry) = (of_time("federated_token_issued"), of_time("federated_token_expiry"));
     // Their values differ from day to day and from build to build.
     let (build, hash) =
         ("entra_exchange_build_info{version=\"0.1.0\",commit=\"", "entra_exchange_configuration_hash{} ");
-    let varying = [expiry, build, hash];
+    let varying = [&expiry, &federated_issued, &federated_expiry, build, hash];
     let found: Vec<&str> =
         found.lines().map(|line| varying.into_iter().find(|start| line.starts_with(start)).unwrap_or(line)).collect();
     assert_eq!(
@@ -253,11 +255,15 @@ fn metrics_have_their_tags() {
             hash,
             "entra_exchange_exchange_ms_count{} 1",
             "entra_exchange_exchanges_total{identity=\"default\",outcome=\"issued\",class=\"none\"} 1",
+            "entra_exchange_failures_in_a_row{identity=\"default\"} 0",
+            &federated_expiry,
+            &federated_issued,
             "entra_exchange_leases{} 0",
+            "entra_exchange_new_scopes_total{identity=\"default\"} 1",
             "entra_exchange_requests_total{identity=\"default\",outcome=\"injected\"} 1",
             "entra_exchange_requests_total{identity=\"default\",outcome=\"kept\"} 1",
             "entra_exchange_requests_total{identity=\"default\",outcome=\"waited\"} 1",
-            expiry,
+            &expiry,
             "entra_exchange_wait_ms_count{} 1",
             "entra_exchange_waiters{} 0",
         ]

@@ -77,6 +77,15 @@ impl Source {
 pub struct Assertion {
     token: String,
     claims: Claims,
+    lifetime: Lifetime,
+}
+
+/// From when until when a federated token is valid, as it says itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lifetime {
+    /// When it was issued (`iat`), or from when on it is valid (`nbf`), when it says either.
+    pub(crate) issued_at: Option<Timestamp>,
+    pub(crate) expires_at: Timestamp,
 }
 
 /// The SHA-256 of an assertion. The assertion cannot be guessed from it: its signature alone has at least 256 bytes.
@@ -130,8 +139,8 @@ impl Assertion {
                 "Check the content of the file: it must be one JWT and nothing else.",
             )
         })?;
-        let claims = check(&header, &claims, now)?;
-        Ok(Self { token: token.to_owned(), claims })
+        let (claims, lifetime) = check(&header, &claims, now)?;
+        Ok(Self { token: token.to_owned(), claims, lifetime })
     }
 
     /// The token itself, for the request to the token endpoint.
@@ -156,6 +165,11 @@ impl Assertion {
             || (text.len() >= SHORTEST_PART && self.token.contains(text))
     }
 
+    /// From when until when it is valid.
+    pub(crate) const fn lifetime(&self) -> Lifetime {
+        self.lifetime
+    }
+
     /// The claims, for the detail of a problem.
     pub(crate) const fn claims(&self) -> &Claims {
         &self.claims
@@ -174,8 +188,8 @@ fn decode(token: &str) -> Option<(Value, Value)> {
     Some((part(header)?, part(claims)?))
 }
 
-/// Checks the properties of a token without which Entra would reject it; returns its claims.
-fn check(header: &Value, claims: &Value, now: Timestamp) -> Result<Claims, Problem> {
+/// Checks the properties of a token without which Entra would reject it; returns its claims and its lifetime.
+fn check(header: &Value, claims: &Value, now: Timestamp) -> Result<(Claims, Lifetime), Problem> {
     let algorithm = header.get("alg").and_then(Value::as_str).unwrap_or("none");
     if algorithm != "RS256" {
         let algorithm = UntrustedText::new(algorithm);
@@ -196,8 +210,8 @@ fn check(header: &Value, claims: &Value, now: Timestamp) -> Result<Claims, Probl
         "Configure the issuer to set sub to the workload's name, the same as the subject of the federated credential.",
     )?;
     let audience = audience(claims)?;
-    check_times(claims, now)?;
-    Ok(Claims { issuer, subject, audience })
+    let lifetime = check_times(claims, now)?;
+    Ok((Claims { issuer, subject, audience }, lifetime))
 }
 
 /// The only audience of the token, which is a string or a list with one string (RFC 7519, section 4.1.3).
@@ -221,7 +235,7 @@ fn audience(claims: &Value) -> Result<UntrustedText, Problem> {
 }
 
 /// Checks that the token is valid at `now` (RFC 7519, sections 4.1.4 and 4.1.5).
-fn check_times(claims: &Value, now: Timestamp) -> Result<(), Problem> {
+fn check_times(claims: &Value, now: Timestamp) -> Result<Lifetime, Problem> {
     let Some(expiry) = claims.get("exp").and_then(seconds) else {
         return Err(invalid(
             "the federated token has no expiration time (exp)".to_owned(),
@@ -244,7 +258,10 @@ fn check_times(claims: &Value, now: Timestamp) -> Result<(), Problem> {
             format!("the federated token is not valid before {start}, in {} s", start.since(now).as_secs()),
             "Check the clock of this node and that of the issuer.",
         )),
-        _ => Ok(()),
+        start => {
+            let issued_at = claims.get("iat").and_then(seconds).or(start);
+            Ok(Lifetime { issued_at, expires_at: expiry })
+        }
     }
 }
 
@@ -395,8 +412,13 @@ pub(crate) mod tests {
     #[test]
     fn a_failed_read_names_the_cluster() {
         let source = Source::File { cluster: "projected_token".into() };
-        let answer =
-            Ok(Response { status: 503, retry_after: None, body: b"no healthy upstream".to_vec(), is_envoys_own: true });
+        let answer = Ok(Response {
+            status: 503,
+            retry_after: None,
+            request_id: None,
+            body: b"no healthy upstream".to_vec(),
+            is_envoys_own: true,
+        });
         let problem = source.read(answer, NOW).unwrap_err();
         assert_eq!(problem.code, Code::AssertionUnavailable);
         assert!(problem.detail.contains("projected_token") && problem.detail.contains("503"));

@@ -48,6 +48,8 @@ pub struct Response {
     pub status: u16,
     /// The unparsed value of `Retry-After`.
     pub retry_after: Option<Vec<u8>>,
+    /// The value of `x-ms-request-id`, unparsed: Entra's ID of its response.
+    pub request_id: Option<Vec<u8>>,
     /// The body, which may hold a token.
     pub body: Vec<u8>,
     /// Whether Envoy generated this response itself because the upstream sent none.
@@ -111,6 +113,7 @@ pub(crate) mod tests {
         let response = super::Response {
             status: 200,
             retry_after: Some(b"soon".to_vec()),
+            request_id: None,
             body: b"{\"access_token\":\"body\"}".to_vec(),
             is_envoys_own: false,
         };

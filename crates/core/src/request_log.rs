@@ -70,10 +70,7 @@ impl<'a> RequestRecord<'a> {
     }
 
     fn event(&self, host: Option<Vec<u8>>) -> Event {
-        let host = host.map(|host| {
-            let host = host.get(..LONGEST_HOST).unwrap_or(&host);
-            UntrustedText::new(&String::from_utf8_lossy(host))
-        });
+        let host = host.map(|host| shown_host(&host));
         let code = self.problem.map(|problem| problem.code.as_str());
         let scope = self.problem.and_then(|problem| problem.scope.as_deref());
         Event::info("request")
@@ -88,6 +85,11 @@ impl<'a> RequestRecord<'a> {
             .with_some("credential", self.credential)
             .with_some("detail", self.problem.map(|problem| problem.detail.as_str()))
     }
+}
+
+/// A host as a line shows it: cleaned and bounded, because the client chose it.
+pub(crate) fn shown_host(host: &[u8]) -> UntrustedText {
+    UntrustedText::new(&String::from_utf8_lossy(host.get(..LONGEST_HOST).unwrap_or(host)))
 }
 
 /// `entra_exchange{cluster_not_listed}`: the reason of a local reply, as Envoy's response code details name it.

@@ -34,7 +34,8 @@ macro_rules! attempt {
 }
 
 /// Checks that a host call is allowed, runs it, and converts its result to the guest's status code.
-fn guarded(guest: &mut Guest<'_>, name: &str, call: impl FnOnce(&mut Guest<'_>) -> CallResult) -> Result<u32> {
+fn guarded(guest: &mut Guest<'_>, name: &'static str, call: impl FnOnce(&mut Guest<'_>) -> CallResult) -> Result<u32> {
+    *guest.data_mut().host_calls.entry(name).or_default() += 1;
     if guest.data().initialising && name != "proxy_log" {
         bail!("restricted_callback: {name} cannot be called from _initialize");
     }

@@ -1,6 +1,7 @@
 //! The host: its threads with their VMs and streams, and the events that a test can deliver.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
@@ -452,6 +453,11 @@ impl Worker<'_> {
     /// The number of streams in the VM.
     pub fn streams(&self) -> usize {
         self.host.slot(self.thread).borrow().vm.as_ref().map_or(0, Vm::streams)
+    }
+
+    /// How often the VM called each function of the host (`proxy_…`) since the last call.
+    pub fn host_calls(&self) -> BTreeMap<&'static str, u64> {
+        self.host.seat(self.thread).borrow_mut().vm.as_mut().map(Vm::take_host_calls).unwrap_or_default()
     }
 
     /// The fuel that the VM has used since the last call, about one unit per instruction. Requires

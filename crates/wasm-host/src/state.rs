@@ -1,7 +1,7 @@
 //! The state of one VM that its host calls can access.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -40,6 +40,8 @@ pub(crate) struct State {
     pub(crate) tick_period: Duration,
     pub(crate) tick_at: Option<Duration>,
     pub(crate) metrics: Defined,
+    /// How often the guest called each function of the host.
+    pub(crate) host_calls: BTreeMap<&'static str, u64>,
     pub(crate) random: u64,
     pub(crate) limits: StoreLimits,
 }
@@ -75,6 +77,7 @@ impl State {
             tick_period: Duration::ZERO,
             tick_at: None,
             metrics: Defined::default(),
+            host_calls: BTreeMap::new(),
             random: seed.wrapping_add(generation.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
             limits: StoreLimitsBuilder::new().memory_size(limit).build(),
         }

@@ -1,6 +1,7 @@
 //! A VM: an instance of the module with its contexts and callbacks.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -282,6 +283,11 @@ impl Vm {
     /// The number of streams of this VM.
     pub(crate) fn streams(&self) -> usize {
         self.store.data().streams.len()
+    }
+
+    /// How often the guest called each function of the host since the last call.
+    pub(crate) fn take_host_calls(&mut self) -> BTreeMap<&'static str, u64> {
+        std::mem::take(&mut self.store.data_mut().host_calls)
     }
 
     /// Returns the fuel used since the last call and refills it.

@@ -94,5 +94,5 @@ pub(crate) fn day(proxy: u64, day: &mut Day) {
 }
 
 fn response(status: u16, body: &[u8]) -> Response {
-    Response { status, retry_after: None, body: body.to_vec(), is_envoys_own: false }
+    Response { status, retry_after: None, request_id: None, body: body.to_vec(), is_envoys_own: false }
 }

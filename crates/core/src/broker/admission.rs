@@ -7,7 +7,7 @@ use super::budget::{Permit, UnlistedLimits};
 use super::shared::{self, Failure, Then};
 use super::slot::{Exchange, Slot};
 use super::{Broker, CONTENDED, Command, GRACE, Limits, Moment, READ_TIMEOUT, SOON, SharedData, credential};
-use crate::entra::{Grant, TokenKey};
+use crate::entra::{Grant, Passing, TokenKey};
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 
@@ -78,7 +78,8 @@ impl Broker {
         let Err(problem) = self.admit_scope(&grant, now, moment.shared) else { return false };
         let wait = problem.retry_after.unwrap_or(GRACE);
         if let Some(slot) = self.slots.get_mut(&key) {
-            slot.held_back = Some(Failure { problem, failed_at: now, next_try: now.plus(wait), failures: 1 });
+            let class = Passing::ByItself;
+            slot.held_back = Some(Failure { problem, class, failed_at: now, next_try: now.plus(wait), failures: 1 });
         }
         true
     }

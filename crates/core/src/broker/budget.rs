@@ -146,6 +146,11 @@ impl Budget {
         (!self.waiting.is_empty()).then(|| self.waiting.remove(0))
     }
 
+    /// How many scopes that callers chose are kept.
+    pub(super) const fn scopes(&self) -> usize {
+        self.scopes.len()
+    }
+
     pub(super) const fn is_empty(&self) -> bool {
         self.scopes.is_empty() && self.admitted_at.is_empty()
     }

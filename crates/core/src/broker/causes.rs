@@ -43,6 +43,11 @@ impl Causes {
         })
     }
 
+    /// How many failures there were of all causes.
+    pub(super) fn total(&self) -> u32 {
+        self.0.iter().fold(0, |total, (_, count)| total.saturating_add(*count))
+    }
+
     /// Adds a cause that has not been counted yet. Returns its index.
     fn add(&mut self, cause: Cause) -> usize {
         if self.0.len() < MOST {

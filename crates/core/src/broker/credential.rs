@@ -13,7 +13,7 @@ use super::freshness::{self, Issued};
 use super::shared::{self, Failure, PREFIX, Shelf, Then};
 use super::{GRACE, SharedData};
 use crate::assertion::{Fingerprint, Source};
-use crate::entra::{CredentialKey, Grant, Passing, is_of_credential};
+use crate::entra::{CredentialKey, Grant, Passing, TokenKey, is_of_credential};
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 
@@ -26,6 +26,9 @@ const UNKNOWN_CLIENT: u32 = 700_016;
 
 /// For so long after the first such refusal the client may be new.
 const REPLICATION: Duration = Duration::from_secs(10 * 60);
+
+/// How many of a credential's tokens are known: with more, the one that was known first is forgotten.
+const MOST_KNOWN: usize = 256;
 
 /// What is shared for one credential.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +48,9 @@ pub(super) struct State {
     /// The scopes that callers chose.
     #[serde(default)]
     pub(super) budget: Budget,
+    /// The tokens that were exchanged in this process, the last one last, whether they are there still or not.
+    #[serde(default)]
+    pub(super) known: Vec<TokenKey>,
 }
 
 /// Whether Entra knows the client.
@@ -116,6 +122,7 @@ impl State {
             && self.client == Client::Untested
             && self.throttled.as_ref().is_none_or(|throttled| throttled.is_over(now))
             && self.budget.is_empty()
+            && self.known.is_empty()
             && self.issued.is_none_or(|issued| !issued.is_usable(None, now))
     }
 }
@@ -161,18 +168,24 @@ pub(super) fn update<T>(
     shared: &dyn SharedData,
     credential: CredentialKey,
     now: Timestamp,
-    mut change: impl FnMut(&mut State) -> Then<T>,
+    change: impl FnMut(&mut State) -> Then<T>,
 ) -> Option<T> {
-    shared::update_value(shared, &shelf_of(credential), |bytes| {
+    shared::with_result(change, |change| update_state(shared, credential, now, change))
+}
+
+fn update_state(
+    shared: &dyn SharedData,
+    credential: CredentialKey,
+    now: Timestamp,
+    change: &mut dyn FnMut(&mut State) -> bool,
+) -> bool {
+    shared::update_value(shared, &shelf_of(credential), &mut |bytes| {
         let mut shelf: Shelf<CredentialKey, State> = shared::decode(bytes);
-        match shelf.change(credential, &mut change) {
-            Then::Keep(result) => (None, result),
-            Then::Write(result) => {
-                shelf.0.iter_mut().for_each(|(_, state)| state.budget.forget_past(now));
-                shelf.0.retain(|(_, state)| !state.is_over(now));
-                (Some(shared::encode(&shelf)), result)
-            }
-        }
+        shelf.change(credential, &mut *change).then(|| {
+            shelf.0.iter_mut().for_each(|(_, state)| state.budget.forget_past(now));
+            shelf.0.retain(|(_, state)| !state.is_over(now));
+            shared::encode(&shelf)
+        })
     })
 }
 
@@ -218,6 +231,21 @@ pub(super) fn passing_of(
     if is_new == Some(true) { Passing::RetrySoon } else { passing }
 }
 
+/// Notes that a token was exchanged. Returns whether it is the first time in this process.
+pub(super) fn note_known(shared: &dyn SharedData, grant: &Grant, now: Timestamp) -> bool {
+    let noted = update(shared, grant.credential(), now, |state| {
+        if state.known.contains(&grant.key()) {
+            return Then::Keep(false);
+        }
+        state.known.push(grant.key());
+        if state.known.len() > MOST_KNOWN {
+            state.known.remove(0);
+        }
+        Then::Write(true)
+    });
+    noted.unwrap_or_default()
+}
+
 /// Notes that Entra throttles, and gives the back-off of all exchanges of the credential: how many in a row it
 /// throttled. `wait` says how long to wait after so many. An exchange that began before the back-off does not
 /// lengthen the row.
@@ -233,7 +261,8 @@ pub(super) fn note_throttled(
         let active = state.throttled(now);
         let failures = if active.is_some() { before } else { before.saturating_add(1) };
         let next_try = now.plus(wait(failures)).max(active.map_or(now, |throttled| throttled.next_try));
-        state.throttled = Some(Failure { problem: problem.clone(), failed_at: now, next_try, failures });
+        let class = Passing::Throttled;
+        state.throttled = Some(Failure { problem: problem.clone(), class, failed_at: now, next_try, failures });
         Then::Write(failures)
     });
     noted.unwrap_or(1)
@@ -247,15 +276,15 @@ pub(super) fn is_readable(shared: &dyn SharedData, source: &Source) -> bool {
 
 /// Notes what the last reading of the source gave. It is written only when it changes.
 pub(super) fn note_reading(shared: &dyn SharedData, source: &Source, usable: bool) {
-    shared::update_value(shared, &readings(), |bytes| {
+    shared::update_value(shared, &readings(), &mut |bytes| {
         let mut clusters = readable(bytes);
         let known = clusters.iter().position(|cluster| cluster == source.cluster());
         match (known, usable) {
             (None, true) => clusters.push(source.cluster().to_owned()),
             (Some(place), false) => drop(clusters.swap_remove(place)),
-            (Some(_), true) | (None, false) => return (None, ()),
+            (Some(_), true) | (None, false) => return None,
         }
-        (Some(shared::encode(&clusters)), ())
+        Some(shared::encode(&clusters))
     });
 }
 

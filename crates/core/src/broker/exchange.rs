@@ -8,10 +8,11 @@ use super::freshness::{self, Issued};
 use super::shared::{self, Entry, Failure, Lease, Then};
 use super::slot::{Attempt, Call, Exchange, Waiter};
 use super::{
-    Broker, CONTENDED, Command, ELSEWHERE_FIRST, ELSEWHERE_LONGEST, GRACE, Moment, QueueId, READ_TIMEOUT, credential,
+    Broker, CONTENDED, Command, ELSEWHERE_FIRST, ELSEWHERE_LONGEST, GRACE, Moment, QueueId, READ_TIMEOUT, SOON,
+    credential,
 };
-use crate::entra::{Passing, TokenKey};
-use crate::event::Event;
+use crate::entra::{Grant, Passing, TokenKey};
+use crate::event::{Event, Level};
 use crate::metrics;
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
@@ -25,6 +26,36 @@ enum Turn {
     },
     /// There is something newer to look at: a token that is not due, or a failure that backs off.
     Nobodys,
+}
+
+/// The class of a failed exchange: what is wrong in the pod needs a change, whatever the back-off is.
+fn class_of(problem: &Problem, passing: Passing) -> Passing {
+    match problem.code {
+        Code::ClusterMissing | Code::AssertionMalformed | Code::AssertionExpired | Code::AssertionInvalid => {
+            Passing::ByChange
+        }
+        _ => passing.after_retry(),
+    }
+}
+
+/// The line about an exchange without a token: the fields that `outcome=failed` and `outcome=retried` share.
+fn unsuccessful(grant: &Grant, outcome: &str, problem: &Problem, class: Passing) -> Event {
+    Event::info("exchange")
+        .with("outcome", outcome)
+        .with("identity", grant.identity())
+        .with("scope", grant.scope())
+        .with("code", problem.code.as_str())
+        .with("class", class.as_str())
+        .with_some("aadsts", problem.aadsts())
+        .with_some("trace_id", problem.entra.trace_id.as_ref().map(Guid::as_str))
+        .with_some("correlation_id", problem.entra.correlation_id.as_ref().map(Guid::as_str))
+        .with("detail", &problem.detail)
+}
+
+/// Counts an exchange that is retried at once, and gives the line to log about it.
+fn retried(grant: &Grant, problem: &Problem, class: Passing, moment: &mut Moment<'_>) -> Event {
+    moment.commands.push(Command::Measure(metrics::exchange(grant.identity(), "retried", class.as_str())));
+    unsuccessful(grant, "retried", problem, class)
 }
 
 impl Broker {
@@ -143,22 +174,26 @@ impl Broker {
         let way = call.way + 1;
         let Some(slot) = self.slots.get(&key) else { return Some(problem) };
         let Some(next) = slot.grant.clusters().get(way) else { return Some(problem) };
-        moment.commands.push(Command::Log(
-            Event::warn("exchange")
-                .with("outcome", "retried")
-                .with("identity", slot.grant.identity())
-                .with("scope", slot.grant.scope())
-                .with("code", problem.code.as_str())
-                .with("next_cluster", next)
-                .with("detail", &problem.detail)
-                .with(
-                    "remedy",
-                    "If this repeats, check idle_timeout and tcp_keepalive of the cluster: something between \
-                     this Envoy and Entra forgets idle connections.",
-                ),
-        ));
+        let event = retried(&slot.grant, &problem, Passing::ByItself, moment).with("next_cluster", next).with(
+            "remedy",
+            "If this repeats, check idle_timeout and tcp_keepalive of the cluster: something between this Envoy and \
+             Entra forgets idle connections.",
+        );
+        moment.commands.push(Command::Log(event.at_least(Level::Warn)));
         self.call(key, Call { way, ..call }, moment);
         None
+    }
+
+    /// Retries an exchange at once that Entra refused with an error that a second try often cures.
+    pub(super) fn retry_refused(&mut self, key: TokenKey, problem: &Problem, class: Passing, moment: &mut Moment<'_>) {
+        if let Some(slot) = self.slots.get(&key) {
+            let event = retried(&slot.grant, problem, class, moment);
+            moment.commands.push(Command::Log(event));
+        }
+        match class {
+            Passing::RetrySoon => self.try_again(key, Attempt::Second, SOON, moment),
+            _ => self.read(key, Attempt::Second, moment),
+        }
     }
 
     /// Reads the assertion once more after `wait`, and goes on with the exchange from there.
@@ -200,7 +235,15 @@ impl Broker {
         }
     }
 
-    pub(super) fn succeed(&mut self, key: TokenKey, issued: Issued, moment: &mut Moment<'_>) {
+    /// Publishes a token, which Entra issued through `cluster` in its answer `request_id`.
+    pub(super) fn succeed(
+        &mut self,
+        key: TokenKey,
+        issued: Issued,
+        cluster: &str,
+        request_id: Option<&Guid>,
+        moment: &mut Moment<'_>,
+    ) {
         let Some(slot) = self.slots.get(&key) else { return };
         let now = moment.now;
         moment.commands.push(Command::Log(
@@ -209,11 +252,12 @@ impl Broker {
                 .with("identity", slot.grant.identity())
                 .with("scope", slot.grant.scope())
                 .with("expires_in_s", issued.expires_at().since(now).as_secs())
-                .with("took_ms", now.since(issued.issued_at()).as_millis()),
+                .with("took_ms", now.since(issued.issued_at()).as_millis())
+                .with("cluster", cluster)
+                .with_some("trace_id", request_id.map(Guid::as_str)),
         ));
-        let identity = slot.grant.identity().to_owned();
         let grant = Arc::clone(&slot.grant);
-        moment.commands.push(Command::Measure(metrics::exchange(&identity, "issued", "none")));
+        moment.commands.push(Command::Measure(metrics::exchange(grant.identity(), "issued", "none")));
         moment.commands.push(Command::Measure(metrics::exchange_took(now.since(issued.issued_at()).as_millis())));
         let queue = self.queue;
         credential::note_issued(moment.shared, &grant, &issued, now);
@@ -227,9 +271,7 @@ impl Broker {
                 false => entry.replace_token(issued.clone(), queue),
             }
         });
-        if let Some(end) = self.earliest_end(&identity, now) {
-            moment.commands.push(Command::Measure(metrics::token_expiry(&identity, end.unix_seconds())));
-        }
+        self.observe_exchange(&grant, moment);
     }
 
     pub(super) fn fail(
@@ -238,6 +280,7 @@ impl Broker {
         problem: Problem,
         passing: Passing,
         asked_for: Option<Duration>,
+        began: Timestamp,
         moment: &mut Moment<'_>,
     ) {
         let jitter = self.random.next();
@@ -255,22 +298,18 @@ impl Broker {
         };
         let usable_for = slot.usable(now).map(|token| token.usable_until().since(now)).unwrap_or_default();
         let wait = freshness::back_off(failures, passing, asked_for, usable_for, jitter);
+        let class = class_of(&problem, passing);
         moment.commands.push(Command::Log(
-            Event::warn("exchange")
-                .with("outcome", "failed")
-                .with("identity", slot.grant.identity())
-                .with("scope", slot.grant.scope())
-                .with("code", problem.code.as_str())
-                .with_some("aadsts", problem.aadsts())
-                .with_some("trace_id", problem.entra.trace_id.as_ref().map(Guid::as_str))
-                .with_some("correlation_id", problem.entra.correlation_id.as_ref().map(Guid::as_str))
+            unsuccessful(&slot.grant, "failed", &problem, class)
+                .at_least(Level::Warn)
+                .with("took_ms", now.since(began).as_millis())
+                .with("failures", failures.max(causes.total()))
                 .with("next_try_in_ms", wait.as_millis())
-                .with("detail", &problem.detail)
                 .with("remedy", &problem.remedy),
         ));
-        moment.commands.push(Command::Measure(metrics::exchange(slot.grant.identity(), "failed", passing.as_str())));
-        let refused = (problem.code == Code::EntraRefused).then_some(true);
-        let failure = Failure { problem, failed_at: now, next_try: now.plus(wait), failures };
+        moment.commands.push(Command::Measure(metrics::exchange(slot.grant.identity(), "failed", class.as_str())));
+        let (grant, refused) = (Arc::clone(&slot.grant), (problem.code == Code::EntraRefused).then_some(true));
+        let failure = Failure { problem, class, failed_at: now, next_try: now.plus(wait), failures };
         self.publish(key, refused, moment, |entry, has_lease| {
             // Another worker that took over has the later word. When nothing is there the entry was let go meanwhile.
             let is_empty = entry.lease.is_none() && entry.token.is_none() && entry.failure.is_none();
@@ -280,6 +319,7 @@ impl Broker {
             }
             Vec::new()
         });
+        self.observe_exchange(&grant, moment);
     }
 
     /// Gives back our lease with what came of it, wakes who waits elsewhere, and finishes our own. `refused` is what Entra
@@ -378,12 +418,6 @@ impl Broker {
             }
         }
         self.schedule(key, moment.now);
-    }
-
-    /// The earliest end among the tokens of an identity, as far as this worker knows them.
-    fn earliest_end(&self, identity: &str, now: Timestamp) -> Option<Timestamp> {
-        let slots = self.slots.values().filter(|slot| slot.grant.identity() == identity);
-        slots.filter_map(|slot| Some(slot.usable(now)?.expires_at())).min()
     }
 
     /// Sets the key's timer, or lets the key go.

@@ -11,6 +11,7 @@ mod connections;
 mod credential;
 mod exchange;
 mod freshness;
+mod gauges;
 mod predecessors;
 mod readiness;
 mod reject;
@@ -27,7 +28,7 @@ pub use freshness::Issued;
 pub use predecessors::{KEPT_FOR, Predecessors};
 pub(crate) use readiness::{Credential, Decisive};
 pub use readiness::{Readiness, ReadinessStatus};
-pub use reject::{Rejection, Stale};
+pub use reject::{RejectedBy, Rejection, Stale};
 pub use shared::{QueueId, SharedData, WorkerId, prepare};
 pub use status::{Build, status};
 
@@ -43,6 +44,7 @@ use crate::metrics::{self, Measurement};
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 use connections::Connections;
+use gauges::Observed;
 use readiness::Checks;
 use release::Release;
 use slot::{Attempt, Call, Exchange, Slot, Waiter};
@@ -182,6 +184,7 @@ pub struct Broker {
     timers: BTreeSet<(Timestamp, TokenKey)>,
     waiting: HashMap<StreamId, TokenKey>,
     checks: Checks,
+    observed: Observed,
     connections: Connections,
     release: Release,
     /// Whether this VM has ever had a request. The one on the main thread never has, and internal listeners do not
@@ -210,6 +213,7 @@ impl Broker {
             timers: BTreeSet::new(),
             waiting: HashMap::new(),
             checks: Checks::default(),
+            observed: Observed::default(),
             connections: Connections::default(),
             release: Release::default(),
             serves: false,
@@ -367,20 +371,26 @@ impl Broker {
         self.notice(now);
         let mut moment = Moment { now, shared, commands: Vec::new() };
         let Some(slot) = self.slots.get_mut(&key) else { return moment.commands };
-        let Exchange::Reading { attempt, .. } = slot.exchange else { return moment.commands };
+        let Exchange::Reading { attempt, until } = slot.exchange else { return moment.commands };
+        let began = until.minus(READ_TIMEOUT + GRACE);
         let grant = Arc::clone(&slot.grant);
         let assertion = grant.assertion().read(answer, now);
-        let outcome = assertion.as_ref().err().map_or("read", |problem| problem.code.as_str());
-        moment.commands.push(Command::Measure(metrics::assertion_read(outcome)));
+        let is_elsewheres = |problem: &Problem| problem.code == Code::AssertionUnavailable && !self.serves;
+        // A VM that serves no requests can never read it: its attempt says nothing of the token.
+        if !assertion.as_ref().is_err_and(is_elsewheres) {
+            let outcome = assertion.as_ref().err().map_or("read", |problem| problem.code.as_str());
+            moment.commands.push(Command::Measure(metrics::assertion_read(outcome)));
+        }
         match assertion {
             Ok(assertion) => {
                 slot.unreadable = 0;
                 slot.malformed = false;
                 credential::note_reading(shared, grant.assertion(), true);
+                self.observe_reading(&grant, assertion.lifetime(), &mut moment);
                 let request = TokenRequest::new(&grant, &assertion);
                 self.call(key, Call { attempt, asked_at: now, assertion, request, way: 0 }, &mut moment);
             }
-            Err(problem) if problem.code == Code::AssertionUnavailable && !self.serves => {
+            Err(problem) if is_elsewheres(&problem) => {
                 self.leave_to_others(key, &mut moment);
             }
             Err(problem) if problem.code == Code::AssertionMalformed && !slot.malformed => {
@@ -391,7 +401,7 @@ impl Broker {
                 slot.malformed = false;
                 credential::note_reading(shared, grant.assertion(), false);
                 let problem = problem.about(grant.identity(), grant.scope());
-                self.fail(key, problem, Passing::ByItself, None, &mut moment);
+                self.fail(key, problem, Passing::ByItself, None, began, &mut moment);
             }
         }
         self.settle(key, &mut moment);
@@ -418,30 +428,35 @@ impl Broker {
         };
         let cluster = slot.grant.clusters().get(call.way).map(String::as_str).unwrap_or_default();
         match entra::read_answer(answer, cluster, &slot.grant, &call.assertion, now) {
-            entra::Answer::Granted { token, expires_in, refresh_in } => {
+            entra::Answer::Granted { token, expires_in, refresh_in, request_id } => {
                 let issued = Issued::new(token, call.asked_at, expires_in, refresh_in, self.random.next());
                 match (issued.is_usable(now), call.attempt) {
-                    (true, _) => self.succeed(key, issued, &mut moment),
+                    (true, _) => {
+                        let cluster = cluster.to_owned();
+                        self.succeed(key, issued, &cluster, request_id.as_ref(), &mut moment);
+                    }
                     (false, Attempt::First) => self.read(key, Attempt::Second, &mut moment),
                     (false, Attempt::Second) => {
                         let problem = over_on_arrival(&slot.grant, expires_in, now.since(call.asked_at));
-                        self.fail(key, problem, Passing::ByItself, None, &mut moment);
+                        self.fail(key, problem, Passing::ByItself, None, call.asked_at, &mut moment);
                     }
                 }
             }
             entra::Answer::Unreached { problem } => {
+                let began = call.asked_at;
                 if let Some(problem) = self.call_next(key, call, *problem, &mut moment) {
-                    self.fail(key, problem, Passing::ByItself, None, &mut moment);
+                    self.fail(key, problem, Passing::ByItself, None, began, &mut moment);
                 }
             }
             entra::Answer::Refused { problem, passing, retry_after } => {
                 let passing = credential::passing_of(shared, &slot.grant, &problem, passing, now);
                 match (call.attempt, passing) {
-                    (Attempt::First, Passing::RetrySoon) => self.try_again(key, Attempt::Second, SOON, &mut moment),
-                    (Attempt::First, Passing::FreshAssertion) => self.read(key, Attempt::Second, &mut moment),
+                    (Attempt::First, Passing::RetrySoon | Passing::FreshAssertion) => {
+                        self.retry_refused(key, &problem, passing, &mut moment);
+                    }
                     _ => {
                         credential::note_answer(shared, &slot.grant, &problem, call.assertion.fingerprint(), now);
-                        self.fail(key, *problem, passing, retry_after, &mut moment);
+                        self.fail(key, *problem, passing, retry_after, call.asked_at, &mut moment);
                     }
                 }
             }
@@ -474,6 +489,7 @@ impl Broker {
             return;
         }
         self.checks.set_back(back);
+        self.observed.set_back(back);
         self.connections.set_back(back);
         for key in self.slots.keys().copied().collect::<Vec<_>>() {
             if let Some(slot) = self.slots.get_mut(&key) {

@@ -17,7 +17,7 @@ use super::{Broker, Command, READ_TIMEOUT, SharedData, StreamId};
 use crate::assertion::{Fingerprint, Source};
 use crate::entra::{CredentialKey, Grant};
 use crate::http::{CallResult, Reply};
-use crate::metrics;
+use crate::metrics::{self, Measurement};
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 
@@ -132,11 +132,18 @@ impl Broker {
         shared: &dyn SharedData,
     ) -> Vec<Command> {
         self.notice(now);
-        let reading = source.read(answer, now).map(|assertion| assertion.fingerprint());
-        credential::note_reading(shared, source, reading.is_ok());
-        let word = reading.as_ref().err().map_or("read", |problem| problem.code.as_str());
+        let assertion = source.read(answer, now);
+        let word = assertion.as_ref().err().map_or("read", |problem| problem.code.as_str());
         let mut commands = vec![Command::Measure(metrics::assertion_read(word))];
+        if let Ok(assertion) = &assertion {
+            self.observed.note_reading(source, assertion.lifetime(), now, &mut commands);
+        }
+        let reading = assertion.map(|assertion| assertion.fingerprint());
         let checks = &mut self.checks;
+        // A reading that only the gauges asked for makes no pod unready: its access tokens may last for hours.
+        if reading.is_ok() || checks.waiting.iter().any(|waiting| waiting.unread.contains(source)) {
+            credential::note_reading(shared, source, reading.is_ok());
+        }
         checks.reading.retain(|(other, _)| other != source);
         checks.waiting.retain_mut(|waiting| {
             if let Some(place) = waiting.unread.iter().position(|other| other == source) {
@@ -241,6 +248,11 @@ impl ReadinessStatus {
     /// The problem names tenant, issuer and subject: it is for callers in the pod.
     pub fn outcome(&self) -> Result<(), &Problem> {
         self.identities.iter().find_map(|(_, outcome)| outcome.as_ref().err()).map_or(Ok(()), Err)
+    }
+
+    /// Whether each identity that decides is ready, as metrics.
+    pub fn measurements(&self) -> impl Iterator<Item = Measurement> {
+        self.identities.iter().map(|(identity, outcome)| metrics::ready(identity, outcome.is_ok()))
     }
 
     /// Every identity that decides, as JSON for callers in the pod: `not_ready` is the status while one is not ready.

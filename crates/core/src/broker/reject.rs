@@ -10,7 +10,9 @@ use super::shared::{self, Then};
 use super::slot::{Rejected, Slot, Waiter};
 use super::{Answer, Broker, FORCED_PERIOD, GRACE, Need, QueueId, SharedData, StreamId};
 use crate::entra::{Grant, TokenKey};
+use crate::event::Event;
 use crate::problem::{Code, Problem};
+use crate::request_log::shown_host;
 use crate::time::Timestamp;
 
 /// Which token a caller does not want any more.
@@ -32,6 +34,40 @@ pub struct Rejection {
     /// The workers that must look at the key again ([`Broker::look`]): wake them by these queues, this worker's own
     /// among them.
     pub wake: Vec<QueueId>,
+}
+
+/// Who rejects a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RejectedBy {
+    /// A managed-identity caller, or an attempt of a request that follows a rejected one.
+    Caller,
+    /// The upstream, which answered 401 to a request for this host.
+    Upstream(Option<Vec<u8>>),
+}
+
+impl Rejection {
+    /// What to log, when the token of `grant` is marked as rejected since now. `by` is called at most once, and only then.
+    pub fn event(&self, grant: &Grant, by: impl FnOnce() -> RejectedBy) -> Option<Event> {
+        if !self.marked {
+            return None;
+        }
+        let (event, by, host, status, detail) = match by() {
+            RejectedBy::Caller => (
+                Event::info("rejected"),
+                "caller",
+                None,
+                None,
+                "a caller rejected the cached token: another is fetched",
+            ),
+            RejectedBy::Upstream(host) => {
+                let detail = "the upstream answered 401 to a token: another is fetched";
+                (Event::warn("rejected"), "upstream", host.map(|host| shown_host(&host)), Some("401"), detail)
+            }
+        };
+        let event = event.with("by", by).with("identity", grant.identity()).with("scope", grant.scope());
+        let event = event.with_some("host", host).with_some("status", status);
+        Some(event.with("next_forced_in_ms", FORCED_PERIOD.as_millis()).with("detail", detail))
+    }
 }
 
 /// What the shared entry says of a token that is rejected.

@@ -12,13 +12,13 @@ use serde::{Deserialize, Serialize};
 use super::causes::Causes;
 use super::freshness::Issued;
 use super::{FORCED_PERIOD, GRACE, Limits, credential};
-use crate::entra::TokenKey;
+use crate::entra::{Passing, TokenKey};
 use crate::problem::Problem;
 use crate::time::Timestamp;
 
 /// The name contains the number of the entries' form: a module with another form neither reads nor harms these.
 #[cfg(not(feature = "next"))]
-pub(super) const PREFIX: &str = "entra-exchange/3/";
+pub(super) const PREFIX: &str = "entra-exchange/4/";
 /// A module of another version, as the tests of an upgrade need one.
 #[cfg(feature = "next")]
 pub(super) const PREFIX: &str = "entra-exchange/next/";
@@ -69,6 +69,8 @@ impl Lease {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Failure {
     pub(super) problem: Problem,
+    /// Whether it passes or needs a change.
+    pub(super) class: Passing,
     pub(super) failed_at: Timestamp,
     /// No exchange before this time.
     pub(super) next_try: Timestamp,
@@ -85,7 +87,12 @@ impl Failure {
 
     /// Whether it may be forgotten: nothing was tried for so long that the next failure is the first in a row.
     pub(super) fn is_over(&self, now: Timestamp) -> bool {
-        self.next_try.plus(KEPT_AFTER_FAILURE) <= now
+        self.over_at() <= now
+    }
+
+    /// From when on it may be forgotten.
+    pub(super) fn over_at(&self) -> Timestamp {
+        self.next_try.plus(KEPT_AFTER_FAILURE)
     }
 
     /// The problem as it is told now.
@@ -269,44 +276,67 @@ impl<T> Then<T> {
 
 /// Changes the value under a name that was made beforehand, as one step that no other worker can come between.
 ///
-/// `change` may be called several times, each time with the bytes that are there then; it gives the bytes to write. Its
-/// last result comes back, or `None` when others were faster every time.
-pub(super) fn update_value<T>(
+/// `change` may be called several times, each time with the bytes that are there then; it gives the bytes to write, if any. Returns
+/// `false` when others were faster every time.
+pub(super) fn update_value(
     shared: &dyn SharedData,
     name: &str,
-    mut change: impl FnMut(&[u8]) -> (Option<Vec<u8>>, T),
-) -> Option<T> {
+    change: &mut dyn FnMut(&[u8]) -> Option<Vec<u8>>,
+) -> bool {
     for _ in 0..TRIES {
         let (bytes, cas) = match shared.get(name) {
             Some((bytes, cas)) => (bytes, Some(cas)),
             None => (Vec::new(), None),
         };
-        match change(&bytes) {
-            (None, result) => return Some(result),
-            (Some(bytes), result) if shared.set(name, &bytes, cas) => return Some(result),
-            (Some(_), _) => {}
+        if change(&bytes).is_none_or(|bytes| shared.set(name, &bytes, cas)) {
+            return true;
         }
     }
-    None
+    false
 }
 
-/// Changes what is shared for `key`, as [`update_value`] does.
+/// Calls `update` with a change that says whether it is to be written, and gives the result of the last change; `None` when
+/// `update` returns `false`. Everything that does not depend on `T` is in `update`, once in the module.
+pub(super) fn with_result<V, T>(
+    mut change: impl FnMut(&mut V) -> Then<T>,
+    update: impl FnOnce(&mut dyn FnMut(&mut V) -> bool) -> bool,
+) -> Option<T> {
+    let mut last = None;
+    let done = update(&mut |value| {
+        let (is_written, result) = match change(value) {
+            Then::Write(result) => (true, result),
+            Then::Keep(result) => (false, result),
+        };
+        last = Some(result);
+        is_written
+    });
+    last.filter(|_| done)
+}
+
+/// Changes what is shared for `key`, as [`update_value`] does. The last result of `change` comes back, or `None` when
+/// others were faster every time.
 pub(super) fn update<T>(
     shared: &dyn SharedData,
     key: TokenKey,
     now: Timestamp,
-    mut change: impl FnMut(&mut Entry) -> Then<T>,
+    change: impl FnMut(&mut Entry) -> Then<T>,
 ) -> Option<T> {
-    update_value(shared, &shelf_of(key), |bytes| {
+    with_result(change, |change| update_entry(shared, key, now, change))
+}
+
+fn update_entry(
+    shared: &dyn SharedData,
+    key: TokenKey,
+    now: Timestamp,
+    change: &mut dyn FnMut(&mut Entry) -> bool,
+) -> bool {
+    update_value(shared, &shelf_of(key), &mut |bytes| {
         let mut shelf: Shelf<TokenKey, Entry> = decode(bytes);
-        match shelf.change(key, &mut change) {
-            Then::Keep(result) => (None, result),
-            Then::Write(result) => {
-                shelf.0.retain(|(_, entry)| !entry.is_over(now));
-                shelf.0.iter_mut().for_each(|(_, entry)| entry.clean(now));
-                (Some(encode(&shelf)), result)
-            }
-        }
+        shelf.change(key, &mut *change).then(|| {
+            shelf.0.retain(|(_, entry)| !entry.is_over(now));
+            shelf.0.iter_mut().for_each(|(_, entry)| entry.clean(now));
+            encode(&shelf)
+        })
     })
 }
 

@@ -64,6 +64,8 @@ struct TokenTimes {
 struct LastProblem {
     /// What went wrong, in a word.
     code: &'static str,
+    /// Whether it passes (`transient`, `throttled`) or somebody must change something (`needs_change`).
+    class: &'static str,
     /// What happened.
     detail: String,
     /// What to do about it.
@@ -175,6 +177,7 @@ impl LastProblem {
         let Problem { code, detail, remedy, entra, .. } = failure.problem;
         Self {
             code: code.as_str(),
+            class: failure.class.as_str(),
             detail,
             remedy,
             aadsts,

@@ -4,8 +4,10 @@
 //! federation: troubleshooting". Microsoft advises clients not to rely on the codes alone: a code that is not listed here
 //! is classified by HTTP status and `error`.
 
+use serde::{Deserialize, Serialize};
+
 /// The retry class of a failed exchange: what it takes for another exchange to succeed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Passing {
     /// One immediate retry. Entra occasionally returns such an error for a correct credential, and always does in the first
     /// minutes of a new one.
@@ -26,14 +28,22 @@ impl Passing {
         matches!(self, Self::ByItself | Self::Throttled)
     }
 
-    /// The word for metrics.
+    /// The class to report for an exchange that failed: an error that an immediate retry did not cure needs a change.
+    pub(crate) const fn after_retry(self) -> Self {
+        match self {
+            Self::RetrySoon | Self::FreshAssertion => Self::ByChange,
+            final_class => final_class,
+        }
+    }
+
+    /// The value of `class` in metrics, logs and the status page.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
-            Self::RetrySoon => "retry_soon",
-            Self::FreshAssertion => "fresh_assertion",
-            Self::ByItself => "by_itself",
+            Self::RetrySoon => "retry_once",
+            Self::FreshAssertion => "stale_assertion",
+            Self::ByItself => "transient",
             Self::Throttled => "throttled",
-            Self::ByChange => "by_change",
+            Self::ByChange => "needs_change",
         }
     }
 }

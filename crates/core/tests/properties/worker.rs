@@ -55,7 +55,7 @@ pub(crate) struct Told {
 }
 
 pub(crate) fn response(status: u16, body: impl Into<Vec<u8>>) -> Response {
-    Response { status, retry_after: None, body: body.into(), is_envoys_own: false }
+    Response { status, retry_after: None, request_id: None, body: body.into(), is_envoys_own: false }
 }
 
 pub(crate) fn jwt(header: &Value, claims: &Value) -> String {

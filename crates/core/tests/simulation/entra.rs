@@ -97,7 +97,7 @@ pub(crate) fn number_of(token: &str) -> Option<usize> {
 }
 
 pub(crate) fn response(status: u16, body: impl Into<Vec<u8>>) -> Response {
-    Response { status, retry_after: None, body: body.into(), is_envoys_own: false }
+    Response { status, retry_after: None, request_id: None, body: body.into(), is_envoys_own: false }
 }
 
 fn envoys_own(status: u16) -> CallResult {

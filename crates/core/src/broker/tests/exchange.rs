@@ -139,7 +139,9 @@ fn while_it_backs_off_requests_fail_at_once_in_every_worker_and_say_when_to_try_
 fn the_ways_to_the_authority_are_tried_in_order_when_one_does_not_reach_it() {
     let mut process = Process::new();
     process.grant = grant_of("payments", "s/.default", &["first", "second"], None);
-    let own = |status| Ok(Response { status, retry_after: None, body: b"reset".to_vec(), is_envoys_own: true });
+    let own = |status| {
+        Ok(Response { status, retry_after: None, request_id: None, body: b"reset".to_vec(), is_envoys_own: true })
+    };
     process.pending(0, 1);
     process.look(0);
     assert_eq!(process.assertion(0), [Seen::Call]);
@@ -166,7 +168,8 @@ fn the_assertion_goes_to_the_authority_by_its_clusters_and_nowhere_else() {
     process.pending(0, 1);
     process.look(0);
     let body = jwt(&json!({"alg": "RS256"}), &claims()).into_bytes();
-    let read = Ok(Response { status: 200, retry_after: None, body: body.clone(), is_envoys_own: false });
+    let read =
+        Ok(Response { status: 200, retry_after: None, request_id: None, body: body.clone(), is_envoys_own: false });
     let commands = process.workers[0].assertion_arrived(process.grant.key(), read, process.now, &process.shared);
     let assertion = String::from_utf8(body).unwrap();
     let mut calls = 0;
@@ -245,7 +248,9 @@ fn a_file_without_a_jwt_is_named_after_two_readings_and_tried_again_after_a_whil
     let mut process = Process::new();
     process.pending(0, 1);
     process.look(0);
-    let nonsense = || Ok(Response { status: 200, retry_after: None, body: b"hello".to_vec(), is_envoys_own: false });
+    let nonsense = || {
+        Ok(Response { status: 200, retry_after: None, request_id: None, body: b"hello".to_vec(), is_envoys_own: false })
+    };
     for stream in [1, 2] {
         assert_eq!(process.assertion_answer(0, nonsense()), []);
         process.advance(TORN);
@@ -368,7 +373,8 @@ fn a_call_takes_three_seconds_while_another_cluster_is_left_and_all_calls_the_ti
         for (index, seconds) in expected.iter().enumerate() {
             assert_eq!(timeouts(&commands), [Duration::from_secs(*seconds)], "{clusters:?}, {index}");
             process.advance(Duration::from_secs(*seconds));
-            let silence = Response { status: 504, retry_after: None, body: Vec::new(), is_envoys_own: true };
+            let silence =
+                Response { status: 504, retry_after: None, request_id: None, body: Vec::new(), is_envoys_own: true };
             commands = process.workers[0].endpoint_answered(key, Ok(silence), process.now, &process.shared);
         }
         assert_eq!(seen(commands), [Seen::Problem(1, Code::EntraUnavailable)]);
@@ -386,7 +392,8 @@ fn a_call_that_does_not_reach_the_authority_is_one_line_in_the_log_and_no_failur
     process.look(0);
     process.assertion(0);
     let key = process.grant.key();
-    let reset = Response { status: 503, retry_after: None, body: b"reset".to_vec(), is_envoys_own: true };
+    let reset =
+        Response { status: 503, retry_after: None, request_id: None, body: b"reset".to_vec(), is_envoys_own: true };
     let commands = process.workers[0].endpoint_answered(key, Ok(reset), process.now, &process.shared);
     let lines: Vec<String> = commands
         .iter()
@@ -397,8 +404,20 @@ fn a_call_that_does_not_reach_the_authority_is_one_line_in_the_log_and_no_failur
         .collect();
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(lines[0].starts_with("event=exchange outcome=retried identity=payments scope=s/.default"), "{lines:?}");
-    assert!(lines[0].contains("next_cluster=entra_new_connection") && lines[0].contains("answered 503: reset"));
-    assert!(!commands.iter().any(|command| matches!(command, Command::Measure(_))));
+    assert!(
+        lines[0].contains("next_cluster=entra_new_connection")
+            && lines[0].contains("through cluster \\\"entra\\\": reset"),
+        "{lines:?}"
+    );
+    let counted: Vec<&str> = commands
+        .iter()
+        .filter_map(|command| match command {
+            Command::Measure(measured) => Some(measured.name.as_str()),
+            _ => None,
+        })
+        .collect();
+    let retried = "identity=.=payments;.;outcome=.=retried;.;class=.=transient;.;entra_exchange_exchanges_total";
+    assert_eq!(counted, [retried]);
     // Nobody backs off meanwhile.
     process.pending(1, 2);
     assert_eq!(process.endpoint(0, token(3600)), [Seen::Token(1)]);

@@ -42,7 +42,13 @@ fn entry() -> Entry {
         identity: "payments".to_owned(),
         scope: "s/.default".to_owned(),
         token: Some(issued()),
-        failure: Some(Failure { problem: problem(), failed_at: WRITTEN, next_try, failures: 3 }),
+        failure: Some(Failure {
+            problem: problem(),
+            class: Passing::ByChange,
+            failed_at: WRITTEN,
+            next_try,
+            failures: 3,
+        }),
         causes,
         lease: Some(Lease { holder: WorkerId(u64::MAX), until: next_try, waiting: vec![QueueId(1), QueueId(2)] }),
         rejected: true,
@@ -63,6 +69,7 @@ fn written() -> Shared {
     });
     credential::note_reading(&shared, grant.assertion(), true);
     credential::note_issued(&shared, &grant, &issued(), WRITTEN);
+    credential::note_known(&shared, &grant, WRITTEN);
     credential::note_throttled(&shared, &grant, &problem(), WRITTEN, |_| GRACE);
     let assertion = grant.assertion().read(Process::new().federated_token(), WRITTEN).unwrap().fingerprint();
     credential::note_answer(&shared, &grant, &problem(), assertion, WRITTEN);

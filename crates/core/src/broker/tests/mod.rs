@@ -3,6 +3,7 @@
 mod admission;
 mod exchange;
 mod form;
+mod gauges;
 mod life;
 mod many;
 mod readiness;
@@ -103,7 +104,13 @@ fn seen(commands: Vec<Command>) -> Vec<Seen> {
 }
 
 fn answer(status: u16, body: &serde_json::Value) -> CallResult {
-    Ok(Response { status, retry_after: None, body: body.to_string().into_bytes(), is_envoys_own: false })
+    Ok(Response {
+        status,
+        retry_after: None,
+        request_id: None,
+        body: body.to_string().into_bytes(),
+        is_envoys_own: false,
+    })
 }
 
 fn token(life: u64) -> CallResult {
@@ -177,7 +184,7 @@ impl Process {
         claims["nbf"] = json!(self.now.unix_seconds());
         claims["exp"] = json!(self.now.unix_seconds() + 3600);
         let body = jwt(&json!({"alg": "RS256"}), &claims).into_bytes();
-        Ok(Response { status: 200, retry_after: None, body, is_envoys_own: false })
+        Ok(Response { status: 200, retry_after: None, request_id: None, body, is_envoys_own: false })
     }
 
     fn assertion(&mut self, worker: usize) -> Vec<Seen> {

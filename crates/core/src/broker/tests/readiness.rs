@@ -107,7 +107,7 @@ impl Pod {
         claims["exp"] = json!(u64::MAX);
         claims["jti"] = json!(number);
         let body = jwt(&json!({"alg": "RS256"}), &claims).into_bytes();
-        self.file = Ok(Response { status: 200, retry_after: None, body, is_envoys_own: false });
+        self.file = Ok(Response { status: 200, retry_after: None, request_id: None, body, is_envoys_own: false });
     }
 
     /// An exchange for a scope of its own: whichever exchange brings it counts.
@@ -211,7 +211,8 @@ fn what_was_not_read_yet_is_read_once_for_all_who_ask_and_nothing_is_exchanged()
     process.workers[0].forget(StreamId(3));
     assert_eq!(seen(process.workers[0].check(process.now)), [Seen::Read]);
     assert_eq!(seen(process.workers[0].check(process.now)), []);
-    let missing = Ok(Response { status: 503, retry_after: None, body: Vec::new(), is_envoys_own: true });
+    let missing =
+        Ok(Response { status: 503, retry_after: None, request_id: None, body: Vec::new(), is_envoys_own: true });
     let answered = seen(process.workers[0].check_answered(&source, missing, process.now, &process.shared));
     assert_eq!(answered, [Seen::Problem(1, Code::AssertionUnavailable), Seen::Problem(2, Code::AssertionUnavailable)]);
     // It is tried again with each probe, until it could be read; then every worker knows it.
@@ -247,7 +248,7 @@ fn all_identities_that_decide_must_be_ready_and_what_is_missing_in_the_pod_is_to
         claims["nbf"] = json!(process.now.unix_seconds());
         claims["exp"] = json!(process.now.unix_seconds() + 3600);
         let body = jwt(&json!({"alg": "RS256"}), &claims).into_bytes();
-        let read = Ok(Response { status: 200, retry_after: None, body, is_envoys_own: false });
+        let read = Ok(Response { status: 200, retry_after: None, request_id: None, body, is_envoys_own: false });
         match &broker.check_answered(source, read, process.now, &process.shared)[..] {
             [_, Command::Checked(StreamId(9), status)] => code(status),
             other => panic!("{other:?}"),

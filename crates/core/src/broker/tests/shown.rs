@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::Config;
 use crate::configuration_status::{ConfigurationStatus, Fingerprint};
-use crate::http::Reply;
+use crate::http::{CallFailure, Reply};
 use std::sync::LazyLock;
 
 #[test]
@@ -93,30 +93,6 @@ fn the_status_tells_people_where_each_token_stands_and_never_the_token() {
     assert!(seen["last_problem"]["next_try_in_s"].as_u64().is_some() && seen.get("token").is_none());
 }
 
-/// The earliest end among the tokens of an identity, and of no other.
-#[test]
-fn the_earliest_end_of_an_identitys_tokens_is_measured() {
-    let mut process = Process::new();
-    let mut ends = Vec::new();
-    for (identity, scope, life) in [("a", "x/.default", 3600), ("b", "x2/.default", 600), ("a", "y/.default", 7000)] {
-        process.grant = grant_of(identity, scope, &["entra"], None);
-        process.pending(0, 1);
-        process.look(0);
-        process.assertion(0);
-        let key = process.grant.key();
-        let commands = process.workers[0].endpoint_answered(key, token(life), process.now, &process.shared);
-        ends.extend(commands.into_iter().filter_map(|command| match command {
-            Command::Measure(measured) if measured.name.contains("token_expiry") => {
-                Some((measured.name, measured.value))
-            }
-            _ => None,
-        }));
-    }
-    let name = |identity: &str| format!("identity=.={identity};.;entra_exchange_token_expiry_timestamp_seconds");
-    let at = |life: u64| i64::try_from(START.unix_seconds() + life).unwrap();
-    assert_eq!(ends, [(name("a"), at(3600)), (name("b"), at(600)), (name("a"), at(3600))]);
-}
-
 /// A process whose worker 0 has had an exchange for each of these, which came to this.
 fn with_exchanges(of: &[(&str, &str)], answer: fn() -> CallResult) -> (Process, Vec<Command>) {
     let mut process = Process::new();
@@ -157,24 +133,141 @@ fn the_status_shows_the_first_keys_of_many_and_says_how_many_there_are_more() {
     assert_eq!((keys.len(), &keys[499]["scope"], &body["keys_left_out"]), (500, &json!("499/.default"), &json!(3)));
 }
 
-#[test]
-fn a_failure_is_counted_by_how_it_passes() {
-    let classes = |answer: fn() -> CallResult| {
-        let (_, commands) = with_exchanges(&[("a", "x/.default")], answer);
-        let measured = commands.into_iter().find_map(|command| match command {
-            Command::Measure(measured) if measured.name.contains("exchanges_total") => Some(measured.name),
-            _ => None,
-        });
-        measured.unwrap()
-    };
-    for (answer, class) in [
-        ((|| refusal(90_002)) as fn() -> CallResult, "by_change"),
-        (|| refusal(90_033), "by_itself"),
-        (|| refusal(50_196), "throttled"),
-    ] {
-        let expected = format!("identity=.=a;.;outcome=.=failed;.;class=.={class};.;entra_exchange_exchanges_total");
-        assert_eq!(classes(answer), expected);
+/// The tags `outcome` and `class` of the exchanges that were counted.
+fn counted(commands: &[Command]) -> Vec<String> {
+    let measured = commands.iter().filter_map(|command| match command {
+        Command::Measure(measured) if measured.name.ends_with("entra_exchange_exchanges_total") => Some(&measured.name),
+        _ => None,
+    });
+    measured
+        .map(|name| name.split(";.;").skip(1).take(2).map(|tag| tag.replace("=.=", "=")).collect::<Vec<_>>().join(" "))
+        .collect()
+}
+
+/// The lines about exchanges that were logged.
+fn logged(commands: &[Command]) -> Vec<String> {
+    let events = commands.iter().filter_map(|command| match command {
+        Command::Log(event) => Some(event.to_string()),
+        _ => None,
+    });
+    events.collect()
+}
+
+/// Has worker 0 exchange a token: each call for the assertion or for the token gets the next of these answers.
+fn exchange_with(process: &mut Process, answers: Vec<CallResult>) -> Vec<Command> {
+    process.pending(0, 1);
+    let key = process.grant.key();
+    let mut all = Vec::new();
+    let mut commands = process.workers[0].look(key, process.now, &process.shared);
+    for answer in answers {
+        while commands
+            .iter()
+            .all(|command| !matches!(command, Command::ReadAssertion(_) | Command::CallEndpoint { .. }))
+        {
+            all.append(&mut commands);
+            process.advance(SOON);
+            commands = process.workers[0].tick(process.now, &process.shared);
+        }
+        let reads = commands.iter().any(|command| matches!(command, Command::ReadAssertion(_)));
+        all.append(&mut commands);
+        let worker = &mut process.workers[0];
+        commands = match reads {
+            true => worker.assertion_arrived(key, answer, process.now, &process.shared),
+            false => worker.endpoint_answered(key, answer, process.now, &process.shared),
+        };
     }
+    all.append(&mut commands);
+    all
+}
+
+#[test]
+fn a_failure_is_counted_logged_and_shown_by_whether_it_passes_or_needs_a_change() {
+    type Answers = fn(&Process) -> Vec<CallResult>;
+    let cases: [(Answers, &[&str]); 9] = [
+        (|process| vec![process.federated_token(), refusal(90_002)], &["failed needs_change"]),
+        (|process| vec![process.federated_token(), refusal(90_033)], &["failed transient"]),
+        (|process| vec![process.federated_token(), refusal(50_196)], &["failed throttled"]),
+        // A wrong subject survives the second try, and so does a token that is out of its time.
+        (
+            |process| [700_213; 2].into_iter().flat_map(|code| [process.federated_token(), refusal(code)]).collect(),
+            &["retried retry_once", "failed needs_change"],
+        ),
+        (
+            |process| [700_024; 2].into_iter().flat_map(|code| [process.federated_token(), refusal(code)]).collect(),
+            &["retried stale_assertion", "failed needs_change"],
+        ),
+        (
+            |process| vec![process.federated_token(), refusal(700_213), process.federated_token(), token(3600)],
+            &["retried retry_once", "issued none"],
+        ),
+        // Missing clusters, and the wrong watched folder: Envoy serves the first token for ever.
+        (|process| vec![process.federated_token(), Err(CallFailure::NoSuchCluster)], &["failed needs_change"]),
+        (|_| vec![Err(CallFailure::NoSuchCluster)], &["failed needs_change"]),
+        (
+            |process| {
+                let mut later = Process::new();
+                later.now = process.now.minus(Duration::from_secs(7200));
+                vec![later.federated_token()]
+            },
+            &["failed needs_change"],
+        ),
+    ];
+    for (answers, expected) in cases {
+        let mut process = Process::new();
+        let answers = answers(&process);
+        let commands = exchange_with(&mut process, answers);
+        let expected: Vec<String> = expected
+            .iter()
+            .map(|counted| {
+                counted.split_once(' ').map(|(outcome, class)| format!("outcome={outcome} class={class}")).unwrap()
+            })
+            .collect();
+        assert_eq!(counted(&commands), expected);
+        let last = expected.last().unwrap();
+        if let Some(class) = last.strip_prefix("outcome=failed ") {
+            let lines = logged(&commands);
+            let line = lines.last().unwrap();
+            assert!(line.contains(class) && line.contains("outcome=failed"), "{line}");
+            let shown: serde_json::Value = serde_json::from_slice(&status_of(&CONFIGURATION, &process).body).unwrap();
+            assert_eq!(shown["keys"][0]["last_problem"]["class"], class.trim_start_matches("class="));
+        }
+    }
+}
+
+#[test]
+fn a_failed_line_says_how_long_the_exchange_took_and_how_many_failed_in_a_row() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    process.look(0);
+    process.advance(Duration::from_millis(70));
+    process.assertion(0);
+    process.advance(Duration::from_millis(1234));
+    let key = process.grant.key();
+    let commands = process.workers[0].endpoint_answered(key, refusal(90_002), process.now, &process.shared);
+    let line = logged(&commands).pop().unwrap();
+    assert!(line.contains(" took_ms=1234 failures=1 next_try_in_ms="), "{line}");
+    process.advance(Duration::from_secs(600));
+    process.pending(0, 2);
+    process.look(0);
+    process.advance(Duration::from_millis(70));
+    let commands = process.workers[0].assertion_arrived(key, answer(503, &json!({})), process.now, &process.shared);
+    let line = logged(&commands).pop().unwrap();
+    assert!(line.contains("code=assertion_unavailable") && line.contains(" took_ms=70 failures=2 "), "{line}");
+}
+
+/// Internal listeners do not answer the VM on the main thread: it cannot read the federated token, and need not.
+#[test]
+fn a_vm_that_serves_no_requests_counts_no_failure_when_it_cannot_read_the_federated_token() {
+    let mut process = Process::new();
+    process.workers[0].keep_warm(&[Arc::clone(&process.grant)], process.now);
+    let key = process.grant.key();
+    let mut commands = process.workers[0].tick(process.now, &process.shared);
+    assert!(commands.iter().any(|command| matches!(command, Command::ReadAssertion(_))));
+    commands.extend(process.workers[0].assertion_arrived(key, answer(503, &json!({})), process.now, &process.shared));
+    let named = |name: &str| {
+        commands.iter().any(|command| matches!(command, Command::Measure(measured) if measured.name.contains(name)))
+    };
+    assert!(!named("assertion_reads") && !named("exchanges_total") && logged(&commands).is_empty());
 }
 
 /// Names can never be removed from Envoy's shared data: their number is fixed, whatever is asked for.

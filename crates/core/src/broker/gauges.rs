@@ -1,0 +1,188 @@
+//! The gauges of each identity: when its tokens expire, how many exchanges failed in a row, how old its federated token is.
+//!
+//! All workers of the process share a gauge, and the last value written wins. So a worker computes it from shared data, never from the
+//! tokens that it holds itself. A gauge changes with an exchange, and also with time: a token that nobody uses any more leaves the
+//! minimum, and a federated token that is not renewed must be noticed before an exchange needs it. So every worker that
+//! made an exchange for an identity observes it from then on ([`Broker::next_observation`]).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::shared::{self, Entry};
+use super::{Broker, Command, Moment, SharedData, credential};
+use crate::assertion::{Lifetime, Source};
+use crate::entra::Grant;
+use crate::metrics;
+use crate::time::Timestamp;
+
+/// A token that has been due for this long, and that no worker tries to refresh, is idle: it leaves the minimum.
+const IDLE_AFTER: Duration = Duration::from_secs(60);
+
+/// A federated token that is older than 9/10 of its lifetime is read again this often until it is renewed. The kubelet renews it at
+/// 8/10 (Kubernetes documentation, "Configure Service Accounts for Pods").
+const REREAD_PERIOD: Duration = Duration::from_secs(60);
+
+/// The identities that this worker observes: few, as many as the configuration has.
+#[derive(Default)]
+pub(super) struct Observed(Vec<Identity>);
+
+struct Identity {
+    grant: Arc<Grant>,
+    /// When the gauges of its tokens can change without an exchange.
+    tokens_at: Option<Timestamp>,
+    /// When its federated token is to be read again.
+    reading_at: Option<Timestamp>,
+}
+
+impl Observed {
+    /// The one of the grant's name.
+    fn identity(&mut self, grant: &Arc<Grant>) -> Option<&mut Identity> {
+        let known = self.0.iter().position(|identity| identity.grant.identity() == grant.identity());
+        let index = known.unwrap_or_else(|| {
+            self.0.push(Identity { grant: Arc::clone(grant), tokens_at: None, reading_at: None });
+            self.0.len() - 1
+        });
+        self.0.get_mut(index)
+    }
+
+    pub(super) fn set_back(&mut self, by: Duration) {
+        for identity in &mut self.0 {
+            identity.tokens_at = identity.tokens_at.map(|at| at.minus(by));
+            identity.reading_at = identity.reading_at.map(|at| at.minus(by));
+        }
+    }
+
+    /// The federated token of a source was read: measures it for each identity that has this source.
+    pub(super) fn note_reading(
+        &mut self,
+        source: &Source,
+        lifetime: Lifetime,
+        now: Timestamp,
+        commands: &mut Vec<Command>,
+    ) {
+        for identity in &mut self.0 {
+            if identity.grant.assertion() == source {
+                identity.note_reading(lifetime, now, commands);
+            }
+        }
+    }
+}
+
+impl Identity {
+    fn note_reading(&mut self, lifetime: Lifetime, now: Timestamp, commands: &mut Vec<Command>) {
+        let issued_at = lifetime.issued_at.unwrap_or(now);
+        let old_at = issued_at.plus(lifetime.expires_at.since(issued_at) / 10 * 9);
+        self.reading_at = Some(old_at.max(now.plus(REREAD_PERIOD)));
+        let name = self.grant.identity();
+        if let Some(at) = lifetime.issued_at {
+            commands.push(Command::Measure(metrics::federated_token_issued(name, at.unix_seconds())));
+        }
+        commands.push(Command::Measure(metrics::federated_token_expiry(name, lifetime.expires_at.unix_seconds())));
+    }
+
+    /// Measures its tokens; `limit` is how many scopes of callers may be kept.
+    fn measure_tokens(&mut self, limit: usize, now: Timestamp, shared: &dyn SharedData, commands: &mut Vec<Command>) {
+        let state = credential::read(shared, self.grant.credential());
+        let mut tokens = Tokens::default();
+        for key in &state.known {
+            tokens.add(&shared::read(shared, *key), now);
+        }
+        self.tokens_at = tokens.changes_at;
+        let name = self.grant.identity();
+        let earliest = tokens.earliest.map_or(0, Timestamp::unix_seconds);
+        commands.push(Command::Measure(metrics::token_expiry(name, earliest)));
+        commands.push(Command::Measure(metrics::failures_in_a_row(name, tokens.failures)));
+        if !state.budget.is_empty() {
+            commands.push(Command::Measure(metrics::unlisted_scopes(name, state.budget.scopes())));
+            commands.push(Command::Measure(metrics::unlisted_scopes_limit(limit)));
+        }
+    }
+}
+
+/// What the gauges of an identity show of its tokens.
+#[derive(Default)]
+struct Tokens {
+    earliest: Option<Timestamp>,
+    failures: u32,
+    changes_at: Option<Timestamp>,
+}
+
+impl Tokens {
+    fn add(&mut self, entry: &Entry, now: Timestamp) {
+        let failure = entry.failure.as_ref().filter(|failure| !failure.is_over(now));
+        if let Some(failure) = failure {
+            // Of all causes; throttling is counted for the credential.
+            self.failures = self.failures.max(failure.failures).max(entry.causes.total());
+            self.change_at(failure.over_at(), now);
+        }
+        let Some(token) = entry.token.as_ref().filter(|token| token.is_usable(now)) else { return };
+        let idle_at = token.refresh_at().plus(IDLE_AFTER);
+        let is_refreshed = failure.is_some() || entry.lease.as_ref().is_some_and(|lease| lease.is_live(now));
+        if now < idle_at || is_refreshed {
+            earlier(&mut self.earliest, token.expires_at());
+            self.change_at(idle_at, now);
+            self.change_at(token.usable_until(), now);
+        }
+    }
+
+    fn change_at(&mut self, at: Timestamp, now: Timestamp) {
+        if at > now {
+            earlier(&mut self.changes_at, at);
+        }
+    }
+}
+
+/// Puts a time in the place of a later one, or of none.
+fn earlier(known: &mut Option<Timestamp>, at: Timestamp) {
+    if known.is_none_or(|known| at < known) {
+        *known = Some(at);
+    }
+}
+
+impl Broker {
+    /// When [`Broker::observe`] must be called next, even if nothing happens.
+    pub fn next_observation(&self) -> Option<Timestamp> {
+        let mut next = None;
+        for identity in &self.observed.0 {
+            for at in [identity.tokens_at, identity.reading_at].into_iter().flatten() {
+                earlier(&mut next, at);
+            }
+        }
+        next
+    }
+
+    /// Measures what has changed with time, and has federated tokens read that are old. To be called when
+    /// [`Broker::next_observation`] has come.
+    pub fn observe(&mut self, now: Timestamp, shared: &dyn SharedData) -> Vec<Command> {
+        self.notice(now);
+        let mut commands = Vec::new();
+        for identity in &mut self.observed.0 {
+            if identity.tokens_at.is_some_and(|at| at <= now) {
+                identity.measure_tokens(self.limits.unlisted.scopes, now, shared, &mut commands);
+            }
+            if identity.reading_at.is_some_and(|at| at <= now) {
+                identity.reading_at = Some(now.plus(REREAD_PERIOD));
+                commands.push(Command::ReadForCheck(identity.grant.assertion().clone()));
+            }
+        }
+        commands
+    }
+
+    /// Measures an identity after an exchange of its.
+    pub(super) fn observe_exchange(&mut self, grant: &Arc<Grant>, moment: &mut Moment<'_>) {
+        if credential::note_known(moment.shared, grant, moment.now) {
+            moment.commands.push(Command::Measure(metrics::new_scope(grant.identity())));
+        }
+        let limit = self.limits.unlisted.scopes;
+        if let Some(identity) = self.observed.identity(grant) {
+            identity.measure_tokens(limit, moment.now, moment.shared, &mut moment.commands);
+        }
+    }
+
+    /// Measures the federated token that was read for an exchange.
+    pub(super) fn observe_reading(&mut self, grant: &Arc<Grant>, lifetime: Lifetime, moment: &mut Moment<'_>) {
+        if let Some(identity) = self.observed.identity(grant) {
+            identity.note_reading(lifetime, moment.now, &mut moment.commands);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The gauges of an identity, whichever worker measures them.
+
+use super::*;
+use crate::assertion::Source;
+
+/// The last value of a gauge among these commands; `None` when it is not measured.
+fn gauge(commands: &[Command], name: &str) -> Option<u64> {
+    let measured = commands.iter().rev().find_map(|command| match command {
+        Command::Measure(measured) if measured.name.ends_with(&format!("entra_exchange_{name}")) => {
+            Some(measured.value)
+        }
+        _ => None,
+    });
+    measured.map(|value| u64::try_from(value).unwrap())
+}
+
+impl Process {
+    /// Worker 0 or 1 has an exchange for this scope of identity `a`, which comes to `answer`.
+    fn exchanged(&mut self, worker: usize, scope: &str, answer: CallResult) -> Vec<Command> {
+        self.grant = grant_of("a", scope, &["entra"], None);
+        self.pending(worker, 1);
+        self.look(worker);
+        let mut commands = {
+            let read = self.federated_token();
+            self.workers[worker].assertion_arrived(self.grant.key(), read, self.now, &self.shared)
+        };
+        let key = self.grant.key();
+        commands.extend(self.workers[worker].endpoint_answered(key, answer, self.now, &self.shared));
+        commands
+    }
+
+    /// Lets time pass until the worker measures again, and returns what it measures.
+    fn observed(&mut self, worker: usize) -> Vec<Command> {
+        self.now = self.workers[worker].next_observation().unwrap().max(self.now);
+        self.workers[worker].observe(self.now, &self.shared)
+    }
+
+    /// Lets `seconds` pass, and has the worker measure whenever it is due.
+    fn observe_for(&mut self, worker: usize, seconds: u64) -> Vec<Command> {
+        let end = self.now.plus(Duration::from_secs(seconds));
+        let mut commands = Vec::new();
+        while self.workers[worker].next_observation().is_some_and(|at| at <= end) {
+            commands.extend(self.observed(worker));
+        }
+        self.now = end;
+        commands
+    }
+}
+
+const EXPIRY: &str = "token_expiry_timestamp_seconds";
+
+#[test]
+fn the_earliest_expiry_is_of_all_workers_tokens_and_an_idle_token_leaves_it() {
+    let mut process = Process::new();
+    let at = |seconds: u64| Some(START.unix_seconds() + seconds);
+    assert_eq!(gauge(&process.exchanged(0, "x/.default", token(3600)), EXPIRY), at(3600));
+    assert_eq!(gauge(&process.exchanged(1, "y/.default", token(7000)), EXPIRY), at(3600), "another worker's token");
+    // Nobody uses x: a minute after it was due it is no more waited for, well before it expires.
+    let commands = process.observe_for(1, 3400);
+    assert_eq!(gauge(&commands, EXPIRY), at(7000));
+    assert_eq!(gauge(&process.observe_for(0, 7000), EXPIRY), Some(0), "no token is held");
+}
+
+#[test]
+fn a_token_whose_refresh_fails_stays_the_earliest_until_it_can_be_sent_no_more() {
+    let mut process = Process::new();
+    process.exchanged(0, "x/.default", token(3600));
+    process.ready(0);
+    process.look(0);
+    process.exchanged(1, "y/.default", token(7000));
+    process.grant = grant_of("a", "x/.default", &["entra"], None);
+    let refresh_in = process.workers[0].next_due().unwrap().since(process.now);
+    process.advance(refresh_in);
+    assert_eq!(process.look(0), [Seen::Read]);
+    process.assertion(0);
+    let key = process.grant.key();
+    let commands = process.workers[0].endpoint_answered(key, refusal(90_002), process.now, &process.shared);
+    let expiry = Some(START.unix_seconds() + 3600);
+    assert_eq!((gauge(&commands, EXPIRY), gauge(&commands, "failures_in_a_row")), (expiry, Some(1)));
+    let left = START.plus(Duration::from_secs(3560)).since(process.now).as_secs();
+    let until_its_last_moments = process.observe_for(0, left);
+    assert!(gauge(&until_its_last_moments, EXPIRY).is_none_or(|value| Some(value) == expiry));
+    let after = process.observe_for(0, 20);
+    assert_eq!(gauge(&after, EXPIRY), Some(START.unix_seconds() + 7000));
+}
+
+#[test]
+fn failures_in_a_row_are_the_most_of_any_token_and_end_with_a_success_or_when_nobody_tries_any_more() {
+    let mut process = Process::new();
+    let failures = |commands: &[Command]| gauge(commands, "failures_in_a_row").unwrap();
+    assert_eq!(failures(&process.exchanged(0, "x/.default", refusal(90_002))), 1);
+    process.advance(Duration::from_secs(60));
+    assert_eq!(failures(&process.exchanged(1, "x/.default", refusal(90_002))), 2);
+    assert_eq!(failures(&process.exchanged(0, "y/.default", token(3600))), 2, "x still fails");
+    process.advance(Duration::from_secs(120));
+    assert_eq!(failures(&process.exchanged(0, "x/.default", token(3600))), 0);
+    process.exchanged(0, "z/.default", refusal(90_002));
+    assert_eq!(failures(&process.observe_for(0, 700)), 0, "nobody tried again");
+}
+
+#[test]
+fn the_federated_token_is_measured_and_read_again_when_it_is_old_until_it_is_renewed() {
+    let mut process = Process::new();
+    let commands = process.exchanged(0, "x/.default", token(86_400));
+    let (issued, expiry) = ("federated_token_issued_timestamp_seconds", "federated_token_expiry_timestamp_seconds");
+    assert_eq!(gauge(&commands, issued), Some(START.unix_seconds()));
+    assert_eq!(gauge(&commands, expiry), Some(START.unix_seconds() + 3600));
+    let file = Source::File { cluster: "projected_token".to_owned() };
+    let first = process.federated_token();
+    let is_read = |commands: &[Command]| {
+        commands.iter().any(|command| matches!(command, Command::ReadForCheck(source) if *source == file))
+    };
+    assert!(!is_read(&process.observe_for(0, 3239)));
+    assert!(is_read(&process.observe_for(0, 1)), "9/10 of its lifetime");
+    let read = |process: &mut Process, content: CallResult| {
+        process.workers[0].check_answered(&file, content, process.now, &process.shared)
+    };
+    assert_eq!(gauge(&read(&mut process, first.clone()), issued), Some(START.unix_seconds()));
+    assert!(is_read(&process.observe_for(0, 60)), "once a minute");
+    // It expires, and nothing else can be measured than what was read last.
+    process.advance(Duration::from_secs(3600));
+    assert_eq!(gauge(&read(&mut process, first), issued), None);
+    assert!(is_read(&process.observe_for(0, 60)));
+    let renewed = process.federated_token();
+    assert_eq!(gauge(&read(&mut process, renewed), issued), Some(process.now.unix_seconds()));
+    assert!(!is_read(&process.observe_for(0, 3200)));
+}
+
+#[test]
+fn a_reading_for_the_gauges_makes_no_pod_unready() {
+    let mut process = Process::new();
+    process.exchanged(0, "x/.default", token(86_400));
+    let file = Source::File { cluster: "projected_token".to_owned() };
+    assert!(credential::is_readable(&process.shared, &file));
+    process.workers[0].check_answered(&file, answer(503, &json!({})), process.now, &process.shared);
+    assert!(credential::is_readable(&process.shared, &file));
+}
+
+#[test]
+fn a_scope_is_new_once_in_a_process() {
+    let mut process = Process::new();
+    let is_new = |commands: &[Command]| gauge(commands, "new_scopes_total") == Some(1);
+    assert!(is_new(&process.exchanged(0, "x/.default", token(3600))));
+    process.advance(Duration::from_secs(86_400));
+    assert!(!is_new(&process.exchanged(1, "x/.default", token(3600))), "another worker, a day later");
+    assert!(is_new(&process.exchanged(1, "y/.default", refusal(90_002))), "one that is refused too");
+}
+
+#[test]
+fn the_scopes_that_are_remembered_are_bounded() {
+    let mut process = Process::new();
+    for number in 0..300 {
+        process.exchanged(0, &format!("{number}/.default"), token(3600));
+    }
+    let known = credential::read(&process.shared, process.grant.credential()).known;
+    assert_eq!((known.len(), known.last()), (256, Some(&process.grant.key())));
+}
+
+#[test]
+fn a_clock_that_is_set_back_delays_no_measurement() {
+    let mut process = Process::new();
+    process.exchanged(0, "x/.default", token(3600));
+    let wait = process.workers[0].next_observation().unwrap().since(process.now);
+    process.now = process.now.minus(Duration::from_secs(86_400));
+    process.ask(0, 9);
+    assert!(process.workers[0].next_observation().unwrap().since(process.now) <= wait);
+}
