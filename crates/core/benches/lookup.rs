@@ -1,8 +1,8 @@
-//! What it costs to decide about a request among ten destinations, beside ten thousand: `make bench`.
+//! Compares the time of a decision with ten and with ten thousand destinations: `make bench`.
 //!
-//! The claim is the ratio, not the time. It is no test: a busy machine may blur it.
+//! The result is the ratio, not the time. This is a benchmark and not a test, because load on the machine affects it.
 
-// It may fail where it stands.
+// A benchmark may panic.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 use std::hint::black_box;
@@ -20,7 +20,7 @@ const MANY: usize = 10_000;
 const ROUNDS: usize = 41;
 const REQUESTS: usize = 2_000;
 
-/// More than this is growth; what is less is the processor's cache.
+/// The ratio above which the time depends on the number of rules. Smaller differences are due to the processor's cache.
 const LIMIT: f64 = 4.0;
 
 struct Sent {
@@ -43,7 +43,7 @@ impl Request for Sent {
     }
 }
 
-/// A way in which rules can be many: the rule of a number, and a request that it is for.
+/// A kind of rule: its name, and the rule and a matching request for a number.
 type Kind = (&'static str, fn(usize) -> Value, fn(usize) -> Sent);
 
 const KINDS: &[Kind] = &[
@@ -80,7 +80,7 @@ fn main() -> ExitCode {
     if grows { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// What one decision takes: the median of many rounds.
+/// The time of one decision in nanoseconds: the median of many rounds.
 fn nanoseconds((_, rule, request): &Kind, rules: usize) -> f64 {
     let destinations: Vec<Value> = (0..rules).map(rule).collect();
     let text = json!({

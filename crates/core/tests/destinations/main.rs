@@ -1,11 +1,11 @@
-//! Examples that are true: each configuration in a document stands before a table of requests and what becomes of them,
-//! and this test takes both at their word.
+//! Runs the examples of documents: each configuration in a document is followed by a table of requests and their outcomes,
+//! which are checked.
 //!
-//! A row is `METHOD host/path`, what comes with it (`header:`, `cluster:`, `principal:`, `to:`), and the outcome: whose token for
-//! which scope, a status and a code, `passes` for what a destination lets go,
-//! `keeps` and the credentials of its own that a request goes on with, or `untouched`.
+//! A row has a request (`METHOD host/path`), its properties (`header:`, `cluster:`, `connection:`, `principal:`, `to:`), and
+//! the outcome: the identity and scope of the token, or the status and code of the reply, or `passes` if a destination's
+//! action is `pass`, or `keeps` and the credentials that the request keeps, or `untouched` if no rule applies.
 
-// A test may fail where it stands.
+// A test may panic.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 use std::collections::HashMap;
@@ -18,13 +18,13 @@ use entra_exchange_core::http::Request;
 use entra_exchange_core::policy::Policy;
 
 #[test]
-fn every_situation_comes_out_as_its_table_says() {
-    let (configurations, rows) = check("tests/destinations/situations.md");
+fn every_example_of_a_deployment_has_the_outcomes_in_its_table() {
+    let (configurations, rows) = check("tests/destinations/deployments.md");
     assert!(configurations >= 15 && rows >= 50, "{configurations} {rows}");
 }
 
 #[test]
-fn every_example_of_the_documentation_comes_out_as_its_table_says() {
+fn every_example_of_the_documentation_has_the_outcomes_in_its_table() {
     let (configurations, rows) = check("../../docs/destinations.md");
     assert!(configurations >= 7 && rows >= 40, "{configurations} {rows}");
 }
@@ -32,16 +32,16 @@ fn every_example_of_the_documentation_comes_out_as_its_table_says() {
 #[test]
 fn every_configuration_of_an_earlier_release_loads_with_the_same_meaning() {
     let releases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/destinations/releases");
-    let mut tried = 0;
+    let mut checked = 0;
     for release in fs::read_dir(releases).unwrap() {
         let (configurations, rows) = check(release.unwrap().path().to_str().unwrap());
         assert!(configurations >= 5 && rows >= 25, "{configurations} {rows}");
-        tried += 1;
+        checked += 1;
     }
-    assert!(tried >= 1);
+    assert!(checked >= 1);
 }
 
-/// Tries all examples of a document; how many configurations and rows it has.
+/// Checks all examples of a document. Returns the number of its configurations and rows.
 fn check(document: &str) -> (usize, usize) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(document);
     let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -55,16 +55,16 @@ fn check(document: &str) -> (usize, usize) {
             configurations += 1;
         } else if in_table && line.starts_with("| `") {
             let cells = cells(line);
-            let [request, with, outcome] = cells.as_slice() else { panic!("{line}: three cells are needed") };
-            let told = outcome_of(policy.as_ref().expect("a table stands after its configuration"), request, with);
-            assert_eq!([told], outcome.as_slice(), "{document}: {line}");
+            let [request, with, outcome] = cells.as_slice() else { panic!("{line}: expected three cells") };
+            let actual = outcome_of(policy.as_ref().expect("a configuration before the table"), request, with);
+            assert_eq!([actual], outcome.as_slice(), "{document}: {line}");
             rows += 1;
         }
     }
     (configurations, rows)
 }
 
-/// The texts in code of each cell of a row.
+/// The code spans in each cell of a row.
 fn cells(row: &str) -> Vec<Vec<String>> {
     let row = row.trim_matches('|').replace("\\|", "\0");
     row.split('|')
@@ -72,7 +72,7 @@ fn cells(row: &str) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// The proxy's variables, as Azure's webhook sets them.
+/// The environment variables of the proxy, as the workload-identity webhook sets them.
 fn variable(name: &str) -> Option<String> {
     let value = match name {
         "AZURE_TENANT_ID" => "11111111-1111-4111-8111-111111111111",
@@ -89,7 +89,7 @@ fn policy_of(text: &str) -> Policy {
     Policy::new(&config, false)
 }
 
-/// A request as the proxy sees it.
+/// A request with its attributes.
 #[derive(Default)]
 struct Sent {
     headers: HashMap<String, String>,
@@ -107,7 +107,7 @@ impl Request for Sent {
 }
 
 fn outcome_of(policy: &Policy, request: &[String], with: &[String]) -> String {
-    let [line] = request else { panic!("{request:?} is no request") };
+    let [line] = request else { panic!("{request:?} is not a valid request") };
     let (method, target) = line.split_once(' ').unwrap();
     let (host, path) = target.split_at(target.find('/').unwrap_or(target.len()));
     let mut sent = Sent::default();
@@ -131,7 +131,7 @@ fn outcome_of(policy: &Policy, request: &[String], with: &[String]) -> String {
             "cluster" => "xds.cluster_name",
             "principal" => "connection.uri_san_peer_certificate",
             "to" => "destination.address",
-            _ => panic!("{more:?} is not known"),
+            _ => panic!("{more:?} is not a known property"),
         };
         sent.properties.insert(property.to_owned(), value.to_owned());
     }
@@ -148,8 +148,8 @@ fn outcome_of(policy: &Policy, request: &[String], with: &[String]) -> String {
         Decision::Ignore => "untouched".to_owned(),
         Decision::Refuse(Refusal { reply, .. }) => {
             let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
-            let said = body.get("code").or_else(|| body.get("error")).and_then(|said| said.as_str());
-            format!("{} {}", reply.status, said.unwrap_or_default())
+            let code = body.get("code").or_else(|| body.get("error")).and_then(|code| code.as_str());
+            format!("{} {}", reply.status, code.unwrap_or_default())
         }
         other => format!("{other:?}"),
     }

@@ -1,4 +1,4 @@
-//! The federated token's file and the token endpoint may answer anything.
+//! Arbitrary contents of the token file and arbitrary responses of the token endpoint.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::json;
-use crate::worker::{NOWS, Told, Worker, jwt, response};
+use crate::worker::{Effects, NOWS, Worker, jwt, response};
 
 const REPLY: &[&str] =
     &["token_type", "Bearer", "expires_in", "refresh_in", "access_token", "error", "error_description", "error_codes"];
@@ -18,8 +18,8 @@ const CLAIMS: &[&str] = &["alg", "RS256", "iss", "sub", "aud", "exp", "nbf"];
 const HOUR: Duration = Duration::from_secs(3600);
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// A length of time, as an endpoint might write it.
-fn length() -> impl Strategy<Value = Value> {
+/// A duration in seconds, in any form that an endpoint may send.
+fn duration() -> impl Strategy<Value = Value> {
     prop_oneof![
         any::<u64>().prop_map(Value::from),
         (0..10_000_u64).prop_map(Value::from),
@@ -29,9 +29,9 @@ fn length() -> impl Strategy<Value = Value> {
     ]
 }
 
-/// What is nearly right, or right.
+/// A valid, nearly valid or arbitrary response body.
 fn reply() -> impl Strategy<Value = Vec<u8>> {
-    let grant = (length(), prop::option::of(length()), "[a-zA-Z0-9._~+/=-]{0,40}").prop_map(|(life, refresh, token)| {
+    let grant = (duration(), prop::option::of(duration()), "[a-zA-Z0-9._~+/=-]{0,40}").prop_map(|(life, refresh, token)| {
         json!({"token_type": "Bearer", "expires_in": life, "refresh_in": refresh, "access_token": token})
     });
     let refusal = (any::<String>(), any::<String>(), prop::collection::vec(any::<u64>(), 0..3)).prop_map(
@@ -59,8 +59,8 @@ fn answer(body: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = CallRes
     prop_oneof![9 => response, 1 => Just(Err(CallFailure::NoEndpoint))]
 }
 
-/// A problem that can be told: in the log, as an answer.
-fn makes_sense(problem: &Problem) {
+/// Checks that a problem is valid as a log line and as a reply.
+fn check_problem(problem: &Problem) {
     assert!(!problem.detail.is_empty() && !problem.remedy.is_empty(), "{problem:?}");
     assert_eq!(problem.identity.as_deref(), Some("payments"));
     assert!(problem.retry_after.is_some_and(|wait| wait <= HOUR), "{problem:?}");
@@ -70,19 +70,19 @@ fn makes_sense(problem: &Problem) {
     assert!(reply.headers.iter().all(|(_, value)| value.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ')));
 }
 
-fn check(told: &Told, worker: &Worker) -> Result<(), TestCaseError> {
-    match &told.outcome {
+fn check(effects: &Effects, worker: &Worker) -> Result<(), TestCaseError> {
+    match &effects.outcome {
         Some(Ok(issued)) => {
             prop_assert!(issued.is_usable(worker.now) && !issued.is_usable(issued.expires_at()));
             prop_assert!(issued.is_due(issued.expires_at()));
             prop_assert!(issued.expires_at().since(worker.now) <= WEEK);
             prop_assert!(!issued.token().expose().is_empty());
         }
-        Some(Err(problem)) => makes_sense(problem),
-        // Whoever waits still has a deadline.
+        Some(Err(problem)) => check_problem(problem),
+        // A request that still waits has a deadline.
         None => prop_assert!(worker.broker.next_due().is_some()),
     }
-    for line in &told.lines {
+    for line in &effects.lines {
         prop_assert!(line.starts_with("event=exchange ") && line.bytes().all(|byte| byte >= b' '), "{}", line);
     }
     Ok(())
@@ -90,16 +90,16 @@ fn check(told: &Told, worker: &Worker) -> Result<(), TestCaseError> {
 
 proptest! {
     #[test]
-    fn any_answer_of_the_endpoint_is_a_token_that_can_be_used_or_a_problem_that_can_be_told(
+    fn any_response_of_the_endpoint_gives_a_usable_token_or_a_valid_problem(
         answer in answer(reply()), now in prop::sample::select(&NOWS[..]),
     ) {
         let mut worker = Worker::calling(now);
-        let told = worker.endpoint(answer);
-        check(&told, &worker)?;
+        let effects = worker.endpoint(answer);
+        check(&effects, &worker)?;
     }
 
     #[test]
-    fn any_file_is_an_assertion_or_a_problem_that_can_be_told(
+    fn any_token_file_gives_an_assertion_or_a_valid_problem(
         body in prop_oneof![
             prop::collection::vec(any::<u8>(), 0..200),
             "[a-zA-Z0-9_=-]{0,20}\\.[a-zA-Z0-9_=-]{0,20}\\.[a-zA-Z0-9_=-]{0,20}".prop_map(String::into_bytes),
@@ -109,47 +109,47 @@ proptest! {
         status in prop_oneof![9 => Just(200), 1 => any::<u16>()],
     ) {
         let mut worker = Worker::reading(NOWS[1]);
-        let told = worker.assertion(Ok(response(status, body)));
-        check(&told, &worker)?;
-        prop_assert!(told.calls != told.outcome.is_some());
+        let effects = worker.assertion(Ok(response(status, body)));
+        check(&effects, &worker)?;
+        prop_assert!(effects.calls != effects.outcome.is_some());
     }
 
     #[test]
-    fn an_assertion_is_taken_between_its_times_whatever_number_they_are(
-        exp in length(), nbf in length(), now in prop::sample::select(&NOWS[..]),
+    fn an_assertion_is_accepted_between_nbf_and_exp_for_any_numbers(
+        exp in duration(), nbf in duration(), now in prop::sample::select(&NOWS[..]),
     ) {
         let seconds = |value: &Value| match value {
             Value::Number(number) => number.as_u64().map(|whole| whole as f64).or(number.as_f64()),
             _ => None,
         };
-        // A time that is no positive number is none.
+        // A time that is not a positive number is ignored.
         let time = |value| seconds(value).filter(|seconds| *seconds >= 0.0);
         let at = now.unix_seconds() as f64;
-        let over = time(&exp).is_none_or(|exp| exp < at);
+        let expired = time(&exp).is_none_or(|exp| exp < at);
         // Five minutes of leeway.
         let early = time(&nbf).is_some_and(|nbf| nbf > at + 301.0);
         let claims = json!({"iss": "i", "sub": "s", "aud": "a", "exp": exp, "nbf": nbf});
         let mut worker = Worker::reading(now);
-        let told = worker.assertion(Ok(response(200, jwt(&json!({"alg": "RS256"}), &claims))));
-        check(&told, &worker)?;
-        prop_assert!(!(told.calls && (over || early)), "{claims}");
-        let surely = time(&exp).is_some_and(|exp| exp > at + 1.0) && time(&nbf).is_none_or(|nbf| nbf < at + 299.0);
-        prop_assert!(told.calls || !surely, "{claims}");
+        let effects = worker.assertion(Ok(response(200, jwt(&json!({"alg": "RS256"}), &claims))));
+        check(&effects, &worker)?;
+        prop_assert!(!(effects.calls && (expired || early)), "{claims}");
+        let is_valid = time(&exp).is_some_and(|exp| exp > at + 1.0) && time(&nbf).is_none_or(|nbf| nbf < at + 299.0);
+        prop_assert!(effects.calls || !is_valid, "{claims}");
     }
 
     #[test]
-    fn no_life_overflows_whenever_it_is(
+    fn no_lifetime_overflows_at_any_time(
         life in any::<u64>(), refresh in prop::option::of(any::<u64>()), now in 0..u64::MAX - 86_400_000,
     ) {
         let now = Timestamp::from_unix_millis(now);
         let mut worker = Worker::calling(now);
         let body = json!({"token_type": "Bearer", "access_token": "a", "expires_in": life, "refresh_in": refresh});
-        let told = worker.endpoint(Ok(response(200, body.to_string())));
-        check(&told, &worker)?;
+        let effects = worker.endpoint(Ok(response(200, body.to_string())));
+        check(&effects, &worker)?;
     }
 
     #[test]
-    fn what_the_endpoint_asks_for_is_waited_up_to_an_hour(seconds in any::<u64>(), as_date in any::<bool>()) {
+    fn retry_after_is_honored_up_to_an_hour(seconds in any::<u64>(), as_date in any::<bool>()) {
         let seconds = if as_date { seconds % 100_000 } else { seconds };
         let mut worker = Worker::calling(NOWS[1]);
         let then = UNIX_EPOCH + Duration::from_secs(NOWS[1].unix_seconds());
@@ -159,8 +159,8 @@ proptest! {
         let Some(Err(problem)) = worker.endpoint(Ok(answer)).outcome else { panic!("a token") };
         prop_assert_eq!(problem.code, Code::EntraUnavailable);
         let wait = problem.retry_after.unwrap_or_default();
-        let asked = Duration::from_secs(seconds).min(HOUR);
-        // The first back-off is two seconds at the most, and a second at the least.
-        prop_assert!(wait >= asked && wait <= asked.max(Duration::from_secs(2)), "{:?} of {:?}", wait, asked);
+        let requested = Duration::from_secs(seconds).min(HOUR);
+        // The first back-off is between one and two seconds.
+        prop_assert!(wait >= requested && wait <= requested.max(Duration::from_secs(2)), "{:?} of {:?}", wait, requested);
     }
 }

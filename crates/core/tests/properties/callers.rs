@@ -1,4 +1,4 @@
-//! Callers who ask for whatever they like: what each of them costs stays below a bound, and nobody else waits for them.
+//! Callers that request arbitrary resources: their cost is bounded, and no other caller waits because of them.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -23,25 +23,25 @@ use crate::worker::{TENANT, jwt, response};
 
 const WORKERS: usize = 2;
 
-/// Small, so that a short run meets each of them.
+/// Small limits, so that a short run reaches each of them.
 const UNLISTED: UnlistedLimits = UnlistedLimits { scopes: 6, new_per_minute: 10, parallel_exchanges: 2 };
 const LIMITS: Limits =
     Limits { exchange: Duration::from_secs(10), wait: Duration::from_secs(15), waiting: 40, unlisted: UNLISTED };
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// The longest resource, of which the scope is made; a longer one never comes this far.
+/// The maximum length of a resource, which the scope is derived from. A longer one is rejected earlier.
 const LONGEST_RESOURCE: usize = 1024;
 
-/// The most that is shared of one token: the scope three times (entry, problem, its detail), the problem's other texts and
-/// the token.
+/// The maximum size of a token's entry in shared data: the scope three times (entry, problem, detail of the problem), the
+/// problem's other texts, and the token.
 const ENTRY: usize = 3 * (LONGEST_RESOURCE + 10) + 3_000;
 
-/// The most that is shared of a credential: for each scope its key and times, the times of the new ones, who waits, and one
-/// problem each for refusal and throttling.
+/// The maximum size of a credential's entry in shared data: the key and times of each scope, the times of new scopes, the
+/// waiting workers, and one problem each for refusal and throttling.
 const CREDENTIAL: usize = 4_000 + 2 * ENTRY + UNLISTED.scopes * 400 + UNLISTED.new_per_minute * 20;
 
-/// How the endpoint answers a caller's scope.
+/// The response of the endpoint for a scope.
 #[derive(Clone, Copy, Debug)]
 enum Comes {
     Token,
@@ -51,15 +51,15 @@ enum Comes {
     Nothing,
 }
 
-/// What a caller does.
+/// A caller's request for a resource.
 #[derive(Clone, Debug)]
 struct Call {
-    /// In milliseconds after the one before.
+    /// The time after the previous request, in milliseconds.
     after: u64,
     worker: usize,
     resource: usize,
     need: Need,
-    /// How many ask for the same at once.
+    /// The number of identical requests at the same time.
     times: u32,
     comes: Comes,
 }
@@ -85,14 +85,14 @@ impl SharedData for Memory {
 
 enum Due {
     Call(Call),
-    /// The other identity's caller asks.
+    /// A request of the other identity's caller.
     Other(usize),
     Look(usize, TokenKey),
     Assertion(usize, TokenKey),
     Endpoint(usize, TokenKey, CallResult),
 }
 
-/// Two workers, their memory, and what happens next.
+/// Two workers, their shared data, and the events to come.
 struct Pod {
     brokers: Vec<Broker>,
     memory: Memory,
@@ -100,14 +100,14 @@ struct Pod {
     agenda: BTreeMap<(Timestamp, u64), Due>,
     numbers: u64,
     answers: HashMap<TokenKey, Comes>,
-    /// When each of the other identity's requests began to wait.
+    /// The times at which requests of the other identity's caller began to wait.
     others: HashMap<StreamId, Timestamp>,
     exchanging: HashSet<TokenKey>,
     exchanges: usize,
     lines: usize,
     line_bytes: usize,
     metrics: HashSet<String>,
-    /// The most of each that there ever was.
+    /// The highest values so far.
     most_keys: usize,
     most_bytes: usize,
     most_parallel: usize,
@@ -132,7 +132,7 @@ fn grant(client_id: &str, resource: &str) -> Grant {
 const CALLED: &str = "aaaaaaaa-0000-4000-8000-000000000001";
 const OTHER: &str = "bbbbbbbb-0000-4000-8000-000000000002";
 
-/// A resource of a caller's: some are as long as may be.
+/// A resource that a caller requests. Every third one has the maximum length.
 fn resource(number: usize) -> String {
     let start = format!("api://{number}-");
     if number.is_multiple_of(3) { format!("{start}{}", "x".repeat(LONGEST_RESOURCE - start.len())) } else { start }
@@ -175,9 +175,9 @@ impl Pod {
         StreamId(self.numbers as u32)
     }
 
-    /// Lets everything happen, timers too, for as long.
-    fn run(&mut self, length: Duration) {
-        let end = self.now.plus(length);
+    /// Processes all events and timers for this time.
+    fn run(&mut self, duration: Duration) {
+        let end = self.now.plus(duration);
         loop {
             let timer = (0..WORKERS).filter_map(|worker| Some((self.brokers[worker].next_due()?, worker))).min();
             let event = self.agenda.keys().next().map(|(at, _)| *at);
@@ -190,30 +190,30 @@ impl Pod {
             if at > end {
                 break;
             }
-            // A timer fires a millisecond after it is set, at the soonest.
+            // A timer fires at least a millisecond after it is set.
             self.now = self.now.max(at);
             if let Some(worker) = worker {
                 self.now = self.now.plus(Duration::from_millis(1));
                 let commands = self.brokers[worker].tick(self.now, &self.memory);
-                self.carry_out(worker, commands);
+                self.execute(worker, commands);
             } else if let Some((_, due)) = self.agenda.pop_first() {
-                self.happens(due);
+                self.process(due);
             }
             self.measure();
         }
         self.now = end;
     }
 
-    fn happens(&mut self, due: Due) {
+    fn process(&mut self, due: Due) {
         match due {
-            Due::Call(call) => self.called(&call),
+            Due::Call(call) => self.handle_call(&call),
             Due::Other(worker) => {
                 let (other, stream) = (Arc::new(grant(OTHER, "https://vault.azure.net")), self.stream());
                 let (answer, look) = self.brokers[worker].get(&other, Need::Usable, stream, self.now, &self.memory);
                 match answer {
                     Answer::Ready(_) => {}
                     Answer::Pending => drop(self.others.insert(stream, self.now)),
-                    Answer::Failed(problem) => panic!("another identity's caller is told {problem:?}"),
+                    Answer::Failed(problem) => panic!("the other identity's caller gets {problem:?}"),
                 }
                 if look {
                     self.put(0, Due::Look(worker, other.key()));
@@ -221,23 +221,23 @@ impl Pod {
             }
             Due::Look(worker, key) => {
                 let commands = self.brokers[worker].look(key, self.now, &self.memory);
-                self.carry_out(worker, commands);
+                self.execute(worker, commands);
             }
             Due::Assertion(worker, key) => {
                 let claims = json!({"iss": "i", "sub": "s", "aud": "a", "exp": u64::MAX});
                 let read = Ok(response(200, jwt(&json!({"alg": "RS256"}), &claims)));
                 let commands = self.brokers[worker].assertion_arrived(key, read, self.now, &self.memory);
-                self.carry_out(worker, commands);
+                self.execute(worker, commands);
             }
             Due::Endpoint(worker, key, answer) => {
                 self.exchanging.remove(&key);
                 let commands = self.brokers[worker].endpoint_answered(key, answer, self.now, &self.memory);
-                self.carry_out(worker, commands);
+                self.execute(worker, commands);
             }
         }
     }
 
-    fn called(&mut self, call: &Call) {
+    fn handle_call(&mut self, call: &Call) {
         let grant = Arc::new(grant(CALLED, &resource(call.resource)).unlisted());
         self.answers.insert(grant.key(), call.comes);
         for _ in 0..call.times {
@@ -255,7 +255,7 @@ impl Pod {
         }
     }
 
-    fn carry_out(&mut self, worker: usize, commands: Vec<Command>) {
+    fn execute(&mut self, worker: usize, commands: Vec<Command>) {
         let mut commands = VecDeque::from(commands);
         while let Some(command) = commands.pop_front() {
             match command {
@@ -275,7 +275,7 @@ impl Pod {
                 Command::Wake(QueueId(queue), key) => self.put(1, Due::Look(queue as usize, key)),
                 Command::Finish(stream, outcome) => {
                     if let Some(since) = self.others.remove(&stream) {
-                        assert!(outcome.is_ok(), "another identity's caller gets {outcome:?}");
+                        assert!(outcome.is_ok(), "the other identity's caller gets {outcome:?}");
                         self.longest_wait = self.longest_wait.max(self.now.since(since));
                     }
                 }
@@ -299,7 +299,7 @@ impl Pod {
 
 fn answer(comes: Comes, grant: &Grant) -> CallResult {
     let refusal = |code: u32| {
-        // Entra repeats the resource that it does not know.
+        // Entra's description contains the unknown resource.
         let text = format!("AADSTS{code}: The resource principal named {} was not found", grant.scope());
         json!({"error": "invalid_resource", "error_description": text, "error_codes": [code]}).to_string()
     };
@@ -328,7 +328,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn whatever_callers_ask_for_what_it_costs_is_bounded_and_nobody_else_waits_for_it(calls in calls()) {
+    fn the_cost_of_any_requests_is_bounded_and_no_other_caller_waits_because_of_them(calls in calls()) {
         let mut pod = Pod::new();
         let start = pod.now;
         let mut at = 0;
@@ -341,14 +341,14 @@ proptest! {
         }
         pod.run(Duration::from_secs(180).saturating_add(Duration::from_millis(at)));
 
-        // Those that requests wait for are kept beyond the number, for as long as they may wait; one is the other identity's.
+        // Keys that requests wait for are kept in addition to the budget, and one key is the other identity's.
         let waited_for = UNLISTED.new_per_minute * (LIMITS.wait.as_secs() as usize).div_ceil(60);
         let most_keys = UNLISTED.scopes + waited_for + 1;
         prop_assert!(pod.most_keys <= most_keys, "{} keys in a worker, more than {most_keys}", pod.most_keys);
         let most_bytes = 600 + (UNLISTED.scopes + waited_for + 1) * ENTRY + 2 * CREDENTIAL;
         prop_assert!(pod.most_bytes <= most_bytes, "{} bytes are shared, more than {most_bytes}", pod.most_bytes);
         prop_assert!(pod.most_parallel <= UNLISTED.parallel_exchanges, "{} exchanges at a time", pod.most_parallel);
-        // What was admitted and could not be exchanged in its caller's time may be exchanged later.
+        // A scope that was admitted but not exchanged while its caller waited may be exchanged later.
         let most_new = UNLISTED.new_per_minute + UNLISTED.scopes;
         for from in &pod.new_scopes {
             let within = pod.new_scopes.iter().filter(|at| *at >= from && at.since(*from) < MINUTE).count();
@@ -357,13 +357,13 @@ proptest! {
         // The names of metrics do not depend on scopes.
         prop_assert!(pod.metrics.iter().all(|name| !name.contains("api:")), "{:?}", pod.metrics);
         prop_assert!(pod.metrics.len() <= 20, "{} metrics", pod.metrics.len());
-        // A line for each exchange, and each key that is kept is tried once a second at most.
+        // There is one line for each exchange, and at most one exchange a second for each key.
         let seconds = pod.now.since(start).as_secs() as usize;
         prop_assert!(pod.lines <= pod.exchanges + 10 && pod.exchanges <= 2 * UNLISTED.parallel_exchanges * (10 * seconds + 1));
         prop_assert!(pod.line_bytes <= ENTRY, "a line of {} bytes", pod.line_bytes);
-        // The other identity's caller waits for its own exchange: 1 ms, 100 ms, and the wake-ups.
-        prop_assert!(pod.longest_wait <= Duration::from_millis(110), "another's caller waits {:?}", pod.longest_wait);
-        prop_assert!(pod.others.is_empty(), "another's caller still waits");
+        // The other identity's caller waits only for its own exchange: 1 ms, 100 ms, and the wake-ups.
+        prop_assert!(pod.longest_wait <= Duration::from_millis(110), "the other caller waits {:?}", pod.longest_wait);
+        prop_assert!(pod.others.is_empty(), "the other caller still waits");
         let configuration = Config::parse(br#"{"managed_identity": {"imds": {}}}"#, &|_| None).unwrap();
         let configuration = ConfigurationStatus::new(&configuration);
         let build = Build { version: "1", commit: "c" };

@@ -1,4 +1,4 @@
-//! Whatever is written, and whatever is then requested.
+//! Arbitrary configurations, and arbitrary requests under a fixed configuration.
 
 use entra_exchange_core::config::Config;
 use entra_exchange_core::decision::{Decision, Refusal};
@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use crate::json;
 use crate::worker::TENANT;
 
-/// The names and words of a configuration.
+/// Names and values that occur in configurations.
 const WORDS: &[&str] = &[
     "entra",
     "authority",
@@ -164,12 +164,12 @@ const BOTH: &str = r#"{
 
 proptest! {
     #[test]
-    fn any_text_is_a_configuration_or_refused_with_its_mistakes(text in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn any_text_is_accepted_or_rejected_with_its_mistakes(text in prop::collection::vec(any::<u8>(), 0..300)) {
         parse(&text);
     }
 
     #[test]
-    fn any_json_is_a_configuration_or_refused_with_its_mistakes(text in json(WORDS)) {
+    fn any_json_is_accepted_or_rejected_with_its_mistakes(text in json(WORDS)) {
         if let Some(config) = parse(text.to_string().as_bytes()) {
             prop_assert!(config.limits.waiting >= 1 && !config.limits.wait.is_zero());
             Policy::new(&config, false);
@@ -177,14 +177,14 @@ proptest! {
     }
 
     #[test]
-    fn any_change_of_one_letter_is_a_configuration_or_refused(at in 0..BOTH.len(), byte in any::<u8>()) {
+    fn a_configuration_with_any_byte_changed_is_accepted_or_rejected_with_its_mistakes(at in 0..BOTH.len(), byte in any::<u8>()) {
         let mut text = BOTH.as_bytes().to_vec();
         text[at] = byte;
         parse(&text);
     }
 
     #[test]
-    fn any_request_is_let_go_answered_or_given_a_token_that_its_host_may_have(request in sent()) {
+    fn any_request_is_forwarded_unchanged_answered_or_given_a_token_for_its_host(request in sent()) {
         let policy = Policy::new(&parse(BOTH.as_bytes()).unwrap(), false);
         match policy.decide(&request) {
             Decision::Ignore | Decision::Pass(_) | Decision::Keep(..) | Decision::AwaitConnection(..) => {}
@@ -193,7 +193,7 @@ proptest! {
                 prop_assert!(serde_json::from_slice::<serde_json::Value>(&reply.body).is_ok());
             }
             Decision::Status | Decision::Check(_) | Decision::Reply(_) => {}
-            Decision::Report(_) | Decision::ReportToNode(_) => prop_assert!(false, "nothing is to be reported"),
+            Decision::Report(_) | Decision::ReportToNode(_) => prop_assert!(false, "no action is report"),
             Decision::Exchange(grant, _) => {
                 let authority = request.header(":authority").unwrap_or_default().to_ascii_lowercase();
                 let listed = ["a.example", "a.example:80", "a.example:8443", "169.254.169.254", "localhost", "127.0.0.1"];

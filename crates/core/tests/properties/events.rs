@@ -1,10 +1,10 @@
-//! No value from outside makes a line or a field of its own.
+//! No untrusted value can forge a log line or a field.
 
 use entra_exchange_core::event::Event;
 use proptest::prelude::*;
 
-/// The fields of a line, read as `key=value` or `key="…"` with JSON's escapes.
-fn read(line: &str) -> Vec<(String, String)> {
+/// Parses the fields of a line: `key=value`, or `key="…"` with JSON escapes.
+fn parse(line: &str) -> Vec<(String, String)> {
     let mut fields = Vec::new();
     let mut rest = line;
     while let Some((key, after)) = rest.split_once('=') {
@@ -25,11 +25,11 @@ fn read(line: &str) -> Vec<(String, String)> {
 
 proptest! {
     #[test]
-    fn a_line_reads_back_as_it_was_written(one in any::<String>(), two in "[ =\"\\\\\na-c\u{85}\u{2028}]{0,12}") {
+    fn parsing_a_line_gives_the_original_fields(one in any::<String>(), two in "[ =\"\\\\\na-c\u{85}\u{2028}]{0,12}") {
         let line = Event::warn("exchange").with("one", &one).with("two", &two).to_string();
         prop_assert!(line.bytes().all(|byte| byte >= b' '), "{:?}", line);
         let expected = [("event", "exchange"), ("one", &one), ("two", &two)];
-        let fields = read(&line);
+        let fields = parse(&line);
         let fields: Vec<(&str, &str)> = fields.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         prop_assert_eq!(fields, expected);
     }

@@ -1,4 +1,4 @@
-//! Two grants have one key only if their tokens are one.
+//! Two token specs have the same key only if they are for the same token.
 
 use entra_exchange_core::assertion::Source;
 use entra_exchange_core::entra::{Authority, Grant, GrantParts, TokenKey};
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 type Parts = (String, String, String, String, String);
 
-/// Of few letters, so that parts often concatenate alike.
+/// Parts made of few letters, so that different parts often have the same concatenation.
 fn parts() -> impl Strategy<Value = Parts> {
     ("[ab]{1,2}", "[ab/]{0,3}", "[ab/]{0,3}", "[ab/]{0,3}", "[ab/]{0,3}")
 }
@@ -27,12 +27,12 @@ fn key((authority, tenant_id, client_id, scope, cluster): &Parts) -> TokenKey {
 
 proptest! {
     #[test]
-    fn different_parts_make_different_keys(one in parts(), other in parts()) {
+    fn different_parts_give_different_keys(one in parts(), other in parts()) {
         prop_assert_eq!(one == other, key(&one) == key(&other));
     }
 
     #[test]
-    fn parts_that_concatenate_alike_make_different_keys(
+    fn different_parts_with_the_same_concatenation_give_different_keys(
         text in "[ab/]{4,12}", cuts in prop::collection::vec(0_usize..12, 6),
     ) {
         let cut = |cuts: &[usize]| {
@@ -46,7 +46,7 @@ proptest! {
     }
 
     #[test]
-    fn a_key_comes_back_from_its_bytes_and_from_no_others(parts in parts(), bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+    fn a_key_is_restored_from_its_bytes_and_from_no_other_length(parts in parts(), bytes in prop::collection::vec(any::<u8>(), 0..40)) {
         let key = key(&parts);
         prop_assert_eq!(TokenKey::from_bytes(key.as_bytes()), Some(key));
         prop_assert_eq!(TokenKey::from_bytes(&bytes).is_some(), bytes.len() == 32);

@@ -1,7 +1,7 @@
-//! What holds for every input: whatever is configured, requested, read or answered, nothing panics, nothing overflows,
-//! and what comes out makes sense.
+//! Property tests: for every configuration, request, token file and response, nothing panics, nothing overflows, and the
+//! result is valid.
 
-// All of this is test code, of which clippy sees only what stands in a test function.
+// All of this is test code, but clippy recognizes only test functions as such.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod answers;
@@ -16,7 +16,7 @@ mod worker;
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 
-/// Any JSON, of few levels, with these names as often as others.
+/// Any JSON value with a few levels, in which these names are frequent.
 fn json(names: &'static [&'static str]) -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),

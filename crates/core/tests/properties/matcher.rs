@@ -1,4 +1,4 @@
-//! Which destination decides, beside a matcher that is too simple to be wrong: it looks at every rule each time.
+//! Compares the choice of the destination with that of a simple matcher, which checks every rule for each request.
 
 use std::collections::HashSet;
 
@@ -9,27 +9,27 @@ use entra_exchange_core::policy::Policy;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-/// One destination. Its place in the list is its scope.
+/// A destination. Its index in the list is its scope.
 #[derive(Clone, Debug)]
 struct Rule {
     host: &'static str,
     port: Option<u16>,
-    /// Segments; none is any path.
+    /// The segments of the path prefix; an empty list matches any path.
     prefix: Vec<&'static str>,
-    /// None is any.
+    /// The methods; an empty list matches any method.
     methods: Vec<&'static str>,
 }
 
 impl Rule {
-    /// What it is that no two rules may have alike.
+    /// The keys of the rule. Two rules with a common key are ambiguous.
     fn keys(&self) -> Vec<String> {
         let methods = if self.methods.is_empty() { vec![""] } else { self.methods.clone() };
         methods.iter().map(|method| format!("{} {:?} {:?} {method}", self.host, self.port, self.prefix)).collect()
     }
 
-    fn to_json(&self, place: usize) -> Value {
+    fn to_json(&self, index: usize) -> Value {
         let port = self.port.map_or_else(String::new, |port| format!(":{port}"));
-        let mut rule = json!({"hosts": [format!("{}{port}", self.host)], "scope": format!("{place}/.default")});
+        let mut rule = json!({"hosts": [format!("{}{port}", self.host)], "scope": format!("{index}/.default")});
         if !self.prefix.is_empty() {
             rule["path_prefixes"] = json!([format!("/{}", self.prefix.join("/"))]);
         }
@@ -54,7 +54,7 @@ impl Rule {
             && (self.methods.is_empty() || self.methods.contains(&method))
     }
 
-    /// What of the host makes it more specific.
+    /// The specificity of the host.
     fn tier(&self) -> (bool, bool) {
         (!self.host.starts_with('*'), self.port.is_some())
     }
@@ -65,7 +65,7 @@ fn is_label(text: &str) -> bool {
 }
 
 #[derive(Clone, Debug)]
-struct Asked {
+struct SentRequest {
     host: &'static str,
     port: Option<u16>,
     segments: Vec<&'static str>,
@@ -73,12 +73,12 @@ struct Asked {
     method: &'static str,
 }
 
-impl Asked {
+impl SentRequest {
     fn path(&self) -> String {
         format!("/{}{}", self.segments.join("/"), self.query)
     }
 
-    /// Whether a server behind could take the path for another one. An empty segment at the end is only a slash.
+    /// Whether a server could interpret the path as another one. An empty segment at the end is only a trailing slash.
     fn is_ambiguous(&self) -> bool {
         let (last, others) = self.segments.split_last().unwrap();
         let odd = |segment: &&str| AMBIGUOUS.contains(segment);
@@ -86,7 +86,7 @@ impl Asked {
     }
 }
 
-impl Request for Asked {
+impl Request for SentRequest {
     fn header(&self, name: &str) -> Option<Vec<u8>> {
         let port = self.port.map_or_else(String::new, |port| format!(":{port}"));
         match name {
@@ -128,7 +128,7 @@ fn rule() -> impl Strategy<Value = Rule> {
     (host, port, prefix, methods).prop_map(|(host, port, prefix, methods)| Rule { host, port, prefix, methods })
 }
 
-fn asked() -> impl Strategy<Value = Asked> {
+fn request() -> impl Strategy<Value = SentRequest> {
     let hosts: &[&str] = &[
         "a.example",
         "A.Example",
@@ -151,12 +151,12 @@ fn asked() -> impl Strategy<Value = Asked> {
     let query = prop::sample::select(&["", "?a=b", "?../v1//%2e"][..]);
     let method = prop::sample::select(&["GET", "PUT", "POST", "get"][..]);
     (prop::sample::select(hosts), port, prop::collection::vec(segment, 1..5), query, method)
-        .prop_map(|(host, port, segments, query, method)| Asked { host, port, segments, query, method })
+        .prop_map(|(host, port, segments, query, method)| SentRequest { host, port, segments, query, method })
 }
 
-/// What must come of it.
-fn expected(rules: &[Rule], asked: &Asked) -> String {
-    let port = asked.port.unwrap_or(80);
+/// The expected result.
+fn expected(rules: &[Rule], request: &SentRequest) -> String {
+    let port = request.port.unwrap_or(80);
     let mut tiers: Vec<(bool, bool)> = rules.iter().map(Rule::tier).collect();
     tiers.sort_unstable();
     tiers.dedup();
@@ -164,19 +164,19 @@ fn expected(rules: &[Rule], asked: &Asked) -> String {
         let there: Vec<(usize, &Rule)> = rules
             .iter()
             .enumerate()
-            .filter(|(_, rule)| rule.tier() == tier && rule.is_for_host(asked.host, port))
+            .filter(|(_, rule)| rule.tier() == tier && rule.is_for_host(request.host, port))
             .collect();
-        if asked.is_ambiguous() && there.iter().any(|(_, rule)| !rule.prefix.is_empty()) {
+        if request.is_ambiguous() && there.iter().any(|(_, rule)| !rule.prefix.is_empty()) {
             return "ambiguous".to_owned();
         }
         let decides = |method: &str| {
-            let matching = there.iter().filter(|(_, rule)| rule.is_for(method, &asked.segments));
-            matching.max_by_key(|(_, rule)| (rule.prefix.len(), !rule.methods.is_empty())).map(|(place, _)| *place)
+            let matching = there.iter().filter(|(_, rule)| rule.is_for(method, &request.segments));
+            matching.max_by_key(|(_, rule)| (rule.prefix.len(), !rule.methods.is_empty())).map(|(index, _)| *index)
         };
-        // A server may take `get` for GET, or for another method.
-        match (decides(asked.method), decides(&asked.method.to_ascii_uppercase())) {
+        // A server may treat `get` as GET, or as another method.
+        match (decides(request.method), decides(&request.method.to_ascii_uppercase())) {
             (one, other) if one != other => return "ambiguous".to_owned(),
-            (Some(place), _) => return format!("{place}/.default"),
+            (Some(index), _) => return format!("{index}/.default"),
             (None, _) => {}
         }
     }
@@ -188,7 +188,7 @@ proptest! {
 
     #[test]
     fn the_most_specific_destination_decides(
-        rules in prop::collection::vec(rule(), 1..12), requests in prop::collection::vec(asked(), 1..20),
+        rules in prop::collection::vec(rule(), 1..12), requests in prop::collection::vec(request(), 1..20),
     ) {
         let mut taken = HashSet::new();
         let mut distinct = Vec::new();
@@ -198,7 +198,7 @@ proptest! {
                 distinct.push(rule);
             }
         }
-        let destinations: Vec<Value> = distinct.iter().enumerate().map(|(place, rule)| rule.to_json(place)).collect();
+        let destinations: Vec<Value> = distinct.iter().enumerate().map(|(index, rule)| rule.to_json(index)).collect();
         let text = json!({
             "identities": [{
                 "tenant_id": "11111111-1111-4111-8111-111111111111", "client_id": "aaaaaaaa-0000-4000-8000-000000000001",
@@ -209,21 +209,21 @@ proptest! {
         let config = Config::parse(text.to_string().as_bytes(), &|_| None).unwrap();
         let policy = Policy::new(&config, false);
         for request in &requests {
-            let told = match policy.decide(request) {
+            let actual = match policy.decide(request) {
                 Decision::Exchange(grant, _) => grant.scope().to_owned(),
                 Decision::Refuse(Refusal { reply, .. }) if reply.status == 400 => "ambiguous".to_owned(),
                 Decision::Ignore => "untouched".to_owned(),
                 other => format!("{other:?}"),
             };
-            prop_assert_eq!(&told, &expected(&distinct, request), "{:?} among {:?}", request, distinct);
+            prop_assert_eq!(&actual, &expected(&distinct, request), "{:?} among {:?}", request, distinct);
         }
     }
 
     #[test]
-    fn rules_that_tie_are_refused(rules in prop::collection::vec(rule(), 2..12)) {
+    fn ambiguous_rules_are_rejected(rules in prop::collection::vec(rule(), 2..12)) {
         let mut taken = HashSet::new();
         let ties = !rules.iter().flat_map(Rule::keys).all(|key| taken.insert(key));
-        let destinations: Vec<Value> = rules.iter().enumerate().map(|(place, rule)| rule.to_json(place)).collect();
+        let destinations: Vec<Value> = rules.iter().enumerate().map(|(index, rule)| rule.to_json(index)).collect();
         let text = json!({
             "defaults": {"plaintext": "allowed", "shared_suffix": "allowed"}, "destinations": destinations,
         });

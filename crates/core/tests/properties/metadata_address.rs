@@ -1,5 +1,5 @@
-//! What arrives for the metadata address, beside a reader of paths that takes them apart as the most lenient server would: what goes on
-//! to the node is not the node's identity in any reading.
+//! Arbitrary requests to the metadata service's address, checked with the path parser of the most lenient server: no
+//! request that is forwarded to the node can reach the node's identity endpoint.
 
 use entra_exchange_core::config::Config;
 use entra_exchange_core::decision::Decision;
@@ -35,7 +35,7 @@ impl Request for Sent {
     }
 }
 
-/// Pieces of which hosts and paths are made that somebody might send to get past.
+/// Pieces of hosts and paths with which a client may try to evade the rules.
 const HOST_PIECES: &[&str] = &[
     "169.254.169.254",
     "127.0.0.1",
@@ -114,8 +114,8 @@ fn policy(action: &str) -> Policy {
     Policy::new(&Config::parse(text.as_bytes(), &variable).unwrap(), false)
 }
 
-/// The segments of a path as a server may see them that decodes twice, drops parameters, takes backslashes for slashes, ignores case and
-/// walks dot segments.
+/// The segments of a path as the most lenient server parses it: it decodes twice, drops parameters, treats backslashes as
+/// slashes, ignores case and resolves dot segments.
 fn most_lenient(path: &str) -> Vec<String> {
     let mut path = path.split(['?', '#']).next().unwrap_or_default().to_lowercase();
     for _ in 0..2 {
@@ -141,7 +141,7 @@ fn is_imdss_name(authority: &str) -> bool {
 
 proptest! {
     #[test]
-    fn what_arrives_for_the_metadata_address_is_answered_or_rejected(
+    fn a_request_to_the_metadata_address_is_answered_or_rejected_unless_its_path_is_listed(
         request in sent(), action in prop::sample::select(&["answer", "report", "refuse"][..])
     ) {
         let named = is_imdss_name(&request.authority);

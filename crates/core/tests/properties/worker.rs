@@ -1,4 +1,4 @@
-//! One worker with one request, to put answers before.
+//! A worker with one waiting request, which tests give responses to.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 pub(crate) const TENANT: &str = "11111111-1111-4111-8111-111111111111";
 
-/// From the first moment of all to a day before the last.
+/// The first representable time, a usual one, and one a day before the last.
 pub(crate) const NOWS: [Timestamp; 3] = [
     Timestamp::from_unix_millis(0),
     Timestamp::from_unix_seconds(1_795_334_000),
@@ -47,8 +47,8 @@ pub(crate) struct Worker {
     pub(crate) now: Timestamp,
 }
 
-/// What an answer comes to.
-pub(crate) struct Told {
+/// The effects of a response.
+pub(crate) struct Effects {
     pub(crate) outcome: Option<Result<Arc<Issued>, Problem>>,
     pub(crate) calls: bool,
     pub(crate) lines: Vec<String>,
@@ -64,7 +64,7 @@ pub(crate) fn jwt(header: &Value, claims: &Value) -> String {
 }
 
 impl Worker {
-    /// A worker that reads the assertion.
+    /// A worker that waits for the assertion.
     pub(crate) fn reading(now: Timestamp) -> Self {
         let grant = Arc::new(Grant::new(&GrantParts {
             identity: "payments",
@@ -86,39 +86,40 @@ impl Worker {
         Self { broker, memory, grant, now }
     }
 
-    /// A worker that has called the endpoint.
+    /// A worker that waits for the token endpoint's response.
     pub(crate) fn calling(now: Timestamp) -> Self {
         let mut worker = Self::reading(now);
         let claims = json!({"iss": "i", "sub": "s", "aud": "a", "exp": u64::MAX});
-        let told = worker.assertion(Ok(response(200, jwt(&json!({"alg": "RS256"}), &claims))));
-        assert!(told.calls);
+        let effects = worker.assertion(Ok(response(200, jwt(&json!({"alg": "RS256"}), &claims))));
+        assert!(effects.calls);
         worker
     }
 
-    /// What comes of this answer, and of the same a moment later where a file may have been read while it was written.
-    pub(crate) fn assertion(&mut self, answer: CallResult) -> Told {
+    /// Gives the worker this response for the assertion. If the worker reads again, because the file may have been read while
+    /// it was being written, the same response follows.
+    pub(crate) fn assertion(&mut self, answer: CallResult) -> Effects {
         let key = self.grant.key();
-        let first = told(self.broker.assertion_arrived(key, answer.clone(), self.now, &self.memory));
+        let first = effects(self.broker.assertion_arrived(key, answer.clone(), self.now, &self.memory));
         if first.calls || first.outcome.is_some() {
             return first;
         }
         self.now = self.now.plus(Duration::from_millis(100));
         self.broker.look(key, self.now, &self.memory);
-        told(self.broker.assertion_arrived(key, answer, self.now, &self.memory))
+        effects(self.broker.assertion_arrived(key, answer, self.now, &self.memory))
     }
 
-    pub(crate) fn endpoint(&mut self, answer: CallResult) -> Told {
-        told(self.broker.endpoint_answered(self.grant.key(), answer, self.now, &self.memory))
+    pub(crate) fn endpoint(&mut self, answer: CallResult) -> Effects {
+        effects(self.broker.endpoint_answered(self.grant.key(), answer, self.now, &self.memory))
     }
 }
 
-fn told(commands: Vec<Command>) -> Told {
-    let mut told = Told { outcome: None, calls: false, lines: Vec::new() };
+fn effects(commands: Vec<Command>) -> Effects {
+    let mut effects = Effects { outcome: None, calls: false, lines: Vec::new() };
     for command in commands {
         match command {
-            Command::Finish(_, outcome) => told.outcome = Some(outcome),
-            Command::CallEndpoint { .. } => told.calls = true,
-            Command::Log(event) => told.lines.push(event.to_string()),
+            Command::Finish(_, outcome) => effects.outcome = Some(outcome),
+            Command::CallEndpoint { .. } => effects.calls = true,
+            Command::Log(event) => effects.lines.push(event.to_string()),
             Command::ReadAssertion(_)
             | Command::ReadForCheck(_)
             | Command::Checked(..)
@@ -126,5 +127,5 @@ fn told(commands: Vec<Command>) -> Told {
             | Command::Measure(_) => {}
         }
     }
-    told
+    effects
 }

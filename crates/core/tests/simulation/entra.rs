@@ -1,4 +1,4 @@
-//! The token endpoint and the token's file, as good or as bad as the weather.
+//! The simulated token endpoint and token file, with faults that depend on the weather.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -13,31 +13,31 @@ use crate::grants::TENANT;
 use crate::hostile;
 use crate::random::Random;
 
-/// How it goes with Entra.
+/// The behavior of the token endpoint.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Weather {
     Fair,
-    /// Anything may come, each time.
+    /// Any kind of response, chosen anew for each request.
     Rough,
-    /// There is no way to it.
+    /// The endpoint cannot be reached.
     Down,
     Slow,
     Refusing(u32),
-    /// 429, and when to come again.
+    /// 429, with a `Retry-After` in seconds.
     Throttling(u64),
-    /// A refusal with this code, which tells the client to slow down.
+    /// An error with this AADSTS code, which asks the client to slow down.
     ThrottlingClient(u32),
-    /// Answers that are made to do harm.
+    /// Malicious responses.
     Hostile,
-    /// Tokens of this life, to be refreshed after so long, in seconds.
+    /// Tokens with this lifetime and `refresh_in`, in seconds.
     Granting(u64, Option<u64>),
-    /// Tokens of a second that take two.
+    /// Tokens with a lifetime of one second that arrive after two.
     LateAndShort,
 }
 
 impl Weather {
     pub(crate) fn any(random: &mut Random) -> Self {
-        match random.place(8) {
+        match random.index(8) {
             0 | 1 => Self::Rough,
             2 => Self::Down,
             3 => Self::Slow,
@@ -49,41 +49,41 @@ impl Weather {
     }
 }
 
-/// An answer, and how long it takes. A call that cannot be made is answered at once.
+/// The result of a call, and the time that it takes. The result of a call that cannot be dispatched is immediate.
 #[derive(Debug)]
 pub(crate) struct Answered {
     pub(crate) after: u64,
     pub(crate) answer: CallResult,
-    /// In seconds, where one was asked for.
+    /// The value of `Retry-After` in seconds, if there is one.
     pub(crate) retry_after: Option<u64>,
-    /// The place of the token among those that were minted.
+    /// The index of the token among all minted ones.
     pub(crate) minted: Option<usize>,
 }
 
-/// A token as the endpoint knows it.
+/// A token that the endpoint issued.
 pub(crate) struct Minted {
     pub(crate) tenant_id: String,
     pub(crate) client_id: String,
     pub(crate) scope: String,
-    /// In seconds.
+    /// The lifetime in seconds.
     pub(crate) life: u64,
-    /// When it was asked for, by the steady clock: it lives from then on, or from later.
+    /// The time of the request, by the steady clock. The lifetime begins then, or later.
     pub(crate) at: u64,
 }
 
 impl Minted {
-    /// In milliseconds, as far as it is believed.
+    /// The lifetime in milliseconds, capped as the broker does.
     pub(crate) fn life_ms(&self) -> u64 {
         self.life.min(7 * 24 * 3600) * 1000
     }
 
-    /// The last moments, in which it is not handed out.
+    /// The time before the expiry in which the token is no longer handed out, in milliseconds.
     pub(crate) fn margin_ms(&self) -> u64 {
         (self.life_ms() / 10).min(30_000)
     }
 }
 
-/// What no line and no problem may show: all of our tokens begin so, and what is left when that is taken out says so.
+/// A text that no log line and no problem may contain: every token in the simulation begins with it.
 pub(crate) const SECRET: &str = "eyJ";
 
 fn jwt(claims: &Value, signature: &str) -> String {
@@ -91,7 +91,7 @@ fn jwt(claims: &Value, signature: &str) -> String {
     format!("{}.{}.{signature}", part(&json!({"alg": "RS256"})), part(claims))
 }
 
-/// Which of the minted tokens this is.
+/// The number of a minted token, from its signature.
 pub(crate) fn number_of(token: &str) -> Option<usize> {
     token.rsplit('.').next()?.parse().ok()
 }
@@ -105,7 +105,7 @@ fn envoys_own(status: u16) -> CallResult {
     Ok(Response { is_envoys_own: true, ..response(status, body) })
 }
 
-/// What the cluster with the token's file answers.
+/// The response of the cluster that serves the token file.
 pub(crate) fn assertion(random: &mut Random, faults: u64, now: Timestamp, timeout: u64) -> Answered {
     let claims = |expires: u64| {
         json!({"iss": "https://issuer.example", "sub": "system:serviceaccount:payments:api",
@@ -116,7 +116,7 @@ pub(crate) fn assertion(random: &mut Random, faults: u64, now: Timestamp, timeou
     let answer = if !random.chance(faults) {
         Ok(response(200, good))
     } else {
-        match random.place(6) {
+        match random.index(6) {
             0 => envoys_own(503),
             1 => Ok(response(200, jwt(&claims(now.unix_seconds() - 1), "c2ln"))),
             2 => Ok(response(200, "no token \u{fffd} at all")),
@@ -128,7 +128,7 @@ pub(crate) fn assertion(random: &mut Random, faults: u64, now: Timestamp, timeou
     Answered { after, answer, retry_after: None, minted: None }
 }
 
-/// What the token endpoint answers; a token it mints goes to `minted`.
+/// The response of the token endpoint. A token that it issues is added to `minted`.
 pub(crate) fn token(
     random: &mut Random,
     weather: Weather,
@@ -164,7 +164,7 @@ pub(crate) fn token(
         }
         Weather::Rough => {
             after = random.pick(&[1, 200, timeout - 1, 2 * timeout]);
-            match random.place(8) {
+            match random.index(8) {
                 0 => nonsense(random, request),
                 1 => refused(400, random.pick(&[700_213, 700_024, 700_016, 90_033, 999]), request),
                 2 => Ok(response(random.pick(&[301, 404, 500, 503]), "<html>")),
@@ -213,7 +213,7 @@ fn granted(
     Ok(response(200, body.to_string()))
 }
 
-/// A refusal that repeats the assertion, as nobody should.
+/// An error response that repeats the assertion, which a real endpoint must not do.
 fn refused(status: u16, code: u32, request: &TokenRequest) -> CallResult {
     let assertion = request.body.split("client_assertion=").nth(1).unwrap_or_default();
     let body = json!({"error": "invalid_client", "error_description": format!("AADSTS{code}: no: {assertion}"),
@@ -224,7 +224,7 @@ fn refused(status: u16, code: u32, request: &TokenRequest) -> CallResult {
 fn nonsense(random: &mut Random, request: &TokenRequest) -> CallResult {
     let of_another_tenant = json!({"token_type": "Bearer", "expires_in": 3600,
         "access_token": jwt(&json!({"tid": "22222222-2222-4222-8222-222222222222"}), "0")});
-    let body = match random.place(7) {
+    let body = match random.index(7) {
         0 => String::new(),
         1 => "{\"token_type\":\"Bearer\",\"expires_in\":36".to_owned(),
         2 => "x".repeat(300_000),
@@ -236,7 +236,7 @@ fn nonsense(random: &mut Random, request: &TokenRequest) -> CallResult {
     Ok(response(200, body))
 }
 
-/// What the main thread hears from the internal listener with the token's file.
+/// The response of the internal listener with the token file to the main thread.
 pub(crate) fn no_listener() -> Answered {
     Answered { after: 1, answer: envoys_own(503), retry_after: None, minted: None }
 }

@@ -1,4 +1,4 @@
-//! What is asked for: a few grants that differ in one thing each, some of them kept side by side in the shared memory.
+//! The token specs of the simulation. They differ in one part each, and two of them share a shelf in shared data.
 
 use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
@@ -10,22 +10,22 @@ use entra_exchange_core::time::Timestamp;
 pub(crate) const TENANT: &str = "11111111-1111-4111-8111-111111111111";
 const CLIENT: &str = "aaaaaaaa-0000-4000-8000-000000000001";
 
-/// The clusters to the authority: one grant has several.
-const WAYS: [&str; 3] = ["entra", "entra_2", "entra_3"];
+/// The clusters that lead to the authority. Some token specs have several.
+const CLUSTERS: [&str; 3] = ["entra", "entra_2", "entra_3"];
 
 struct Parts {
-    /// Of each its own, so that a log line says which it is about.
+    /// A different name for each token spec, so that a log line can be assigned to one.
     identity: String,
     tenant_id: &'static str,
     client_id: &'static str,
     scope: String,
-    ways: usize,
+    clusters: usize,
 }
 
 static PARTS: LazyLock<Vec<Parts>> = LazyLock::new(|| {
-    let of = |tenant_id, client_id, scope: &str, ways| {
+    let of = |tenant_id, client_id, scope: &str, clusters| {
         let identity = String::new();
-        Parts { identity, tenant_id, client_id, scope: scope.to_owned(), ways }
+        Parts { identity, tenant_id, client_id, scope: scope.to_owned(), clusters }
     };
     let mut all = vec![
         of(TENANT, CLIENT, "https://vault.azure.net/.default", 1),
@@ -33,20 +33,20 @@ static PARTS: LazyLock<Vec<Parts>> = LazyLock::new(|| {
         of(TENANT, "bbbbbbbb-0000-4000-8000-000000000002", "https://vault.azure.net/.default", 1),
         of("contoso.onmicrosoft.com", CLIENT, "https://vault.azure.net/.default", 3),
     ];
-    // One that falls to the same shelf as the first.
+    // One on the same shelf as the first.
     let shelf = |parts: &Parts| make(parts, None).key().as_bytes()[0];
-    let neighbour = (0..)
+    let neighbor = (0..)
         .map(|number| of(TENANT, CLIENT, &format!("api://neighbour-{number}/.default"), 1))
         .find(|parts| shelf(parts) == shelf(&all[0]));
-    all.extend(neighbour);
-    for (place, parts) in all.iter_mut().enumerate() {
-        parts.identity = format!("identity-{place}");
+    all.extend(neighbor);
+    for (index, parts) in all.iter_mut().enumerate() {
+        parts.identity = format!("identity-{index}");
     }
     all
 });
 
 fn make(parts: &Parts, discard_before: Option<Timestamp>) -> Grant {
-    let ways: Vec<String> = WAYS.iter().take(parts.ways).map(|way| (*way).to_owned()).collect();
+    let clusters: Vec<String> = CLUSTERS.iter().take(parts.clusters).map(|cluster| (*cluster).to_owned()).collect();
     Grant::new(&GrantParts {
         identity: &parts.identity,
         authority: &Authority::public(),
@@ -54,47 +54,52 @@ fn make(parts: &Parts, discard_before: Option<Timestamp>) -> Grant {
         client_id: parts.client_id,
         scope: &parts.scope,
         assertion: &Source::File { cluster: "projected_token".to_owned() },
-        clusters: &ways,
+        clusters: &clusters,
         discard_before,
     })
 }
 
-/// How many scopes callers make up.
-pub(crate) const INVENTED: usize = 40;
+/// The number of unlisted scopes that callers request.
+pub(crate) const UNLISTED: usize = 40;
 
-static INVENTED_KEYS: LazyLock<HashSet<TokenKey>> =
-    LazyLock::new(|| invented(None).iter().map(|grant| grant.key()).collect());
+static UNLISTED_KEYS: LazyLock<HashSet<TokenKey>> =
+    LazyLock::new(|| unlisted(None).iter().map(|grant| grant.key()).collect());
 
-/// What callers make up, for a client of the listed grants. It is no part of a configuration.
-pub(crate) fn invented(discard_before: Option<Timestamp>) -> Vec<Arc<Grant>> {
-    let scopes = (0..INVENTED).map(|number| format!("api://invented-{number}/.default"));
+/// The token specs of unlisted scopes, for a client that also has listed ones.
+pub(crate) fn unlisted(discard_before: Option<Timestamp>) -> Vec<Arc<Grant>> {
+    let scopes = (0..UNLISTED).map(|number| format!("api://invented-{number}/.default"));
     let identity = "inventive".to_owned();
-    let parts =
-        scopes.map(|scope| Parts { identity: identity.clone(), tenant_id: TENANT, client_id: CLIENT, scope, ways: 1 });
+    let parts = scopes.map(|scope| Parts {
+        identity: identity.clone(),
+        tenant_id: TENANT,
+        client_id: CLIENT,
+        scope,
+        clusters: 1,
+    });
     parts.map(|parts| Arc::new(make(&parts, discard_before).unlisted())).collect()
 }
 
-/// All grants, and what callers make up as if it were listed.
-pub(crate) fn everything() -> Vec<Arc<Grant>> {
+/// All token specs. The unlisted scopes are included as if they were listed.
+pub(crate) fn all_as_listed() -> Vec<Arc<Grant>> {
     let listed = |grant: &Arc<Grant>| {
         let parts = Parts {
             identity: grant.identity().to_owned(),
             tenant_id: TENANT,
             client_id: CLIENT,
             scope: grant.scope().to_owned(),
-            ways: 1,
+            clusters: 1,
         };
         Arc::new(make(&parts, None))
     };
-    all(None).into_iter().chain(invented(None).iter().map(listed)).collect()
+    all(None).into_iter().chain(unlisted(None).iter().map(listed)).collect()
 }
 
-/// Whether a caller made it up.
-pub(crate) fn is_invented(key: TokenKey) -> bool {
-    INVENTED_KEYS.contains(&key)
+/// Whether the key is that of an unlisted scope.
+pub(crate) fn is_unlisted(key: TokenKey) -> bool {
+    UNLISTED_KEYS.contains(&key)
 }
 
-/// All grants, with what one configuration discards.
+/// All listed token specs, with the `discard_tokens_before` of a configuration.
 pub(crate) fn all(discard_before: Option<Timestamp>) -> Vec<Arc<Grant>> {
     PARTS.iter().map(|parts| Arc::new(make(parts, discard_before))).collect()
 }

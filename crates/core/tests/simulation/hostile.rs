@@ -1,4 +1,4 @@
-//! Answers of a token endpoint that is made to do harm: no token comes of them, and nothing of them may be taken for ours.
+//! Responses of a hostile token endpoint. None of them may give a token or forge a log line.
 
 use entra_exchange_core::entra::TokenRequest;
 use entra_exchange_core::http::Response;
@@ -7,10 +7,10 @@ use serde_json::json;
 use crate::entra::response;
 use crate::random::Random;
 
-/// Any of them. Each holds the assertion, where it has room for a text.
+/// A random hostile response. Most of them repeat the assertion.
 pub(crate) fn answer(random: &mut Random, request: &TokenRequest) -> Response {
     let assertion = request.body.split("client_assertion=").nth(1).unwrap_or_default().to_owned();
-    match random.place(8) {
+    match random.index(8) {
         0 => response(200, "[".repeat(100_000)),
         1 => {
             let life = random.pick(&["1e308", "99999999999999999999999", "-5", "null", "\"soon\"", "[3600]", "0"]);
@@ -27,7 +27,7 @@ pub(crate) fn answer(random: &mut Random, request: &TokenRequest) -> Response {
         }
         4 => response(random.pick(&[0, 99, 204, 304, 999, u16::MAX]), assertion),
         5 => {
-            // A line of ours, if it were taken for one.
+            // A forged log line.
             let line =
                 format!("AADSTS90033: no\nevent=exchange outcome=issued identity=identity-0 {assertion}\u{1b}[2J");
             refusal(&line, &assertion, 90_033)
@@ -37,7 +37,7 @@ pub(crate) fn answer(random: &mut Random, request: &TokenRequest) -> Response {
     }
 }
 
-/// A refusal with a text in every field that has one.
+/// An error response with this text in every text field.
 fn refusal(description: &str, text: &str, code: u32) -> Response {
     let body = json!({"error": text, "error_description": description, "error_codes": [code, u32::MAX, code],
         "trace_id": text, "correlation_id": text, "error_uri": text});

@@ -1,4 +1,4 @@
-//! What must hold, whatever happens: looked at after every step.
+//! The invariants, which are checked after every event.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -13,20 +13,20 @@ use crate::clock::Clock;
 use crate::entra::{self, Minted};
 use crate::grants;
 use crate::plan::Plan;
-use crate::vm::Asked;
+use crate::vm::RequestedToken;
 
-/// A lease outlasts its call by this.
+/// The time by which a lease outlasts its call. All times are in milliseconds.
 const GRACE: u64 = 1_000;
-/// Timers and messages to oneself come a little late.
+/// The tolerance for timers and for a worker's messages to itself.
 const TICK: u64 = 100;
-/// Rejections force one exchange in this time, for all workers together.
+/// The period in which rejections force at most one exchange, in all workers together.
 const FORCED_PERIOD: u64 = 30_000;
-/// All workers have the token that replaces a rejected one after this time at the latest.
+/// The time after which all workers have the token that replaces a rejected one.
 const REPLACED_WITHIN: u64 = 1_000;
-/// A few keys, each with a token and a list of queues: no value in the shared memory is longer.
+/// The maximum length of a value in shared data: a few keys, each with a token and a list of queues.
 const LONGEST_VALUE: usize = 32 * 1024;
 
-/// A life of a VM: which worker's, and the how-many-th.
+/// The life of one VM: the index of its worker, and its generation.
 pub(crate) type Life = (usize, u32);
 
 /// The token that a caller rejects.
@@ -39,9 +39,9 @@ pub(crate) enum Rejects {
 }
 
 pub(crate) struct Judge {
-    /// The first thing that did not hold.
+    /// The first invariant that was violated.
     pub(crate) violation: Option<String>,
-    /// Whether every request must have its token.
+    /// Whether there are no more faults, so that every request must get its token.
     pub(crate) nothing_is_wrong: bool,
     pub(crate) minted: Vec<Minted>,
     pub(crate) exchanges: u64,
@@ -49,17 +49,17 @@ pub(crate) struct Judge {
     limits: Limits,
     waiting: BTreeMap<(Life, u32), Waiting>,
     calls: Vec<Call>,
-    /// For each key the token that all workers can see.
+    /// For each key, the token in shared data.
     published: HashMap<TokenKey, Published>,
-    /// From when on a configuration discards what was asked for before.
+    /// The configuration's `discard_tokens_before`.
     pub(crate) discard_before: Option<Timestamp>,
-    /// Until when a worker may have one in its own memory.
+    /// For each key, the time until which a worker may have a token in its own memory.
     held_until: HashMap<TokenKey, Timestamp>,
-    /// When a token was last marked as rejected.
+    /// For each key, the time at which a token was last marked as rejected.
     marked: HashMap<TokenKey, u64>,
-    /// The rejected tokens, and when each was replaced.
+    /// The rejected tokens, with the time at which each was replaced.
     rejected: HashMap<usize, Rejected>,
-    /// How long a message to another worker takes; `None` when messages are lost.
+    /// The delay of messages to other workers; `None` if messages can be lost.
     delay: Option<u64>,
     failed: HashMap<TokenKey, Failed>,
 }
@@ -86,13 +86,13 @@ struct Rejected {
 struct Published {
     number: usize,
     at: u64,
-    /// By the wall's clock, as the broker has it.
+    /// By the wall clock, which the broker uses.
     asked_at: Timestamp,
-    /// Until when it is usable for certain, and until when it may be: a late answer of a worker that had lost its lease takes
-    /// the place of another token, or does not.
+    /// The time until which a usable token is certain, and the time until which one is possible. They differ if a worker
+    /// that had lost its lease got a late response: its token may have replaced another one, or not.
     until: Timestamp,
     until_perhaps: Timestamp,
-    /// Whether it is this one for certain.
+    /// Whether the published token is certainly this one.
     is_certain: bool,
 }
 
@@ -104,7 +104,7 @@ impl Published {
 
 struct Failed {
     at: u64,
-    /// No exchange before this.
+    /// The earliest time of the next exchange.
     next_try: u64,
 }
 
@@ -135,17 +135,17 @@ impl Judge {
         }
     }
 
-    /// A token is handed to a request.
-    pub(crate) fn hands_out(&mut self, asked: &Asked, issued: &Issued, stalled_until: u64, clock: &Clock) {
+    /// Checks a token that is handed out to a request.
+    pub(crate) fn hand_out(&mut self, requested: &RequestedToken, issued: &Issued, stalled_until: u64, clock: &Clock) {
         self.handed_out += 1;
-        let grant = &asked.grant;
+        let grant = &requested.grant;
         let number = entra::number_of(issued.token().expose()).unwrap_or(usize::MAX);
         let Some(minted) = self.minted.get(number) else {
-            return self.must(false, "own token", || "a token that nobody issued".to_owned());
+            return self.must(false, "own token", || "a token that was never issued".to_owned());
         };
         let own = (minted.tenant_id.as_str(), minted.client_id.as_str(), minted.scope.as_str())
             == (grant.tenant_id(), grant.client_id(), grant.scope());
-        // It was asked for in an exchange that began a little earlier, by a clock that may have been set since.
+        // Its exchange began a little earlier, and the clock may have been set since.
         let set_back = clock.set_back_since(minted.at.saturating_sub(70_000));
         let end = minted.at + minted.life_ms() - minted.margin_ms() + set_back;
         let (scope, now) = (minted.scope.clone(), clock.steady());
@@ -154,10 +154,10 @@ impl Judge {
         let issued_at = issued.issued_at();
         let past = issued_at <= clock.wall().plus(Duration::from_millis(GRACE));
         self.must(past, "no expired token", || format!("token {number} is from the future, {issued_at}"));
-        self.must(asked.rejects != Rejects::Token(number), "rejected", || {
+        self.must(requested.rejects != Rejects::Token(number), "rejected", || {
             format!("a caller that rejects token {number} gets it")
         });
-        // When the newer one is over, a rejected one is better than none.
+        // Once the newer token has expired, a rejected one may be used again.
         let newer = self.usable(grant.key(), clock).filter(|newer| newer.number != number);
         let rejected = self.rejected.get(&number).and_then(|rejected| rejected.replaced_at);
         let replaced_at = newer.and_then(|newer| Some(newer.at.max(rejected?)));
@@ -167,43 +167,51 @@ impl Judge {
         }
     }
 
-    /// A request is answered without a token.
-    pub(crate) fn refuses(&mut self, asked: &Asked, problem: &Problem, (life, waiting): (Life, usize), clock: &Clock) {
-        self.look_for_secrets(&format!("{problem:?}"));
-        let usable = self.usable(asked.grant.key(), clock);
-        let withheld = usable.filter(|token| match asked.rejects {
+    /// Checks the problem with which a request is answered.
+    pub(crate) fn refuses(
+        &mut self,
+        requested: &RequestedToken,
+        problem: &Problem,
+        (life, waiting): (Life, usize),
+        clock: &Clock,
+    ) {
+        self.must_hide_secrets(&format!("{problem:?}"));
+        let usable = self.usable(requested.grant.key(), clock);
+        let withheld = usable.filter(|token| match requested.rejects {
             Rejects::Nothing => true,
             Rejects::Token(number) => number != token.number && token.is_certain,
             Rejects::Any => false,
         });
         self.must(withheld.is_none(), "nothing withheld", || {
             let number = withheld.map(|token| token.number);
-            format!("worker {} has token {number:?} and says {}: {}", life.0, problem.code.as_str(), problem.detail)
+            format!("worker {} has token {number:?} and returns {}: {}", life.0, problem.code.as_str(), problem.detail)
         });
         let most = self.limits.waiting;
-        let most = if grants::is_invented(asked.grant.key()) { most.div_ceil(2) } else { most };
+        let most = if grants::is_unlisted(requested.grant.key()) { most.div_ceil(2) } else { most };
         self.must(problem.code != Code::TooManyWaiting || waiting >= most, "bounded waiting", || {
-            format!("worker {} refuses with {waiting} waiting", life.0)
+            format!("worker {} rejects a request with {waiting} waiting", life.0)
         });
         let too_many = problem.code == Code::TooManyScopes;
-        self.must(!too_many || grants::is_invented(asked.grant.key()), "budget", || {
-            format!("{} is listed, and worker {} says {}", asked.grant.scope(), life.0, problem.detail)
+        self.must(!too_many || grants::is_unlisted(requested.grant.key()), "budget", || {
+            format!("{} is listed, and worker {} returns {}", requested.grant.scope(), life.0, problem.detail)
         });
         let too_soon = problem.code == Code::TokenReplacedRecently;
         let excused = !self.nothing_is_wrong || too_soon || problem.code == Code::TooManyWaiting;
-        self.must(!too_soon || asked.rejects != Rejects::Nothing, "rejected", || {
+        self.must(!too_soon || requested.rejects != Rejects::Nothing, "rejected", || {
             "a caller rejected nothing".to_owned()
         });
-        self.must(excused, "recovery", || format!("all is well, and worker {} says {}", life.0, problem.detail));
-        self.must(!problem.detail.is_empty() && !problem.remedy.is_empty(), "told", || format!("{problem:?}"));
+        self.must(excused, "recovery", || {
+            format!("there is no fault, and worker {} returns {}", life.0, problem.detail)
+        });
+        self.must(!problem.detail.is_empty() && !problem.remedy.is_empty(), "readable", || format!("{problem:?}"));
     }
 
-    /// The token that all can see, when it is still good.
+    /// The token in shared data, if it is usable.
     fn usable(&self, key: TokenKey, clock: &Clock) -> Option<Published> {
         self.published.get(&key).copied().filter(|token| token.is_usable(clock))
     }
 
-    /// A request waits.
+    /// Records that a request waits.
     pub(crate) fn waits(&mut self, life: Life, stream: StreamId, since: u64, stalled: u64) {
         self.waiting.insert((life, stream.0), Waiting { since, stalled });
         let waiting = self.waiting.keys().filter(|(other, _)| *other == life).count();
@@ -211,18 +219,18 @@ impl Judge {
         self.must(waiting <= most, "bounded waiting", || format!("{waiting} wait in worker {}", life.0));
     }
 
-    /// A request that waited is answered, or leaves.
-    pub(crate) fn waits_no_more(&mut self, life: Life, stream: StreamId) -> bool {
+    /// Records that a request no longer waits. Returns whether it did.
+    pub(crate) fn stops_waiting(&mut self, life: Life, stream: StreamId) -> bool {
         self.waiting.remove(&(life, stream.0)).is_some()
     }
 
-    /// A VM is gone, and all that waited in it.
+    /// Records that a VM is gone, with all requests that waited in it.
     pub(crate) fn dies(&mut self, life: Life) {
         self.waiting.retain(|(other, _), _| *other != life);
         self.calls.retain(|call| call.life != life);
     }
 
-    /// A worker begins an exchange.
+    /// Checks that a worker may begin an exchange.
     pub(crate) fn exchange_begins(&mut self, key: TokenKey, clock: &Clock) {
         self.exchanges += 1;
         if let Some(failed) = self.failed.get(&key).filter(|failed| !clock.jumped_since(failed.at)) {
@@ -231,10 +239,10 @@ impl Judge {
         }
     }
 
-    /// A worker makes a call for a key.
+    /// Checks that a worker may make a call for a key.
     pub(crate) fn calls(&mut self, number: u64, life: Life, key: TokenKey, timeout: Duration, clock: &Clock) {
         let now = clock.steady();
-        // Another's call may go on only when its lease is over, or when somebody has set the clock by which leases end.
+        // Another worker's call can overlap only if its lease has expired, or if the clock that ends leases was set.
         let other = self
             .calls
             .iter()
@@ -245,30 +253,31 @@ impl Judge {
         self.calls.push(Call { number, life, key, at: now, timeout: timeout.as_millis() as u64 });
     }
 
-    /// Of the scopes that callers made up so many are exchanged at a time.
+    /// Checks the number of unlisted scopes that are exchanged at a time.
     fn must_be_in_parallel(&mut self, key: TokenKey, clock: &Clock) {
-        // Nobody makes scopes up any more.
+        // There are no more requests for unlisted scopes.
         if self.nothing_is_wrong {
             return;
         }
         let now = clock.steady();
-        let goes_on = |call: &&Call| now < call.at + call.timeout && !clock.jumped_since(call.at.saturating_sub(HOUR));
-        let keys = self.calls.iter().filter(goes_on).map(|call| call.key).chain([key]);
-        let exchanged: HashSet<TokenKey> = keys.filter(|key| grants::is_invented(*key)).collect();
+        let is_running =
+            |call: &&Call| now < call.at + call.timeout && !clock.jumped_since(call.at.saturating_sub(HOUR));
+        let keys = self.calls.iter().filter(is_running).map(|call| call.key).chain([key]);
+        let exchanged: HashSet<TokenKey> = keys.filter(|key| grants::is_unlisted(*key)).collect();
         let (count, most) = (exchanged.len(), self.limits.unlisted.parallel_exchanges);
         self.must(count <= most, "budget", || {
             format!("{count} unlisted scopes are exchanged at a time, at most {most}")
         });
     }
 
-    /// A call is over. Returns whether it was made under a lease that nobody else could have taken meanwhile.
+    /// Records that a call has ended. Returns whether no other worker could have taken its lease in the meantime.
     pub(crate) fn call_ends(&mut self, number: u64, clock: &Clock) -> bool {
-        let Some(place) = self.calls.iter().position(|call| call.number == number) else { return false };
-        let call = self.calls.remove(place);
+        let Some(index) = self.calls.iter().position(|call| call.number == number) else { return false };
+        let call = self.calls.remove(index);
         clock.steady() < call.at + call.timeout + GRACE && !clock.jumped_since(call.at)
     }
 
-    /// An exchange brought this token, which was asked for at `asked_at` by the wall's clock.
+    /// Records that an exchange gave the token with this number. It was requested at `asked_at` by the wall clock.
     pub(crate) fn succeeds(
         &mut self,
         key: TokenKey,
@@ -278,8 +287,8 @@ impl Judge {
         clock: &Clock,
     ) {
         self.failed.remove(&key);
-        if grants::is_invented(key) {
-            // It may be dropped for another at any time.
+        if grants::is_unlisted(key) {
+            // It may be evicted in favor of another one at any time.
             return;
         }
         let Some(minted) = self.minted.get(number) else { return };
@@ -300,11 +309,11 @@ impl Judge {
         *held_until = until.max(*held_until);
     }
 
-    /// An exchange failed, and the next is to come after `wait`.
+    /// Checks the back-off after a failed exchange: the next one comes after `wait`.
     pub(crate) fn fails(&mut self, key: TokenKey, wait: u64, asked_for: Option<u64>, under_lease: bool, clock: &Clock) {
-        self.must(wait >= 1_000, "back-off", || format!("tries again after {wait} ms"));
-        if !under_lease || grants::is_invented(key) {
-            // Whoever has the lease has the say.
+        self.must(wait >= 1_000, "back-off", || format!("a retry after {wait} ms"));
+        if !under_lease || grants::is_unlisted(key) {
+            // The worker that holds the lease decides.
             self.failed.remove(&key);
             return;
         }
@@ -313,25 +322,25 @@ impl Judge {
             Some(token) => {
                 let left = token.until_perhaps.since(clock.wall()).as_millis() as u64;
                 let most = (left / 2).max(1_000);
-                self.must(wait <= most, "back-off", || format!("tries again after {wait} of {left} ms"));
+                self.must(wait <= most, "back-off", || format!("a retry after {wait} of {left} ms"));
             }
             None if self.held_until.get(&key).is_some_and(|until| clock.wall() < *until) => {}
             None => {
                 let least = asked_for.unwrap_or_default().min(3600) * 1000;
-                self.must(wait >= least, "back-off", || format!("tries after {wait} ms and was asked for {least}"));
+                self.must(wait >= least, "back-off", || format!("a retry after {wait} ms in spite of {least}"));
             }
         }
         self.failed.insert(key, Failed { at: now, next_try: now + wait });
     }
 
-    /// A worker marks a token as rejected: `number` is the one that its callers got last.
+    /// Checks that a worker may mark a token as rejected. `number` is the token that its callers got last.
     pub(crate) fn marks(&mut self, key: TokenKey, number: Option<usize>, clock: &Clock) {
         let before = self.marked.insert(key, clock.steady());
         if let Some(before) = before.filter(|at| !clock.jumped_since(*at)) {
             let since = clock.steady() - before;
             self.must(since >= FORCED_PERIOD, "forced", || format!("a second token is rejected {since} ms later"));
         }
-        // Whoever got no token here may have rejected a newer one.
+        // A worker whose callers got no token may have rejected a newer one.
         if let Some(number) =
             number.filter(|number| self.usable(key, clock).is_some_and(|token| token.number == *number))
         {
@@ -339,27 +348,28 @@ impl Judge {
         }
     }
 
-    /// What is written where operators read it.
-    pub(crate) fn look_for_secrets(&mut self, text: &str) {
+    /// Checks that a text for operators contains no secret.
+    pub(crate) fn must_hide_secrets(&mut self, text: &str) {
         self.must(!text.contains(entra::SECRET), "no secrets", || text.to_owned());
     }
 
-    /// Holds at all times. `stalled` is how long a worker has done nothing, all in all, or `None` while it does nothing.
+    /// Checks the invariants that hold at all times. `stalled` gives the total time that a worker was stalled, or `None`
+    /// while it is stalled.
     pub(crate) fn after_step(&mut self, clock: &Clock, stalled: impl Fn(usize) -> Option<u64>, longest_value: usize) {
         let (now, wait) = (clock.steady(), self.limits.wait.as_millis() as u64);
         let late = self.waiting.iter().find_map(|((life, stream), waiting)| {
-            // Nobody can tell how late it is while the clock is being set back; but it is told anew each time.
+            // Each time the clock is set back, the deadline starts again.
             let patience = wait * (1 + clock.times_set_back_since(waiting.since));
             let due = waiting.since + patience + TICK + (stalled(life.0)? - waiting.stalled);
             (now > due).then(|| format!("stream {stream} of worker {} waits for {} ms", life.0, now - waiting.since))
         });
         self.must(late.is_none(), "answered in time", || late.unwrap_or_default());
         self.must(longest_value <= LONGEST_VALUE, "memory", || format!("a value of {longest_value} bytes"));
-        // What is over by the wall's clock, or from the future, is over for good, also when the clock is set once more.
+        // A token that has expired by the wall clock, or is from the future, stays unusable even if the clock is set again.
         self.published.retain(|_, token| token.is_usable(clock));
     }
 
-    /// How many wait.
+    /// The number of waiting requests.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.len()
     }

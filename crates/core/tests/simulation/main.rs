@@ -1,24 +1,24 @@
-//! The broker in a simulated Envoy: many workers, one shared memory, a clock that the test owns, and everything that may
-//! go wrong. A run is decided by its seed alone.
+//! Runs the broker in a simulated Envoy with several workers, shared data, a virtual clock and injected faults. A run is
+//! determined by its seed.
 //!
-//! `cargo test` runs a fixed set of seeds; `SEEDS=n` runs n of them, from `FIRST=n` on (1 by default); `SEED=n` runs one and
-//! prints what happens. The seeds of `failed-seeds.txt` are always run: each of them broke a rule once.
+//! `cargo test` runs a fixed set of seeds. `SEEDS=n` runs n seeds, starting with `FIRST=n` (1 by default). `SEED=n` runs one
+//! seed and prints its events. The seeds in `failed-seeds.txt` always run, because each of them once violated a rule.
 
-// All of this is test code, of which clippy sees only what stands in a test function.
+// All of this is test code, but clippy recognizes only test functions as such.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod clock;
 mod entra;
 mod grants;
 mod hostile;
-mod inventors;
 mod judge;
 mod memory;
 mod plan;
+mod planned_runs;
 mod random;
 mod requests;
 mod sabotage;
-mod scenarios;
+mod unlisted;
 mod vm;
 mod world;
 
@@ -38,7 +38,7 @@ const SEEDS: u64 = 200;
 const HOUR: u64 = 3_600_000;
 const DAY: u64 = 24 * HOUR;
 
-/// What a run comes to.
+/// The result of a run.
 #[derive(Debug, Default)]
 struct Outcome {
     violation: Option<String>,
@@ -49,24 +49,24 @@ struct Outcome {
 fn run(seed: u64, sabotage: Option<Sabotage>) -> Outcome {
     let mut random = Random::new(seed);
     let mut plan = Plan::of(&mut random);
-    // With random numbers of its own: what a seed meant before stays.
+    // A separate generator, so that the rest of the plan does not depend on the attacks.
     plan.add_attacks(&mut Random::new(!seed));
-    live(plan, random, sabotage)
+    run_plan(plan, random, sabotage)
 }
 
-/// Lives a plan through, and the calm after it.
-fn live(plan: Plan, random: Random, sabotage: Option<Sabotage>) -> Outcome {
+/// Runs a plan, and the calm after it.
+fn run_plan(plan: Plan, random: Random, sabotage: Option<Sabotage>) -> Outcome {
     let world = World::new(plan, random, sabotage);
     let end = world.plan.end;
     world.run_until(end);
-    // Nothing goes wrong any more, and back-offs end, also those from before the clock was set back: now every worker
-    // has every token.
+    // There are no more faults, and all back-offs end, including those that began before the clock was set back. From now
+    // on, every worker can get every token.
     let calm = end + 5 * HOUR;
     world.run_until(calm);
     world.expect_tokens();
     world.request_all(calm);
     world.run_until(calm + 60_000);
-    // Nobody asks any more: when all tokens are over nothing is left.
+    // There are no more requests, so nothing is left once all tokens have expired.
     if !world.plan.warm {
         world.run_until(end + 10 * DAY);
         world.expect_nothing_left();
@@ -80,7 +80,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 #[test]
-fn every_invariant_holds_whatever_happens() {
+fn every_invariant_holds_under_every_fault() {
     let seeds: Vec<u64> = match (number("SEED"), number("SEEDS")) {
         (Some(seed), _) => vec![seed],
         (None, count) => {
@@ -110,17 +110,17 @@ fn every_invariant_holds_whatever_happens() {
     assert!(failed.is_empty(), "\n{}\n", lines.join("\n"));
 }
 
-/// The seeds that broke a rule once.
+/// The seeds that once violated a rule.
 fn failed_seeds() -> impl Iterator<Item = u64> {
     let lines = include_str!("failed-seeds.txt").lines().filter(|line| !line.starts_with('#'));
     lines.flat_map(str::split_whitespace).map(|seed| seed.parse().expect("a seed"))
 }
 
 #[test]
-fn a_host_that_breaks_a_promise_is_noticed() {
+fn a_host_that_violates_a_guarantee_is_detected() {
     for (sabotage, rule) in Sabotage::ALL {
-        let broken = |seed| run(seed, Some(sabotage)).violation;
-        let noticed = (1..=SEEDS).filter_map(broken).find(|violation| violation.starts_with(rule));
-        assert!(noticed.is_some(), "{sabotage:?} breaks {rule:?}, and nobody notices");
+        let violation = |seed| run(seed, Some(sabotage)).violation;
+        let detected = (1..=SEEDS).filter_map(violation).find(|violation| violation.starts_with(rule));
+        assert!(detected.is_some(), "{sabotage:?} violates {rule:?} and was not detected");
     }
 }

@@ -1,10 +1,10 @@
-//! Envoy's shared data: one map for the process, a set that compares when it is asked to, and one rule that surprises:
-//! a set on a name that does not exist succeeds whatever the number.
+//! Envoy's shared data: one map for the process, with an optional compare-and-set. As in Envoy, a compare-and-set of a name
+//! that does not exist always succeeds.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
-/// Whether the value under this name holds tokens' entries.
+/// Whether the value under this name is a shelf with entries of tokens.
 pub(crate) fn is_of_tokens(name: &str) -> bool {
     !name.contains("/credential/") && !name.ends_with("/readings")
 }
@@ -12,7 +12,7 @@ pub(crate) fn is_of_tokens(name: &str) -> bool {
 #[derive(Default)]
 pub(crate) struct Memory {
     values: RefCell<BTreeMap<String, (Vec<u8>, u32)>>,
-    /// One for all names, and rising.
+    /// The last compare-and-set number. All names share the sequence.
     number: Cell<u32>,
     longest: Cell<usize>,
 }
@@ -36,13 +36,12 @@ impl Memory {
         true
     }
 
-    /// The longest value that there ever was, in bytes.
+    /// The length in bytes of the longest value so far.
     pub(crate) fn longest(&self) -> usize {
         self.longest.get()
     }
 
-    /// The names of tokens' shelves under which there is more than an empty list. What is known of each credential is
-    /// kept, and there are few.
+    /// The number of shelves that are not empty. The entries of credentials, of which there are few, do not count.
     pub(crate) fn not_empty(&self) -> usize {
         let values = self.values.borrow();
         values.iter().filter(|(name, (value, _))| value.as_slice() != [0] && is_of_tokens(name)).count()

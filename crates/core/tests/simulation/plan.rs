@@ -1,4 +1,4 @@
-//! What a seed makes of a run: how many workers, who asks for what and when, and what goes wrong.
+//! The plan of a run, derived from its seed: the workers, the requests and the faults.
 
 use std::time::Duration;
 
@@ -7,54 +7,54 @@ use entra_exchange_core::broker::Limits;
 use crate::entra::Weather;
 use crate::random::Random;
 
-/// Times are milliseconds of the steady clock.
+/// A plan. Times are in milliseconds of the steady clock.
 pub(crate) struct Plan {
     pub(crate) workers: usize,
-    /// How many of the grants are asked for.
+    /// The number of token specs that are requested.
     pub(crate) keys: usize,
     pub(crate) limits: Limits,
-    /// Whether the first of them is kept warm, on the main thread too.
+    /// Whether the first token is kept warm, on the main thread too.
     pub(crate) warm: bool,
-    /// When many ask at once, and how many.
+    /// The times of simultaneous requests, and their number.
     pub(crate) bursts: Vec<(u64, u64)>,
-    /// How it goes with Entra, from when on.
+    /// The times at which the weather changes.
     pub(crate) weather: Vec<(u64, Weather)>,
-    /// When the wall's clock is set, and by how much.
+    /// The times at which the wall clock is set, and the change.
     pub(crate) jumps: Vec<(u64, i64)>,
-    /// When a worker's VM dies.
+    /// The times at which a worker's VM dies.
     pub(crate) deaths: Vec<u64>,
-    /// When a worker does nothing, and for how long.
+    /// The times at which a worker stalls, and for how long.
     pub(crate) stalls: Vec<(u64, u64)>,
-    /// When a configuration comes that discards the tokens before it.
+    /// The time of a new configuration that discards all earlier tokens.
     pub(crate) discard_at: Option<u64>,
-    /// In percent: a message to another worker is lost.
+    /// The probability in percent that a message to another worker is lost.
     pub(crate) lost: u64,
-    /// In percent: a message to another worker comes twice.
+    /// The probability in percent that a message to another worker is delivered twice.
     pub(crate) doubled: u64,
-    /// The longest that a message to another worker takes.
+    /// The maximum delay of a message to another worker.
     pub(crate) delay: u64,
-    /// In percent: a VM dies during a call that it made.
+    /// The probability in percent that a VM dies during a call that it made.
     pub(crate) dies_leading: u64,
-    /// In percent: a worker does nothing for long during a call that it made.
+    /// The probability in percent that a worker stalls for long during a call that it made.
     pub(crate) stalls_leading: u64,
-    /// In percent: the federated token is late, missing, expired or nonsense.
+    /// The probability in percent that the federated token is late, missing, expired or malformed.
     pub(crate) assertion_faults: u64,
-    /// In percent: a request leaves while it waits.
+    /// The probability in percent that a waiting request is cancelled.
     pub(crate) leaves: u64,
-    /// In percent: a token that was handed out is rejected where it was sent.
+    /// The probability in percent that the upstream rejects a token that was handed out.
     pub(crate) rejected: u64,
-    /// In percent: a request does not want the token that there is.
+    /// The probability in percent that a caller rejects the cached token.
     pub(crate) stale: u64,
-    /// In percent: a request does not wait for its token.
+    /// The probability in percent that a request does not wait for its token.
     pub(crate) unwaiting: u64,
-    /// In percent: a request is for a scope that a caller made up.
-    pub(crate) inventive: u64,
-    /// When no more is asked and nothing more goes wrong.
+    /// The probability in percent that a request is for an unlisted scope.
+    pub(crate) unlisted_percent: u64,
+    /// The time after which there are no more requests and faults.
     pub(crate) end: u64,
 }
 
 impl Plan {
-    /// Nothing goes wrong, and nobody asks.
+    /// A plan without requests and faults.
     pub(crate) fn quiet(workers: usize, keys: usize, end: u64) -> Self {
         Self {
             workers,
@@ -77,12 +77,12 @@ impl Plan {
             rejected: 0,
             stale: 0,
             unwaiting: 0,
-            inventive: 0,
+            unlisted_percent: 0,
             end,
         }
     }
 
-    /// What the seed says. Each kind of trouble comes to some seeds only, so that others are strict about the rest.
+    /// The plan of a seed. Each kind of fault occurs with some seeds only, because the checks are stricter without it.
     pub(crate) fn of(random: &mut Random) -> Self {
         let end = random.pick(&[20_000, 60_000, 300_000, 7_200_000]);
         let (workers, keys) = (random.between(2, 6) as usize, random.between(1, 5) as usize);
@@ -97,7 +97,7 @@ impl Plan {
         }
         plan.warm = random.chance(25);
         plan.bursts = times(random, 12, end).into_iter().map(|at| (at, random.pick(&[1, 2, 5, 20]))).collect();
-        // A cold start is where most races are.
+        // Most races occur at a cold start.
         plan.bursts.push((0, random.pick(&[2, 10, 30])));
         plan.weather = times(random, 4, end).into_iter().map(|at| (at, Weather::any(random))).collect();
         if random.chance(50) {
@@ -135,8 +135,8 @@ impl Plan {
 }
 
 impl Plan {
-    /// What an attacker, or bad luck, adds to a run: tokens that are rejected in one worker while others use them, a clock that
-    /// is set back with a token in hand, throttling, hostile answers.
+    /// Adds attacks and unlucky events: tokens that are rejected in one worker while others use them, a clock that is set back
+    /// while a token is cached, throttling, and hostile responses.
     pub(crate) fn add_attacks(&mut self, random: &mut Random) {
         if random.chance(25) {
             self.weather.extend(times(random, 2, self.end).into_iter().map(|at| (at, Weather::Hostile)));
@@ -157,7 +157,7 @@ impl Plan {
             let every = random.pick(&[50, 400, 5_000]);
             self.bursts.extend((0..40).map(|number| (begin + number * every, 2)));
         }
-        // The clock is set in the order of time.
+        // The jumps must be in the order of time.
         self.jumps.sort_unstable();
     }
 }

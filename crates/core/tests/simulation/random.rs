@@ -1,4 +1,4 @@
-//! Everything that a seed decides: SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators").
+//! A seeded random number generator: SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators").
 
 pub(crate) struct Random(u64);
 
@@ -20,7 +20,7 @@ impl Random {
     }
 
     /// Uniform in `0..count`.
-    pub(crate) fn place(&mut self, count: usize) -> usize {
+    pub(crate) fn index(&mut self, count: usize) -> usize {
         (self.next() % count as u64) as usize
     }
 
@@ -29,6 +29,6 @@ impl Random {
     }
 
     pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.place(from.len())]
+        from[self.index(from.len())]
     }
 }

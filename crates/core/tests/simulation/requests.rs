@@ -1,4 +1,4 @@
-//! What requests do: ask for tokens, wait, leave, and reject what they got.
+//! The requests: they ask for tokens, wait, are cancelled, and reject tokens.
 
 use std::sync::Arc;
 
@@ -9,62 +9,61 @@ use sha2::{Digest as _, Sha256};
 use crate::entra;
 use crate::judge::{Life, Rejects};
 use crate::sabotage::Sabotage;
-use crate::vm::{Asked, Vm};
-use crate::world::{Door, Happening, World};
+use crate::vm::{RequestedToken, Vm};
+use crate::world::{SharedView, SimulatedEvent, World};
 
 impl World {
-    pub(crate) fn asks(&self, vm: usize, place: usize, need: Need) {
+    pub(crate) fn handle_request(&self, vm: usize, index: usize, need: Need) {
         let now = self.now(vm);
         let stream = StreamId(self.number() as u32);
-        let mut at_work = self.vms[vm].borrow_mut();
-        let life = (vm, at_work.generation);
-        let grant = Arc::clone(&at_work.grants[place]);
-        let waiting = at_work.streams.len();
-        let door = Door { world: self, vm };
-        let (stale, rejects) = self.stale(&at_work, grant.key());
+        let mut state = self.vms[vm].borrow_mut();
+        let life = (vm, state.generation);
+        let grant = Arc::clone(&state.grants[index]);
+        let waiting = state.streams.len();
+        let shared_view = SharedView { world: self, vm };
+        let (stale, rejects) = self.stale(&state, grant.key());
         let answer = if let Some(stale) = stale {
-            let (answer, rejection) = at_work.broker.get_another(&grant, need, stale, stream, now, &door);
-            let seen =
-                at_work.handed_out.get(&grant.key()).and_then(|issued| entra::number_of(issued.token().expose()));
-            self.rejects(&at_work, vm, grant.key(), seen, &rejection);
+            let (answer, rejection) = state.broker.get_another(&grant, need, stale, stream, now, &shared_view);
+            let seen = state.handed_out.get(&grant.key()).and_then(|issued| entra::number_of(issued.token().expose()));
+            self.rejects(&state, vm, grant.key(), seen, &rejection);
             Some(answer)
         } else {
             let (answer, look) = if self.chance(self.plan.unwaiting) {
-                (None, at_work.broker.want(&grant, now, &door))
+                (None, state.broker.want(&grant, now, &shared_view))
             } else {
-                let (answer, look) = at_work.broker.get(&grant, need, stream, now, &door);
+                let (answer, look) = state.broker.get(&grant, need, stream, now, &shared_view);
                 (Some(answer), look)
             };
             if look {
-                self.looks_soon(&at_work, vm, grant.key());
+                self.wake_self(&state, vm, grant.key());
             }
             answer
         };
-        self.note(vm, || format!("  {stream:?} is told {answer:?}"));
+        self.note(vm, || format!("  {stream:?} gets {answer:?}"));
         match answer {
             None => {}
-            Some(Answer::Ready(issued)) => self.hands_out(&mut at_work, life, &Asked { grant, rejects }, issued),
+            Some(Answer::Ready(issued)) => self.hand_out(&mut state, life, &RequestedToken { grant, rejects }, issued),
             Some(Answer::Failed(problem)) => {
-                let asked = Asked { grant, rejects };
-                self.judge.borrow_mut().refuses(&asked, &problem, (life, waiting), &self.clock);
+                let requested = RequestedToken { grant, rejects };
+                self.judge.borrow_mut().refuses(&requested, &problem, (life, waiting), &self.clock);
             }
             Some(Answer::Pending) => {
-                at_work.streams.insert(stream, Asked { grant, rejects });
-                self.judge.borrow_mut().waits(life, stream, self.clock.steady(), at_work.stalled);
+                state.streams.insert(stream, RequestedToken { grant, rejects });
+                self.judge.borrow_mut().waits(life, stream, self.clock.steady(), state.stalled);
                 if self.chance(self.plan.leaves) {
                     let at = self.clock.steady() + self.draw(0, 2_000);
-                    self.put(at, vm, Happening::Leaves { generation: life.1, stream });
+                    self.put(at, vm, SimulatedEvent::Leaves { generation: life.1, stream });
                 }
             }
         }
     }
 
-    /// Which token a caller rejects: the one that was handed out last, or whatever is cached.
-    fn stale(&self, at_work: &Vm, key: TokenKey) -> (Option<Stale>, Rejects) {
+    /// The token that a caller rejects: the one that was handed out last, or the cached one.
+    fn stale(&self, state: &Vm, key: TokenKey) -> (Option<Stale>, Rejects) {
         if !self.chance(self.plan.stale) {
             return (None, Rejects::Nothing);
         }
-        match at_work.handed_out.get(&key).map(|issued| issued.token()) {
+        match state.handed_out.get(&key).map(|issued| issued.token()) {
             Some(token) if self.chance(50) => {
                 let number = entra::number_of(token.expose()).unwrap_or(usize::MAX);
                 (Some(Stale::Digest(Sha256::digest(token.expose()).into())), Rejects::Token(number))
@@ -73,55 +72,61 @@ impl World {
         }
     }
 
-    pub(crate) fn hands_out(&self, at_work: &mut Vm, (vm, generation): Life, asked: &Asked, issued: Arc<Issued>) {
-        self.judge.borrow_mut().hands_out(asked, &issued, at_work.stalled_until, &self.clock);
-        let key = asked.grant.key();
-        at_work.handed_out.insert(key, issued);
+    pub(crate) fn hand_out(
+        &self,
+        state: &mut Vm,
+        (vm, generation): Life,
+        requested: &RequestedToken,
+        issued: Arc<Issued>,
+    ) {
+        self.judge.borrow_mut().hand_out(requested, &issued, state.stalled_until, &self.clock);
+        let key = requested.grant.key();
+        state.handed_out.insert(key, issued);
         if self.clock.steady() < self.plan.end && self.chance(self.plan.rejected) {
             let at = self.clock.steady() + self.draw(1, 200);
-            self.put(at, vm, Happening::Rejected { generation, key });
+            self.put(at, vm, SimulatedEvent::Rejected { generation, key });
         }
     }
 
     pub(crate) fn leaves(&self, (vm, generation): Life, stream: StreamId) {
-        let mut at_work = self.vms[vm].borrow_mut();
-        if at_work.generation == generation && at_work.streams.remove(&stream).is_some() {
-            at_work.broker.forget(stream);
-            self.judge.borrow_mut().waits_no_more((vm, generation), stream);
+        let mut state = self.vms[vm].borrow_mut();
+        if state.generation == generation && state.streams.remove(&stream).is_some() {
+            state.broker.forget(stream);
+            self.judge.borrow_mut().stops_waiting((vm, generation), stream);
         }
     }
 
-    /// The upstream answers 401 to the token that was handed out last.
+    /// The upstream rejects the token that was handed out last with 401.
     pub(crate) fn rejected(&self, (vm, generation): Life, key: TokenKey) {
         let now = self.now(vm);
-        let mut at_work = self.vms[vm].borrow_mut();
-        let Some(issued) = at_work.handed_out.get(&key).filter(|_| at_work.generation == generation).cloned() else {
+        let mut state = self.vms[vm].borrow_mut();
+        let Some(issued) = state.handed_out.get(&key).filter(|_| state.generation == generation).cloned() else {
             return;
         };
-        let rejection = at_work.broker.reject(key, &issued, now, &Door { world: self, vm });
-        self.rejects(&at_work, vm, key, entra::number_of(issued.token().expose()), &rejection);
+        let rejection = state.broker.reject(key, &issued, now, &SharedView { world: self, vm });
+        self.rejects(&state, vm, key, entra::number_of(issued.token().expose()), &rejection);
     }
 
-    /// A worker rejected a token: it wakes whom its broker names.
-    fn rejects(&self, at_work: &Vm, vm: usize, key: TokenKey, number: Option<usize>, rejection: &Rejection) {
+    /// Wakes the workers that the broker names after a rejection.
+    fn rejects(&self, state: &Vm, vm: usize, key: TokenKey, number: Option<usize>, rejection: &Rejection) {
         self.note(vm, || format!("  {rejection:?} of token {number:?}"));
         if rejection.marked {
             self.judge.borrow_mut().marks(key, number, &self.clock);
         }
         for queue in &rejection.wake {
-            if *queue == at_work.queue {
-                self.looks_soon(at_work, vm, key);
+            if *queue == state.queue {
+                self.wake_self(state, vm, key);
             } else {
                 self.wake(*queue, key);
             }
         }
     }
 
-    /// A message to oneself comes with the next turn of the event loop.
-    fn looks_soon(&self, at_work: &Vm, vm: usize, key: TokenKey) {
+    /// Sends the worker a message to itself, which arrives in the next iteration of its event loop.
+    fn wake_self(&self, state: &Vm, vm: usize, key: TokenKey) {
         if self.sabotage != Some(Sabotage::NoMessageToOneself) {
             let at = self.clock.steady() + self.draw(0, 2);
-            self.put(at, vm, Happening::Message { queue: at_work.queue, key });
+            self.put(at, vm, SimulatedEvent::Message { queue: state.queue, key });
         }
     }
 }

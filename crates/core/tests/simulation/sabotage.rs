@@ -1,30 +1,31 @@
-//! Hosts that break what the broker relies on: each must be noticed, or nothing is proved by the rest.
+//! Hosts that violate a guarantee that the broker relies on. The judge must detect each of them, which shows that its checks
+//! are effective.
 
-/// What is wrong with the host.
+/// The fault of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sabotage {
     /// The timer never fires.
     NoTimer,
-    /// A worker's message to itself never comes.
+    /// A worker's message to itself never arrives.
     NoMessageToOneself,
-    /// A compare-and-set compares nothing.
+    /// A compare-and-set does not compare.
     EverySetSucceeds,
-    /// The shelves are not made while nobody else is there: the first set on each then succeeds for everybody.
+    /// The shelves are not created before the workers start, so the first compare-and-set of each worker succeeds.
     ShelvesNotMade,
-    /// Each worker has a memory of its own.
+    /// Each worker has its own shared data.
     NothingShared,
-    /// An answer is given to the wrong question.
+    /// A response is delivered for another token key.
     AnswersMixedUp,
-    /// One worker's clock is two hours late.
+    /// One worker's clock is two hours slow.
     SlowClock,
-    /// One worker's clock stands still.
+    /// One worker's clock has stopped.
     ClockStandsStill,
-    /// Messages reach only the worker that sends them.
+    /// Messages to other workers never arrive.
     NoMessageToOthers,
 }
 
 impl Sabotage {
-    /// All of them, with the rule that each breaks.
+    /// All faults, each with the rule that it violates.
     pub(crate) const ALL: [(Self, &str); 9] = [
         (Self::NoTimer, "answered in time"),
         (Self::NoMessageToOneself, "answered in time"),

@@ -1,4 +1,4 @@
-//! One worker's VM: its broker, and a shell that does what the broker says, as the filter's does in Envoy
+//! The VM of one worker: its broker, and a shell that carries out the broker's commands like the filter's shell in Envoy
 //! (`src/root.rs`, `src/worker.rs`).
 
 use std::collections::{HashMap, VecDeque};
@@ -17,19 +17,19 @@ use crate::judge::Rejects;
 use crate::plan::Plan;
 use crate::random::Random;
 use crate::sabotage::Sabotage;
-use crate::world::{Door, Happening, MAIN, World};
+use crate::world::{MAIN, SharedView, SimulatedEvent, World};
 
-/// What a call is for.
+/// The purpose of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
     Assertion(TokenKey),
     Endpoint(TokenKey),
 }
 
-/// What a broker is told is the answer to a call, or something else.
+/// The context of an event. The default is that of an event other than a response.
 #[derive(Clone, Copy)]
 pub(crate) struct After {
-    /// Whether nobody else could have taken the lease meanwhile.
+    /// Whether no other worker could have taken the lease during the call.
     pub(crate) under_lease: bool,
     pub(crate) minted: Option<usize>,
     pub(crate) retry_after: Option<u64>,
@@ -41,8 +41,8 @@ impl Default for After {
     }
 }
 
-/// What a request asks for.
-pub(crate) struct Asked {
+/// The token that a request asks for.
+pub(crate) struct RequestedToken {
     pub(crate) grant: Arc<Grant>,
     pub(crate) rejects: Rejects,
 }
@@ -50,21 +50,21 @@ pub(crate) struct Asked {
 pub(crate) struct Vm {
     pub(crate) broker: Broker,
     pub(crate) queue: QueueId,
-    /// The how-many-th VM of this worker.
+    /// The number of VMs that the worker had before this one.
     pub(crate) generation: u32,
     pub(crate) grants: Vec<Arc<Grant>>,
-    /// When its timer fires.
+    /// The time at which the timer fires.
     pub(crate) tick_at: Option<u64>,
-    /// In which second it fired last, and how often in that.
+    /// The second in which the timer fired last, and how often it fired in that second.
     pub(crate) ticks: (u64, u64),
-    /// The calls under way: Envoy forgets them with the VM.
+    /// The outstanding calls. Envoy drops them together with the VM.
     pub(crate) calls: HashMap<u64, Call>,
-    /// Who waits for what.
-    pub(crate) streams: HashMap<StreamId, Asked>,
-    /// The tokens that were handed out last.
+    /// The waiting requests.
+    pub(crate) streams: HashMap<StreamId, RequestedToken>,
+    /// The last token that was handed out for each key.
     pub(crate) handed_out: HashMap<TokenKey, Arc<Issued>>,
     pub(crate) stalled_until: u64,
-    /// For how long it has done nothing, all in all.
+    /// The total time that the worker was stalled.
     pub(crate) stalled: u64,
 }
 
@@ -76,13 +76,13 @@ impl Vm {
         discard_before: Option<Timestamp>,
         random: &mut Random,
     ) -> Self {
-        // A queue is found by its number: which worker's it is, and the how-many-th of that one.
+        // The number of a queue contains the index of its worker and the generation of its VM.
         let queue = QueueId(generation * 100 + vm as u32);
         Self {
             broker: Broker::new(WorkerId(random.next()), queue, plan.limits),
             queue,
             generation,
-            grants: [grants::all(discard_before), grants::invented(discard_before)].concat(),
+            grants: [grants::all(discard_before), grants::unlisted(discard_before)].concat(),
             tick_at: None,
             ticks: (0, 0),
             calls: HashMap::new(),
@@ -94,7 +94,7 @@ impl Vm {
     }
 }
 
-/// Tells a broker what came of a call.
+/// Passes the result of a call to a broker.
 pub(crate) fn report(
     broker: &mut Broker,
     call: Call,
@@ -109,18 +109,18 @@ pub(crate) fn report(
 }
 
 impl World {
-    /// Tells a broker something, and does what it says until it says nothing more.
-    pub(crate) fn tell(
+    /// Passes an event to a broker, and carries out its commands until there are none left.
+    pub(crate) fn drive(
         &self,
         vm: usize,
         after: After,
-        what: impl FnOnce(&mut Broker, Timestamp, &dyn SharedData) -> Vec<Command>,
+        event: impl FnOnce(&mut Broker, Timestamp, &dyn SharedData) -> Vec<Command>,
     ) {
         let now = self.now(vm);
-        let door = Door { world: self, vm };
-        let mut at_work = self.vms[vm].borrow_mut();
-        let life = (vm, at_work.generation);
-        let mut commands = VecDeque::from(what(&mut at_work.broker, now, &door));
+        let shared_view = SharedView { world: self, vm };
+        let mut state = self.vms[vm].borrow_mut();
+        let life = (vm, state.generation);
+        let mut commands = VecDeque::from(event(&mut state.broker, now, &shared_view));
         while let Some(command) = commands.pop_front() {
             self.note(vm, || match &command {
                 Command::ReadAssertion(grant) => format!("  reads for {:?}", grant.key()),
@@ -133,7 +133,7 @@ impl World {
                     (Call::Assertion(grant.key()), READ_TIMEOUT, self.read_file(vm))
                 }
                 Command::CallEndpoint { grant, cluster, request, timeout } => {
-                    (Call::Endpoint(grant.key()), timeout, self.ask_entra(&grant, &cluster, &request, timeout))
+                    (Call::Endpoint(grant.key()), timeout, self.call_entra(&grant, &cluster, &request, timeout))
                 }
                 // No request asks for readiness here.
                 Command::Measure(_) | Command::ReadForCheck(_) | Command::Checked(..) => continue,
@@ -142,60 +142,60 @@ impl World {
                     continue;
                 }
                 Command::Finish(stream, outcome) => {
-                    let waiting = at_work.streams.len();
-                    let known = self.judge.borrow_mut().waits_no_more(life, stream);
+                    let waiting = state.streams.len();
+                    let known = self.judge.borrow_mut().stops_waiting(life, stream);
                     self.judge.borrow_mut().must(known, "answered once", || format!("{stream:?} of worker {vm}"));
-                    match (at_work.streams.remove(&stream), outcome) {
-                        (Some(asked), Ok(issued)) => self.hands_out(&mut at_work, life, &asked, issued),
-                        (Some(asked), Err(problem)) => {
-                            self.judge.borrow_mut().refuses(&asked, &problem, (life, waiting), &self.clock);
+                    match (state.streams.remove(&stream), outcome) {
+                        (Some(requested), Ok(issued)) => self.hand_out(&mut state, life, &requested, issued),
+                        (Some(requested), Err(problem)) => {
+                            self.judge.borrow_mut().refuses(&requested, &problem, (life, waiting), &self.clock);
                         }
                         (None, _) => {}
                     }
                     continue;
                 }
                 Command::Log(event) => {
-                    self.logs(&at_work, &event, after, now);
+                    self.logs(&state, &event, after, now);
                     continue;
                 }
             };
             if answered.answer.is_err() {
-                commands.extend(report(&mut at_work.broker, call, answered.answer, now, &door));
+                commands.extend(report(&mut state.broker, call, answered.answer, now, &shared_view));
                 continue;
             }
             let number = self.number();
             let (Call::Assertion(key) | Call::Endpoint(key)) = call;
             self.judge.borrow_mut().calls(number, life, key, timeout, &self.clock);
-            // An answer to a call that was given up is nobody's: it would be taken for the answer to this one.
-            at_work.calls.retain(|_, other| *other != call);
-            at_work.calls.insert(number, call);
-            self.troubles_leader(vm, answered.after);
-            let call = self.mixed_up(call, &at_work.grants);
+            // A response to an earlier call for the key is dropped: the broker would take it for the response to this one.
+            state.calls.retain(|_, other| *other != call);
+            state.calls.insert(number, call);
+            self.disturb_leader(vm, answered.after);
+            let call = self.mixed_up(call, &state.grants);
             let at = self.clock.steady() + answered.after;
-            self.put(at, vm, Happening::Answer { generation: life.1, number, call, answered });
+            self.put(at, vm, SimulatedEvent::Answer { generation: life.1, number, call, answered });
         }
-        let period = at_work.broker.next_due().map(|due| (due.since(now).as_millis() as u64).max(1));
-        at_work.tick_at = period.map(|period| self.clock.steady() + period);
-        if let Some(at) = at_work.tick_at {
-            self.put(at, vm, Happening::Tick { generation: life.1, at });
+        let period = state.broker.next_due().map(|due| (due.since(now).as_millis() as u64).max(1));
+        state.tick_at = period.map(|period| self.clock.steady() + period);
+        if let Some(at) = state.tick_at {
+            self.put(at, vm, SimulatedEvent::Tick { generation: life.1, at });
         }
     }
 
-    /// A worker may die or come to nothing for long just while others rely on it.
-    fn troubles_leader(&self, vm: usize, within: u64) {
+    /// Lets a worker die or stall while the others rely on its call, depending on the plan.
+    fn disturb_leader(&self, vm: usize, within: u64) {
         if self.clock.steady() >= self.plan.end {
             return;
         }
         if self.chance(self.plan.dies_leading) {
-            self.put(self.clock.steady() + self.draw(0, within), vm, Happening::Dies);
+            self.put(self.clock.steady() + self.draw(0, within), vm, SimulatedEvent::Dies);
         }
         if self.chance(self.plan.stalls_leading) {
             let length = self.draw(1_000, 25_000);
-            self.put(self.clock.steady() + self.draw(0, within), vm, Happening::Stalls { length });
+            self.put(self.clock.steady() + self.draw(0, within), vm, SimulatedEvent::Stalls { length });
         }
     }
 
-    /// Internal listeners do not answer the main thread.
+    /// The response with the token file. Internal listeners do not answer the main thread.
     fn read_file(&self, vm: usize) -> Answered {
         let faults = if self.clock.steady() < self.plan.end { self.plan.assertion_faults } else { 0 };
         let mut random = self.random.borrow_mut();
@@ -205,10 +205,10 @@ impl World {
         entra::assertion(&mut random, faults, self.clock.wall(), READ_TIMEOUT.as_millis() as u64)
     }
 
-    fn ask_entra(&self, grant: &Grant, cluster: &String, request: &TokenRequest, timeout: Duration) -> Answered {
+    fn call_entra(&self, grant: &Grant, cluster: &String, request: &TokenRequest, timeout: Duration) -> Answered {
         let mut judge = self.judge.borrow_mut();
-        let right = request.authority == grant.authority().host() && grant.clusters().contains(cluster);
-        judge.must(right, "assertion", || format!("it goes to {cluster} and {}", request.authority));
+        let is_allowed = request.authority == grant.authority().host() && grant.clusters().contains(cluster);
+        judge.must(is_allowed, "assertion", || format!("it is sent to {cluster} and {}", request.authority));
         entra::token(
             &mut self.random.borrow_mut(),
             self.weather(),
@@ -228,7 +228,7 @@ impl World {
         until_now.max_by_key(|(at, _)| *at).map_or(Weather::Fair, |(_, weather)| *weather)
     }
 
-    /// A message to another worker; to a queue whose VM is gone it does nothing.
+    /// Sends a message to another worker. It is ignored if the VM of the queue is gone.
     pub(crate) fn wake(&self, queue: QueueId, key: TokenKey) {
         let vm = queue.0 as usize % 100;
         if self.sabotage == Some(Sabotage::NoMessageToOthers) {
@@ -238,21 +238,21 @@ impl World {
             return;
         }
         for _ in 0..if self.chance(self.plan.doubled) { 2 } else { 1 } {
-            self.put(self.clock.steady() + self.draw(0, self.plan.delay), vm, Happening::Message { queue, key });
+            self.put(self.clock.steady() + self.draw(0, self.plan.delay), vm, SimulatedEvent::Message { queue, key });
         }
     }
 
-    /// What the log says of an exchange, held against what came of it.
-    fn logs(&self, at_work: &Vm, event: &Event, after: After, now: Timestamp) {
+    /// Compares the log line of an exchange with its result.
+    fn logs(&self, state: &Vm, event: &Event, after: After, now: Timestamp) {
         let line = event.to_string();
         let field = |name: &str| line.split(' ').find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
         let mut judge = self.judge.borrow_mut();
-        judge.look_for_secrets(&line);
+        judge.must_hide_secrets(&line);
         let is_meant =
             |grant: &&Arc<Grant>| field("identity") == Some(grant.identity()) && field("scope") == Some(grant.scope());
-        let grant = at_work.grants.iter().find(is_meant);
+        let grant = state.grants.iter().find(is_meant);
         let Some(key) = grant.map(|grant| grant.key()) else {
-            return judge.must(false, "told", || format!("{line:?} is about nobody"));
+            return judge.must(false, "readable", || format!("{line:?} names no known token"));
         };
         let milliseconds = |name: &str| field(name).and_then(|number| number.parse().ok()).map(Duration::from_millis);
         match (field("outcome"), after.minted, milliseconds("took_ms")) {
@@ -260,17 +260,17 @@ impl World {
                 judge.succeeds(key, number, now.minus(took), after.under_lease, &self.clock);
             }
             (Some("failed"), ..) => {
-                let left_to_others = at_work.queue.0 % 100 != MAIN as u32;
-                judge.must(left_to_others, "left to others", || format!("the main thread fails for all: {line}"));
+                let left_to_others = state.queue.0 % 100 != MAIN as u32;
+                judge.must(left_to_others, "left to others", || format!("the main thread published a failure: {line}"));
                 let wait = milliseconds("next_try_in_ms").unwrap_or_default().as_millis() as u64;
                 judge.fails(key, wait, after.retry_after, after.under_lease, &self.clock);
             }
             (Some("retried"), None, None) => {
                 let next =
-                    grant.and_then(|grant| grant.clusters().iter().find(|way| field("next_cluster") == Some(way)));
-                judge.must(next.is_some(), "told", || format!("{line:?} names no cluster that leads to Entra"));
+                    grant.and_then(|grant| grant.clusters().iter().find(|name| field("next_cluster") == Some(name)));
+                judge.must(next.is_some(), "readable", || format!("{line:?} names no cluster that leads to Entra"));
             }
-            _ => judge.must(false, "told", || format!("{line:?} makes no sense")),
+            _ => judge.must(false, "readable", || format!("{line:?} has unexpected fields")),
         }
     }
 

@@ -1,6 +1,6 @@
-//! One Envoy process: its workers, what they share, and what happens to them one after the other.
+//! A simulated Envoy process: its workers, their shared data, and a queue of events that are processed one by one.
 //!
-//! It does what the filter's shell does in Envoy (`src/root.rs`, `src/worker.rs`). Everything is decided by the seed.
+//! It does the work of the filter's shell in Envoy (`src/root.rs`, `src/worker.rs`). The seed determines everything.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -21,21 +21,21 @@ use crate::random::Random;
 use crate::sabotage::Sabotage;
 use crate::vm::{After, Call, Vm, report};
 
-/// The main thread's VM: it has no requests, and the cluster with the token's file does not answer it.
+/// The VM of the main thread. It gets no requests, and the cluster that serves the token file does not answer it.
 pub(crate) const MAIN: usize = 0;
 
-/// What happens to a worker's VM.
+/// An event in a worker's VM.
 #[derive(Debug)]
-pub(crate) enum Happening {
+pub(crate) enum SimulatedEvent {
     Request {
-        place: usize,
+        index: usize,
         need: Need,
     },
     Leaves {
         generation: u32,
         stream: StreamId,
     },
-    /// A message in this queue; nobody reads it when the queue is not the VM's any more.
+    /// A message in this queue. It is ignored if the queue belongs to an earlier VM.
     Message {
         queue: QueueId,
         key: TokenKey,
@@ -68,21 +68,21 @@ pub(crate) struct World {
     pub(crate) sabotage: Option<Sabotage>,
     pub(crate) random: RefCell<Random>,
     pub(crate) vms: Vec<RefCell<Vm>>,
-    agenda: RefCell<BTreeMap<(u64, u64), (usize, Happening)>>,
+    agenda: RefCell<BTreeMap<(u64, u64), (usize, SimulatedEvent)>>,
     numbers: Cell<u64>,
-    /// How many workers are in the middle of something.
+    /// The number of workers that are processing an event.
     depth: Cell<u32>,
-    /// Whether to tell what happens.
-    told: bool,
+    /// Whether to print the events.
+    verbose: bool,
 }
 
-/// The shared memory as one worker reaches it: between its look and its change others may come.
-pub(crate) struct Door<'a> {
+/// Shared data as one worker accesses it: other workers may change it between a read and a write.
+pub(crate) struct SharedView<'a> {
     pub(crate) world: &'a World,
     pub(crate) vm: usize,
 }
 
-impl Door<'_> {
+impl SharedView<'_> {
     fn name(&self, name: &str) -> String {
         match self.world.sabotage {
             Some(Sabotage::NothingShared) => format!("{}/{name}", self.vm),
@@ -91,13 +91,13 @@ impl Door<'_> {
     }
 }
 
-impl SharedData for Door<'_> {
+impl SharedData for SharedView<'_> {
     fn get(&self, name: &str) -> Option<(Vec<u8>, u32)> {
         self.world.memory.get(&self.name(name))
     }
 
     fn set(&self, name: &str, value: &[u8], cas: Option<u32>) -> bool {
-        self.world.let_others_come_between();
+        self.world.interleave_others();
         let cas = cas.filter(|_| self.world.sabotage != Some(Sabotage::EverySetSucceeds));
         self.world.memory.set(&self.name(name), value, cas)
     }
@@ -117,11 +117,11 @@ impl World {
             agenda: RefCell::default(),
             numbers: Cell::new(0),
             depth: Cell::new(0),
-            told: std::env::var_os("SEED").is_some() && sabotage.is_none(),
+            verbose: std::env::var_os("SEED").is_some() && sabotage.is_none(),
             plan,
         };
         if sabotage != Some(Sabotage::ShelvesNotMade) {
-            prepare(&Door { world: &world, vm: MAIN });
+            prepare(&SharedView { world: &world, vm: MAIN });
         }
         world.announce();
         for vm in 0..=world.plan.workers {
@@ -130,7 +130,7 @@ impl World {
         world
     }
 
-    /// Puts on the agenda what the plan says.
+    /// Puts the events of the plan on the agenda.
     fn announce(&self) {
         for (at, count) in &self.plan.bursts {
             for _ in 0..*count {
@@ -138,54 +138,54 @@ impl World {
             }
         }
         for at in &self.plan.deaths {
-            self.put(*at, self.any_worker(), Happening::Dies);
+            self.put(*at, self.any_worker(), SimulatedEvent::Dies);
         }
         for (at, length) in &self.plan.stalls {
-            self.put(*at, self.any_worker(), Happening::Stalls { length: *length });
+            self.put(*at, self.any_worker(), SimulatedEvent::Stalls { length: *length });
         }
-        // Each VM comes anew with a new configuration, one after the other.
+        // A new configuration replaces the VMs, one after the other.
         if let Some(at) = self.plan.discard_at {
             for vm in 0..=self.plan.workers {
-                self.put(at + 1 + self.draw(0, 50), vm, Happening::Dies);
+                self.put(at + 1 + self.draw(0, 50), vm, SimulatedEvent::Dies);
             }
         }
     }
 
-    /// Some worker has a request, for something.
+    /// Adds a request for a random token in a random worker.
     pub(crate) fn request(&self, at: u64) {
-        let place = if self.plan.inventive > 0 && self.chance(self.plan.inventive) {
-            grants::all(None).len() + self.random.borrow_mut().place(grants::INVENTED)
+        let index = if self.plan.unlisted_percent > 0 && self.chance(self.plan.unlisted_percent) {
+            grants::all(None).len() + self.random.borrow_mut().index(grants::UNLISTED)
         } else {
-            self.random.borrow_mut().place(self.plan.keys)
+            self.random.borrow_mut().index(self.plan.keys)
         };
         let need = self.random.borrow_mut().pick(&[Need::Usable, Need::Usable, Need::LongLived]);
-        self.put(at, self.any_worker(), Happening::Request { place, need });
+        self.put(at, self.any_worker(), SimulatedEvent::Request { index, need });
     }
 
-    /// Every worker has a request for everything.
+    /// Adds a request for every token in every worker.
     pub(crate) fn request_all(&self, at: u64) {
         for vm in 1..=self.plan.workers {
-            for place in 0..self.plan.keys {
-                self.put(at, vm, Happening::Request { place, need: Need::Usable });
+            for index in 0..self.plan.keys {
+                self.put(at, vm, SimulatedEvent::Request { index, need: Need::Usable });
             }
         }
     }
 
-    /// Every worker's VM dies.
+    /// Lets the VM of every worker die.
     pub(crate) fn kill_all(&self, at: u64) {
         for vm in 1..=self.plan.workers {
-            self.put(at, vm, Happening::Dies);
+            self.put(at, vm, SimulatedEvent::Dies);
         }
     }
 
     fn any_worker(&self) -> usize {
-        1 + self.random.borrow_mut().place(self.plan.workers)
+        1 + self.random.borrow_mut().index(self.plan.workers)
     }
 
-    /// Says what happens, when one seed is looked at.
-    pub(crate) fn note(&self, vm: usize, what: impl FnOnce() -> String) {
-        if self.told {
-            println!("{:>10} ms  worker {vm}  {}", self.clock.steady(), what());
+    /// Prints an event if only one seed is run.
+    pub(crate) fn note(&self, vm: usize, text: impl FnOnce() -> String) {
+        if self.verbose {
+            println!("{:>10} ms  worker {vm}  {}", self.clock.steady(), text());
         }
     }
 
@@ -202,11 +202,11 @@ impl World {
         self.numbers.get()
     }
 
-    pub(crate) fn put(&self, at: u64, vm: usize, happening: Happening) {
-        self.agenda.borrow_mut().insert((at, self.number()), (vm, happening));
+    pub(crate) fn put(&self, at: u64, vm: usize, event: SimulatedEvent) {
+        self.agenda.borrow_mut().insert((at, self.number()), (vm, event));
     }
 
-    /// Lets everything happen until then.
+    /// Processes all events until then.
     pub(crate) fn run_until(&self, end: u64) {
         loop {
             let Some(entry) =
@@ -217,9 +217,9 @@ impl World {
             else {
                 break;
             };
-            let (at, (vm, happening)) = entry;
+            let (at, (vm, event)) = entry;
             self.set_clock(at);
-            self.happens(vm, happening);
+            self.process(vm, event);
             self.judge();
             if self.judge.borrow().violation.is_some() {
                 return;
@@ -254,17 +254,17 @@ impl World {
             (vm.stalled_until <= now).then_some(vm.stalled)
         };
         self.judge.borrow_mut().after_step(&self.clock, stalled, self.memory.longest());
-        // A clock that is set takes the minute with it, in which so many scopes may be new.
-        if self.plan.inventive > 0 && self.plan.jumps.is_empty() && now < self.plan.end {
-            // A worker in the middle of something is looked at afterwards.
+        // Setting the clock also moves the minute in which the number of new scopes is limited.
+        if self.plan.unlisted_percent > 0 && self.plan.jumps.is_empty() && now < self.plan.end {
+            // A worker that is processing an event is checked afterwards.
             let kept = self.vms.iter().filter_map(|vm| Some(vm.try_borrow().ok()?.broker.keys())).max();
             let (kept, most) = (kept.unwrap_or_default(), self.plan.most_keys());
             self.judge.borrow_mut().must(kept <= most, "budget", || format!("{kept} keys in a worker, at most {most}"));
         }
     }
 
-    /// While one worker changes what is shared, another one does what it is about to do anyway.
-    fn let_others_come_between(&self) {
+    /// While one worker writes shared data, processes an imminent event of another one.
+    fn interleave_others(&self) {
         if self.depth.get() >= 4 || !self.chance(40) {
             return;
         }
@@ -274,44 +274,44 @@ impl World {
             let mut near = agenda.iter().take_while(|((at, _), _)| *at <= soon);
             near.find(|(_, (vm, _))| self.vms[*vm].try_borrow_mut().is_ok()).map(|(when, _)| *when)
         };
-        if let Some((vm, happening)) = next.and_then(|when| self.agenda.borrow_mut().remove(&when)) {
-            self.happens(vm, happening);
+        if let Some((vm, event)) = next.and_then(|when| self.agenda.borrow_mut().remove(&when)) {
+            self.process(vm, event);
         }
     }
 
-    fn happens(&self, vm: usize, happening: Happening) {
+    fn process(&self, vm: usize, event: SimulatedEvent) {
         let stalled_until = self.vms[vm].borrow().stalled_until;
         if stalled_until > self.clock.steady() {
-            return self.put(stalled_until, vm, happening);
+            return self.put(stalled_until, vm, event);
         }
         self.depth.set(self.depth.get() + 1);
-        self.note(vm, || format!("{happening:?}"));
-        match happening {
-            Happening::Request { place, need } => self.asks(vm, place, need),
-            Happening::Leaves { generation, stream } => self.leaves((vm, generation), stream),
-            Happening::Message { queue, key } => {
+        self.note(vm, || format!("{event:?}"));
+        match event {
+            SimulatedEvent::Request { index, need } => self.handle_request(vm, index, need),
+            SimulatedEvent::Leaves { generation, stream } => self.leaves((vm, generation), stream),
+            SimulatedEvent::Message { queue, key } => {
                 if self.vms[vm].borrow().queue == queue {
-                    self.tell(vm, After::default(), |broker, now, shared| broker.look(key, now, shared));
+                    self.drive(vm, After::default(), |broker, now, shared| broker.look(key, now, shared));
                 }
             }
-            Happening::Tick { generation, at } => {
+            SimulatedEvent::Tick { generation, at } => {
                 let fires = {
                     let mut vm = self.vms[vm].borrow_mut();
                     vm.generation == generation && vm.tick_at.take_if(|due| *due == at).is_some()
                 };
                 if fires {
-                    self.counts_ticks(vm);
+                    self.count_tick(vm);
                 }
                 if fires && self.sabotage != Some(Sabotage::NoTimer) {
-                    self.tell(vm, After::default(), |broker, now, shared| broker.tick(now, shared));
+                    self.drive(vm, After::default(), |broker, now, shared| broker.tick(now, shared));
                 }
             }
-            Happening::Answer { generation, number, call, answered } => {
+            SimulatedEvent::Answer { generation, number, call, answered } => {
                 self.answered((vm, generation), number, call, answered);
             }
-            Happening::Rejected { generation, key } => self.rejected((vm, generation), key),
-            Happening::Dies => self.dies(vm),
-            Happening::Stalls { length } => {
+            SimulatedEvent::Rejected { generation, key } => self.rejected((vm, generation), key),
+            SimulatedEvent::Dies => self.dies(vm),
+            SimulatedEvent::Stalls { length } => {
                 let mut vm = self.vms[vm].borrow_mut();
                 vm.stalled_until = self.clock.steady() + length;
                 vm.stalled += length;
@@ -320,29 +320,29 @@ impl World {
         self.depth.set(self.depth.get() - 1);
     }
 
-    /// A timer that is set anew for a time that has come fires every millisecond.
-    fn counts_ticks(&self, vm: usize) {
+    /// Detects a timer that is always set for a time in the past, and so fires every millisecond.
+    fn count_tick(&self, vm: usize) {
         let second = self.clock.steady() / 1000;
-        let mut at_work = self.vms[vm].borrow_mut();
-        let count = if at_work.ticks.0 == second { at_work.ticks.1 + 1 } else { 1 };
-        at_work.ticks = (second, count);
+        let mut state = self.vms[vm].borrow_mut();
+        let count = if state.ticks.0 == second { state.ticks.1 + 1 } else { 1 };
+        state.ticks = (second, count);
         self.judge
             .borrow_mut()
-            .must(count < 200, "no storm", || format!("worker {vm} ticks {count} times in a second"));
+            .must(count < 200, "no storm", || format!("the timer of worker {vm} fires {count} times in a second"));
     }
 
-    /// Its streams are gone with it; a new one takes its place, which knows nothing.
+    /// Replaces a VM with a new one without memory. Its streams are gone.
     fn dies(&self, vm: usize) {
         {
-            let mut at_work = self.vms[vm].borrow_mut();
-            self.judge.borrow_mut().dies((vm, at_work.generation));
-            let generation = at_work.generation + 1;
+            let mut state = self.vms[vm].borrow_mut();
+            self.judge.borrow_mut().dies((vm, state.generation));
+            let generation = state.generation + 1;
             let discard_before = self.judge.borrow().discard_before;
-            *at_work = Vm::boot(&self.plan, vm, generation, discard_before, &mut self.random.borrow_mut());
+            *state = Vm::boot(&self.plan, vm, generation, discard_before, &mut self.random.borrow_mut());
         }
-        // Its configuration is taken as before.
+        // The new VM loads the same configuration.
         if self.sabotage != Some(Sabotage::ShelvesNotMade) {
-            prepare(&Door { world: self, vm });
+            prepare(&SharedView { world: self, vm });
         }
         self.warm_up(vm);
     }
@@ -350,7 +350,7 @@ impl World {
     fn warm_up(&self, vm: usize) {
         if self.plan.warm {
             let first = Arc::clone(&self.vms[vm].borrow().grants[0]);
-            self.tell(vm, After::default(), |broker, now, _| {
+            self.drive(vm, After::default(), |broker, now, _| {
                 broker.keep_warm(&[first], now);
                 Vec::new()
             });
@@ -359,44 +359,44 @@ impl World {
 
     fn answered(&self, (vm, generation): Life, number: u64, call: Call, answered: Answered) {
         let known = {
-            let mut at_work = self.vms[vm].borrow_mut();
-            at_work.generation == generation && at_work.calls.remove(&number).is_some()
+            let mut state = self.vms[vm].borrow_mut();
+            state.generation == generation && state.calls.remove(&number).is_some()
         };
         let under_lease = self.judge.borrow_mut().call_ends(number, &self.clock);
         if known {
             let Answered { answer, retry_after, minted, .. } = answered;
             let after = After { under_lease, minted, retry_after };
-            self.tell(vm, after, |broker, now, shared| report(broker, call, answer, now, shared));
+            self.drive(vm, after, |broker, now, shared| report(broker, call, answer, now, shared));
         }
     }
 
-    /// From now on a request for which no token can be had is a mistake: nothing is wrong any more.
+    /// From now on there are no faults, so a request without a token is a violation.
     pub(crate) fn expect_tokens(&self) {
         self.judge.borrow_mut().nothing_is_wrong = true;
     }
 
-    /// When all is over no worker keeps a timer, nobody waits, and a shelf is empty as soon as somebody writes there.
+    /// Checks that no worker has a timer, no request waits, and a shelf becomes empty with the next write to it.
     pub(crate) fn expect_nothing_left(&self) {
         let timers = self.vms.iter().filter(|vm| vm.borrow().broker.next_due().is_some()).count();
         let mut judge = self.judge.borrow_mut();
-        judge.must(timers == 0, "nothing left", || format!("{timers} workers have a timer still"));
+        judge.must(timers == 0, "nothing left", || format!("{timers} workers still have a timer"));
         let waiting = judge.waiting();
-        judge.must(waiting == 0, "nothing left", || format!("{waiting} requests wait still"));
+        judge.must(waiting == 0, "nothing left", || format!("{waiting} requests still wait"));
         drop(judge);
-        // The main thread takes each lease and gives it back.
-        let all = if self.plan.inventive > 0 { grants::everything() } else { grants::all(None) };
+        // The main thread acquires and releases each lease.
+        let all = if self.plan.unlisted_percent > 0 { grants::all_as_listed() } else { grants::all(None) };
         for grant in all {
-            self.tell(MAIN, After::default(), |broker, now, shared| {
+            self.drive(MAIN, After::default(), |broker, now, shared| {
                 broker.keep_warm(&[grant], now);
                 broker.tick(now, shared)
             });
         }
         self.run_until(self.clock.steady() + 1_000);
         let shelves = self.memory.not_empty();
-        self.judge.borrow_mut().must(shelves == 0, "nothing left", || format!("{shelves} shelves hold something"));
+        self.judge.borrow_mut().must(shelves == 0, "nothing left", || format!("{shelves} shelves are not empty"));
     }
 
-    /// The wall's clock as a worker reads it.
+    /// The wall clock as a worker reads it.
     pub(crate) fn now(&self, vm: usize) -> Timestamp {
         match self.sabotage {
             Some(Sabotage::SlowClock) if vm == 1 => self.clock.wall().minus(Duration::from_secs(7200)),

@@ -1,5 +1,5 @@
-//! Callers that create keys: they ask for scopes that nobody lists, far more of them than the budget has. All else that may
-//! go wrong goes wrong too, and the rules for everybody else hold.
+//! Callers that request many more unlisted scopes than the budget allows. All other faults occur too, and the invariants for
+//! all other callers hold.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ const SEEDS: u64 = 100;
 const FAILED_SEEDS: [u64; 2] = [221, 395];
 
 impl Plan {
-    /// What the seed says, among callers that create keys.
-    fn inventive(random: &mut Random) -> Self {
+    /// The plan of a seed, with requests for unlisted scopes.
+    fn with_unlisted(random: &mut Random) -> Self {
         let mut plan = Self::of(random);
-        plan.inventive = random.pick(&[30, 60, 95]);
+        plan.unlisted_percent = random.pick(&[30, 60, 95]);
         plan.limits.unlisted = UnlistedLimits {
             scopes: random.pick(&[1, 3, 10]),
             new_per_minute: random.pick(&[1, 5, 30]),
@@ -30,8 +30,7 @@ impl Plan {
         plan
     }
 
-    /// The most token keys that a worker keeps something of: those that are listed and those of the budget; beyond them
-    /// only such as requests wait for.
+    /// The maximum number of token keys in a worker: the listed ones, those of the budget, and those that requests wait for.
     pub(crate) fn most_keys(&self) -> usize {
         let Limits { wait, unlisted, .. } = self.limits;
         let waited_for = unlisted.new_per_minute * wait.as_secs().div_ceil(60).max(1) as usize;
@@ -40,7 +39,7 @@ impl Plan {
 }
 
 #[test]
-fn every_invariant_holds_while_callers_create_keys() {
+fn every_invariant_holds_while_callers_request_unlisted_scopes() {
     let first = crate::number("FIRST").unwrap_or(1);
     let count = crate::number("SEEDS").map_or(SEEDS, |seeds| seeds / 10);
     let seeds = match crate::number("SEED") {
@@ -51,8 +50,8 @@ fn every_invariant_holds_while_callers_create_keys() {
     let mut admitted = 0;
     for seed in seeds {
         let mut random = Random::new(seed);
-        let plan = Plan::inventive(&mut random);
-        let outcome = crate::live(plan, random, None);
+        let plan = Plan::with_unlisted(&mut random);
+        let outcome = crate::run_plan(plan, random, None);
         admitted += outcome.exchanges;
         failed.extend(outcome.violation.map(|violation| format!("SEED={seed}  {violation}")));
     }
@@ -61,18 +60,18 @@ fn every_invariant_holds_while_callers_create_keys() {
 }
 
 #[test]
-fn a_hundred_invented_scopes_a_second_cost_no_more_exchanges_than_the_budget_has() {
+fn a_hundred_requests_for_unlisted_scopes_a_second_cause_no_more_exchanges_than_the_budget_allows() {
     let minutes = 5;
     let mut plan = Plan::quiet(4, 1, minutes * 60_000);
-    plan.inventive = 100;
+    plan.unlisted_percent = 100;
     plan.limits.unlisted = UnlistedLimits { scopes: 10, new_per_minute: 6, parallel_exchanges: 2 };
     plan.bursts = (0..plan.end / 1000).map(|second| (second * 1000, 100)).collect();
     let world = World::new(plan, Random::new(1), None);
     world.run_until(world.plan.end);
     let judge = world.judge.borrow();
     assert_eq!(judge.violation, None);
-    // Six a minute, and at the start of each minute the six before it may be counted still.
+    // Six a minute, and six more for the minute that is not complete.
     assert!((6..=6 * (minutes + 1)).contains(&judge.exchanges), "{} exchanges", judge.exchanges);
-    assert!(judge.handed_out > 1000, "what is known is handed out, {} times", judge.handed_out);
+    assert!(judge.handed_out > 1000, "cached tokens are handed out only {} times", judge.handed_out);
     assert_eq!(world.plan.limits.wait, Duration::from_secs(15));
 }

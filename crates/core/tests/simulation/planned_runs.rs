@@ -1,9 +1,9 @@
-//! Runs that a seed would seldom come upon: how many exchanges there are, whatever is asked.
+//! Planned runs that random seeds rarely produce. Most of them count exchanges.
 
 use crate::entra::Weather;
 use crate::plan::Plan;
 use crate::random::Random;
-use crate::world::{Happening, World};
+use crate::world::{SimulatedEvent, World};
 
 const MINUTE: u64 = 60_000;
 
@@ -27,7 +27,7 @@ fn exchanges(world: &World) -> u64 {
 }
 
 #[test]
-fn two_hundred_requests_for_what_entra_refuses_are_one_exchange() {
+fn two_hundred_requests_for_a_token_that_entra_refuses_cause_one_exchange_and_at_most_one_retry() {
     for (code, tries) in [(90_002, 1), (700_016, 2), (700_213, 2), (700_024, 2)] {
         let mut plan = Plan::quiet(4, 1, 10_000);
         plan.weather = vec![(0, Weather::Refusing(code))];
@@ -37,8 +37,8 @@ fn two_hundred_requests_for_what_entra_refuses_are_one_exchange() {
 }
 
 #[test]
-fn an_endpoint_that_refuses_is_asked_no_more_often_than_the_back_off_allows() {
-    // What passes by itself is tried every half minute on average, what somebody must change every five minutes.
+fn an_endpoint_that_refuses_is_called_no_more_often_than_the_back_off_allows() {
+    // A transient failure is retried every half minute on average, one that needs a change every five minutes.
     for (code, most) in [(90_033, 45), (90_002, 15)] {
         let count = exchanges(&steady(Weather::Refusing(code), 10 * MINUTE));
         assert!((2..=most).contains(&count), "AADSTS{code}: {count} exchanges");
@@ -47,7 +47,7 @@ fn an_endpoint_that_refuses_is_asked_no_more_often_than_the_back_off_allows() {
 }
 
 #[test]
-fn a_token_in_use_is_not_fetched_again_and_again() {
+fn a_token_in_use_is_refreshed_no_more_often_than_needed() {
     for (life, refresh_in, most) in [(3600, None, 1), (86_400, Some(1), 20), (3600, Some(1), 20), (120, None, 20)] {
         let count = exchanges(&steady(Weather::Granting(life, refresh_in), 10 * MINUTE));
         assert!(count <= most, "life {life}, refresh_in {refresh_in:?}: {count} exchanges");
@@ -55,7 +55,7 @@ fn a_token_in_use_is_not_fetched_again_and_again() {
 }
 
 #[test]
-fn a_token_that_is_over_when_it_comes_makes_no_storm() {
+fn a_token_that_has_expired_on_arrival_causes_no_storm_of_exchanges() {
     let count = exchanges(&steady(Weather::LateAndShort, 10 * MINUTE));
     assert!(count <= 60, "{count} exchanges");
 }
@@ -69,13 +69,13 @@ fn on_a_cold_start_all_workers_have_the_token_as_soon_as_one_has_it() {
 }
 
 #[test]
-fn a_lease_that_nobody_gives_back_ends_also_when_the_clock_is_set_back() {
+fn a_lease_that_is_never_released_expires_even_if_the_clock_is_set_back() {
     for seed in 0..20 {
         let mut plan = Plan::quiet(3, 1, 65_000);
         plan.bursts = vec![(0, 10)];
         plan.jumps = vec![(30, -3_600_000)];
         let world = World::new(plan, Random::new(seed), None);
-        // The file was read, or is being read; no answer of Entra is there.
+        // The token file has been read or is being read, and Entra has not responded yet.
         world.kill_all(22 - seed);
         world.run_until(world.plan.end);
         world.expect_tokens();
@@ -87,35 +87,35 @@ fn a_lease_that_nobody_gives_back_ends_also_when_the_clock_is_set_back() {
 }
 
 #[test]
-fn a_token_that_one_worker_rejects_is_replaced_in_all_of_them_by_one_exchange() {
+fn a_token_that_one_worker_rejects_is_replaced_in_all_workers_by_one_exchange() {
     for seed in 0..20 {
         let mut plan = Plan::quiet(6, 1, 20_000);
         plan.bursts = (0..1_500).map(|number| (number * 10, 1)).collect();
         let world = World::new(plan, Random::new(seed), None);
         let key = crate::grants::all(None)[0].key();
-        world.put(5_000, 1, Happening::Rejected { generation: 0, key });
+        world.put(5_000, 1, SimulatedEvent::Rejected { generation: 0, key });
         world.run_until(world.plan.end);
-        // Whether one is handed out too late, the judge knows.
+        // The judge checks that the rejected token is not handed out for too long.
         assert_eq!((world.judge.borrow().violation.clone(), exchanges(&world)), (None, 2), "seed {seed}");
         assert_eq!(world.judge.borrow().waiting(), 0);
     }
 }
 
 #[test]
-fn a_token_that_is_rejected_is_used_while_entra_is_down() {
+fn a_rejected_token_stays_in_use_while_entra_is_down() {
     let mut plan = Plan::quiet(4, 1, 60_000);
     plan.bursts = (0..600).map(|number| (number * 100, 1)).collect();
     plan.weather = vec![(4_000, Weather::Down), (40_000, Weather::Fair)];
     let world = World::new(plan, Random::new(1), None);
     let key = crate::grants::all(None)[0].key();
-    world.put(5_000, 1, Happening::Rejected { generation: 0, key });
+    world.put(5_000, 1, SimulatedEvent::Rejected { generation: 0, key });
     world.run_until(world.plan.end);
     let judge = world.judge.borrow();
     assert_eq!((judge.violation.clone(), judge.handed_out), (None, 600));
 }
 
 #[test]
-fn a_token_in_hand_is_not_sent_after_the_clock_was_set_back_behind_it() {
+fn a_cached_token_is_not_used_after_the_clock_was_set_back_to_before_it_was_issued() {
     let mut plan = Plan::quiet(4, 1, 70_000);
     plan.bursts = vec![(0, 20), (60_000, 20)];
     plan.jumps = vec![(30_000, -3_600_000)];
@@ -124,7 +124,7 @@ fn a_token_in_hand_is_not_sent_after_the_clock_was_set_back_behind_it() {
 }
 
 #[test]
-fn a_back_off_from_before_the_clock_was_set_back_does_not_run_again() {
+fn a_back_off_is_not_extended_when_the_clock_is_set_back() {
     let mut plan = Plan::quiet(3, 1, 60_000);
     plan.weather = vec![(0, Weather::Refusing(90_002)), (1_000, Weather::Fair)];
     plan.bursts = vec![(0, 10)];
