@@ -84,7 +84,7 @@ fn a_time_out_says_so() {
     let answer = stack.get(LISTED_HOST, "/", &[]);
     let detail = answer.json()["detail"].as_str().unwrap().to_owned();
     assert_eq!((answer.status, detail.contains("answered")), (503, false), "{detail}");
-    assert!(detail.starts_with("no answer through cluster") && detail.contains("within limits.exchange"), "{detail}");
+    assert!(detail.starts_with("no response from cluster") && detail.contains("within limits.exchange"), "{detail}");
     let log = stack.log();
     let failed = log.lines().find(|line| line.contains("outcome=failed")).unwrap();
     let took = failed.split("took_ms=").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());

@@ -80,11 +80,12 @@ pub struct Assertion {
     lifetime: Lifetime,
 }
 
-/// From when until when a federated token is valid, as it says itself.
+/// The times of a federated token, from its claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lifetime {
-    /// When it was issued (`iat`), or from when on it is valid (`nbf`), when it says either.
+    /// The time at which the token was issued (`iat`), else that from which it is valid (`nbf`), if it has either claim.
     pub(crate) issued_at: Option<Timestamp>,
+    /// The expiration time (`exp`).
     pub(crate) expires_at: Timestamp,
 }
 
@@ -165,7 +166,7 @@ impl Assertion {
             || (text.len() >= SHORTEST_PART && self.token.contains(text))
     }
 
-    /// From when until when it is valid.
+    /// The times at which the token was issued and expires.
     pub(crate) const fn lifetime(&self) -> Lifetime {
         self.lifetime
     }

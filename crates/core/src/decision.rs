@@ -140,10 +140,10 @@ impl Report {
     /// The report in one line, for tests.
     #[cfg(test)]
     pub(crate) fn in_words(&self) -> String {
-        let identity = self.identity.as_deref().unwrap_or("nobody");
-        let scope = self.grant.as_ref().map_or("nothing", |grant| grant.scope());
-        let in_earnest = self.would_refuse.map_or("goes on", Code::as_str);
-        format!("report {identity} {scope}, in earnest: {in_earnest}")
+        let identity = self.identity.as_deref().unwrap_or("unknown");
+        let scope = self.grant.as_ref().map_or("no token", |grant| grant.scope());
+        let enforced = self.would_refuse.map_or("forwarded", Code::as_str);
+        format!("report {identity} {scope}, enforced: {enforced}")
     }
 }
 

@@ -86,7 +86,7 @@ pub(crate) mod tests {
         headers: HashMap<String, Vec<u8>>,
         properties: HashMap<String, Vec<u8>>,
         /// The headers and attributes that were read, in order.
-        pub(crate) looks: RefCell<Vec<String>>,
+        pub(crate) reads: RefCell<Vec<String>>,
     }
 
     impl Sent {
@@ -123,12 +123,12 @@ pub(crate) mod tests {
 
     impl Request for Sent {
         fn header(&self, name: &str) -> Option<Vec<u8>> {
-            self.looks.borrow_mut().push(name.to_owned());
+            self.reads.borrow_mut().push(name.to_owned());
             self.headers.get(name).cloned()
         }
 
         fn property(&self, path: &[&str]) -> Option<Vec<u8>> {
-            self.looks.borrow_mut().push(path.join("."));
+            self.reads.borrow_mut().push(path.join("."));
             self.properties.get(&path.join(".")).cloned()
         }
     }

@@ -108,57 +108,57 @@ pub(crate) fn assertion_read(outcome: &str) -> Measurement {
     count(name("entra_exchange_assertion_reads_total", [("outcome", outcome)]))
 }
 
-/// The earliest expiry among the tokens of an identity that are kept fresh; 0 when there is none.
+/// Sets the earliest expiry of an identity's tokens that are kept fresh; 0 if there is none.
 pub(crate) fn token_expiry(identity: &str, unix_seconds: u64) -> Measurement {
     gauge(name("entra_exchange_token_expiry_timestamp_seconds", [("identity", identity)]), unix_seconds)
 }
 
-/// How many exchanges of an identity's token failed in a row: the most of any token; 0 when the last ones succeeded.
+/// Sets the number of consecutive failed exchanges of an identity: the maximum of its tokens, 0 if all last ones succeeded.
 pub(crate) fn failures_in_a_row(identity: &str, failures: u32) -> Measurement {
     gauge(name("entra_exchange_failures_in_a_row", [("identity", identity)]), failures.into())
 }
 
-/// When the federated token was issued that was read last.
+/// Sets the time at which the federated token that was read last was issued.
 pub(crate) fn federated_token_issued(identity: &str, unix_seconds: u64) -> Measurement {
     gauge(name("entra_exchange_federated_token_issued_timestamp_seconds", [("identity", identity)]), unix_seconds)
 }
 
-/// When the federated token expires that was read last.
+/// Sets the time at which the federated token that was read last expires.
 pub(crate) fn federated_token_expiry(identity: &str, unix_seconds: u64) -> Measurement {
     gauge(name("entra_exchange_federated_token_expiry_timestamp_seconds", [("identity", identity)]), unix_seconds)
 }
 
-/// How many scopes that callers chose are kept for an identity.
+/// Sets the number of unlisted scopes that are kept for an identity.
 pub(crate) fn unlisted_scopes(identity: &str, scopes: usize) -> Measurement {
     gauge(name("entra_exchange_unlisted_scopes", [("identity", identity)]), u64::try_from(scopes).unwrap_or(u64::MAX))
 }
 
-/// How many scopes that callers chose may be kept for an identity.
+/// Sets the maximum number of unlisted scopes that are kept for an identity.
 pub(crate) fn unlisted_scopes_limit(scopes: usize) -> Measurement {
     gauge("entra_exchange_unlisted_scopes_limit".to_owned(), u64::try_from(scopes).unwrap_or(u64::MAX))
 }
 
-/// A scope was exchanged for the first time in this process.
+/// Counts a scope that was exchanged for the first time in this process.
 pub(crate) fn new_scope(identity: &str) -> Measurement {
     count(name("entra_exchange_new_scopes_total", [("identity", identity)]))
 }
 
-/// An upstream answered 401 to a token that the filter injected.
+/// Counts a 401 of an upstream to a token that the filter injected.
 pub fn rejected_by_upstream(identity: &str) -> Measurement {
     count(name("entra_exchange_upstream_rejections_total", [("identity", identity)]))
 }
 
-/// Whether an identity that decides about readiness was ready when somebody asked last.
+/// Sets whether an identity that counts for readiness was ready at the last check.
 pub(crate) fn ready(identity: &str, is_ready: bool) -> Measurement {
     gauge(name("entra_exchange_ready", [("identity", identity)]), is_ready.into())
 }
 
-/// The configuration that is in use, as a number: proxies with the same configuration have the same.
+/// Sets the hash of the configuration in use. Proxies with the same configuration have the same hash.
 pub(crate) fn configuration_hash(hash: u64) -> Measurement {
     gauge("entra_exchange_configuration_hash".to_owned(), hash)
 }
 
-/// The build of the filter; the value is 1.
+/// Sets the version and commit of the filter, as tags; the value is 1.
 pub(crate) fn build_info(version: &str, commit: &str) -> Measurement {
     gauge(name("entra_exchange_build_info", [("version", version), ("commit", commit)]), 1)
 }

@@ -37,7 +37,7 @@ pub(crate) fn canonical(path: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
     }
     if decoded.windows(2).any(|pair| pair == b":$") {
         // On NTFS `/a::$DATA` is the file `/a`, and `/a:$i30:$INDEX_ALLOCATION/b` is `/a/b` (learn.microsoft.com, "File Streams").
-        return Err("the type of a stream of a file (:$)");
+        return Err("an NTFS stream type (:$)");
     }
     for segment in decoded.split(|byte| *byte == b'/') {
         match segment {
@@ -199,9 +199,9 @@ mod tests {
             ("/a%f0%80%80%afb", "not valid UTF-8"),
             ("/ad%ffmin", "not valid UTF-8"),
             ("/%ed%a0%80", "not valid UTF-8"),
-            ("/web.config::$DATA", "stream of a file"),
-            ("/admin:$i30:$INDEX_ALLOCATION/x", "stream of a file"),
-            ("/a%3A%3a%24data", "stream of a file"),
+            ("/web.config::$DATA", "NTFS stream type"),
+            ("/admin:$i30:$INDEX_ALLOCATION/x", "NTFS stream type"),
+            ("/a%3A%3a%24data", "NTFS stream type"),
             ("admin", "slash at its beginning"),
             ("%2fadmin", "escaped slash"),
             ("http://a/admin", "slash at its beginning"),
@@ -232,7 +232,7 @@ mod tests {
             ("/caf%c3%a9", "/caf\u{e9}"),
             ("/caf\u{e9}", "/caf\u{e9}"),
             ("/a%5B0%5D", "/a[0]"),
-            // The time of a resource, a method of Google's APIs, and a JSON pointer (RFC 6901), as services have them in their paths.
+            // Colons and tildes that services use in paths: drive items, custom methods, JSON pointers (RFC 6901), short names.
             ("/drive/root:/a.txt:/content", "/drive/root:/a.txt:/content"),
             ("/items:batch$x", "/items:batch$x"),
             ("/pointer/a~1b/PROGRA~1", "/pointer/a~1b/PROGRA~1"),

@@ -124,8 +124,8 @@ codes! {
     ReplaceNotSupported = "replace_not_supported", 403, "A credential cannot be replaced in a listener's filter chain";
     /// The filter state that keeps a token from following an internal redirect cannot be set.
     FilterStateUnavailable = "filter_state_unavailable", 503, "Envoy does not let the filter set filter state";
-    /// The request's method has lower-case letters, and rules depend on which method that is.
-    AmbiguousMethod = "ambiguous_method", 400, "The method can be read in two ways";
+    /// Rules depend on the request's method, and it has lower-case letters, which servers interpret in different ways.
+    AmbiguousMethod = "ambiguous_method", 400, "The method is ambiguous";
 }
 
 /// The diagnostic fields of Entra's error response, each if present.

@@ -87,7 +87,7 @@ impl<'a> RequestRecord<'a> {
     }
 }
 
-/// A host as a line shows it: cleaned and bounded, because the client chose it.
+/// A host for a log line: sanitized and truncated, because the client controls it.
 pub(crate) fn shown_host(host: &[u8]) -> UntrustedText {
     UntrustedText::new(&String::from_utf8_lossy(host.get(..LONGEST_HOST).unwrap_or(host)))
 }

@@ -1,6 +1,6 @@
 //! The repository's Markdown pages: every link leads somewhere, and every page can be found from `docs/README.md`.
 
-// A test may fail where it stands.
+// A test may panic.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,7 +29,7 @@ const MAY_BE_STUCK: &[&str] = &[
     "docs/upgrade.md",
 ];
 
-/// Folders with Markdown that belongs to no reader of the repository: built, fetched, or shown by GitHub on pages of its own.
+/// Folders whose Markdown is not documentation: it is generated or downloaded, or GitHub displays it in other places.
 const NOT_PAGES: &[&str] = &[".git", ".github", ".tools", "dist", "node_modules", "target"];
 
 #[test]
@@ -146,7 +146,7 @@ fn prose(text: &str) -> impl Iterator<Item = &str> {
 fn links(text: &str) -> Vec<String> {
     let mut links = Vec::new();
     for line in prose(text) {
-        // What stands between backticks is code.
+        // Text between backticks is code.
         let line: String = line.split('`').step_by(2).collect::<Vec<_>>().join("");
         for rest in line.split("](").skip(1) {
             let target = rest.split(')').next().unwrap_or_default();

@@ -156,7 +156,7 @@ mod tests {
         let request = Sent::get("a", "/?sig=x").header("api-key", b"k").header("authorization", b"Bearer ");
         let found = look(&places, &request);
         assert_eq!((found.names().as_str(), found.are_removable()), ("api-key,?sig", false));
-        assert_eq!(*request.looks.borrow(), ["authorization", "api-key", ":path"]);
+        assert_eq!(*request.reads.borrow(), ["authorization", "api-key", ":path"]);
         assert_eq!(found.in_words(), "a header api-key of its own and a parameter sig= in its query");
         assert_eq!(found.into_headers().collect::<Vec<_>>(), ["api-key", "authorization"]);
     }

@@ -58,7 +58,7 @@ fn said(decision: Decision) -> String {
 fn an_unlisted_host_costs_one_look() {
     let request = Sent::get("elsewhere.example", "/").header("authorization", b"x");
     assert!(matches!(policy().decide(&request), Decision::Ignore));
-    assert_eq!(*request.looks.borrow(), [":authority"]);
+    assert_eq!(*request.reads.borrow(), [":authority"]);
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn an_ambiguous_path_never_falls_to_a_wider_rule() {
     ] {
         assert_eq!(asked("api.example.com", path), "400 ambiguous_path", "{path}");
         assert_eq!(asked("free.example.com", path), "default s/.default", "no rule hangs on a path there");
-        let reported = "report nobody nothing, in earnest: ambiguous_path";
+        let reported = "report unknown no token, enforced: ambiguous_path";
         assert_eq!(asked("trial.example.com", path), reported, "a report refuses nothing");
     }
     assert_eq!(asked("api.example.com", "/x?u=//admin/../;%2e"), "default s/.default", "the query is no path");
@@ -248,7 +248,7 @@ fn a_header_that_overrides_the_method_or_path_is_rejected_where_rules_depend_on_
         assert_eq!(asked("GET", "any.example.com", header), "default s/.default", "nothing depends on it: {header}");
         assert_eq!(asked("GET", "port.example.com", header), "default s/.default", "of another port: {header}");
         assert_eq!(asked("GET", "port.example.com:8443", header), "403 override_header_present", "{header}");
-        let reported = "report nobody nothing, in earnest: override_header_present";
+        let reported = "report unknown no token, enforced: override_header_present";
         assert_eq!(asked("GET", "trial.example.com", header), reported, "{header}");
     }
     assert_eq!(asked("GET", "method.example.com", "x-forwarded-host"), "default s/.default");
@@ -306,7 +306,7 @@ fn a_method_with_lower_case_letters_is_rejected_where_another_rule_is_for_it_in_
     ] {
         assert_eq!(asked(method, host), "400 ambiguous_method", "{method} {host}");
     }
-    assert_eq!(asked("gEt", "trial.corp.example"), "report nobody nothing, in earnest: ambiguous_method");
+    assert_eq!(asked("gEt", "trial.corp.example"), "report unknown no token, enforced: ambiguous_method");
     for (method, host, expected) in [
         ("DELETE", "refuse.corp.example", "403 refused_by_rule"),
         ("GET", "read.corp.example", "default s/.default"),
@@ -334,7 +334,7 @@ fn a_listed_host_is_known_whatever_its_port_is() {
         r#"{"destinations": [{"hosts": ["*.example.com"], "scope": "s/.default", "plaintext": "allowed", "action": "report"}]}"#,
     );
     let asked = said(report.decide(&Sent::get("a.example.com:65536", "/")));
-    assert_eq!(asked, "report nobody nothing, in earnest: host_invalid");
+    assert_eq!(asked, "report unknown no token, enforced: host_invalid");
 }
 
 #[test]
@@ -474,7 +474,7 @@ fn a_credential_is_replaced_only_where_the_route_stays_as_it_is() {
     }
     let authorization = |host: &str| said(policy.decide(&routed(host, "pinned").header("authorization", b"x")));
     assert_eq!(authorization("kept.example"), "default keeps authorization");
-    assert_eq!(authorization("trial.example"), "report default s/.default, in earnest: replace_not_supported");
+    assert_eq!(authorization("trial.example"), "report default s/.default, enforced: replace_not_supported");
     // Our own token of an earlier attempt is not the app's.
     let again =
         routed("pinned.example", "pinned").header("authorization", b"x").property(&[OWN_HEADER], "authorization");
@@ -493,7 +493,7 @@ fn a_trace_gets_no_token() {
     assert_eq!(asked(b"TRACE", "a.example"), "403 trace_not_supported");
     assert_eq!(asked(b"trace", "a.example"), "403 trace_not_supported");
     assert_eq!(asked(b"TRACE", "b.example"), "pass");
-    assert_eq!(asked(b"TRACE", "c.example"), "report default s/.default, in earnest: trace_not_supported");
+    assert_eq!(asked(b"TRACE", "c.example"), "report default s/.default, enforced: trace_not_supported");
     assert_eq!(asked(b"TRACK", "a.example"), "default s/.default");
 }
 
@@ -516,20 +516,20 @@ fn a_report_touches_no_request_and_says_what_would_refuse_it() {
     let configuration = r#"{"defaults": {"action": "report", "scope": "s/.default", "tls_clusters": ["to_{host}"]},
         "destinations": [{"hosts": ["a.example"], "existing_credential": "refuse"}, {"hosts": ["b.example"]}]}"#;
     let policy = policy_of(configuration);
-    for (request, in_earnest) in [
-        (routed("a.example", "to_a.example"), "goes on"),
+    for (request, enforced) in [
+        (routed("a.example", "to_a.example"), "forwarded"),
         (routed("a.example", "to_a.example").header("authorization", b"x"), "credential_present"),
         (routed("a.example", "to_b.example"), "cluster_not_listed"),
         (Sent::default().header(":method", b"CONNECT").header(":authority", b"a.example:443"), "tunnel_asked"),
         // It keeps its own.
-        (routed("b.example", "to_b.example").header("authorization", b"x"), "goes on"),
+        (routed("b.example", "to_b.example").header("authorization", b"x"), "forwarded"),
         // Not paused for it.
-        (in_cluster(routed("a.example", "to_a.example")), "goes on"),
+        (in_cluster(routed("a.example", "to_a.example")), "forwarded"),
     ] {
-        assert_eq!(said(policy.decide(&request)), format!("report default s/.default, in earnest: {in_earnest}"));
+        assert_eq!(said(policy.decide(&request)), format!("report default s/.default, enforced: {enforced}"));
     }
     let policy = Policy::new(&Config::parse(configuration.as_bytes(), &|_| None).unwrap(), false);
-    let missing = "report default nothing, in earnest: variable_missing";
+    let missing = "report default no token, enforced: variable_missing";
     assert_eq!(said(policy.decide(&routed("a.example", "to_a.example"))), missing);
 }
 
@@ -565,7 +565,7 @@ fn a_caller_gets_the_token_of_its_own_identity_or_none() {
     for stranger in ["", "spiffe://c/ns/payments/sa/api2", "spiffe://C/ns/payments/sa/api", "spiffe://c/ns/payments"] {
         assert_eq!(bare(stranger, "a.example"), "403 principal_not_listed", "{stranger}");
         assert_eq!(calls(stranger, "a.example"), "403 principal_not_listed", "{stranger}");
-        assert_eq!(bare(stranger, "c.example"), "report nobody nothing, in earnest: principal_not_listed");
+        assert_eq!(bare(stranger, "c.example"), "report unknown no token, enforced: principal_not_listed");
         assert_eq!(bare(stranger, "d.example"), "ignore");
     }
 }

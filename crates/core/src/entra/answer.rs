@@ -25,7 +25,7 @@ const LONGEST_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The status with which Entra throttles (RFC 6585, section 4).
 const TOO_MANY_REQUESTS: u16 = 429;
 
-/// The status that Envoy generates when a response did not arrive in time.
+/// The status that Envoy generates if a call times out.
 const TIMED_OUT: u16 = 504;
 
 /// The longest `Retry-After` that is honored; a longer one is capped.
@@ -164,12 +164,12 @@ fn read_retry_after(value: &[u8], now: Timestamp) -> Option<Duration> {
     Some(wait.min(LONGEST_RETRY_AFTER))
 }
 
-/// The problem of a response that Envoy generated because none arrived through the cluster. Its statistics tell the causes apart.
+/// The problem of a response that Envoy generated because the cluster gave none. The cluster's statistics show the cause.
 fn no_answer(status: u16, body: &[u8], cluster: &str, assertion: &Assertion) -> Problem {
     if status == TIMED_OUT {
         return Problem::new(
             Code::EntraUnavailable,
-            format!("no answer through cluster {cluster:?} within limits.exchange"),
+            format!("no response from cluster {cluster:?} within limits.exchange"),
             format!(
                 "The exchange is retried automatically. If the problem persists, check what is slow between this Envoy and \
                  Entra (cluster.{cluster}.upstream_cx_connect_timeout and upstream_rq_timeout in Envoy's /stats), or raise \
@@ -179,7 +179,7 @@ fn no_answer(status: u16, body: &[u8], cluster: &str, assertion: &Assertion) -> 
     }
     Problem::new(
         Code::EntraUnavailable,
-        format!("no answer through cluster {cluster:?}: {}", quoted(status, body, assertion)),
+        format!("no response from cluster {cluster:?}: {}", quoted(status, body, assertion)),
         format!(
             "The exchange is retried automatically. If the problem persists, check in Envoy's /stats which counter of \
              cluster.{cluster} grows: upstream_cx_connect_fail (closed port, firewall), ssl.fail_verify_error (the CA is not \
@@ -189,17 +189,17 @@ fn no_answer(status: u16, body: &[u8], cluster: &str, assertion: &Assertion) -> 
     )
 }
 
-/// The problem of a response that neither Entra nor this Envoy sent, but a proxy in between.
+/// The problem of a response that a proxy between this Envoy and Entra sent.
 fn foreign_answer(status: u16, body: &[u8], cluster: &str, assertion: &Assertion) -> Problem {
     Problem::new(
         Code::EntraUnavailable,
-        format!("cluster {cluster:?} answered {status}, and not as Entra does: {}", quoted(status, body, assertion)),
-        "The exchange is retried automatically. If the problem persists, check for a proxy between this Envoy and Entra that \
-         answers in its place.",
+        format!("cluster {cluster:?} answered {status}, not in Entra's format: {}", quoted(status, body, assertion)),
+        "The exchange is retried automatically. If the problem persists, check that no proxy between this Envoy and Entra \
+         answers in Entra's place.",
     )
 }
 
-/// The beginning of a body that is not Entra's, if it cannot hold a token.
+/// The beginning of a body that Entra did not send, or a placeholder if it may hold a token.
 fn quoted(status: u16, body: &[u8], assertion: &Assertion) -> UntrustedText {
     let body = if may_be_quoted(status, body) { body.get(..LONGEST_QUOTED).unwrap_or(body) } else { b"(not quoted)" };
     UntrustedText::without(&String::from_utf8_lossy(body), assertion.expose())

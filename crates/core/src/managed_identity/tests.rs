@@ -486,14 +486,14 @@ fn without_its_secret_app_service_says_what_is_missing() {
 fn report_leaves_the_answer_to_the_node_and_refuse_gives_none() {
     let request = imds(&format!("&client_id={ORDERS}"));
     let report = policy_with(r#""action": "report", "imds": {}"#);
-    assert_eq!(said(report.decide(&request)), "report orders https://vault.azure.net/.default, in earnest: goes on");
+    assert_eq!(said(report.decide(&request)), "report orders https://vault.azure.net/.default, enforced: forwarded");
     // The node's own endpoint judges these.
     for (request, code) in [
         (imds(""), "identity_ambiguous"),
         (imds("&client_id=x"), "identity_not_found"),
         (local("169.254.169.254", TOKEN_PATH), "metadata_header_missing"),
     ] {
-        assert_eq!(said(report.decide(&request)), format!("report nobody nothing, in earnest: {code}"));
+        assert_eq!(said(report.decide(&request)), format!("report unknown no token, enforced: {code}"));
     }
     let refuse = policy_with(r#""action": "refuse", "imds": {"pass": ["/metadata/instance"]}"#);
     assert!(

@@ -17,7 +17,7 @@ use crate::random::Random;
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Weather {
     Fair,
-    /// Any kind of response, chosen anew for each request.
+    /// Any kind of response, chosen at random for each request.
     Rough,
     /// The endpoint cannot be reached.
     Down,

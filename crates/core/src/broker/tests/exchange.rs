@@ -406,7 +406,7 @@ fn a_call_that_does_not_reach_the_authority_is_one_line_in_the_log_and_no_failur
     assert!(lines[0].starts_with("event=exchange outcome=retried identity=payments scope=s/.default"), "{lines:?}");
     assert!(
         lines[0].contains("next_cluster=entra_new_connection")
-            && lines[0].contains("through cluster \\\"entra\\\": reset"),
+            && lines[0].contains("from cluster \\\"entra\\\": reset"),
         "{lines:?}"
     );
     let counted: Vec<&str> = commands

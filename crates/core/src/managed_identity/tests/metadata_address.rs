@@ -173,7 +173,7 @@ fn report_leaves_no_request_to_the_node_that_does_not_come_from_the_pod() {
 fn the_address_is_read_once_and_only_where_imds_is_answered() {
     let looks = |policy: &Policy, request: &Sent| {
         policy.decide(request);
-        request.looks.take()
+        request.reads.take()
     };
     let unlisted = to("10.0.0.7:80", b"unlisted.example", "/");
     assert_eq!(looks(&everything("answer"), &unlisted), [":authority", "destination.address"]);
