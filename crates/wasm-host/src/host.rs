@@ -457,7 +457,7 @@ impl Worker<'_> {
 
     /// How often the VM called each function of the host (`proxy_…`) since the last call.
     pub fn host_calls(&self) -> BTreeMap<&'static str, u64> {
-        self.host.seat(self.thread).borrow_mut().vm.as_mut().map(Vm::take_host_calls).unwrap_or_default()
+        self.host.slot(self.thread).borrow_mut().vm.as_mut().map(Vm::take_host_calls).unwrap_or_default()
     }
 
     /// The fuel that the VM has used since the last call, about one unit per instruction. Requires
