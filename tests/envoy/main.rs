@@ -51,6 +51,9 @@ fn main() -> ExitCode {
         managed_identity::ALL,
         metadata_address::ALL,
         destinations::ALL,
+        destinations::connection::ALL,
+        destinations::routes::ALL,
+        destinations::protocols::ALL,
         many::ALL,
         observed::ALL,
     ];

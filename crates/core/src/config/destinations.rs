@@ -147,7 +147,7 @@ fn read_methods(object: &Object<'_>, mistakes: &mut Mistakes) -> Vec<Option<Stri
             // Methods are case-sensitive (RFC 9110, section 9.1), and hardly one has small letters.
             mistakes.add(&path, format!("{text:?} is another method than {right:?}: write {right:?}"));
         } else if methods.contains(&Some(right.clone())) {
-            mistakes.add(&path, format!("{text:?} stands here a second time: write it once"));
+            mistakes.add(&path, format!("{text:?} is a duplicate entry: remove it"));
         } else {
             methods.push(Some(right));
         }
@@ -189,7 +189,7 @@ fn read_prefixes(object: &Object<'_>, mistakes: &mut Mistakes) -> Vec<String> {
             (Err(what), _) => mistakes
                 .add(&path, format!("{text:?} has {what}, and requests for such paths are refused: write it without")),
             (Ok(prefix), None) if prefixes.contains(&prefix) => {
-                mistakes.add(&path, format!("{text:?} stands here a second time: write it once"));
+                mistakes.add(&path, format!("{text:?} is a duplicate entry: remove it"));
             }
             (Ok(prefix), None) => prefixes.push(prefix),
         }

@@ -237,7 +237,7 @@ fn read_principals(object: &Object<'_>, mistakes: &mut Mistakes) -> Vec<String> 
         } else if !text.contains("://") {
             mistakes.add(&path, format!("{text:?} is no URI: write it as the certificate has it, \"spiffe://{text}\""));
         } else if principals.iter().any(|other| other == text) {
-            mistakes.add(&path, format!("{text:?} stands here a second time: write it once"));
+            mistakes.add(&path, format!("{text:?} is a duplicate entry: remove it"));
         } else {
             principals.push(text.to_owned());
         }

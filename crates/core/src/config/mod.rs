@@ -398,6 +398,4 @@ fn not_json(text: &[u8], error: &serde_json::Error) -> String {
 }
 
 #[cfg(test)]
-mod destination_tests;
-#[cfg(test)]
 mod tests;

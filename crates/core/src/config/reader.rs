@@ -168,7 +168,7 @@ impl<'a> Field<'a> {
         for (index, (name, _)) in fields.iter().enumerate() {
             let path = object.path_of(name);
             if fields.iter().take(index).any(|(before, _)| before == name) {
-                mistakes.add(&path, "stands here a second time: write it once");
+                mistakes.add(&path, "duplicate entry: remove it");
             } else if !known.contains(&name.as_str()) {
                 mistakes.add(&path, unknown(name, known));
             }

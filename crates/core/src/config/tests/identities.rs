@@ -1,0 +1,230 @@
+//! Who we are: the sections `entra`, `assertions` and `identities`, and the variables.
+
+use super::*;
+use crate::problem::Code;
+
+#[test]
+fn the_smallest_text_takes_the_rest_from_the_variables() {
+    let config = parse(SMALLEST).unwrap();
+    let grant = config.identities[0].grant("https://vault.azure.net/.default").unwrap();
+    assert_eq!(grant.identity(), "default");
+    assert_eq!((grant.tenant_id(), grant.client_id()), (TENANT, CLIENT));
+    assert_eq!(grant.authority().host(), "login.microsoftonline.com");
+    assert_eq!(grant.assertion().cluster(), "projected_token");
+    assert_eq!(grant.clusters(), ["entra"]);
+    assert_eq!(terms(&config).existing_credential, ExistingCredential::Keep);
+    assert_eq!(terms(&config).header, "authorization");
+    assert_eq!(config.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn what_is_written_wins_over_the_variables() {
+    let config = parse(
+        r#"{"entra":{"authority":"https://login.microsoftonline.us","clusters":["gov"]},
+            "assertions":[{"name":"spire","source":"file","cluster":"spire_file"}],
+            "identities":[{"name":"a","tenant_id":"contoso.onmicrosoft.com","client_id":"bbbbbbbb-0000-4000-8000-000000000002","assertion":"spire"}],
+            "managed_identity":{"imds":{"hosts":["127.0.0.1"]}}}"#,
+    )
+    .unwrap();
+    let grant = config.identities[0].grant("x/.default").unwrap();
+    assert_eq!(grant.tenant_id(), "contoso.onmicrosoft.com");
+    assert_eq!(grant.authority().host(), "login.microsoftonline.us");
+    assert_eq!((grant.assertion().cluster(), grant.clusters()), ("spire_file", &["gov".to_owned()][..]));
+    let answers = config.managed_identity.unwrap();
+    assert_eq!((answers.offered, answers.default), (vec![0], Some(0)));
+    assert_eq!(answers.imds.as_ref().unwrap().hosts, ["127.0.0.1"]);
+}
+
+#[test]
+fn a_missing_variable_refuses_requests_and_not_the_text() {
+    let config = Config::parse(SMALLEST.as_bytes(), &|_| None).unwrap();
+    let problem = config.identities[0].grant("s/.default").unwrap_err();
+    assert_eq!(problem.code, Code::VariableMissing);
+    assert_eq!(problem.detail, "AZURE_TENANT_ID is not set; AZURE_CLIENT_ID is not set");
+    // Istio's sidecars get no variable from the Deployment's `env`.
+    assert!(problem.remedy.contains("proxy.istio.io/config") && problem.remedy.contains("host_env_keys"));
+    assert_eq!(problem.remedy.matches("Set the variables").count(), 1);
+    let all_wrong = |name: &str| Some(if name == "AZURE_TENANT_ID" { "contoso ".to_owned() } else { "x".to_owned() });
+    let config = Config::parse(SMALLEST.as_bytes(), &all_wrong).unwrap();
+    let problem = config.identities[0].grant("s/.default").unwrap_err();
+    for variable in ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_AUTHORITY_HOST"] {
+        assert!(problem.detail.contains(variable), "{}", problem.detail);
+    }
+    let wrong = |name: &str| if name == "AZURE_AUTHORITY_HOST" { Some("http://x".into()) } else { webhook(name) };
+    let config = Config::parse(SMALLEST.as_bytes(), &wrong).unwrap();
+    assert!(
+        config.identities[0].grant("s/.default").unwrap_err().detail.starts_with("AZURE_AUTHORITY_HOST: \"http://x\"")
+    );
+    let wrong = |name: &str| if name == "AZURE_CLIENT_ID" { Some("payments".into()) } else { webhook(name) };
+    let config = Config::parse(SMALLEST.as_bytes(), &wrong).unwrap();
+    assert!(config.identities[0].grant("s/.default").unwrap_err().detail.contains("is no client id"));
+}
+
+#[test]
+fn white_space_at_the_ends_of_a_variable_is_named_at_load_and_rejects_requests() {
+    let text = serde_json::json!({"managed_identity": {"app_service": {"secret_from_env": "A_SECRET"}}}).to_string();
+    let read = |name: &'static str, value: &'static str| {
+        let variable = move |asked: &str| match asked {
+            asked if asked == name => Some(value.to_owned()),
+            "AZURE_TENANT_ID" | "AZURE_CLIENT_ID" => Some("11111111-1111-4111-8111-111111111111".to_owned()),
+            "A_SECRET" => Some("a secret".to_owned()),
+            _ => None,
+        };
+        Config::parse(text.as_bytes(), &variable).unwrap()
+    };
+    assert_eq!(read("", "").warnings, [] as [&str; 0]);
+    for name in ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_AUTHORITY_HOST", "A_SECRET"] {
+        for value in ["11111111-1111-4111-8111-111111111111\n", " x", "x\u{a0}", "\t", "https://login.microsoft.com "] {
+            let config = read(name, value);
+            assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+            assert!(config.warnings[0].starts_with(&format!("{name} begins or ends with white space. Remove")));
+            let secret = config.managed_identity.unwrap().app_service.unwrap().secret.is_err();
+            assert_eq!((config.identities[0].principal.is_err(), secret), (name != "A_SECRET", name == "A_SECRET"));
+        }
+    }
+}
+
+#[test]
+fn several_identities_must_be_told_apart_wherever_one_is_meant() {
+    let two = format!(r#""identities":[{{"name":"a","client_id":"{CLIENT}"}},{{"name":"b","client_id":"{CLIENT}"}}]"#);
+    assert_eq!(
+        mistakes(&format!(
+            r#"{{{two},"managed_identity":{{"imds":{{}}}},"destinations":[{{"hosts":["x.example"],"scope":"s/.default"}}]}}"#
+        )),
+        [
+            "managed_identity.identities: is missing: say which identities callers may ask for, of a, b",
+            "destinations[0].identity: is missing: write a or b",
+        ]
+    );
+    assert_eq!(
+        mistakes(&format!(
+            r#"{{{two},"managed_identity":{{"identities":["a","c"],"default_identity":"b","imds":{{"hosts":["x:1"]}}}}}}"#
+        )),
+        [
+            r#"managed_identity.identities[1]: "c" is no identity: write a or b"#,
+            r#"managed_identity.default_identity: "b" is not among managed_identity.identities: add it there"#,
+            r#"managed_identity.imds.hosts[0]: "x:1" is no host: write a name or an address without a port"#,
+        ]
+    );
+    assert_eq!(
+        mistakes(&format!(
+            r#"{{{two},"managed_identity":{{"identities":["a"],"health":{{"hosts":["h"],"identities":["c"]}}}}}}"#
+        )),
+        [r#"managed_identity.health.identities[0]: "c" is no identity: write a or b"#]
+    );
+    let health = r#""health":{"hosts":["h"],"identities":["b","a"]}"#;
+    let config = parse(&format!(r#"{{{two},"managed_identity":{{"identities":["a"],{health}}}}}"#)).unwrap();
+    assert_eq!(config.managed_identity.unwrap().health_identities, Some(vec![1, 0]));
+    let config = parse(&format!(r#"{{{two},"managed_identity":{{"identities":["a","b"],"imds":{{}}}}}}"#)).unwrap();
+    assert_eq!(config.limits.unlisted, UnlistedLimits { scopes: 64, new_per_minute: 30, parallel_exchanges: 4 });
+    assert_eq!(config.managed_identity.unwrap().default, None);
+}
+
+#[test]
+fn principals_stand_at_all_identities_or_none_and_one_caller_gets_one_token() {
+    let two = |first: &str, second: &str, more: &str| {
+        format!(
+            r#"{{"identities":[{{"name":"a","client_id":"{CLIENT}"{first}}},{{"name":"b","client_id":"{CLIENT}"{second}}}],
+                "destinations":[{{"hosts":["x.example"],"scope":"s/.default"{more}}}]}}"#
+        )
+    };
+    let spiffe = |name: &str| format!(r#","principals":["spiffe://{name}"]"#);
+    let config = parse(&two(&spiffe("a"), &spiffe("b"), "")).unwrap();
+    assert!(config.warnings.is_empty());
+    assert!(matches!(&config.destinations[0].action, Action::Inject(Token { whose: Whose::Caller, .. }, _)));
+    assert_eq!(
+        mistakes(&two(&spiffe("a"), "", "")),
+        [r#"identities[1].principals: is missing: another identity has principals, so say who may use "b" too"#]
+    );
+    assert_eq!(
+        mistakes(&two(&spiffe("a"), &spiffe("a"), "")),
+        [
+            r#"identities[1].principals[0]: "spiffe://a" stands at "a" too, and destinations[0] names no identity: write it at one of them, or an identity at each destination"#
+        ]
+    );
+    assert!(parse(&two(&spiffe("a"), &spiffe("a"), r#","identity":"b""#)).is_ok());
+    assert_eq!(
+        mistakes(&two(
+            r#","principals":["c/ns/a/sa/b","spiffe://c/ns/*","spiffe://c","spiffe://c"]"#,
+            &spiffe("b"),
+            ""
+        )),
+        [
+            r#"identities[0].principals[0]: "c/ns/a/sa/b" is no URI: write it as the certificate has it, "spiffe://c/ns/a/sa/b""#,
+            r#"identities[0].principals[1]: "spiffe://c/ns/*" is no principal: write each in full, there are no patterns"#,
+            r#"identities[0].principals[3]: "spiffe://c" is a duplicate entry: remove it"#,
+        ]
+    );
+    assert_eq!(
+        mistakes(r#"{"identities":[{"principals":["spiffe://a"]}],"managed_identity":{"imds":{}}}"#),
+        [
+            "identities[0].principals: cannot be looked for among managed-identity callers, who show no certificate: take the identity out of managed_identity.identities"
+        ]
+    );
+}
+
+#[test]
+fn what_is_probably_not_meant_is_a_warning() {
+    let config = parse(&format!(
+        r#"{{"identities":[{{"name":"a"}},{{"name":"b","client_id":"{CLIENT}"}}],
+            "destinations":[{{"hosts":["x.example"],"scope":"s/.default","identity":"a"}}]}}"#
+    ))
+    .unwrap();
+    assert_eq!(config.warnings, ["identities[1] (b) is used by no destination and not on offer"]);
+}
+
+#[test]
+fn an_implicit_identity_need_not_be_used() {
+    let only_refused = parse(r#"{"destinations":[{"hosts":["a.example"],"action":"refuse"}]}"#).unwrap();
+    assert_eq!(only_refused.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn a_time_may_have_an_offset() {
+    let discarded = |text: &str| {
+        let text =
+            format!(r#"{{"identities":[{{"discard_tokens_before":"{text}"}}],"managed_identity":{{"imds":{{}}}}}}"#);
+        let config = parse(&text).ok()?;
+        config.identities[0].grant("s/.default").unwrap().discard_before()
+    };
+    let utc = Timestamp::from_unix_seconds(1_769_825_400);
+    for same in [
+        "2026-01-31T02:10:00Z",
+        "2026-01-31T02:10:00+00:00",
+        "2026-01-31T02:10:00-00:00",
+        "2026-01-31T03:10:00+01:00",
+        "2026-01-31T07:40:00+05:30",
+        "2026-01-30T18:10:00-08:00",
+    ] {
+        assert_eq!(discarded(same), Some(utc), "{same}");
+    }
+    for wrong in [
+        "2026-01-31",
+        "2026-01-31T02:10:00",
+        "2026-01-31T02:10:00+1:00",
+        "2026-01-31T02:10:00+01",
+        "2026-01-31T02:10:00+24:00",
+        "2026-01-31T02:10:00+01:60",
+        "2026-01-31T02:10:00Z+01:00",
+        "2026-01-31T02:10:00++1:00",
+        "+01:00",
+        "\u{e9}\u{e9}\u{e9}\u{e9}",
+    ] {
+        assert_eq!(discarded(wrong), None, "{wrong}");
+    }
+}
+
+#[test]
+fn a_time_in_the_future_discards_every_token_until_then() {
+    let config =
+        parse(r#"{"identities":[{"discard_tokens_before":"2026-01-31T02:10:00Z"}],"managed_identity":{"imds":{}}}"#);
+    let config = config.unwrap();
+    let then = Timestamp::from_unix_seconds(1_769_825_400);
+    assert_eq!(config.warnings_at(then), Vec::<String>::new());
+    assert_eq!(
+        config.warnings_at(then.minus(std::time::Duration::from_secs(1))),
+        [
+            "identities[0].discard_tokens_before (default) is in the future and has no effect until then; set the time at which the roles changed"
+        ]
+    );
+}

@@ -1,0 +1,201 @@
+//! IMDS: who is answered, with what.
+
+use super::*;
+
+#[test]
+fn a_token_request_is_read_as_each_library_writes_it() {
+    for target in [
+        format!("{TOKEN_PATH}?api-version=2018-02-01&resource=https://vault.azure.net&client_id={ORDERS}"),
+        format!("/{TOKEN_PATH}?resource=https%3A%2F%2Fvault.azure.net&api-version=2019-08-01&client_id={ORDERS}"),
+        format!(
+            "{TOKEN_PATH}/?api-version=2018-02-01&resource=https%3A%2F%2Fvault.azure.net&xms_cc=cp1&client_id={ORDERS}"
+        ),
+        format!(
+            "/Metadata/identity/oauth2/token?api-version=2099-01-01&resource=https://vault.azure.net&bypass_cache=true&client_id={ORDERS}"
+        ),
+    ] {
+        let request = local("169.254.169.254:80", &target).header("metadata", b"True");
+        assert_eq!(asked(&request), "orders https://vault.azure.net/.default", "{target}");
+    }
+}
+
+#[test]
+fn the_guard_is_imdss_own() {
+    let guarded = |request: &Sent| asked(request).split(". ").next().unwrap().to_owned();
+    let target = format!("{TOKEN_PATH}?api-version=2018-02-01&resource=x&client_id={REPORTS}");
+    for request in [
+        local("169.254.169.254", &target),
+        local("169.254.169.254", TOKEN_PATH),
+        local("169.254.169.254", &target).header("metadata", b"yes"),
+        local("169.254.169.254", &target).header("metadata", b"true,true"),
+    ] {
+        assert_eq!(
+            guarded(&request),
+            r#"400 {"error":"invalid_request","error_description":"Required metadata header not specified"#
+        );
+    }
+    // IMDS refuses the header whatever its value, and a proxy may leave an empty one.
+    for value in ["10.0.0.1", "", " "] {
+        let said = asked(&imds("").header("x-forwarded-for", value.as_bytes()));
+        assert!(said.starts_with("400") && said.contains("use_remote_address: false"), "{value:?}: {said}");
+    }
+    for method in ["POST", "HEAD", "get"] {
+        assert!(guarded(&imds("").header(":method", method.as_bytes())).starts_with("405"), "{method}");
+    }
+    for more in ["&resource=x", "&client_id=a&object_id=b", "&client_id=a&client_id=a"] {
+        assert!(asked(&imds(more)).starts_with(r#"400 {"error":"invalid_request""#), "{more}");
+    }
+    for query in [
+        "",
+        "?",
+        "?resource=x",
+        "?api-version=2017-12-01&resource=x",
+        "?api-version=2018-02-01&resource=",
+        "?api-version=2018-02-01&resource=a%20b&client_id=x",
+        "?api-version=2018-02-01&resource=a%00&client_id=x",
+    ] {
+        let request = local("127.0.0.1", &format!("{TOKEN_PATH}{query}")).header("metadata", b"true");
+        let answer = asked(&request);
+        assert!(answer.starts_with("400 ") && !answer.contains("Identity"), "{query}: {answer}");
+    }
+}
+
+#[test]
+fn only_the_pod_itself_is_answered() {
+    let target = format!("{TOKEN_PATH}?api-version=2018-02-01&resource=x&client_id={REPORTS}");
+    for (address, answered) in [
+        ("169.254.169.254:80", true),
+        ("127.0.0.7:1", true),
+        ("[::1]:80", true),
+        ("10.0.0.7:80", false),
+        ("169.254.169.253:80", false),
+        ("", false),
+    ] {
+        let request = Sent::get("169.254.169.254", &target)
+            .header("metadata", b"true")
+            .property(&["destination", "address"], address);
+        assert_eq!(asked(&request).starts_with("reports "), answered, "{address}");
+    }
+    let text = r#"{"managed_identity": {"imds": {}, "app_service": {}}}"#;
+    let on_gateway = Policy::new(&Config::parse(text.as_bytes(), &variable).unwrap(), true);
+    for request in [imds(""), app_service("api-version=2019-08-01&resource=x")] {
+        assert!(said(on_gateway.decide(&request)).contains("never answered on a gateway"));
+    }
+}
+
+#[test]
+fn other_hosts_and_paths_are_not_answered() {
+    for host in ["metadata.evil.example", "169.254.169.253", "169.254.169.254.", "2852039166"] {
+        let request = local(host, &format!("{TOKEN_PATH}?api-version=2018-02-01&resource=x"));
+        assert_eq!(asked(&request.header("metadata", b"true")), "ignore", "{host}");
+    }
+    for path in [
+        "/",
+        "/metadata/scheduledevents",
+        "/metadata/identity/oauth2/tokenfoo",
+        "/metadata/identity/oauth2/token/x",
+        "/metadata/Identity/oauth2/token",
+        "/metadata/identity/info",
+        "/metadata/instancefoo",
+        "/metadata/instance/../identity/oauth2/token",
+        "/metadata/instance/%2e%2e/identity/oauth2/token",
+        "/metadata/instance//identity",
+        "///metadata/identity/oauth2/token",
+        "/x/identity/oauth2/token",
+        "",
+    ] {
+        let request = local("169.254.169.254", path).header("metadata", b"true");
+        assert!(asked(&request).starts_with(r#"403 {"error":"invalid_request""#), "{path}: {}", asked(&request));
+    }
+    for path in ["/metadata/identity/getplatformmetadata?cred-api-version=2.0", "/metadata/identity/issuecredential"] {
+        assert!(asked(&local("169.254.169.254", path)).starts_with("404 "), "{path}");
+    }
+}
+
+#[test]
+fn what_is_listed_goes_on_to_the_node() {
+    for path in ["/metadata/instance", "/metadata/instance/compute?api-version=2021-02-01"] {
+        assert_eq!(asked(&local("169.254.169.254", path)), "ignore");
+        let from_outside = Sent::get("169.254.169.254", path).property(&["destination", "address"], "10.0.0.7:80");
+        assert!(asked(&from_outside).starts_with("403 "));
+    }
+}
+
+#[test]
+fn imds_replies_all_strings_in_its_own_order() {
+    let request = imds(&format!("&client_id={ORDERS}"));
+    assert_eq!(
+        body(reply(&request, Ok(()))),
+        format!(
+            r#"{{"access_token":"abc","client_id":"{ORDERS}","expires_in":"3500","expires_on":"1561004277","ext_expires_in":"3500","not_before":"1561000678","resource":"https://vault.azure.net","token_type":"Bearer"}}"#
+        )
+    );
+}
+
+#[test]
+fn entras_refusal_is_final_and_what_may_pass_is_retried() {
+    let request = imds(&format!("&client_id={ORDERS}"));
+    let problem = Problem::new(Code::EntraRefused, "AADSTS700016: no such application.", "Correct it.");
+    let mut problem = problem.retry_after(Duration::from_secs(30));
+    problem.entra.error = crate::untrusted::OAuthError::parse("unauthorized_client");
+    let answer = reply(&request, Err(&problem));
+    assert_eq!(answer.status, 400);
+    assert!(answer.headers.iter().all(|(name, _)| *name != "retry-after"), "azure-core for Python would wait");
+    assert_eq!(
+        body(answer),
+        r#"{"error":"unauthorized_client","error_description":"AADSTS700016: no such application. Correct it."}"#
+    );
+    for code in [Code::AssertionInvalid, Code::AssertionMalformed] {
+        let answer = reply(&request, Err(&Problem::new(code, "d", "r").retry_after(Duration::from_secs(2))));
+        assert_eq!((answer.status, answer.headers.iter().any(|(name, _)| *name == "retry-after")), (400, false));
+        assert_eq!(body(answer), r#"{"error":"invalid_client","error_description":"d. r"}"#);
+    }
+    for code in [
+        Code::WaitedTooLong,
+        Code::EntraUnavailable,
+        Code::TooManyWaiting,
+        Code::AssertionUnavailable,
+        Code::AssertionExpired,
+        Code::AssertionNotYetValid,
+    ] {
+        let answer = reply(&request, Err(&Problem::new(code, "d", "r").retry_after(Duration::from_secs(2))));
+        assert_eq!(answer.status, 503);
+        assert!(answer.headers.contains(&("retry-after", "2".to_owned())));
+        assert_eq!(body(answer), r#"{"error":"temporarily_unavailable","error_description":"d. r"}"#);
+    }
+}
+
+#[test]
+fn report_leaves_the_answer_to_the_node_and_refuse_gives_none() {
+    let request = imds(&format!("&client_id={ORDERS}"));
+    let report = policy_with(r#""action": "report", "imds": {}"#);
+    assert_eq!(said(report.decide(&request)), "report orders https://vault.azure.net/.default, enforced: forwarded");
+    // The node's own endpoint judges these.
+    for (request, code) in [
+        (imds(""), "identity_ambiguous"),
+        (imds("&client_id=x"), "identity_not_found"),
+        (local("169.254.169.254", TOKEN_PATH), "metadata_header_missing"),
+    ] {
+        assert_eq!(said(report.decide(&request)), format!("report unknown no token, enforced: {code}"));
+    }
+    let refuse = policy_with(r#""action": "refuse", "imds": {"pass": ["/metadata/instance"]}"#);
+    assert!(
+        said(refuse.decide(&request)).starts_with(
+            r#"403 {"error":"invalid_request","error_description":"managed_identity.action is \"refuse\""#
+        )
+    );
+    assert_eq!(said(refuse.decide(&local("169.254.169.254", "/metadata/instance"))), "ignore");
+}
+
+#[test]
+fn a_token_that_is_not_wanted_any_more_is_named() {
+    let stale = |more: &str| match policy().decide(&imds(&format!("&client_id={ORDERS}{more}"))) {
+        Decision::Exchange(_, delivery) => delivery.stale(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(stale(""), None);
+    assert_eq!(stale("&bypass_cache=true"), Some(Stale::Any));
+    let digest = AccessToken::parse("test_token").unwrap().digest();
+    let hash = "cc0af97287543b65da2c7e1476426021826cab166f1e063ed012b855ff819656";
+    assert_eq!(stale(&format!("&token_sha256_to_refresh={hash}")), Some(Stale::Digest(digest)));
+}

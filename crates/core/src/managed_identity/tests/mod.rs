@@ -1,0 +1,127 @@
+//! Every reply to the byte, and every way in which a caller may ask.
+
+mod app_service;
+mod health;
+mod imds;
+mod metadata_address;
+mod selection;
+
+use std::time::Duration;
+
+use super::*;
+use crate::broker::{Issued, Need, Stale};
+use crate::decision::{Effect, Refusal};
+use crate::entra::AccessToken;
+use crate::http::tests::Sent;
+use crate::metrics::Outcome;
+use crate::policy::Policy;
+use crate::time::Timestamp;
+
+const ORDERS: &str = "aaaaaaaa-0000-4000-8000-000000000001";
+const REPORTS: &str = "bbbbbbbb-0000-4000-8000-000000000002";
+const OBJECT: &str = "dddddddd-0000-4000-8000-000000000004";
+const RESOURCE_ID: &str = "/subscriptions/cccccccc-0000-4000-8000-000000000003/resourcegroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/reports";
+const TOKEN_PATH: &str = "/metadata/identity/oauth2/token";
+const SECRET: &str = "0f8e3b7a";
+
+fn variable(name: &str) -> Option<String> {
+    match name {
+        "AZURE_TENANT_ID" => Some("11111111-1111-4111-8111-111111111111".to_owned()),
+        "IDENTITY_HEADER" => Some(SECRET.to_owned()),
+        _ => None,
+    }
+}
+
+/// Two identities, with more in `managed_identity`.
+fn policy_with(more: &str) -> Policy {
+    let text = format!(
+        r#"{{
+            "identities": [
+                {{"name": "orders", "client_id": "{ORDERS}", "resources": ["https://vault.azure.net", "https://database.windows.net/"]}},
+                {{"name": "reports", "client_id": "{REPORTS}", "object_id": "{OBJECT}", "resource_id": "{RESOURCE_ID}"}},
+                {{"name": "hidden", "client_id": "cccccccc-0000-4000-8000-000000000003"}}
+            ],
+            "managed_identity": {{"identities": ["orders", "reports"], {more}}}
+        }}"#
+    );
+    Policy::new(&Config::parse(text.as_bytes(), &variable).unwrap(), false)
+}
+
+fn policy() -> Policy {
+    policy_with(
+        r#""imds": {"pass": ["/metadata/instance/"]}, "app_service": {}, "health": {"hosts": ["entra-exchange.health"]}"#,
+    )
+}
+
+fn local(host: &str, target: &str) -> Sent {
+    Sent::get(host, target).property(&["destination", "address"], "127.0.0.1:15002")
+}
+
+/// As IMDS clients send it; the resource and the version are there already.
+fn imds(more: &str) -> Sent {
+    let target = format!("{TOKEN_PATH}?api-version=2018-02-01&resource=https://vault.azure.net{more}");
+    local("169.254.169.254", &target).header("metadata", b"true")
+}
+
+fn app_service(query: &str) -> Sent {
+    local("127.0.0.1:15091", &format!("/msi/token?{query}"))
+}
+
+/// What was decided, in a line: whose token for what, or the status and body of the reply.
+fn said(decision: Decision) -> String {
+    match decision {
+        Decision::Exchange(grant, _) => format!("{} {}", grant.identity(), grant.scope()),
+        Decision::Report(report) | Decision::ReportToNode(report) => report.in_words(),
+        Decision::Refuse(Refusal { reply, .. }) | Decision::Reply(reply) => {
+            format!("{} {}", reply.status, String::from_utf8(reply.body).unwrap())
+        }
+        Decision::Ignore => "ignore".to_owned(),
+        Decision::Check(readiness) => {
+            let name = |identity: &Decisive| match &identity.credential {
+                Ok(_) => identity.name.clone(),
+                Err(problem) => format!("{} ({})", identity.name, problem.code.as_str()),
+            };
+            format!("check {}", readiness.identities.iter().map(name).collect::<Vec<_>>().join(" "))
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+fn asked(request: &Sent) -> String {
+    said(policy().decide(request))
+}
+
+fn issued() -> (Issued, Timestamp) {
+    let at = Timestamp::from_unix_seconds(1_561_000_678);
+    let issued = Issued::new(AccessToken::parse("abc").unwrap(), at, Duration::from_secs(3599), None, 0);
+    (issued, at.plus(Duration::from_secs(99)))
+}
+
+/// The reply to a request when its exchange comes to this.
+fn reply(request: &Sent, outcome: Result<(), &Problem>) -> Reply {
+    let Decision::Exchange(_, delivery) = policy().decide(request) else { panic!("no exchange") };
+    assert_eq!(delivery.need(), Need::LongLived);
+    let (issued, now) = issued();
+    match delivery.deliver(outcome.map(|()| &issued), now) {
+        (Effect::Reply(reply), Outcome::Answered | Outcome::Failed) => reply,
+        _ => panic!("not answered"),
+    }
+}
+
+fn body(reply: Reply) -> String {
+    assert!(reply.headers.contains(&("cache-control", "no-store".to_owned())));
+    assert!(reply.headers.contains(&("content-type", "application/json; charset=utf-8".to_owned())));
+    String::from_utf8(reply.body).unwrap()
+}
+
+#[test]
+fn a_caller_over_the_rate_reads_429_and_when_to_come_again_in_its_protocol() {
+    let problem = Problem::new(Code::TooManyScopes, "d", "r").retry_after(std::time::Duration::from_millis(29_001));
+    for (reply, body) in [
+        (super::imds::problem_reply(&problem), r#"{"error":"temporarily_unavailable","error_description":"d. r"}"#),
+        (super::app_service::problem_reply(&problem), r#"{"statusCode":429,"message":"d. r"}"#),
+    ] {
+        assert_eq!((reply.status, String::from_utf8(reply.body).unwrap().as_str()), (429, body));
+        assert!(reply.headers.contains(&("retry-after", "30".to_owned())), "{:?}", reply.headers);
+    }
+}

@@ -1,0 +1,202 @@
+//! Which identity is meant, and for which resource.
+
+use super::*;
+
+#[test]
+fn every_selector_finds_its_identity_and_none_falls_back_to_another() {
+    for (name, value) in [
+        ("client_id", REPORTS.to_uppercase()),
+        ("object_id", OBJECT.to_owned()),
+        ("principal_id", OBJECT.to_owned()),
+        ("msi_res_id", RESOURCE_ID.to_owned()),
+        ("mi_res_id", RESOURCE_ID.replace("resourcegroups", "resourceGroups")),
+        ("msi-res-id", RESOURCE_ID.replace('/', "%2F")),
+        ("clientid", REPORTS.to_owned()),
+    ] {
+        assert_eq!(asked(&imds(&format!("&{name}={value}"))), "reports https://vault.azure.net/.default", "{name}");
+        for unknown in ["cccccccc-0000-4000-8000-000000000003", "orders"] {
+            let said = asked(&imds(&format!("&{name}={unknown}")));
+            assert_eq!(
+                said,
+                format!(
+                    r#"400 {{"error":"invalid_request","error_description":"Identity not found. No identity on offer has {name} \"{unknown}\": add it to managed_identity.identities."}}"#
+                )
+            );
+        }
+    }
+    assert_eq!(
+        asked(&imds("")),
+        r#"400 {"error":"invalid_request","error_description":"Multiple user assigned identities exist, please specify the clientId / resourceId of the identity in the token request. Name an identity with client_id; or write managed_identity.default_identity."}"#
+    );
+}
+
+#[test]
+fn no_protocol_gives_a_token_of_an_identity_that_was_not_asked_for() {
+    // With a default identity, which is what a selector that is ignored would get.
+    let policy = policy_with(r#""default_identity": "orders", "imds": {}, "app_service": {}"#);
+    let protocols = [
+        (TOKEN_PATH, "2018-02-01", "metadata", "true"),
+        ("/msi/token", "2017-09-01", "secret", SECRET),
+        ("/msi/token", "2019-08-01", "x-identity-header", SECRET),
+    ];
+    for (path, version, header, value) in protocols {
+        let ask = |more: &str| {
+            let target = format!("{path}?api-version={version}&resource=https://storage.azure.com{more}");
+            said(policy.decide(&local("127.0.0.1", &target).header(header, value.as_bytes())))
+        };
+        for (names, own) in [
+            (
+                [
+                    "client_id",
+                    "CLIENT_ID",
+                    "Client_Id",
+                    "clientid",
+                    "clientId",
+                    "ClientID",
+                    "%63lient_id",
+                    "client%5fid",
+                ],
+                REPORTS,
+            ),
+            (
+                [
+                    "object_id",
+                    "OBJECT_ID",
+                    "principal_id",
+                    "Principal_Id",
+                    "principal%5Fid",
+                    "%6Fbject_id",
+                    "object_Id",
+                    "OBJECT%5FID",
+                ],
+                OBJECT,
+            ),
+            (
+                [
+                    "msi_res_id",
+                    "MSI_RES_ID",
+                    "mi_res_id",
+                    "Mi_Res_Id",
+                    "msi-res-id",
+                    "mi%5Fres%5Fid",
+                    "msi_Res_Id",
+                    "%6Di_res_id",
+                ],
+                RESOURCE_ID,
+            ),
+        ] {
+            for name in names {
+                assert_eq!(
+                    ask(&format!("&{name}={own}")),
+                    "reports https://storage.azure.com/.default",
+                    "{version} {name}"
+                );
+                let nobody = ask(&format!("&{name}=ffffffff-0000-4000-8000-00000000000f"));
+                assert!(
+                    nobody.starts_with("400 ") && nobody.contains("Identity not found"),
+                    "{version} {name}: {nobody}"
+                );
+                let none = ask(&format!("&{name}="));
+                assert!(
+                    none.contains("is not offered for the resource"),
+                    "the default identity: {version} {name}: {none}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_missing_client_id_is_told_to_whoever_names_one() {
+    let text = r#"{"managed_identity": {"imds": {}}}"#;
+    let policy = Policy::new(&Config::parse(text.as_bytes(), &variable).unwrap(), false);
+    assert!(said(policy.decide(&imds(&format!("&client_id={ORDERS}")))).contains("AZURE_CLIENT_ID is not set"));
+    assert!(said(policy.decide(&imds(&format!("&object_id={OBJECT}")))).contains("Identity not found"));
+}
+
+#[test]
+fn two_identities_that_cannot_be_told_apart_are_nobodys() {
+    let text = format!(
+        r#"{{
+            "identities": [
+                {{"name": "a", "client_id": "{ORDERS}"}},
+                {{"name": "b", "client_id": "{ORDERS}", "tenant_id": "22222222-2222-4222-8222-222222222222", "object_id": "{OBJECT}"}}
+            ],
+            "managed_identity": {{"identities": ["a", "b"], "imds": {{}}}}
+        }}"#
+    );
+    let policy = Policy::new(&Config::parse(text.as_bytes(), &variable).unwrap(), false);
+    let said_to = |more: String| said(policy.decide(&imds(&more)));
+    assert!(
+        said_to(format!("&client_id={ORDERS}")).contains(r#"the identities \"a\" and \"b\" both have this client_id"#)
+    );
+    assert!(said_to(format!("&object_id={OBJECT}")).starts_with("b "));
+}
+
+#[test]
+fn a_resource_that_an_identity_is_not_offered_for_is_refused() {
+    let ask = |resource: &str| {
+        let target = format!("{TOKEN_PATH}?api-version=2018-02-01&client_id={ORDERS}&resource={resource}");
+        asked(&local("127.0.0.1", &target).header("metadata", b"true"))
+    };
+    // A slash at the end makes no difference to the list, only to what is asked for.
+    assert_eq!(ask("https://vault.azure.net/"), "orders https://vault.azure.net//.default");
+    assert_eq!(ask("https://database.windows.net"), "orders https://database.windows.net/.default");
+    assert_eq!(ask("https://vault.azure.net/.default"), "orders https://vault.azure.net/.default");
+    assert_eq!(
+        ask("https://storage.azure.com"),
+        r#"400 {"error":"invalid_resource","error_description":"identity \"orders\" is not offered for the resource \"https://storage.azure.com\". It is offered for https://vault.azure.net, https://database.windows.net; the list is resources of the identity."}"#
+    );
+    assert!(ask("https://vault.azure.net//").starts_with("400 ") && ask("https://VAULT.azure.net").starts_with("400 "));
+}
+
+#[test]
+fn a_resource_is_listed_where_the_identity_or_a_destination_of_its_names_it() {
+    let text = format!(
+        r#"{{
+            "identities": [
+                {{"name": "a", "client_id": "{ORDERS}"}},
+                {{"name": "b", "client_id": "{REPORTS}", "resources": ["https://vault.azure.net"]}}
+            ],
+            "destinations": [
+                {{"hosts": ["h.example"], "scope": "api://x/.default", "identity": "a", "tls_clusters": ["c"]}},
+                {{"hosts": ["i.example"], "scope": "api://y/.default", "identity": "a", "action": "report", "tls_clusters": ["c"]}},
+                {{"hosts": ["j.example"], "scope": "api://z/.default", "identity": "b", "tls_clusters": ["c"]}}
+            ],
+            "managed_identity": {{"identities": ["a", "b"], "imds": {{}}}}
+        }}"#
+    );
+    let policy = Policy::new(&Config::parse(text.as_bytes(), &variable).unwrap(), false);
+    let is_listed = |client: &str, resource: &str| {
+        let path = format!("{TOKEN_PATH}?api-version=2018-02-01&resource={resource}&client_id={client}");
+        match policy.decide(&local("169.254.169.254", &path).header("metadata", b"true")) {
+            Decision::Exchange(grant, _) => grant.is_listed(),
+            other => panic!("{other:?}"),
+        }
+    };
+    for resource in ["api://x", "api://x/.default", "api://y"] {
+        assert!(is_listed(ORDERS, resource), "{resource}");
+    }
+    for resource in ["api://x/", "api://X", "api://z", "https://vault.azure.net"] {
+        assert!(!is_listed(ORDERS, resource), "{resource}");
+    }
+    assert!(is_listed(REPORTS, "https://vault.azure.net/"));
+}
+
+#[test]
+fn a_resource_is_listed_whatever_name_its_client_is_asked_by() {
+    let text = format!(
+        r#"{{
+            "identities": [{{"name": "a", "client_id": "{ORDERS}"}}, {{"name": "b", "client_id": "{ORDERS}"}}],
+            "destinations": [
+                {{"hosts": ["h.example"], "scope": "api://x/.default", "identity": "a", "tls_clusters": ["c"]}}
+            ],
+            "managed_identity": {{"identities": ["b"], "imds": {{}}}}
+        }}"#
+    );
+    let policy = Policy::new(&Config::parse(text.as_bytes(), &variable).unwrap(), false);
+    let path = format!("{TOKEN_PATH}?api-version=2018-02-01&resource=api://x");
+    let request = local("169.254.169.254", &path).header("metadata", b"true");
+    let Decision::Exchange(grant, _) = policy.decide(&request) else { panic!("no token") };
+    assert_eq!((grant.identity(), grant.is_listed()), ("b", true), "it is the token of the destination");
+}

@@ -1,0 +1,164 @@
+//! Where a route may lead a token: mirrors, rewrites, routes on headers, internal redirects.
+
+use std::time::Duration;
+
+use serde_json::json;
+use stack::{LISTED_HOST, UNLISTED_HOST, Upstream, document, sidecar};
+
+use super::{Change, LISTED_ROUTE, change, clear_cluster, in_cluster, seen, token, with, without_a_pin};
+use crate::look_through_log;
+use crate::scenarios::{destination, problem};
+
+/// What this file shows, by its sentences.
+pub(crate) const ALL: &[(&str, fn())] = &[
+    ("a_mirror_gets_the_token_of_the_listeners_chain_and_not_of_the_clusters", a_mirror_gets_or_gets_not),
+    ("hosts_are_matched_before_the_routes_rewrite_or_after_it", hosts_are_matched_before_or_after_a_rewrite),
+    ("a_route_on_the_tokens_header_leads_it_astray_but_not_in_a_clusters_own_chain", a_route_on_the_tokens_header),
+    ("a_replaced_credential_leads_no_token_astray", a_replaced_credential_leads_no_token_astray),
+    ("an_internal_redirect_takes_no_token_along", an_internal_redirect_takes_no_token_along),
+    ("without_the_state_that_keeps_it_off_a_redirect_no_token_is_sent", without_its_state_no_token_is_sent),
+];
+
+const OTHER_ROUTE: &str = "static_resources.listeners[outbound].filter_chains[0].filters[0].typed_config.route_config.virtual_hosts[elsewhere].routes[0]";
+
+fn a_mirror_gets_or_gets_not() {
+    for (changes, gets) in [(vec![], true), (vec![in_cluster()], false)] {
+        let mirror = Upstream::start().unwrap();
+        let mirrored = change(LISTED_ROUTE, |route| {
+            route["route"]["request_mirror_policies"] = json!([{"cluster": "mirror"}]);
+        });
+        let more = vec![clear_cluster("mirror", mirror.plaintext_addr()), mirrored];
+        let stack = with(&destination(&json!({})), changes.into_iter().chain(more).collect());
+        token(&stack.get(LISTED_HOST, "/", &[]));
+        assert!(stack::eventually(Duration::from_secs(5), || mirror.requests() == 1));
+        assert_eq!(seen(&mirror, "authorization")[0].is_some(), gets);
+    }
+}
+
+fn hosts_are_matched_before_or_after_a_rewrite() {
+    let rewritten = || {
+        change(OTHER_ROUTE, |route| {
+            route["route"] = json!({"cluster": "payments_kv", "host_rewrite_literal": LISTED_HOST});
+        })
+    };
+    let stack = with(&destination(&json!({})), vec![rewritten()]);
+    let answer = stack.get(UNLISTED_HOST, "/", &[]);
+    assert_eq!(
+        (answer.seen_header("host").unwrap().as_str(), answer.seen_header("authorization")),
+        (LISTED_HOST, None)
+    );
+    let stack = with(&destination(&json!({})), vec![rewritten(), in_cluster()]);
+    let answer = stack.get(UNLISTED_HOST, "/", &[]);
+    assert_eq!(answer.seen_header("host").unwrap(), LISTED_HOST);
+    token(&answer);
+}
+
+/// A configuration as it must not be: setting the header makes Envoy choose the route again.
+fn a_route_on_the_tokens_header() {
+    for (changes, leaks) in [(vec![], true), (vec![in_cluster()], false)] {
+        let thief = Upstream::start().unwrap();
+        let astray = change(
+            "static_resources.listeners[outbound].filter_chains[0].filters[0].typed_config.route_config.virtual_hosts[listed].routes",
+            |routes| {
+                let on_header = json!({
+                    "match": {"prefix": "/", "headers": [{"name": "authorization", "present_match": true}]},
+                    "route": {"cluster": "thief"},
+                });
+                routes.as_array_mut().unwrap().insert(0, on_header);
+            },
+        );
+        let more = vec![clear_cluster("thief", thief.plaintext_addr()), astray];
+        let stack = with(&destination(&json!({})), changes.into_iter().chain(more).collect());
+        token(&stack.get(LISTED_HOST, "/", &[]));
+        let stolen = seen(&thief, "authorization");
+        assert_eq!(stolen.iter().flatten().count(), usize::from(leaks), "{stolen:?}");
+    }
+}
+
+/// A route on a header leads to the listed cluster, all others to one in plaintext: when the filter changes that header, Envoy selects
+/// another route.
+fn a_replaced_credential_leads_no_token_astray() {
+    // The header that the route matches on, the one that takes the token, and whether the filter changes the former.
+    for (matched, token_header, is_changed) in [
+        ("authorization", "authorization", true),
+        ("authorization", "x-token", true),
+        ("api-key", "authorization", true),
+        ("x-token", "x-token", true),
+        ("x-team", "authorization", false),
+    ] {
+        for in_clusters_chain in [false, true] {
+            let thief = Upstream::start().unwrap();
+            let astray = change(
+                "static_resources.listeners[outbound].filter_chains[0].filters[0].typed_config.route_config.virtual_hosts[listed].routes",
+                move |routes| {
+                    let by_header = json!({"name": matched, "string_match": {"exact": "theirs"}});
+                    routes[0]["match"]["headers"] = json!([by_header]);
+                    let rest = json!({"match": {"prefix": "/"}, "route": {"cluster": "thief"}});
+                    routes.as_array_mut().unwrap().push(rest);
+                },
+            );
+            let mut changes = vec![clear_cluster("thief", thief.plaintext_addr()), astray];
+            if in_clusters_chain {
+                changes.push(in_cluster());
+            }
+            let stack = with(&destination(&json!({"existing_credential": "replace", "header": token_header})), changes);
+            let answer = stack.get(LISTED_HOST, "/", &[(matched, "theirs")]);
+            if is_changed && !in_clusters_chain {
+                problem(&answer, 403, "replace_not_supported");
+                assert_eq!(stack.upstream.requests(), 0, "{matched}");
+            } else {
+                let seen = answer.seen_header(token_header).unwrap_or_else(|| panic!("{matched}: {}", answer.text()));
+                assert!(seen.trim_start_matches("Bearer ").starts_with("ey"), "{matched}");
+                assert_eq!(stack.upstream.requests(), 1, "{matched}");
+            }
+            assert_eq!(thief.requests(), 0, "{matched} {token_header} {in_clusters_chain}");
+            look_through_log(&stack);
+        }
+    }
+}
+
+fn follow() -> Change {
+    change(LISTED_ROUTE, |route| {
+        route["route"]["internal_redirect_policy"] = json!({"allow_cross_scheme_redirect": true});
+    })
+}
+
+fn an_internal_redirect_takes_no_token_along() {
+    let path = format!("/redirect?http://{UNLISTED_HOST}/taken");
+    for header in ["authorization", "x-token"] {
+        let stack = with(&destination(&json!({"header": header})), vec![follow()]);
+        let answer = stack.get(LISTED_HOST, &path, &[]);
+        assert_eq!((answer.status, answer.json()["path"].as_str()), (200, Some("/taken")));
+        assert!(seen(&stack.upstream, header)[0].is_some());
+        assert_eq!(answer.seen_header(header), None);
+        look_through_log(&stack);
+    }
+    // In clusters' own chains every cluster that such a request can come to needs the filter.
+    let everywhere: Change = Box::new(|document| {
+        let filter = sidecar::http_filter(document).unwrap();
+        sidecar::move_into_cluster(document, "payments_kv").unwrap();
+        sidecar::put_into_cluster(document, "elsewhere", filter).unwrap();
+    });
+    let stack = with(&without_a_pin(&json!({})), vec![follow(), everywhere]);
+    let answer = stack.get(LISTED_HOST, &path, &[]);
+    assert_eq!((answer.json()["path"].as_str(), answer.seen_header("authorization")), (Some("/taken"), None));
+    assert!(seen(&stack.upstream, "authorization")[0].is_some());
+    look_through_log(&stack);
+}
+
+fn without_its_state_no_token_is_sent() {
+    let without = change("static_resources.listeners", |listeners| {
+        let filter = sidecar::filter(sidecar::OUTBOUND);
+        let list = format!("{filter}.capability_restriction_config.allowed_capabilities");
+        let list = list.trim_start_matches("static_resources.listeners");
+        let list = document::at_mut(listeners, list).unwrap().as_object_mut().unwrap();
+        list.remove("proxy_call_foreign_function").unwrap();
+    });
+    let stack = with(&destination(&json!({})), vec![follow(), without]);
+    for path in ["/", &format!("/redirect?http://{UNLISTED_HOST}/taken")] {
+        problem(&stack.get(LISTED_HOST, path, &[]), 503, "filter_state_unavailable");
+    }
+    assert_eq!((stack.upstream.requests(), stack.directory().stats().token_requests), (0, 0));
+    assert_eq!(stack.get(UNLISTED_HOST, "/", &[]).status, 200);
+    assert!(stack.log().contains("remedy=\"Add proxy_call_foreign_function"), "{}", stack.log());
+}
