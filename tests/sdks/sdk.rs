@@ -137,7 +137,7 @@ pub(crate) const ALL: [Sdk; 8] = [
         imds: ImdsAccess::Redirect,
         chain: Some(ImdsAccess::Redirect),
         endpoints: &[IMDS, APP_SERVICE],
-        driver: || Some(Command::new(installed("go")?.join("driver"))),
+        driver: || Some(Command::new(installed("go")?.join("azidentity"))),
     },
     Sdk {
         // Part of go-autorest, which old Terraform providers use. It sends resource ids to every endpoint.
@@ -152,7 +152,7 @@ pub(crate) const ALL: [Sdk; 8] = [
             Endpoint { selectors: &["client_id", "resource_id"], ..APP_SERVICE },
             Endpoint { selectors: &["client_id", "resource_id"], ..APP_SERVICE_FIRST },
         ],
-        driver: || Some(Command::new(installed("go")?.join("adal-driver"))),
+        driver: || Some(Command::new(installed("go")?.join("adal"))),
     },
     Sdk {
         id: "azure_identity_for_java",
