@@ -1,10 +1,10 @@
-//! The module that ships, in the workspace's own proxy-wasm host: every scenario, on a clock that does not wait.
+//! All scenarios with the release module in the workspace's own proxy-wasm host, whose clock the test advances.
 
-// A test may fail where it stands.
+// A test may panic.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 mod caught;
-// What only a real Envoy needs of a scenario, its versions and the volume's layout, is not read here.
+// Only the Envoy tests use the fields for Envoy versions and the volume's layout.
 #[allow(dead_code)]
 mod scenarios;
 mod sidecar;
@@ -28,22 +28,22 @@ fn main() -> ExitCode {
             caught(|| {
                 let world = WasmHost::start(scenario);
                 (scenario.run)(&world);
-                world.look_through_log();
+                world.assert_clean_log();
             })
         })
     });
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }
 
-/// The other host of scenarios.
+/// Runs scenarios on the workspace's own proxy-wasm host.
 ///
-/// Where it differs from a real Envoy, by intent:
+/// It differs from Envoy by design:
 ///
-/// - Time passes only when nothing else can happen: an answer takes none, unless a fault says so.
-/// - A setup's layout of the volume means nothing: the token is in memory, and a rotation is seen at once.
-/// - Connections, TLS, HTTP parsing and routing by anything but the host are not here, so an upstream sees the headers
-///   that the filter left and those that Envoy adds in any case.
-/// - Requests that are sent at once go to the workers in turn, one arriving after the other.
+/// - Time advances only when the host is idle: a response takes no time, unless a fault adds a delay.
+/// - A setup's volume layout has no effect: the federated token is in memory, and a rotation takes effect at once.
+/// - There are no connections, no TLS, no HTTP parsing, and no routing except by host, so an upstream receives the headers
+///   that the filter forwards and those that Envoy always adds.
+/// - Concurrent requests are distributed over the workers in turn and arrive one after the other.
 struct WasmHost {
     host: Host,
     entra: Directory,
@@ -54,8 +54,8 @@ struct WasmHost {
 
 const WORKERS: usize = 2;
 
-/// No answer takes longer.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest time that a request may wait for its response.
+const MAX_WAIT: Duration = Duration::from_secs(30);
 
 impl WasmHost {
     fn start(scenario: &Scenario) -> Self {
@@ -64,7 +64,7 @@ impl WasmHost {
         if let Some(configuration) = setup.configuration {
             builder = builder.configuration(configuration().to_string());
         }
-        if let Some(name) = setup.without {
+        if let Some(name) = setup.unset_variable {
             builder = builder.without_variable(name);
         }
         let host = builder.start().unwrap_or_else(|error| panic!("{error}"));
@@ -76,18 +76,18 @@ impl WasmHost {
         }
         entra.register_credential(stack::credential(CLIENT_ID)).unwrap();
         let world = Self { host, entra, issuer, token: RefCell::default(), next_worker: Cell::new(0) };
-        world.project(setup.audience);
+        world.write_token(setup.audience);
         world
     }
 
-    /// Puts a federated token of this audience in place.
-    fn project(&self, audience: &str) {
+    /// Replaces the federated token with one for this audience.
+    fn write_token(&self, audience: &str) {
         let now = self.host.wall_clock();
         *self.token.borrow_mut() =
             self.issuer.service_account_token(NAMESPACE, SERVICE_ACCOUNT, audience, now, TOKEN_LIFETIME);
     }
 
-    /// Sends requests at once, to the workers in turn, and waits for their answers.
+    /// Sends requests concurrently, to the workers in turn, and waits for their responses.
     fn send(&self, requests: &[stack::Request], to: &str) -> Vec<StreamState> {
         let streams: Vec<_> = requests
             .iter()
@@ -97,11 +97,11 @@ impl WasmHost {
                 self.host.worker(worker).request(request)
             })
             .collect();
-        let deadline = self.host.now() + PATIENCE;
+        let deadline = self.host.now() + MAX_WAIT;
         self.serve();
         while streams.iter().any(|stream| stream.state() == StreamState::Paused) {
             let next = self.host.next_timer().filter(|next| *next <= deadline);
-            let next = next.unwrap_or_else(|| panic!("no answer:\n{}", self.host.log_text()));
+            let next = next.unwrap_or_else(|| panic!("no response:\n{}", self.host.log_text()));
             self.host.advance(next.saturating_sub(self.host.now()));
             self.serve();
         }
@@ -111,7 +111,7 @@ impl WasmHost {
         streams.iter().map(wasm_host::Stream::state).collect()
     }
 
-    /// Answers all calls, and those that come of it.
+    /// Responds to all calls, including those that follow from a response.
     fn serve(&self) {
         loop {
             self.host.run_until_idle();
@@ -135,7 +135,7 @@ impl WasmHost {
                 let path = call.headers.text(":path").unwrap();
                 let tenant_id = path.strip_prefix('/').and_then(|path| path.strip_suffix("/oauth2/v2.0/token"));
                 let answer = self.entra.respond(&TokenRequest {
-                    tenant_id: tenant_id.unwrap_or_else(|| panic!("{path} is no token endpoint")),
+                    tenant_id: tenant_id.unwrap_or_else(|| panic!("{path} is not a token endpoint")),
                     form: &call.body,
                     authority: &format!("https://{}", call.headers.text(":authority").unwrap()),
                     client_request_id: call.headers.text("client-request-id").as_deref(),
@@ -145,7 +145,7 @@ impl WasmHost {
                     Some(Disconnect::Reset) => self.host.respond(call, wasm_host::Response::unreachable()),
                     Some(Disconnect::Truncate) => self.host.abort_response(call),
                     None => {
-                        // The fake's server dates its answers, and Entra does: what has no date is Envoy's own.
+                        // Entra sends a `date` header. The filter takes a response without one for a local reply of Envoy.
                         let response = wasm_host::Response::new(answer.status, answer.body)
                             .header("date", "Thu, 01 Jan 2026 00:00:00 GMT");
                         let response = answer
@@ -156,15 +156,15 @@ impl WasmHost {
                     }
                 }
             }
-            other => panic!("a call to {other}"),
+            other => panic!("unexpected call to the cluster {other}"),
         }
     }
 
-    /// Nothing was refused to the module by its capability list, nothing trapped, and no token was logged.
-    fn look_through_log(&self) {
+    /// Asserts that the log shows no call outside the capability list, no crash and no token.
+    fn assert_clean_log(&self) {
         let log = self.host.log_text();
-        for wrong in ["restricted", "panicked", "Function: proxy_on", "eyJ", "wasi_unstable"] {
-            assert!(!log.contains(wrong), "{wrong:?} in the log:\n{log}");
+        for unexpected in ["restricted", "panicked", "Function: proxy_on", "eyJ", "wasi_unstable"] {
+            assert!(!log.contains(unexpected), "{unexpected:?} in the log:\n{log}");
         }
     }
 }
@@ -183,7 +183,7 @@ impl World for WasmHost {
 
     fn imds(&self, request: &stack::Request) -> stack::Response {
         match self.send(std::slice::from_ref(request), sidecar::IMDS_ADDRESS).remove(0) {
-            // The listener's only route.
+            // The listener's only route answers 404.
             StreamState::Forwarded(_) => stack::Response { status: 404, headers: Vec::new(), body: Vec::new() },
             other => reply(other),
         }
@@ -194,17 +194,17 @@ impl World for WasmHost {
     }
 
     fn rotate(&self) {
-        self.project(AUDIENCE);
+        self.write_token(AUDIENCE);
     }
 
-    fn pass(&self, time: Duration) {
+    fn advance(&self, time: Duration) {
         self.serve();
         self.host.advance(time);
         self.serve();
     }
 }
 
-/// A request as the filter sees it.
+/// The headers that the filter receives for a request.
 fn received(request: &stack::Request) -> Headers {
     let first = [
         (":authority", request.host()),
@@ -218,7 +218,7 @@ fn received(request: &stack::Request) -> Headers {
     Headers::received(first.chain(request.headers()))
 }
 
-/// What the upstream answers to what it saw.
+/// The upstream's response, which describes the request that it received.
 fn upstream(passed: &Forwarded, body_length: usize) -> stack::Response {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let host = passed.headers.text(":authority").unwrap_or_default();
@@ -251,6 +251,6 @@ fn reply(outcome: StreamState) -> stack::Response {
                 .collect(),
             body: reply.body,
         },
-        other => panic!("{other:?} is no answer"),
+        other => panic!("{other:?} is not a response"),
     }
 }

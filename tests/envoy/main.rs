@@ -94,7 +94,7 @@ fn started(version: &str, scenario: &Scenario) -> Stack {
         envoy: Some(envoy::binary_of(version)),
         ..Options::default()
     };
-    if let Some(name) = setup.without {
+    if let Some(name) = setup.unset_variable {
         options = options.variable(name, None);
     }
     if setup.audience != stack::AUDIENCE {
@@ -144,7 +144,7 @@ impl World for Envoy<'_> {
         self.0.rotate_token().unwrap();
     }
 
-    fn pass(&self, time: Duration) {
+    fn advance(&self, time: Duration) {
         thread::sleep(time);
     }
 }

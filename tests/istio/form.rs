@@ -1,4 +1,4 @@
-//! The forms in which Istio gives the filter to Envoy: the bootstrap that comes of each.
+//! The ways to install the filter with Istio, and the Envoy bootstrap that Istio generates for each.
 
 use std::fs;
 use std::path::Path;
@@ -14,46 +14,47 @@ const PROTOCOL: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 pub(crate) const TOKEN_BODY: &str = "filter_chains[0].filters[0].typed_config.route_config.virtual_hosts[projected_token].routes[0]\
                           .direct_response.body";
 
-/// One form in which Istio gives the filter to Envoy.
+/// A way to install the filter with Istio.
 #[derive(Clone)]
 pub(crate) struct Form {
-    /// The manifest with the ways to Entra and to the token.
+    /// The manifest with the clusters for Entra and for the federated token.
     file: &'static str,
-    /// What Envoy discovers, by its name.
+    /// The extension configuration that Envoy discovers by name.
     extension: Value,
-    /// What stands in the chain, without where it is discovered.
+    /// The filter in the filter chain; its `config_source` is replaced.
     filter: Value,
-    place: Place,
+    placement: Placement,
     /// The hosts of the ServiceEntry, each with its own cluster.
     pub(crate) hosts: Vec<String>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Place {
-    /// In the listener's chain.
+pub(crate) enum Placement {
+    /// In the listener's filter chain.
     Downstream,
-    /// In the chain of the cluster that leads to the upstream.
+    /// In the filter chain of the upstream's cluster.
     Upstream,
 }
 
 impl Form {
-    /// As the manifest's own EXTENSION_CONFIG and HTTP_FILTER say it.
+    /// The EXTENSION_CONFIG and HTTP_FILTER of a manifest.
     pub(crate) fn envoy_filter(file: &'static str) -> Self {
         let manifest = manifest(file);
         let mut extension = manifest.value("EXTENSION_CONFIG");
         let uri = at_mut(&mut extension, "typed_config.config.vm_config.code.remote.http_uri.uri").unwrap();
         assert!(uri.as_str().unwrap().starts_with("oci://"));
         let hosts = vec![LISTED_HOST.to_owned()];
-        Self { file, extension, filter: manifest.value("HTTP_FILTER"), place: Place::Downstream, hosts }
+        Self { file, extension, filter: manifest.value("HTTP_FILTER"), placement: Placement::Downstream, hosts }
     }
 
-    /// With the patch of the cluster in place of the HTTP_FILTER.
+    /// The CLUSTER patch of `upstream.yaml` instead of the HTTP_FILTER.
     pub(crate) fn upstream() -> Self {
         let filter = upstream_options()["http_filters"][0].take();
-        Self { filter, place: Place::Upstream, ..Self::envoy_filter(SIDECAR) }
+        Self { filter, placement: Placement::Upstream, ..Self::envoy_filter(SIDECAR) }
     }
 
-    /// As istiod makes it of a WasmPlugin, or of a TrafficExtension's `wasm`: no `vm_id`, and the configuration as JSON in a text.
+    /// The filter that istiod generates for a WasmPlugin or for the `wasm` of a TrafficExtension: without `vm_id`, and with the
+    /// configuration as a JSON string.
     pub(crate) fn plugin(name: &str, spec: &Value) -> Self {
         let name = format!("extensions.istio.io/{name}");
         let variables = spec["vmConfig"]["env"].as_array().unwrap();
@@ -81,15 +82,15 @@ impl Form {
         Self { extension, filter, ..Self::envoy_filter(SIDECAR) }
     }
 
-    /// The sidecar with another configuration, and the ServiceEntry and DestinationRules for its hosts.
-    pub(crate) fn scenario(configuration: Value, hosts: &[&str]) -> Self {
+    /// The sidecar with this configuration of the filter, and a ServiceEntry and DestinationRules for these hosts.
+    pub(crate) fn sidecar(configuration: Value, hosts: &[&str]) -> Self {
         let mut form = Self::envoy_filter(SIDECAR);
-        form.configure(|written| *written = configuration);
+        form.configure(|current| *current = configuration);
         form.hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
         form
     }
 
-    /// Changes what the module decides.
+    /// Changes the filter's configuration.
     pub(crate) fn configure(&mut self, change: impl FnOnce(&mut Value)) {
         let text = at_mut(&mut self.extension, "typed_config.config.configuration.value").unwrap();
         let mut configuration = serde_json::from_str(text.as_str().unwrap()).unwrap();
@@ -97,25 +98,25 @@ impl Form {
         *text = json!(configuration.to_string());
     }
 
-    /// Makes the sidecar's bootstrap the one that Istio gives a pod's Envoy. Of the sidecar's own only the listener `outbound`
-    /// remains, and those for which the stack waits; all without the filter.
+    /// Turns the plain sidecar's bootstrap into the one that Istio generates for a pod. Of the plain sidecar, only the listener `outbound`
+    /// and the listeners that the stack waits for remain, all without the filter.
     pub(crate) fn into_istio(self, bootstrap: &mut Value) {
         let mut plain = bootstrap.clone();
         let manifest = manifest(self.file);
         let filter = self.discovered(&mut plain);
 
         let mut clusters = manifest.values("CLUSTER");
-        // Istio has another for the ServiceEntry of IMDS; the route of the listener that remains knows this one.
+        // Istio generates another cluster for the ServiceEntry of IMDS; the remaining listener's route refers to this one.
         clusters.push(at_mut(&mut plain, "static_resources.clusters[instance_metadata]").unwrap().clone());
         let mut hosts = Vec::new();
         for host in &self.hosts {
-            // What Istio makes of the ServiceEntry and the DestinationRule: the name to verify is the request's host, as in the
+            // Istio's cluster for the ServiceEntry and DestinationRule verifies the server's name against the request's host, like the
             // plain sidecar's cluster `elsewhere`.
             let name = form_cluster(self.file).replace(LISTED_HOST, host);
             let mut upstream = at_mut(&mut plain, "static_resources.clusters[elsewhere]").unwrap().clone();
             set(&mut upstream, "name", name.as_str()).unwrap();
             set(&mut upstream, "load_assignment.cluster_name", name.as_str()).unwrap();
-            if self.place == Place::Upstream {
+            if self.placement == Placement::Upstream {
                 let mut options = upstream_options();
                 options["http_filters"][0] = filter.clone();
                 upstream["typed_extension_protocol_options"] = json!({PROTOCOL: options});
@@ -142,7 +143,7 @@ impl Form {
 
         let http = format!("static_resources.listeners[{}].{HTTP}", sidecar::OUTBOUND);
         let http = at_mut(bootstrap, &http).unwrap();
-        // Istio's own, before any patch.
+        // Istio's settings, before any patch.
         http.as_object_mut().unwrap().remove("http_protocol_options");
         http["upgrade_configs"] = json!([{"upgrade_type": "websocket"}]);
         for patch in manifest.patches("NETWORK_FILTER") {
@@ -150,12 +151,13 @@ impl Form {
             merge(http, &patch["patch"]["value"]["typed_config"]);
         }
         set(http, "route_config.virtual_hosts", hosts).unwrap();
-        if self.place == Place::Downstream {
+        if self.placement == Placement::Downstream {
             insert(&manifest.patch("HTTP_FILTER"), at_mut(http, "http_filters").unwrap(), filter);
         }
     }
 
-    /// The filter as it stands in the chain, and beside the stack's other files the one in which Envoy discovers the rest.
+    /// Writes the file from which Envoy discovers the extension configuration, next to the stack's other files, and returns the filter for
+    /// the filter chain.
     fn discovered(&self, plain: &mut Value) -> Value {
         let module = at_mut(plain, &format!("{}.vm_config.code", sidecar::filter(sidecar::OUTBOUND))).unwrap().clone();
         stack::module().unwrap_or_else(|error| panic!("{error}"));
@@ -163,7 +165,7 @@ impl Form {
         set(&mut extension, "typed_config.config.vm_config.code", module).unwrap();
         extension["@type"] = json!("type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig");
         let ca = at_mut(plain, &sidecar::trusted_ca("entra")).unwrap().as_str().unwrap();
-        // In a folder of its own: Envoy watches the whole folder, and its log grows in the other.
+        // In a separate folder: Envoy watches the whole folder, and it writes its log to the other one.
         let file = Path::new(ca).with_file_name("discovered").join("extensions.json");
         fs::create_dir(file.parent().unwrap()).unwrap();
         fs::write(&file, json!({"version_info": "1", "resources": [extension]}).to_string()).unwrap();
@@ -176,7 +178,7 @@ impl Form {
     }
 }
 
-/// Istio's name for the cluster that leads to the upstream, as the filter's configuration has it.
+/// Istio's name for the upstream's cluster, as in the filter's configuration.
 pub(crate) fn form_cluster(file: &str) -> String {
     let manifest = manifest(file);
     let extension = manifest.value("EXTENSION_CONFIG");
@@ -188,22 +190,22 @@ pub(crate) fn form_cluster(file: &str) -> String {
     destination["tls_clusters"][0].as_str().unwrap().replace("{host}", &host)
 }
 
-/// The headers that the route from an egress gateway to the service removes; a sidecar has no such route.
+/// The headers that the egress gateway's route to the service removes; a sidecar has no such route.
 fn removed_headers(manifest: &Manifest) -> Value {
     let services = manifest.objects("VirtualService");
     let mut routes = services.iter().flat_map(|service| service["spec"]["http"].as_array().unwrap());
-    let leads_out = |route: &&Value| route["match"][0]["gateways"] != json!(["mesh"]);
-    routes.find(leads_out).map_or_else(|| json!([]), |route| route["headers"]["request"]["remove"].clone())
+    let is_egress = |route: &&Value| route["match"][0]["gateways"] != json!(["mesh"]);
+    routes.find(is_egress).map_or_else(|| json!([]), |route| route["headers"]["request"]["remove"].clone())
 }
 
-/// What the patch of a cluster puts there.
+/// The `HttpProtocolOptions` of the CLUSTER patch in `upstream.yaml`.
 pub(crate) fn upstream_options() -> Value {
     let patch = manifest(UPSTREAM).patch("CLUSTER");
     assert_eq!(patch["patch"]["operation"], "MERGE");
     patch["patch"]["value"]["typed_extension_protocol_options"][PROTOCOL].clone()
 }
 
-/// Merges as messages of protobuf are merged: fields one by one, lists one behind the other.
+/// Merges like protobuf: messages field by field, repeated fields by concatenation; other values are replaced.
 fn merge(into: &mut Value, from: &Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {
@@ -216,18 +218,19 @@ fn merge(into: &mut Value, from: &Value) {
     }
 }
 
-/// Carries out the HTTP_FILTER patch.
+/// Applies the HTTP_FILTER patch.
 fn insert(patch: &Value, filters: &mut Value, filter: Value) {
     assert_eq!(patch["patch"]["operation"], "INSERT_BEFORE");
     let chain = &patch["match"]["listener"]["filterChain"]["filter"];
     assert_eq!(chain["name"], "envoy.filters.network.http_connection_manager");
     let filters = filters.as_array_mut().unwrap();
-    let place = filters.iter().position(|other| other["name"] == chain["subFilter"]["name"]).unwrap();
-    filters.insert(place, filter);
+    let index = filters.iter().position(|other| other["name"] == chain["subFilter"]["name"]).unwrap();
+    filters.insert(index, filter);
 }
 
-/// What a developer's machine has elsewhere than a pod; the stack has set the same paths of the sidecar's bootstrap already. Beside
-/// these, only the module is a local file, as the istio-agent makes it, and the filter is discovered in a file instead of by ADS.
+/// The paths of the values that differ between a pod and a developer's machine; the stack has already set them in the plain sidecar's
+/// bootstrap. Otherwise only two things differ from a pod: the module is a local file (the istio-agent makes it one in a pod, too), and
+/// the filter's configuration is discovered from a file instead of by ADS.
 fn substitutions() -> Vec<String> {
     let mut paths = vec![
         format!("static_resources.listeners[projected_token].{TOKEN_BODY}.filename"),

@@ -1,6 +1,6 @@
-//! `envoy/istio/`: the Envoy parts of its manifests, taken out and put together as istiod and the istio-agent do it, in a real Envoy.
+//! The manifests of `envoy/istio/` in a real Envoy: the tests apply the Envoy configuration in them like istiod and the istio-agent.
 
-// A test may fail where it stands.
+// A test may panic.
 #![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 #[path = "../evasions/mod.rs"]
@@ -37,7 +37,7 @@ fn a_request_through_the_filter_in_the_upstreams_cluster_arrives_with_a_token() 
 
 #[test]
 fn a_request_through_the_wasm_plugin_arrives_with_a_token() {
-    // Up to Istio 1.29 the first, from 1.30 on the second.
+    // The extension's name up to Istio 1.29, and from Istio 1.30.
     for name in
         ["wasmplugin/payments.entra-exchange", "trafficextension/payments.entra-exchange~istio-translated-wasmplugin"]
     {
@@ -74,7 +74,7 @@ fn arrives_with_a_token(form: Form) {
             assert!(is_served && answer.contains("Bearer ey"), "{bytes}{answer}");
         }
         assert_eq!(stack.directory().stats().token_requests, 1, "exchanges");
-        is_in_order(&stack);
+        assert_healthy(&stack);
     }
 }
 
@@ -82,7 +82,7 @@ const BLOB: &str = "paymentsdata.blob.core.windows.net";
 const OPENAI: &str = "contoso-eu.openai.azure.com";
 const GOVERNMENT: &str = "agency-kv.vault.usgovcloudapi.net";
 
-/// What the token that the upstream saw says of itself.
+/// The claims of the token that the upstream received.
 fn claims(answer: &Response) -> Value {
     let header = answer.seen_header("authorization").unwrap_or_else(|| panic!("no token: {}", answer.text()));
     fake_entra::claims(header.strip_prefix("Bearer ").unwrap()).unwrap()
@@ -97,65 +97,65 @@ fn run(form: Form, options: Options) -> Stack {
 }
 
 #[test]
-fn two_services_of_azures_get_each_its_own_token() {
+fn each_azure_service_gets_a_token_for_its_own_audience() {
     let configuration = json!({"defaults": {"tls_clusters": ["outbound|80||{host}"]}, "destinations": [
         {"azure_service": "key_vault", "names": ["payments-kv"]},
         {"azure_service": "blob_storage", "names": ["paymentsdata"]},
     ]});
-    let stack = run(Form::scenario(configuration, &[LISTED_HOST, BLOB]), Options::default());
+    let stack = run(Form::sidecar(configuration, &[LISTED_HOST, BLOB]), Options::default());
     assert_eq!(audience(&stack.get(LISTED_HOST, "/secrets/db", &[])), "https://vault.azure.net");
     assert_eq!(
         audience(&stack.get(BLOB, "/invoices/1", &[("x-ms-version", "2021-12-02")])),
         "https://storage.azure.com"
     );
-    // A SAS is a credential of the application's own.
+    // A shared access signature is a credential of the application.
     let signed = stack.get(BLOB, "/invoices/1?sv=2021-12-02&sig=abc%3D", &[]);
     assert_eq!((signed.status, signed.seen_header("authorization")), (200, None));
     assert_eq!(stack.directory().stats().token_requests, 2);
-    is_in_order(&stack);
+    assert_healthy(&stack);
 }
 
 #[test]
-fn a_pod_without_its_variables_says_so_on_the_listed_hosts_alone() {
+fn without_an_environment_variable_only_requests_to_listed_hosts_are_rejected() {
     let configuration = json!({"destinations": [
         {"azure_service": "key_vault", "names": ["payments-kv"], "tls_clusters": ["outbound|80||{host}"]},
     ]});
     let options = Options::default().variable("AZURE_CLIENT_ID", None);
-    let stack = run(Form::scenario(configuration, &[LISTED_HOST, UNLISTED_HOST]), options);
+    let stack = run(Form::sidecar(configuration, &[LISTED_HOST, UNLISTED_HOST]), options);
     let answer = stack.get(LISTED_HOST, "/secrets/db", &[]);
     assert_eq!((answer.status, &answer.json()["code"]), (503, &json!("variable_missing")));
     assert_eq!(stack.get(UNLISTED_HOST, "/", &[]).status, 200);
 }
 
 #[test]
-fn an_api_key_that_a_client_insists_on_gives_way_to_the_token() {
+fn an_api_key_is_replaced_with_a_token_if_so_configured() {
     let configuration = json!({"destinations": [{"azure_service": "azure_openai", "names": ["contoso-eu", "contoso-us"],
         "tls_clusters": ["outbound|80||{host}"], "existing_credential": "replace"}]});
     let path = "/openai/deployments/gpt/chat/completions";
     let mut form = Form::upstream();
-    form.configure(|written| *written = configuration.clone());
+    form.configure(|current| *current = configuration.clone());
     form.hosts = vec![OPENAI.to_owned()];
     let stack = run(form, Options::default());
     stack.directory().register_resource("https://cognitiveservices.azure.com");
     let answer = stack.get(OPENAI, path, &[("api-key", "unused")]);
     assert_eq!(audience(&answer), "https://cognitiveservices.azure.com");
     assert_eq!(answer.seen_header("api-key"), None);
-    // In the listener's chain the route could change with the header.
-    let stack = run(Form::scenario(configuration, &[OPENAI]), Options::default());
+    // In the listener's filter chain, the route could change with the header.
+    let stack = run(Form::sidecar(configuration, &[OPENAI]), Options::default());
     let answer = stack.get(OPENAI, path, &[("api-key", "unused")]);
     assert_eq!((answer.status, &answer.json()["code"]), (403, &json!("replace_not_supported")));
 }
 
 #[test]
-fn the_same_text_is_right_in_the_us_governments_cloud() {
+fn the_same_configuration_works_in_the_us_government_cloud() {
     let configuration = json!({"destinations": [
         {"azure_service": "key_vault", "names": ["agency-kv"], "tls_clusters": ["outbound|80||{host}"]},
     ]});
-    let form = Form::scenario(configuration, &[GOVERNMENT, LISTED_HOST]);
+    let form = Form::sidecar(configuration, &[GOVERNMENT, LISTED_HOST]);
     let edit = Box::new(move |bootstrap: &mut Value| {
         form.into_istio(bootstrap);
-        // As the manifest says: three times in the cluster `entra`, whose parts the second one shares; the address is the
-        // fake's here.
+        // As the manifest instructs: three times in the cluster `entra`, whose parts the second cluster shares. In this test, the address
+        // is the fake Entra's.
         for cluster in ["entra", "entra_new_connection"] {
             let entra = at_mut(bootstrap, &format!("static_resources.clusters[{cluster}]")).unwrap();
             let text = entra.to_string().replace("login.microsoftonline.com", "login.microsoftonline.us");
@@ -167,13 +167,13 @@ fn the_same_text_is_right_in_the_us_governments_cloud() {
     stack.directory().register_resource("https://vault.usgovcloudapi.net");
     assert_eq!(audience(&stack.get(GOVERNMENT, "/secrets/db", &[])), "https://vault.usgovcloudapi.net");
     let answer = stack.get("agency-kv.vault.azure.net", "/secrets/db", &[]);
-    assert_eq!(answer.status, 404, "the public cloud's host is not routed, and not listed");
+    assert_eq!(answer.status, 404, "the host of the public cloud has no route and is not listed");
     assert_eq!(stack.get(LISTED_HOST, "/", &[]).seen_header("authorization"), None);
 }
 
-/// Thirty workloads are as two: whose token a request gets is decided by the caller's certificate alone.
+/// The client certificate alone selects the identity, so two workloads are as good a test as thirty.
 #[test]
-fn at_the_egress_gateway_each_caller_gets_the_token_of_its_own_identity() {
+fn at_the_egress_gateway_each_workload_gets_the_token_of_its_own_identity() {
     const REPORTS_KV: &str = "reports-kv.vault.azure.net";
     const GRAPH: &str = "graph.microsoft.com";
     let (payments, reports) = ("aaaaaaaa-0000-4000-8000-000000000001", "bbbbbbbb-0000-4000-8000-000000000002");
@@ -198,7 +198,7 @@ fn at_the_egress_gateway_each_caller_gets_the_token_of_its_own_identity() {
     let socket = mesh.transport_socket().unwrap();
     let edit = Box::new(move |bootstrap: &mut Value| {
         form.into_istio(bootstrap);
-        // What Istio makes of `tls: { mode: ISTIO_MUTUAL }`; a gateway's node has this kind of id.
+        // Istio generates this for `tls: { mode: ISTIO_MUTUAL }`, and a gateway's node has this kind of id.
         let chain = format!("static_resources.listeners[{}].filter_chains[0]", sidecar::OUTBOUND);
         at_mut(bootstrap, &chain).unwrap()["transport_socket"] = socket;
         set(bootstrap, "node.id", "router~10.0.0.1~egress-5c8.payments~payments.svc.cluster.local").unwrap();
@@ -220,7 +220,7 @@ fn at_the_egress_gateway_each_caller_gets_the_token_of_its_own_identity() {
         assert_eq!(claims(&call(caller, host, path))["appid"], client_id, "{caller} to {host}{path}");
     }
     for (caller, host, path) in [
-        // Its destination names another identity, and that one is not its own.
+        // The destination uses another identity, which this workload may not use.
         (api, GRAPH, "/v1.0/users"),
         ("spiffe://cluster.local/ns/other/sa/app", LISTED_HOST, "/secrets/db"),
         ("spiffe://cluster.local/ns/payments/sa/api/x", LISTED_HOST, "/secrets/db"),
@@ -233,14 +233,18 @@ fn at_the_egress_gateway_each_caller_gets_the_token_of_its_own_identity() {
         );
     }
     let elsewhere = call(batch, GRAPH, "/v1.0/groups");
-    assert_eq!((elsewhere.status, elsewhere.seen_header("authorization")), (200, None), "not listed: Istio's business");
-    // Two identities, two resources, three of the four that could be.
+    assert_eq!(
+        (elsewhere.status, elsewhere.seen_header("authorization")),
+        (200, None),
+        "a path that is not listed is not changed"
+    );
+    // Three of the four combinations of two identities and two resources.
     assert_eq!(stack.directory().stats().token_requests, 3);
-    is_in_order(&stack);
+    assert_healthy(&stack);
 }
 
 #[test]
-fn a_call_to_imds_is_answered_in_the_sidecar() {
+fn the_filter_in_the_sidecar_answers_an_imds_request() {
     let entry = manifest(IMDS).object("ServiceEntry")["spec"].take();
     assert_eq!(entry["addresses"], json!([IMDS_HOST]));
     assert_eq!(entry["ports"], json!([{"number": 80, "name": "http", "protocol": "HTTP"}]));
@@ -251,7 +255,7 @@ fn a_call_to_imds_is_answered_in_the_sidecar() {
         form.configure(|configuration| configuration["managed_identity"] = json!({"imds": {}}));
         form.into_istio(bootstrap);
         let hosts = format!("static_resources.listeners[{}].{HTTP}.route_config.virtual_hosts", sidecar::OUTBOUND);
-        // No route: were it not answered, the answer would be 404.
+        // Without a route, a request that the filter does not answer gets 404.
         let host = json!({"name": format!("{IMDS_HOST}:80"), "domains": [IMDS_HOST]});
         at_mut(bootstrap, &hosts).unwrap().as_array_mut().unwrap().push(host);
     });
@@ -261,11 +265,11 @@ fn a_call_to_imds_is_answered_in_the_sidecar() {
     assert_eq!(answer.status, 200, "{}\n{}", answer.text(), stack.log());
     assert!(answer.json()["access_token"].as_str().unwrap().starts_with("ey"));
     assert_eq!(stack.get(IMDS_HOST, path, &[]).status, 400, "without Metadata: true");
-    is_in_order(&stack);
+    assert_healthy(&stack);
 }
 
-/// The sidecar with IMDS switched on, where every host that Istio routes by itself leads to the node, for which the upstream stands; the
-/// real clusters lead to the address that was called. What was called is what a PROXY header says.
+/// The sidecar with `managed_identity`, where requests to hosts that Istio routes on its own are forwarded to the node's IMDS; the test's
+/// upstream takes its place. (Istio's own clusters forward to the address that the client connected to.) A PROXY header states this address.
 fn at_the_metadata_address(mut form: Form, managed_identity: Value, envoy: PathBuf) -> Stack {
     form.configure(|configuration| configuration["managed_identity"] = managed_identity);
     let edit = Box::new(move |bootstrap: &mut Value| {
@@ -294,18 +298,18 @@ fn no_request_to_the_metadata_address_reaches_the_node() {
     ];
     // Every form on the newest Envoy, and the first one on the oldest, too.
     let [newest, oldest] = [envoys().remove(0), envoys().pop().unwrap()];
-    let tried = forms.iter().map(|form| (form, &newest, evasions::CALLED));
-    for (form, envoy, called) in tried.chain([(&forms[0], &oldest, evasions::CALLED_MAPPED)]) {
+    let on_newest = forms.iter().map(|form| (form, &newest, evasions::CALLED));
+    for (form, envoy, called) in on_newest.chain([(&forms[0], &oldest, evasions::CALLED_MAPPED)]) {
         let section = json!({"imds": {"pass": ["/metadata/instance"]}});
         let stack = at_the_metadata_address(form.clone(), section, envoy.clone());
         evasions::none_reaches_the_node(&stack, stack.outbound_addr(), called, 403);
-        is_in_order(&stack);
+        assert_healthy(&stack);
     }
 }
 
 #[test]
-fn only_what_is_listed_or_reported_goes_on_to_the_node() {
-    let ask = |stack: &Stack, called: &str, host: &str, target: &str| {
+fn only_requests_for_listed_paths_or_in_report_mode_reach_the_node() {
+    let send = |stack: &Stack, called: &str, host: &str, target: &str| {
         let request =
             format!("{called}GET {target} HTTP/1.1\r\nHost: {host}\r\nMetadata: true\r\nConnection: close\r\n\r\n");
         stack::client::send_bytes(stack.outbound_addr(), request.as_bytes()).unwrap()
@@ -313,33 +317,34 @@ fn only_what_is_listed_or_reported_goes_on_to_the_node() {
     let metadata = std::str::from_utf8(evasions::CALLED).unwrap();
     let elsewhere = "PROXY TCP4 127.0.0.1 10.0.0.7 50000 80\r\n";
     let token = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net";
-    for (action, goes_on) in [("answer", false), ("refuse", false), ("report", true)] {
+    for (action, is_forwarded) in [("answer", false), ("refuse", false), ("report", true)] {
         let section = json!({"action": action, "imds": {"pass": ["/metadata/instance"]}});
         let stack = at_the_metadata_address(Form::envoy_filter(SIDECAR), section, envoys().remove(0));
-        for (host, target, goes_on) in [
+        for (host, target, is_forwarded) in [
             (IMDS_HOST, "/metadata/instance?api-version=2021-02-01", true),
-            (IMDS_HOST, token, goes_on),
+            (IMDS_HOST, token, is_forwarded),
             ("imds.internal", "/metadata/instance", false),
             ("imds.internal", token, false),
             (IMDS_HOST, "/metadata/identity/info", false),
         ] {
             let before = stack.upstream.requests();
-            let answer = ask(&stack, metadata, host, target);
-            assert_eq!(stack.upstream.requests() - before, u64::from(goes_on), "{action}: {host}{target}: {answer}");
+            let answer = send(&stack, metadata, host, target);
+            let forwarded = stack.upstream.requests() - before;
+            assert_eq!(forwarded, u64::from(is_forwarded), "{action}: {host}{target}: {answer}");
         }
-        // IMDS's own names at another address are not IMDS, and are not left to a route by the host.
+        // A request to another address with the Host of IMDS is rejected, because a route by host could forward it to the node.
         let before = stack.upstream.requests();
-        assert!(ask(&stack, elsewhere, IMDS_HOST, token).starts_with("HTTP/1.1 403"), "{action}");
+        assert!(send(&stack, elsewhere, IMDS_HOST, token).starts_with("HTTP/1.1 403"), "{action}");
         assert_eq!(stack.upstream.requests(), before, "{action}");
-        // All other HTTP of the pod is as it was.
-        let other = ask(&stack, elsewhere, "other.example", "/a%2fb//c/../d;x");
+        // All other HTTP requests of the pod are forwarded unchanged.
+        let other = send(&stack, elsewhere, "other.example", "/a%2fb//c/../d;x");
         assert!(other.contains(r#""path":"/a%2fb//c/../d;x""#), "{action}: {other}");
     }
 }
 
-/// By a route that Envoy chooses by the host, a call to any address would come to the node; so the cluster leads to what was called.
+/// Envoy selects the route by host, so a cluster with a fixed endpoint would forward requests for any address to the node.
 #[test]
-fn the_cluster_of_imds_leads_only_to_the_address_that_was_called() {
+fn the_cluster_of_imds_forwards_to_the_address_that_the_client_connected_to() {
     for file in ["envoy/istio/imds.yaml", "examples/migrate-from-pod-identity/after-istio.yaml"] {
         let objects = stack::document::read(file).unwrap();
         let entry = &objects.iter().find(|object| object["kind"] == "ServiceEntry").unwrap()["spec"];
@@ -347,7 +352,7 @@ fn the_cluster_of_imds_leads_only_to_the_address_that_was_called() {
     }
 }
 
-/// A patch takes the place of what Istio had put there, the line by which the server's name is verified among it.
+/// The patch replaces the options that Istio generates, including the one that verifies the server's name.
 #[test]
 fn the_patched_cluster_still_verifies_the_servers_name() {
     let verified = json!({"auto_sni": true, "auto_san_validation": true});
@@ -363,22 +368,22 @@ fn the_patched_cluster_still_verifies_the_servers_name() {
         set(bootstrap, &domains, json!(["*"])).unwrap();
     });
     let stack = start(Options { edit: Some(edit), ..Options::default() });
-    assert_eq!(stack.get("another.example", "/", &[]).status, 503, "its certificate has another name");
+    assert_eq!(stack.get("another.example", "/", &[]).status, 503, "the server's certificate is for another name");
 }
 
 fn envoys() -> Vec<PathBuf> {
-    let tried = if envoy::replacement().is_some() { 1 } else { envoy::VERSIONS.len() };
-    envoy::VERSIONS.iter().take(tried).map(|version| envoy::binary_of(version)).collect()
+    let count = if envoy::replacement().is_some() { 1 } else { envoy::VERSIONS.len() };
+    envoy::VERSIONS.iter().take(count).map(|version| envoy::binary_of(version)).collect()
 }
 
 pub(crate) fn start(options: Options) -> Stack {
     Stack::start(options).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn is_in_order(stack: &Stack) {
-    // What istiod does not know it drops, with no more than a warning.
+fn assert_healthy(stack: &Stack) {
+    // Envoy ignores fields that it does not know and only counts them.
     assert_eq!(stack.envoy.stat("server.dynamic_unknown_fields").unwrap(), Some(0));
     assert!(stack::eventually(Duration::from_secs(2), || stack.log().contains("event=exchange outcome=issued")));
-    let amiss = stack.forbidden_log_lines();
-    assert!(amiss.is_empty(), "in the log:\n{}", amiss.join("\n"));
+    let unexpected = stack.forbidden_log_lines();
+    assert!(unexpected.is_empty(), "unexpected lines in the log:\n{}", unexpected.join("\n"));
 }

@@ -1,4 +1,4 @@
-//! The files of `envoy/istio/`, and what stands in them.
+//! Reads the manifests of `envoy/istio/`.
 
 use std::fs;
 
@@ -39,7 +39,7 @@ impl Manifest {
         self.objects(kind).into_iter().next().unwrap_or_else(|| panic!("no {kind}"))
     }
 
-    /// The patches that apply to this, in their order.
+    /// The EnvoyFilter patches with this `applyTo`, in order.
     pub(crate) fn patches(&self, to: &str) -> Vec<Value> {
         let filters = self.objects("EnvoyFilter");
         let patches = filters.iter().flat_map(|filter| filter["spec"]["configPatches"].as_array().unwrap());
@@ -50,7 +50,7 @@ impl Manifest {
         only(self.patches(to))
     }
 
-    /// The Envoy parts of these patches.
+    /// The Envoy configuration in each patch with this `applyTo`.
     pub(crate) fn values(&self, to: &str) -> Vec<Value> {
         self.patches(to).into_iter().map(|mut patch| patch["patch"]["value"].take()).collect()
     }

@@ -1,4 +1,4 @@
-//! What the objects themselves must say, besides what the requests through them show.
+//! Checks of the objects in the manifests that no request can show.
 
 use std::fs;
 
@@ -12,8 +12,8 @@ use crate::manifest::{
     FOLDER, GATEWAY, RBAC, SIDECAR, TRAFFIC_EXTENSION, WASM, WASM_PLUGIN, WORKLOAD, files, manifest,
 };
 
-/// What needs an extension stands here only if Istio's Envoy has that extension: Istio builds it from a list of its own, which lacks
-/// `envoy.formatter.file_content`, the `generic_secret` of the credential injector and `file_server`, among others.
+/// The types that the manifests may use. Istio builds Envoy with a subset of the extensions, which lacks `envoy.formatter.file_content`,
+/// the `generic_secret` of the credential injector and `file_server`, among others.
 const TYPES_IN_ISTIO: [&str; 9] = [
     RBAC,
     WASM,
@@ -23,13 +23,13 @@ const TYPES_IN_ISTIO: [&str; 9] = [
     // Parts of the router.
     "type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec",
     "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-    // No extensions.
+    // Not extensions.
     "type.googleapis.com/envoy.config.route.v3.FilterConfig",
     "type.googleapis.com/google.protobuf.StringValue",
 ];
 
 #[test]
-fn the_upstream_has_tls_and_its_name_is_verified() {
+fn the_connection_to_the_upstream_uses_tls_and_verifies_the_servers_name() {
     for (file, port) in [
         (SIDECAR, json!({"number": 80, "name": "http", "protocol": "HTTP", "targetPort": 443})),
         (GATEWAY, json!({"number": 443, "name": "https", "protocol": "HTTPS"})),
@@ -37,7 +37,7 @@ fn the_upstream_has_tls_and_its_name_is_verified() {
         let manifest = manifest(file);
         let entry = manifest.object("ServiceEntry");
         assert!(entry["spec"]["ports"].as_array().unwrap().contains(&port), "{file}");
-        // Any more, such as `sni`, and Istio asks for `subjectAltNames`, too.
+        // With any further field, such as `sni`, Istio verifies the name only if `subjectAltNames` is set, too.
         let settings = json!([{"port": {"number": port["number"]}, "tls": {"mode": "SIMPLE"}, "connectionPool": connection_pool()}]);
         for host in entry["spec"]["hosts"].as_array().unwrap() {
             let rule = manifest.objects("DestinationRule").into_iter().find(|rule| rule["spec"]["host"] == *host);
@@ -60,18 +60,18 @@ fn the_upstream_has_tls_and_its_name_is_verified() {
     for patch in ["HTTP_FILTER", "NETWORK_FILTER"] {
         assert_eq!(gateway.patch(patch)["match"]["listener"]["portNumber"], server["port"]["number"]);
     }
-    assert_eq!(server["tls"], json!({"mode": "ISTIO_MUTUAL"}), "the caller is known");
+    assert_eq!(server["tls"], json!({"mode": "ISTIO_MUTUAL"}), "the client must present a certificate");
     assert_eq!(gateway.object("AuthorizationPolicy")["spec"]["action"], "ALLOW");
 }
 
-/// The circuit breakers of the plain sidecar's cluster, in Istio's words.
+/// The circuit breakers of the plain sidecar's cluster, as an Istio `connectionPool`.
 fn connection_pool() -> Value {
     let mut plain = sidecar::document().unwrap();
     let thresholds = "static_resources.clusters[payments_kv].circuit_breakers.thresholds[0]";
     let thresholds = at_mut(&mut plain, thresholds).unwrap().take();
-    let as_many_as_two_workers_hold = 2 * Limits::default().waiting;
-    assert_eq!(thresholds["max_pending_requests"], as_many_as_two_workers_hold);
-    assert_eq!(thresholds["max_requests"], as_many_as_two_workers_hold);
+    let waiting_in_two_workers = 2 * Limits::default().waiting;
+    assert_eq!(thresholds["max_pending_requests"], waiting_in_two_workers);
+    assert_eq!(thresholds["max_requests"], waiting_in_two_workers);
     json!({
         "tcp": {"maxConnections": thresholds["max_connections"]},
         "http": {
@@ -82,7 +82,7 @@ fn connection_pool() -> Value {
 }
 
 #[test]
-fn istios_envoy_has_every_extension_in_it() {
+fn istios_envoy_contains_every_extension_that_the_manifests_use() {
     for name in files() {
         for document in manifest(&name).0 {
             let mut types = Vec::new();
@@ -90,14 +90,14 @@ fn istios_envoy_has_every_extension_in_it() {
             for found in types {
                 assert!(TYPES_IN_ISTIO.contains(&found.as_str()), "{name}: {found}");
             }
-            // A format needs no `@type` where Envoy has the formatter built in; Istio's has not.
+            // Upstream Envoy has this formatter built in, so that it needs no `@type`; Istio's Envoy does not contain it.
             assert!(!document.to_string().contains("%FILE_CONTENT"), "{name}: FILE_CONTENT");
         }
     }
 }
 
 #[test]
-fn every_object_of_istios_says_whom_it_is_for_and_in_which_order() {
+fn every_istio_object_selects_workloads_and_sets_a_priority() {
     for name in files() {
         for object in manifest(&name).0 {
             let (kind, spec) = (object["kind"].as_str().unwrap(), &object["spec"]);
@@ -107,9 +107,9 @@ fn every_object_of_istios_says_whom_it_is_for_and_in_which_order() {
                 _ => continue,
             };
             assert!(spec["priority"].is_i64(), "{name}: {kind} without priority");
-            assert!(labels.as_object().is_some_and(|labels| !labels.is_empty()), "{name}: {kind} for all pods");
+            assert!(labels.as_object().is_some_and(|labels| !labels.is_empty()), "{name}: {kind} selects all pods");
         }
-        // YAML makes a number of a digest that is all digits.
+        // YAML reads an unquoted digest that consists of digits as a number.
         let text = fs::read_to_string(stack::root().join(FOLDER).join(&name)).unwrap();
         for line in text.lines().filter(|line| line.trim_start().starts_with("sha256:")) {
             let value = line.split_once(": ").map(|(_, value)| value.trim_matches('"')).unwrap();
@@ -118,17 +118,17 @@ fn every_object_of_istios_says_whom_it_is_for_and_in_which_order() {
     }
 }
 
-/// By its own label the webhook gives the federated token to every container of the pod, the application's included.
+/// With its label, the webhook would give the federated token to every container of the pod, including the application's.
 #[test]
 fn no_object_needs_the_label_of_the_workload_identity_webhook() {
-    let of_the_webhook = |labels: &Value| labels.to_string().contains("azure.workload.identity");
+    let has_webhook_label = |labels: &Value| labels.to_string().contains("azure.workload.identity");
     let pod = manifest(WORKLOAD).object("Deployment")["spec"]["template"]["metadata"]["labels"].take();
-    assert!(!of_the_webhook(&pod), "{pod}");
+    assert!(!has_webhook_label(&pod), "{pod}");
     for name in files() {
         for object in manifest(&name).0 {
             let spec = &object["spec"];
             for labels in [&spec["workloadSelector"]["labels"], &spec["selector"]["matchLabels"]] {
-                assert!(!of_the_webhook(labels), "{name}: {labels}");
+                assert!(!has_webhook_label(labels), "{name}: {labels}");
                 if name != GATEWAY && object["kind"] != "Deployment" && !labels.is_null() {
                     assert_eq!(
                         (labels, &pod["entra-exchange"]),
@@ -140,7 +140,7 @@ fn no_object_needs_the_label_of_the_workload_identity_webhook() {
     }
 }
 
-/// Every image that a pod or a proxy fetches, with the file that names it.
+/// Every image that a pod or a proxy pulls, with the file that refers to it.
 fn images() -> Vec<(String, String)> {
     let mut images = Vec::new();
     for folder in [FOLDER, "examples/migrate-from-pod-identity"] {
@@ -163,7 +163,7 @@ fn images() -> Vec<(String, String)> {
 }
 
 #[test]
-fn every_image_is_named_by_a_digest_that_no_registry_has() {
+fn every_image_is_pinned_by_a_placeholder_digest() {
     let zeros = "0".repeat(64);
     let images = images();
     assert!(images.len() > 10, "{images:?}");
@@ -171,9 +171,9 @@ fn every_image_is_named_by_a_digest_that_no_registry_has() {
         let text = fs::read_to_string(&file).unwrap();
         match image.split_once("@sha256:") {
             Some((_, digest)) => assert_eq!(digest, zeros, "{file}: {image}"),
-            // Istio's injection replaces it.
+            // Replaced by Istio's injection.
             None if image == "auto" => assert!(text.contains("inject.istio.io/templates: gateway"), "{file}"),
-            // WasmPlugin and TrafficExtension have a field for it.
+            // WasmPlugin and TrafficExtension have a field for the digest.
             None => {
                 assert!(text.contains(&format!("sha256: \"{zeros}\"")) && image.starts_with("oci:"), "{file}: {image}")
             }
@@ -182,12 +182,12 @@ fn every_image_is_named_by_a_digest_that_no_registry_has() {
 }
 
 #[test]
-fn what_the_agent_puts_in_the_filters_place_is_taken() {
+fn the_filter_that_the_agent_substitutes_is_accepted() {
     let name = manifest(SIDECAR).value("EXTENSION_CONFIG")["name"].take();
     for (discovered, types) in [
         (manifest(SIDECAR).value("HTTP_FILTER"), json!([WASM, RBAC])),
         (manifest(GATEWAY).value("HTTP_FILTER"), json!([WASM, RBAC])),
-        // Envoy 1.36 refuses a cluster that may discover an RBAC.
+        // Envoy 1.36 rejects a cluster that lists RBAC here.
         (upstream_options()["http_filters"][0].take(), json!([WASM])),
     ] {
         assert_eq!((&discovered["name"], &discovered["config_discovery"]["type_urls"]), (&name, &types));
@@ -195,7 +195,7 @@ fn what_the_agent_puts_in_the_filters_place_is_taken() {
 }
 
 #[test]
-fn the_filter_may_do_the_same_as_in_the_plain_sidecar() {
+fn the_filter_has_the_same_settings_and_capabilities_as_in_the_plain_sidecar() {
     let mut plain = sidecar::document().unwrap();
     let plain = at_mut(&mut plain, &sidecar::filter(sidecar::OUTBOUND)).unwrap();
     for name in [SIDECAR, GATEWAY] {
@@ -205,7 +205,7 @@ fn the_filter_may_do_the_same_as_in_the_plain_sidecar() {
         assert!(capabilities.as_object().is_some_and(|list| !list.is_empty()));
         let variables = &here["vm_config"]["environment_variables"]["host_env_keys"];
         assert_eq!(*variables, json!(["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_AUTHORITY_HOST"]), "{name}");
-        // Where the module is from, what it decides, and that nobody asks it as App Service, is all that differs.
+        // Only the module's location, its configuration and the variable of the App Service endpoint differ.
         for differs in ["vm_config.code", "vm_config.environment_variables.host_env_keys", "configuration.value"] {
             for document in [&mut *plain, &mut *here] {
                 set(document, differs, Value::Null).unwrap();
@@ -216,7 +216,7 @@ fn the_filter_may_do_the_same_as_in_the_plain_sidecar() {
 }
 
 #[test]
-fn entra_and_the_projected_token_are_reached_as_in_the_plain_sidecar() {
+fn the_clusters_for_entra_and_the_projected_token_are_those_of_the_plain_sidecar() {
     let mut plain = sidecar::document().unwrap();
     for (name, context) in [(SIDECAR, "SIDECAR_OUTBOUND"), (GATEWAY, "GATEWAY")] {
         let manifest = manifest(name);
@@ -232,7 +232,7 @@ fn entra_and_the_projected_token_are_reached_as_in_the_plain_sidecar() {
 }
 
 #[test]
-fn the_plugins_are_the_same_filter() {
+fn the_plugins_configure_the_same_filter_as_the_envoy_filter() {
     let mut extension = manifest(SIDECAR).value("EXTENSION_CONFIG");
     let filter = at_mut(&mut extension, "typed_config.config").unwrap();
     let plugin = manifest(WASM_PLUGIN).object("WasmPlugin")["spec"].take();
@@ -259,7 +259,7 @@ fn the_plugins_are_the_same_filter() {
 }
 
 #[test]
-fn a_pod_of_ours_has_what_the_filter_reads() {
+fn the_example_pods_provide_the_variables_and_the_token_that_the_filter_reads() {
     let extension = manifest(SIDECAR).value("EXTENSION_CONFIG");
     let variables = &extension["typed_config"]["config"]["vm_config"]["environment_variables"]["host_env_keys"];
     let mut listener = manifest(SIDECAR).value("LISTENER");
@@ -300,7 +300,7 @@ fn a_pod_of_ours_has_what_the_filter_reads() {
     holds_the_token(&pod["volumes"][0], &proxy["volumeMounts"][0]);
 }
 
-/// Every type that is named, by itself or in a list of those that may be discovered.
+/// Collects every `@type` and every type in `type_urls`.
 fn collect_types(value: &Value, types: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {

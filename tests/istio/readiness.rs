@@ -1,4 +1,4 @@
-//! `readiness.yaml`: the probe as the istio-agent makes it for the kubelet.
+//! `readiness.yaml`: the probe that the istio-agent sends for the kubelet.
 
 use serde_json::{Value, json};
 use stack::document::{at_mut, set};
@@ -10,7 +10,7 @@ use crate::start;
 
 const HOST: &str = "entra-exchange.health";
 
-/// The sidecar with the listener of the probes, whose filter is the one that is discovered.
+/// The sidecar with the probe's listener, which discovers the same filter.
 fn probed(options: Options) -> Stack {
     let mut form = Form::envoy_filter(SIDECAR);
     form.configure(|configuration| configuration["managed_identity"] = json!({"health": {"hosts": [HOST]}}));
@@ -26,7 +26,7 @@ fn probed(options: Options) -> Stack {
     start(Options { edit: Some(edit), ..options })
 }
 
-/// The agent takes path, port and Host from the probe, and the other headers from the kubelet's request (istio/istio,
+/// The agent uses the probe's path, port and Host, and the other headers of the kubelet's request (istio/istio,
 /// pilot/cmd/pilot-agent/status/server.go).
 fn probe(stack: &Stack, host: &str, path: &str) -> u16 {
     let listener = stack.envoy.listener("entra_exchange_health").unwrap().unwrap();
@@ -35,20 +35,20 @@ fn probe(stack: &Stack, host: &str, path: &str) -> u16 {
 }
 
 #[test]
-fn the_agent_that_probes_for_the_kubelet_learns_whether_the_pod_is_ready() {
+fn a_probe_by_the_istio_agent_returns_the_pods_readiness() {
     let stack = probed(Options::default());
     assert_eq!((probe(&stack, HOST, "/healthz"), probe(&stack, HOST, "/readyz")), (200, 200), "{}", stack.log());
     for (host, path) in [(HOST, "/"), (HOST, "/secrets"), ("payments-kv.vault.azure.net", "/readyz"), ("other", "/")] {
         assert_eq!(probe(&stack, host, path), 404, "{host}{path}");
     }
-    assert_eq!(stack.directory().stats().token_requests, 0, "a probe never exchanges");
+    assert_eq!(stack.directory().stats().token_requests, 0, "a probe causes no exchange");
 
     let stack = probed(Options::default().variable("AZURE_CLIENT_ID", None));
     assert_eq!((probe(&stack, HOST, "/healthz"), probe(&stack, HOST, "/readyz")), (200, 503));
 }
 
 #[test]
-fn the_probe_in_the_manifest_is_the_one_that_its_listener_answers() {
+fn the_manifests_listener_answers_the_probe_in_its_comment() {
     let text = std::fs::read_to_string(stack::root().join(crate::manifest::FOLDER).join(READINESS)).unwrap();
     let listener = manifest(READINESS).value("LISTENER");
     let port = &listener["address"]["socket_address"]["port_value"];

@@ -1,4 +1,4 @@
-//! What others see of the filter in Istio: Prometheus its metrics, and the service the caller's headers.
+//! The filter's metrics in Istio, and the headers that an egress gateway sends to the service.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,15 +11,15 @@ use crate::form::{Form, HTTP};
 use crate::manifest::{GATEWAY, SIDECAR, WORKLOAD, manifest};
 use crate::start;
 
-/// The tags that the pod's annotation names.
+/// The tags in the pod's annotation `sidecar.istio.io/extraStatTags`.
 fn extra_stat_tags(file: &str) -> Vec<String> {
     let metadata = manifest(file).object("Deployment")["spec"]["template"]["metadata"].take();
     let tags = metadata["annotations"]["sidecar.istio.io/extraStatTags"].as_str().unwrap_or_default();
     tags.split(',').filter(|tag| !tag.is_empty()).map(str::to_owned).collect()
 }
 
-/// Envoy's `stats_config` as Istio's bootstrap has it: one expression for each of `extraStatTags`, those of Istio's own that are not
-/// bound to the beginning of a name, and the list of what is kept (istio/istio, tools/packaging/common/envoy_bootstrap.json).
+/// The `stats_config` of Istio's bootstrap: one expression for each of `extraStatTags`, those of Istio's tag expressions that are not
+/// anchored at the beginning of a name, and the inclusion list (istio/istio, tools/packaging/common/envoy_bootstrap.json).
 fn stats_config(extra: &[String]) -> Value {
     let mut tags: Vec<Value> =
         extra.iter().map(|tag| json!({"tag_name": tag, "regex": format!(r"({tag}=\.=(.*?);\.;)")})).collect();
@@ -33,7 +33,7 @@ fn stats_config(extra: &[String]) -> Value {
     ] {
         tags.push(json!({"tag_name": tag, "regex": regex}));
     }
-    let kept = [
+    let included = [
         "reporter=",
         "cluster_manager",
         "listener_manager",
@@ -43,15 +43,15 @@ fn stats_config(extra: &[String]) -> Value {
         "component",
         "istio",
     ];
-    let kept: Vec<Value> = kept.iter().map(|prefix| json!({"prefix": prefix})).collect();
+    let included: Vec<Value> = included.iter().map(|prefix| json!({"prefix": prefix})).collect();
     json!({
         "use_all_default_tags": false,
         "stats_tags": tags,
-        "stats_matcher": {"inclusion_list": {"patterns": kept}},
+        "stats_matcher": {"inclusion_list": {"patterns": included}},
     })
 }
 
-/// A series of Prometheus: its name and its labels, sorted.
+/// The name and the sorted labels of a Prometheus series.
 fn series(line: &str) -> (String, BTreeMap<String, String>) {
     let (name, rest) = line.split_once('{').unwrap();
     let labels = rest.split_once('}').unwrap().0;
@@ -60,7 +60,7 @@ fn series(line: &str) -> (String, BTreeMap<String, String>) {
 }
 
 #[test]
-fn istio_shows_the_metrics_by_their_names_and_with_the_tags_that_the_annotation_names() {
+fn istio_exposes_the_metrics_with_the_tags_of_the_annotation_as_labels() {
     const REFUSED: &str = "refused.example";
     let tags = extra_stat_tags(WORKLOAD);
     assert_eq!(tags, extra_stat_tags(GATEWAY));
@@ -78,7 +78,7 @@ fn istio_shows_the_metrics_by_their_names_and_with_the_tags_that_the_annotation_
     let stack = start(Options { edit: Some(edit), ..Options::default() });
     assert_eq!((stack.get(LISTED_HOST, "/", &[]).status, stack.get(REFUSED, "/", &[]).status), (200, 403));
 
-    let wanted: &[(&str, &[(&str, &str)])] = &[
+    let expected: &[(&str, &[(&str, &str)])] = &[
         ("entra_exchange_requests_total", &[("identity", "default"), ("outcome", "injected")]),
         ("entra_exchange_requests_total", &[("outcome", "refused"), ("code", "refused_by_rule")]),
         ("entra_exchange_exchanges_total", &[("identity", "default"), ("outcome", "issued"), ("class", "none")]),
@@ -92,7 +92,7 @@ fn istio_shows_the_metrics_by_their_names_and_with_the_tags_that_the_annotation_
     let complete = stack::eventually(Duration::from_secs(10), || {
         shown = stack.envoy.admin("/stats/prometheus").unwrap();
         let all: Vec<_> = shown.lines().filter(|line| line.starts_with("entra_exchange")).map(series).collect();
-        wanted.iter().all(|(name, labels)| {
+        expected.iter().all(|(name, labels)| {
             all.iter().any(|(found, with)| {
                 found == name
                     && labels.iter().all(|(label, value)| with.get(*label).is_some_and(|found| found == value))
@@ -100,7 +100,7 @@ fn istio_shows_the_metrics_by_their_names_and_with_the_tags_that_the_annotation_
         })
     });
     assert!(complete, "{shown}");
-    // A tag that the annotation lacks would be part of a name. Envoy's own metrics of the filter begin with `envoy_`.
+    // A tag that is not in the annotation would remain in a metric's name. Envoy's own metrics about the filter begin with `envoy_`.
     let of_the_module =
         |line: &&str| line.contains("entra_exchange") && !line.starts_with('#') && !line.starts_with("envoy_");
     let ours: Vec<&str> = shown.lines().filter(of_the_module).collect();
@@ -111,7 +111,7 @@ fn istio_shows_the_metrics_by_their_names_and_with_the_tags_that_the_annotation_
 }
 
 #[test]
-fn the_service_does_not_learn_who_called_the_egress_gateway() {
+fn the_egress_gateway_does_not_send_the_clients_certificate_and_address_to_the_service() {
     let mesh = Mesh::new().unwrap();
     for removes in [false, true] {
         let socket = mesh.transport_socket().unwrap();
@@ -119,7 +119,7 @@ fn the_service_does_not_learn_who_called_the_egress_gateway() {
             Form::envoy_filter(GATEWAY).into_istio(bootstrap);
             let chain = format!("static_resources.listeners[{}].filter_chains[0]", sidecar::OUTBOUND);
             at_mut(bootstrap, &chain).unwrap()["transport_socket"] = socket;
-            // As Istio has it on every gateway.
+            // Istio sets these on every gateway.
             let http = at_mut(bootstrap, &format!("static_resources.listeners[{}].{HTTP}", sidecar::OUTBOUND)).unwrap();
             http["use_remote_address"] = json!(true);
             http["forward_client_cert_details"] = json!("SANITIZE_SET");
@@ -140,15 +140,15 @@ fn the_service_does_not_learn_who_called_the_egress_gateway() {
     }
 }
 
-/// Istio takes the ports of one ServiceEntry for a host: those that ours does not name are closed in a mesh with REGISTRY_ONLY.
+/// Istio uses the ports of one ServiceEntry per host: in a mesh with REGISTRY_ONLY, ports that it does not list are closed.
 #[test]
-fn the_service_entry_keeps_the_applications_own_https_as_it_is() {
+fn the_service_entry_does_not_change_the_applications_own_https() {
     let sidecar = manifest(SIDECAR);
     for entry in sidecar.objects("ServiceEntry") {
         let ports = entry["spec"]["ports"].as_array().unwrap();
         assert!(ports.contains(&json!({"number": 443, "name": "https", "protocol": "TLS"})), "{entry}");
     }
-    // TLS around the application's own TLS would be two.
+    // A policy for port 443 would wrap the application's own TLS in another TLS connection.
     for rule in sidecar.objects("DestinationRule") {
         let policy = &rule["spec"]["trafficPolicy"];
         assert_eq!(policy["tls"], Value::Null, "{rule}");

@@ -1,5 +1,5 @@
-//! What the filter does, as a list that every host runs: a real Envoy, and whatever else can send requests through the
-//! module that ships.
+//! The scenarios: example tests of the filter that every host runs, Envoy and this workspace's own proxy-wasm host, with the
+//! release module.
 
 use std::time::Duration;
 
@@ -8,52 +8,53 @@ use serde_json::{Value, json};
 use stack::{AUDIENCE, CLIENT_ID, IMDS_HOST, LISTED_HOST, TENANT_ID, UNLISTED_HOST};
 use stack::{Layout, Request, Response};
 
-/// One thing that is true of the filter, and how to see it.
+/// An example test of the filter.
 pub(crate) struct Scenario {
-    /// The sentence.
+    /// A sentence that the test proves.
     pub(crate) name: &'static str,
-    /// How the world is before the first request.
+    /// The environment before the first request.
     pub(crate) setup: Setup,
-    /// Whether it stands for its kind on every version of the host that is supported, not only the newest.
+    /// Whether it runs on every supported version of Envoy, not only on the newest.
     pub(crate) on_every_version: bool,
-    /// Panics where the sentence is not true.
+    /// Panics if the sentence is not true.
     pub(crate) run: fn(&dyn World),
 }
 
-/// How the world is before the first request.
+/// The environment of a scenario.
 #[derive(Clone, Copy)]
 pub(crate) struct Setup {
-    /// The filter's configuration, when not the sidecar's own.
+    /// The filter's configuration; by default the one in the sidecar's manifest.
     pub(crate) configuration: Option<fn() -> Value>,
-    /// How the token's volume is laid out.
+    /// The layout of the federated token's volume.
     pub(crate) layout: Layout,
     /// The audience of the first federated token.
     pub(crate) audience: &'static str,
-    /// A variable that is not set.
-    pub(crate) without: Option<&'static str>,
+    /// An environment variable to leave unset.
+    pub(crate) unset_variable: Option<&'static str>,
 }
 
-const USUAL: Setup = Setup { configuration: None, layout: Layout::Webhook160, audience: AUDIENCE, without: None };
+const DEFAULT: Setup =
+    Setup { configuration: None, layout: Layout::Webhook160, audience: AUDIENCE, unset_variable: None };
 
-/// A host that the filter runs in, with everything around it.
+/// A host that runs the filter, with its environment.
 pub(crate) trait World {
-    /// Sends these requests at the same time, each on a connection of its own, and waits for all answers.
+    /// Sends these requests concurrently, each on its own connection, and waits for all responses.
     fn outbound(&self, requests: &[Request]) -> Vec<Response>;
-    /// Sends a request to where IMDS is answered.
+    /// Sends a request to the listener for managed identity.
     fn imds(&self, request: &Request) -> Response;
     /// The fake Entra.
     fn entra(&self) -> Directory;
-    /// Replaces the federated token by a correct one, as the kubelet does it.
+    /// Replaces the federated token with a valid one, in the same way as the kubelet.
     fn rotate(&self);
-    /// Lets time pass.
-    fn pass(&self, time: Duration);
+    /// Waits, or advances the host's clock, by this time.
+    fn advance(&self, time: Duration);
 }
 
 /// All scenarios.
 pub(crate) const ALL: &[Scenario] = &[
     Scenario {
-        name: "a_listed_host_gets_a_token_of_the_workload",
-        setup: USUAL,
+        name: "a_request_to_a_listed_host_gets_the_workloads_token",
+        setup: DEFAULT,
         on_every_version: true,
         run: |world| {
             let token = seen_token(&get(world, LISTED_HOST, "/secrets/db?api-version=7.4"));
@@ -64,7 +65,7 @@ pub(crate) const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "a_second_request_is_served_from_the_cache",
-        setup: USUAL,
+        setup: DEFAULT,
         on_every_version: false,
         run: |world| {
             let first = seen_token(&get(world, LISTED_HOST, "/"));
@@ -75,11 +76,11 @@ pub(crate) const ALL: &[Scenario] = &[
         },
     },
     Scenario {
-        name: "eight_cold_requests_at_once_make_one_exchange",
-        setup: USUAL,
+        name: "eight_concurrent_requests_without_a_cached_token_share_one_exchange",
+        setup: DEFAULT,
         on_every_version: true,
         run: |world| {
-            // Long enough for all to wait.
+            // Long enough for all requests to wait.
             world.entra().add_faults(vec![Fault::delay(Duration::from_millis(300))]);
             let answers = world.outbound(&vec![Request::get(LISTED_HOST, "/"); 8]);
             let tokens: Vec<Value> = answers.iter().map(seen_token).collect();
@@ -88,8 +89,8 @@ pub(crate) const ALL: &[Scenario] = &[
         },
     },
     Scenario {
-        name: "an_unlisted_host_gets_no_token_and_costs_no_exchange",
-        setup: USUAL,
+        name: "a_request_to_an_unlisted_host_gets_no_token_and_causes_no_exchange",
+        setup: DEFAULT,
         on_every_version: false,
         run: |world| {
             let answer = get(world, UNLISTED_HOST, "/");
@@ -98,8 +99,8 @@ pub(crate) const ALL: &[Scenario] = &[
         },
     },
     Scenario {
-        name: "a_request_on_another_way_than_the_listed_is_refused",
-        setup: Setup { configuration: Some(|| destination(&json!({"tls_clusters": ["another_cluster"]}))), ..USUAL },
+        name: "a_request_routed_to_an_unlisted_cluster_is_rejected",
+        setup: Setup { configuration: Some(|| destination(&json!({"tls_clusters": ["another_cluster"]}))), ..DEFAULT },
         on_every_version: true,
         run: |world| {
             let problem = problem(&get(world, LISTED_HOST, "/"), 403, "cluster_not_listed");
@@ -108,7 +109,7 @@ pub(crate) const ALL: &[Scenario] = &[
         },
     },
     Scenario {
-        name: "a_destination_that_states_no_way_is_refused_unless_plain_text_is_allowed",
+        name: "a_destination_without_tls_clusters_is_rejected_unless_plaintext_is_allowed",
         setup: Setup {
             configuration: Some(|| {
                 json!({"destinations": [
@@ -116,7 +117,7 @@ pub(crate) const ALL: &[Scenario] = &[
                     {"hosts": [UNLISTED_HOST], "scope": "https://vault.azure.net/.default", "plaintext": "allowed"},
                 ]})
             }),
-            ..USUAL
+            ..DEFAULT
         },
         on_every_version: false,
         run: |world| {
@@ -125,29 +126,29 @@ pub(crate) const ALL: &[Scenario] = &[
         },
     },
     Scenario {
-        name: "a_credential_that_the_request_brings_is_kept",
-        setup: USUAL,
+        name: "an_existing_credential_is_kept",
+        setup: DEFAULT,
         on_every_version: false,
         run: |world| {
             let request =
                 Request::get(LISTED_HOST, "/").header("authorization", "SharedKey x").header("authorization", "b");
             let answer = one(world, request);
-            // Envoy itself joins several of these into one, before any filter.
+            // Envoy joins several Authorization headers into one before the first filter runs.
             assert_eq!(authorizations(&answer), ["SharedKey x,b"]);
             assert_eq!(world.entra().stats().token_requests, 0);
         },
     },
     Scenario {
-        name: "several_credentials_are_replaced_by_the_one_token",
+        name: "several_existing_credentials_are_replaced_with_one_token",
         setup: Setup {
             configuration: Some(|| destination(&json!({"existing_credential": "replace", "plaintext": "allowed"}))),
-            ..USUAL
+            ..DEFAULT
         },
         on_every_version: true,
         run: |world| {
             let request =
                 Request::get(LISTED_HOST, "/").header("authorization", "SharedKey x").header("authorization", "b");
-            // The first waits for the token, the second has it from the cache: two ways through the filter.
+            // The first request waits for the token, the second gets it from the cache: different code paths in the filter.
             for _ in 0..2 {
                 let seen = authorizations(&one(world, request.clone()));
                 assert!(seen.len() == 1 && seen[0].starts_with("Bearer ey"), "{} headers", seen.len());
@@ -155,8 +156,8 @@ pub(crate) const ALL: &[Scenario] = &[
         },
     },
     Scenario {
-        name: "a_credential_is_not_replaced_in_a_listeners_chain_where_the_route_could_change",
-        setup: Setup { configuration: Some(|| destination(&json!({"existing_credential": "replace"}))), ..USUAL },
+        name: "a_credential_is_not_replaced_in_a_listeners_filter_chain_where_the_route_could_change",
+        setup: Setup { configuration: Some(|| destination(&json!({"existing_credential": "replace"}))), ..DEFAULT },
         on_every_version: true,
         run: |world| {
             for header in ["authorization", "api-key"] {
@@ -172,8 +173,8 @@ pub(crate) const ALL: &[Scenario] = &[
         },
     },
     Scenario {
-        name: "an_empty_credential_is_none_and_does_not_go_along",
-        setup: USUAL,
+        name: "an_empty_credential_header_is_removed_and_the_request_gets_a_token",
+        setup: DEFAULT,
         on_every_version: true,
         run: |world| {
             for authorization in ["", "Bearer", "Bearer ", "basic"] {
@@ -187,8 +188,8 @@ pub(crate) const ALL: &[Scenario] = &[
         },
     },
     Scenario {
-        name: "a_trace_gets_no_token",
-        setup: USUAL,
+        name: "a_trace_request_is_rejected",
+        setup: DEFAULT,
         on_every_version: true,
         run: |world| {
             problem(&one(world, Request::new("TRACE", LISTED_HOST, "/")), 403, "trace_not_supported");
@@ -196,8 +197,8 @@ pub(crate) const ALL: &[Scenario] = &[
         },
     },
     Scenario {
-        name: "a_credential_that_the_request_brings_is_refused_where_so_configured",
-        setup: Setup { configuration: Some(|| destination(&json!({"existing_credential": "refuse"}))), ..USUAL },
+        name: "an_existing_credential_is_rejected_if_so_configured",
+        setup: Setup { configuration: Some(|| destination(&json!({"existing_credential": "refuse"}))), ..DEFAULT },
         on_every_version: false,
         run: |world| {
             let request = Request::get(LISTED_HOST, "/").header("authorization", "SharedKey x");
@@ -206,7 +207,7 @@ pub(crate) const ALL: &[Scenario] = &[
         },
     },
     Scenario {
-        name: "rules_hang_on_paths_and_methods_and_an_ambiguous_path_is_refused",
+        name: "rules_match_paths_and_methods_and_an_ambiguous_path_is_rejected",
         setup: Setup {
             configuration: Some(|| {
                 json!({
@@ -218,7 +219,7 @@ pub(crate) const ALL: &[Scenario] = &[
                     ],
                 })
             }),
-            ..USUAL
+            ..DEFAULT
         },
         on_every_version: true,
         run: |world| {
@@ -254,12 +255,12 @@ pub(crate) const ALL: &[Scenario] = &[
         },
     },
     Scenario {
-        name: "another_header_takes_the_bare_token_and_a_key_goes_away",
+        name: "a_custom_header_gets_the_token_without_a_scheme_and_an_api_key_is_removed",
         setup: Setup {
             configuration: Some(|| {
                 destination(&json!({"header": "X-Token", "existing_credential": "replace", "plaintext": "allowed"}))
             }),
-            ..USUAL
+            ..DEFAULT
         },
         on_every_version: false,
         run: |world| {
@@ -271,8 +272,8 @@ pub(crate) const ALL: &[Scenario] = &[
         },
     },
     Scenario {
-        name: "a_signature_is_a_credential_that_cannot_be_replaced",
-        setup: Setup { configuration: Some(|| destination(&json!({"existing_credential": "replace"}))), ..USUAL },
+        name: "a_request_with_a_signature_in_its_query_is_rejected_if_credentials_are_to_be_replaced",
+        setup: Setup { configuration: Some(|| destination(&json!({"existing_credential": "replace"}))), ..DEFAULT },
         on_every_version: false,
         run: |world| {
             problem(&get(world, LISTED_HOST, "/c/b?sv=2022-11-02&sig=x"), 403, "credential_present");
@@ -280,8 +281,8 @@ pub(crate) const ALL: &[Scenario] = &[
         },
     },
     Scenario {
-        name: "a_grpc_client_is_refused_in_one_sentence",
-        setup: Setup { configuration: Some(|| destination(&json!({"tls_clusters": ["another_cluster"]}))), ..USUAL },
+        name: "a_grpc_client_gets_a_rejection_as_grpc_status_and_message",
+        setup: Setup { configuration: Some(|| destination(&json!({"tls_clusters": ["another_cluster"]}))), ..DEFAULT },
         on_every_version: true,
         run: |world| {
             let answer = one(world, Request::get(LISTED_HOST, "/s/M").header("content-type", "application/grpc"));
@@ -291,8 +292,8 @@ pub(crate) const ALL: &[Scenario] = &[
         },
     },
     Scenario {
-        name: "headers_that_are_no_text_do_no_harm",
-        setup: USUAL,
+        name: "headers_that_are_not_utf_8_are_handled",
+        setup: DEFAULT,
         on_every_version: true,
         run: |world| {
             let odd = |host: &str| Request::get(host, "/%ff").header("x-odd", b"\xff\xfe").header("cookie", b"\xff");
@@ -305,20 +306,20 @@ pub(crate) const ALL: &[Scenario] = &[
         },
     },
     Scenario {
-        name: "a_rotated_token_is_used_from_the_next_exchange_on",
-        setup: Setup { audience: "api://another", ..USUAL },
+        name: "the_next_exchange_uses_a_rotated_token",
+        setup: Setup { audience: "api://another", ..DEFAULT },
         on_every_version: true,
         run: rotation,
     },
     Scenario {
-        name: "a_rotated_token_is_used_in_the_older_layout_too",
-        setup: Setup { audience: "api://another", layout: Layout::Webhook151, ..USUAL },
+        name: "the_next_exchange_uses_a_rotated_token_in_the_older_volume_layout",
+        setup: Setup { audience: "api://another", layout: Layout::Webhook151, ..DEFAULT },
         on_every_version: false,
         run: rotation,
     },
     Scenario {
-        name: "a_refusal_of_entras_names_cause_and_remedy_and_makes_two_exchanges_at_most",
-        setup: Setup { audience: "api://another", ..USUAL },
+        name: "a_rejection_by_entra_states_cause_and_remedy_and_causes_at_most_two_exchanges",
+        setup: Setup { audience: "api://another", ..DEFAULT },
         on_every_version: true,
         run: |world| {
             let answers = world.outbound(&vec![Request::get(LISTED_HOST, "/"); 8]);
@@ -338,35 +339,35 @@ pub(crate) const ALL: &[Scenario] = &[
         },
     },
     Scenario {
-        name: "trouble_of_entras_is_told_and_passes_by_itself",
-        setup: USUAL,
+        name: "an_outage_of_entra_is_reported_and_the_request_succeeds_after_retry_after",
+        setup: DEFAULT,
         on_every_version: false,
         run: |world| {
             world.entra().add_faults(vec![Fault::status(503)]);
             let answer = get(world, LISTED_HOST, "/");
             problem(&answer, 503, "entra_unavailable");
             let seconds: u64 = answer.header("retry-after").unwrap().parse().unwrap();
-            world.pass(Duration::from_secs(seconds));
+            world.advance(Duration::from_secs(seconds));
             seen_token(&get(world, LISTED_HOST, "/"));
             assert_eq!(world.entra().stats().token_requests, 2);
         },
     },
     Scenario {
-        name: "an_answer_of_entras_that_breaks_off_is_trouble_that_passes",
-        setup: USUAL,
+        name: "a_truncated_response_from_entra_is_a_transient_error",
+        setup: DEFAULT,
         on_every_version: true,
         run: |world| {
-            // Through each of the two clusters that lead to Entra.
+            // Once for each of the two clusters for Entra.
             world.entra().add_faults(vec![Fault::new(FaultKind::Truncate).times(2)]);
             let answer = get(world, LISTED_HOST, "/");
             problem(&answer, 503, "entra_unavailable");
-            world.pass(Duration::from_secs(answer.header("retry-after").unwrap().parse().unwrap()));
+            world.advance(Duration::from_secs(answer.header("retry-after").unwrap().parse().unwrap()));
             seen_token(&get(world, LISTED_HOST, "/"));
         },
     },
     Scenario {
-        name: "a_missing_variable_refuses_what_needs_it_and_nothing_else",
-        setup: Setup { without: Some("AZURE_CLIENT_ID"), ..USUAL },
+        name: "without_an_environment_variable_only_requests_that_need_it_are_rejected",
+        setup: Setup { unset_variable: Some("AZURE_CLIENT_ID"), ..DEFAULT },
         on_every_version: false,
         run: |world| {
             let problem = problem(&get(world, LISTED_HOST, "/"), 503, "variable_missing");
@@ -375,14 +376,14 @@ pub(crate) const ALL: &[Scenario] = &[
         },
     },
     Scenario {
-        name: "a_missing_cluster_is_named",
+        name: "a_problem_names_the_missing_cluster_for_entra",
         setup: Setup {
             configuration: Some(|| {
                 let mut configuration = destination(&json!({}));
                 configuration["entra"] = json!({"clusters": ["nowhere"]});
                 configuration
             }),
-            ..USUAL
+            ..DEFAULT
         },
         on_every_version: false,
         run: |world| {
@@ -391,8 +392,8 @@ pub(crate) const ALL: &[Scenario] = &[
         },
     },
     Scenario {
-        name: "an_app_that_asks_imds_gets_a_token_of_the_workload",
-        setup: USUAL,
+        name: "an_imds_client_gets_the_workloads_token",
+        setup: DEFAULT,
         on_every_version: true,
         run: |world| {
             let answer = world.imds(&Request::get(IMDS_HOST, IMDS_PATH).header("metadata", "true"));
@@ -401,17 +402,17 @@ pub(crate) const ALL: &[Scenario] = &[
             let body = answer.json();
             assert_eq!(claims(body["access_token"].as_str().unwrap())["aud"], "https://vault.azure.net");
             assert_eq!((&body["client_id"], &body["token_type"]), (&json!(CLIENT_ID), &json!("Bearer")));
-            // The injected token is the same one: one key, one exchange.
+            // The injected token has the same cache key, so there is one exchange.
             seen_token(&get(world, LISTED_HOST, "/"));
             assert_eq!(world.entra().stats().token_requests, 1);
         },
     },
     Scenario {
-        name: "imdss_guard_stands",
-        setup: USUAL,
+        name: "requests_that_imds_rejects_are_rejected",
+        setup: DEFAULT,
         on_every_version: false,
         run: |world| {
-            let ask = |path: &str| Request::get(IMDS_HOST, path).header("metadata", "true");
+            let request = |path: &str| Request::get(IMDS_HOST, path).header("metadata", "true");
             let error = |request: Request, status: u16| {
                 let answer = world.imds(&request);
                 assert_eq!(answer.status, status, "{}", answer.text());
@@ -421,18 +422,18 @@ pub(crate) const ALL: &[Scenario] = &[
                 error(Request::get(IMDS_HOST, IMDS_PATH), 400).starts_with("Required metadata header not specified")
             );
             for address in ["10.0.0.1", ""] {
-                let forwarded = ask(IMDS_PATH).header("x-forwarded-for", address);
+                let forwarded = request(IMDS_PATH).header("x-forwarded-for", address);
                 assert!(error(forwarded, 400).contains("use_remote_address"), "{address:?}");
             }
-            assert!(error(ask(&format!("{IMDS_PATH}&object_id=x")), 400).starts_with("Identity not found"));
-            error(ask("/metadata/scheduledevents?api-version=2020-07-01"), 403);
-            error(ask("/metadata/identity/getplatformmetadata"), 404);
+            assert!(error(request(&format!("{IMDS_PATH}&object_id=x")), 400).starts_with("Identity not found"));
+            error(request("/metadata/scheduledevents?api-version=2020-07-01"), 403);
+            error(request("/metadata/identity/getplatformmetadata"), 404);
             assert_eq!(world.entra().stats().token_requests, 0);
         },
     },
     Scenario {
-        name: "an_app_that_asks_imds_gets_entras_own_words",
-        setup: Setup { audience: "api://another", ..USUAL },
+        name: "an_imds_client_gets_entras_error_description",
+        setup: Setup { audience: "api://another", ..DEFAULT },
         on_every_version: false,
         run: |world| {
             let answer = world.imds(&Request::get(IMDS_HOST, IMDS_PATH).header("metadata", "true"));
@@ -446,22 +447,22 @@ pub(crate) const ALL: &[Scenario] = &[
 
 const IMDS_PATH: &str = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fvault.azure.net";
 
-/// Until the token is rotated Entra refuses it; afterwards the next exchange has the new one.
+/// Entra rejects the first federated token. After the rotation, the next exchange uses the new one.
 fn rotation(world: &dyn World) {
     let answer = get(world, LISTED_HOST, "/");
     problem(&answer, 502, "entra_refused");
     world.rotate();
-    // The back-off must end, and a back-off that begins just before the new file is seen may come on top.
+    // Wait for the back-off to end, and for another one that may start just before Envoy reads the new file.
     for _ in 0..4 {
-        world.pass(Duration::from_secs(2));
+        world.advance(Duration::from_secs(2));
         if get(world, LISTED_HOST, "/").status == 200 {
             return;
         }
     }
-    panic!("the rotated token is not used");
+    panic!("the filter does not use the rotated token");
 }
 
-/// The sidecar's own destination, with these fields besides.
+/// A configuration with the destination of the sidecar's manifest and these additional fields.
 pub(crate) fn destination(more: &Value) -> Value {
     let mut destination = json!({
         "hosts": [LISTED_HOST], "scope": "https://vault.azure.net/.default", "tls_clusters": ["payments_kv"],
@@ -480,7 +481,7 @@ fn get(world: &dyn World, host: &str, path: &str) -> Response {
     one(world, Request::get(host, path))
 }
 
-/// The claims of the token that the upstream saw.
+/// The claims of the token that the upstream received.
 fn seen_token(answer: &Response) -> Value {
     assert_eq!(answer.status, 200, "{}", answer.text());
     let seen = authorizations(answer);
@@ -488,7 +489,7 @@ fn seen_token(answer: &Response) -> Value {
     claims(authorization.strip_prefix("Bearer ").unwrap())
 }
 
-/// The Authorization headers that the upstream saw.
+/// The Authorization headers that the upstream received.
 fn authorizations(answer: &Response) -> Vec<String> {
     let headers = answer.json()["headers"].as_array().unwrap().clone();
     let named = headers.iter().filter(|header| header[0] == "authorization");
@@ -499,7 +500,7 @@ fn claims(token: &str) -> Value {
     fake_entra::claims(token).unwrap()
 }
 
-/// A problem of this status and code, as RFC 9457 has it.
+/// Asserts that the response is a problem document (RFC 9457) with this status and code, and returns it.
 pub(crate) fn problem(answer: &Response, status: u16, code: &str) -> Value {
     assert_eq!(answer.status, status, "{}", answer.text());
     assert_eq!(answer.header("content-type").as_deref(), Some("application/problem+json"));

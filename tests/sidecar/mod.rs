@@ -1,7 +1,7 @@
-//! The sidecar that operators deploy, on the workspace's own proxy-wasm host instead of Envoy: `envoy/sidecar/envoy.yaml`
-//! gives the configuration, the capability list and the rest, and the test owns the clock.
+//! The sidecar of `envoy/sidecar/envoy.yaml` on the workspace's own proxy-wasm host instead of Envoy, with the manifest's configuration
+//! and capability list. The test controls the clock.
 
-// Every test file uses some of it.
+// Each test target uses a part of this module.
 #![allow(dead_code)]
 
 pub(crate) mod simple;
@@ -14,34 +14,34 @@ use serde_json::Value;
 use stack::{AUTHORITY_HOST, CLIENT_ID, IDENTITY_HEADER, LISTED_HOST, TENANT_ID, sidecar};
 use wasm_host::{Builder, Cluster, FailurePolicy, Headers, Host, Module, Request};
 
-/// The cluster in front of the token's file.
+/// The cluster that serves the federated token's file.
 pub(crate) const TOKEN_CLUSTER: &str = "projected_token";
-/// The cluster that leads to Entra.
+/// The cluster for Entra.
 pub(crate) const ENTRA_CLUSTER: &str = "entra";
-/// The cluster that leads there by a new connection, when the first did not reach it.
+/// The cluster for Entra that always opens a new connection, for a retry when the first call gets no response.
 pub(crate) const ENTRA_AGAIN_CLUSTER: &str = "entra_new_connection";
-/// The cluster of the listed host.
+/// The cluster for the listed host.
 pub(crate) const LISTED_CLUSTER: &str = "payments_kv";
 
-/// Where the app's requests to IMDS arrive.
+/// The address of the listener for managed identity.
 pub(crate) const IMDS_ADDRESS: &str = "127.0.0.1:15002";
 
-/// The module that ships, compiled once in a process.
+/// The release module, compiled once per process.
 pub(crate) fn module() -> Module {
     static MODULE: OnceLock<Module> = OnceLock::new();
     MODULE.get_or_init(|| Module::new(&module_bytes()).unwrap_or_else(|error| panic!("{error}"))).clone()
 }
 
-/// The module that ships.
+/// The bytes of the release module.
 pub(crate) fn module_bytes() -> Vec<u8> {
     let path = stack::module().unwrap_or_else(|error| panic!("{error}"));
     fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The host that stands for a sidecar's Envoy with two workers.
+/// A host that is configured as the sidecar's Envoy, with two workers.
 pub(crate) fn builder(module: &Module) -> Builder {
     let document = document();
-    let text = |value: &Value| value.as_str().unwrap_or_else(|| panic!("{value} is no text")).to_owned();
+    let text = |value: &Value| value.as_str().unwrap_or_else(|| panic!("{value} is not a string")).to_owned();
     let filter = at(document, &sidecar::filter(sidecar::OUTBOUND));
     let vm = &filter["vm_config"];
     let allowed = filter["capability_restriction_config"]["allowed_capabilities"].as_object().unwrap();
@@ -74,25 +74,25 @@ pub(crate) fn builder(module: &Module) -> Builder {
     builder
 }
 
-/// How long a stream may wait in the sidecar, whatever happens.
+/// The sidecar's `stream_idle_timeout`.
 pub(crate) fn idle_timeout() -> Duration {
     let manager = at(document(), "static_resources.listeners[outbound].filter_chains[0].filters[0].typed_config");
     let seconds = manager["stream_idle_timeout"].as_str().unwrap().trim_end_matches('s').parse().unwrap();
     Duration::from_secs(seconds)
 }
 
-/// A request of the app's to another service.
+/// A request from the app to another service.
 pub(crate) fn to_service(host: &str) -> Request {
     Request::new(Headers::get_request(host, "/"))
 }
 
-/// A request of the app's to IMDS, for a token for this resource.
+/// An IMDS request from the app for a token for this resource.
 pub(crate) fn to_imds(resource: &str) -> Request {
     let path = format!("/metadata/identity/oauth2/token?api-version=2018-02-01&resource={resource}");
     Request::new(Headers::get_request(stack::IMDS_HOST, &path).with("metadata", "true")).to(IMDS_ADDRESS)
 }
 
-/// A federated token that the filter takes: only Entra looks at its signature.
+/// A federated token that the filter accepts: only Entra verifies the signature.
 pub(crate) fn unsigned_assertion(host: &Host) -> String {
     use base64::Engine as _;
     let part = |value: Value| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(value.to_string());
@@ -100,7 +100,7 @@ pub(crate) fn unsigned_assertion(host: &Host) -> String {
     let claims = serde_json::json!({
         "iss": stack::ISSUER_URL, "sub": stack::SUBJECT, "aud": [stack::AUDIENCE], "exp": now + 3600,
     });
-    let signature = part(Value::from("nobody's signature, no shorter than those that issuers make".repeat(4)));
+    let signature = part(Value::from("not a valid signature, but as long as those of real issuers".repeat(4)));
     format!("{}.{}.{signature}", part(serde_json::json!({"alg": "RS256"})), part(claims))
 }
 

@@ -1,6 +1,5 @@
-// Command schema checks Istio's objects in YAML files against the CRDs that istio.io/api publishes: their OpenAPI schemas, fields that
-// they do not know, and their CEL rules, with the code that the Kubernetes API server uses. Objects of other groups are named and left
-// alone.
+// Command schema validates the Istio objects in YAML files against the CRDs that istio.io/api publishes: their OpenAPI schemas, unknown
+// fields and CEL rules, with the code of the Kubernetes API server. It lists objects of other API groups and skips them.
 //
 //	go run . CRDS.yaml FILE.yaml ...
 //
@@ -30,7 +29,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// version is what checks the objects of one kind in one version.
+// version validates the objects of one kind and API version.
 type version struct {
 	structural *structural.Structural
 	schema     validation.SchemaValidator
@@ -70,16 +69,16 @@ func check(crds string, files []string) ([]string, error) {
 			found, known := versions[kind]
 			if !known {
 				if strings.Contains(kind, "istio.io/") {
-					mistakes = append(mistakes, fmt.Sprintf("%s: there is no %s", file, kind))
+					mistakes = append(mistakes, fmt.Sprintf("%s: unknown kind %s", file, kind))
 				} else {
-					fmt.Printf("%s: %s left alone\n", file, kind)
+					fmt.Printf("%s: %s skipped\n", file, kind)
 				}
 				return nil
 			}
 			for _, mistake := range found.mistakes(object) {
 				mistakes = append(mistakes, fmt.Sprintf("%s: %s: %s", file, kind, mistake))
 			}
-			fmt.Printf("%s: %s seen\n", file, kind)
+			fmt.Printf("%s: %s validated\n", file, kind)
 			return nil
 		})
 		if err != nil {
@@ -89,7 +88,7 @@ func check(crds string, files []string) ([]string, error) {
 	return mistakes, nil
 }
 
-// mistakes says everything that the API server would refuse, and every field that it would drop.
+// mistakes returns all errors for which the API server would reject the object, and every unknown field, which it would drop.
 func (v version) mistakes(object map[string]any) []string {
 	var list []string
 	errs := validation.ValidateCustomResource(nil, object, v.schema)
@@ -99,12 +98,12 @@ func (v version) mistakes(object map[string]any) []string {
 	}
 	options := structural.UnknownFieldPathOptions{TrackUnknownFieldPaths: true}
 	for _, path := range pruning.PruneWithOptions(runtime.DeepCopyJSON(object), v.structural, true, options) {
-		list = append(list, path+": there is no such field")
+		list = append(list, path+": unknown field")
 	}
 	return list
 }
 
-// read makes the checks of a file of CRDs, by apiVersion and kind.
+// read returns the validators for the CRDs in a file, by apiVersion and kind.
 func read(crds string) (map[string]version, error) {
 	versions := map[string]version{}
 	err := each(crds, func(document []byte) error {
@@ -136,7 +135,7 @@ func read(crds string) (map[string]version, error) {
 	return versions, err
 }
 
-// decode reads an object as the API server does: a whole number is one, not a float.
+// decode decodes an object like the API server: integers stay integers instead of becoming floats.
 func decode(document []byte) (map[string]any, error) {
 	text, err := yaml.YAMLToJSON(document)
 	if err != nil {
@@ -146,7 +145,7 @@ func decode(document []byte) (map[string]any, error) {
 	return object, json.Unmarshal(text, &object)
 }
 
-// each hands over the documents of a YAML file, one after the other.
+// each calls take for each document of a YAML file, in order.
 func each(file string, take func([]byte) error) error {
 	opened, err := os.Open(file)
 	if err != nil {
