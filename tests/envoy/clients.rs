@@ -1,4 +1,4 @@
-//! The HTTP stacks that people really run, in front of the manifest that ships, in every version of Envoy.
+//! Clients with unusual HTTP features, with the sidecar's manifest, on every supported version of Envoy.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,25 +10,25 @@ use stack::{HEALTH_HOST, IDENTITY_HEADER, IMDS_HOST, LISTED_HOST, Options, Stack
 
 use super::{look_through_log, newest};
 
-/// A sentence, and the test of it with a version of Envoy.
+/// A test's name and its function, which takes a version of Envoy.
 type Named = (&'static str, fn(&'static str));
 
-/// What this file shows, by its sentences.
+/// The tests of this file.
 pub(crate) const ALL: &[Named] = &[
-    ("a_client_that_offers_to_switch_to_tls_is_served_without_it", a_client_that_offers_tls),
-    ("a_client_of_http_1_0_is_served_with_a_host_or_at_imds_without", a_client_of_http_1_0),
-    ("a_websocket_opens_with_the_manifest_that_ships", a_websocket_opens),
-    ("a_client_that_half_closes_is_not_answered_and_one_that_waits_is", a_client_that_half_closes),
+    ("a_request_that_offers_an_upgrade_to_tls_is_served_without_the_upgrade", a_client_that_offers_tls),
+    ("an_http_1_0_request_is_served_with_a_host_and_at_imds_also_without_one", a_client_of_http_1_0),
+    ("a_websocket_opens_with_the_sidecars_manifest", a_websocket_opens),
+    ("a_client_that_half_closes_its_connection_gets_no_response", a_client_that_half_closes),
 ];
 
-fn of(version: &str) -> Stack {
+fn stack_with(version: &str) -> Stack {
     newest(Options { envoy: Some(envoy::binary_of(version)), ..Options::default() })
 }
 
 const IMDS: &str = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net";
 const APP_SERVICE: &str = "/msi/token?api-version=2019-08-01&resource=https://vault.azure.net";
 
-/// The kinds of requests that this Envoy answers: where to, for what, with which header lines after the first.
+/// A request for each listener: the address, the path and the header lines.
 fn kinds(stack: &Stack) -> [(SocketAddr, String, String); 4] {
     let secret = format!("X-IDENTITY-HEADER: {IDENTITY_HEADER}\r\n");
     [
@@ -39,9 +39,9 @@ fn kinds(stack: &Stack) -> [(SocketAddr, String, String); 4] {
     ]
 }
 
-/// As Apache HttpClient 5.4 and later sends every request over plain HTTP.
+/// Apache HttpClient 5.4 and later sends these headers with every request over plain HTTP.
 fn a_client_that_offers_tls(version: &'static str) {
-    let stack = of(version);
+    let stack = stack_with(version);
     for (addr, path, headers) in kinds(&stack) {
         for protocol in ["TLS/1.2", "TLS/1.3"] {
             let upgrade = format!("Upgrade: {protocol}\r\nConnection: Upgrade\r\n");
@@ -51,7 +51,7 @@ fn a_client_that_offers_tls(version: &'static str) {
         let other = format!("GET {path} HTTP/1.1\r\n{headers}Upgrade: spdy/3\r\nConnection: Upgrade\r\n\r\n");
         assert!(
             send_text(addr, &other, false).unwrap().starts_with("HTTP/1.1 403 "),
-            "nothing else is ignored: {path}"
+            "only upgrades to TLS are ignored: {path}"
         );
     }
     let seen: Vec<Value> = stack.upstream.seen();
@@ -59,9 +59,9 @@ fn a_client_that_offers_tls(version: &'static str) {
     look_through_log(&stack);
 }
 
-/// As nginx sends what it passes on, when nothing else is configured.
+/// nginx uses HTTP/1.0 for `proxy_pass` by default.
 fn a_client_of_http_1_0(version: &'static str) {
-    let stack = of(version);
+    let stack = stack_with(version);
     for (addr, path, headers) in kinds(&stack) {
         let answer =
             send_text(addr, &format!("GET {path} HTTP/1.0\r\n{headers}Connection: close\r\n\r\n"), false).unwrap();
@@ -72,7 +72,7 @@ fn a_client_of_http_1_0(version: &'static str) {
     };
     let answer = without_host(stack.imds_addr(), IMDS, "Metadata: true\r\n");
     assert!(answer.starts_with("HTTP/1.0 200 ") && answer.contains("\"access_token\":\"ey"), "{answer}");
-    // IMDS's own rules hold, and elsewhere nobody guesses a host.
+    // The rules of IMDS apply, and other listeners do not add a default host.
     assert!(without_host(stack.imds_addr(), IMDS, "").contains("Required metadata header not specified"));
     assert!(without_host(stack.outbound_addr(), "/", "").starts_with("HTTP/1.0 400 "));
     assert_eq!(stack.upstream.requests(), 1);
@@ -80,7 +80,7 @@ fn a_client_of_http_1_0(version: &'static str) {
 }
 
 fn a_websocket_opens(version: &'static str) {
-    let stack = of(version);
+    let stack = stack_with(version);
     let mut stream = TcpStream::connect(stack.outbound_addr()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let open = format!(
@@ -103,15 +103,16 @@ fn a_websocket_opens(version: &'static str) {
     look_through_log(&stack);
 }
 
-/// As `printf … | nc` does it when its input ends. Envoy has no option for such clients; `docs/migrate.md` says what to use instead.
+/// `printf … | nc` half-closes its connection at the end of its input. Envoy has no option for such clients; `docs/migrate.md` names
+/// alternatives.
 fn a_client_that_half_closes(version: &'static str) {
-    let stack = of(version);
+    let stack = stack_with(version);
     let request = format!("GET {IMDS} HTTP/1.1\r\nHost: {IMDS_HOST}\r\nMetadata: true\r\nConnection: close\r\n\r\n");
     for _ in 0..2 {
         assert_eq!(send_text(stack.imds_addr(), &request, true).unwrap(), "");
         assert!(
             send_text(stack.imds_addr(), &request, false).unwrap().starts_with("HTTP/1.1 200 "),
-            "cached by now, too"
+            "a client that keeps its connection open gets a response"
         );
     }
     look_through_log(&stack);

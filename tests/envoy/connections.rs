@@ -1,4 +1,4 @@
-//! Connections that something between Envoy and a server has forgotten: Envoy finds out when it sends on them.
+//! Pooled connections that a NAT, firewall or load balancer has dropped: Envoy detects this only when it sends a request.
 
 use std::sync::Arc;
 use std::thread;
@@ -11,24 +11,23 @@ use stack::{DropMode, Forwarder, IMDS_HOST, LISTED_HOST, Options, Request, Stack
 
 use super::{look_through_log, newest, of_the_filter};
 
-/// What this file shows, by its sentences.
+/// The tests of this file.
 pub(crate) const ALL: &[(&str, fn())] = &[
-    ("forgotten_connections_to_entra_cost_one_call_and_no_request", forgotten_connections_cost_one_call),
-    ("connections_that_envoy_closes_before_they_are_forgotten_lose_no_call", an_idle_timeout_loses_no_call),
-    ("a_forgotten_connection_to_the_upstream_fails_no_request_that_may_be_repeated", a_get_is_repeated),
+    ("dropped_connections_to_entra_cause_one_retry_and_fail_no_request", dropped_connections_cause_one_retry),
+    ("connections_that_envoy_closes_before_they_are_dropped_fail_no_call", an_idle_timeout_prevents_failed_calls),
+    ("a_dropped_connection_to_the_upstream_fails_no_request_that_is_safe_to_retry", a_get_is_retried),
 ];
 
-/// The clusters that lead to Entra; the second never uses a connection twice.
+/// The clusters for Entra; the second never reuses a connection.
 const ENTRA: [&str; 2] = ["entra", "entra_new_connection"];
 const UPSTREAM: [&str; 1] = ["payments_kv"];
 
-/// A sidecar of one worker with a forwarder between these clusters and their server. `idle_timeout` takes the place of the
-/// one that ships.
+/// A sidecar with one worker and a forwarder between these clusters and their server. `idle_timeout` replaces the value in the manifest.
 fn behind_a_forwarder(clusters: &'static [&'static str], idle_timeout: &'static str) -> (Stack, Arc<Forwarder>) {
     let forwarder = Arc::new(Forwarder::start().unwrap());
     let between = Arc::clone(&forwarder);
     let edit = move |document: &mut Value| {
-        // As many exchanges at once as there are to be connections.
+        // Allow one concurrent exchange for each connection.
         for listener in sidecar::WITH_FILTER {
             let text = at_mut(document, &format!("{}.configuration.value", sidecar::filter(listener))).unwrap();
             let mut configuration: Value = serde_json::from_str(text.as_str().unwrap()).unwrap();
@@ -54,8 +53,8 @@ fn behind_a_forwarder(clusters: &'static [&'static str], idle_timeout: &'static 
     (stack, forwarder)
 }
 
-/// Asks for a token of each of these resources, all at once.
-fn ask(stack: &Stack, resources: &[String]) {
+/// Requests a token for each of these resources, concurrently.
+fn request_tokens(stack: &Stack, resources: &[String]) {
     thread::scope(|scope| {
         for resource in resources {
             stack.directory().register_resource(resource);
@@ -73,19 +72,19 @@ fn resources(count: usize) -> Vec<String> {
     (0..count).map(|number| format!("https://resource-{number}.example")).collect()
 }
 
-fn forgotten_connections_cost_one_call() {
+fn dropped_connections_cause_one_retry() {
     for how in [DropMode::Reset, DropMode::Silence] {
         for count in [1, 5] {
             let (stack, forwarder) = behind_a_forwarder(&ENTRA, "0s");
             stack
                 .directory()
                 .add_faults(vec![Fault::delay(Duration::from_millis(500)).times(u32::try_from(count).unwrap())]);
-            ask(&stack, &resources(count));
+            request_tokens(&stack, &resources(count));
             assert_eq!(forwarder.connections(), count as u64, "pooled connections");
             forwarder.drop_connections(how);
             let started = Instant::now();
-            ask(&stack, &["https://sixth.example".to_owned()]);
-            println!("{how:?}, {count} forgotten: {:?}", started.elapsed());
+            request_tokens(&stack, &["https://sixth.example".to_owned()]);
+            println!("{how:?}, {count} dropped: {:?}", started.elapsed());
             let log = stack.log();
             assert_eq!(log.matches("outcome=retried").count(), 1, "{}", of_the_filter(&log));
             assert_eq!(log.matches("outcome=failed").count(), 0, "{}", of_the_filter(&log));
@@ -95,15 +94,15 @@ fn forgotten_connections_cost_one_call() {
     }
 }
 
-/// The shipped time-out is a minute, and what is between forgets after four or more: here they are 1 s and 2 s.
-fn an_idle_timeout_loses_no_call() {
+/// In production the idle timeout is one minute, and middleboxes drop connections after four minutes or more; here 1 s and 2 s.
+fn an_idle_timeout_prevents_failed_calls() {
     let (stack, forwarder) = behind_a_forwarder(&ENTRA, "1s");
     let (other, upstream) = behind_a_forwarder(&UPSTREAM, "1s");
     for forwarder in [&forwarder, &upstream] {
         forwarder.drop_idle_after(Duration::from_secs(2), DropMode::Silence);
     }
     for round in 0..3 {
-        ask(&stack, &[format!("https://resource-{round}.example")]);
+        request_tokens(&stack, &[format!("https://resource-{round}.example")]);
         assert_eq!(other.get(LISTED_HOST, "/", &[]).status, 200);
         assert_eq!(other.send(&Request::post(LISTED_HOST, "/", "x")).unwrap().status, 200);
         thread::sleep(Duration::from_secs(3));
@@ -112,7 +111,7 @@ fn an_idle_timeout_loses_no_call() {
     assert_eq!((forwarder.connections(), upstream.connections()), (3, 3));
 }
 
-fn a_get_is_repeated() {
+fn a_get_is_retried() {
     let (stack, forwarder) = behind_a_forwarder(&UPSTREAM, "0s");
     for method in ["GET", "HEAD", "OPTIONS"] {
         let request = Request::new(method, LISTED_HOST, "/");
@@ -122,7 +121,7 @@ fn a_get_is_repeated() {
         assert_eq!(stack.send(&request).unwrap().status, 200, "{method}");
         assert_eq!(stack.upstream.requests(), seen + 1);
         forwarder.drop_connections(DropMode::Reset);
-        // What may have been carried out already is not sent again.
+        // A request that the server may have processed already is not sent again.
         let post = Request::post(LISTED_HOST, "/", "x");
         assert_eq!(stack.send(&post).unwrap().status, 503, "{method}");
     }

@@ -1,6 +1,6 @@
-//! The module that ships, in a real Envoy: every scenario, and what only Envoy can show.
+//! The release module in a real Envoy: all scenarios, and tests of behaviour that only Envoy has.
 
-// A test may fail where it stands.
+// A test may panic.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 #[path = "../caught/mod.rs"]
@@ -33,7 +33,7 @@ use stack::{LISTED_HOST, Options, Request, Response, Stack, StartError, TOKEN_LI
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // Each Envoy has workers of its own, and most of the time is waited for.
+    // The tests mostly wait, so more of them can run than there are cores.
     arguments.test_threads.get_or_insert(4);
     let [newest, oldest] = envoy::VERSIONS;
     let mut trials = Vec::new();
@@ -43,8 +43,8 @@ fn main() -> ExitCode {
             trials.push(trial(oldest, scenario));
         }
     }
-    let own = [
-        OWN,
+    let tests = [
+        ALL,
         tokens::ALL,
         connections::ALL,
         token_file::ALL,
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
         many::ALL,
         observed::ALL,
     ];
-    for (name, test) in own.into_iter().flatten().chain(upgrade::ALL) {
+    for (name, test) in tests.into_iter().flatten().chain(upgrade::ALL) {
         trials.push(Trial::test(*name, move || caught(test)).with_kind(newest));
     }
     for (name, test) in clients::ALL {
@@ -68,11 +68,11 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// What only Envoy can show.
-const OWN: &[(&str, fn())] = &[
-    ("a_bad_configuration_refuses_to_load_with_every_mistake", a_bad_configuration_refuses_to_load),
-    ("a_bad_configuration_that_is_pushed_leaves_the_old_one", a_bad_push_leaves_the_old_one),
-    ("the_log_tells_version_commit_and_each_exchange", the_log_tells_its_story),
+/// The tests of this file.
+const ALL: &[(&str, fn())] = &[
+    ("envoy_does_not_start_with_an_invalid_configuration_and_logs_every_mistake", an_invalid_configuration_is_rejected),
+    ("a_push_of_an_invalid_configuration_is_rejected_and_the_old_one_stays_in_use", an_invalid_push_is_rejected),
+    ("the_log_shows_version_commit_and_each_exchange", the_log_shows_version_and_exchanges),
 ];
 
 fn trial(version: &'static str, scenario: &'static Scenario) -> Trial {
@@ -111,17 +111,17 @@ fn started(version: &str, scenario: &Scenario) -> Stack {
 }
 
 fn look_through_log(stack: &Stack) {
-    let amiss = stack.forbidden_log_lines();
-    assert!(amiss.is_empty(), "in the log:\n{}", amiss.join("\n"));
+    let unexpected = stack.forbidden_log_lines();
+    assert!(unexpected.is_empty(), "unexpected lines in the log:\n{}", unexpected.join("\n"));
 }
 
-/// The filter's own lines.
+/// The lines of the log that the filter wrote.
 fn of_the_filter(log: &str) -> String {
     let lines: Vec<&str> = log.lines().filter(|line| line.contains("wasm log")).collect();
     lines.join("\n")
 }
 
-/// Envoy as a host of scenarios.
+/// Runs scenarios on Envoy.
 struct Envoy<'a>(&'a Stack);
 
 impl World for Envoy<'_> {
@@ -149,10 +149,10 @@ impl World for Envoy<'_> {
     }
 }
 
-const MISTAKEN: &str = r#"{"destinations":[{"host":["x"],"scope":"https://vault.azure.net"}]}"#;
+const INVALID: &str = r#"{"destinations":[{"host":["x"],"scope":"https://vault.azure.net"}]}"#;
 
-/// What Envoy's log says of [`MISTAKEN`].
-fn tells_the_mistakes(log: &str) -> bool {
+/// Whether the log lists all mistakes of [`INVALID`].
+fn lists_all_mistakes(log: &str) -> bool {
     [
         r#"destinations[0].host: there is no such field: did you mean \"hosts\"?"#,
         r#"destinations[0].scope: \"https://vault.azure.net\" is a resource: write \"https://vault.azure.net/.default\""#,
@@ -166,35 +166,35 @@ fn newest(options: Options) -> Stack {
     Stack::start(options).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn a_bad_configuration_refuses_to_load() {
-    let options = Options { configuration: Some(MISTAKEN.to_owned()), ..Options::default() };
+fn an_invalid_configuration_is_rejected() {
+    let options = Options { configuration: Some(INVALID.to_owned()), ..Options::default() };
     match Stack::start(options) {
-        Err(error @ StartError::EnvoyExited { .. }) => assert!(tells_the_mistakes(&error.to_string()), "{error}"),
+        Err(error @ StartError::EnvoyExited { .. }) => assert!(lists_all_mistakes(&error.to_string()), "{error}"),
         Err(error) => panic!("{error}"),
-        Ok(_) => panic!("it was taken"),
+        Ok(_) => panic!("Envoy accepted the configuration"),
     }
 }
 
-fn a_bad_push_leaves_the_old_one() {
+fn an_invalid_push_is_rejected() {
     let stack = newest(Options { lds: true, ..Options::default() });
-    assert!(stack.push_configuration(MISTAKEN).is_err());
-    assert!(tells_the_mistakes(&stack.log()), "{}", of_the_filter(&stack.log()));
+    assert!(stack.push_configuration(INVALID).is_err());
+    assert!(lists_all_mistakes(&stack.log()), "{}", of_the_filter(&stack.log()));
     let answer = stack.get(LISTED_HOST, "/", &[]);
-    assert!(answer.seen_header("authorization").is_some(), "the old configuration holds");
+    assert!(answer.seen_header("authorization").is_some(), "the old configuration is not in use");
     let refuse = r#"{"destinations":[{"hosts":["payments-kv.vault.azure.net"],"scope":"https://vault.azure.net/.default","tls_clusters":["x"]}]}"#;
     stack.push_configuration(refuse).unwrap();
-    assert_eq!(stack.get(LISTED_HOST, "/", &[]).status, 403, "a good one is taken");
+    assert_eq!(stack.get(LISTED_HOST, "/", &[]).status, 403, "a valid configuration is not applied");
 }
 
-fn the_log_tells_its_story() {
+fn the_log_shows_version_and_exchanges() {
     let stack = newest(Options::default());
     stack.get(LISTED_HOST, "/", &[]);
     let issued =
         "event=exchange outcome=issued identity=default scope=https://vault.azure.net/.default expires_in_s=35";
-    let told = stack::eventually(Duration::from_secs(2), || stack.log().contains(issued));
+    let logged = stack::eventually(Duration::from_secs(2), || stack.log().contains(issued));
     let log = stack.log();
-    assert!(told, "{}", of_the_filter(&log));
+    assert!(logged, "{}", of_the_filter(&log));
     let start = format!("event=start version={} commit=", env!("CARGO_PKG_VERSION"));
     assert!(log.contains(&start), "{}", of_the_filter(&log));
-    assert_eq!(log.matches("event=exchange").count(), 1, "one line for one exchange");
+    assert_eq!(log.matches("event=exchange").count(), 1, "one line for each exchange");
 }

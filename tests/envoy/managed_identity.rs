@@ -1,4 +1,4 @@
-//! Managed identity in a real Envoy: what clients feel, and where the proxies that it takes the place of hurt.
+//! Managed identity in a real Envoy.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -13,18 +13,18 @@ use stack::{HEALTH_HOST, IDENTITY_HEADER, IMDS_HOST, LISTED_HOST, Options, Reque
 
 use super::{look_through_log, newest};
 
-/// What this file shows, by its sentences.
+/// The tests of this file.
 pub(crate) const ALL: &[(&str, fn())] = &[
-    ("an_app_of_app_service_gets_a_token_for_its_secret", an_app_of_app_service_gets_a_token),
-    ("a_build_gets_the_token_that_it_may_have_and_no_other", a_build_gets_the_token_that_it_may_have),
-    ("what_imds_passes_on_reaches_the_node_and_nothing_else_does", what_passes_reaches_the_node),
-    ("two_identities_of_one_pod_are_never_taken_for_each_other", two_identities_are_told_apart),
-    ("a_gateway_never_answers_a_managed_identity", a_gateway_never_answers),
-    ("a_refresh_that_fails_costs_callers_nothing", a_refresh_that_fails_costs_callers_nothing),
-    ("a_client_that_gives_up_cancels_nothing_for_the_others", a_client_that_gives_up_cancels_nothing),
-    ("a_caller_that_wants_another_token_gets_one", a_caller_that_wants_another_token_gets_one),
-    ("a_pod_is_ready_when_its_token_was_read_and_entra_does_not_refuse_it", readiness_tells_the_truth),
-    ("a_federated_token_that_entra_would_refuse_is_a_final_answer", a_federated_token_that_entra_would_refuse),
+    ("an_app_service_client_with_the_secret_gets_a_token", an_app_service_client_gets_a_token),
+    ("a_build_gets_a_token_for_the_allowed_resource_only", a_build_gets_a_token_for_the_allowed_resource_only),
+    ("only_requests_for_listed_paths_reach_the_nodes_imds", only_requests_for_listed_paths_reach_the_node),
+    ("two_identities_of_one_pod_are_never_confused", two_identities_are_never_confused),
+    ("managed_identity_is_rejected_on_a_gateway", managed_identity_is_rejected_on_a_gateway),
+    ("clients_get_the_cached_token_at_once_while_a_refresh_fails", clients_get_the_cached_token_while_a_refresh_fails),
+    ("a_client_that_disconnects_does_not_cancel_the_exchange_for_others", a_client_that_disconnects_cancels_nothing),
+    ("bypass_cache_forces_one_new_token_in_thirty_seconds", bypass_cache_forces_a_new_token),
+    ("a_pod_is_ready_if_its_federated_token_is_valid_and_entra_has_not_rejected_it", readiness_follows_the_token),
+    ("an_unacceptable_federated_token_is_a_400_and_an_expired_one_a_503", an_invalid_federated_token),
 ];
 
 fn imds(query: &str) -> Request {
@@ -41,7 +41,7 @@ fn claims(answer: &Response) -> Value {
     fake_entra::claims(&token(answer)).unwrap()
 }
 
-fn an_app_of_app_service_gets_a_token() {
+fn an_app_service_client_gets_a_token() {
     let stack = newest(Options::default());
     let ask = |query: &str, header: (&str, &str)| {
         let path = format!("/msi/token?{query}");
@@ -63,12 +63,12 @@ fn an_app_of_app_service_gets_a_token() {
     let stack = newest(Options::default().variable("IDENTITY_HEADER", None));
     let path = format!("/msi/token?{current}");
     let answer = stack.send_imds(&Request::get("localhost", &path).header("x-identity-header", "")).unwrap();
-    assert_eq!(answer.status, 400, "clients would try again for minutes");
+    assert_eq!(answer.status, 400, "clients would retry a 5xx for minutes");
     assert!(answer.text().contains("IDENTITY_HEADER is not set"), "{}", answer.text());
 }
 
-/// A build that speaks to App Service's endpoint, with one identity, for one resource.
-fn a_build_gets_the_token_that_it_may_have() {
+/// A build that uses the App Service endpoint, with one identity for one resource.
+fn a_build_gets_a_token_for_the_allowed_resource_only() {
     let configuration = json!({
         "assertions": [{"name": "build", "source": "file", "cluster": "projected_token"}],
         "identities": [{"name": "deploy", "assertion": "build", "resources": ["https://management.azure.com"]}],
@@ -84,22 +84,22 @@ fn a_build_gets_the_token_that_it_may_have() {
     let other = ask("https://vault.azure.net");
     assert_eq!(other.status, 400);
     assert!(other.json()["message"].as_str().unwrap().contains("is not offered for the resource"), "{}", other.text());
-    // Without the section IMDS is not answered.
+    // Without the section `imds`, IMDS requests are not answered.
     assert_eq!(stack.send_imds(&imds("resource=https://management.azure.com/")).unwrap().status, 404);
     look_through_log(&stack);
 }
 
-fn what_passes_reaches_the_node() {
+fn only_requests_for_listed_paths_reach_the_node() {
     let stack = newest(Options::default());
     let compute = "/metadata/instance/compute?api-version=2021-02-01";
     let answer = stack.get_imds(compute, &[("metadata", "true")]);
-    // The upstream stands for the node's own service here, and says what it saw.
+    // The test's upstream takes the place of the node's IMDS and describes the request in its response.
     assert_eq!((answer.status, answer.json()["path"].as_str()), (200, Some(compute)));
     assert_eq!(answer.seen_header("x-forwarded-for"), None);
     for path in ["/metadata/scheduledevents", "/metadata/instances", "/metadata/identity/info"] {
         assert_eq!(stack.get_imds(path, &[("metadata", "true")]).status, 403, "{path}");
     }
-    // The listener makes it a token request, to which the resource is missing.
+    // Normalized by the listener, this is a token request without a resource.
     let normal = stack.get_imds("/metadata/instance/../identity/oauth2/token", &[("metadata", "true")]);
     assert_eq!((normal.status, &normal.json()["error"]), (400, &json!("invalid_request")));
     assert_eq!(stack.get_imds("/metadata/identity/getplatformmetadata", &[]).status, 404);
@@ -110,8 +110,8 @@ fn what_passes_reaches_the_node() {
     look_through_log(&stack);
 }
 
-/// Two user-assigned identities, each with what it may be asked for, and none for callers that name none.
-fn two_identities_are_told_apart() {
+/// Two user-assigned identities, each with its allowed resources, and no default identity.
+fn two_identities_are_never_confused() {
     let (orders, reports) = ("aaaaaaaa-0000-4000-8000-000000000001", "bbbbbbbb-0000-4000-8000-000000000002");
     let resource_id = |name: &str| {
         format!(
@@ -150,7 +150,7 @@ fn two_identities_are_told_apart() {
     look_through_log(&stack);
 }
 
-fn a_gateway_never_answers() {
+fn managed_identity_is_rejected_on_a_gateway() {
     let edit = |document: &mut serde_json::Value| {
         document["node"]["id"] = json!("router~10.0.0.1~egress-5c8.istio-system~istio-system.svc.cluster.local");
     };
@@ -158,66 +158,68 @@ fn a_gateway_never_answers() {
     let answer = stack.send_imds(&imds("resource=https://vault.azure.net")).unwrap();
     assert_eq!(answer.status, 403);
     assert!(answer.text().contains("never answered on a gateway"), "{}", answer.text());
-    assert!(stack.get(LISTED_HOST, "/", &[]).seen_header("authorization").is_some(), "destinations are");
+    assert!(stack.get(LISTED_HOST, "/", &[]).seen_header("authorization").is_some(), "destinations still work");
 }
 
-/// While a refresh is due and Entra answers 500, callers get the old token at once.
-fn a_refresh_that_fails_costs_callers_nothing() {
+/// While a refresh is due and Entra answers 500, clients get the cached token at once.
+fn clients_get_the_cached_token_while_a_refresh_fails() {
     let stack = newest(Options { concurrency: 4, ..Options::default() });
-    // It lives for a minute: its refresh is due after 24 s to 30 s.
+    // The token's lifetime is one minute: its refresh is due after 24 s to 30 s.
     stack.directory().add_faults(vec![Fault::expires_in(60)]);
     let first = token(&stack.send_imds(&imds("resource=https://vault.azure.net")).unwrap());
     stack.directory().add_faults(vec![Fault::status(500).times(u32::MAX)]);
-    let tried = stack::eventually(Duration::from_secs(45), || {
+    let refreshed = stack::eventually(Duration::from_secs(45), || {
         thread::sleep(Duration::from_millis(100));
         token(&stack.send_imds(&imds("resource=https://vault.azure.net")).unwrap());
         stack.directory().stats().token_requests > 1
     });
-    assert!(tried, "a refresh was due");
+    assert!(refreshed, "the filter did not try to refresh the token");
     for _ in 0..50 {
         let request = imds("resource=https://vault.azure.net").timeout(Duration::from_secs(2));
         assert_eq!(token(&stack.send_imds(&request).unwrap()), first);
     }
 }
 
-fn a_client_that_gives_up_cancels_nothing() {
+fn a_client_that_disconnects_cancels_nothing() {
     let stack = newest(Options { concurrency: 1, ..Options::default() });
     stack.directory().add_faults(vec![Fault::delay(Duration::from_secs(2))]);
-    let mut gives_up = TcpStream::connect(stack.imds_addr()).unwrap();
+    let mut client = TcpStream::connect(stack.imds_addr()).unwrap();
     let path = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net";
-    write!(gives_up, "GET {path} HTTP/1.1\r\nhost: {IMDS_HOST}\r\nmetadata: true\r\n\r\n").unwrap();
-    let asked = stack::eventually(Duration::from_secs(5), || stack.directory().stats().token_requests == 1);
-    assert!(asked, "the first one's exchange is under way");
+    write!(client, "GET {path} HTTP/1.1\r\nhost: {IMDS_HOST}\r\nmetadata: true\r\n\r\n").unwrap();
+    let started = stack::eventually(Duration::from_secs(5), || stack.directory().stats().token_requests == 1);
+    assert!(started, "the first client's exchange has not started");
     thread::scope(|scope| {
-        let waits = scope.spawn(|| stack.send_imds(&imds("resource=https://vault.azure.net")).unwrap());
+        let waiting = scope.spawn(|| stack.send_imds(&imds("resource=https://vault.azure.net")).unwrap());
         thread::sleep(Duration::from_millis(200));
-        drop(gives_up);
-        token(&waits.join().unwrap());
+        drop(client);
+        token(&waiting.join().unwrap());
     });
     assert_eq!(stack.directory().stats().token_requests, 1);
     look_through_log(&stack);
 }
 
-fn a_caller_that_wants_another_token_gets_one() {
+fn bypass_cache_forces_a_new_token() {
     let stack = newest(Options { concurrency: 1, ..Options::default() });
-    let ask = |more: &str| token(&stack.send_imds(&imds(&format!("resource=https://vault.azure.net{more}"))).unwrap());
-    let first = ask("");
-    assert_eq!(ask(&format!("&token_sha256_to_refresh={}", "0".repeat(64))), first);
-    let second = ask("&bypass_cache=true");
+    let request_token = |parameters: &str| {
+        token(&stack.send_imds(&imds(&format!("resource=https://vault.azure.net{parameters}"))).unwrap())
+    };
+    let first = request_token("");
+    assert_eq!(request_token(&format!("&token_sha256_to_refresh={}", "0".repeat(64))), first);
+    let second = request_token("&bypass_cache=true");
     assert_ne!(second, first);
-    // Once in thirty seconds, whatever asks.
-    assert_eq!(ask("&bypass_cache=true"), second);
+    // At most one forced refresh in thirty seconds.
+    assert_eq!(request_token("&bypass_cache=true"), second);
     assert_eq!(stack.directory().stats().token_requests, 2);
     look_through_log(&stack);
 }
 
-fn readiness_tells_the_truth() {
+fn readiness_follows_the_token() {
     let probe = |stack: &Stack, path: &str| stack.send_health(&Request::get(HEALTH_HOST, path)).unwrap();
     let stack = newest(Options { concurrency: 1, ..Options::default() });
     assert_eq!((probe(&stack, "/healthz").status, probe(&stack, "/readyz").status), (200, 200));
-    assert_eq!(stack.directory().stats().token_requests, 0, "a probe exchanges nothing");
+    assert_eq!(stack.directory().stats().token_requests, 0, "a probe causes no exchange");
     assert_eq!(stack.send_imds(&imds("resource=https://valt.azure.net")).unwrap().status, 400);
-    assert_eq!(probe(&stack, "/readyz").status, 200, "a wrong resource says nothing of the pod");
+    assert_eq!(probe(&stack, "/readyz").status, 200, "a rejected resource does not make the pod unready");
     let verbose = json!({"ready": true, "identities": [{"identity": "default", "ready": true}]});
     assert_eq!(probe(&stack, "/readyz?verbose").json(), verbose);
     let elsewhere = stack.send_health(&Request::get(HEALTH_HOST, "/metadata/identity/oauth2/token")).unwrap();
@@ -228,7 +230,7 @@ fn readiness_tells_the_truth() {
         Options { concurrency: 1, ..Options::default() }
             .variable("AZURE_CLIENT_ID", Some("00000000-0000-4000-8000-000000000000")),
     );
-    assert_eq!(probe(&stack, "/readyz").status, 200, "nothing was refused yet");
+    assert_eq!(probe(&stack, "/readyz").status, 200, "Entra has not rejected the token yet");
     assert_eq!(stack.send_imds(&imds("resource=https://vault.azure.net")).unwrap().status, 400);
     let answer = probe(&stack, "/readyz");
     assert_eq!((answer.status, &answer.json()["aadsts"]), (503, &json!("AADSTS700016")));
@@ -239,27 +241,27 @@ fn readiness_tells_the_truth() {
     assert_eq!((answer.status, &answer.json()["code"]), (503, &json!("assertion_malformed")));
     stack.rotate_token().unwrap();
     let ready = stack::eventually(Duration::from_secs(5), || probe(&stack, "/readyz").status == 200);
-    assert!(ready, "it is once the token is there");
+    assert!(ready, "the pod is not ready although the token is valid");
     look_through_log(&stack);
 }
 
-/// What does not pass by itself is a 400, which SDKs show at once; they would try a 503 again for up to 18 s.
-fn a_federated_token_that_entra_would_refuse() {
+/// SDKs report a 400 at once, and retry a 503 for up to 18 s.
+fn an_invalid_federated_token() {
     let part = |json: Value| URL_SAFE_NO_PAD.encode(json.to_string());
     let claims =
         |exp: i64| json!({"iss": "https://i.example", "sub": "s", "aud": "api://AzureADTokenExchange", "exp": exp});
     let signed = |alg: &str, claims: Value| format!("{}.{}.c2ln", part(json!({"alg": alg})), part(claims));
     let (past, future) = (1_600_000_000, 4_000_000_000);
-    let mut late = claims(future);
-    late["nbf"] = json!(future - 60);
-    let mut nobodys = claims(future);
-    nobodys["iss"] = json!("");
+    let mut not_yet_valid = claims(future);
+    not_yet_valid["nbf"] = json!(future - 60);
+    let mut without_issuer = claims(future);
+    without_issuer["iss"] = json!("");
     for (token, status, error, words) in [
         ("no token".to_owned(), 400, "invalid_client", "not a JWT"),
         (signed("ES256", claims(future)), 400, "invalid_client", "ES256"),
-        (signed("RS256", nobodys), 400, "invalid_client", "no issuer"),
+        (signed("RS256", without_issuer), 400, "invalid_client", "no issuer"),
         (signed("RS256", claims(past)), 503, "temporarily_unavailable", "expired"),
-        (signed("RS256", late), 503, "temporarily_unavailable", "not valid before"),
+        (signed("RS256", not_yet_valid), 503, "temporarily_unavailable", "not valid before"),
         (String::new(), 503, "temporarily_unavailable", "empty"),
     ] {
         let stack = newest(Options { token: Some(token), ..Options::default() });

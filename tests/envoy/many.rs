@@ -1,4 +1,4 @@
-//! Many requests that wait in a real Envoy: for their connections, and for one token.
+//! Many requests that wait in a real Envoy, for their connections or for a token.
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -12,14 +12,14 @@ use stack::{LISTED_HOST, Options, Request, Response, Stack, UNLISTED_HOST, docum
 use super::scenarios::{destination, problem};
 use super::{look_through_log, newest};
 
-/// What this file shows, by its sentences.
+/// The tests of this file.
 pub(crate) const ALL: &[(&str, fn())] = &[
-    ("requests_without_a_connection_hold_up_nobody_and_end_at_their_limits", requests_without_a_connection),
-    ("two_thousand_cold_requests_all_reach_the_upstream_after_one_exchange", two_thousand_cold_requests),
-    ("requests_that_are_reset_before_their_release_leave_nothing_behind", requests_that_are_reset),
+    ("requests_that_wait_for_a_connection_are_limited_in_number_and_time", requests_without_a_connection),
+    ("two_thousand_requests_that_wait_for_one_exchange_all_reach_the_upstream", two_thousand_cold_requests),
+    ("requests_that_are_reset_while_they_wait_are_no_longer_counted", requests_that_are_reset),
 ];
 
-/// Sends all at once, each on a connection of its own.
+/// Sends these requests concurrently, each on its own connection.
 fn at_once(stack: &Stack, requests: &[Request]) -> Vec<Response> {
     thread::scope(|scope| {
         let sent: Vec<_> = requests.iter().map(|request| scope.spawn(|| stack.send(request).unwrap())).collect();
@@ -31,12 +31,12 @@ fn get(path: &str) -> Request {
     Request::get(LISTED_HOST, path).timeout(Duration::from_secs(60))
 }
 
-/// How many requests wait in the filter.
+/// The number of requests that wait in the filter.
 fn waiters(stack: &Stack) -> Option<u64> {
     stack.envoy.stat("wasmcustom.entra_exchange_waiters").unwrap()
 }
 
-/// In the chain of a cluster whose upstream accepts connections and never finishes a TLS handshake.
+/// The filter is in the filter chain of a cluster whose upstream accepts connections and never finishes a TLS handshake.
 fn requests_without_a_connection() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = silent.local_addr().unwrap().port();
@@ -61,23 +61,23 @@ fn requests_without_a_connection() {
         assert!(stack::eventually(Duration::from_secs(20), || waiters(&stack) == Some(200)), "{:?}", waiters(&stack));
         assert_eq!(stack.get(UNLISTED_HOST, "/", &[]).status, 200);
         let answers: Vec<Response> = sent.into_iter().map(|answer| answer.join().unwrap()).collect();
-        let (refused, over): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 503);
-        assert_eq!((refused.len(), over.len()), (10, 200));
-        refused.into_iter().for_each(|answer| drop(problem(answer, 503, "too_many_waiting")));
-        over.into_iter().for_each(|answer| drop(problem(answer, 504, "waited_too_long")));
+        let (rejected, timed_out): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 503);
+        assert_eq!((rejected.len(), timed_out.len()), (10, 200));
+        rejected.into_iter().for_each(|answer| drop(problem(answer, 503, "too_many_waiting")));
+        timed_out.into_iter().for_each(|answer| drop(problem(answer, 504, "waited_too_long")));
     });
     assert_eq!(waiters(&stack), Some(0));
-    // Those that leave make room for others.
-    let mut left: Vec<TcpStream> = (0..150).map(|_| send_and_leave(&stack)).collect();
+    // Requests that end make room for others.
+    let mut clients: Vec<TcpStream> = (0..150).map(|_| send_without_reading(&stack)).collect();
     assert!(stack::eventually(Duration::from_secs(10), || waiters(&stack) == Some(150)), "{:?}", waiters(&stack));
-    left.clear();
+    clients.clear();
     assert!(stack::eventually(Duration::from_secs(10), || waiters(&stack) == Some(0)), "{:?}", waiters(&stack));
     assert_eq!(stack.directory().stats().token_requests, 0);
     look_through_log(&stack);
 }
 
-/// A client that sends a request and does not read the answer.
-fn send_and_leave(stack: &Stack) -> TcpStream {
+/// A client that sends a request and does not read the response.
+fn send_without_reading(stack: &Stack) -> TcpStream {
     let mut client = TcpStream::connect(stack.outbound_addr()).unwrap();
     client.write_all(format!("GET / HTTP/1.1\r\nHost: {LISTED_HOST}\r\n\r\n").as_bytes()).unwrap();
     client
@@ -85,7 +85,7 @@ fn send_and_leave(stack: &Stack) -> TcpStream {
 
 fn two_thousand_cold_requests() {
     let stack = newest(Options::default());
-    // Shorter than what the first cluster may take.
+    // Shorter than the timeout of a call through the first cluster.
     stack.directory().add_faults(vec![Fault::delay(Duration::from_secs(2))]);
     let answers = at_once(&stack, &vec![get("/"); 2000]);
     let first = answers[0].seen_header("authorization").unwrap();
@@ -101,16 +101,16 @@ fn two_thousand_cold_requests() {
 fn requests_that_are_reset() {
     let stack = newest(Options { concurrency: 1, ..Options::default() });
     stack.directory().add_faults(vec![Fault::delay(Duration::from_secs(3))]);
-    let mut left: Vec<TcpStream> = (0..500).map(|_| send_and_leave(&stack)).collect();
+    let mut clients: Vec<TcpStream> = (0..500).map(|_| send_without_reading(&stack)).collect();
     thread::scope(|scope| {
-        let stays: Vec<_> = (0..100).map(|_| scope.spawn(|| stack.send(&get("/")).unwrap())).collect();
+        let remaining: Vec<_> = (0..100).map(|_| scope.spawn(|| stack.send(&get("/")).unwrap())).collect();
         assert!(stack::eventually(Duration::from_secs(20), || waiters(&stack) == Some(600)), "{:?}", waiters(&stack));
-        // Some leave while the exchange is under way, the others as soon as the release of all has begun.
-        left.truncate(300);
+        // Some clients disconnect during the exchange, the others as soon as the filter starts to continue the requests.
+        clients.truncate(300);
         let released = || waiters(&stack).is_some_and(|waiting| waiting < 400);
         assert!(stack::eventually(Duration::from_secs(10), released));
-        left.clear();
-        for answer in stays {
+        clients.clear();
+        for answer in remaining {
             assert_eq!(answer.join().unwrap().status, 200);
         }
     });

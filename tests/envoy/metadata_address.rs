@@ -1,5 +1,4 @@
-//! Requests to 169.254.169.254 in a real Envoy, in the form that `envoy/sidecar/envoy.yaml` ships: whatever they say of themselves, the
-//! node's own identity is out of reach.
+//! Requests to 169.254.169.254 in a real Envoy with `envoy/sidecar/envoy.yaml`: no request can reach the node's own identity.
 
 use std::path::PathBuf;
 
@@ -8,30 +7,30 @@ use stack::{CLIENT_ID, HEALTH_HOST, LISTED_HOST, Options, Request, Stack, envoy,
 
 use super::{evasions, look_through_log, newest};
 
-/// What this file shows, by its sentences.
+/// The tests of this file.
 pub(crate) const ALL: &[(&str, fn())] = &[
-    ("no_request_to_the_metadata_address_reaches_the_node_through_the_plain_sidecar", none_reaches_the_node),
-    ("under_report_a_token_request_and_nothing_else_reaches_the_node", report_leaves_token_requests_to_the_node),
+    ("no_token_request_to_the_metadata_address_reaches_the_node_through_the_plain_sidecar", none_reaches_the_node),
+    ("in_report_mode_only_token_requests_reach_the_node", report_forwards_token_requests_to_the_node),
     (
-        "without_the_filter_the_plain_sidecar_leads_nothing_but_listed_paths_to_the_node",
-        nothing_leaks_without_the_filter,
+        "without_the_filter_the_plain_sidecar_forwards_only_listed_paths_to_the_node",
+        no_token_request_is_forwarded_without_the_filter,
     ),
-    ("listed_paths_of_other_clouds_go_on_unchanged", listed_paths_of_other_clouds_go_on),
-    ("the_health_listener_answers_its_two_paths_and_nothing_else", health_answers_two_paths),
-    ("a_probe_from_outside_the_pod_is_told_the_code_alone", a_probe_is_told_the_code_alone),
+    ("listed_paths_of_other_clouds_are_forwarded_unchanged", listed_paths_of_other_clouds_are_forwarded),
+    ("the_health_listener_answers_only_its_two_paths", health_answers_two_paths),
+    ("a_probe_from_outside_the_pod_gets_only_the_code_of_a_problem", a_probe_from_outside_gets_only_the_code),
 ];
 
-/// The oldest and the newest Envoy, or the one that takes their place.
+/// The newest and the oldest Envoy, or the binary that replaces them.
 fn envoys() -> Vec<PathBuf> {
-    let tried = if envoy::replacement().is_some() { 1 } else { envoy::VERSIONS.len() };
-    envoy::VERSIONS.iter().take(tried).map(|version| envoy::binary_of(version)).collect()
+    let count = if envoy::replacement().is_some() { 1 } else { envoy::VERSIONS.len() };
+    envoy::VERSIONS.iter().take(count).map(|version| envoy::binary_of(version)).collect()
 }
 
-/// A stack whose listener `managed_identity` takes the address that was called from a PROXY header.
-fn called(options: Options, more: impl FnOnce(&mut Value) + Send + 'static) -> Stack {
+/// A stack whose listener `managed_identity` reads the original destination address from a PROXY header.
+fn with_proxy_header(options: Options, change: impl FnOnce(&mut Value) + Send + 'static) -> Stack {
     let edit = Box::new(|document: &mut Value| {
         sidecar::accept_proxy_protocol(document, sidecar::MANAGED_IDENTITY).unwrap();
-        more(document);
+        change(document);
     });
     newest(Options { edit: Some(edit), ..options })
 }
@@ -40,13 +39,13 @@ fn configured(configuration: &Value) -> Options {
     Options { configuration: Some(configuration.to_string()), ..Options::default() }
 }
 
-fn ask(stack: &Stack, request: &str) -> String {
+fn send(stack: &Stack, request: &str) -> String {
     let bytes = [evasions::CALLED, request.as_bytes()].concat();
     stack::client::send_bytes(stack.imds_addr(), &bytes).unwrap()
 }
 
 fn get(stack: &Stack, host: &str, target: &str) -> String {
-    ask(stack, &format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nMetadata: true\r\nConnection: close\r\n\r\n"))
+    send(stack, &format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nMetadata: true\r\nConnection: close\r\n\r\n"))
 }
 
 fn token_target() -> &'static str {
@@ -55,18 +54,18 @@ fn token_target() -> &'static str {
 
 fn none_reaches_the_node() {
     for (binary, called_as) in envoys().into_iter().zip([evasions::CALLED, evasions::CALLED_MAPPED]) {
-        let stack = called(Options { envoy: Some(binary), ..Options::default() }, |_| {});
+        let stack = with_proxy_header(Options { envoy: Some(binary), ..Options::default() }, |_| {});
         evasions::none_reaches_the_node(&stack, stack.imds_addr(), called_as, 404);
         look_through_log(&stack);
     }
-    // Where the routes are not those of the manifest, the filter alone keeps them off.
-    let stack = called(Options::default(), lead_everything_to_the_node);
+    // With other routes than the manifest's, only the filter stops the requests.
+    let stack = with_proxy_header(Options::default(), route_everything_to_the_node);
     evasions::none_reaches_the_node(&stack, stack.imds_addr(), evasions::CALLED, 403);
     look_through_log(&stack);
 }
 
-/// Routes as an operator might have written them before.
-fn lead_everything_to_the_node(document: &mut Value) {
+/// Routes that an operator might have configured without the manifest's restrictions.
+fn route_everything_to_the_node(document: &mut Value) {
     let manager = "static_resources.listeners[managed_identity].filter_chains[0].filters[0].typed_config";
     let manager = stack::document::at_mut(document, manager).unwrap();
     for option in ["normalize_path", "merge_slashes", "path_with_escaped_slashes_action"] {
@@ -76,10 +75,10 @@ fn lead_everything_to_the_node(document: &mut Value) {
     manager["route_config"]["virtual_hosts"] = json!([{"name": "all", "domains": ["*"], "routes": [route]}]);
 }
 
-fn report_leaves_token_requests_to_the_node() {
+fn report_forwards_token_requests_to_the_node() {
     let report = json!({"managed_identity": {"action": "report", "imds": {"pass": ["/metadata/instance"]}}});
     for binary in envoys() {
-        let stack = called(Options { envoy: Some(binary), ..configured(&report) }, |_| {});
+        let stack = with_proxy_header(Options { envoy: Some(binary), ..configured(&report) }, |_| {});
         for path in
             ["/metadata/identity/oauth2/token", "//metadata/identity/oauth2/token/", "/Metadata/identity/oauth2/token"]
         {
@@ -93,9 +92,8 @@ fn report_leaves_token_requests_to_the_node() {
             assert!(!answer.contains("access_token"), "the node answers: {answer}");
             assert_eq!(stack.upstream.requests(), before + 1);
         }
-        // From a loopback address, too, as with AZURE_POD_IDENTITY_AUTHORITY_HOST.
-        let tried = stack::eventually(std::time::Duration::from_secs(5), || stack.directory().stats().issued == 1);
-        assert!(tried, "and the exchange was made all the same");
+        let exchanged = stack::eventually(std::time::Duration::from_secs(5), || stack.directory().stats().issued == 1);
+        assert!(exchanged, "report mode makes the exchange, too");
         let before = stack.upstream.requests();
         for evasion in evasions::all().into_iter().filter(|evasion| evasion.kind == evasions::Kind::ForeignHost) {
             let answer =
@@ -111,19 +109,19 @@ fn report_leaves_token_requests_to_the_node() {
     }
 }
 
-/// With the filter taken out, and with the section taken out.
-fn nothing_leaks_without_the_filter() {
+/// Without the filter, and without the section `managed_identity`.
+fn no_token_request_is_forwarded_without_the_filter() {
     let without_section = json!({"destinations": [{"hosts": [LISTED_HOST], "action": "report",
         "scope": "https://vault.azure.net/.default", "tls_clusters": ["payments_kv"]}]});
-    let without_filter = called(Options::default(), |document| {
+    let without_filter = with_proxy_header(Options::default(), |document| {
         let filters =
             "static_resources.listeners[managed_identity].filter_chains[0].filters[0].typed_config.http_filters";
         let filters = stack::document::at_mut(document, filters).unwrap().as_array_mut().unwrap();
         filters.retain(|filter| filter["name"] != "entra-exchange");
         let text = document.to_string();
-        assert!(text.contains("entra-exchange.wasm"), "the other listeners have it still");
+        assert!(text.contains("entra-exchange.wasm"), "the other listeners still have the filter");
     });
-    for stack in [without_filter, called(configured(&without_section), |_| {})] {
+    for stack in [without_filter, with_proxy_header(configured(&without_section), |_| {})] {
         for host in ["169.254.169.254", "localhost", "imds.internal", LISTED_HOST] {
             let answer = get(&stack, host, token_target());
             assert!(answer.starts_with("HTTP/1.1 404"), "{host}: {answer}");
@@ -132,9 +130,9 @@ fn nothing_leaks_without_the_filter() {
     }
 }
 
-fn listed_paths_of_other_clouds_go_on() {
+fn listed_paths_of_other_clouds_are_forwarded() {
     let configuration = json!({"managed_identity": {"imds": {"pass": ["/latest", "/computeMetadata/v1"]}}});
-    let stack = called(configured(&configuration), |document| {
+    let stack = with_proxy_header(configured(&configuration), |document| {
         let hosts = "static_resources.listeners[managed_identity].filter_chains[0].filters[0].typed_config.route_config\
                      .virtual_hosts[managed_identity]";
         let hosts = stack::document::at_mut(document, hosts).unwrap();
@@ -145,7 +143,7 @@ fn listed_paths_of_other_clouds_go_on() {
         }
     });
     let seen = |request: &str| -> Value {
-        let answer = ask(&stack, request);
+        let answer = send(&stack, request);
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
         assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
         serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"))
@@ -160,7 +158,7 @@ fn listed_paths_of_other_clouds_go_on() {
     );
     assert_eq!((&put["method"], &put["path"]), (&json!("PUT"), &json!("/latest/api/token")));
     assert_eq!(header(&put, "x-aws-ec2-metadata-token-ttl-seconds").as_deref(), Some("21600"));
-    // AWS and Google refuse a request that was forwarded.
+    // AWS and Google reject a request with this header.
     assert_eq!(header(&put, "x-forwarded-for"), None);
     let google = seen(
         "GET /computeMetadata/v1/instance/id?alt=text HTTP/1.1\r\nHost: metadata.google.internal\r\nMetadata-Flavor: Google\r\n\
@@ -208,7 +206,7 @@ fn health_answers_two_paths() {
     }
 }
 
-fn a_probe_is_told_the_code_alone() {
+fn a_probe_from_outside_gets_only_the_code() {
     let edit = Box::new(|document: &mut Value| sidecar::accept_proxy_protocol(document, sidecar::HEALTH).unwrap());
     let options = Options { edit: Some(edit), token: Some("no token".to_owned()), ..Options::default() };
     let stack = newest(options);
@@ -218,12 +216,12 @@ fn a_probe_is_told_the_code_alone() {
         );
         stack::client::send_bytes(stack.health_addr(), request.as_bytes()).unwrap()
     };
-    // The first waits for the reading of the federated token, the second does not.
+    // The first probe waits until the federated token is read, the second does not.
     for _ in 0..2 {
         let outside = probe("10.0.0.7");
         assert!(outside.starts_with("HTTP/1.1 503") && outside.contains(r#""code":"assertion_"#), "{outside}");
-        for told in [stack::TENANT_ID, CLIENT_ID, stack::ISSUER_URL, stack::SUBJECT, "default"] {
-            assert!(!outside.contains(told), "{told} in {outside}");
+        for detail in [stack::TENANT_ID, CLIENT_ID, stack::ISSUER_URL, stack::SUBJECT, "default"] {
+            assert!(!outside.contains(detail), "{detail} in {outside}");
         }
         assert!(outside.contains("Only callers in the pod are told the details"), "{outside}");
         assert!(probe("127.0.0.1").contains("JWT"), "{}", probe("127.0.0.1"));

@@ -1,5 +1,4 @@
-//! The ways in which a federated token's file is renewed, each on the oldest Envoy that notices it. The kubelet's way is among the
-//! scenarios.
+//! The ways to replace a federated token's file, each on the oldest Envoy that detects the change. The scenarios cover the kubelet's way.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,40 +9,40 @@ use stack::{AUDIENCE, IMDS_HOST, ISSUER_URL, NAMESPACE, Options, Request, SERVIC
 
 use super::{look_through_log, newest};
 
-/// What this file shows, by its sentences.
+/// The tests of this file.
 pub(crate) const ALL: &[(&str, fn())] = &[
-    ("a_token_that_its_writer_renames_is_noticed_in_the_files_own_folder", renamed),
-    ("a_token_that_is_overwritten_in_place_is_noticed_by_watch_modify", overwritten_with_watch_modify),
-    ("a_token_that_is_overwritten_in_place_is_noticed_by_the_file_server", overwritten_with_file_server),
+    ("envoy_detects_a_token_that_is_renamed_onto_the_file_if_it_watches_the_files_folder", renamed),
+    ("envoy_detects_a_token_that_is_overwritten_in_place_with_watch_modify", overwritten_with_watch_modify),
+    ("envoy_detects_a_token_that_is_overwritten_in_place_with_the_file_server", overwritten_with_file_server),
 ];
 
 const LISTENER: &str = "static_resources.listeners[projected_token]";
 const BODY: &str = "filter_chains[0].filters[0].typed_config.route_config.virtual_hosts[projected_token].routes[0].direct_response.body";
 
-/// A folder with a token that has expired, outside of any volume of the kubelet's.
+/// A folder with an expired token, outside of any volume of the kubelet.
 ///
-/// The token's folder stands in one of its own, so that nothing else moves in the folder above.
+/// The token's folder has a parent of its own, so that no other file changes in the parent.
 struct File {
-    own: PathBuf,
-    // Removed with the value.
-    _above: tempfile::TempDir,
+    folder: PathBuf,
+    // Deleted when this value is dropped.
+    _parent: tempfile::TempDir,
 }
 
 impl File {
     fn create() -> Self {
-        let above = tempfile::tempdir().unwrap();
+        let parent = tempfile::tempdir().unwrap();
         let issuer = fake_entra::Issuer::new(ISSUER_URL);
         let long_ago = SystemTime::now() - Duration::from_secs(7200);
         let expired =
             issuer.service_account_token(NAMESPACE, SERVICE_ACCOUNT, AUDIENCE, long_ago, Duration::from_secs(3600));
-        let own = above.path().join("own");
-        fs::create_dir(&own).unwrap();
-        fs::write(own.join("token"), expired).unwrap();
-        Self { own, _above: above }
+        let folder = parent.path().join("token-folder");
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("token"), expired).unwrap();
+        Self { folder, _parent: parent }
     }
 
     fn folder(&self) -> &Path {
-        &self.own
+        &self.folder
     }
 
     fn path(&self) -> PathBuf {
@@ -56,7 +55,7 @@ impl File {
     }
 }
 
-/// The sidecar with a token's file of its own, and `watched_directory` as given.
+/// The sidecar with this token's file and this `watched_directory`.
 fn watching(version: &str, file: &File, watched: Value) -> Stack {
     let path = file.path();
     started(version, move |listener| {
@@ -69,32 +68,32 @@ fn started(version: &str, change: impl FnOnce(&mut Value) + Send + 'static) -> S
     newest(Options { envoy: Some(envoy::binary_of(version)), edit: Some(Box::new(edit)), ..Options::default() })
 }
 
-fn ask(stack: &Stack) -> (u16, String) {
+fn request_token(stack: &Stack) -> (u16, String) {
     let path = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net";
     let answer = stack.send_imds(&Request::get(IMDS_HOST, path).header("metadata", "true")).unwrap();
     (answer.status, answer.text())
 }
 
-fn is_expired(stack: &Stack) {
-    let (status, text) = ask(stack);
+fn assert_expired(stack: &Stack) {
+    let (status, text) = request_token(stack);
     assert!(status == 503 && text.contains("the federated token expired"), "{status} {text}");
 }
 
-/// Once the back-off of the failure before is over.
-fn is_noticed(stack: &Stack) -> bool {
-    stack::eventually(Duration::from_secs(6), || ask(stack).0 == 200)
+/// Whether Envoy serves the new token. Waits for the back-off after the previous failure.
+fn detects_the_change(stack: &Stack) -> bool {
+    stack::eventually(Duration::from_secs(6), || request_token(stack).0 == 200)
 }
 
 fn renamed() {
     let [_, oldest] = envoy::VERSIONS;
-    // The folder above the file's own is right only where the kubelet renews the token.
-    for (own_folder, noticed) in [(true, true), (false, false)] {
+    // Watching the parent of the file's folder works only where the kubelet replaces the token.
+    for watches_own_folder in [true, false] {
         let file = File::create();
-        let folder = if own_folder { file.folder() } else { file.folder().parent().unwrap() };
+        let folder = if watches_own_folder { file.folder() } else { file.folder().parent().unwrap() };
         let stack = watching(oldest, &file, json!({"path": folder}));
-        is_expired(&stack);
+        assert_expired(&stack);
         file.rename_onto(&stack.new_token());
-        assert_eq!(is_noticed(&stack), noticed);
+        assert_eq!(detects_the_change(&stack), watches_own_folder);
         look_through_log(&stack);
     }
 }
@@ -104,9 +103,9 @@ fn overwritten_with_watch_modify() {
     for watch_modify in [true, false] {
         let file = File::create();
         let stack = watching(newest, &file, json!({"path": file.folder(), "watch_modify": watch_modify}));
-        is_expired(&stack);
+        assert_expired(&stack);
         fs::write(file.path(), stack.new_token()).unwrap();
-        assert_eq!(is_noticed(&stack), watch_modify);
+        assert_eq!(detects_the_change(&stack), watch_modify);
         look_through_log(&stack);
     }
 }
@@ -122,8 +121,8 @@ fn overwritten_with_file_server() {
         document::set(server, "path_mappings[0].file_path_prefix", json!(folder)).unwrap();
         document::set(server, "directory_behaviors[0].default_file", "token").unwrap();
     });
-    is_expired(&stack);
+    assert_expired(&stack);
     fs::write(file.path(), stack.new_token()).unwrap();
-    assert!(is_noticed(&stack));
+    assert!(detects_the_change(&stack));
     look_through_log(&stack);
 }

@@ -1,4 +1,4 @@
-//! The life of a token in a real Envoy with four workers.
+//! The cache, the refresh and the exchange of tokens in a real Envoy with several workers.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,30 +9,36 @@ use stack::{IMDS_HOST, LISTED_HOST, Options, Request, Response, Stack};
 
 use super::{look_through_log, newest, trap};
 
-/// What this file shows, by its sentences.
+/// The tests of this file.
 pub(crate) const ALL: &[(&str, fn())] = &[
-    ("no_request_fails_while_entra_is_down_and_the_token_valid", no_request_fails_while_entra_is_down),
-    ("two_thousand_cold_requests_at_once_make_one_exchange", two_thousand_cold_requests_make_one_exchange),
+    ("no_request_fails_while_entra_is_down_and_the_cached_token_is_valid", no_request_fails_while_entra_is_down),
+    (
+        "two_thousand_concurrent_requests_without_a_cached_token_share_one_exchange",
+        two_thousand_requests_share_an_exchange,
+    ),
     ("a_slow_exchange_delays_no_other_token", a_slow_exchange_delays_no_other_token),
-    ("two_hundred_requests_that_entra_refuses_are_one_exchange", two_hundred_refused_requests_are_one_exchange),
+    ("two_hundred_requests_that_entra_rejects_cause_one_exchange", two_hundred_rejected_requests_share_an_exchange),
     ("a_token_that_the_upstream_rejects_is_replaced_once", a_rejected_token_is_replaced),
-    ("a_warm_token_is_there_before_anybody_asks", a_warm_token_is_there_before_anybody_asks),
-    ("another_way_to_entra_is_taken_when_one_does_not_reach_it", another_way_is_taken),
-    ("a_request_goes_on_as_it_came_where_so_configured", a_request_goes_on_as_it_came),
-    ("a_configuration_pushed_under_load_loses_no_request", a_push_under_load_loses_no_request),
-    ("metrics_have_their_tags_in_prometheus", metrics_have_their_tags),
-    ("a_rejected_request_leaves_its_reason_in_details_access_log_metric_and_log", a_rejected_request_leaves_its_reason),
-    ("access_logs_learn_of_every_request_when_configured", access_logs_learn_of_every_request),
-    ("the_state_of_tokens_is_shown_without_the_tokens", the_state_of_tokens_is_shown),
-    ("a_leader_that_is_never_heard_of_again_delays_others_until_its_lease_ends", a_dead_leader_delays_for_its_lease),
-    ("a_request_in_a_vm_that_traps_ends_by_the_idle_timeout_and_others_are_served", a_trapped_vm_takes_nobody_along),
+    ("a_warm_token_is_fetched_before_the_first_request", a_warm_token_is_fetched_before_the_first_request),
+    ("the_filter_uses_the_next_cluster_for_entra_if_one_cannot_connect", the_next_cluster_for_entra_is_used),
+    ("on_failure_pass_forwards_a_request_unchanged", on_failure_pass_forwards_a_request_unchanged),
+    ("a_configuration_pushed_under_load_fails_no_request", a_push_under_load_fails_no_request),
+    ("prometheus_shows_the_tags_of_metrics_as_labels", metrics_have_their_tags),
+    ("the_reason_for_a_rejection_is_in_details_access_log_metric_and_log", the_reason_for_a_rejection_is_recorded),
+    (
+        "with_log_access_the_access_log_shows_the_outcome_of_every_handled_request",
+        log_access_records_every_handled_request,
+    ),
+    ("the_status_page_shows_the_state_of_tokens_without_the_tokens", the_status_page_shows_the_state_of_tokens),
+    ("a_lease_holder_that_stops_responding_delays_others_until_its_lease_expires", a_dead_lease_holder_delays_others),
+    ("a_request_in_a_crashed_vm_ends_by_the_idle_timeout_and_others_are_served", a_crashed_vm_affects_no_other_request),
 ];
 
 fn four_workers() -> Stack {
     newest(Options { concurrency: 4, ..Options::default() })
 }
 
-/// The sidecar's own destination, with these fields besides.
+/// A stack with the destination of the sidecar's manifest and these additional fields.
 fn configured(more: &serde_json::Value) -> Stack {
     let configuration = super::scenarios::destination(more).to_string();
     newest(Options { concurrency: 4, configuration: Some(configuration), ..Options::default() })
@@ -43,7 +49,7 @@ fn imds(resource: &str) -> Request {
     Request::get(IMDS_HOST, &path).header("metadata", "true").timeout(Duration::from_secs(60))
 }
 
-/// Sends all at once, each on a connection of its own.
+/// Sends these requests concurrently, each on its own connection.
 fn at_once(stack: &Stack, requests: &[Request]) -> Vec<Response> {
     thread::scope(|scope| {
         let sent: Vec<_> = requests.iter().map(|request| scope.spawn(|| stack.send_imds(request).unwrap())).collect();
@@ -56,7 +62,7 @@ fn token(answer: &Response) -> String {
     answer.json()["access_token"].as_str().unwrap().to_owned()
 }
 
-/// A token of 120 s; Entra down from second 50 to second 100.
+/// The token's lifetime is 120 s; Entra is down from second 50 to second 100.
 fn no_request_fails_while_entra_is_down() {
     let stack = four_workers();
     stack.directory().add_faults(vec![Fault::expires_in(120)]);
@@ -77,11 +83,11 @@ fn no_request_fails_while_entra_is_down() {
         tokens.insert(answer.seen_header("authorization").unwrap());
         thread::sleep(Duration::from_millis(100));
     }
-    assert!(tokens.len() >= 2, "it recovered with another token");
+    assert!(tokens.len() >= 2, "the filter got another token after the outage");
     look_through_log(&stack);
 }
 
-fn two_thousand_cold_requests_make_one_exchange() {
+fn two_thousand_requests_share_an_exchange() {
     let stack = four_workers();
     stack.directory().add_faults(vec![Fault::delay(Duration::from_secs(2))]);
     let answers = at_once(&stack, &vec![imds("https://vault.azure.net"); 2000]);
@@ -101,15 +107,15 @@ fn a_slow_exchange_delays_no_other_token() {
     let slow = "https://storage.azure.com";
     stack.directory().add_faults(vec![Fault::delay(Duration::from_secs(5)).for_scope(&format!("{slow}/.default"))]);
     thread::scope(|scope| {
-        let waits = scope.spawn(|| stack.send_imds(&imds(slow)).unwrap());
+        let waiting = scope.spawn(|| stack.send_imds(&imds(slow)).unwrap());
         thread::sleep(Duration::from_millis(200));
         for _ in 0..20 {
             token(&stack.send_imds(&imds("https://vault.azure.net")).unwrap());
         }
-        assert!(!waits.is_finished(), "the cached token did not wait for the slow one");
-        token(&waits.join().unwrap());
+        assert!(!waiting.is_finished(), "requests for the cached token waited for the slow exchange");
+        token(&waiting.join().unwrap());
     });
-    // Fifty cold keys, a second each: one after the other they would outlast what a request may wait.
+    // Fifty exchanges of one second each: sequentially, they would exceed the time that a request may wait.
     let resources: Vec<String> = (0..50).map(|number| format!("https://resource-{number}.example")).collect();
     for resource in &resources {
         stack.directory().register_resource(resource);
@@ -122,7 +128,7 @@ fn a_slow_exchange_delays_no_other_token() {
     assert_eq!(stack.directory().stats().token_requests, 52);
 }
 
-fn two_hundred_refused_requests_are_one_exchange() {
+fn two_hundred_rejected_requests_share_an_exchange() {
     let stack = newest(
         Options { concurrency: 4, ..Options::default() }
             .variable("AZURE_TENANT_ID", Some("00000000-0000-4000-8000-000000000000")),
@@ -142,18 +148,18 @@ fn a_rejected_token_is_replaced() {
     let first = seen("/");
     assert_eq!(seen("/status/403"), first);
     assert_eq!(seen("/status/401"), first);
-    // It serves until its successor is there.
+    // The rejected token is used until a new one arrives.
     let replaced = stack::eventually(Duration::from_secs(10), || seen("/") != first);
-    assert!(replaced, "the rejected token is sent still");
+    assert!(replaced, "the filter still sends the rejected token");
     let second = seen("/");
-    // Within the bound nothing more is forced.
+    // Another forced refresh within thirty seconds is not allowed.
     assert_eq!(seen("/status/401"), second);
     assert_eq!(seen("/"), second);
     assert_eq!(stack.directory().stats().token_requests, 2);
     look_through_log(&stack);
 }
 
-fn a_warm_token_is_there_before_anybody_asks() {
+fn a_warm_token_is_fetched_before_the_first_request() {
     let stack = configured(&json!({"warm": true}));
     let fetched = stack::eventually(Duration::from_secs(10), || stack.directory().stats().issued == 1);
     assert!(fetched, "{}", super::of_the_filter(&stack.log()));
@@ -162,11 +168,11 @@ fn a_warm_token_is_there_before_anybody_asks() {
     look_through_log(&stack);
 }
 
-fn another_way_is_taken() {
+fn the_next_cluster_for_entra_is_used() {
     let mut configuration = super::scenarios::destination(&json!({}));
     configuration["entra"] = json!({"clusters": ["dead", "entra"]});
     let edit = |document: &mut serde_json::Value| {
-        // A port of this machine on which nothing listens.
+        // A local port without a listener.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = json!({"socket_address": {"address": "127.0.0.1", "port_value": port}});
         let endpoints = json!([{"lb_endpoints": [{"endpoint": {"address": address}}]}]);
@@ -179,29 +185,29 @@ fn another_way_is_taken() {
         ..Options::default()
     });
     assert!(stack.get(LISTED_HOST, "/", &[]).seen_header("authorization").is_some());
-    // An answer of Entra's, whatever it is, is not asked for again by another way.
+    // After a response from Entra, of any kind, the filter does not retry through another cluster.
     stack.directory().add_faults(vec![Fault::status(503)]);
     assert_eq!(stack.directory().stats().token_requests, 1);
 }
 
-fn a_request_goes_on_as_it_came() {
+fn on_failure_pass_forwards_a_request_unchanged() {
     let stack = configured(&json!({"on_failure": "pass", "existing_credential": "replace", "plaintext": "allowed"}));
     stack.directory().add_faults(vec![Fault::status(503)]);
     let own = [("authorization", "SharedKey x")];
     assert_eq!(stack.get(LISTED_HOST, "/", &own).seen_header("authorization").unwrap(), "SharedKey x");
     let stack = configured(&json!({"on_failure": "pass", "tls_clusters": ["another"]}));
-    assert_eq!(stack.get(LISTED_HOST, "/", &[]).status, 403, "never on a refusal by policy");
+    assert_eq!(stack.get(LISTED_HOST, "/", &[]).status, 403, "a rejection by policy is not a failure");
 }
 
-fn a_push_under_load_loses_no_request() {
+fn a_push_under_load_fails_no_request() {
     let stack = newest(Options { lds: true, concurrency: 4, ..Options::default() });
-    let over = std::sync::atomic::AtomicBool::new(false);
+    let stopped = std::sync::atomic::AtomicBool::new(false);
     thread::scope(|scope| {
         let load: Vec<_> = (0..4)
             .map(|_| {
                 scope.spawn(|| {
                     let mut sent = 0;
-                    while !over.load(std::sync::atomic::Ordering::SeqCst) {
+                    while !stopped.load(std::sync::atomic::Ordering::SeqCst) {
                         let answer = stack.get(LISTED_HOST, "/", &[]);
                         assert!(answer.seen_header("authorization").is_some(), "{}", answer.text());
                         sent += 1;
@@ -215,12 +221,12 @@ fn a_push_under_load_loses_no_request() {
             configuration["limits"] = json!({"wait": wait});
             stack.push_configuration(&configuration.to_string()).unwrap();
         }
-        over.store(true, std::sync::atomic::Ordering::SeqCst);
+        stopped.store(true, std::sync::atomic::Ordering::SeqCst);
         for thread in load {
             assert!(thread.join().unwrap() > 0);
         }
     });
-    assert_eq!(stack.directory().stats().token_requests, 1, "the token outlives the configuration");
+    assert_eq!(stack.directory().stats().token_requests, 1, "the new configuration uses the cached token");
 }
 
 fn metrics_have_their_tags() {
@@ -270,7 +276,7 @@ fn metrics_have_their_tags() {
     );
 }
 
-/// The lines of the access log that ships, as JSON.
+/// The lines of the manifest's access log, as JSON.
 fn access_log(stack: &Stack) -> Vec<serde_json::Value> {
     stack
         .log()
@@ -280,11 +286,11 @@ fn access_log(stack: &Stack) -> Vec<serde_json::Value> {
         .collect()
 }
 
-fn a_rejected_request_leaves_its_reason() {
+fn the_reason_for_a_rejection_is_recorded() {
     let mut configuration = super::scenarios::destination(&json!({}));
     let refuse = json!({"hosts": [stack::UNLISTED_HOST], "action": "refuse"});
     configuration["destinations"].as_array_mut().unwrap().push(refuse);
-    // Each worker has a log of its own.
+    // Each worker limits its own log lines.
     let options = Options { configuration: Some(configuration.to_string()), concurrency: 1, ..Options::default() };
     let stack = newest(options);
     for path in ["/one?sig=secret-signature", "/two"] {
@@ -298,10 +304,14 @@ fn a_rejected_request_leaves_its_reason() {
     assert_eq!(rejected["details"], "entra_exchange{refused_by_rule}");
     assert_eq!(rejected["entra_exchange"], "outcome=refused identity=unknown code=refused_by_rule");
     let injected = lines.iter().find(|line| line["path"] == "/three").unwrap();
-    assert_eq!(injected["entra_exchange"], serde_json::Value::Null, "a call into the proxy that nobody asked for");
+    assert_eq!(
+        injected["entra_exchange"],
+        serde_json::Value::Null,
+        "only rejected requests set the filter state by default"
+    );
     let log = stack.log();
     let warnings: Vec<&str> = log.lines().filter(|line| line.contains("event=request")).collect();
-    assert_eq!(warnings.len(), 1, "one in a minute: {warnings:?}");
+    assert_eq!(warnings.len(), 1, "one line per minute: {warnings:?}");
     let expected = format!(
         "event=request outcome=refused code=refused_by_rule status=403 identity=unknown decided_by=destinations[1] host={} detail=",
         stack::UNLISTED_HOST
@@ -313,7 +323,7 @@ fn a_rejected_request_leaves_its_reason() {
     assert!(stack::eventually(Duration::from_secs(15), counted), "{series}");
 }
 
-fn access_logs_learn_of_every_request() {
+fn log_access_records_every_handled_request() {
     let mut configuration = super::scenarios::destination(&json!({}));
     configuration["log"] = json!({"access": true});
     let stack = newest(Options { configuration: Some(configuration.to_string()), ..Options::default() });
@@ -324,10 +334,10 @@ fn access_logs_learn_of_every_request() {
     assert!(found, "{lines:?}");
     let of = |host: &str| lines.iter().find(|line| line["host"] == host).unwrap()["entra_exchange"].clone();
     assert_eq!(of(LISTED_HOST), "outcome=injected identity=default");
-    assert_eq!(of(stack::UNLISTED_HOST), serde_json::Value::Null, "no business of the filter");
+    assert_eq!(of(stack::UNLISTED_HOST), serde_json::Value::Null, "the filter does not handle this host");
 }
 
-fn the_state_of_tokens_is_shown() {
+fn the_status_page_shows_the_state_of_tokens() {
     let mut configuration = super::scenarios::destination(&json!({}));
     configuration["managed_identity"] = json!({"imds": {}});
     configuration["status"] = json!({});
@@ -340,7 +350,7 @@ fn the_state_of_tokens_is_shown() {
     let shown = answer.json();
     assert_eq!(shown["version"], env!("CARGO_PKG_VERSION"));
     let accepted = format!("outcome=accepted sha256={}", shown["configuration"]["sha256"].as_str().unwrap());
-    assert_eq!(stack.log().matches(&accepted).count(), 1, "every VM is configured, and the first says so");
+    assert_eq!(stack.log().matches(&accepted).count(), 1, "only the first VM logs the configuration");
     let key = |place: usize| ["identity", "scope", "state"].map(|name| shown["keys"][place][name].as_str().unwrap());
     assert_eq!(key(0), ["default", "https://nobody-registered.example/.default", "backing_off"]);
     assert_eq!(shown["keys"][0]["last_problem"]["aadsts"], "AADSTS500011");
@@ -352,8 +362,8 @@ fn the_state_of_tokens_is_shown() {
     look_through_log(&stack);
 }
 
-/// Takes names from the list of what the module may do in the listener for managed identity. There it gets VMs of its own then, which
-/// share tokens and leases with the others: they have the same `vm_id`.
+/// Removes capabilities from the filter in the listener for managed identity. With its different configuration, it gets its own VMs there,
+/// which share tokens and leases with the others, because the `vm_id` is the same.
 fn without_capabilities(names: &'static [&str]) -> stack::Edit {
     Box::new(move |document| {
         let filter = stack::sidecar::filter(stack::sidecar::MANAGED_IDENTITY);
@@ -364,8 +374,8 @@ fn without_capabilities(names: &'static [&str]) -> stack::Edit {
     })
 }
 
-/// In the one listener the module takes the lease, and hears neither an answer nor the clock from then on.
-fn a_dead_leader_delays_for_its_lease() {
+/// In one listener the module acquires the lease, and Envoy then delivers neither responses nor ticks to it.
+fn a_dead_lease_holder_delays_others() {
     let edit = without_capabilities(&["proxy_on_http_call_response", "proxy_on_tick"]);
     let stack = newest(Options { concurrency: 4, edit: Some(edit), ..Options::default() });
     let mut dead = std::net::TcpStream::connect(stack.imds_addr()).unwrap();
@@ -376,7 +386,7 @@ fn a_dead_leader_delays_for_its_lease() {
     )
     .unwrap();
     let leads = || stack.envoy.admin("/stats?filter=entra_exchange_leases").is_ok_and(|stats| stats.contains(": 1"));
-    assert!(stack::eventually(Duration::from_secs(10), leads), "it has the lease");
+    assert!(stack::eventually(Duration::from_secs(10), leads), "the module has not acquired the lease");
     thread::scope(|scope| {
         let waiting: Vec<_> = (0..8).map(|_| scope.spawn(|| stack.get(LISTED_HOST, "/", &[]))).collect();
         for answer in waiting {
@@ -386,13 +396,13 @@ fn a_dead_leader_delays_for_its_lease() {
     assert_eq!(stack.directory().stats().token_requests, 1);
 }
 
-/// In the one listener the module traps when it has the lease and the federated token arrives.
-fn a_trapped_vm_takes_nobody_along() {
+/// In one listener the module traps while it holds the lease, when the federated token arrives.
+fn a_crashed_vm_affects_no_other_request() {
     let mut document = stack::sidecar::document().unwrap();
     for listener in stack::sidecar::WITH_FILTER {
         let manager = format!("static_resources.listeners[{listener}].filter_chains[0].filters[0].typed_config");
         let timeout = &stack::document::at_mut(&mut document, &manager).unwrap()["stream_idle_timeout"];
-        assert_eq!(*timeout, "60s", "what is deployed has the last resort, in {listener} too");
+        assert_eq!(*timeout, "60s", "the manifest sets the safety net in {listener}");
     }
     let module = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("trapping.wasm");
     let shipped = std::fs::read(stack::root().join("dist/entra-exchange.wasm")).unwrap();
@@ -414,9 +424,9 @@ fn a_trapped_vm_takes_nobody_along() {
         for answer in waiting {
             assert!(answer.join().unwrap().seen_header("authorization").is_some());
         }
-        assert!(!trapped.is_finished(), "a request in a VM that trapped is beyond reach");
+        assert!(!trapped.is_finished(), "nothing but the idle timeout ends a request in a crashed VM");
         let started = Instant::now();
-        // Envoy's 504 goes back through the filter that is gone, which makes it this.
+        // Envoy's 504 passes through the failed filter, which turns it into a 503.
         assert_eq!(trapped.join().unwrap().status, 503);
         assert!(started.elapsed() < Duration::from_secs(30));
     });

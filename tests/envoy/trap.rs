@@ -1,4 +1,4 @@
-//! The module that ships, made to trap.
+//! A copy of the release module with a callback that traps.
 
 use wasmparser::{ExternalKind, Parser, Payload, TypeRef};
 
@@ -7,7 +7,7 @@ const UNREACHABLE: u8 = 0x00;
 const NOP: u8 = 0x01;
 const END: u8 = 0x0b;
 
-/// The same module, in which this callback does nothing but trap.
+/// Returns the module with the body of this callback replaced by a trap.
 pub(crate) fn in_callback(module: &[u8], callback: &str) -> Vec<u8> {
     let (mut imported, mut exported, mut bodies) = (0, None, Vec::new());
     for payload in Parser::new(0).parse_all(module) {

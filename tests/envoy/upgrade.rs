@@ -1,4 +1,4 @@
-//! Another version of the module in a running Envoy, by ECDS as Istio delivers it, and the former one again.
+//! An upgrade and a rollback of the module in a running Envoy by ECDS, as in Istio.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,14 +12,14 @@ use stack::{IMDS_HOST, LISTED_HOST, Options, Request, Stack, document, sidecar};
 
 use super::{look_through_log, newest};
 
-/// What this file shows, by its sentences.
+/// The tests of this file.
 pub(crate) const ALL: &[(&str, fn())] =
-    &[("a_module_is_replaced_and_put_back_under_load_and_no_request_fails", a_module_is_replaced)];
+    &[("an_upgrade_and_a_rollback_of_the_module_under_load_fail_no_request", a_module_is_replaced)];
 
-/// What discovery the filter is named by, in all listeners.
+/// The name of the extension configuration in all listeners.
 const NAME: &str = "entra-exchange";
 
-/// The filter, in a file that Envoy watches.
+/// The file from which Envoy discovers the filter's extension configuration.
 struct Discovery {
     file: PathBuf,
     filter: Value,
@@ -27,15 +27,15 @@ struct Discovery {
 }
 
 impl Discovery {
-    /// Takes the filter out of every listener's chain and has Envoy discover it.
+    /// Replaces the filter in every listener's filter chain with `config_discovery`.
     fn move_out(document: &mut Value, folder: &Path) -> Self {
         let file = folder.join("extensions.json");
         let filter = sidecar::http_filter(document).unwrap();
         for listener in sidecar::WITH_FILTER {
             let filters =
                 format!("static_resources.listeners[{listener}].filter_chains[0].filters[0].typed_config.http_filters");
-            let place = document::at_mut(document, &format!("{filters}[{NAME}]")).unwrap();
-            *place = json!({"name": NAME, "config_discovery": {
+            let in_chain = document::at_mut(document, &format!("{filters}[{NAME}]")).unwrap();
+            *in_chain = json!({"name": NAME, "config_discovery": {
                 "config_source": {"resource_api_version": "V3", "path_config_source": {"path": file}},
                 "type_urls": [filter["typed_config"]["@type"]],
             }});
@@ -45,7 +45,7 @@ impl Discovery {
         discovery
     }
 
-    /// Puts this module in the place of the one that runs, and waits until Envoy has it.
+    /// Replaces the running module with this one, and waits until Envoy has loaded it.
     fn replace(&mut self, stack: &Stack, module: &Path) {
         let reloads =
             || stack.envoy.stat(&format!("extension_config_discovery.http_filter.{NAME}.config_reload")).unwrap();
@@ -74,7 +74,7 @@ fn imds(resource: &str) -> Request {
 const CACHED: &str = "https://vault.azure.net";
 const SHORT: &str = "https://storage.azure.com";
 
-/// Token requests for a resource so far.
+/// The number of token requests for a resource so far.
 fn exchanges(stack: &Stack, resource: &str) -> u64 {
     let counts = stack.directory().stats().by_key;
     counts.iter().filter(|key| key.scope == format!("{resource}/.default")).map(|key| key.count).sum()
@@ -87,10 +87,10 @@ fn a_module_is_replaced() {
     let edit = move |document: &mut Value| sender.0.send(Discovery::move_out(document, &path)).unwrap();
     let stack = newest(Options { edit: Some(Box::new(edit)), ..Options::default() });
     let mut discovery = sender.1.recv().unwrap();
-    // One key's tokens are short, so that it is always being refreshed.
+    // The tokens for one key have a short lifetime, so that it is refreshed all the time.
     stack.directory().add_faults(vec![Fault::expires_in(15).for_scope(&format!("{SHORT}/.default")).times(u32::MAX)]);
 
-    let (over, answered) = (&AtomicBool::new(false), &AtomicU64::new(0));
+    let (stopped, answered) = (&AtomicBool::new(false), &AtomicU64::new(0));
     let waiting: Vec<String> = (0..4).map(|number| format!("https://slow-{number}.example")).collect();
     for resource in &waiting {
         stack.directory().register_resource(resource);
@@ -105,57 +105,53 @@ fn a_module_is_replaced() {
         answered.fetch_add(1, Ordering::SeqCst);
     };
     thread::scope(|scope| {
-        let stop = Stop(over);
+        let stop = Stop(stopped);
         for resource in [CACHED, SHORT] {
             scope.spawn(move || {
-                while !over_is(over) {
+                while !stopped.load(Ordering::SeqCst) {
                     token(&imds(resource));
                 }
             });
         }
         scope.spawn(|| {
-            while !over_is(over) {
+            while !stopped.load(Ordering::SeqCst) {
                 let answer = stack.get(LISTED_HOST, "/", &[]);
                 assert!(answer.seen_header("authorization").is_some(), "{}", answer.text());
                 answered.fetch_add(1, Ordering::SeqCst);
             }
         });
         thread::sleep(Duration::from_secs(2));
-        // Before each change requests begin to wait, and they wait across it.
+        // Before each replacement, requests start to wait, and they still wait when it happens.
         for (module, slow) in [(&next, &waiting[0..2]), (&this, &waiting[2..4])] {
-            let waits: Vec<_> =
+            let waiting: Vec<_> =
                 slow.iter().cycle().take(20).map(|resource| scope.spawn(move || token(&imds(resource)))).collect();
             thread::sleep(Duration::from_secs(1));
             discovery.replace(stack, module);
             thread::sleep(Duration::from_secs(6));
-            for wait in waits {
-                wait.join().unwrap();
+            for request in waiting {
+                request.join().unwrap();
             }
-            // Those of the cached token go on with one of the new version's own.
+            // The new version has exchanged its own token for this key.
             token(&imds(CACHED));
         }
         drop(stop);
     });
     assert!(answered.load(Ordering::SeqCst) > 100);
-    assert_eq!(exchanges(stack, CACHED), 2, "one for each version");
+    assert_eq!(exchanges(stack, CACHED), 2, "one exchange for each version");
     for resource in &waiting {
-        assert!(exchanges(stack, resource) <= 2, "at most one more for the other version");
+        assert!(exchanges(stack, resource) <= 2, "at most one more exchange, by the other version");
     }
     let log = stack.log();
     assert!(log.contains("event=start") && log.contains("+next commit="), "{}", super::of_the_filter(&log));
-    // The version that runs empties what the other one left.
+    // The running version deletes the shared data of the other version.
     let emptied = || stack.log().contains("event=upgrade outcome=emptied");
     assert!(stack::eventually(Duration::from_secs(150), emptied), "{}", super::of_the_filter(&stack.log()));
     token(&imds(CACHED));
-    assert_eq!(exchanges(stack, CACHED), 2, "its own are kept");
+    assert_eq!(exchanges(stack, CACHED), 2, "its own tokens are kept");
     look_through_log(stack);
 }
 
-fn over_is(over: &AtomicBool) -> bool {
-    over.load(Ordering::SeqCst)
-}
-
-/// Ends the load, also when the test fails.
+/// Stops the load when dropped, also if the test fails.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
