@@ -64,7 +64,7 @@ fn istio_exposes_the_metrics_with_the_tags_of_the_annotation_as_labels() {
     const REFUSED: &str = "refused.example";
     let tags = extra_stat_tags(WORKLOAD);
     assert_eq!(tags, extra_stat_tags(GATEWAY));
-    let form = Form::scenario(
+    let form = Form::sidecar(
         json!({"defaults": {"tls_clusters": ["outbound|80||{host}"]}, "destinations": [
             {"azure_service": "key_vault", "names": ["payments-kv"]},
             {"hosts": [REFUSED], "action": "refuse"},
