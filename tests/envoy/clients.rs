@@ -8,7 +8,7 @@ use serde_json::Value;
 use stack::client::send_text;
 use stack::{HEALTH_HOST, IDENTITY_HEADER, IMDS_HOST, LISTED_HOST, Options, Stack, envoy};
 
-use super::{look_through_log, newest};
+use super::{assert_clean_log, newest};
 
 /// A test's name and its function, which takes a version of Envoy.
 type Named = (&'static str, fn(&'static str));
@@ -56,7 +56,7 @@ fn a_client_that_offers_tls(version: &'static str) {
     }
     let seen: Vec<Value> = stack.upstream.seen();
     assert!(seen.len() == 2 && seen.iter().all(|request| !request.to_string().contains("TLS/1")), "{seen:?}");
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }
 
 /// nginx uses HTTP/1.0 for `proxy_pass` by default.
@@ -76,7 +76,7 @@ fn a_client_of_http_1_0(version: &'static str) {
     assert!(without_host(stack.imds_addr(), IMDS, "").contains("Required metadata header not specified"));
     assert!(without_host(stack.outbound_addr(), "/", "").starts_with("HTTP/1.0 400 "));
     assert_eq!(stack.upstream.requests(), 1);
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }
 
 fn a_websocket_opens(version: &'static str) {
@@ -100,7 +100,7 @@ fn a_websocket_opens(version: &'static str) {
     stream.read_exact(&mut echoed).unwrap();
     assert_eq!(&echoed, b"back and forth");
     assert!(stack.upstream.seen()[0].to_string().contains("Bearer ey"));
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }
 
 /// `printf … | nc` half-closes its connection at the end of its input. Envoy has no option for such clients; `docs/migrate.md` names
@@ -115,5 +115,5 @@ fn a_client_that_half_closes(version: &'static str) {
             "a client that keeps its connection open gets a response"
         );
     }
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }

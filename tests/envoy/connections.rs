@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use stack::document::{at_mut, set};
 use stack::{DropMode, Forwarder, IMDS_HOST, LISTED_HOST, Options, Request, Stack, sidecar};
 
-use super::{look_through_log, newest, of_the_filter};
+use super::{assert_clean_log, filter_log, newest};
 
 /// The tests of this file.
 pub(crate) const ALL: &[(&str, fn())] = &[
@@ -62,7 +62,7 @@ fn request_tokens(stack: &Stack, resources: &[String]) {
             let request = Request::get(IMDS_HOST, &path).header("metadata", "true").timeout(Duration::from_secs(20));
             scope.spawn(move || {
                 let answer = stack.send_imds(&request).unwrap();
-                assert_eq!(answer.status, 200, "{}\n{}", answer.text(), of_the_filter(&stack.log()));
+                assert_eq!(answer.status, 200, "{}\n{}", answer.text(), filter_log(&stack.log()));
             });
         }
     });
@@ -86,10 +86,10 @@ fn dropped_connections_cause_one_retry() {
             request_tokens(&stack, &["https://sixth.example".to_owned()]);
             println!("{how:?}, {count} dropped: {:?}", started.elapsed());
             let log = stack.log();
-            assert_eq!(log.matches("outcome=retried").count(), 1, "{}", of_the_filter(&log));
-            assert_eq!(log.matches("outcome=failed").count(), 0, "{}", of_the_filter(&log));
+            assert_eq!(log.matches("outcome=retried").count(), 1, "{}", filter_log(&log));
+            assert_eq!(log.matches("outcome=failed").count(), 0, "{}", filter_log(&log));
             assert_eq!(forwarder.connections(), count as u64 + 1, "a new connection");
-            look_through_log(&stack);
+            assert_clean_log(&stack);
         }
     }
 }
@@ -107,7 +107,7 @@ fn an_idle_timeout_prevents_failed_calls() {
         assert_eq!(other.send(&Request::post(LISTED_HOST, "/", "x")).unwrap().status, 200);
         thread::sleep(Duration::from_secs(3));
     }
-    assert_eq!(stack.log().matches("outcome=retried").count(), 0, "{}", of_the_filter(&stack.log()));
+    assert_eq!(stack.log().matches("outcome=retried").count(), 0, "{}", filter_log(&stack.log()));
     assert_eq!((forwarder.connections(), upstream.connections()), (3, 3));
 }
 

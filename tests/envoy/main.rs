@@ -80,7 +80,7 @@ fn trial(version: &'static str, scenario: &'static Scenario) -> Trial {
         caught(|| {
             let stack = started(version, scenario);
             (scenario.run)(&Envoy(&stack));
-            look_through_log(&stack);
+            assert_clean_log(&stack);
         })
     })
     .with_kind(version)
@@ -110,13 +110,13 @@ fn started(version: &str, scenario: &Scenario) -> Stack {
     Stack::start(options).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn look_through_log(stack: &Stack) {
+fn assert_clean_log(stack: &Stack) {
     let unexpected = stack.forbidden_log_lines();
     assert!(unexpected.is_empty(), "unexpected lines in the log:\n{}", unexpected.join("\n"));
 }
 
 /// The lines of the log that the filter wrote.
-fn of_the_filter(log: &str) -> String {
+fn filter_log(log: &str) -> String {
     let lines: Vec<&str> = log.lines().filter(|line| line.contains("wasm log")).collect();
     lines.join("\n")
 }
@@ -178,7 +178,7 @@ fn an_invalid_configuration_is_rejected() {
 fn an_invalid_push_is_rejected() {
     let stack = newest(Options { lds: true, ..Options::default() });
     assert!(stack.push_configuration(INVALID).is_err());
-    assert!(lists_all_mistakes(&stack.log()), "{}", of_the_filter(&stack.log()));
+    assert!(lists_all_mistakes(&stack.log()), "{}", filter_log(&stack.log()));
     let answer = stack.get(LISTED_HOST, "/", &[]);
     assert!(answer.seen_header("authorization").is_some(), "the old configuration is not in use");
     let refuse = r#"{"destinations":[{"hosts":["payments-kv.vault.azure.net"],"scope":"https://vault.azure.net/.default","tls_clusters":["x"]}]}"#;
@@ -193,8 +193,8 @@ fn the_log_shows_version_and_exchanges() {
         "event=exchange outcome=issued identity=default scope=https://vault.azure.net/.default expires_in_s=35";
     let logged = stack::eventually(Duration::from_secs(2), || stack.log().contains(issued));
     let log = stack.log();
-    assert!(logged, "{}", of_the_filter(&log));
+    assert!(logged, "{}", filter_log(&log));
     let start = format!("event=start version={} commit=", env!("CARGO_PKG_VERSION"));
-    assert!(log.contains(&start), "{}", of_the_filter(&log));
+    assert!(log.contains(&start), "{}", filter_log(&log));
     assert_eq!(log.matches("event=exchange").count(), 1, "one line for each exchange");
 }

@@ -11,7 +11,7 @@ use fake_entra::Fault;
 use serde_json::{Value, json};
 use stack::{HEALTH_HOST, IDENTITY_HEADER, IMDS_HOST, LISTED_HOST, Options, Request, Response, Stack};
 
-use super::{look_through_log, newest};
+use super::{assert_clean_log, newest};
 
 /// The tests of this file.
 pub(crate) const ALL: &[(&str, fn())] = &[
@@ -58,7 +58,7 @@ fn an_app_service_client_gets_a_token() {
     let wrong = ask(current, ("x-identity-header", "wrong"));
     assert_eq!((wrong.status, &wrong.json()["statusCode"]), (401, &json!(401)));
     assert_eq!(stack.directory().stats().token_requests, 1);
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 
     let stack = newest(Options::default().variable("IDENTITY_HEADER", None));
     let path = format!("/msi/token?{current}");
@@ -86,7 +86,7 @@ fn a_build_gets_a_token_for_the_allowed_resource_only() {
     assert!(other.json()["message"].as_str().unwrap().contains("is not offered for the resource"), "{}", other.text());
     // Without the section `imds`, IMDS requests are not answered.
     assert_eq!(stack.send_imds(&imds("resource=https://management.azure.com/")).unwrap().status, 404);
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }
 
 fn only_requests_for_listed_paths_reach_the_node() {
@@ -107,7 +107,7 @@ fn only_requests_for_listed_paths_reach_the_node() {
         Request::get("metadata.example", "/metadata/identity/oauth2/token?resource=x").header("metadata", "true");
     assert_eq!(stack.send_imds(&rebound).unwrap().status, 404);
     assert_eq!(stack.upstream.requests(), 1);
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }
 
 /// Two user-assigned identities, each with its allowed resources, and no default identity.
@@ -147,7 +147,7 @@ fn two_identities_are_never_confused() {
     }
     assert_eq!(stack.directory().stats().token_requests, 2);
     assert_eq!(stack.get_imds("/metadata/instance", &[("metadata", "true")]).status, 200);
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }
 
 fn managed_identity_is_rejected_on_a_gateway() {
@@ -195,7 +195,7 @@ fn a_client_that_disconnects_cancels_nothing() {
         token(&waiting.join().unwrap());
     });
     assert_eq!(stack.directory().stats().token_requests, 1);
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }
 
 fn bypass_cache_forces_a_new_token() {
@@ -210,7 +210,7 @@ fn bypass_cache_forces_a_new_token() {
     // At most one forced refresh in thirty seconds.
     assert_eq!(request_token("&bypass_cache=true"), second);
     assert_eq!(stack.directory().stats().token_requests, 2);
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }
 
 fn readiness_follows_the_token() {
@@ -224,7 +224,7 @@ fn readiness_follows_the_token() {
     assert_eq!(probe(&stack, "/readyz?verbose").json(), verbose);
     let elsewhere = stack.send_health(&Request::get(HEALTH_HOST, "/metadata/identity/oauth2/token")).unwrap();
     assert_eq!(elsewhere.status, 404);
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 
     let stack = newest(
         Options { concurrency: 1, ..Options::default() }
@@ -242,7 +242,7 @@ fn readiness_follows_the_token() {
     stack.rotate_token().unwrap();
     let ready = stack::eventually(Duration::from_secs(5), || probe(&stack, "/readyz").status == 200);
     assert!(ready, "the pod is not ready although the token is valid");
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }
 
 /// SDKs report a 400 at once, and retry a 503 for up to 18 s.
@@ -273,6 +273,6 @@ fn an_invalid_federated_token() {
         let request = Request::get("127.0.0.1", path).header("x-identity-header", IDENTITY_HEADER);
         assert_eq!(stack.send_imds(&request).unwrap().json()["statusCode"], status);
         assert_eq!(stack.directory().stats().token_requests, 0);
-        look_through_log(&stack);
+        assert_clean_log(&stack);
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use stack::{LISTED_HOST, Options, Request, Response, Stack, UNLISTED_HOST, document, sidecar};
 
 use super::scenarios::{destination, problem};
-use super::{look_through_log, newest};
+use super::{assert_clean_log, newest};
 
 /// The tests of this file.
 pub(crate) const ALL: &[(&str, fn())] = &[
@@ -73,7 +73,7 @@ fn requests_without_a_connection() {
     clients.clear();
     assert!(stack::eventually(Duration::from_secs(10), || waiters(&stack) == Some(0)), "{:?}", waiters(&stack));
     assert_eq!(stack.directory().stats().token_requests, 0);
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }
 
 /// A client that sends a request and does not read the response.
@@ -95,7 +95,7 @@ fn two_thousand_cold_requests() {
     }
     assert_eq!((stack.directory().stats().token_requests, stack.upstream.requests()), (1, 2000));
     assert_eq!(waiters(&stack), Some(0));
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }
 
 fn requests_that_are_reset() {
@@ -116,5 +116,5 @@ fn requests_that_are_reset() {
     });
     assert!(stack::eventually(Duration::from_secs(10), || waiters(&stack) == Some(0)), "{:?}", waiters(&stack));
     assert_eq!(stack.directory().stats().token_requests, 1);
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use stack::{CLIENT_ID, HEALTH_HOST, LISTED_HOST, Options, Request, Stack, envoy, sidecar};
 
-use super::{evasions, look_through_log, newest};
+use super::{assert_clean_log, evasions, newest};
 
 /// The tests of this file.
 pub(crate) const ALL: &[(&str, fn())] = &[
@@ -56,12 +56,12 @@ fn none_reaches_the_node() {
     for (binary, called_as) in envoys().into_iter().zip([evasions::CALLED, evasions::CALLED_MAPPED]) {
         let stack = with_proxy_header(Options { envoy: Some(binary), ..Options::default() }, |_| {});
         evasions::none_reaches_the_node(&stack, stack.imds_addr(), called_as, 404);
-        look_through_log(&stack);
+        assert_clean_log(&stack);
     }
     // With other routes than the manifest's, only the filter stops the requests.
     let stack = with_proxy_header(Options::default(), route_everything_to_the_node);
     evasions::none_reaches_the_node(&stack, stack.imds_addr(), evasions::CALLED, 403);
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }
 
 /// Routes that an operator might have configured without the manifest's restrictions.
@@ -105,7 +105,7 @@ fn report_forwards_token_requests_to_the_node() {
             get(&stack, "169.254.169.254", target);
             assert_eq!(stack.upstream.requests(), before, "{target}");
         }
-        look_through_log(&stack);
+        assert_clean_log(&stack);
     }
 }
 
@@ -172,7 +172,7 @@ fn listed_paths_of_other_clouds_are_forwarded() {
         get(&stack, "169.254.169.254", target);
         assert_eq!(stack.upstream.requests(), before, "{target}");
     }
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }
 
 fn health_answers_two_paths() {
@@ -202,7 +202,7 @@ fn health_answers_two_paths() {
             assert_eq!((answer.status, answer.text().as_str()), (404, ""), "{host}{path}");
         }
         assert_eq!(stack.directory().stats().token_requests, 0);
-        look_through_log(&stack);
+        assert_clean_log(&stack);
     }
 }
 
@@ -226,5 +226,5 @@ fn a_probe_from_outside_gets_only_the_code() {
         assert!(outside.contains("Only callers in the pod are told the details"), "{outside}");
         assert!(probe("127.0.0.1").contains("JWT"), "{}", probe("127.0.0.1"));
     }
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }

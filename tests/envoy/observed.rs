@@ -1,4 +1,4 @@
-//! What Envoy and the filter show of a failure, and of the time before anything fails.
+//! Statistics, metrics and log lines of Envoy and the filter about failures, and their absence without one.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -7,17 +7,17 @@ use serde_json::{Value, json};
 use stack::document::{at_mut, set};
 use stack::{LISTED_HOST, Options, Stack};
 
-use super::{newest, of_the_filter};
+use super::{filter_log, newest};
 
-/// What this file shows, by its sentences.
+/// The tests of this file.
 pub(crate) const ALL: &[(&str, fn())] = &[
-    ("statistics_of_the_cluster_tell_why_entra_cannot_be_reached", statistics_tell_the_causes_apart),
-    ("an_exchange_that_times_out_says_so_and_how_long_it_took", a_time_out_says_so),
+    ("the_clusters_statistics_show_why_entra_is_unreachable", statistics_show_the_cause),
+    ("a_timeout_of_an_exchange_is_reported_with_its_duration", a_timeout_is_reported),
     ("a_start_with_warm_tokens_and_probes_counts_no_failure", a_start_counts_no_failure),
-    ("a_401_of_an_upstream_is_counted_and_logged_with_identity_scope_and_host", a_401_is_counted_and_logged),
+    ("a_401_from_an_upstream_is_counted_and_logged_with_identity_scope_and_host", a_401_is_counted_and_logged),
 ];
 
-/// The sum of a statistic of both clusters that lead to Entra.
+/// The sum of a statistic over both clusters for Entra.
 fn of_entra(stack: &Stack, statistic: &str) -> u64 {
     let all = stack.envoy.admin("/stats?filter=cluster.entra").unwrap();
     let values = ["entra", "entra_new_connection"].map(|cluster| {
@@ -32,7 +32,7 @@ fn series(stack: &Stack, start: &str) -> Option<u64> {
     all.lines().find_map(|line| line.strip_prefix(start)?.trim().parse().ok())
 }
 
-/// A stack whose clusters to Entra are changed so.
+/// A stack with this change to the clusters for Entra.
 fn with_entra(change: impl Fn(&mut Value) + Send + 'static) -> Stack {
     let edit = move |document: &mut Value| {
         for cluster in ["entra", "entra_new_connection"] {
@@ -42,7 +42,7 @@ fn with_entra(change: impl Fn(&mut Value) + Send + 'static) -> Stack {
     newest(Options { concurrency: 1, edit: Some(Box::new(edit)), ..Options::default() })
 }
 
-fn statistics_tell_the_causes_apart() {
+fn statistics_show_the_cause() {
     const VALIDATION: &str = "transport_socket.typed_config.common_tls_context.validation_context";
     type Change = fn(&mut Value);
     let causes: [(&str, Change); 3] = [
@@ -71,11 +71,11 @@ fn statistics_tell_the_causes_apart() {
             assert_eq!(of_entra(&stack, statistic) > 0, statistic == grows, "{statistic} where {grows} is wrong");
         }
         let log = stack.log();
-        assert!(log.contains("class=transient") && log.contains(" took_ms="), "{}", of_the_filter(&log));
+        assert!(log.contains("class=transient") && log.contains(" took_ms="), "{}", filter_log(&log));
     }
 }
 
-fn a_time_out_says_so() {
+fn a_timeout_is_reported() {
     let mut configuration = super::scenarios::destination(&json!({}));
     configuration["limits"] = json!({"exchange": "1s"});
     let stack =
@@ -116,7 +116,7 @@ fn a_401_is_counted_and_logged() {
          status=401 next_forced_in_ms=30000 detail="
     );
     let log = stack.log();
-    assert_eq!(log.matches(&expected).count(), 1, "{}", of_the_filter(&log));
+    assert_eq!(log.matches(&expected).count(), 1, "{}", filter_log(&log));
     let counted = || series(&stack, "entra_exchange_upstream_rejections_total{identity=\"default\"} ") == Some(3);
     assert!(stack::eventually(Duration::from_secs(10), counted));
 }

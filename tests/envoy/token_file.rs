@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 use stack::{AUDIENCE, IMDS_HOST, ISSUER_URL, NAMESPACE, Options, Request, SERVICE_ACCOUNT, Stack, document, envoy};
 
-use super::{look_through_log, newest};
+use super::{assert_clean_log, newest};
 
 /// The tests of this file.
 pub(crate) const ALL: &[(&str, fn())] = &[
@@ -94,7 +94,7 @@ fn renamed() {
         assert_expired(&stack);
         file.rename_onto(&stack.new_token());
         assert_eq!(detects_the_change(&stack), watches_own_folder);
-        look_through_log(&stack);
+        assert_clean_log(&stack);
     }
 }
 
@@ -106,7 +106,7 @@ fn overwritten_with_watch_modify() {
         assert_expired(&stack);
         fs::write(file.path(), stack.new_token()).unwrap();
         assert_eq!(detects_the_change(&stack), watch_modify);
-        look_through_log(&stack);
+        assert_clean_log(&stack);
     }
 }
 
@@ -124,5 +124,5 @@ fn overwritten_with_file_server() {
     assert_expired(&stack);
     fs::write(file.path(), stack.new_token()).unwrap();
     assert!(detects_the_change(&stack));
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }

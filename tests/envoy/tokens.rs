@@ -7,7 +7,7 @@ use fake_entra::Fault;
 use serde_json::json;
 use stack::{IMDS_HOST, LISTED_HOST, Options, Request, Response, Stack};
 
-use super::{look_through_log, newest, trap};
+use super::{assert_clean_log, newest, trap};
 
 /// The tests of this file.
 pub(crate) const ALL: &[(&str, fn())] = &[
@@ -84,7 +84,7 @@ fn no_request_fails_while_entra_is_down() {
         thread::sleep(Duration::from_millis(100));
     }
     assert!(tokens.len() >= 2, "the filter got another token after the outage");
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }
 
 fn two_thousand_requests_share_an_exchange() {
@@ -94,7 +94,7 @@ fn two_thousand_requests_share_an_exchange() {
     let first = token(&answers[0]);
     assert!(answers.iter().all(|answer| token(answer) == first));
     assert_eq!(stack.directory().stats().token_requests, 1);
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }
 
 fn a_slow_exchange_delays_no_other_token() {
@@ -156,16 +156,16 @@ fn a_rejected_token_is_replaced() {
     assert_eq!(seen("/status/401"), second);
     assert_eq!(seen("/"), second);
     assert_eq!(stack.directory().stats().token_requests, 2);
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }
 
 fn a_warm_token_is_fetched_before_the_first_request() {
     let stack = configured(&json!({"warm": true}));
     let fetched = stack::eventually(Duration::from_secs(10), || stack.directory().stats().issued == 1);
-    assert!(fetched, "{}", super::of_the_filter(&stack.log()));
+    assert!(fetched, "{}", super::filter_log(&stack.log()));
     stack.get(LISTED_HOST, "/", &[]);
     assert_eq!(stack.directory().stats().token_requests, 1);
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }
 
 fn the_next_cluster_for_entra_is_used() {
@@ -359,7 +359,7 @@ fn the_status_page_shows_the_state_of_tokens() {
     assert!(!answer.text().contains(issued.trim_start_matches("Bearer ")) && !answer.text().contains("eyJ"));
     let posted = status("POST");
     assert_eq!((posted.status, posted.header("allow").as_deref()), (405, Some("GET")));
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }
 
 /// Removes capabilities from the filter in the listener for managed identity. With its different configuration, it gets its own VMs there,
@@ -419,7 +419,7 @@ fn a_crashed_vm_affects_no_other_request() {
     thread::scope(|scope| {
         let trapped = scope.spawn(|| stack.send_imds(&imds("https://vault.azure.net")).unwrap());
         let traps = || stack.log().contains("Function: proxy_on_http_call_response");
-        assert!(stack::eventually(Duration::from_secs(10), traps), "{}", super::of_the_filter(&stack.log()));
+        assert!(stack::eventually(Duration::from_secs(10), traps), "{}", super::filter_log(&stack.log()));
         let waiting: Vec<_> = (0..8).map(|_| scope.spawn(|| stack.get(LISTED_HOST, "/", &[]))).collect();
         for answer in waiting {
             assert!(answer.join().unwrap().seen_header("authorization").is_some());

@@ -10,7 +10,7 @@ use fake_entra::Fault;
 use serde_json::{Value, json};
 use stack::{IMDS_HOST, LISTED_HOST, Options, Request, Stack, document, sidecar};
 
-use super::{look_through_log, newest};
+use super::{assert_clean_log, newest};
 
 /// The tests of this file.
 pub(crate) const ALL: &[(&str, fn())] =
@@ -142,13 +142,13 @@ fn a_module_is_replaced() {
         assert!(exchanges(stack, resource) <= 2, "at most one more exchange, by the other version");
     }
     let log = stack.log();
-    assert!(log.contains("event=start") && log.contains("+next commit="), "{}", super::of_the_filter(&log));
+    assert!(log.contains("event=start") && log.contains("+next commit="), "{}", super::filter_log(&log));
     // The running version deletes the shared data of the other version.
     let emptied = || stack.log().contains("event=upgrade outcome=emptied");
-    assert!(stack::eventually(Duration::from_secs(150), emptied), "{}", super::of_the_filter(&stack.log()));
+    assert!(stack::eventually(Duration::from_secs(150), emptied), "{}", super::filter_log(&stack.log()));
     token(&imds(CACHED));
     assert_eq!(exchanges(stack, CACHED), 2, "its own tokens are kept");
-    look_through_log(stack);
+    assert_clean_log(stack);
 }
 
 /// Stops the load when dropped, also if the test fails.

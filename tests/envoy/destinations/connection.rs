@@ -1,4 +1,4 @@
-//! Where a token may go: the connection, its retries and hedged attempts.
+//! The upstream connection that gets a token: TLS and plaintext, retries and hedged attempts.
 
 use std::thread;
 
@@ -6,23 +6,23 @@ use serde_json::json;
 use stack::{LISTED_HOST, Request, UNLISTED_HOST, Upstream, document};
 
 use super::{Change, LISTED_ROUTE, change, in_cluster, seen, token, with, without_a_pin};
-use crate::look_through_log;
+use crate::assert_clean_log;
 use crate::scenarios::{destination, problem};
 
-/// What this file shows, by its sentences.
+/// The tests of this file.
 pub(crate) const ALL: &[(&str, fn())] = &[
-    ("in_a_clusters_own_chain_a_request_waits_for_its_connection", a_request_waits_for_its_connection),
-    ("in_a_clusters_own_chain_no_token_goes_in_clear", no_token_goes_in_clear),
-    ("a_connection_that_cannot_be_made_leaves_nobody_waiting", a_connection_that_cannot_be_made),
-    ("a_retry_carries_our_token_whatever_is_done_with_credentials", a_retry_carries_our_token),
-    ("a_retry_after_401_carries_a_fresh_token", a_retry_after_401_carries_a_fresh_token),
+    ("in_a_clusters_filter_chain_a_request_waits_for_its_connection", a_request_waits_for_its_connection),
+    ("in_a_clusters_filter_chain_no_token_is_sent_in_plaintext", no_token_is_sent_in_plaintext),
+    ("a_request_whose_connection_fails_ends_with_503", a_request_whose_connection_fails),
+    ("a_retry_carries_the_filters_token_with_every_policy_for_existing_credentials", a_retry_carries_the_token),
+    ("a_retry_after_401_carries_a_new_token", a_retry_after_401_carries_a_new_token),
     ("every_attempt_of_a_hedged_request_carries_the_token", a_hedged_request),
-    ("a_hedged_attempt_in_clear_gets_no_token", a_hedged_attempt_in_clear),
+    ("a_hedged_attempt_in_plaintext_gets_no_token", a_hedged_attempt_in_plaintext),
 ];
 
 fn a_request_waits_for_its_connection() {
     let stack = with(&without_a_pin(&json!({})), vec![in_cluster()]);
-    // The first are on connections that are being made, the later ones on those that are there.
+    // The first requests wait for new connections, the later ones use pooled connections.
     for _ in 0..2 {
         thread::scope(|scope| {
             let sent: Vec<_> = (0..20).map(|_| scope.spawn(|| stack.get(LISTED_HOST, "/", &[]))).collect();
@@ -34,30 +34,30 @@ fn a_request_waits_for_its_connection() {
     let body = vec![7; 3_000_000];
     let answer = stack.send(&Request::post(LISTED_HOST, "/", body)).unwrap();
     assert_eq!((token(&answer).is_empty(), &answer.json()["body_length"]), (false, &json!(3_000_000)));
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }
 
-fn no_token_goes_in_clear() {
+fn no_token_is_sent_in_plaintext() {
     let upstream = Upstream::start().unwrap();
     let addr = upstream.plaintext_addr();
-    let in_clear = move || {
+    let plaintext = move || {
         change("static_resources.clusters[payments_kv]", move |cluster| {
             cluster.as_object_mut().unwrap().remove("transport_socket");
             let address = "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.port_value";
             document::set(cluster, address, addr.port()).unwrap();
         })
     };
-    let stack = with(&without_a_pin(&json!({})), vec![in_cluster(), in_clear()]);
+    let stack = with(&without_a_pin(&json!({})), vec![in_cluster(), plaintext()]);
     for _ in 0..2 {
         problem(&stack.get(LISTED_HOST, "/", &[]), 403, "connection_not_tls");
     }
     assert_eq!((upstream.requests(), stack.directory().stats().token_requests), (0, 0));
-    look_through_log(&stack);
-    let stack = with(&without_a_pin(&json!({"plaintext": "allowed"})), vec![in_cluster(), in_clear()]);
+    assert_clean_log(&stack);
+    let stack = with(&without_a_pin(&json!({"plaintext": "allowed"})), vec![in_cluster(), plaintext()]);
     token(&stack.get(LISTED_HOST, "/", &[]));
 }
 
-fn a_connection_that_cannot_be_made() {
+fn a_request_whose_connection_fails() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let nowhere = change(
         "static_resources.clusters[payments_kv].load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.port_value",
@@ -67,7 +67,7 @@ fn a_connection_that_cannot_be_made() {
     for _ in 0..3 {
         assert_eq!(stack.get(LISTED_HOST, "/", &[]).status, 503);
     }
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }
 
 fn retry_on(status: u16) -> Change {
@@ -78,36 +78,36 @@ fn retry_on(status: u16) -> Change {
     })
 }
 
-fn a_retry_carries_our_token() {
+fn a_retry_carries_the_token() {
     for existing in ["keep", "refuse", "replace"] {
         let configuration = without_a_pin(&json!({"existing_credential": existing, "header": "x-token"}));
         let stack = with(&configuration, vec![in_cluster(), retry_on(503)]);
         assert_eq!(stack.get(LISTED_HOST, "/status/503", &[]).status, 503);
         let tokens = seen(&stack.upstream, "x-token");
         assert_eq!((tokens.len(), tokens.iter().all(|token| *token == tokens[0])), (3, true), "{existing}");
-        assert!(tokens[0].as_ref().is_some_and(|token| token.starts_with("ey")), "bare");
-        look_through_log(&stack);
+        assert!(tokens[0].as_ref().is_some_and(|token| token.starts_with("ey")), "the token has no scheme");
+        assert_clean_log(&stack);
     }
 }
 
-fn a_retry_after_401_carries_a_fresh_token() {
+fn a_retry_after_401_carries_a_new_token() {
     let stack = with(&without_a_pin(&json!({})), vec![in_cluster(), retry_on(401)]);
     stack.get(LISTED_HOST, "/status/401", &[]);
     let tokens = seen(&stack.upstream, "authorization");
     assert_eq!(tokens.len(), 3);
     assert_ne!(tokens[0], tokens[1]);
-    // One more within half a minute is not forced.
+    // Another forced refresh within thirty seconds is not allowed.
     assert_eq!(tokens[1], tokens[2]);
     assert_eq!(stack.directory().stats().token_requests, 2);
-    look_through_log(&stack);
-    // In the listener's chain the filter runs once, whatever the router does afterwards.
+    assert_clean_log(&stack);
+    // In the listener's filter chain, the filter runs once per request, not once per attempt.
     let stack = with(&destination(&json!({})), vec![retry_on(401)]);
     stack.get(LISTED_HOST, "/status/401", &[]);
     let tokens = seen(&stack.upstream, "authorization");
     assert_eq!((tokens.len(), tokens[0] == tokens[2]), (3, true));
 }
 
-/// After 0.3 s a second attempt is made beside the first.
+/// Starts a second, parallel attempt after 0.3 s.
 fn hedged() -> Change {
     change(LISTED_ROUTE, |route| {
         route["route"]["hedge_policy"] = json!({"hedge_on_per_try_timeout": true});
@@ -127,11 +127,11 @@ fn a_hedged_request() {
         let tokens = seen(&stack.upstream, "authorization").split_off(before);
         assert_eq!(tokens.len(), 2, "two attempts: {tokens:?}");
         assert!(tokens.iter().all(|token| token.as_deref() == Some(first.as_str())), "{tokens:?}");
-        look_through_log(&stack);
+        assert_clean_log(&stack);
     }
 }
 
-fn a_hedged_attempt_in_clear() {
+fn a_hedged_attempt_in_plaintext() {
     let clear = Upstream::start().unwrap();
     let addr = clear.plaintext_addr();
     let another_endpoint = change("static_resources.clusters[payments_kv]", move |cluster| {
@@ -148,12 +148,12 @@ fn a_hedged_attempt_in_clear() {
             json!([{"name": "clear", "match": {"clear": true}, "transport_socket": raw}]);
     });
     let stack = with(&without_a_pin(&json!({})), vec![in_cluster(), hedged(), another_endpoint]);
-    // The endpoints take turns: of two attempts, one meets the other endpoint.
+    // Envoy alternates between the endpoints, so one of two attempts uses the plaintext endpoint.
     for _ in 0..4 {
         problem(&stack.get(LISTED_HOST, "/delay/1000", &[]), 403, "connection_not_tls");
     }
     let tokens = seen(&stack.upstream, "authorization");
     assert!(!tokens.is_empty() && tokens.iter().all(Option::is_some), "{tokens:?}");
     assert_eq!(clear.requests(), 0);
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }

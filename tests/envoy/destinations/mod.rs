@@ -1,5 +1,5 @@
-//! Where tokens go in a real Envoy, and where they do not: in a listener's filter chain and in a cluster's own, and with
-//! everything that HTTP can do.
+//! Requests that get a token in a real Envoy, and requests that do not: in a listener's and in a cluster's filter chain, and with
+//! the features of HTTP.
 
 pub(crate) mod connection;
 pub(crate) mod protocols;
@@ -14,29 +14,29 @@ use serde_json::{Value, json};
 use stack::{LISTED_HOST, Mesh, Options, Request, Response, Stack, Upstream, document, sidecar};
 
 use super::scenarios::{destination, problem};
-use super::{look_through_log, newest};
+use super::{assert_clean_log, newest};
 
-/// What this file shows, by its sentences; the other files have their own.
+/// The tests of this file; each submodule has its own list.
 pub(crate) const ALL: &[(&str, fn())] = &[
-    ("a_report_lets_a_request_pass_and_tells_what_would_refuse_it", a_report_tells_what_would_refuse),
-    ("an_odd_way_to_write_a_host_gets_no_token_for_another", odd_ways_to_write_a_host),
-    ("a_caller_at_a_gateway_is_known_by_its_certificate", a_caller_is_known_by_its_certificate),
+    ("report_forwards_a_request_and_logs_why_it_would_be_rejected", report_logs_why_a_request_would_be_rejected),
+    ("an_unusual_form_of_a_host_gets_no_token_for_another_host", unusual_forms_of_a_host),
+    ("a_gateway_identifies_its_callers_by_their_certificates", callers_are_identified_by_their_certificates),
 ];
 
 type Change = Box<dyn FnOnce(&mut Value) + Send>;
 
-/// A sidecar with this configuration of the filter and these changes around it.
+/// A sidecar with this configuration of the filter and these changes to the bootstrap.
 fn with(configuration: &Value, changes: Vec<Change>) -> Stack {
     let edit = move |document: &mut Value| changes.into_iter().for_each(|change| change(document));
     newest(Options { configuration: Some(configuration.to_string()), edit: Some(Box::new(edit)), ..Options::default() })
 }
 
-/// The filter stands in the cluster of the listed host.
+/// Moves the filter into the cluster of the listed host.
 fn in_cluster() -> Change {
     Box::new(|document| sidecar::move_into_cluster(document, "payments_kv").unwrap())
 }
 
-/// The listed host as a destination that states no way.
+/// A configuration whose destination has no `tls_clusters`.
 fn without_a_pin(more: &Value) -> Value {
     let mut configuration = destination(more);
     configuration["destinations"][0].as_object_mut().unwrap().remove("tls_clusters");
@@ -52,7 +52,7 @@ const LISTED_ROUTE: &str = "static_resources.listeners[outbound].filter_chains[0
 
 const MANAGER: &str = "static_resources.listeners[outbound].filter_chains[0].filters[0].typed_config";
 
-/// A cluster in clear, of this name and with this address.
+/// Adds a plaintext cluster with this name and address.
 fn clear_cluster(name: &'static str, addr: SocketAddr) -> Change {
     change("static_resources.clusters", move |clusters| {
         let address = json!({"socket_address": {"address": addr.ip(), "port_value": addr.port()}});
@@ -67,7 +67,7 @@ fn token(answer: &Response) -> String {
     answer.seen_header("authorization").unwrap_or_else(|| panic!("no token: {}", answer.text()))
 }
 
-/// The headers of this name that an upstream saw, one for each request.
+/// The header with this name in each request that an upstream received.
 fn seen(upstream: &Upstream, name: &str) -> Vec<Option<String>> {
     let header = |request: &Value| {
         let headers = request["headers"].as_array().unwrap();
@@ -76,7 +76,7 @@ fn seen(upstream: &Upstream, name: &str) -> Vec<Option<String>> {
     upstream.seen().iter().map(header).collect()
 }
 
-/// Sends bytes as they are, and reads until the other side ends, or for so long.
+/// Sends these bytes, and reads until the server closes the connection or five seconds have passed without data.
 fn raw(addr: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -86,7 +86,7 @@ fn raw(addr: SocketAddr, bytes: &[u8]) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-fn a_report_tells_what_would_refuse() {
+fn report_logs_why_a_request_would_be_rejected() {
     let mut configuration = destination(&json!({"action": "report"}));
     configuration["log"] = json!({"requests": "warn"});
     let elsewhere = change(LISTED_ROUTE, |route| route["match"] = json!({"prefix": "/listed"}));
@@ -104,22 +104,22 @@ fn a_report_tells_what_would_refuse() {
         assert_eq!((answer.status, answer.seen_header("authorization")), (200, None), "{path}");
     }
     let made = stack::eventually(Duration::from_secs(5), || stack.directory().stats().issued == 1);
-    assert!(made, "the exchange is made all the same");
+    assert!(made, "report mode makes the exchange, too");
     let line = "event=request outcome=reported identity=default";
     let log = stack.log();
     assert_eq!(log.matches(line).count(), 3, "{log}");
     assert_eq!(log.matches(&format!("{line} would_refuse=cluster_not_listed")).count(), 2, "{log}");
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }
 
-fn odd_ways_to_write_a_host() {
-    // Any host is led to the one upstream, so that what Envoy makes of it is seen.
+fn unusual_forms_of_a_host() {
+    // Every host is routed to the test's upstream, which shows the host that Envoy forwards.
     let stack = with(
         &json!({"destinations": [{"hosts": [LISTED_HOST], "scope": "https://vault.azure.net/.default", "plaintext": "allowed"}]}),
         vec![],
     );
     let addr = stack.outbound_addr();
-    // What the upstream takes for the host, and whether it got a token.
+    // The host that the upstream received, and whether it got a token.
     let sent = |lines: &str, target: &str| {
         let before = stack.upstream.seen().len();
         let answer = raw(addr, format!("GET {target} HTTP/1.1\r\n{lines}Connection: close\r\n\r\n").as_bytes());
@@ -130,7 +130,7 @@ fn odd_ways_to_write_a_host() {
         let host = seen(&stack.upstream, "host").pop().flatten().unwrap_or_default();
         format!("{host} {}", seen(&stack.upstream, "authorization").pop().flatten().is_some())
     };
-    let mut told = String::new();
+    let mut outcomes = String::new();
     let lines: [(String, String); 15] = [
         (format!("Host: {LISTED_HOST}:\r\n"), "/".into()),
         (format!("Host: {LISTED_HOST}:65536\r\n"), "/".into()),
@@ -149,37 +149,37 @@ fn odd_ways_to_write_a_host() {
         ("Host: p\u{e4}yments-kv.vault.azure.net\r\n".into(), "/".into()),
     ];
     for (headers, target) in &lines {
-        writeln!(told, "{:?} {target:?}: {}", headers.trim_end(), sent(headers, target)).unwrap();
+        writeln!(outcomes, "{:?} {target:?}: {}", headers.trim_end(), sent(headers, target)).unwrap();
     }
-    println!("{told}");
-    for line in told.lines() {
+    println!("{outcomes}");
+    for line in outcomes.lines() {
         let to_us = line.contains(&format!(": {LISTED_HOST}"))
             || line.to_ascii_lowercase().contains(": payments-kv.vault.azure.net ");
         assert!(!line.ends_with("true") || to_us, "{line}");
     }
-    let told: Vec<&str> = told.lines().collect();
-    assert_eq!(told[0], format!("\"Host: {LISTED_HOST}:\" \"/\": {LISTED_HOST}: true"));
-    for invalid in &told[1..3] {
+    let outcomes: Vec<&str> = outcomes.lines().collect();
+    assert_eq!(outcomes[0], format!("\"Host: {LISTED_HOST}:\" \"/\": {LISTED_HOST}: true"));
+    for invalid in &outcomes[1..3] {
         assert!(invalid.ends_with("refused 400"), "{invalid}");
     }
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }
 
-fn a_caller_is_known_by_its_certificate() {
+fn callers_are_identified_by_their_certificates() {
     let mesh = Mesh::new().unwrap();
     let socket = mesh.transport_socket().unwrap();
     let mutual = change("static_resources.listeners[outbound].filter_chains[0]", |chain| {
         chain["transport_socket"] = socket;
     });
-    // What a gateway of Istio's does: it writes of the certificate what it knows, and takes away what callers write.
-    let told = change(MANAGER, |manager| {
+    // Like an Istio gateway: Envoy sets the header from the certificate and removes the header that the client sent.
+    let forwarded_certificate = change(MANAGER, |manager| {
         manager["forward_client_cert_details"] = json!("SANITIZE_SET");
         manager["set_current_client_cert_details"] = json!({"uri": true});
     });
     let mut configuration = destination(&json!({}));
     configuration["identities"] =
         json!([{"name": "payments", "principals": ["spiffe://cluster.local/ns/payments/sa/api"]}]);
-    let stack = with(&configuration, vec![mutual, told]);
+    let stack = with(&configuration, vec![mutual, forwarded_certificate]);
     let calls = |uris: &[&str]| {
         let forged = "URI=spiffe://cluster.local/ns/payments/sa/api";
         let request = Request::get(LISTED_HOST, "/").header("x-forwarded-client-cert", forged);
@@ -193,5 +193,5 @@ fn a_caller_is_known_by_its_certificate() {
         problem(&calls(strangers), 403, "principal_not_listed");
     }
     assert_eq!(stack.upstream.requests(), 1);
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }

@@ -1,4 +1,4 @@
-//! Everything that HTTP can do.
+//! HTTP features and protocols: gRPC, HTTP/2, WebSocket, CONNECT, uploads, HEAD, `100 Continue` and trailers.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,20 +10,20 @@ use serde_json::json;
 use stack::{LISTED_HOST, Request, UNLISTED_HOST};
 
 use super::{MANAGER, change, in_cluster, raw, seen, token, with};
-use crate::look_through_log;
+use crate::assert_clean_log;
 use crate::scenarios::{destination, problem};
 
-/// What this file shows, by its sentences.
+/// The tests of this file.
 pub(crate) const ALL: &[(&str, fn())] = &[
-    ("a_grpc_client_reads_its_refusal_in_one_sentence", a_grpc_client_reads_its_refusal),
-    ("http2_gets_its_token_on_both_sides", http2_gets_its_token),
-    ("a_websocket_is_opened_with_a_token", a_websocket_is_opened_with_a_token),
-    ("a_tunnel_is_refused", a_tunnel_is_refused),
-    ("a_large_upload_waits_at_its_headers_and_arrives_whole", a_large_upload_waits),
-    ("head_continue_and_trailers_go_through", head_continue_and_trailers),
+    ("a_grpc_client_gets_a_rejection_as_grpc_message", a_grpc_client_gets_a_rejection_as_grpc_message),
+    ("an_http_2_request_gets_a_token_with_an_http_2_upstream", an_http_2_request_gets_a_token),
+    ("a_websocket_upgrade_request_gets_a_token", a_websocket_upgrade_request_gets_a_token),
+    ("a_connect_request_is_rejected", a_connect_request_is_rejected),
+    ("a_large_upload_waits_before_its_body_is_read_and_arrives_complete", a_large_upload_waits),
+    ("head_requests_continue_responses_and_trailers_are_supported", head_continue_and_trailers),
 ];
 
-fn a_grpc_client_reads_its_refusal() {
+fn a_grpc_client_gets_a_rejection_as_grpc_message() {
     let refused = destination(&json!({"tls_clusters": ["another"]}));
     let stack = with(&refused, vec![]);
     for kind in ["application/grpc", "application/grpc+proto"] {
@@ -33,16 +33,16 @@ fn a_grpc_client_reads_its_refusal() {
         assert!(message.contains("(cluster_not_listed): Route it to a cluster with TLS"), "{message}");
         assert!(!message.contains('{'), "{message}");
     }
-    // So is what Entra refuses, after the request has waited.
+    // The same for a rejection after the request has waited for Entra.
     let stack = with(&destination(&json!({})), vec![]);
     stack.directory().add_faults(vec![Fault::status(503)]);
     let answer = stack.get(LISTED_HOST, "/service/Method", &[("content-type", "application/grpc")]);
     assert_eq!(answer.header("grpc-status").as_deref(), Some("14"));
     assert!(answer.header("grpc-message").unwrap().contains("(entra_unavailable)"));
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }
 
-fn http2_gets_its_token() {
+fn an_http_2_request_gets_a_token() {
     let http2 = || {
         change("static_resources.clusters[payments_kv]", |cluster| {
             let options = &mut cluster["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"];
@@ -57,7 +57,7 @@ fn http2_gets_its_token() {
             let answer = request.send_http2(stack.outbound_addr()).unwrap();
             assert_eq!((token(&answer).is_empty(), &answer.json()["body_length"]), (false, &json!(100_000)));
         }
-        // Of two names for the host, `:authority` is what Envoy routes by, what the filter looks at and what the upstream gets.
+        // If `:authority` and `host` differ, Envoy routes by `:authority`, the filter checks it, and the upstream receives it.
         let other = Request::get(UNLISTED_HOST, "/v1").header("host", LISTED_HOST);
         let answer = other.send_http2(stack.outbound_addr()).unwrap();
         assert_eq!(
@@ -69,11 +69,11 @@ fn http2_gets_its_token() {
         assert_eq!((token(&answer).is_empty(), answer.seen_header("host").unwrap().as_str()), (false, LISTED_HOST));
         let ambiguous = Request::get(LISTED_HOST, "/v1/%2e%2e/").send_http2(stack.outbound_addr()).unwrap();
         problem(&ambiguous, 400, "ambiguous_path");
-        look_through_log(&stack);
+        assert_clean_log(&stack);
     }
 }
 
-fn a_websocket_is_opened_with_a_token() {
+fn a_websocket_upgrade_request_gets_a_token() {
     for changes in [vec![], vec![in_cluster()]] {
         let stack = with(&destination(&json!({})), changes);
         let mut stream = TcpStream::connect(stack.outbound_addr()).unwrap();
@@ -94,11 +94,11 @@ fn a_websocket_is_opened_with_a_token() {
         stream.read_exact(&mut echoed).unwrap();
         assert_eq!(&echoed, b"back and forth");
         assert!(seen(&stack.upstream, "authorization")[0].is_some());
-        look_through_log(&stack);
+        assert_clean_log(&stack);
     }
 }
 
-fn a_tunnel_is_refused() {
+fn a_connect_request_is_rejected() {
     let tunnels = change(MANAGER, |manager| {
         manager["upgrade_configs"] = json!([{"upgrade_type": "CONNECT"}]);
         for host in manager["route_config"]["virtual_hosts"].as_array_mut().unwrap() {
@@ -114,7 +114,7 @@ fn a_tunnel_is_refused() {
     );
     assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("tunnel_asked"), "{answer}");
     assert_eq!(stack.upstream.requests(), 0);
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }
 
 fn a_large_upload_waits() {
@@ -132,12 +132,12 @@ fn a_large_upload_waits() {
             let upload = Request::post(LISTED_HOST, "/", vec![7; SIZE]).timeout(Duration::from_secs(120));
             let sent = scope.spawn(|| stack.send(&{ upload }).unwrap());
             thread::sleep(Duration::from_millis(1500));
-            assert!(!sent.is_finished(), "it waits for the token");
-            assert!(resident().saturating_sub(before) < SIZE / 2, "it is not taken in whole");
+            assert!(!sent.is_finished(), "the upload does not wait for the token");
+            assert!(resident().saturating_sub(before) < SIZE / 2, "Envoy buffers the whole upload");
             let answer = sent.join().unwrap();
             assert_eq!((token(&answer).is_empty(), &answer.json()["body_length"]), (false, &json!(SIZE)));
         });
-        look_through_log(&stack);
+        assert_clean_log(&stack);
     }
 }
 
@@ -168,6 +168,6 @@ fn head_continue_and_trailers() {
         let tokens = seen(&stack.upstream, "authorization");
         let ours = |token: &Option<String>| token.as_ref().is_some_and(|token| token.starts_with("Bearer ey"));
         assert_eq!(tokens.iter().map(ours).collect::<Vec<_>>(), [true, false, true]);
-        look_through_log(&stack);
+        assert_clean_log(&stack);
     }
 }

@@ -1,4 +1,4 @@
-//! Where a route may lead a token: mirrors, rewrites, routes on headers, internal redirects.
+//! Routes that could send a token to another cluster: mirrors, rewrites, routes on headers, internal redirects.
 
 use std::time::Duration;
 
@@ -6,22 +6,25 @@ use serde_json::json;
 use stack::{LISTED_HOST, UNLISTED_HOST, Upstream, document, sidecar};
 
 use super::{Change, LISTED_ROUTE, change, clear_cluster, in_cluster, seen, token, with, without_a_pin};
-use crate::look_through_log;
+use crate::assert_clean_log;
 use crate::scenarios::{destination, problem};
 
-/// What this file shows, by its sentences.
+/// The tests of this file.
 pub(crate) const ALL: &[(&str, fn())] = &[
-    ("a_mirror_gets_the_token_of_the_listeners_chain_and_not_of_the_clusters", a_mirror_gets_or_gets_not),
-    ("hosts_are_matched_before_the_routes_rewrite_or_after_it", hosts_are_matched_before_or_after_a_rewrite),
-    ("a_route_on_the_tokens_header_leads_it_astray_but_not_in_a_clusters_own_chain", a_route_on_the_tokens_header),
-    ("a_replaced_credential_leads_no_token_astray", a_replaced_credential_leads_no_token_astray),
-    ("an_internal_redirect_takes_no_token_along", an_internal_redirect_takes_no_token_along),
-    ("without_the_state_that_keeps_it_off_a_redirect_no_token_is_sent", without_its_state_no_token_is_sent),
+    ("a_mirror_gets_the_token_from_a_listeners_filter_chain_but_not_from_a_clusters", a_mirror_gets_the_token_or_not),
+    (
+        "hosts_are_matched_before_a_rewrite_in_a_listener_and_after_it_in_a_cluster",
+        hosts_are_matched_before_or_after_a_rewrite,
+    ),
+    ("a_route_on_the_tokens_header_misroutes_it_only_from_a_listeners_filter_chain", a_route_on_the_tokens_header),
+    ("replacing_a_credential_never_misroutes_a_token", replacing_a_credential_never_misroutes_a_token),
+    ("an_internal_redirect_does_not_carry_the_token", an_internal_redirect_does_not_carry_the_token),
+    ("without_the_filter_state_that_protects_redirects_no_token_is_sent", without_filter_state_no_token_is_sent),
 ];
 
 const OTHER_ROUTE: &str = "static_resources.listeners[outbound].filter_chains[0].filters[0].typed_config.route_config.virtual_hosts[elsewhere].routes[0]";
 
-fn a_mirror_gets_or_gets_not() {
+fn a_mirror_gets_the_token_or_not() {
     for (changes, gets) in [(vec![], true), (vec![in_cluster()], false)] {
         let mirror = Upstream::start().unwrap();
         let mirrored = change(LISTED_ROUTE, |route| {
@@ -53,7 +56,7 @@ fn hosts_are_matched_before_or_after_a_rewrite() {
     token(&answer);
 }
 
-/// A configuration as it must not be: setting the header makes Envoy choose the route again.
+/// A configuration that operators must avoid: setting the header makes Envoy select the route again.
 fn a_route_on_the_tokens_header() {
     for (changes, leaks) in [(vec![], true), (vec![in_cluster()], false)] {
         let thief = Upstream::start().unwrap();
@@ -77,7 +80,7 @@ fn a_route_on_the_tokens_header() {
 
 /// A route on a header leads to the listed cluster, all others to one in plaintext: when the filter changes that header, Envoy selects
 /// another route.
-fn a_replaced_credential_leads_no_token_astray() {
+fn replacing_a_credential_never_misroutes_a_token() {
     // The header that the route matches on, the one that takes the token, and whether the filter changes the former.
     for (matched, token_header, is_changed) in [
         ("authorization", "authorization", true),
@@ -112,7 +115,7 @@ fn a_replaced_credential_leads_no_token_astray() {
                 assert_eq!(stack.upstream.requests(), 1, "{matched}");
             }
             assert_eq!(thief.requests(), 0, "{matched} {token_header} {in_clusters_chain}");
-            look_through_log(&stack);
+            assert_clean_log(&stack);
         }
     }
 }
@@ -123,7 +126,7 @@ fn follow() -> Change {
     })
 }
 
-fn an_internal_redirect_takes_no_token_along() {
+fn an_internal_redirect_does_not_carry_the_token() {
     let path = format!("/redirect?http://{UNLISTED_HOST}/taken");
     for header in ["authorization", "x-token"] {
         let stack = with(&destination(&json!({"header": header})), vec![follow()]);
@@ -131,9 +134,9 @@ fn an_internal_redirect_takes_no_token_along() {
         assert_eq!((answer.status, answer.json()["path"].as_str()), (200, Some("/taken")));
         assert!(seen(&stack.upstream, header)[0].is_some());
         assert_eq!(answer.seen_header(header), None);
-        look_through_log(&stack);
+        assert_clean_log(&stack);
     }
-    // In clusters' own chains every cluster that such a request can come to needs the filter.
+    // With upstream filters, every cluster that a redirected request can reach needs the filter.
     let everywhere: Change = Box::new(|document| {
         let filter = sidecar::http_filter(document).unwrap();
         sidecar::move_into_cluster(document, "payments_kv").unwrap();
@@ -143,10 +146,10 @@ fn an_internal_redirect_takes_no_token_along() {
     let answer = stack.get(LISTED_HOST, &path, &[]);
     assert_eq!((answer.json()["path"].as_str(), answer.seen_header("authorization")), (Some("/taken"), None));
     assert!(seen(&stack.upstream, "authorization")[0].is_some());
-    look_through_log(&stack);
+    assert_clean_log(&stack);
 }
 
-fn without_its_state_no_token_is_sent() {
+fn without_filter_state_no_token_is_sent() {
     let without = change("static_resources.listeners", |listeners| {
         let filter = sidecar::filter(sidecar::OUTBOUND);
         let list = format!("{filter}.capability_restriction_config.allowed_capabilities");
