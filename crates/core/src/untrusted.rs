@@ -217,17 +217,13 @@ fn remove_token_like(text: &str) -> String {
 fn is_token_like(run: &str) -> bool {
     let has = |class: fn(&u8) -> bool| run.as_bytes().iter().any(class);
     let is_mixed = has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase) && has(u8::is_ascii_digit);
-    (run.len() >= SHORTEST_TOKEN && is_mixed) || is_jwt_part(run)
+    (run.len() >= SHORTEST_TOKEN && is_mixed) || (run.len() >= SHORTEST_PIECE && run.starts_with("eyJ"))
 }
 
-/// A JSON object in base64url, as headers and claims of a JWT are (RFC 7519, section 3).
-fn is_jwt_part(run: &str) -> bool {
-    run.len() >= SHORTEST_PIECE && run.starts_with("eyJ")
-}
-
-/// Whether a part of a JWT is in the text.
+/// Whether the text has the beginning of a part of a JWT.
 pub(crate) fn holds_jwt(text: &str) -> bool {
-    text.split(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '-' | '_')).any(is_jwt_part)
+    let is_start = |window: &[u8]| matches!(window, [before, b'e', b'y', b'J'] if !before.is_ascii_alphanumeric());
+    text.starts_with("eyJ") || text.as_bytes().windows(4).any(is_start)
 }
 
 #[cfg(test)]

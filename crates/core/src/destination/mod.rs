@@ -34,7 +34,7 @@ pub(crate) struct Destinations {
 impl Destinations {
     pub(crate) fn new(config: &Config) -> Self {
         let mut tokens = Tokens { config, known: HashMap::new() };
-        let mut table = Table::new();
+        let mut table = Table::default();
         let mut warm: Vec<Arc<Grant>> = Vec::new();
         for destination in &config.destinations {
             let token = destination.action.token();
@@ -78,7 +78,7 @@ impl Destinations {
 }
 
 /// What to say of a request of which it is not clear which rule it falls under.
-fn unclear(why: &Unclear<'_>, host: &Host<'_>) -> Problem {
+fn unclear(why: &Unclear, host: &Host<'_>) -> Problem {
     let host = UntrustedText::new(&host.name);
     match why {
         Unclear::Path(what) => Problem::new(

@@ -8,18 +8,18 @@ use super::prefixes;
 use super::rule::Rule;
 use super::seen::Seen;
 use crate::host::{Authority, Host, HostPattern};
-use crate::override_headers::OverrideHeaders;
+use crate::override_headers;
 use crate::path;
 
 /// The port of an authority without one: what reaches the filter is HTTP.
 const HTTP_PORT: u16 = 80;
 
 /// Rules by what a request must be like.
+#[derive(Default)]
 pub(super) struct Table {
     exact: HashMap<String, Ports>,
     /// By what stands after `*.`.
     wildcards: HashMap<String, Ports>,
-    override_headers: OverrideHeaders,
 }
 
 /// By port; `None` is any.
@@ -57,29 +57,25 @@ pub(super) enum Found<'a> {
     /// It is not clear which rule the request falls under.
     Unclear {
         /// Why.
-        why: Unclear<'a>,
+        why: Unclear,
         /// Whether more than a report hangs on it.
         guarded: bool,
     },
 }
 
 /// Why it is not clear which rule a request falls under.
-pub(super) enum Unclear<'a> {
+pub(super) enum Unclear {
     /// The path has this, and can be read in two ways.
     Path(&'static str),
     /// The method has lower-case letters, and another rule is for the same method in upper case.
     Method,
     /// This header names another method or path.
-    Override(&'a str),
+    Override(&'static str),
     /// The authority's port is not a number from 0 to 65535.
     Port,
 }
 
 impl Table {
-    pub(super) fn new() -> Self {
-        Self { exact: HashMap::new(), wildcards: HashMap::new(), override_headers: OverrideHeaders::new() }
-    }
-
     /// Adds a rule for a host, a path prefix (the empty one is any path) and a method (`None` is any).
     pub(super) fn insert(&mut self, host: &HostPattern, prefix: &str, method: Option<&str>, rule: Arc<Rule>) {
         let hosts = if host.wildcard { &mut self.wildcards } else { &mut self.exact };
@@ -112,7 +108,7 @@ impl Table {
         let candidates =
             || hosts.into_iter().flatten().flat_map(|of_host| ports.iter().filter_map(|port| of_host.get(port)));
         for paths in candidates() {
-            match paths.find(seen, &self.override_headers) {
+            match paths.find(seen) {
                 Found::Nothing => {}
                 // It may fall under a wider rule, which may refuse what this one only reports.
                 Found::Unclear { why, guarded } => {
@@ -132,7 +128,7 @@ impl Table {
 }
 
 impl Paths {
-    fn find<'a>(&'a self, seen: &Seen<'_>, override_headers: &'a OverrideHeaders) -> Found<'a> {
+    fn find(&self, seen: &Seen<'_>) -> Found<'_> {
         let unclear = |why| Found::Unclear { why, guarded: self.guards };
         let path = if self.deepest == 0 { &[] } else { seen.path().unwrap_or_default() };
         let path = match path::canonical(path) {
@@ -150,7 +146,7 @@ impl Paths {
         }
         let depends = self.by_method || self.deepest > 0;
         if depends && self.rejects_overrides && !rule.is_some_and(|rule| rule.allows_override_headers()) {
-            let header = override_headers.in_request(seen.request);
+            let header = override_headers::in_request(seen.request);
             if let Some(header) = header {
                 return unclear(Unclear::Override(header));
             }

@@ -11,6 +11,7 @@ use super::reply;
 use crate::broker::Issued;
 use crate::config::Imds;
 use crate::http::{Reply, Request};
+use crate::override_headers;
 use crate::path;
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
@@ -55,6 +56,16 @@ pub(super) fn passes(path: &[u8], imds: &Imds) -> bool {
         && path::ambiguity(path).is_none()
         && !path::is_of_node_identity(path)
         && imds.pass.iter().any(|prefix| path::is_within(path, prefix.as_bytes()))
+}
+
+/// A request that goes on to the node must not name another path or method in a header.
+pub(super) fn must_not_be_overridden(request: &dyn Request) -> Result<(), Problem> {
+    let Some(header) = override_headers::in_request(request) else { return Ok(()) };
+    Err(Problem::new(
+        Code::OverrideHeaderPresent,
+        format!("the request has a header {header}, from which a server may take another path or method"),
+        "Send the request without the header.",
+    ))
 }
 
 /// A request to the metadata service's address that names another service.

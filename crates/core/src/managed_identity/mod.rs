@@ -19,7 +19,6 @@ use crate::decision::{Decision, Delivery, Report};
 use crate::entra::{Grant, TokenKey};
 use crate::host::Host;
 use crate::http::{Reply, Request};
-use crate::override_headers::OverrideHeaders;
 use crate::path;
 use crate::problem::{Code, Problem};
 use crate::untrusted::UntrustedText;
@@ -40,7 +39,6 @@ pub(crate) struct Endpoint {
     /// The place in `offered`.
     default: Option<usize>,
     readiness: Arc<Readiness>,
-    override_headers: OverrideHeaders,
     /// On a gateway, whoever calls is somebody else than the pod itself.
     on_gateway: bool,
 }
@@ -56,7 +54,6 @@ impl Endpoint {
             health_hosts: answers.health_hosts.clone(),
             action: answers.action,
             readiness: Arc::new(readiness(answers, config)),
-            override_headers: OverrideHeaders::new(),
             offered,
             listed: config
                 .named_tokens()
@@ -139,8 +136,8 @@ impl Endpoint {
             // The clients that probe for these must read 404 there, whatever they call the host.
             imds::Path::Absent => Err(imds::absent()),
             imds::Path::Token if self.action != ManagedAction::Report => host,
-            imds::Path::Token => host.and_then(|()| self.must_not_be_overridden(request)),
-            imds::Path::Other if imds::passes(path, imds) => host.and_then(|()| self.must_not_be_overridden(request)),
+            imds::Path::Token => host.and_then(|()| imds::must_not_be_overridden(request)),
+            imds::Path::Other if imds::passes(path, imds) => host.and_then(|()| imds::must_not_be_overridden(request)),
             imds::Path::Other => host.and_then(|()| Err(self.not_passed(path))),
         });
         match (allowed, kind) {
@@ -151,16 +148,6 @@ impl Endpoint {
             }
             (Err(problem), _) => Protocol::Imds.refuse(problem),
         }
-    }
-
-    /// A request that goes on to the node must not name another path or method in a header.
-    fn must_not_be_overridden(&self, request: &dyn Request) -> Result<(), Problem> {
-        let Some(header) = self.override_headers.in_request(request) else { return Ok(()) };
-        Err(Problem::new(
-            Code::OverrideHeaderPresent,
-            format!("the request has a header {header}, from which a server may take another path or method"),
-            "Send the request without the header.",
-        ))
     }
 
     /// A path that is not answered and does not go on to the node.

@@ -265,7 +265,7 @@ mod tests {
             let said = format!("{} {}", problem.detail, problem.remedy);
             assert!(!said.contains("eyJ") && !said.contains("0aA0aA"), "{said}");
         }
-        for resource in ["https://eyJ.example", "api://Contoso-Production-PaymentService-2026-Backend-For-Frontend"] {
+        for resource in ["api://monkeyJobs", "api://Contoso-Production-PaymentService-2026-Backend-For-Frontend"] {
             assert_eq!(read(&format!("resource={resource}")).unwrap().resource, resource);
         }
     }
