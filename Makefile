@@ -1,7 +1,7 @@
 # All commands of the repository. `make` without a target lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help tools envoy sdks build next demo stack check test test-sdks istio-schema lint deny advisories doc fmt simulate simulate-mutants mutants fuzz bench bench-module bench-load fleet clean
+.PHONY: help tools envoy sdks build next demo stack check test test-sdks istio-schema prometheus check-observe test-observe lint deny advisories doc fmt simulate simulate-mutants mutants fuzz bench bench-module bench-load fleet clean
 
 PYTHON ?= python3
 export PYTHON
@@ -50,6 +50,16 @@ istio-schema: ## check envoy/istio/ against Istio's published CRDs (requires Go)
 test-sdks: envoy build ## run the Azure SDKs for Node.js, Go and Java against the filter, if their runtimes are installed
 	@scripts/fetch-sdks node go java
 	$(CARGO) test --workspace --test sdks -- --ignored
+
+prometheus: ## fetch Debian's Prometheus into .tools/ (nothing to do where prometheus and promtool are on the PATH)
+	@scripts/fetch-prometheus
+
+check-observe: prometheus ## check observe/prometheus/ with promtool: the rules, and a test of each alert
+	@PATH="$(CURDIR)/.tools/prometheus/usr/bin:$$PATH" promtool check rules observe/prometheus/rules.yaml
+	@PATH="$(CURDIR)/.tools/prometheus/usr/bin:$$PATH" promtool test rules observe/prometheus/rules-test.yaml
+
+test-observe: prometheus envoy build ## cause and cure every alert, with a real Prometheus that scrapes a real Envoy (takes six minutes)
+	$(CARGO) test --workspace --test observe -- --ignored --nocapture
 
 SEEDS ?= 1000
 simulate: tools ## simulate many workers of the broker with SEEDS random schedules (SEED=n repeats one)

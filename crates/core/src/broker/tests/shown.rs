@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::Config;
 use crate::configuration_status::{ConfigurationStatus, Fingerprint};
-use crate::http::{CallFailure, Reply};
+use crate::http::{CallFailure, Reply, Response};
 use std::sync::LazyLock;
 
 #[test]
@@ -253,6 +253,65 @@ fn a_failed_line_says_how_long_the_exchange_took_and_how_many_failed_in_a_row() 
     let commands = process.workers[0].assertion_arrived(key, answer(503, &json!({})), process.now, &process.shared);
     let line = logged(&commands).pop().unwrap();
     assert!(line.contains("code=assertion_unavailable") && line.contains(" took_ms=70 failures=2 "), "{line}");
+}
+
+/// The keys of a line, in their order.
+fn keys(line: &str) -> Vec<String> {
+    let (mut keys, mut rest) = (Vec::new(), line);
+    while let Some((key, value)) = rest.split_once('=') {
+        keys.push(key.to_owned());
+        let mut parsed = serde_json::Deserializer::from_str(value).into_iter::<String>();
+        let end = match parsed.next() {
+            Some(Ok(_)) if value.starts_with('"') => parsed.byte_offset(),
+            _ => value.find(' ').unwrap_or(value.len()),
+        };
+        rest = value[end..].trim_start();
+    }
+    assert_eq!(rest, "", "{line}");
+    keys
+}
+
+/// The schema of the audit trail: a later version may add fields at the end, and changes none.
+#[test]
+fn the_lines_of_the_audit_trail_have_exactly_the_fields_that_are_documented() {
+    const PAGE: &str = include_str!("../../../../../docs/audit.md");
+    const FAILED: &str = "event outcome identity scope code class aadsts trace_id correlation_id detail took_ms failures next_try_in_ms remedy";
+    const RETRIED: &str = "event outcome identity scope code class aadsts trace_id correlation_id detail";
+    let guid = "11111111-1111-4111-8111-111111111111";
+    let refused = |code: u32| {
+        answer(
+            401,
+            &json!({"error": "x", "error_description": "it says \"a=b\" to\tyou", "error_codes": [code], "trace_id": guid, "correlation_id": guid}),
+        )
+    };
+    let issued = || {
+        let Ok(response) = token(3600) else { panic!() };
+        Ok(Response { request_id: Some(guid.as_bytes().to_vec()), ..response })
+    };
+    let silence =
+        || Ok(Response { status: 504, retry_after: None, request_id: None, body: Vec::new(), is_envoys_own: true });
+    let federated = Process::new().federated_token();
+    let mut lines = Vec::new();
+    for (answers, expected) in [
+        (vec![federated.clone(), issued()], vec!["event outcome identity scope expires_in_s took_ms cluster trace_id"]),
+        (vec![federated.clone(), refused(700_213), federated.clone(), refused(700_213)], vec![RETRIED, FAILED]),
+        (
+            vec![federated.clone(), silence(), silence()],
+            vec![
+                "event outcome identity scope code class detail next_cluster remedy",
+                "event outcome identity scope code class detail took_ms failures next_try_in_ms remedy",
+            ],
+        ),
+    ] {
+        let mut process = Process::new();
+        process.grant = grant_of("payments", "s/.default", &["entra", "entra_new_connection"], None);
+        let of_this = logged(&exchange_with(&mut process, answers));
+        assert_eq!(of_this.iter().map(|line| keys(line).join(" ")).collect::<Vec<_>>(), expected);
+        lines.extend(of_this);
+    }
+    for key in lines.iter().flat_map(|line| keys(line)).filter(|key| key != "event") {
+        assert!(PAGE.contains(&format!("`{key}`")), "docs/audit.md has no {key}");
+    }
 }
 
 /// Internal listeners do not answer the VM on the main thread: it cannot read the federated token, and need not.
