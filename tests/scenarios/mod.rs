@@ -318,6 +318,24 @@ pub(crate) const ALL: &[Scenario] = &[
         run: rotation,
     },
     Scenario {
+        name: "a_token_that_replaces_a_rejected_one_is_tried_before_the_back_off_ends",
+        setup: DEFAULT,
+        on_every_version: false,
+        run: |world| {
+            // The back-off is up to 30 s, because this rejection needs a change. After one of them the file is replaced.
+            world.entra().add_faults(vec![Fault::aadsts(90_002)]);
+            problem(&get(world, LISTED_HOST, "/"), 502, "entra_refused");
+            world.pass(Duration::from_secs(1));
+            world.rotate();
+            // The file is read once a second, and Envoy may notice the new one a moment later.
+            let accepted = (0..3).any(|_| {
+                world.pass(Duration::from_millis(1_100));
+                get(world, LISTED_HOST, "/").status == 200
+            });
+            assert!(accepted, "the new federated token is not tried");
+        },
+    },
+    Scenario {
         name: "a_rejection_by_entra_states_cause_and_remedy_and_causes_at_most_two_exchanges",
         setup: Setup { audience: "api://another", ..DEFAULT },
         on_every_version: true,

@@ -198,6 +198,11 @@ pub(super) fn note_issued(shared: &dyn SharedData, grant: &Grant, issued: &Issue
     });
 }
 
+/// Whether the problem is that Entra refuses the credential, whatever the scope.
+pub(super) fn is_refusal(problem: &Problem) -> bool {
+    problem.code == Code::EntraRefused && problem.entra.aadsts.is_some_and(is_of_credential)
+}
+
 /// Notes what Entra's answer says of the credential, when it is final: also the second try, where there is one, came to
 /// this. What is not a refusal of the credential says nothing of it.
 pub(super) fn note_answer(
@@ -207,7 +212,7 @@ pub(super) fn note_answer(
     assertion: Fingerprint,
     now: Timestamp,
 ) {
-    if problem.code == Code::EntraRefused && problem.entra.aadsts.is_some_and(is_of_credential) {
+    if is_refusal(problem) {
         update(shared, grant.credential(), now, |state| {
             state.refusal = Some(Refusal { problem: problem.clone(), assertion });
             Then::Write(())

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use super::causes::Causes;
 use super::freshness::{self, Issued};
-use super::shared::{self, Entry, Failure, Lease, Then};
+use super::shared::{self, Entry, Failure, Lease, RefusedAssertion, Then};
 use super::slot::{Attempt, Call, Exchange, Waiter};
 use super::{
     Broker, CONTENDED, Command, ELSEWHERE_FIRST, ELSEWHERE_LONGEST, GRACE, Moment, QueueId, READ_TIMEOUT, SOON,
     credential,
 };
+use crate::assertion::Fingerprint;
 use crate::entra::{Grant, Passing, TokenKey};
 use crate::event::{Event, Level};
 use crate::metrics;
@@ -18,9 +19,30 @@ use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 use crate::untrusted::Guid;
 
+/// An exchange that failed.
+pub(super) struct Failed {
+    pub(super) problem: Problem,
+    pub(super) passing: Passing,
+    /// When its last call began.
+    pub(super) began: Timestamp,
+    /// How long Entra asked to wait.
+    pub(super) asked_for: Option<Duration>,
+    /// The federated token, when Entra refused the credential.
+    pub(super) refused: Option<Fingerprint>,
+}
+
+impl Failed {
+    /// One that passes by itself.
+    pub(super) const fn transiently(problem: Problem, began: Timestamp) -> Self {
+        Self { problem, passing: Passing::ByItself, began, asked_for: None, refused: None }
+    }
+}
+
 /// Whose turn it is to fetch.
 enum Turn {
     Ours,
+    /// This worker reads the file, to see whether it still holds the federated token that Entra refused.
+    Comparison,
     Theirs {
         until: Timestamp,
     },
@@ -65,7 +87,10 @@ impl Broker {
         shared::update(moment.shared, key, now, |entry| Then::write_if(slot.synchronize(entry, queue, now), ()));
         match slot.exchange {
             Exchange::Pausing { until, attempt } if until <= now => self.read(key, attempt, moment),
-            Exchange::Reading { until, .. } | Exchange::Calling { until, .. } | Exchange::Pausing { until, .. }
+            Exchange::Comparing { until }
+            | Exchange::Reading { until, .. }
+            | Exchange::Calling { until, .. }
+            | Exchange::Pausing { until, .. }
                 if until > now => {}
             // Nobody's yet, another worker's, or one of ours whose answer never came and whose lease is over.
             _ => self.begin(key, moment),
@@ -110,15 +135,25 @@ impl Broker {
                     slot.grant.identity().clone_into(&mut entry.identity);
                     slot.grant.scope().clone_into(&mut entry.scope);
                     *lease = Some(Lease { holder: worker, until, waiting });
-                    Then::Write(Turn::Ours)
+                    match entry.refused.as_mut().filter(|_| slot.may_compare(now)) {
+                        Some(refused) => {
+                            refused.read_at = now;
+                            Then::Write(Turn::Comparison)
+                        }
+                        None => Then::Write(Turn::Ours),
+                    }
                 }
             }
         });
-        if matches!(turn, Some(Turn::Ours)) && !self.has_permit(key, moment) {
+        if matches!(turn, Some(Turn::Ours | Turn::Comparison)) && !self.has_permit(key, moment) {
             return self.finish_waiters(key, moment);
         }
         let Some(slot) = self.slots.get_mut(&key) else { return };
         match turn {
+            Some(Turn::Comparison) => {
+                slot.exchange = Exchange::Comparing { until };
+                moment.commands.push(Command::ReadAssertion(Arc::clone(&slot.grant)));
+            }
             Some(Turn::Ours) => {
                 slot.exchange = Exchange::Reading { until, attempt: Attempt::First };
                 slot.malformed = false;
@@ -224,6 +259,31 @@ impl Broker {
         false
     }
 
+    /// The file holds the federated token that Entra refused, or none that could be sent: the back-off goes on.
+    pub(super) fn end_comparison(&mut self, key: TokenKey, moment: &mut Moment<'_>) {
+        self.publish(key, None, moment, |_, _| Vec::new());
+    }
+
+    /// Whether the federated token that was read ends the back-off, because it is not the one that Entra refused. Then the
+    /// failure is forgotten in all workers; if it does not, the lease is given back.
+    pub(super) fn ends_back_off(&mut self, key: TokenKey, read: Fingerprint, moment: &mut Moment<'_>) -> bool {
+        let worker = self.worker;
+        let Some(slot) = self.slots.get_mut(&key) else { return false };
+        if slot.refused.is_some_and(|refused| refused.fingerprint == read) {
+            self.end_comparison(key, moment);
+            return false;
+        }
+        (slot.failure, slot.refused) = (None, None);
+        shared::update(moment.shared, key, moment.now, |entry| {
+            let is_ours = entry.lease.as_ref().is_some_and(|lease| lease.holder == worker);
+            if is_ours {
+                (entry.failure, entry.refused) = (None, None);
+            }
+            Then::write_if(is_ours, ())
+        });
+        true
+    }
+
     /// This VM cannot read the federated token and serves no requests: another one can, and does.
     pub(super) fn leave_to_others(&mut self, key: TokenKey, moment: &mut Moment<'_>) {
         let Some(slot) = self.slots.get_mut(&key) else { return };
@@ -262,7 +322,7 @@ impl Broker {
         let queue = self.queue;
         credential::note_issued(moment.shared, &grant, &issued, now);
         self.publish(key, Some(false), moment, |entry, has_lease| {
-            entry.failure = None;
+            (entry.failure, entry.refused) = (None, None);
             entry.causes = Causes::default();
             // Another worker that took over may have a newer one already.
             let newer = |theirs: &Issued| theirs.is_usable(now) && theirs.issued_at() > issued.issued_at();
@@ -274,15 +334,9 @@ impl Broker {
         self.observe_exchange(&grant, moment);
     }
 
-    pub(super) fn fail(
-        &mut self,
-        key: TokenKey,
-        problem: Problem,
-        passing: Passing,
-        asked_for: Option<Duration>,
-        began: Timestamp,
-        moment: &mut Moment<'_>,
-    ) {
+    /// Publishes a failure and its back-off.
+    pub(super) fn fail(&mut self, key: TokenKey, failed: Failed, moment: &mut Moment<'_>) {
+        let Failed { problem, passing, began, asked_for, refused } = failed;
         let jitter = self.random.next();
         let Some(slot) = self.slots.get_mut(&key) else { return };
         let now = moment.now;
@@ -308,14 +362,17 @@ impl Broker {
                 .with("remedy", &problem.remedy),
         ));
         moment.commands.push(Command::Measure(metrics::exchange(slot.grant.identity(), "failed", class.as_str())));
-        let (grant, refused) = (Arc::clone(&slot.grant), (problem.code == Code::EntraRefused).then_some(true));
+        let grant = Arc::clone(&slot.grant);
+        let refused_scope = (problem.code == Code::EntraRefused).then_some(true);
+        let refused = refused.map(|fingerprint| RefusedAssertion { fingerprint, read_at: now });
         let failure = Failure { problem, class, failed_at: now, next_try: now.plus(wait), failures };
-        self.publish(key, refused, moment, |entry, has_lease| {
+        self.publish(key, refused_scope, moment, |entry, has_lease| {
             // Another worker that took over has the later word. When nothing is there the entry was let go meanwhile.
             let is_empty = entry.lease.is_none() && entry.token.is_none() && entry.failure.is_none();
             if has_lease || is_empty {
                 entry.failure = Some(failure.clone());
                 entry.causes = causes.clone();
+                entry.refused = refused;
             }
             Vec::new()
         });

@@ -44,6 +44,7 @@ use crate::metrics::{self, Measurement};
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 use connections::Connections;
+use exchange::Failed;
 use gauges::Observed;
 use readiness::Checks;
 use release::Release;
@@ -57,6 +58,10 @@ const TORN: Duration = Duration::from_millis(100);
 
 /// Entra refuses a correct, new credential now and then: one more try comes this soon.
 const SOON: Duration = Duration::from_millis(250);
+
+/// While an exchange backs off because Entra refused the federated token, its file is read this often at most, by all workers
+/// together.
+const READING_PERIOD: Duration = Duration::from_secs(1);
 
 /// A lease outlasts the call that it is for by this, so that the answer can be dealt with.
 const GRACE: Duration = Duration::from_secs(1);
@@ -371,7 +376,11 @@ impl Broker {
         self.notice(now);
         let mut moment = Moment { now, shared, commands: Vec::new() };
         let Some(slot) = self.slots.get_mut(&key) else { return moment.commands };
-        let Exchange::Reading { attempt, until } = slot.exchange else { return moment.commands };
+        let (attempt, until, is_comparison) = match slot.exchange {
+            Exchange::Reading { attempt, until } => (attempt, until, false),
+            Exchange::Comparing { until } => (Attempt::First, until, true),
+            _ => return moment.commands,
+        };
         let began = until.minus(READ_TIMEOUT + GRACE);
         let grant = Arc::clone(&slot.grant);
         let assertion = grant.assertion().read(answer, now);
@@ -387,11 +396,17 @@ impl Broker {
                 slot.malformed = false;
                 credential::note_reading(shared, grant.assertion(), true);
                 self.observe_reading(&grant, assertion.lifetime(), &mut moment);
-                let request = TokenRequest::new(&grant, &assertion);
-                self.call(key, Call { attempt, asked_at: now, assertion, request, way: 0 }, &mut moment);
+                if !is_comparison || self.ends_back_off(key, assertion.fingerprint(), &mut moment) {
+                    let request = TokenRequest::new(&grant, &assertion);
+                    self.call(key, Call { attempt, asked_at: now, assertion, request, way: 0 }, &mut moment);
+                }
             }
             Err(problem) if is_elsewheres(&problem) => {
                 self.leave_to_others(key, &mut moment);
+            }
+            Err(_) if is_comparison => {
+                credential::note_reading(shared, grant.assertion(), false);
+                self.end_comparison(key, &mut moment);
             }
             Err(problem) if problem.code == Code::AssertionMalformed && !slot.malformed => {
                 slot.malformed = true;
@@ -401,7 +416,7 @@ impl Broker {
                 slot.malformed = false;
                 credential::note_reading(shared, grant.assertion(), false);
                 let problem = problem.about(grant.identity(), grant.scope());
-                self.fail(key, problem, Passing::ByItself, None, began, &mut moment);
+                self.fail(key, Failed::transiently(problem, began), &mut moment);
             }
         }
         self.settle(key, &mut moment);
@@ -438,14 +453,14 @@ impl Broker {
                     (false, Attempt::First) => self.read(key, Attempt::Second, &mut moment),
                     (false, Attempt::Second) => {
                         let problem = over_on_arrival(&slot.grant, expires_in, now.since(call.asked_at));
-                        self.fail(key, problem, Passing::ByItself, None, call.asked_at, &mut moment);
+                        self.fail(key, Failed::transiently(problem, call.asked_at), &mut moment);
                     }
                 }
             }
             entra::Answer::Unreached { problem } => {
                 let began = call.asked_at;
                 if let Some(problem) = self.call_next(key, call, *problem, &mut moment) {
-                    self.fail(key, problem, Passing::ByItself, None, began, &mut moment);
+                    self.fail(key, Failed::transiently(problem, began), &mut moment);
                 }
             }
             entra::Answer::Refused { problem, passing, retry_after } => {
@@ -455,8 +470,11 @@ impl Broker {
                         self.retry_refused(key, &problem, passing, &mut moment);
                     }
                     _ => {
-                        credential::note_answer(shared, &slot.grant, &problem, call.assertion.fingerprint(), now);
-                        self.fail(key, *problem, passing, retry_after, call.asked_at, &mut moment);
+                        let (assertion, began) = (call.assertion.fingerprint(), call.asked_at);
+                        credential::note_answer(shared, &slot.grant, &problem, assertion, now);
+                        let refused = credential::is_refusal(&problem).then_some(assertion);
+                        let failed = Failed { problem: *problem, passing, began, asked_for: retry_after, refused };
+                        self.fail(key, failed, &mut moment);
                     }
                 }
             }

@@ -11,14 +11,15 @@ use serde::{Deserialize, Serialize};
 
 use super::causes::Causes;
 use super::freshness::Issued;
-use super::{FORCED_PERIOD, GRACE, Limits, credential};
+use super::{FORCED_PERIOD, GRACE, Limits, READING_PERIOD, credential};
+use crate::assertion::Fingerprint;
 use crate::entra::{Passing, TokenKey};
 use crate::problem::Problem;
 use crate::time::Timestamp;
 
 /// The name contains the number of the entries' form: a module with another form neither reads nor harms these.
 #[cfg(not(feature = "next"))]
-pub(super) const PREFIX: &str = "entra-exchange/4/";
+pub(super) const PREFIX: &str = "entra-exchange/5/";
 /// A module of another version, as the tests of an upgrade need one.
 #[cfg(feature = "next")]
 pub(super) const PREFIX: &str = "entra-exchange/next/";
@@ -101,6 +102,21 @@ impl Failure {
     }
 }
 
+/// A federated token that Entra refused. Another one may be accepted at once, so that the file is read while the back-off runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RefusedAssertion {
+    pub(super) fingerprint: Fingerprint,
+    /// When a worker last read the file.
+    pub(super) read_at: Timestamp,
+}
+
+impl RefusedAssertion {
+    /// Whether the file may be read again. A time in the future dates from before the clock was set back.
+    pub(super) fn may_be_compared(&self, now: Timestamp) -> bool {
+        now.since(self.read_at) >= READING_PERIOD || self.read_at > now.plus(GRACE)
+    }
+}
+
 /// What is shared for one key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Entry {
@@ -115,6 +131,9 @@ pub(super) struct Entry {
     /// How often each cause made an exchange fail since the last token.
     #[serde(default)]
     pub(super) causes: Causes,
+    /// The federated token that Entra refused, if the failure is a refusal of the credential.
+    #[serde(default)]
+    pub(super) refused: Option<RefusedAssertion>,
     pub(super) lease: Option<Lease>,
     /// Whether the token is rejected: it stays in use until another takes its place.
     #[serde(default)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::freshness::{self, Issued};
-use super::shared::{Entry, Failure};
+use super::shared::{Entry, Failure, RefusedAssertion};
 use super::{Answer, Need, QueueId, StreamId, release, too_many_waiting};
 use crate::assertion::Assertion;
 use crate::entra::{Grant, TokenRequest};
@@ -26,6 +26,8 @@ pub(super) struct Slot {
     /// Whether somebody asked who does not wait for it.
     pub(super) wanted: bool,
     pub(super) failure: Option<Failure>,
+    /// The federated token that Entra refused, if the failure is a refusal of the credential.
+    pub(super) refused: Option<RefusedAssertion>,
     /// What holds its exchange back though it did not fail itself.
     pub(super) held_back: Option<Failure>,
     /// When a request last used or asked for the token.
@@ -75,6 +77,8 @@ pub(super) enum Exchange {
     Idle,
     /// Another worker has the lease, or this one must not try; look again then at the latest.
     Elsewhere { until: Timestamp },
+    /// This worker asked for the assertion while the exchange backs off: one that Entra did not refuse ends the back-off.
+    Comparing { until: Timestamp },
     /// This worker asked for the assertion.
     Reading { until: Timestamp, attempt: Attempt },
     /// This worker called the token endpoint.
@@ -112,6 +116,7 @@ impl Slot {
             used: false,
             wanted: false,
             failure: None,
+            refused: None,
             held_back: None,
             used_at: Timestamp::default(),
             touched_at: Timestamp::default(),
@@ -130,6 +135,18 @@ impl Slot {
 
     pub(super) fn backing_off(&self, now: Timestamp) -> Option<&Failure> {
         self.failure.iter().chain(&self.held_back).find(|failure| failure.is_backing_off(now))
+    }
+
+    /// Whether the back-off is one that another federated token would end, and the file may be read to see whether it is there.
+    pub(super) fn may_compare(&self, now: Timestamp) -> bool {
+        self.failure.as_ref().is_some_and(|failure| failure.is_backing_off(now))
+            && self.refused.is_some_and(|refused| refused.may_be_compared(now))
+            && !self.held_back.as_ref().is_some_and(|failure| failure.is_backing_off(now))
+    }
+
+    /// Whether a request must wait although the exchange backs off: the file is read for it, or is about to be.
+    fn awaits_comparison(&self, now: Timestamp) -> bool {
+        self.may_compare(now) || matches!(self.exchange, Exchange::Comparing { .. })
     }
 
     /// Whether nothing is under way or waited for.
@@ -164,7 +181,8 @@ impl Slot {
         now: Timestamp,
     ) -> Option<Result<&Arc<Issued>, &Failure>> {
         let token = self.fitting(need, now).filter(|token| !rejected.is_some_and(|rejected| rejected.is(token)));
-        token.map(Ok).or_else(|| self.backing_off(now).map(Err))
+        let failure = || self.backing_off(now).filter(|_| !self.awaits_comparison(now));
+        token.map(Ok).or_else(|| failure().map(Err))
     }
 
     /// Answers a request, or has it wait unless the worker is `full`: then, as many wait there as may. The second value
@@ -218,6 +236,7 @@ impl Slot {
         }
         self.rejected |= entry.rejected && self.token.as_deref() == entry.token.as_ref();
         self.failure.clone_from(&entry.failure);
+        self.refused = entry.refused;
     }
 
     /// Takes over what is shared after a wake-up, and enters the queue of this worker among those that hold the token.
@@ -258,9 +277,10 @@ impl Slot {
         }
         match &mut self.exchange {
             Exchange::Idle => {}
-            Exchange::Elsewhere { until } | Exchange::Reading { until, .. } | Exchange::Pausing { until, .. } => {
-                *until = until.minus(by)
-            }
+            Exchange::Elsewhere { until }
+            | Exchange::Comparing { until }
+            | Exchange::Reading { until, .. }
+            | Exchange::Pausing { until, .. } => *until = until.minus(by),
             Exchange::Calling { until, call } => {
                 *until = until.minus(by);
                 call.asked_at = call.asked_at.minus(by);
@@ -280,7 +300,7 @@ impl Slot {
 
     /// Whether an exchange is to be made now.
     pub(super) fn wants_exchange(&self, now: Timestamp) -> bool {
-        if self.backing_off(now).is_some() {
+        if self.backing_off(now).is_some() && !self.may_compare(now) {
             return false;
         }
         match self.usable(now) {
@@ -295,7 +315,7 @@ impl Slot {
 
     /// Whether this worker is fetching.
     pub(super) const fn holds_lease(&self) -> bool {
-        matches!(self.exchange, Exchange::Reading { .. } | Exchange::Calling { .. } | Exchange::Pausing { .. })
+        !matches!(self.exchange, Exchange::Idle | Exchange::Elsewhere { .. })
     }
 
     /// When to look at it, even if nothing happens; `None` when it can be let go.
@@ -303,6 +323,7 @@ impl Slot {
         let exchange = match &self.exchange {
             Exchange::Idle => None,
             Exchange::Elsewhere { until }
+            | Exchange::Comparing { until }
             | Exchange::Reading { until, .. }
             | Exchange::Calling { until, .. }
             | Exchange::Pausing { until, .. } => Some(*until),

@@ -105,13 +105,18 @@ fn envoys_own(status: u16) -> CallResult {
     Ok(Response { is_envoys_own: true, ..response(status, body) })
 }
 
+/// The time for which the file holds the same federated token, in seconds.
+const ROTATION: u64 = 600;
+
 /// The response of the cluster that serves the token file.
 pub(crate) fn assertion(random: &mut Random, faults: u64, now: Timestamp, timeout: u64) -> Answered {
     let claims = |expires: u64| {
         json!({"iss": "https://issuer.example", "sub": "system:serviceaccount:payments:api",
             "aud": "api://AzureADTokenExchange", "exp": expires})
     };
-    let good = jwt(&claims(now.unix_seconds() + 3600), "c2ln");
+    // The kubelet writes another one now and then.
+    let written_at = now.unix_seconds() / ROTATION * ROTATION;
+    let good = jwt(&claims(written_at + ROTATION + 3600), "c2ln");
     let after = random.between(0, 10);
     let answer = if !random.chance(faults) {
         Ok(response(200, good))
@@ -213,9 +218,14 @@ fn granted(
     Ok(response(200, body.to_string()))
 }
 
+/// The federated token in a request, and everything after it.
+pub(crate) fn assertion_in(request: &TokenRequest) -> &str {
+    request.body.split("client_assertion=").nth(1).unwrap_or_default()
+}
+
 /// An error response that repeats the assertion, which a real endpoint must not do.
 fn refused(status: u16, code: u32, request: &TokenRequest) -> CallResult {
-    let assertion = request.body.split("client_assertion=").nth(1).unwrap_or_default();
+    let assertion = assertion_in(request);
     let body = json!({"error": "invalid_client", "error_description": format!("AADSTS{code}: no: {assertion}"),
         "error_codes": [code], "trace_id": "t", "correlation_id": "c"});
     Ok(response(status, body.to_string()))

@@ -4,12 +4,12 @@ use entra_exchange_core::entra::TokenRequest;
 use entra_exchange_core::http::Response;
 use serde_json::json;
 
-use crate::entra::response;
+use crate::entra::{assertion_in, response};
 use crate::random::Random;
 
 /// A random hostile response. Most of them repeat the assertion.
 pub(crate) fn answer(random: &mut Random, request: &TokenRequest) -> Response {
-    let assertion = request.body.split("client_assertion=").nth(1).unwrap_or_default().to_owned();
+    let assertion = assertion_in(request).to_owned();
     match random.index(8) {
         0 => response(200, "[".repeat(100_000)),
         1 => {

@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::entra::{self, Minted};
 use crate::grants;
 use crate::plan::Plan;
-use crate::vm::RequestedToken;
+use crate::vm::{After, RequestedToken};
 
 /// The time by which a lease outlasts its call. All times are in milliseconds.
 const GRACE: u64 = 1_000;
@@ -25,6 +25,9 @@ const FORCED_PERIOD: u64 = 30_000;
 const REPLACED_WITHIN: u64 = 1_000;
 /// The maximum length of a value in shared data: a few keys, each with a token and a list of queues.
 const LONGEST_VALUE: usize = 32 * 1024;
+
+/// The least time between two readings of the federated token while an exchange backs off.
+const READING_PERIOD: u64 = 1_000;
 
 /// The life of one VM: the index of its worker, and its generation.
 pub(crate) type Life = (usize, u32);
@@ -62,6 +65,10 @@ pub(crate) struct Judge {
     /// The delay of messages to other workers; `None` if messages can be lost.
     delay: Option<u64>,
     failed: HashMap<TokenKey, Failed>,
+    /// When the federated token was last read for a key.
+    read_at: HashMap<TokenKey, u64>,
+    /// The federated token that Entra was last asked with for a key.
+    asked_with: HashMap<TokenKey, String>,
 }
 
 struct Waiting {
@@ -102,8 +109,19 @@ impl Published {
     }
 }
 
+/// What the log says of an exchange that failed.
+pub(crate) struct LoggedFailure {
+    /// The next try comes after this time.
+    pub(crate) wait: u64,
+    /// Whether Entra refused.
+    pub(crate) is_refusal: bool,
+}
+
+#[derive(Clone)]
 struct Failed {
     at: u64,
+    /// The federated token that Entra refused.
+    assertion: Option<String>,
     /// The earliest time of the next exchange.
     next_try: u64,
 }
@@ -126,6 +144,8 @@ impl Judge {
             rejected: HashMap::new(),
             delay: (plan.lost == 0).then_some(plan.delay),
             failed: HashMap::new(),
+            read_at: HashMap::new(),
+            asked_with: HashMap::new(),
         }
     }
 
@@ -230,13 +250,35 @@ impl Judge {
         self.calls.retain(|call| call.life != life);
     }
 
-    /// Checks that a worker may begin an exchange.
-    pub(crate) fn exchange_begins(&mut self, key: TokenKey, clock: &Clock) {
-        self.exchanges += 1;
-        if let Some(failed) = self.failed.get(&key).filter(|failed| !clock.jumped_since(failed.at)) {
-            let (now, next_try) = (clock.steady(), failed.next_try);
-            self.must(now >= next_try, "back-off", || format!("an exchange {} ms too early", next_try - now));
+    /// A worker reads the federated token. While the exchange backs off, that is for nothing but to see whether it is still
+    /// the refused one.
+    pub(crate) fn reads(&mut self, key: TokenKey, clock: &Clock) {
+        let now = clock.steady();
+        let before = self.read_at.insert(key, now);
+        if let Some(failed) = self.backs_off(key, clock) {
+            let (early, is_refused) = (failed.next_try - now, failed.assertion.is_some());
+            self.must(is_refused, "back-off", || format!("the file is read {early} ms too early"));
+            let since = before.map_or(u64::MAX, |before| now - before);
+            self.must(since >= READING_PERIOD, "back-off", || format!("the file is read again after {since} ms"));
         }
+    }
+
+    /// A worker asks Entra for a token, with this federated token; `is_first` when it is the first of its clusters.
+    pub(crate) fn asks_entra(&mut self, key: TokenKey, assertion: &str, is_first: bool, clock: &Clock) {
+        self.exchanges += u64::from(is_first);
+        if let Some(failed) = self.backs_off(key, clock) {
+            let early = failed.next_try - clock.steady();
+            let is_another = failed.assertion.as_deref().is_some_and(|refused| refused != assertion);
+            self.must(is_another, "back-off", || format!("an exchange {early} ms too early"));
+            self.failed.remove(&key);
+        }
+        self.asked_with.insert(key, assertion.to_owned());
+    }
+
+    /// The failure after which no exchange may be made yet.
+    fn backs_off(&self, key: TokenKey, clock: &Clock) -> Option<Failed> {
+        let failed = self.failed.get(&key).filter(|failed| !clock.jumped_since(failed.at));
+        failed.filter(|failed| clock.steady() < failed.next_try).cloned()
     }
 
     /// Checks that a worker may make a call for a key.
@@ -309,8 +351,10 @@ impl Judge {
         *held_until = until.max(*held_until);
     }
 
-    /// Checks the back-off after a failed exchange: the next one comes after `wait`.
-    pub(crate) fn fails(&mut self, key: TokenKey, wait: u64, asked_for: Option<u64>, under_lease: bool, clock: &Clock) {
+    /// Checks the back-off after a failed exchange.
+    pub(crate) fn fails(&mut self, key: TokenKey, failure: LoggedFailure, after: After, clock: &Clock) {
+        let LoggedFailure { wait, is_refusal } = failure;
+        let After { retry_after: asked_for, under_lease, .. } = after;
         self.must(wait >= 1_000, "back-off", || format!("a retry after {wait} ms"));
         if !under_lease || grants::is_unlisted(key) {
             // The worker that holds the lease decides.
@@ -330,7 +374,8 @@ impl Judge {
                 self.must(wait >= least, "back-off", || format!("a retry after {wait} ms in spite of {least}"));
             }
         }
-        self.failed.insert(key, Failed { at: now, next_try: now + wait });
+        let assertion = self.asked_with.get(&key).filter(|_| is_refusal).cloned();
+        self.failed.insert(key, Failed { at: now, assertion, next_try: now + wait });
     }
 
     /// Checks that a worker may mark a token as rejected. `number` is the token that its callers got last.

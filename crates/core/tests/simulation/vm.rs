@@ -13,7 +13,7 @@ use entra_exchange_core::time::Timestamp;
 
 use crate::entra::{self, Answered, Weather};
 use crate::grants;
-use crate::judge::Rejects;
+use crate::judge::{LoggedFailure, Rejects};
 use crate::plan::Plan;
 use crate::random::Random;
 use crate::sabotage::Sabotage;
@@ -129,10 +129,13 @@ impl World {
             });
             let (call, timeout, answered) = match command {
                 Command::ReadAssertion(grant) => {
-                    self.judge.borrow_mut().exchange_begins(grant.key(), &self.clock);
+                    self.judge.borrow_mut().reads(grant.key(), &self.clock);
                     (Call::Assertion(grant.key()), READ_TIMEOUT, self.read_file(vm))
                 }
                 Command::CallEndpoint { grant, cluster, request, timeout } => {
+                    let is_first = grant.clusters().first() == Some(&cluster);
+                    let assertion = entra::assertion_in(&request);
+                    self.judge.borrow_mut().asks_entra(grant.key(), assertion, is_first, &self.clock);
                     (Call::Endpoint(grant.key()), timeout, self.call_entra(&grant, &cluster, &request, timeout))
                 }
                 // No request asks for readiness here.
@@ -263,7 +266,8 @@ impl World {
                 let left_to_others = state.queue.0 % 100 != MAIN as u32;
                 judge.must(left_to_others, "left to others", || format!("the main thread published a failure: {line}"));
                 let wait = milliseconds("next_try_in_ms").unwrap_or_default().as_millis() as u64;
-                judge.fails(key, wait, after.retry_after, after.under_lease, &self.clock);
+                let is_refusal = field("code") == Some("entra_refused");
+                judge.fails(key, LoggedFailure { wait, is_refusal }, after, &self.clock);
             }
             (Some("retried"), None, None) => {
                 let next =

@@ -522,3 +522,63 @@ fn failures_of_different_causes_are_counted_apart_and_none_begins_anew_when_anot
     process.advance(Duration::from_secs(60));
     assert_eq!(failed(&mut process, refusal(53_003)).0, 1, "a token ends every row");
 }
+
+#[test]
+fn another_federated_token_than_the_refused_one_is_tried_at_once() {
+    let mut process = Process::new();
+    process.exchange(0, 1, refusal(90_002));
+    // The file holds another token a second later.
+    process.advance(READING_PERIOD);
+    process.pending(1, 2);
+    assert_eq!(process.look(1), [Seen::Read]);
+    process.pending(1, 3);
+    assert_eq!(process.assertion(1), [Seen::Call]);
+    process.pending(0, 4);
+    assert_eq!(process.look(0), [], "the exchange of the other worker is awaited");
+    assert_eq!(process.endpoint(1, token(3600)), [Seen::Wake(0), Seen::Token(2), Seen::Token(3)]);
+    assert_eq!(process.look(0), [Seen::Token(4)]);
+}
+
+#[test]
+fn while_the_file_holds_the_refused_token_it_is_read_once_a_second_and_entra_is_not_asked() {
+    let mut process = Process::new();
+    let refused = process.federated_token();
+    process.exchange(0, 1, refusal(90_002));
+    let failure = |process: &Process| shared::read(&process.shared, process.grant.key()).failure;
+    let before = failure(&process);
+    for second in 1..4 {
+        process.advance(READING_PERIOD - Duration::from_millis(1));
+        process.failed(0);
+        process.advance(Duration::from_millis(1));
+        process.pending(1, second);
+        assert_eq!(process.look(1), [Seen::Read]);
+        assert_eq!(process.failed(0).code, Code::EntraRefused, "one worker reads for all");
+        // An unreadable file is no reason to ask Entra either.
+        let read = if second == 2 { answer(503, &json!({})) } else { refused.clone() };
+        assert_eq!(process.assertion_answer(1, read), [Seen::Problem(second, Code::EntraRefused)]);
+        assert_eq!(failure(&process), before, "the back-off goes on");
+    }
+}
+
+#[test]
+fn another_federated_token_that_is_refused_too_continues_the_back_off() {
+    let mut process = Process::new();
+    process.exchange(0, 1, refusal(90_002));
+    process.advance(READING_PERIOD);
+    assert_eq!(process.exchange(1, 2, refusal(90_002)), [Seen::Problem(2, Code::EntraRefused)]);
+    assert_eq!(shared::read(&process.shared, process.grant.key()).failure.unwrap().failures, 2);
+    process.failed(0);
+}
+
+#[test]
+fn what_another_federated_token_cannot_change_is_not_tried_again_for_it() {
+    for answer in [refusal(500_011), refusal(53_003), answer(500, &json!({})), refusal(50_196)] {
+        let mut process = Process::new();
+        process.exchange(0, 1, answer);
+        // The back-off is a second at least.
+        process.advance(READING_PERIOD - Duration::from_millis(1));
+        let wait = process.failed(1).retry_after.unwrap();
+        process.advance(wait - Duration::from_millis(1));
+        process.failed(1);
+    }
+}

@@ -1,7 +1,9 @@
 //! The form of what the workers share: modules of different builds that run side by side must not misread each other.
 
+use super::super::shared::RefusedAssertion;
 use super::super::{causes::Causes, credential, shared::PREFIX};
 use super::*;
+use crate::assertion::Fingerprint;
 use crate::entra::AccessToken;
 use crate::problem::EntraDiagnosis;
 use crate::untrusted::{Guid, OAuthError};
@@ -34,6 +36,10 @@ fn issued() -> Issued {
     Issued::new(token, WRITTEN, Duration::from_secs(3600), Some(Duration::from_secs(1800)), 7)
 }
 
+fn fingerprint() -> Fingerprint {
+    grant().assertion().read(Process::new().federated_token(), WRITTEN).unwrap().fingerprint()
+}
+
 fn entry() -> Entry {
     let next_try = WRITTEN.plus(GRACE);
     let mut causes = Causes::default();
@@ -50,6 +56,7 @@ fn entry() -> Entry {
             failures: 3,
         }),
         causes,
+        refused: Some(RefusedAssertion { fingerprint: fingerprint(), read_at: WRITTEN }),
         lease: Some(Lease { holder: WorkerId(u64::MAX), until: next_try, waiting: vec![QueueId(1), QueueId(2)] }),
         rejected: true,
         forced_at: Some(WRITTEN),
@@ -71,8 +78,7 @@ fn written() -> Shared {
     credential::note_issued(&shared, &grant, &issued(), WRITTEN);
     credential::note_known(&shared, &grant, WRITTEN);
     credential::note_throttled(&shared, &grant, &problem(), WRITTEN, |_| GRACE);
-    let assertion = grant.assertion().read(Process::new().federated_token(), WRITTEN).unwrap().fingerprint();
-    credential::note_answer(&shared, &grant, &problem(), assertion, WRITTEN);
+    credential::note_answer(&shared, &grant, &problem(), fingerprint(), WRITTEN);
     let limits = UnlistedLimits { scopes: 2, parallel_exchanges: 1, ..UnlistedLimits::default() };
     credential::update(&shared, grant.credential(), WRITTEN, |state| {
         for (queue, scope) in [(QueueId(1), "a/.default"), (QueueId(2), "b/.default")] {
