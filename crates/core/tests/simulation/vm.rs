@@ -258,6 +258,7 @@ impl World {
             return judge.must(false, "readable", || format!("{line:?} names no known token"));
         };
         let milliseconds = |name: &str| field(name).and_then(|number| number.parse().ok()).map(Duration::from_millis);
+        let is_refusal = field("code") == Some("entra_refused");
         match (field("outcome"), after.minted, milliseconds("took_ms")) {
             (Some("issued"), Some(number), Some(took)) => {
                 judge.succeeds(key, number, now.minus(took), after.under_lease, &self.clock);
@@ -266,13 +267,14 @@ impl World {
                 let left_to_others = state.queue.0 % 100 != MAIN as u32;
                 judge.must(left_to_others, "left to others", || format!("the main thread published a failure: {line}"));
                 let wait = milliseconds("next_try_in_ms").unwrap_or_default().as_millis() as u64;
-                let is_refusal = field("code") == Some("entra_refused");
                 judge.fails(key, LoggedFailure { wait, is_refusal }, after, &self.clock);
             }
             (Some("retried"), None, None) => {
                 let next =
                     grant.and_then(|grant| grant.clusters().iter().find(|name| field("next_cluster") == Some(name)));
-                judge.must(next.is_some(), "readable", || format!("{line:?} names no cluster that leads to Entra"));
+                // A refusal is retried through the same cluster.
+                let is_clear = next.is_some() || is_refusal;
+                judge.must(is_clear, "readable", || format!("{line:?} names no cluster that leads to Entra"));
             }
             _ => judge.must(false, "readable", || format!("{line:?} has unexpected fields")),
         }
