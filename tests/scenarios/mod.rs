@@ -325,11 +325,11 @@ pub(crate) const ALL: &[Scenario] = &[
             // The back-off is up to 30 s, because this rejection needs a change. After one of them the file is replaced.
             world.entra().add_faults(vec![Fault::aadsts(90_002)]);
             problem(&get(world, LISTED_HOST, "/"), 502, "entra_refused");
-            world.pass(Duration::from_secs(1));
+            world.advance(Duration::from_secs(1));
             world.rotate();
             // The file is read once a second, and Envoy may notice the new one a moment later.
             let accepted = (0..3).any(|_| {
-                world.pass(Duration::from_millis(1_100));
+                world.advance(Duration::from_millis(1_100));
                 get(world, LISTED_HOST, "/").status == 200
             });
             assert!(accepted, "the new federated token is not tried");
