@@ -1,7 +1,7 @@
 # All commands of the repository. `make` without a target lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help tools envoy sdks build next demo stack check test test-sdks istio-schema prometheus check-observe test-observe lint deny advisories doc fmt simulate simulate-mutants mutants fuzz bench bench-module bench-load fleet clean
+.PHONY: help tools envoy sdks build next demo stack check test test-sdks istio-schema prometheus check-observe test-observe lint deny advisories doc fmt simulate simulate-mutants mutants fuzz fuzz-mutants bench bench-module bench-load fleet clean
 
 PYTHON ?= python3
 export PYTHON
@@ -74,6 +74,9 @@ mutants: tools ## run cargo-mutants on broker and error classification, and chec
 SECONDS ?= 60
 fuzz: build ## send random events to the module for SECONDS (FUZZ_SEED=n repeats one run)
 	FUZZ_SECONDS=$(SECONDS) $(CARGO) test --workspace --test fuzz -- --ignored --nocapture
+
+fuzz-mutants: build ## put one fault after the other into the filter and check that the fuzz test finds it
+	@scripts/fuzz-mutants
 
 bench: tools ## measure the lookup of a destination among ten and ten thousand rules
 	$(CARGO) bench --quiet --package entra-exchange-core --bench lookup

@@ -44,11 +44,10 @@ pub(crate) fn builder(module: &Module) -> Builder {
     let text = |value: &Value| value.as_str().unwrap_or_else(|| panic!("{value} is not a string")).to_owned();
     let filter = at(document, &sidecar::filter(sidecar::OUTBOUND));
     let vm = &filter["vm_config"];
-    let allowed = filter["capability_restriction_config"]["allowed_capabilities"].as_object().unwrap();
     assert_eq!(filter["failure_policy"], "FAIL_RELOAD");
     let mut builder = Host::builder(module)
         .configuration(text(&filter["configuration"]["value"]))
-        .capabilities(allowed.keys())
+        .capabilities(capabilities())
         .failure_policy(FailurePolicy::RELOAD)
         .plugin(&text(&filter["name"]), &text(&filter["root_id"]), &text(&vm["vm_id"]))
         .node(&text(&document["node"]["id"]), &text(&document["node"]["cluster"]))
@@ -72,6 +71,13 @@ pub(crate) fn builder(module: &Module) -> Builder {
         builder = builder.variable(&text(name), value);
     }
     builder
+}
+
+/// The capabilities that the sidecar allows the module.
+pub(crate) fn capabilities() -> Vec<String> {
+    let filter = at(document(), &sidecar::filter(sidecar::OUTBOUND));
+    let allowed = filter["capability_restriction_config"]["allowed_capabilities"].as_object().unwrap();
+    allowed.keys().cloned().collect()
 }
 
 /// The sidecar's `stream_idle_timeout`.

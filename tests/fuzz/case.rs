@@ -1,0 +1,212 @@
+//! A case: one host with its filter, and all that happens to it.
+
+use std::time::Duration;
+
+use wasm_host::{Callout, Cluster, Host, Request, Response, Stream, StreamState};
+
+use crate::answers::{Assertions, FOREIGN, TokenFile, answer_well, any_response};
+use crate::input::Input;
+use crate::requests::Asked;
+use crate::setup::Setup;
+use crate::sidecar::simple::{self, Answers};
+use crate::sidecar::{ENTRA_AGAIN_CLUSTER, ENTRA_CLUSTER, TOKEN_CLUSTER, idle_timeout};
+
+/// No line of the log is longer.
+const LONGEST_LINE: usize = 8192;
+
+/// The filter's own limit on a wait, and a second for whoever answers then.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(16);
+
+/// What an access token begins with, and what a federated token does: no log, no stranger may see either. Of a federated
+/// token nobody may see any other part either; see [`Assertions`].
+pub(crate) const TOKEN: &[u8] = b"eyJhY2Nlc3M";
+pub(crate) const ASSERTION: &[u8] = b"eyJhbGci";
+
+pub(crate) struct Case {
+    host: Host,
+    pub(crate) setup: Setup,
+    answers: Answers,
+    file: TokenFile,
+    streams: Vec<Waiting>,
+    pub(crate) assertions: Assertions,
+    /// The tokens of odd answers, each with its scope: any text is a token.
+    pub(crate) odd_tokens: Vec<(String, String)>,
+    /// Whether the clock was set back: who waits for another worker's exchange, and that one dies, is then answered
+    /// by the stream idle timeout only.
+    set_back: bool,
+    told: bool,
+}
+
+pub(crate) struct Waiting {
+    pub(crate) stream: Stream,
+    pub(crate) asked: Asked,
+    worker: usize,
+    since: Duration,
+    /// Whether its VM has died since.
+    orphan: bool,
+}
+
+impl Case {
+    pub(crate) fn new(input: &mut Input<'_>, told: bool) -> Self {
+        let (setup, host) = Setup::start(input);
+        Self {
+            host,
+            setup,
+            answers: Answers::default(),
+            file: TokenFile::default(),
+            streams: Vec::new(),
+            assertions: Assertions::default(),
+            odd_tokens: Vec::new(),
+            set_back: false,
+            told,
+        }
+    }
+
+    fn tell(&self, what: impl FnOnce() -> String) {
+        if self.told {
+            println!("{:?}: {}", self.host.now(), what());
+        }
+    }
+
+    pub(crate) fn step(&mut self, input: &mut Input<'_>) {
+        match input.below(20) {
+            0..=4 => self.request(input),
+            5..=8 => {
+                let turns = self.host.ready_events();
+                if !turns.is_empty() {
+                    let turn = turns[input.below(turns.len())];
+                    self.tell(|| format!("{turn:?}"));
+                    self.host.deliver(turn);
+                }
+            }
+            9..=11 => self.with_call(input, |case, call, _| {
+                case.tell(|| format!("a good answer to {:?}'s call to {}", call.thread, call.cluster));
+                answer_well(&mut case.file, &mut case.answers, &case.host, call);
+            }),
+            12..=13 => self.with_call(input, |case, call, input| {
+                let response = any_response(call, input);
+                let answer: Option<serde_json::Value> = serde_json::from_slice(&response.body).ok();
+                let token = answer.as_ref().and_then(|answer| answer["access_token"].as_str());
+                if let Some(token) = token.filter(|token| !token.starts_with(FOREIGN)) {
+                    case.odd_tokens.push((simple::scope(&call.body), token.to_owned()));
+                }
+                let delay = if input.below(2) == 0 { Duration::ZERO } else { input.up_to(Duration::from_secs(20)) };
+                case.tell(|| format!("in {delay:?} to {:?}'s call to {}: {response:?}", call.thread, call.cluster));
+                case.host.respond_after(call, delay, response);
+            }),
+            14 => self.with_call(input, |case, call, input| {
+                case.tell(|| format!("{:?}'s call to {} breaks off", call.thread, call.cluster));
+                match input.below(2) {
+                    0 => case.host.abort_response(call),
+                    _ => case.host.respond(call, Response::unreachable()),
+                }
+            }),
+            15 => {
+                let place = input.below(self.streams.len());
+                if let Some(waiting) = self.streams.get(place) {
+                    self.tell(|| format!("stream {place} is left"));
+                    waiting.stream.end();
+                }
+            }
+            16 => {
+                let worker = input.below(2);
+                self.tell(|| format!("worker {worker} dies"));
+                self.host.worker(worker).kill();
+                self.streams.iter_mut().filter(|waiting| waiting.worker == worker).for_each(|it| it.orphan = true);
+            }
+            17 => {
+                let most = Duration::from_secs(if input.below(4) == 0 { 5000 } else { 5 });
+                let time = input.up_to(most);
+                let busy = input.below(2) == 1;
+                self.tell(|| format!("{time:?} pass, busy: {busy}"));
+                if busy { self.host.elapse(time) } else { self.host.advance(time) }
+            }
+            18 => {
+                let (now, jump) = (self.host.wall_clock(), input.up_to(Duration::from_secs(2 * 3600)));
+                let back = input.below(2) == 0;
+                self.tell(|| format!("the clock jumps {jump:?}, back: {back}"));
+                self.set_back |= back;
+                self.host.set_wall_clock(if back { now - jump } else { now + jump });
+            }
+            _ => {
+                let kinds = [Some(Cluster::Responds), Some(Cluster::NoHosts), Some(Cluster::RefusesConnections), None];
+                let name = input.pick(&[TOKEN_CLUSTER, ENTRA_CLUSTER, ENTRA_AGAIN_CLUSTER]);
+                let kind = kinds[input.below(kinds.len())];
+                self.tell(|| format!("cluster {name} is {kind:?}"));
+                self.host.set_cluster(name, kind);
+            }
+        }
+    }
+
+    fn with_call(&mut self, input: &mut Input<'_>, act: impl FnOnce(&mut Self, &Callout, &mut Input<'_>)) {
+        let calls = self.host.callouts();
+        if let Some(call) = calls.get(input.below(calls.len())) {
+            act(self, call, input);
+        }
+    }
+
+    fn request(&mut self, input: &mut Input<'_>) {
+        let asked = Asked::any(self.setup.kind, input);
+        let worker = input.below(2);
+        let stream = self.host.worker(worker).request(Request::new(asked.headers.clone()).to(asked.address));
+        self.tell(|| {
+            let (number, headers) = (self.streams.len(), &asked.headers);
+            format!("worker {worker}, stream {number}: {stream:?} of {headers:?} to {}", asked.address)
+        });
+        let since = self.host.now();
+        self.streams.push(Waiting { stream, asked, worker, since, orphan: false });
+    }
+
+    /// The assertion goes to Entra and nowhere else, and what is asked for is one of what may be.
+    pub(crate) fn look_at_calls(&mut self) {
+        for call in self.host.callouts() {
+            self.assertions.extend(&simple::assertion(&call.body));
+            let has_assertion =
+                contains(&call.body, ASSERTION) || call.headers.iter().any(|(_, value)| contains(value, ASSERTION));
+            assert_eq!(has_assertion, call.cluster != TOKEN_CLUSTER, "a call to {}", call.cluster);
+            assert!(!contains(&call.body, TOKEN), "an access token in a call");
+        }
+    }
+
+    pub(crate) fn finish(mut self) {
+        // Whoever is alive answers in its time, though no call is answered any more.
+        self.host.advance(ANSWERED_WITHIN);
+        let log = self.host.log_text();
+        for waiting in &self.streams {
+            let left = waiting.stream.state() == StreamState::Paused;
+            assert!(
+                !left || waiting.orphan || self.set_back,
+                "since {:?}: {:?}\n{log}",
+                waiting.since,
+                waiting.asked.headers
+            );
+        }
+        self.host.advance(idle_timeout());
+        let log = self.host.log_text();
+        assert!(!log.contains("Function: "), "{log}");
+        for secret in [TOKEN, ASSERTION] {
+            assert!(!contains(log.as_bytes(), secret), "a token in the log:\n{log}");
+        }
+        for line in log.lines() {
+            assert_eq!(self.assertions.shown_in(line.as_bytes()), None, "{line}");
+            // Envoy's own lines are the host's business.
+            // The characters that are invisible or reorder text.
+            let hidden =
+                |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}');
+            let clean = line.chars().all(|c| !c.is_control() && !hidden(c));
+            assert!(clean && line.len() < LONGEST_LINE, "{} bytes: {line:?}", line.len());
+        }
+        for waiting in std::mem::take(&mut self.streams) {
+            assert_ne!(waiting.stream.state(), StreamState::Paused, "{:?}", waiting.asked.headers);
+            self.look_at_end(&waiting);
+            waiting.stream.end();
+        }
+        for worker in 0..2 {
+            assert_eq!(self.host.worker(worker).streams(), 0);
+        }
+    }
+}
+
+pub(crate) fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}

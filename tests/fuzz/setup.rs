@@ -1,0 +1,172 @@
+//! How a case's filter is configured, and what that allows.
+
+use serde_json::{Value, json};
+use stack::{CLIENT_ID, HEALTH_HOST, IMDS_HOST, LISTED_HOST};
+use wasm_host::{Headers, Host};
+
+use crate::input::Input;
+use crate::readings::is_credential;
+use crate::sidecar::{self, ENTRA_AGAIN_CLUSTER, ENTRA_CLUSTER, LISTED_CLUSTER};
+
+/// A host that gets its token over plain HTTP, in place of the credential that a request brings.
+pub(crate) const REPLACE_HOST: &str = "blob.storage.example";
+/// A host where rules refuse `/admin` and DELETE.
+pub(crate) const RULES_HOST: &str = "rules.example";
+/// A host whose route depends on `api-key`, a credential that would be replaced.
+pub(crate) const ROUTED_HOST: &str = "routed.example";
+/// A host of a service that has credentials of its own.
+pub(crate) const GRID_HOST: &str = "orders.westeurope.eventgrid.azure.net";
+
+/// The caller at the gateway.
+const PRINCIPAL: &str = "spiffe://cluster.local/ns/payments/sa/api";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The sidecar that ships.
+    Shipped,
+    /// A sidecar with every kind of rule.
+    Full,
+    /// The same, but it only reports.
+    Report,
+    /// A gateway, where the caller's certificate says whose token it gets.
+    Gateway,
+}
+
+pub(crate) struct Setup {
+    pub(crate) kind: Kind,
+    /// Whether the host allows all that keeps a token off an internal redirect.
+    pub(crate) keeps_state: bool,
+}
+
+/// A host that gets a token, and under which conditions.
+pub(crate) struct Destination {
+    pub(crate) host: &'static str,
+    pub(crate) resource: &'static str,
+    /// The cluster that the token may go to; `None` is any.
+    pub(crate) cluster: Option<&'static str>,
+    /// A request with a credential in one of these headers never gets the token.
+    pub(crate) credentials: &'static [&'static str],
+}
+
+const USUAL: &[&str] = &["authorization", "api-key"];
+
+const LISTED: Destination = Destination {
+    host: LISTED_HOST,
+    resource: "https://vault.azure.net",
+    cluster: Some(LISTED_CLUSTER),
+    credentials: USUAL,
+};
+
+const FULL: &[Destination] = &[
+    LISTED,
+    Destination { host: REPLACE_HOST, resource: "https://storage.azure.com", cluster: None, credentials: &[] },
+    Destination { host: RULES_HOST, resource: "api://rules", cluster: None, credentials: USUAL },
+    Destination { host: ROUTED_HOST, resource: "api://routed", cluster: Some(LISTED_CLUSTER), credentials: USUAL },
+    Destination {
+        host: GRID_HOST,
+        resource: "https://eventgrid.azure.net",
+        cluster: None,
+        credentials: &["authorization", "aeg-sas-key", "aeg-sas-token"],
+    },
+];
+
+impl Setup {
+    /// Starts a host with one of the configurations.
+    pub(crate) fn start(input: &mut Input<'_>) -> (Self, Host) {
+        let mut builder = sidecar::builder(&sidecar::module()).seed(u64::from(input.byte()));
+        let kind = [Kind::Shipped, Kind::Full, Kind::Full, Kind::Report, Kind::Gateway][input.below(5)];
+        let clusters: &[&str] = if input.once_in(2) { &[ENTRA_CLUSTER] } else { &[ENTRA_CLUSTER, ENTRA_AGAIN_CLUSTER] };
+        if let Some(configuration) = kind.configuration(clusters) {
+            builder = builder.configuration(configuration.to_string()).route_by(route);
+        }
+        if kind == Kind::Gateway {
+            builder = builder
+                .node("router~10.0.0.7~egress.istio-system~cluster.local", "egress")
+                .property(&["connection", "uri_san_peer_certificate"], PRINCIPAL);
+        }
+        let missing = match input.below(16) {
+            0 => Some("proxy_call_foreign_function"),
+            1 => Some("proxy_set_property"),
+            _ => None,
+        };
+        if let Some(missing) = missing {
+            builder = builder.capabilities(sidecar::capabilities().into_iter().filter(|name| name != missing));
+        }
+        (Self { kind, keeps_state: missing.is_none() }, builder.start().unwrap())
+    }
+
+    pub(crate) fn only_reports(&self) -> bool {
+        self.kind == Kind::Report
+    }
+
+    /// Whether callers of IMDS are answered or rejected.
+    pub(crate) fn has_imds(&self) -> bool {
+        self.kind != Kind::Gateway
+    }
+
+    /// The destination of a host in lower case.
+    pub(crate) fn destination(&self, host: &str) -> Option<&'static Destination> {
+        let all = match self.kind {
+            Kind::Full | Kind::Report => FULL,
+            Kind::Shipped | Kind::Gateway => std::slice::from_ref(&LISTED),
+        };
+        all.iter().find(|destination| destination.host == host)
+    }
+}
+
+impl Kind {
+    /// `None` for what ships.
+    fn configuration(self, clusters: &[&str]) -> Option<Value> {
+        let scope = |destination: &Destination| format!("{}/.default", destination.resource);
+        let [listed, replace, rules, routed, _] = FULL else { panic!("five hosts") };
+        match self {
+            Self::Shipped => None,
+            Self::Gateway => Some(json!({
+                "entra": {"clusters": clusters},
+                "identities": [{"name": "payments", "client_id": CLIENT_ID, "principals": [PRINCIPAL]}],
+                "destinations": [{"hosts": [LISTED_HOST], "scope": scope(listed), "tls_clusters": [LISTED_CLUSTER]}],
+            })),
+            Self::Full | Self::Report => {
+                let mut configuration = json!({
+                    "entra": {"clusters": clusters},
+                    "destinations": [
+                        {"hosts": [LISTED_HOST], "scope": scope(listed), "tls_clusters": [LISTED_CLUSTER],
+                         "existing_credential": "refuse"},
+                        {"hosts": [REPLACE_HOST], "scope": scope(replace), "plaintext": "allowed",
+                         "existing_credential": "replace"},
+                        {"hosts": [RULES_HOST], "scope": scope(rules), "plaintext": "allowed"},
+                        {"hosts": [RULES_HOST], "path_prefixes": ["/admin"], "action": "refuse"},
+                        {"hosts": [RULES_HOST], "methods": ["DELETE"], "action": "refuse"},
+                        {"hosts": [ROUTED_HOST], "scope": scope(routed), "tls_clusters": [LISTED_CLUSTER],
+                         "existing_credential": "replace"},
+                        {"azure_service": "event_grid", "names": ["orders.westeurope"], "plaintext": "allowed"},
+                    ],
+                    "managed_identity": {"imds": {"pass": ["/metadata/instance"]}, "app_service": {},
+                                         "health": {"hosts": [HEALTH_HOST]}},
+                    "status": {"hosts": [IMDS_HOST]},
+                });
+                if self == Self::Report {
+                    configuration["defaults"] = json!({"action": "report"});
+                    // Nothing else answers App Service's protocol, so its requests cannot be left to anybody.
+                    let answers = &mut configuration["managed_identity"];
+                    answers.as_object_mut().unwrap().remove("app_service");
+                    answers["action"] = json!("report");
+                }
+                Some(configuration)
+            }
+        }
+    }
+}
+
+/// Envoy's routes: one of them depends on a header that the filter would remove.
+fn route(headers: &Headers) -> Option<String> {
+    let host = host_of(headers);
+    let listed = host == LISTED_HOST || (host == ROUTED_HOST && headers.get("api-key").is_some_and(is_credential));
+    Some(if listed { LISTED_CLUSTER } else { "elsewhere" }.to_owned())
+}
+
+/// The host that a request is for, in lower case, as Envoy routes it.
+pub(crate) fn host_of(headers: &Headers) -> String {
+    let authority = headers.text(":authority").unwrap_or_default().to_ascii_lowercase();
+    authority.split(':').next().unwrap_or_default().to_owned()
+}
