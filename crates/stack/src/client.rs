@@ -2,12 +2,18 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use ureq::http;
 
 /// The default timeout of a request.
@@ -112,8 +118,33 @@ impl Request {
         })
     }
 
+    /// Sends the request over TLS to `addr`, as an application that calls `https://` itself does. The server must have a certificate for the
+    /// request's host from this CA (PEM).
+    pub fn send_https(&self, addr: SocketAddr, ca_pem: &str) -> io::Result<Response> {
+        let mut roots = RootCertStore::empty();
+        let ca = CertificateDer::from_pem_slice(ca_pem.as_bytes()).map_err(io::Error::other)?;
+        roots.add(ca).map_err(io::Error::other)?;
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?;
+        self.send_over_tls(addr, &self.host, config.with_root_certificates(roots).with_no_client_auth())
+    }
+
+    /// Sends the request over TLS to `addr`, whose certificate must have this name.
+    pub(crate) fn send_over_tls(&self, addr: SocketAddr, name: &str, config: ClientConfig) -> io::Result<Response> {
+        let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
+        block_on(self.timeout, async {
+            let stream = tokio::net::TcpStream::connect(addr).await?;
+            let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+            let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));
+            let (mut sender, connection) = handshake.await.map_err(io::Error::other)?;
+            tokio::spawn(connection);
+            read_response(sender.send_request(self.to_hyper(false)?).await.map_err(io::Error::other)?).await
+        })
+    }
+
     /// Converts the request for hyper. The host is in the target for HTTP/2, and in a header for HTTP/1.
-    pub(crate) fn to_hyper(&self, http2: bool) -> io::Result<http::Request<Full<Bytes>>> {
+    fn to_hyper(&self, http2: bool) -> io::Result<http::Request<Full<Bytes>>> {
         let mut builder = http::Request::builder().method(self.method.as_str());
         builder = if http2 {
             builder.uri(format!("http://{}{}", self.host, self.path))
@@ -124,10 +155,6 @@ impl Request {
             builder = builder.header(name, value.as_slice());
         }
         builder.body(Full::new(Bytes::from(self.body.clone().unwrap_or_default()))).map_err(io::Error::other)
-    }
-
-    pub(crate) fn timeout_of(&self) -> Duration {
-        self.timeout
     }
 
     fn run<B: ureq::AsSendBody>(&self, request: http::Result<http::Request<B>>) -> io::Result<Response> {
@@ -203,16 +230,13 @@ fn is_complete(response: &str) -> bool {
 }
 
 /// Runs an exchange until it completes or times out.
-pub(crate) fn block_on(
-    timeout: Duration,
-    exchange: impl Future<Output = io::Result<Response>>,
-) -> io::Result<Response> {
+fn block_on(timeout: Duration, exchange: impl Future<Output = io::Result<Response>>) -> io::Result<Response> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async { tokio::time::timeout(timeout, exchange).await? })
 }
 
 /// Reads a complete response.
-pub(crate) async fn read_response(response: http::Response<hyper::body::Incoming>) -> io::Result<Response> {
+async fn read_response(response: http::Response<hyper::body::Incoming>) -> io::Result<Response> {
     let (head, body) = response.into_parts();
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes().to_vec();
     let headers = head.headers.iter();

@@ -4,17 +4,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use hyper_util::rt::TokioIo;
 use rcgen::string::Ia5String;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use crate::client::{self, Request, Response};
+use crate::client::{Request, Response};
 
 /// The name of the gateway that callers connect to.
 const GATEWAY: &str = "gateway.example.com";
@@ -68,17 +65,7 @@ impl Mesh {
 
     /// Sends a request over mTLS as a caller whose certificate has these URI SANs.
     pub fn send_as(&self, uris: &[&str], request: &Request, addr: SocketAddr) -> io::Result<Response> {
-        let config = self.client(uris).map_err(io::Error::other)?;
-        let name = ServerName::try_from(GATEWAY).map_err(io::Error::other)?;
-        client::block_on(request.timeout_of(), async {
-            let stream = TcpStream::connect(addr).await?;
-            let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
-            let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));
-            let (mut sender, connection) = handshake.await.map_err(io::Error::other)?;
-            tokio::spawn(connection);
-            let response = sender.send_request(request.to_hyper(false)?).await.map_err(io::Error::other)?;
-            client::read_response(response).await
-        })
+        request.send_over_tls(addr, GATEWAY, self.client(uris).map_err(io::Error::other)?)
     }
 
     fn client(&self, uris: &[&str]) -> Result<ClientConfig, Failure> {
