@@ -64,6 +64,20 @@ pub(crate) fn all() -> Vec<Evasion> {
         let bytes = format!("GET {token} HTTP/{version}\r\nMetadata: true\r\nConnection: close\r\n\r\n").into_bytes();
         all.push(Evasion { name: format!("no host in HTTP/{version}"), kind: Kind::Malformed, bytes });
     }
+    // A proxy that recognizes HTTP by its first bytes may not recognize these, and the node may answer them.
+    for version in ["HTTP/1.0", "HTTP/1.2", "HTTP/1.10", "HTTP/2.0", "HTTP/0.9", "HTTP/1.", "http/1.1", ""] {
+        for host in [IMDS, "evil"] {
+            let rest = format!("Host: {host}\r\nMetadata: true\r\nConnection: close\r\n\r\n");
+            let bytes = format!("GET {token} {version}\r\n{rest}").into_bytes();
+            all.push(Evasion { name: format!("{version:?} with the host {host}"), kind: Kind::Malformed, bytes });
+        }
+    }
+    for before in ["\r\n", "\n", " ", "\0"] {
+        let bytes =
+            format!("{before}GET {token} HTTP/1.1\r\nHost: evil\r\nMetadata: true\r\nConnection: close\r\n\r\n");
+        let name = format!("{before:?} before the request");
+        all.push(Evasion { name, kind: Kind::Malformed, bytes: bytes.into_bytes() });
+    }
     // The first request of a connection says nothing about the next.
     let first = format!("GET /metadata/identity/info HTTP/1.1\r\nHost: {IMDS}\r\n\r\n").into_bytes();
     let second = evasion(Kind::ForeignHost, "", "GET", &token, Some("evil")).bytes;

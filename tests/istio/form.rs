@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use stack::document::{at_mut, set};
 use stack::{LISTED_HOST, sidecar};
 
-use crate::manifest::{Manifest, RBAC, SIDECAR, UPSTREAM, WASM, manifest};
+use crate::manifest::{HTTP_10, IMDS, Manifest, RBAC, SIDECAR, UPSTREAM, WASM, manifest};
 
 pub(crate) const HTTP: &str = "filter_chains[0].filters[0].typed_config";
+const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
 const PROTOCOL: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 pub(crate) const TOKEN_BODY: &str = "filter_chains[0].filters[0].typed_config.route_config.virtual_hosts[projected_token].routes[0]\
                           .direct_response.body";
@@ -26,7 +27,16 @@ pub(crate) struct Form {
     placement: Placement,
     /// The hosts of the ServiceEntry, each with its own cluster.
     pub(crate) hosts: Vec<String>,
+    /// Whether `http10.yaml` is applied.
+    pub(crate) http_10: bool,
+    /// The cluster for connections that Istio does not recognize as HTTP. With REGISTRY_ONLY it has no endpoint.
+    pub(crate) passthrough: &'static str,
+    /// Whether the EnvoyFilter of `imds.yaml` is applied.
+    pub(crate) guards_metadata: bool,
 }
+
+/// Istio's cluster without endpoints, for connections to unknown destinations.
+pub(crate) const BLACK_HOLE: &str = "BlackHoleCluster";
 
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Placement {
@@ -44,7 +54,18 @@ impl Form {
         let uri = at_mut(&mut extension, "typed_config.config.vm_config.code.remote.http_uri.uri").unwrap();
         assert!(uri.as_str().unwrap().starts_with("oci://"));
         let hosts = vec![LISTED_HOST.to_owned()];
-        Self { file, extension, filter: manifest.value("HTTP_FILTER"), placement: Placement::Downstream, hosts }
+        let filter = manifest.value("HTTP_FILTER");
+        let placement = Placement::Downstream;
+        Self {
+            file,
+            extension,
+            filter,
+            placement,
+            hosts,
+            http_10: false,
+            passthrough: BLACK_HOLE,
+            guards_metadata: true,
+        }
     }
 
     /// The CLUSTER patch of `upstream.yaml` instead of the HTTP_FILTER.
@@ -90,6 +111,11 @@ impl Form {
         form
     }
 
+    /// Applies `http10.yaml` as well.
+    pub(crate) fn with_http_10(self) -> Self {
+        Self { http_10: true, ..self }
+    }
+
     /// Changes the filter's configuration.
     pub(crate) fn configure(&mut self, change: impl FnOnce(&mut Value)) {
         let text = at_mut(&mut self.extension, "typed_config.config.configuration.value").unwrap();
@@ -126,6 +152,7 @@ impl Form {
             route["request_headers_to_remove"] = removed_headers(&manifest);
             hosts.push(json!({"name": format!("{host}:80"), "domains": [host], "routes": [route]}));
         }
+        clusters.push(json!({"name": BLACK_HOLE, "type": "STATIC", "connect_timeout": "10s"}));
         set(bootstrap, "static_resources.clusters", clusters).unwrap();
 
         let listeners = at_mut(bootstrap, "static_resources.listeners").unwrap().as_array_mut().unwrap();
@@ -154,6 +181,42 @@ impl Form {
         if self.placement == Placement::Downstream {
             insert(&manifest.patch("HTTP_FILTER"), at_mut(http, "http_filters").unwrap(), filter);
         }
+        // A gateway's listener accepts only HTTP.
+        if self.file == SIDECAR {
+            let listener = at_mut(bootstrap, &format!("static_resources.listeners[{}]", sidecar::OUTBOUND)).unwrap();
+            self.recognize_http(listener);
+        }
+    }
+
+    /// Detects HTTP like Istio's listener for a port of a sidecar: by the first bytes of a connection. Connections that are not recognized are
+    /// forwarded as TCP (istio/istio, pilot/pkg/networking/core/listener.go, `plaintextHTTPALPNs`).
+    fn recognize_http(&self, listener: &mut Value) {
+        listener["listener_filters"] = json!([{
+            "name": "envoy.filters.listener.http_inspector",
+            "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"},
+        }]);
+        listener["continue_on_listener_filters_timeout"] = json!(true);
+        let chain = &mut listener["filter_chains"][0];
+        chain["filter_chain_match"] =
+            json!({"transport_protocol": "raw_buffer", "application_protocols": ["http/1.1", "h2c"]});
+        if self.http_10 {
+            let patch = manifest(HTTP_10).patch("FILTER_CHAIN");
+            assert_eq!(patch["patch"]["operation"], "MERGE");
+            let wanted = &patch["match"]["listener"]["filterChain"];
+            assert_eq!(*wanted, json!({"transportProtocol": "raw_buffer", "applicationProtocols": "http/1.1,h2c"}));
+            merge(chain, &patch["patch"]["value"]);
+        }
+        let mut filters = json!([{"name": TCP_PROXY, "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+            "stat_prefix": self.passthrough, "cluster": self.passthrough,
+        }}]);
+        if self.guards_metadata {
+            let patch = manifest(IMDS).patch("NETWORK_FILTER");
+            assert_eq!(patch["patch"]["operation"], "INSERT_BEFORE");
+            assert_eq!(patch["match"]["listener"]["filterChain"]["filter"]["name"], TCP_PROXY);
+            filters.as_array_mut().unwrap().insert(0, patch["patch"]["value"].clone());
+        }
+        listener["default_filter_chain"] = json!({"filters": filters});
     }
 
     /// Writes the file from which Envoy discovers the extension configuration, next to the stack's other files, and returns the filter for

@@ -10,6 +10,7 @@ mod manifest;
 mod objects;
 mod readiness;
 mod seen;
+mod service_entries;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -54,7 +55,7 @@ fn a_request_through_the_traffic_extension_arrives_with_a_token() {
 
 fn arrives_with_a_token(form: Form) {
     for envoy in envoys() {
-        let form = form.clone();
+        let form = form.clone().with_http_10();
         let edit = Box::new(move |bootstrap: &mut Value| form.into_istio(bootstrap));
         let stack = start(Options { envoy: Some(envoy), edit: Some(edit), ..Options::default() });
         for _ in 0..3 {
@@ -272,9 +273,15 @@ fn the_filter_in_the_sidecar_answers_an_imds_request() {
 /// upstream takes its place. (Istio's own clusters forward to the address that the client connected to.) A PROXY header states this address.
 fn at_the_metadata_address(mut form: Form, managed_identity: Value, envoy: PathBuf) -> Stack {
     form.configure(|configuration| configuration["managed_identity"] = managed_identity);
+    // With ALLOW_ANY, Istio forwards connections that it does not recognize as HTTP to the address that the client connected to.
+    form.passthrough = "instance_metadata";
     let edit = Box::new(move |bootstrap: &mut Value| {
         form.into_istio(bootstrap);
+        let filters = format!("static_resources.listeners[{}].listener_filters", sidecar::OUTBOUND);
+        let inspector = at_mut(bootstrap, &filters).unwrap().clone();
         sidecar::accept_proxy_protocol(bootstrap, sidecar::OUTBOUND).unwrap();
+        let filters = at_mut(bootstrap, &filters).unwrap().as_array_mut().unwrap();
+        filters.extend(inspector.as_array().unwrap().iter().cloned());
         let hosts = format!("static_resources.listeners[{}].{HTTP}.route_config.virtual_hosts", sidecar::OUTBOUND);
         let hosts = at_mut(bootstrap, &hosts).unwrap().as_array_mut().unwrap();
         let entry = manifest(IMDS).object("ServiceEntry")["spec"].take();
@@ -292,18 +299,36 @@ fn no_request_to_the_metadata_address_reaches_the_node() {
     let plugin = manifest(WASM_PLUGIN).object("WasmPlugin")["spec"].take();
     let extension = manifest(TRAFFIC_EXTENSION).object("TrafficExtension")["spec"]["wasm"].take();
     let forms = [
-        Form::envoy_filter(SIDECAR),
+        Form::envoy_filter(SIDECAR).with_http_10(),
         Form::plugin("wasmplugin/payments.entra-exchange", &plugin),
         Form::plugin("trafficextension/payments.entra-exchange", &extension),
     ];
     // Every form on the newest Envoy, and the first one on the oldest, too.
     let [newest, oldest] = [envoys().remove(0), envoys().pop().unwrap()];
     let on_newest = forms.iter().map(|form| (form, &newest, evasions::CALLED));
-    for (form, envoy, called) in on_newest.chain([(&forms[0], &oldest, evasions::CALLED_MAPPED)]) {
+    for (form, envoy, called) in on_newest.chain([(&forms[2], &oldest, evasions::CALLED_MAPPED)]) {
         let section = json!({"imds": {"pass": ["/metadata/instance"]}});
         let stack = at_the_metadata_address(form.clone(), section, envoy.clone());
         evasions::none_reaches_the_node(&stack, stack.outbound_addr(), called, 403);
         assert_healthy(&stack);
+    }
+}
+
+/// Istio recognizes HTTP/1.0 only with `http10.yaml` or istiod's PILOT_HTTP10.
+#[test]
+fn a_request_that_istio_does_not_recognize_as_http_never_reaches_the_node() {
+    let token = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net";
+    let request = format!("GET {token} HTTP/1.0\r\nHost: {IMDS_HOST}\r\nMetadata: true\r\n\r\n");
+    for (guards_metadata, http_10) in [(true, false), (true, true), (false, false)] {
+        let mut form = Form::envoy_filter(SIDECAR);
+        (form.guards_metadata, form.http_10) = (guards_metadata, http_10);
+        let stack = at_the_metadata_address(form, json!({"imds": {}}), envoys().remove(0));
+        let bytes = [evasions::CALLED, request.as_bytes()].concat();
+        let answer = stack::client::send_bytes(stack.outbound_addr(), &bytes).unwrap();
+        // Without the EnvoyFilter of imds.yaml, the node answers the last case.
+        assert_eq!(stack.upstream.requests(), u64::from(!guards_metadata), "{guards_metadata} {http_10}: {answer}");
+        assert_eq!(answer.is_empty(), guards_metadata && !http_10, "{answer}");
+        assert_eq!(answer.contains(stack::CLIENT_ID), http_10, "{answer}");
     }
 }
 
@@ -349,6 +374,8 @@ fn the_cluster_of_imds_forwards_to_the_address_that_the_client_connected_to() {
         let objects = stack::document::read(file).unwrap();
         let entry = &objects.iter().find(|object| object["kind"] == "ServiceEntry").unwrap()["spec"];
         assert_eq!((&entry["resolution"], &entry["endpoints"]), (&json!("NONE"), &Value::Null), "{file}");
+        let guard = objects.iter().find(|object| object["kind"] == "EnvoyFilter");
+        assert_eq!(guard, Some(&manifest(IMDS).object("EnvoyFilter")), "{file}");
     }
 }
 

@@ -13,6 +13,7 @@ pub(crate) const TRAFFIC_EXTENSION: &str = "trafficextension.yaml";
 pub(crate) const WORKLOAD: &str = "workload.yaml";
 pub(crate) const IMDS: &str = "imds.yaml";
 pub(crate) const READINESS: &str = "readiness.yaml";
+pub(crate) const HTTP_10: &str = "http10.yaml";
 
 pub(crate) const WASM: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";
 pub(crate) const RBAC: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC";

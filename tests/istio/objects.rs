@@ -14,11 +14,12 @@ use crate::manifest::{
 
 /// The types that the manifests may use. Istio builds Envoy with a subset of the extensions, which lacks `envoy.formatter.file_content`,
 /// the `generic_secret` of the credential injector and `file_server`, among others.
-const TYPES_IN_ISTIO: [&str; 9] = [
+const TYPES_IN_ISTIO: [&str; 10] = [
     RBAC,
     WASM,
     "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
     "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+    "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC",
     "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
     // Parts of the router.
     "type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec",
