@@ -244,7 +244,7 @@ impl Plugin for Root {
                 }
                 let policy = Rc::new(Policy::new(&config, envoy::is_gateway()));
                 let worker = Rc::new(RefCell::new(Worker::new(config.limits, config.log, keeps_state)));
-                let predecessors = Predecessors::register(now, &Shared);
+                let predecessors = Predecessors::register(config.limits.wait, now, &Shared);
                 // The canary does not live to see it.
                 let warm = (!policy.warm().is_empty()).then_some(now);
                 let due = warm.or(predecessors.next_due());

@@ -61,8 +61,7 @@ impl Broker {
     /// said before; or, when too many requests wait already, the problem.
     pub fn await_connection(&mut self, grant: &Arc<Grant>, stream: StreamId, now: Timestamp) -> Result<bool, Problem> {
         self.notice(now);
-        let most = self.most_waiting(grant);
-        if self.waiting.len() >= most {
+        if let Some(most) = self.is_full(grant) {
             return Err(too_many_waiting(most).about(grant.identity(), grant.scope()));
         }
         let next = self.next_due();

@@ -423,11 +423,8 @@ impl Broker {
             if self.release.is_spent(now) {
                 return true;
             }
-            let outcome = match slot.outcome(waiter.need, waiter.rejected.as_ref(), now) {
-                Some(Ok(token)) => Ok(Arc::clone(token)),
-                Some(Err(failure)) => Err(failure.told(now)),
-                None => return true,
-            };
+            let Some(outcome) = slot.outcome(waiter.need, waiter.rejected.as_ref(), now) else { return true };
+            let outcome = slot.result_of(outcome, now);
             let outcome_is_token = outcome.is_ok();
             slot.used |= outcome_is_token;
             self.release.take(1, now);

@@ -25,7 +25,7 @@ mod tests;
 pub use budget::UnlistedLimits;
 pub use connections::Connection;
 pub use freshness::Issued;
-pub use predecessors::{KEPT_FOR, Predecessors};
+pub use predecessors::Predecessors;
 pub(crate) use readiness::{Credential, Decisive};
 pub use readiness::{Readiness, ReadinessStatus};
 pub use reject::{RejectedBy, Rejection, Stale};
@@ -106,6 +106,9 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// No request may wait longer.
+    pub const LONGEST_WAIT: Duration = Duration::from_secs(300);
+
     /// No exchange may take longer: a lease that claims more counts for nothing.
     pub const LONGEST_EXCHANGE: Duration = Duration::from_secs(60);
 
@@ -268,10 +271,25 @@ impl Broker {
         (answer, look)
     }
 
-    /// How many requests wait in this worker, when no more may wait for this grant.
+    /// How many requests may wait, when no more may wait for this grant.
+    ///
+    /// Callers choose the unlisted scopes. Their requests leave half of the room to all others, and those of one identity take
+    /// at most half of the rest, so that no identity's callers can take it from another's.
     fn is_full(&self, grant: &Grant) -> Option<usize> {
-        let most = self.most_waiting(grant);
-        (self.waiting.len() >= most).then_some(most)
+        let (all, waiting) = (self.limits.waiting, self.waiting.len());
+        if grant.is_listed() {
+            return (waiting >= all).then_some(all);
+        }
+        let (unlisted, of_identity) = (all.div_ceil(2), all.div_ceil(4));
+        if waiting < of_identity {
+            return None;
+        }
+        if waiting >= unlisted {
+            return Some(unlisted);
+        }
+        let same = |slot: &&Slot| !slot.grant.is_listed() && slot.grant.identity() == grant.identity();
+        let waiting = self.slots.values().filter(same).map(|slot| slot.waiters.len()).sum::<usize>();
+        (waiting >= of_identity).then_some(of_identity)
     }
 
     /// Answers the only request that waits for a key whose exchange may not begin: with a token that does not last, where
@@ -283,12 +301,6 @@ impl Broker {
         let token = slot.usable_for(rejected.as_ref(), now).cloned();
         self.schedule(grant.key(), now);
         token.map_or(Answer::Failed(problem), Answer::Ready)
-    }
-
-    /// How many requests may wait in this worker before one for this is answered at once. Those for scopes that callers
-    /// chose leave room for the others.
-    fn most_waiting(&self, grant: &Grant) -> usize {
-        if grant.is_listed() { self.limits.waiting } else { self.limits.waiting.div_ceil(2) }
     }
 
     /// Asks for a token on behalf of a request that does not wait for it.

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use super::Limits;
 use super::shared::{self, PREFIX, SharedData};
 use crate::event::Event;
 use crate::time::Timestamp;
@@ -20,24 +21,31 @@ const OURS: &str = "entra-exchange/";
 /// How many predecessors the register holds.
 const MOST: usize = 16;
 
-/// For how long the requests that wait in a former version's VMs may need its shelves: longer than they wait by default,
-/// and longer than an exchange takes at most.
-pub const KEPT_FOR: Duration = Duration::from_secs(120);
+/// The shelves of a former version are kept for this long at least.
+const KEPT_FOR: Duration = Duration::from_secs(120);
+
+/// For how long the requests that wait in a former version's VMs may need its shelves: as long as they may wait, and one
+/// exchange more. The former configuration is not known: its `limits.wait` is taken to be that of this one.
+fn kept_for(wait: Duration) -> Duration {
+    wait.saturating_add(Limits::LONGEST_EXCHANGE).max(KEPT_FOR)
+}
 
 /// The predecessors of this module, as one VM sees them.
 #[derive(Debug)]
 pub struct Predecessors {
     /// When their shelves are to be emptied.
     due: Option<Timestamp>,
+    kept_for: Duration,
 }
 
 impl Predecessors {
-    /// Enters this module in the register, as the newest: to be called for every configuration that is accepted.
-    pub fn register(now: Timestamp, shared: &dyn SharedData) -> Self {
-        Self::register_as(PREFIX, now, shared)
+    /// Enters this module in the register, as the newest: to be called for every configuration that is accepted, with its
+    /// `limits.wait`.
+    pub fn register(wait: Duration, now: Timestamp, shared: &dyn SharedData) -> Self {
+        Self::register_as(PREFIX, wait, now, shared)
     }
 
-    fn register_as(own: &str, now: Timestamp, shared: &dyn SharedData) -> Self {
+    fn register_as(own: &str, wait: Duration, now: Timestamp, shared: &dyn SharedData) -> Self {
         let mut known = read(shared);
         let others = known.iter().any(|prefix| prefix != own);
         if known.last().is_none_or(|newest| newest != own) {
@@ -46,7 +54,8 @@ impl Predecessors {
             known.drain(..known.len().saturating_sub(MOST));
             shared.set(REGISTER, known.join("\n").as_bytes(), None);
         }
-        Self { due: others.then(|| now.plus(KEPT_FOR)) }
+        let kept_for = kept_for(wait);
+        Self { due: others.then(|| now.plus(kept_for)), kept_for }
     }
 
     /// When [`Predecessors::empty`] must be called.
@@ -63,7 +72,7 @@ impl Predecessors {
         let due = self.due?;
         if now < due {
             // A clock that was set back does not prolong it.
-            self.due = Some(due.min(now.plus(KEPT_FOR)));
+            self.due = Some(due.min(now.plus(self.kept_for)));
             return None;
         }
         self.due = None;
@@ -90,12 +99,13 @@ mod tests {
     use super::super::tests::{START, Shared};
     use super::*;
 
+    const WAIT: Duration = Duration::from_secs(15);
     const FORMER: &str = "entra-exchange/former/";
 
     /// Shelves of this version with tokens on two of them.
     fn used(prefix: &str) -> Shared {
         let shared = Shared::default();
-        Predecessors::register_as(prefix, START, &shared);
+        Predecessors::register_as(prefix, WAIT, START, &shared);
         for (number, value) in [(0, "[]"), (7, "[secret]"), (255, "[secret]")] {
             shared.set(&format!("{prefix}{number:02x}"), value.as_bytes(), None);
         }
@@ -110,7 +120,7 @@ mod tests {
     #[test]
     fn what_a_former_version_left_is_emptied_when_nobody_can_use_it_any_more() {
         let shared = used(FORMER);
-        let mut newest = Predecessors::register(START, &shared);
+        let mut newest = Predecessors::register(WAIT, START, &shared);
         assert_eq!(newest.next_due(), Some(START.plus(KEPT_FOR)));
         assert_eq!(newest.empty(START.plus(KEPT_FOR).minus(Duration::from_millis(1)), &shared), None);
         assert_eq!(left(FORMER, &shared), ["[]", "[secret]", "[secret]"]);
@@ -123,9 +133,9 @@ mod tests {
     #[test]
     fn after_a_rollback_the_older_version_empties_what_the_newer_one_left() {
         let shared = used(FORMER);
-        let mut newer = Predecessors::register_as(PREFIX, START, &shared);
+        let mut newer = Predecessors::register_as(PREFIX, WAIT, START, &shared);
         shared.set(&format!("{PREFIX}07"), b"[secret]", None);
-        let mut older = Predecessors::register_as(FORMER, START.plus(Duration::from_secs(10)), &shared);
+        let mut older = Predecessors::register_as(FORMER, WAIT, START.plus(Duration::from_secs(10)), &shared);
         let later = START.plus(Duration::from_secs(1000));
         assert_eq!(newer.empty(later, &shared), None, "it is the predecessor now");
         assert_eq!(left(FORMER, &shared), ["[]", "[secret]", "[secret]"]);
@@ -138,7 +148,7 @@ mod tests {
     fn without_a_predecessor_nothing_is_ever_due_however_often_it_is_configured() {
         let shared = used(PREFIX);
         for _ in 0..3 {
-            let mut own = Predecessors::register(START, &shared);
+            let mut own = Predecessors::register(WAIT, START, &shared);
             assert_eq!((own.next_due(), own.empty(START.plus(KEPT_FOR), &shared)), (None, None));
         }
         assert_eq!(left(PREFIX, &shared), ["[]", "[secret]", "[secret]"]);
@@ -148,7 +158,7 @@ mod tests {
     #[test]
     fn a_clock_that_is_set_back_does_not_prolong_the_life_of_what_was_left() {
         let shared = used(FORMER);
-        let mut newest = Predecessors::register(START, &shared);
+        let mut newest = Predecessors::register(WAIT, START, &shared);
         let back = START.minus(Duration::from_secs(3600));
         assert_eq!(newest.empty(back, &shared), None);
         assert_eq!(newest.next_due(), Some(back.plus(KEPT_FOR)));
@@ -161,7 +171,7 @@ mod tests {
             let shared = Shared::default();
             shared.set(REGISTER, register, None);
             shared.set("someone-else/00", b"theirs", None);
-            let mut own = Predecessors::register(START, &shared);
+            let mut own = Predecessors::register(WAIT, START, &shared);
             assert_eq!(own.empty(START.plus(KEPT_FOR), &shared), None);
             assert_eq!(shared.get("someone-else/00").unwrap().0, b"theirs");
             assert_eq!(shared.get(REGISTER).unwrap().0, PREFIX.as_bytes());
@@ -172,9 +182,18 @@ mod tests {
     fn the_register_is_bounded() {
         let shared = Shared::default();
         for number in 0..100 {
-            Predecessors::register_as(&format!("entra-exchange/{number}/"), START, &shared);
+            Predecessors::register_as(&format!("entra-exchange/{number}/"), WAIT, START, &shared);
         }
         let known = read(&shared);
         assert_eq!((known.len(), known.last().map(String::as_str)), (MOST, Some("entra-exchange/99/")));
+    }
+
+    #[test]
+    fn what_a_former_version_left_is_kept_for_as_long_as_its_requests_may_wait() {
+        let mut newest = Predecessors::register(Duration::from_secs(300), START, &used(FORMER));
+        assert_eq!(newest.next_due(), Some(START.plus(Duration::from_secs(360))));
+        let back = START.minus(Duration::from_secs(3600));
+        newest.empty(back, &used(FORMER));
+        assert_eq!(newest.next_due(), Some(back.plus(Duration::from_secs(360))));
     }
 }

@@ -110,7 +110,7 @@ impl Broker {
         });
         let mut rejected = match (stale, meant.clone()) {
             (_, Some(token)) => Some(Rejected::This(token)),
-            (Stale::Digest(digest), None) => Some(Rejected::Digest(digest)),
+            (Stale::Digest(digest), None) => Some(Rejected::Digest { digest, asked_at: now }),
             (Stale::Any | Stale::Carried(_), None) => None,
         };
         let mut holders = None;

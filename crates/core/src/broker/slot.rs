@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::freshness::{self, Issued};
 use super::shared::{Entry, Failure, RefusedAssertion};
-use super::{Answer, Need, QueueId, StreamId, release, too_many_waiting};
+use super::{Answer, FORCED_PERIOD, Need, QueueId, StreamId, release, too_many_waiting};
 use crate::assertion::Assertion;
 use crate::entra::{Grant, TokenRequest};
-use crate::problem::Code;
+use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 
 /// What this worker knows of one key.
@@ -58,15 +58,34 @@ pub(super) struct Waiter {
 /// A token that a caller rejects.
 pub(super) enum Rejected {
     This(Arc<Issued>),
-    /// The one with this SHA-256, should it ever come into use here.
-    Digest([u8; 32]),
+    /// The one with this SHA-256, should it ever come into use here; the caller asked for another at `asked_at`.
+    Digest {
+        digest: [u8; 32],
+        asked_at: Timestamp,
+    },
+}
+
+/// How a request for a token ends.
+pub(super) enum Outcome<'a> {
+    Token(&'a Arc<Issued>),
+    Failure(&'a Failure),
+    /// Entra issued the token again that the request rejects.
+    SameToken,
 }
 
 impl Rejected {
     pub(super) fn is(&self, token: &Issued) -> bool {
         match self {
-            Self::This(this) => std::ptr::eq(Arc::as_ptr(this), token) || **this == *token,
-            Self::Digest(digest) => token.token().digest() == *digest,
+            Self::This(this) => std::ptr::eq(Arc::as_ptr(this), token) || this.token() == token.token(),
+            Self::Digest { digest, .. } => token.token().digest() == *digest,
+        }
+    }
+
+    /// Whether Entra issued this token, which is the rejected one, once more since the caller rejected it.
+    fn is_issued_again(&self, token: &Issued) -> bool {
+        match self {
+            Self::This(this) => this.issued_at() != token.issued_at(),
+            Self::Digest { asked_at, .. } => *asked_at <= token.issued_at(),
         }
     }
 }
@@ -174,15 +193,24 @@ impl Slot {
 
     /// How a request ends for which this is needed: with a token that does, or with a failure that backs off; `None` while
     /// it must wait.
-    pub(super) fn outcome(
-        &self,
-        need: Need,
-        rejected: Option<&Rejected>,
-        now: Timestamp,
-    ) -> Option<Result<&Arc<Issued>, &Failure>> {
-        let token = self.fitting(need, now).filter(|token| !rejected.is_some_and(|rejected| rejected.is(token)));
-        let failure = || self.backing_off(now).filter(|_| !self.awaits_comparison(now));
-        token.map(Ok).or_else(|| failure().map(Err))
+    pub(super) fn outcome(&self, need: Need, rejected: Option<&Rejected>, now: Timestamp) -> Option<Outcome<'_>> {
+        if let Some(token) = self.fitting(need, now) {
+            match rejected.filter(|rejected| rejected.is(token)) {
+                None => return Some(Outcome::Token(token)),
+                Some(rejected) if rejected.is_issued_again(token) => return Some(Outcome::SameToken),
+                Some(_) => {}
+            }
+        }
+        self.backing_off(now).filter(|_| !self.awaits_comparison(now)).map(Outcome::Failure)
+    }
+
+    /// The outcome as the request gets it.
+    pub(super) fn result_of(&self, outcome: Outcome<'_>, now: Timestamp) -> Result<Arc<Issued>, Problem> {
+        match outcome {
+            Outcome::Token(token) => Ok(Arc::clone(token)),
+            Outcome::Failure(failure) => Err(failure.told(now)),
+            Outcome::SameToken => Err(same_token_again().about(self.grant.identity(), self.grant.scope())),
+        }
     }
 
     /// Answers a request, or has it wait unless the worker is `full`: then, as many wait there as may. The second value
@@ -190,12 +218,10 @@ impl Slot {
     pub(super) fn answer(&mut self, waiter: Waiter, full: Option<usize>, now: Timestamp) -> (Answer, bool) {
         // The first use of a token, and a key that is new, need a timer.
         let look = self.timer.is_none();
-        match self.outcome(waiter.need, waiter.rejected.as_ref(), now) {
-            Some(Ok(token)) => {
-                let token = Arc::clone(token);
-                return (Answer::Ready(token), self.use_token() || look);
-            }
-            Some(Err(failure)) => return (Answer::Failed(failure.told(now)), look),
+        let outcome = self.outcome(waiter.need, waiter.rejected.as_ref(), now);
+        match outcome.map(|outcome| self.result_of(outcome, now)) {
+            Some(Ok(token)) => return (Answer::Ready(token), self.use_token() || look),
+            Some(Err(problem)) => return (Answer::Failed(problem), look),
             None => {}
         }
         let Some(waiting) = full else {
@@ -274,6 +300,9 @@ impl Slot {
         }
         for waiter in &mut self.waiters {
             waiter.deadline = waiter.deadline.minus(by);
+            if let Some(Rejected::Digest { asked_at, .. }) = &mut waiter.rejected {
+                *asked_at = asked_at.minus(by);
+            }
         }
         match &mut self.exchange {
             Exchange::Idle => {}
@@ -348,4 +377,15 @@ impl Slot {
             None => self.failure.as_ref().and(next_try),
         }
     }
+}
+
+/// The answer to a caller that rejects a token which Entra issues again: one more exchange would bring the same.
+fn same_token_again() -> Problem {
+    Problem::new(
+        Code::EntraReplyInvalid,
+        "Entra issued the token again that this request rejects",
+        "Retry after the time in Retry-After. If it repeats, check what is between the filter and Entra: Entra issues a new \
+         token in each exchange.",
+    )
+    .retry_after(FORCED_PERIOD)
 }

@@ -91,7 +91,6 @@ fn read_log(root: &Object<'_>, mistakes: &mut Mistakes) -> Log {
 
 fn read_limits(root: &Object<'_>, mistakes: &mut Mistakes) -> Limits {
     const SHORTEST: Duration = Duration::from_secs(1);
-    const LONGEST_WAIT: Duration = Duration::from_secs(300);
     let defaults = Limits::default();
     let Some(object) = root.get("limits").and_then(|limits| limits.object(&["exchange", "wait", "waiting"], mistakes))
     else {
@@ -102,7 +101,7 @@ fn read_limits(root: &Object<'_>, mistakes: &mut Mistakes) -> Limits {
     };
     Limits {
         exchange: length("exchange", Limits::LONGEST_EXCHANGE, defaults.exchange),
-        wait: length("wait", LONGEST_WAIT, defaults.wait),
+        wait: length("wait", Limits::LONGEST_WAIT, defaults.wait),
         waiting: object.get("waiting").and_then(|field| field.count(1_000_000, mistakes)).unwrap_or(defaults.waiting),
         ..defaults
     }

@@ -207,7 +207,7 @@ impl Judge {
             format!("worker {} has token {number:?} and returns {}: {}", life.0, problem.code.as_str(), problem.detail)
         });
         let most = self.limits.waiting;
-        let most = if grants::is_unlisted(requested.grant.key()) { most.div_ceil(2) } else { most };
+        let most = if grants::is_unlisted(requested.grant.key()) { most.div_ceil(4) } else { most };
         self.must(problem.code != Code::TooManyWaiting || waiting >= most, "bounded waiting", || {
             format!("worker {} rejects a request with {waiting} waiting", life.0)
         });

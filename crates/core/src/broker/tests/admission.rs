@@ -266,16 +266,27 @@ fn a_refused_scope_is_dropped_before_a_good_one() {
 }
 
 #[test]
-fn requests_for_unlisted_scopes_leave_half_of_the_room_for_others() {
+fn requests_for_unlisted_scopes_leave_room_for_those_of_other_identities_and_half_of_it_for_listed_ones() {
     let mut process = Process::new();
-    process.workers[0] = Broker::new(WorkerId(7), QueueId(0), Limits { waiting: 4, ..Limits::default() });
-    process.switch_to(unlisted(0));
-    process.pending(0, 1);
-    process.pending(0, 2);
-    assert_eq!(process.failed(0).code, Code::TooManyWaiting);
+    process.workers[0] = Broker::new(WorkerId(7), QueueId(0), Limits { waiting: 8, ..Limits::default() });
+    let mut full_after = |grants: &[Arc<Grant>], streams: [u32; 2]| {
+        for (grant, stream) in grants.iter().zip(streams) {
+            process.switch_to(Arc::clone(grant)).pending(0, stream);
+        }
+        for grant in grants {
+            assert_eq!(process.switch_to(Arc::clone(grant)).failed(0).code, Code::TooManyWaiting);
+        }
+    };
+    // One identity takes a quarter, whatever its scopes, and leaves as much to another.
+    full_after(&[unlisted(0), unlisted(1)], [1, 2]);
+    let other = Arc::new(Grant::clone(&of_another_client("b")).unlisted());
+    full_after(&[Arc::clone(&other), other], [3, 4]);
+    let third = Arc::new(Grant::clone(&of_another_client("c")).unlisted());
+    assert_eq!(process.switch_to(third).failed(0).code, Code::TooManyWaiting, "half of the room is taken");
     process.switch_to(of_another_client("b"));
-    process.pending(0, 3);
-    process.pending(0, 4);
+    for stream in 5..9 {
+        process.pending(0, stream);
+    }
     assert_eq!(process.failed(0).code, Code::TooManyWaiting);
 }
 

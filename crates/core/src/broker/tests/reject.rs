@@ -372,3 +372,26 @@ fn a_worker_that_holds_a_rejected_token_is_woken_also_after_a_shorter_token_came
     process.look(1);
     assert_eq!(process.served(1), "new");
 }
+
+#[test]
+fn a_caller_is_not_given_the_token_that_it_rejects_when_entra_issues_that_again() {
+    for stale in [Stale::Any, Stale::Digest(digest("old"))] {
+        let mut process = Process::serving("old");
+        assert!(matches!(process.ask_for_another(1, 2, stale).0, Answer::Pending));
+        // The caller does not make the filter ask Entra until another comes.
+        assert_eq!(process.replace(1, named("old")), [Seen::Wake(0), Seen::Problem(2, Code::EntraReplyInvalid)]);
+        assert_eq!((process.look(0), process.look(1)), (vec![], vec![]));
+        assert_eq!((process.served(0), process.served(1)), ("old".into(), "old".into()));
+    }
+}
+
+#[test]
+fn a_caller_that_rejects_a_token_which_is_not_cached_is_not_given_it_when_entra_issues_it() {
+    let mut process = Process::new();
+    assert!(matches!(process.ask_for_another(0, 1, Stale::Digest(digest("old"))).0, Answer::Pending));
+    // Time that is set back meanwhile changes nothing.
+    process.now = process.now.minus(Duration::from_secs(60));
+    assert_eq!(process.replace(0, named("old")), [Seen::Problem(1, Code::EntraReplyInvalid)]);
+    assert_eq!(process.look(0), []);
+    assert_eq!(process.served(0), "old");
+}
