@@ -42,7 +42,7 @@ pub(crate) struct AtWork {
     /// The requests that wait for their connections or their tokens.
     waiting: HashMap<StreamId, Waiting>,
     /// The tokens that requests went on with, until their answers come.
-    injected: HashMap<StreamId, (Arc<Grant>, Arc<Issued>)>,
+    injected: HashMap<StreamId, (Arc<Grant>, Arc<Issued>, ConfigPath)>,
 }
 
 /// A request that waits.
@@ -213,7 +213,7 @@ impl Worker {
             Some(stale) => {
                 let (answer, rejection) =
                     at_work.broker.get_another(&grant, delivery.need(), stale, stream, now, &Shared);
-                report_rejection(&grant, &rejection, || RejectedBy::Caller);
+                report_rejection(&grant, &rejection, RejectedBy::Caller);
                 answer
             }
         };
@@ -278,7 +278,7 @@ impl Worker {
         self.record(&record);
         let code = record.code();
         if let (Some(injected), Some(at_work)) = (ending.injected, &mut self.at_work) {
-            at_work.injected.insert(stream, (ending.grant, injected));
+            at_work.injected.insert(stream, (ending.grant, injected, ending.decided_by));
         }
         envoy::apply(&ending.effect, code)
     }
@@ -286,12 +286,12 @@ impl Worker {
     /// The answer to a request has come. When it went on with a token, and that was rejected, another is fetched.
     pub(crate) fn answered(&mut self, stream: StreamId) {
         let Some(at_work) = &mut self.at_work else { return };
-        if let Some((grant, token)) = at_work.injected.remove(&stream)
+        if let Some((grant, token, decided_by)) = at_work.injected.remove(&stream)
             && envoy::is_unauthorized()
         {
             self.meters.take(&metrics::rejected_by_upstream(grant.identity()));
             let rejection = at_work.broker.reject(grant.key(), &token, envoy::now(), &Shared);
-            report_rejection(&grant, &rejection, || RejectedBy::Upstream(InEffect.header(":authority")));
+            report_rejection(&grant, &rejection, RejectedBy::Upstream(&decided_by));
         }
     }
 
@@ -335,7 +335,7 @@ impl AtWork {
 }
 
 /// Logs that a token was rejected, and wakes the workers that must know.
-fn report_rejection(grant: &Grant, rejection: &Rejection, by: impl FnOnce() -> RejectedBy) {
+fn report_rejection(grant: &Grant, rejection: &Rejection, by: RejectedBy<'_>) {
     if let Some(event) = rejection.event(grant, by) {
         envoy::log(&event);
     }

@@ -49,8 +49,14 @@ impl Event {
     /// Adds a field.
     #[must_use]
     pub fn with(mut self, key: &'static str, value: impl fmt::Display) -> Self {
-        self.fields.push((key, value.to_string()));
+        self.push(key, &value);
         self
+    }
+
+    /// Not generic and not inlined: it is in the module once, and not once for each of its many calls.
+    #[inline(never)]
+    fn push(&mut self, key: &'static str, value: &dyn fmt::Display) {
+        self.fields.push((key, value.to_string()));
     }
 
     /// Adds a field if there is a value.

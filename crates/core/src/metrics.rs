@@ -69,15 +69,15 @@ impl Outcome {
 /// Counts a request by its outcome. `code` is the problem's code of a rejected request, so the number of series is at most
 /// that of identities times that of outcomes and codes.
 pub fn request(identity: &str, outcome: Outcome, code: Option<Code>) -> Measurement {
-    let tags = [("identity", identity), ("outcome", outcome.as_str())];
-    let code = code.map(|code| ("code", code.as_str()));
-    count(name("entra_exchange_requests_total", tags.into_iter().chain(code)))
+    let tags = [("identity", identity), ("outcome", outcome.as_str()), ("code", code.map_or("", Code::as_str))];
+    let tags = if code.is_some() { &tags[..] } else { tags.split_last().map_or(&tags[..], |(_, tags)| tags) };
+    count(name("entra_exchange_requests_total", tags))
 }
 
 /// Counts a request that waited for an exchange, and records the time. The request is counted again by its outcome.
 pub fn waited(identity: &str, milliseconds: u128) -> [Measurement; 2] {
     [
-        count(name("entra_exchange_requests_total", [("identity", identity), ("outcome", "waited")])),
+        count(name("entra_exchange_requests_total", &[("identity", identity), ("outcome", "waited")])),
         histogram("entra_exchange_wait_ms", milliseconds),
     ]
 }
@@ -95,7 +95,7 @@ pub(crate) fn leases(more: i64) -> Measurement {
 /// Counts an exchange by its outcome. `class` is the retry class of a failure.
 pub(crate) fn exchange(identity: &str, outcome: &str, class: &str) -> Measurement {
     let tags = [("identity", identity), ("outcome", outcome), ("class", class)];
-    count(name("entra_exchange_exchanges_total", tags))
+    count(name("entra_exchange_exchanges_total", &tags))
 }
 
 /// Records the time of an exchange, from reading the assertion to the token endpoint's response.
@@ -105,32 +105,32 @@ pub(crate) fn exchange_took(milliseconds: u128) -> Measurement {
 
 /// Counts a read of the federated token by its outcome.
 pub(crate) fn assertion_read(outcome: &str) -> Measurement {
-    count(name("entra_exchange_assertion_reads_total", [("outcome", outcome)]))
+    count(name("entra_exchange_assertion_reads_total", &[("outcome", outcome)]))
 }
 
 /// Sets the earliest expiry of an identity's tokens that are kept fresh; 0 if there is none.
 pub(crate) fn token_expiry(identity: &str, unix_seconds: u64) -> Measurement {
-    gauge(name("entra_exchange_token_expiry_timestamp_seconds", [("identity", identity)]), unix_seconds)
+    gauge(name("entra_exchange_token_expiry_timestamp_seconds", &[("identity", identity)]), unix_seconds)
 }
 
 /// Sets the number of consecutive failed exchanges of an identity: the maximum of its tokens, 0 if all last ones succeeded.
 pub(crate) fn failures_in_a_row(identity: &str, failures: u32) -> Measurement {
-    gauge(name("entra_exchange_failures_in_a_row", [("identity", identity)]), failures.into())
+    gauge(name("entra_exchange_failures_in_a_row", &[("identity", identity)]), failures.into())
 }
 
 /// Sets the time at which the federated token that was read last was issued.
 pub(crate) fn federated_token_issued(identity: &str, unix_seconds: u64) -> Measurement {
-    gauge(name("entra_exchange_federated_token_issued_timestamp_seconds", [("identity", identity)]), unix_seconds)
+    gauge(name("entra_exchange_federated_token_issued_timestamp_seconds", &[("identity", identity)]), unix_seconds)
 }
 
 /// Sets the time at which the federated token that was read last expires.
 pub(crate) fn federated_token_expiry(identity: &str, unix_seconds: u64) -> Measurement {
-    gauge(name("entra_exchange_federated_token_expiry_timestamp_seconds", [("identity", identity)]), unix_seconds)
+    gauge(name("entra_exchange_federated_token_expiry_timestamp_seconds", &[("identity", identity)]), unix_seconds)
 }
 
 /// Sets the number of unlisted scopes that are kept for an identity.
 pub(crate) fn unlisted_scopes(identity: &str, scopes: usize) -> Measurement {
-    gauge(name("entra_exchange_unlisted_scopes", [("identity", identity)]), u64::try_from(scopes).unwrap_or(u64::MAX))
+    gauge(name("entra_exchange_unlisted_scopes", &[("identity", identity)]), u64::try_from(scopes).unwrap_or(u64::MAX))
 }
 
 /// Sets the maximum number of unlisted scopes that are kept for an identity.
@@ -140,17 +140,17 @@ pub(crate) fn unlisted_scopes_limit(scopes: usize) -> Measurement {
 
 /// Counts a scope that was exchanged for the first time in this process.
 pub(crate) fn new_scope(identity: &str) -> Measurement {
-    count(name("entra_exchange_new_scopes_total", [("identity", identity)]))
+    count(name("entra_exchange_new_scopes_total", &[("identity", identity)]))
 }
 
 /// Counts a 401 of an upstream to a token that the filter injected.
 pub fn rejected_by_upstream(identity: &str) -> Measurement {
-    count(name("entra_exchange_upstream_rejections_total", [("identity", identity)]))
+    count(name("entra_exchange_upstream_rejections_total", &[("identity", identity)]))
 }
 
 /// Sets whether an identity that counts for readiness was ready at the last check.
 pub(crate) fn ready(identity: &str, is_ready: bool) -> Measurement {
-    gauge(name("entra_exchange_ready", [("identity", identity)]), is_ready.into())
+    gauge(name("entra_exchange_ready", &[("identity", identity)]), is_ready.into())
 }
 
 /// Sets the hash of the configuration in use. Proxies with the same configuration have the same hash.
@@ -160,7 +160,7 @@ pub(crate) fn configuration_hash(hash: u64) -> Measurement {
 
 /// Sets the version and commit of the filter, as tags; the value is 1.
 pub(crate) fn build_info(version: &str, commit: &str) -> Measurement {
-    gauge(name("entra_exchange_build_info", [("version", version), ("commit", commit)]), 1)
+    gauge(name("entra_exchange_build_info", &[("version", version), ("commit", commit)]), 1)
 }
 
 fn gauge(name: String, value: u64) -> Measurement {
@@ -175,9 +175,15 @@ fn histogram(name: &str, value: u128) -> Measurement {
     Measurement { kind: Kind::Histogram, name: name.to_owned(), value: i64::try_from(value).unwrap_or(i64::MAX) }
 }
 
-fn name<'a>(base: &str, tags: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
-    let tags: String = tags.into_iter().map(|(tag, value)| format!("{tag}=.={value};.;")).collect();
-    tags + base
+fn name(base: &str, tags: &[(&str, &str)]) -> String {
+    let mut name = String::new();
+    for (tag, value) in tags {
+        for part in [tag, "=.=", value, ";.;"] {
+            name.push_str(part);
+        }
+    }
+    name.push_str(base);
+    name
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Fetch first, then replace: the entry marks the token as rejected, one worker fetches another, and everybody else is
 //! served the rejected token until the new one is there. Only the caller that rejected it never gets it again.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::freshness::Issued;
@@ -12,7 +13,6 @@ use super::{Answer, Broker, FORCED_PERIOD, GRACE, Need, QueueId, SharedData, Str
 use crate::entra::{Grant, TokenKey};
 use crate::event::Event;
 use crate::problem::{Code, Problem};
-use crate::request_log::shown_host;
 use crate::time::Timestamp;
 
 /// Which token a caller does not want any more.
@@ -37,36 +37,31 @@ pub struct Rejection {
 }
 
 /// Who rejects a token.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RejectedBy {
+#[derive(Clone, Copy)]
+pub enum RejectedBy<'a> {
     /// A managed-identity caller, or an attempt of a request that follows a rejected one.
     Caller,
-    /// The upstream, which answered 401 to a request for this host.
-    Upstream(Option<Vec<u8>>),
+    /// The upstream, which answered 401 to a request of this part of the configuration. (Envoy shows a filter no request
+    /// headers while the response passes, so the host is not known here.)
+    Upstream(&'a dyn fmt::Display),
 }
 
 impl Rejection {
-    /// What to log, when the token of `grant` is marked as rejected since now. `by` is called at most once, and only then.
-    pub fn event(&self, grant: &Grant, by: impl FnOnce() -> RejectedBy) -> Option<Event> {
+    /// What to log, when the token of `grant` is marked as rejected since now.
+    pub fn event(&self, grant: &Grant, by: RejectedBy<'_>) -> Option<Event> {
         if !self.marked {
             return None;
         }
-        let (event, by, host, status, detail) = match by() {
-            RejectedBy::Caller => (
-                Event::info("rejected"),
-                "caller",
-                None,
-                None,
-                "a caller rejected the cached token: another is fetched",
-            ),
-            RejectedBy::Upstream(host) => {
-                let detail = "the upstream answered 401 to a token: another is fetched";
-                (Event::warn("rejected"), "upstream", host.map(|host| shown_host(&host)), Some("401"), detail)
+        let about =
+            |event: Event, by| event.with("by", by).with("identity", grant.identity()).with("scope", grant.scope());
+        let event = match by {
+            RejectedBy::Caller => about(Event::info("rejected"), "caller"),
+            RejectedBy::Upstream(decided_by) => {
+                about(Event::warn("rejected"), "upstream").with("decided_by", decided_by).with("status", "401")
             }
         };
-        let event = event.with("by", by).with("identity", grant.identity()).with("scope", grant.scope());
-        let event = event.with_some("host", host).with_some("status", status);
-        Some(event.with("next_forced_in_ms", FORCED_PERIOD.as_millis()).with("detail", detail))
+        let event = event.with("next_forced_in_ms", FORCED_PERIOD.as_millis());
+        Some(event.with("detail", "the cached token was rejected: another one is fetched"))
     }
 }
 

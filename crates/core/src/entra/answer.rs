@@ -182,7 +182,7 @@ fn no_answer(status: u16, body: &[u8], cluster: &str, assertion: &Assertion) -> 
         format!("no response from cluster {cluster:?}: {}", quoted(status, body, assertion)),
         format!(
             "The exchange is retried automatically. If the problem persists, check in Envoy's /stats which counter of \
-             cluster.{cluster} grows: upstream_cx_connect_fail (closed port, firewall), ssl.fail_verify_error (the CA is not \
+             cluster.{cluster} grows: upstream_cx_connect_fail alone (closed port, firewall), ssl.fail_verify_error (the CA is not \
              in trusted_ca), ssl.fail_verify_san (the certificate is for another name). membership_total 0: DNS does not \
              resolve."
         ),
