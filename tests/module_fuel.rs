@@ -18,8 +18,11 @@ use wasm_host::{Module, Request};
 
 const REQUESTS: u64 = 100;
 
-/// The kinds of requests that are measured, by their names in the files.
-const REQUEST_KINDS: &[(&str, fn() -> Request)] = &[
+/// The name of a request in the files, and the request.
+type RequestKind = (&'static str, fn() -> Request);
+
+/// The requests that are measured.
+const REQUEST_KINDS: &[RequestKind] = &[
     ("cached_inject", || to_service(LISTED_HOST)),
     ("unlisted_host", || to_service(UNLISTED_HOST)),
     ("managed_identity_answer", || to_imds("https://vault.azure.net")),

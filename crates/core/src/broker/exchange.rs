@@ -190,7 +190,7 @@ impl Broker {
         let cluster = grant.clusters().get(call.way).cloned().unwrap_or_default();
         moment.commands.push(Command::CallEndpoint { grant, cluster, request: call.request.clone(), timeout });
         if let Some(slot) = self.slots.get_mut(&key) {
-            slot.exchange = Exchange::Calling { until, call };
+            slot.exchange = Exchange::Calling { until, call: Box::new(call) };
         }
     }
 

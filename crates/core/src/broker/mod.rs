@@ -447,7 +447,7 @@ impl Broker {
         let mut moment = Moment { now, shared, commands: Vec::new() };
         let Some(slot) = self.slots.get_mut(&key) else { return moment.commands };
         let call = match std::mem::replace(&mut slot.exchange, Exchange::Idle) {
-            Exchange::Calling { call, .. } => call,
+            Exchange::Calling { call, .. } => *call,
             other => {
                 slot.exchange = other;
                 return moment.commands;

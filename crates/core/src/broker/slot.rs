@@ -101,7 +101,7 @@ pub(super) enum Exchange {
     /// This worker asked for the assertion.
     Reading { until: Timestamp, attempt: Attempt },
     /// This worker called the token endpoint.
-    Calling { until: Timestamp, call: Call },
+    Calling { until: Timestamp, call: Box<Call> },
     /// This worker tries once more, then.
     Pausing { until: Timestamp, attempt: Attempt },
 }
