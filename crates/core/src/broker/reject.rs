@@ -116,7 +116,9 @@ impl Broker {
                 Verdict::TooSoon(at) if stale == Stale::Any && at <= token.issued_at() => rejected = None,
                 Verdict::TooSoon(at) => {
                     let problem = replaced_recently(at, now).about(grant.identity(), grant.scope());
-                    return (Answer::Failed(problem), Rejection::default());
+                    // A worker that took the token over just now is to be known as one that holds it.
+                    let wake = if slot.entered { Vec::new() } else { vec![queue] };
+                    return (Answer::Failed(problem), Rejection { marked: false, wake });
                 }
             }
         }
