@@ -4,7 +4,7 @@ use entra_exchange_abi::hostcalls::{self, LogLevel, MapType, Status};
 use entra_exchange_core::broker::{Build, QueueId, ReadinessStatus, SharedData, StreamId};
 use entra_exchange_core::decision::Effect;
 use entra_exchange_core::event::{Event, Level};
-use entra_exchange_core::http::{Reply, Request};
+use entra_exchange_core::http::{Reply, RequestAccess};
 use entra_exchange_core::policy::{NODE_ROUTE, OWN_HEADER, readiness_reply};
 use entra_exchange_core::problem::Code;
 use entra_exchange_core::request_log::response_code_details;
@@ -58,9 +58,9 @@ pub(crate) fn log(event: &Event) {
 }
 
 /// The request in effect, as Envoy has it.
-pub(crate) struct InEffect;
+pub(crate) struct CurrentRequest;
 
-impl Request for InEffect {
+impl RequestAccess for CurrentRequest {
     fn header(&self, name: &str) -> Option<Vec<u8>> {
         hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name).ok().flatten()
     }
@@ -76,12 +76,12 @@ fn set_header(name: &str, value: Option<&str>) {
 }
 
 /// Lets the request in effect go on as it came: on a retry, or after an internal redirect, without the token that it got before.
-pub(crate) fn as_it_came() {
-    if let Some(header) = InEffect.property(&[OWN_HEADER]).and_then(|name| String::from_utf8(name).ok())
+pub(crate) fn forward_unchanged() {
+    if let Some(header) = CurrentRequest.property(&[OWN_HEADER]).and_then(|name| String::from_utf8(name).ok())
         && !header.is_empty()
     {
         set_header(&header, None);
-        leave(OWN_HEADER, "");
+        set_filter_state(OWN_HEADER, "");
     }
 }
 
@@ -94,11 +94,11 @@ pub(crate) fn apply(effect: &Effect, code: Option<Code>) -> bool {
             true
         }
         Effect::Pass => {
-            as_it_came();
+            forward_unchanged();
             true
         }
         Effect::Refuse(problem) => {
-            send(&problem.reply_to(&InEffect), code);
+            send(&problem.reply_to(&CurrentRequest), code);
             false
         }
         Effect::Reply(reply) => {
@@ -110,7 +110,7 @@ pub(crate) fn apply(effect: &Effect, code: Option<Code>) -> bool {
 
 /// Sets a value that access logs show as `%FILTER_STATE(wasm.<name>:PLAIN)%`, and that the filter finds on the next attempt. Returns
 /// whether Envoy took it.
-pub(crate) fn leave(name: &str, value: &str) -> bool {
+pub(crate) fn set_filter_state(name: &str, value: &str) -> bool {
     hostcalls::set_property(name, value.as_bytes()).is_ok()
 }
 
@@ -140,13 +140,13 @@ pub(crate) fn send(reply: &Reply, code: Option<Code>) {
 
 /// Answers a request that asks whether the pod is ready.
 pub(crate) fn tell_readiness(status: &ReadinessStatus) {
-    send(&readiness_reply(status, &InEffect), status.outcome().err().map(|problem| problem.code));
+    send(&readiness_reply(status, &CurrentRequest), status.outcome().err().map(|problem| problem.code));
 }
 
 /// Marks the request in effect as one that may go on to the node's metadata service, and has Envoy select its route again: a route may
 /// match on the mark.
 pub(crate) fn lead_to_node() {
-    leave(NODE_ROUTE.0, NODE_ROUTE.1);
+    set_filter_state(NODE_ROUTE.0, NODE_ROUTE.1);
     let _ = hostcalls::call_foreign_function("clear_route_cache", &[]);
 }
 
@@ -157,7 +157,7 @@ pub(crate) fn is_gateway() -> bool {
 }
 
 /// Does something to a paused request from the root context `root`: what is set and sent belongs to the stream meanwhile.
-pub(crate) fn on_stream(stream: StreamId, root: u32, what: impl FnOnce()) {
+pub(crate) fn with_stream(stream: StreamId, root: u32, what: impl FnOnce()) {
     if hostcalls::set_effective_context(stream.0).is_ok() {
         what();
         let _ = hostcalls::set_effective_context(root);

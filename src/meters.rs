@@ -37,14 +37,14 @@ impl Meters {
             return;
         }
         let measurement = metrics::request(identity, outcome, code);
-        self.take(&measurement);
+        self.record(&measurement);
         if let Some(number) = self.number(&measurement) {
             known.push(RequestCounter { identity: identity.to_owned(), outcome, code, number });
         }
     }
 
     /// Takes a value.
-    pub(crate) fn take(&self, measurement: &Measurement) {
+    pub(crate) fn record(&self, measurement: &Measurement) {
         let Some(number) = self.number(measurement) else { return };
         let _ = match measurement.kind {
             Kind::Counter | Kind::Sum => hostcalls::increment_metric(number, measurement.value),

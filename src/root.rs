@@ -11,18 +11,18 @@ use std::time::Duration;
 use entra_exchange_abi::hostcalls::{self, BufferType, MapType, Status};
 use entra_exchange_abi::{Action, Plugin};
 use entra_exchange_core::assertion::Source;
-use entra_exchange_core::broker::{self, Broker, Build, Command, Connection, Issued, Predecessors, StreamId};
+use entra_exchange_core::broker::{self, Broker, Build, CachedToken, Command, Connection, Predecessors, StreamId};
 use entra_exchange_core::config::Config;
 use entra_exchange_core::configuration_status;
 use entra_exchange_core::decision;
 use entra_exchange_core::entra::TokenKey;
 use entra_exchange_core::event::Event;
-use entra_exchange_core::http::{CallFailure, CallResult, Response};
+use entra_exchange_core::http::{CallFailure, CallResponse, CallResult};
 use entra_exchange_core::policy::{self, OWN_HEADER, Policy};
 use entra_exchange_core::problem::Problem;
 use entra_exchange_core::time::Timestamp;
 
-use crate::envoy::{self, InEffect, Shared};
+use crate::envoy::{self, CurrentRequest, Shared};
 use crate::worker::Worker;
 
 /// What stands in for an answer that broke off, as Envoy answers itself when there was no connection.
@@ -33,7 +33,7 @@ pub(crate) struct Root {
     id: u32,
     configured: Option<Configured>,
     /// The calls under way, by Envoy's number for them.
-    calls: HashMap<u32, Call>,
+    calls: HashMap<u32, CallPurpose>,
 }
 
 /// What comes of a configuration.
@@ -45,7 +45,7 @@ struct Configured {
 
 /// What a call is for.
 #[derive(Clone)]
-enum Call {
+enum CallPurpose {
     Assertion(TokenKey),
     Endpoint(TokenKey),
     Check(Source),
@@ -53,39 +53,39 @@ enum Call {
 
 impl Root {
     /// Tells the broker something, and does what it says until it says nothing more.
-    fn tell(&mut self, what: impl FnOnce(&mut Broker, Timestamp) -> Vec<Command>) {
+    fn drive(&mut self, what: impl FnOnce(&mut Broker, Timestamp) -> Vec<Command>) {
         let Some(configured) = &self.configured else { return };
         let (worker, policy) = (Rc::clone(&configured.worker), Rc::clone(&configured.policy));
         let predecessors_due = configured.predecessors.next_due();
         let worker = &mut *worker.borrow_mut();
         let now = envoy::now();
-        let Some(at_work) = worker.at_work() else { return };
-        let mut commands = VecDeque::from(what(&mut at_work.broker, now));
+        let Some(state) = worker.state() else { return };
+        let mut commands = VecDeque::from(what(&mut state.broker, now));
         while let Some(command) = commands.pop_front() {
             commands.extend(self.carry_out(command, worker, now));
         }
-        self.look_at_connections(worker, &policy, now);
-        let next_due = worker.at_work().and_then(|at_work| at_work.broker.next_due());
-        let next_observation = worker.at_work().and_then(|at_work| at_work.broker.next_observation());
+        self.poll_connections(worker, &policy, now);
+        let next_due = worker.state().and_then(|state| state.broker.next_due());
+        let next_observation = worker.state().and_then(|state| state.broker.next_observation());
         set_tick(now, next_due.into_iter().chain(next_observation).chain(predecessors_due).min());
     }
 
     /// Does one thing; what is to be done about it comes back.
     fn carry_out(&mut self, command: Command, worker: &mut Worker, now: Timestamp) -> Vec<Command> {
         let (call, made) = match command {
-            Command::ReadAssertion(grant) => {
-                let call = Call::Assertion(grant.key());
-                (call.clone(), self.read(call, grant.assertion()))
+            Command::ReadAssertion(spec) => {
+                let call = CallPurpose::Assertion(spec.key());
+                (call.clone(), self.read(call, spec.assertion()))
             }
             Command::ReadForCheck(source) => {
-                let call = Call::Check(source.clone());
+                let call = CallPurpose::Check(source.clone());
                 (call.clone(), self.read(call, &source))
             }
             Command::Checked(stream, status) => {
-                envoy::on_stream(stream, self.id, || worker.tell_readiness(&status));
+                envoy::with_stream(stream, self.id, || worker.tell_readiness(&status));
                 return Vec::new();
             }
-            Command::CallEndpoint { grant, cluster, request, timeout } => {
+            Command::CallEndpoint { spec, cluster, request, timeout } => {
                 let headers = [
                     (":method", "POST"),
                     (":path", request.path.as_str()),
@@ -93,7 +93,7 @@ impl Root {
                     ("content-type", "application/x-www-form-urlencoded"),
                     ("accept", "application/json"),
                 ];
-                let (call, body) = (Call::Endpoint(grant.key()), Some(request.body.as_bytes()));
+                let (call, body) = (CallPurpose::Endpoint(spec.key()), Some(request.body.as_bytes()));
                 (call.clone(), self.call(call, &cluster, &headers, body, timeout))
             }
             Command::Wake(queue, key) => {
@@ -111,21 +111,27 @@ impl Root {
                 return Vec::new();
             }
             Command::Measure(measurement) => {
-                worker.meters.take(&measurement);
+                worker.meters.record(&measurement);
                 return Vec::new();
             }
         };
-        match (made, worker.at_work()) {
+        match (made, worker.state()) {
             // A call that cannot be made is reported at once.
-            (Err(failure), Some(at_work)) => report(&mut at_work.broker, call, Err(failure), now),
+            (Err(failure), Some(state)) => report(&mut state.broker, call, Err(failure), now),
             _ => Vec::new(),
         }
     }
 
     /// Finishes a paused request.
-    fn finish(&self, stream: StreamId, token: Result<&Arc<Issued>, &Problem>, worker: &mut Worker, now: Timestamp) {
+    fn finish(
+        &self,
+        stream: StreamId,
+        token: Result<&Arc<CachedToken>, &Problem>,
+        worker: &mut Worker,
+        now: Timestamp,
+    ) {
         if let Some(ending) = worker.finish(stream, token, now) {
-            envoy::on_stream(stream, self.id, || {
+            envoy::with_stream(stream, self.id, || {
                 if worker.end(stream, ending) {
                     let _ = hostcalls::resume_http_request();
                 }
@@ -134,16 +140,16 @@ impl Root {
     }
 
     /// Looks at the connections of the requests that wait for them, and decides about those that wait no more.
-    fn look_at_connections(&self, worker: &mut Worker, policy: &Policy, now: Timestamp) {
-        let Some(at_work) = worker.at_work() else { return };
+    fn poll_connections(&self, worker: &mut Worker, policy: &Policy, now: Timestamp) {
+        let Some(state) = worker.state() else { return };
         let is_established = |stream| {
             let mut is_established = false;
-            envoy::on_stream(stream, self.id, || is_established = policy::is_established(&InEffect));
+            envoy::with_stream(stream, self.id, || is_established = policy::is_established(&CurrentRequest));
             is_established
         };
-        for (stream, connection) in at_work.broker.connections(now, is_established) {
+        for (stream, connection) in state.broker.connections(now, is_established) {
             match connection {
-                Connection::Established => envoy::on_stream(stream, self.id, || {
+                Connection::Established => envoy::with_stream(stream, self.id, || {
                     if worker.connected(stream, policy) {
                         let _ = hostcalls::resume_http_request();
                     }
@@ -153,7 +159,7 @@ impl Root {
         }
     }
 
-    fn read(&mut self, call: Call, source: &Source) -> Result<(), CallFailure> {
+    fn read(&mut self, call: CallPurpose, source: &Source) -> Result<(), CallFailure> {
         let cluster = source.cluster();
         let headers = [(":method", "GET"), (":path", "/"), (":authority", cluster)];
         self.call(call, cluster, &headers, None, broker::READ_TIMEOUT)
@@ -161,7 +167,7 @@ impl Root {
 
     fn call(
         &mut self,
-        call: Call,
+        call: CallPurpose,
         cluster: &str,
         headers: &[(&str, &str)],
         body: Option<&[u8]>,
@@ -186,19 +192,19 @@ fn set_tick(now: Timestamp, due: Option<Timestamp>) {
 }
 
 /// Tells the broker what came of a call.
-fn report(broker: &mut Broker, call: Call, answer: CallResult, now: Timestamp) -> Vec<Command> {
+fn report(broker: &mut Broker, call: CallPurpose, answer: CallResult, now: Timestamp) -> Vec<Command> {
     match call {
-        Call::Assertion(key) => broker.assertion_arrived(key, answer, now, &Shared),
-        Call::Endpoint(key) => broker.endpoint_answered(key, answer, now, &Shared),
-        Call::Check(source) => broker.check_answered(&source, answer, now, &Shared),
+        CallPurpose::Assertion(key) => broker.assertion_arrived(key, answer, now, &Shared),
+        CallPurpose::Endpoint(key) => broker.endpoint_answered(key, answer, now, &Shared),
+        CallPurpose::Check(source) => broker.check_answered(&source, answer, now, &Shared),
     }
 }
 
 /// The answer to the call that is being reported. Without headers there is none: the connection broke, and Envoy has no map
 /// to look into.
-fn response(headers: usize, body_size: usize) -> Response {
+fn response(headers: usize, body_size: usize) -> CallResponse {
     if headers == 0 {
-        return Response {
+        return CallResponse {
             status: NO_ANSWER,
             retry_after: None,
             request_id: None,
@@ -208,7 +214,7 @@ fn response(headers: usize, body_size: usize) -> Response {
     }
     let header = |name: &str| hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, name).ok().flatten();
     let status = header(":status").and_then(|status| String::from_utf8(status).ok()?.parse().ok()).unwrap_or(NO_ANSWER);
-    Response {
+    CallResponse {
         status,
         retry_after: header("retry-after"),
         request_id: header("x-ms-request-id"),
@@ -254,7 +260,7 @@ impl Plugin for Root {
                 policy.configuration().announce(&Shared).iter().for_each(envoy::log);
                 let Build { version, commit } = envoy::BUILD;
                 for measurement in policy.configuration().measurements(version, commit) {
-                    worker.borrow().meters.take(&measurement);
+                    worker.borrow().meters.record(&measurement);
                 }
                 self.configured = Some(Configured { policy, worker, predecessors });
                 true
@@ -271,9 +277,9 @@ impl Plugin for Root {
         while let Ok(Some(message)) = hostcalls::dequeue_shared_queue(queue) {
             keys.extend(TokenKey::from_bytes(&message));
         }
-        self.tell(|broker, now| {
-            let mut commands: Vec<Command> = keys.into_iter().flat_map(|key| broker.look(key, now, &Shared)).collect();
-            commands.extend(broker.check(now));
+        self.drive(|broker, now| {
+            let mut commands: Vec<Command> = keys.into_iter().flat_map(|key| broker.poll(key, now, &Shared)).collect();
+            commands.extend(broker.start_probe(now));
             commands
         });
     }
@@ -292,11 +298,11 @@ impl Plugin for Root {
             && !configured.policy.warm().is_empty()
         {
             let mut worker = configured.worker.borrow_mut();
-            if worker.at_work().is_none() {
+            if worker.state().is_none() {
                 worker.begin().broker.keep_warm(configured.policy.warm(), envoy::now());
             }
         }
-        self.tell(|broker, now| {
+        self.drive(|broker, now| {
             let mut commands = broker.tick(now, &Shared);
             commands.extend(broker.observe(now, &Shared));
             commands
@@ -306,7 +312,7 @@ impl Plugin for Root {
     fn on_http_call_response(&mut self, number: u32, headers: usize, body_size: usize) {
         if let Some(call) = self.calls.remove(&number) {
             let answer = Ok(response(headers, body_size));
-            self.tell(|broker, now| report(broker, call, answer, now));
+            self.drive(|broker, now| report(broker, call, answer, now));
         }
     }
 

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use entra_exchange_core::config::Config;
 use entra_exchange_core::decision::Decision;
-use entra_exchange_core::http::Request;
+use entra_exchange_core::http::RequestAccess;
 use entra_exchange_core::policy::Policy;
 use serde_json::{Value, json};
 
@@ -28,7 +28,7 @@ struct Sent {
     path: String,
 }
 
-impl Request for Sent {
+impl RequestAccess for Sent {
     fn header(&self, name: &str) -> Option<Vec<u8>> {
         match name {
             ":authority" => Some(self.authority.clone().into_bytes()),

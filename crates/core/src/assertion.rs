@@ -284,7 +284,7 @@ fn invalid(detail: String, remedy: &str) -> Problem {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::http::{CallFailure, Response};
+    use crate::http::{CallFailure, CallResponse};
     use serde_json::json;
 
     pub(crate) const NOW: Timestamp = Timestamp::from_unix_seconds(1_795_334_000);
@@ -413,7 +413,7 @@ pub(crate) mod tests {
     #[test]
     fn a_failed_read_names_the_cluster() {
         let source = Source::File { cluster: "projected_token".into() };
-        let answer = Ok(Response {
+        let answer = Ok(CallResponse {
             status: 503,
             retry_after: None,
             request_id: None,

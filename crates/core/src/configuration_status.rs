@@ -69,14 +69,14 @@ impl ConfigurationStatus {
     pub fn new(config: &Config) -> Self {
         let mut tokens: Vec<ConfiguredToken> = Vec::new();
         for (identity, scope) in config.named_tokens() {
-            if let Ok(grant) = identity.grant(&scope)
-                && tokens.iter().all(|token| token.key != grant.key())
+            if let Ok(spec) = identity.spec(&scope)
+                && tokens.iter().all(|token| token.key != spec.key())
             {
-                tokens.push(ConfiguredToken { key: grant.key(), identity: identity.name.clone(), scope });
+                tokens.push(ConfiguredToken { key: spec.key(), identity: identity.name.clone(), scope });
             }
         }
         // A destination with several scopes has several entries in the list, all with the same index.
-        let destinations = config.destinations.iter().map(|destination| destination.place.saturating_add(1)).max();
+        let destinations = config.destinations.iter().map(|destination| destination.index.saturating_add(1)).max();
         Self {
             fingerprint: config.fingerprint,
             identities: config.identities.len(),

@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::azure::HeaderForm;
-use crate::broker::{Issued, Need, Readiness, Stale};
-use crate::entra::Grant;
-use crate::http::{Reply, Request};
+use crate::broker::{CachedToken, Need, Readiness, Stale};
+use crate::entra::TokenSpec;
+use crate::http::{Reply, RequestAccess};
 use crate::managed_identity::caller::Caller;
 use crate::metrics::Outcome;
 use crate::problem::{Code, Problem};
@@ -28,9 +28,9 @@ pub enum Decision {
     Refuse(Refusal),
     /// Decide again when the upstream connection is established, because only then is its transport known. If it is
     /// established in time and uses TLS, the request continues as with [`Self::Exchange`].
-    AwaitConnection(Arc<Grant>, Delivery),
+    AwaitConnection(Arc<TokenSpec>, Delivery),
     /// Get a token for this token spec, then deliver it.
-    Exchange(Arc<Grant>, Delivery),
+    Exchange(Arc<TokenSpec>, Delivery),
     /// Forward the request unchanged, and report how it would have been handled.
     Report(Report),
     /// Like [`Self::Report`], for a token request to IMDS: mark it with [`NODE_ROUTE`](crate::policy::NODE_ROUTE), and have
@@ -50,11 +50,11 @@ impl Decision {
     /// The shell calls this if Envoy does not let it declare filter state that survives an internal redirect: without that
     /// state, an injected token could follow a redirect to any cluster.
     #[must_use]
-    pub fn without_state(self, request: &dyn Request) -> Self {
+    pub fn without_state(self, request: &dyn RequestAccess) -> Self {
         match self {
-            Self::Exchange(grant, Delivery::Inject(injection))
-            | Self::AwaitConnection(grant, Delivery::Inject(injection)) => {
-                let problem = state_unavailable().about(grant.identity(), grant.scope());
+            Self::Exchange(spec, Delivery::Inject(injection))
+            | Self::AwaitConnection(spec, Delivery::Inject(injection)) => {
+                let problem = state_unavailable().about(spec.identity(), spec.scope());
                 let reply = problem.reply_to(request);
                 Self::Refuse(Refusal { problem, decided_by: injection.decided_by, reply })
             }
@@ -126,7 +126,7 @@ pub struct Report {
     pub identity: Option<Arc<str>>,
     /// The spec of the token that the request would get. The token is fetched, to show whether the exchange succeeds. `None`
     /// if the request would be rejected before a token is selected.
-    pub grant: Option<Arc<Grant>>,
+    pub spec: Option<Arc<TokenSpec>>,
     /// The code with which the request would be rejected, as far as that is known without waiting.
     pub would_refuse: Option<Code>,
 }
@@ -134,14 +134,14 @@ pub struct Report {
 impl Report {
     /// The report of a request that would be rejected before a token is selected.
     pub(crate) fn refused(problem: &Problem) -> Self {
-        Self { identity: problem.identity(), grant: None, would_refuse: Some(problem.code) }
+        Self { identity: problem.identity(), spec: None, would_refuse: Some(problem.code) }
     }
 
     /// The report in one line, for tests.
     #[cfg(test)]
     pub(crate) fn in_words(&self) -> String {
         let identity = self.identity.as_deref().unwrap_or("unknown");
-        let scope = self.grant.as_ref().map_or("no token", |grant| grant.scope());
+        let scope = self.spec.as_ref().map_or("no token", |spec| spec.scope());
         let enforced = self.would_refuse.map_or("forwarded", Code::as_str);
         format!("report {identity} {scope}, enforced: {enforced}")
     }
@@ -221,13 +221,13 @@ impl Delivery {
 
     /// Returns the effect on the request and its outcome for metrics and logs, given the token or the problem that none is
     /// available.
-    pub fn deliver(&self, outcome: Result<&Issued, &Problem>, now: Timestamp) -> (Effect, Outcome) {
+    pub fn deliver(&self, outcome: Result<&CachedToken, &Problem>, now: Timestamp) -> (Effect, Outcome) {
         match (self, outcome) {
-            (Self::Inject(injection), Ok(issued)) => (injection.authorize(issued), Outcome::Injected),
+            (Self::Inject(injection), Ok(cached)) => (injection.authorize(cached), Outcome::Injected),
             (Self::Inject(injection), Err(_)) if injection.pass_on_failure => (Effect::Pass, Outcome::Passed),
             (Self::Inject(_), Err(problem)) => (Effect::Refuse(problem.clone()), Outcome::Failed),
-            (Self::ManagedIdentity(caller), Ok(issued)) => {
-                (Effect::Reply(caller.token_reply(issued, now)), Outcome::Answered)
+            (Self::ManagedIdentity(caller), Ok(cached)) => {
+                (Effect::Reply(caller.token_reply(cached, now)), Outcome::Answered)
             }
             (Self::ManagedIdentity(caller), Err(problem)) => {
                 (Effect::Reply(caller.problem_reply(problem)), Outcome::Failed)
@@ -248,8 +248,8 @@ impl Effect {
 }
 
 impl Injection {
-    fn authorize(&self, issued: &Issued) -> Effect {
-        let token = issued.token();
+    fn authorize(&self, cached: &CachedToken) -> Effect {
+        let token = cached.token();
         let value =
             form_in(&self.header, self.form).map_or_else(|| token.expose().to_owned(), |form| form.value(token));
         Effect::Authorize { header: Arc::clone(&self.header), value, without: self.in_place_of.clone() }
@@ -266,9 +266,9 @@ pub(crate) fn form_in(header: &str, form: HeaderForm) -> Option<HeaderForm> {
 mod tests {
     use super::*;
 
-    fn issued() -> Issued {
+    fn cached() -> CachedToken {
         let token = crate::entra::AccessToken::parse("abc").unwrap();
-        Issued::new(token, Timestamp::default(), std::time::Duration::from_secs(60), None, 0)
+        CachedToken::new(token, Timestamp::default(), std::time::Duration::from_secs(60), None, 0)
     }
 
     fn inject(header: &str, pass_on_failure: bool) -> Delivery {
@@ -290,7 +290,7 @@ mod tests {
                 value: value.to_owned(),
                 without: vec!["api-key".to_owned()],
             };
-            let delivered = inject(header, false).deliver(Ok(&issued()), Timestamp::default());
+            let delivered = inject(header, false).deliver(Ok(&cached()), Timestamp::default());
             assert!(delivered == (effect, Outcome::Injected), "{header}");
         }
     }

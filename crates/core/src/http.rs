@@ -3,7 +3,7 @@
 //! Header values are bytes: HTTP does not require them to be UTF-8 (RFC 9110, section 5.5).
 
 /// Read access to a request. Each read may be a call into the proxy, so read only what a decision needs.
-pub trait Request {
+pub trait RequestAccess {
     /// Returns the first value of a header. Pseudo-headers have their HTTP/2 names (`:authority`, `:path`, `:method`).
     fn header(&self, name: &str) -> Option<Vec<u8>>;
 
@@ -43,7 +43,7 @@ impl Reply {
 
 /// The response to a call that the shell made for the broker. `Debug` shows the status only: the body may hold a token.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Response {
+pub struct CallResponse {
     /// HTTP status. Envoy generates 503 when it cannot connect and 504 when the call times out.
     pub status: u16,
     /// The unparsed value of `Retry-After`.
@@ -56,7 +56,7 @@ pub struct Response {
     pub is_envoys_own: bool,
 }
 
-impl std::fmt::Debug for Response {
+impl std::fmt::Debug for CallResponse {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Response").field("status", &self.status).finish_non_exhaustive()
     }
@@ -72,12 +72,12 @@ pub enum CallFailure {
 }
 
 /// The result of a call that the shell made for the broker.
-pub type CallResult = Result<Response, CallFailure>;
+pub type CallResult = Result<CallResponse, CallFailure>;
 
 /// A request for tests.
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::Request;
+    use super::RequestAccess;
     use std::cell::RefCell;
     use std::collections::HashMap;
 
@@ -110,7 +110,7 @@ pub(crate) mod tests {
 
     #[test]
     fn debug_shows_a_responses_status_and_neither_body_nor_headers() {
-        let response = super::Response {
+        let response = super::CallResponse {
             status: 200,
             retry_after: Some(b"soon".to_vec()),
             request_id: None,
@@ -121,7 +121,7 @@ pub(crate) mod tests {
         assert_eq!(format!("{:?}", super::CallResult::Ok(response)), "Ok(Response { status: 200, .. })");
     }
 
-    impl Request for Sent {
+    impl RequestAccess for Sent {
         fn header(&self, name: &str) -> Option<Vec<u8>> {
             self.reads.borrow_mut().push(name.to_owned());
             self.headers.get(name).cloned()

@@ -25,6 +25,6 @@ pub mod metrics;
 mod override_headers;
 mod path;
 pub mod request_log;
-mod spelling;
+mod suggest;
 pub mod time;
 pub mod untrusted;

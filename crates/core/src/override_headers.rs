@@ -1,7 +1,7 @@
 //! Headers from which servers and their frameworks take another method or path than the request line's. What was decided about
 //! the request line does not hold for such a server. `docs/destinations.md` says why these, and why not others.
 
-use crate::http::Request;
+use crate::http::RequestAccess;
 
 /// Each header by every name that a server may know it by: servers that hand headers over as variables (CGI, WSGI, Rack) do not
 /// distinguish hyphens and underscores.
@@ -33,7 +33,7 @@ const NAMES: [&str; 24] = [
 ];
 
 /// The name of one that the request has.
-pub(crate) fn in_request(request: &dyn Request) -> Option<&'static str> {
+pub(crate) fn in_request(request: &dyn RequestAccess) -> Option<&'static str> {
     NAMES.into_iter().find(|name| request.header(name).is_some())
 }
 

@@ -8,9 +8,9 @@ use crate::configuration_status::ConfigurationStatus;
 use crate::decision::Decision;
 use crate::destination::Destinations;
 pub use crate::destination::{OWN_HEADER, is_established};
-use crate::entra::Grant;
+use crate::entra::TokenSpec;
 use crate::host::{Authority, Host};
-use crate::http::Request;
+use crate::http::RequestAccess;
 use crate::managed_identity::Endpoint;
 use crate::managed_identity::guard::{Connection, must_be_get};
 pub use crate::managed_identity::readiness_reply;
@@ -48,7 +48,7 @@ impl Policy {
     }
 
     /// The tokens to fetch in advance and keep fresh, even without requests that use them.
-    pub fn warm(&self) -> &[Arc<Grant>] {
+    pub fn warm(&self) -> &[Arc<TokenSpec>] {
         self.destinations.warm()
     }
 
@@ -56,7 +56,7 @@ impl Policy {
     ///
     /// A request that needs no token costs one read, of its authority. If the IMDS endpoint is enabled, the address that the
     /// client connected to is read as well.
-    pub fn decide(&self, request: &dyn Request) -> Decision {
+    pub fn decide(&self, request: &dyn RequestAccess) -> Decision {
         let authority = request.header(":authority").unwrap_or_default();
         let connection = Connection::of(request);
         let parsed = Authority::parse(&authority);
@@ -83,7 +83,7 @@ impl Policy {
 
 impl Status {
     /// Decides about a request for the status page. Returns `None` if the host or path is not that of the status page.
-    fn decide(&self, host: &Host<'_>, request: &dyn Request, connection: &Connection<'_>) -> Option<Decision> {
+    fn decide(&self, host: &Host<'_>, request: &dyn RequestAccess, connection: &Connection<'_>) -> Option<Decision> {
         if self.hosts.iter().all(|own| *own != host.name) {
             return None;
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::http::{CallFailure, Reply, Request};
+use crate::http::{CallFailure, Reply, RequestAccess};
 use crate::untrusted::{Guid, OAuthError};
 
 /// One row for each code: its name in Rust, its stable string, its HTTP status for a request to a destination, its title.
@@ -49,13 +49,13 @@ codes! {
     /// Rules depend on the request's path, and servers may interpret the path in different ways.
     AmbiguousPath = "ambiguous_path", 400, "The path is ambiguous";
     /// The request is a CONNECT to a destination: the token would go to the proxy that opens the tunnel.
-    TunnelAsked = "tunnel_asked", 403, "CONNECT requests get no token";
+    ConnectNotSupported = "tunnel_asked", 403, "CONNECT requests get no token";
     /// No identity lists the caller in its `principals`.
     PrincipalNotListed = "principal_not_listed", 403, "The caller is not allowed to use an identity";
     /// The upstream connection to the destination does not use TLS.
     ConnectionNotTls = "connection_not_tls", 403, "The upstream connection does not use TLS";
     /// The destination requires TLS, and its `tls_clusters` is not set.
-    WayNotStated = "way_not_stated", 403, "The destination has no tls_clusters";
+    TlsClustersMissing = "way_not_stated", 403, "The destination has no tls_clusters";
     /// The request was routed to a cluster that is not in the destination's `tls_clusters`.
     ClusterNotListed = "cluster_not_listed", 403, "The upstream cluster is not listed in tls_clusters";
     /// The request already carries a credential, and the destination's `existing_credential` is `refuse`.
@@ -89,7 +89,7 @@ codes! {
     /// This path of the metadata service is neither served by the filter nor forwarded to the node.
     PathRefused = "path_refused", 403, "The path is not allowed";
     /// An environment variable that the configuration refers to is missing or not valid.
-    VariableMissing = "variable_missing", 503, "An environment variable is missing or not valid";
+    EnvVarMissing = "variable_missing", 503, "An environment variable is missing or not valid";
     /// Envoy has no such cluster, or the cluster has no endpoint.
     ClusterMissing = "cluster_missing", 503, "The cluster does not exist or has no endpoint";
     /// The federated token could not be read.
@@ -113,7 +113,7 @@ codes! {
     /// A caller rejected a token that had just been fetched to replace a rejected one.
     TokenReplacedRecently = "token_replaced_recently", 503, "The token was replaced only recently";
     /// No token or connection was available within the time that a request may wait.
-    WaitedTooLong = "waited_too_long", 504, "The wait for a token timed out";
+    TokenWaitTimeout = "waited_too_long", 504, "The wait for a token timed out";
     /// The request is a TRACE: the response would contain the token.
     TraceNotSupported = "trace_not_supported", 403, "TRACE requests get no token";
     /// Rules depend on the method or path, and a header of the request overrides one of them.
@@ -267,7 +267,7 @@ impl Problem {
 
     /// The reply to a request to a destination, in the form for its client: plain text for a gRPC client, else
     /// [`Self::to_reply`]. Envoy puts the whole body of a local reply into `grpc-message`.
-    pub fn reply_to(&self, request: &dyn Request) -> Reply {
+    pub fn reply_to(&self, request: &dyn RequestAccess) -> Reply {
         if !request.header("content-type").is_some_and(|value| value.starts_with(b"application/grpc")) {
             return self.to_reply();
         }
@@ -327,7 +327,7 @@ mod tests {
 
     #[test]
     fn unknown_members_are_omitted() {
-        let reply = Problem::new(Code::WayNotStated, "d", "r").to_reply();
+        let reply = Problem::new(Code::TlsClustersMissing, "d", "r").to_reply();
         assert_eq!(reply.status, 403);
         let body = String::from_utf8(reply.body).unwrap();
         assert!(!body.contains("null") && !body.contains("identity"), "{body}");
@@ -338,7 +338,7 @@ mod tests {
     fn a_grpc_client_gets_one_line_of_plain_text() {
         use crate::http::tests::Sent;
         let problem =
-            Problem::new(Code::WayNotStated, "it says\nnothing", "Say it.").retry_after(Duration::from_secs(1));
+            Problem::new(Code::TlsClustersMissing, "it says\nnothing", "Say it.").retry_after(Duration::from_secs(1));
         let grpc = |kind: &str| problem.reply_to(&Sent::get("a", "/").header("content-type", kind.as_bytes()));
         for kind in ["application/grpc", "application/grpc+proto", "application/grpc-web"] {
             let reply = grpc(kind);
@@ -374,7 +374,7 @@ mod tests {
 
     #[test]
     fn a_code_is_serialized_as_its_stable_string() {
-        let code = Code::VariableMissing;
+        let code = Code::EnvVarMissing;
         assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
     }
 }

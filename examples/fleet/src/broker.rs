@@ -7,8 +7,10 @@ use std::sync::{Arc, LazyLock};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use entra_exchange_core::assertion::Source;
-use entra_exchange_core::broker::{Answer, Broker, Command, Limits, Need, QueueId, SharedData, StreamId, WorkerId};
-use entra_exchange_core::entra::{Authority, Grant, GrantParts};
+use entra_exchange_core::broker::{
+    Broker, Command, Limits, Need, QueueId, SharedData, StreamId, TokenLookup, WorkerId,
+};
+use entra_exchange_core::entra::{Authority, TokenSpec, TokenSpecParts};
 use entra_exchange_core::http::Response;
 use entra_exchange_core::time::Timestamp;
 use serde_json::json;
@@ -18,8 +20,8 @@ use crate::{DAY, Day, LIFETIME, OUTAGE};
 /// The start of the day in Unix seconds.
 const MIDNIGHT: u64 = 1_795_305_600;
 
-static GRANT: LazyLock<Arc<Grant>> = LazyLock::new(|| {
-    Arc::new(Grant::new(&GrantParts {
+static GRANT: LazyLock<Arc<TokenSpec>> = LazyLock::new(|| {
+    Arc::new(TokenSpec::new(&TokenSpecParts {
         identity: "fleet",
         authority: &Authority::public(),
         tenant_id: "11111111-1111-4111-8111-111111111111",
@@ -68,9 +70,9 @@ pub(crate) fn day(proxy: u64, day: &mut Day) {
     while second < DAY {
         let now = Timestamp::from_unix_seconds(MIDNIGHT + second);
         let (answer, _) = broker.get(&GRANT, Need::Usable, StreamId(0), now, &shared);
-        let mut commands = broker.look(key, now, &shared);
+        let mut commands = broker.poll(key, now, &shared);
         commands.extend(broker.tick(now, &shared));
-        let mut served = matches!(answer, Answer::Ready(_));
+        let mut served = matches!(answer, TokenLookup::Ready(_));
         while let Some(command) = commands.pop() {
             commands.extend(match command {
                 Command::ReadAssertion(_) => broker.assertion_arrived(key, Ok(response(200, &ASSERTION)), now, &shared),

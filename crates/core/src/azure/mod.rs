@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::LazyLock;
 
 use crate::entra::{AccessToken, Cloud};
-use crate::spelling::nearest;
+use crate::suggest::nearest;
 
 const TABLE: &str = include_str!(concat!(env!("OUT_DIR"), "/azure-services.tsv"));
 
@@ -57,8 +57,8 @@ pub enum HeaderForm {
 }
 
 impl HeaderForm {
-    fn parse(word: &str) -> Option<Self> {
-        match word {
+    fn parse(id: &str) -> Option<Self> {
+        match id {
             "bearer" => Some(Self::Bearer),
             "cosmos_db" => Some(Self::CosmosDb),
             _ => None,
@@ -121,7 +121,7 @@ impl CredentialPlaces {
 /// A service in one cloud.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Service {
-    word: &'static str,
+    id: &'static str,
     /// The rule for resource names; `None` if the service has the same host for all customers.
     names: Option<NameRule>,
     header: HeaderForm,
@@ -181,8 +181,8 @@ impl fmt::Display for AzureMistake {
             Self::UnknownService(Some(near)) => {
                 write!(formatter, "is not a known service: did you mean {near:?}?")
             }
-            Self::SeveralServices(words) => {
-                write!(formatter, "is not a known service: did you mean {}?", words.join(" or "))
+            Self::SeveralServices(ids) => {
+                write!(formatter, "is not a known service: did you mean {}?", ids.join(" or "))
             }
             Self::UnknownService(None) => formatter.write_str("is not a known service: use hosts and scope instead"),
             Self::NotByHeader(why, remedy) => write!(formatter, "cannot be a destination, because {why}: {remedy}"),
@@ -211,18 +211,18 @@ impl Service {
     ///
     /// # Errors
     /// If the table has no row for it.
-    pub fn find(word: &str, cloud: Option<Cloud>) -> Result<Self, AzureMistake> {
-        if let Some((_, why, remedy)) = NOT_BY_HEADER.iter().find(|(other, ..)| *other == word) {
+    pub fn find(id: &str, cloud: Option<Cloud>) -> Result<Self, AzureMistake> {
+        if let Some((_, why, remedy)) = NOT_BY_HEADER.iter().find(|(other, ..)| *other == id) {
             return Err(AzureMistake::NotByHeader(why, remedy));
         }
         let mut known = false;
-        for (place, service) in ROWS.iter().filter(|(_, service)| service.word == word) {
+        for (place, service) in ROWS.iter().filter(|(_, service)| service.id == id) {
             if Some(*place) == cloud {
                 return Ok(*service);
             }
             known = true;
         }
-        Err(if known { AzureMistake::NotInCloud(cloud) } else { unknown(word) })
+        Err(if known { AzureMistake::NotInCloud(cloud) } else { unknown(id) })
     }
 
     /// Whether the service has a host for each resource, so that the configuration must name resources.
@@ -299,16 +299,13 @@ impl Service {
 }
 
 /// The mistake that no row has this service id, with suggestions.
-fn unknown(word: &str) -> AzureMistake {
-    let mut words: Vec<&'static str> = ROWS.iter().map(|(_, service)| service.word).collect();
-    words.dedup();
-    let word = word.to_ascii_lowercase();
-    let ending: Vec<&'static str> = words
-        .iter()
-        .copied()
-        .filter(|other| other.strip_suffix(&*word).is_some_and(|rest| rest.ends_with('_')))
-        .collect();
-    match nearest(&word, &words) {
+fn unknown(id: &str) -> AzureMistake {
+    let mut ids: Vec<&'static str> = ROWS.iter().map(|(_, service)| service.id).collect();
+    ids.dedup();
+    let id = id.to_ascii_lowercase();
+    let ending: Vec<&'static str> =
+        ids.iter().copied().filter(|other| other.strip_suffix(&*id).is_some_and(|rest| rest.ends_with('_'))).collect();
+    match nearest(&id, &ids) {
         Some(near) => AzureMistake::UnknownService(Some(near)),
         None if ending.is_empty() => AzureMistake::UnknownService(None),
         None => AzureMistake::SeveralServices(ending),
@@ -333,7 +330,7 @@ const DATAVERSE: &str = ".dynamics.com";
 
 /// Whether a host, in lower case, has an OData API.
 pub(crate) fn speaks_odata(host: &str) -> bool {
-    let rows = ROWS.iter().filter(|(_, service)| ODATA.contains(&service.word));
+    let rows = ROWS.iter().filter(|(_, service)| ODATA.contains(&service.id));
     host.ends_with(DATAVERSE) || rows.flat_map(|(_, service)| service.patterns()).any(|it| labels_match(it, host))
 }
 
@@ -362,15 +359,15 @@ fn read_rows() -> Vec<(Cloud, Service)> {
     for line in TABLE.lines() {
         let fields: Vec<&'static str> = line.split('\t').collect();
         match (fields.as_slice(), service) {
-            (["", cloud, hosts, scope], Some((word, names, header, credentials))) => {
-                let cloud = Cloud::ALL.into_iter().find(|known| known.word() == *cloud);
+            (["", cloud, hosts, scope], Some((id, names, header, credentials))) => {
+                let cloud = Cloud::ALL.into_iter().find(|known| known.as_str() == *cloud);
                 let scope = Some(*scope).filter(|scope| *scope != "-");
-                let service = Service { word, names, header, credentials, hosts, scope };
+                let service = Service { id, names, header, credentials, hosts, scope };
                 rows.extend(cloud.map(|cloud| (cloud, service)));
             }
-            ([word, names, header, credentials], _) => {
+            ([id, names, header, credentials], _) => {
                 let credentials = CredentialPlaces::parse(credentials);
-                service = HeaderForm::parse(header).map(|header| (*word, NameRule::parse(names), header, credentials));
+                service = HeaderForm::parse(header).map(|header| (*id, NameRule::parse(names), header, credentials));
             }
             _ => {}
         }
@@ -384,8 +381,8 @@ impl NameRule {
 
     /// Parses the field of a row, such as `3-24 hyphens letter_first`.
     fn parse(text: &str) -> Option<Self> {
-        let mut words = text.split(' ');
-        let (shortest, longest) = words.next()?.split_once('-')?;
+        let mut ids = text.split(' ');
+        let (shortest, longest) = ids.next()?.split_once('-')?;
         let mut rule = Self {
             shortest: shortest.parse().ok()?,
             longest: longest.parse().ok()?,
@@ -393,8 +390,8 @@ impl NameRule {
             single_hyphens: false,
             letter_first: false,
         };
-        for word in words {
-            match word {
+        for id in ids {
+            match id {
                 "hyphens" => rule.hyphens = true,
                 "single_hyphens" => rule.single_hyphens = true,
                 "letter_first" => rule.letter_first = true,

@@ -22,12 +22,12 @@ fn endpoints(service: &Service) -> Vec<Endpoint> {
     }
 }
 
-fn find(word: &str, cloud: Cloud) -> Service {
-    Service::find(word, Some(cloud)).unwrap_or_else(|mistake| panic!("{word:?} {mistake}"))
+fn find(id: &str, cloud: Cloud) -> Service {
+    Service::find(id, Some(cloud)).unwrap_or_else(|mistake| panic!("{id:?} {mistake}"))
 }
 
-fn describe(word: &str, cloud: Cloud, name: &str) -> String {
-    match Service::find(word, Some(cloud)).and_then(|service| service.endpoint(name)) {
+fn describe(id: &str, cloud: Cloud, name: &str) -> String {
+    match Service::find(id, Some(cloud)).and_then(|service| service.endpoint(name)) {
         Ok(Endpoint { host, scope }) => format!("{host} {}", scope.unwrap_or_default()),
         Err(mistake) => mistake.to_string(),
     }
@@ -41,17 +41,17 @@ fn every_line_of_the_table_is_well_formed_and_names_its_source_page() {
     assert!(pages.values().all(|page| publishers.iter().any(|publisher| page.starts_with(publisher))));
 
     let mut used: BTreeSet<&str> = BTreeSet::new();
-    let (mut words, mut lines) = (BTreeSet::new(), 0);
+    let (mut ids, mut lines) = (BTreeSet::new(), 0);
     for line in WHOLE.lines().filter(|line| !line.is_empty() && !line.starts_with(['#', '@'])) {
         match line.split('\t').collect::<Vec<_>>().as_slice() {
             ["", cloud, hosts, scope] => {
-                assert!(Cloud::ALL.iter().any(|known| known.word() == *cloud), "{line}");
+                assert!(Cloud::ALL.iter().any(|known| known.as_str() == *cloud), "{line}");
                 assert!(!hosts.is_empty() && (scope.ends_with("/.default") || *scope == "-"), "{line}");
                 lines += 1;
             }
-            [word, names, header, credentials, from] => {
-                assert!(word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{line}");
-                assert!(words.insert(*word), "duplicate entry {word}");
+            [id, names, header, credentials, from] => {
+                assert!(id.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{line}");
+                assert!(ids.insert(*id), "duplicate entry {id}");
                 assert!(*names == "-" || NameRule::parse(names).is_some(), "{line}");
                 assert!(HeaderForm::parse(header).is_some(), "{line}");
                 let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
@@ -64,16 +64,16 @@ fn every_line_of_the_table_is_well_formed_and_names_its_source_page() {
     }
     assert_eq!(used, pages.keys().copied().collect(), "every page is used, and every used page is defined");
     assert_eq!(ROWS.len(), lines);
-    assert!(words.iter().all(|word| NOT_BY_HEADER.iter().all(|(other, ..)| other != word)));
+    assert!(ids.iter().all(|id| NOT_BY_HEADER.iter().all(|(other, ..)| other != id)));
 }
 
 #[test]
 fn every_row_has_valid_hosts_and_a_valid_scope_and_is_unique() {
     let mut found = BTreeSet::new();
     for (cloud, service) in ROWS.iter().copied() {
-        let word = service.word;
-        assert!(found.insert((word, cloud.word())), "duplicate entry {word} in {cloud}");
-        assert_eq!(find(word, cloud), service);
+        let id = service.id;
+        assert!(found.insert((id, cloud.as_str())), "duplicate entry {id} in {cloud}");
+        assert_eq!(find(id, cloud), service);
         for pattern in service.patterns() {
             assert_eq!(pattern.starts_with("{name}."), service.takes_names(), "{pattern}");
             assert!(!pattern.replacen("{name}.", "", 1).replacen("{region}.", "", 1).contains(['{', '}', '*', ':']));
@@ -81,7 +81,7 @@ fn every_row_has_valid_hosts_and_a_valid_scope_and_is_unique() {
         for Endpoint { host, scope } in endpoints(&service) {
             let parsed = Host::parse(host.as_bytes()).unwrap();
             assert!(parsed.name == host && parsed.port.is_none() && host.matches('.').count() >= 2, "{host}");
-            assert_eq!(scope.is_some(), service.has_scope(), "{word}");
+            assert_eq!(scope.is_some(), service.has_scope(), "{id}");
             let Some(scope) = scope else { continue };
             let resource = scope.strip_suffix("/.default").unwrap();
             let plain = !resource.contains(['{', '}', ' ']) && !resource.ends_with("/.default");
@@ -118,7 +118,7 @@ fn no_row_accepts_a_name_that_leads_to_another_host() {
                 String::new(),
                 "x".repeat(64),
             ] {
-                assert!(service.endpoint(&other).is_err(), "{} in {cloud} accepts {other:?}", service.word);
+                assert!(service.endpoint(&other).is_err(), "{} in {cloud} accepts {other:?}", service.id);
             }
             // A host matches exactly one pattern of its row.
             if service.takes_names() {
@@ -133,7 +133,7 @@ fn no_row_accepts_a_name_that_leads_to_another_host() {
 #[test]
 fn a_resource_name_gives_the_host_in_the_cloud_of_the_authority() {
     use Cloud::{China, Public, UsGovernment};
-    for (word, cloud, name, expected) in [
+    for (id, cloud, name, expected) in [
         ("key_vault", Public, "payments-kv", "payments-kv.vault.azure.net https://vault.azure.net/.default"),
         ("key_vault", Public, "Payments-KV", "payments-kv.vault.azure.net https://vault.azure.net/.default"),
         (
@@ -192,7 +192,7 @@ fn a_resource_name_gives_the_host_in_the_cloud_of_the_authority() {
             "adb-1234567890123456.7.azuredatabricks.net 2ff814a6-3304-4ab8-85cb-cd0e6f879c1d/.default",
         ),
     ] {
-        assert_eq!(describe(word, cloud, name), expected);
+        assert_eq!(describe(id, cloud, name), expected);
     }
     let graph = find("microsoft_graph", UsGovernment).endpoints().unwrap();
     assert_eq!(
@@ -204,7 +204,7 @@ fn a_resource_name_gives_the_host_in_the_cloud_of_the_authority() {
 #[test]
 fn a_mistake_names_the_remedy() {
     use Cloud::{China, Public};
-    for (word, cloud, name, expected) in [
+    for (id, cloud, name, expected) in [
         ("key_valt", Public, "kv1", "is not a known service: did you mean \"key_vault\"?"),
         ("KEY_VAULT", Public, "kv1", "is not a known service: did you mean \"key_vault\"?"),
         (
@@ -260,7 +260,7 @@ fn a_mistake_names_the_remedy() {
         ("blob_storage", Public, "payments-data", "is not a valid resource name: expected 3 to 24 letters and digits"),
         ("microsoft_graph", Public, "x", "has the same host for all customers, graph.microsoft.com: remove names"),
     ] {
-        assert_eq!(describe(word, cloud, name), expected);
+        assert_eq!(describe(id, cloud, name), expected);
     }
     assert_eq!(Service::find("key_vault", None).unwrap_err(), AzureMistake::NotInCloud(None));
     assert_eq!(
@@ -271,8 +271,8 @@ fn a_mistake_names_the_remedy() {
 
 #[test]
 fn a_service_that_does_not_accept_a_token_in_a_header_is_rejected_with_reason_and_remedy() {
-    for (word, why, remedy) in NOT_BY_HEADER {
-        let mistake = Service::find(word, Some(Cloud::Public)).unwrap_err();
+    for (id, why, remedy) in NOT_BY_HEADER {
+        let mistake = Service::find(id, Some(Cloud::Public)).unwrap_err();
         assert_eq!(mistake, AzureMistake::NotByHeader(why, remedy));
         assert!(mistake.to_string().starts_with("cannot be a destination, because "), "{mistake}");
     }
@@ -284,19 +284,19 @@ fn the_documentation_has_every_row() {
     let documented = include_str!("../../../../docs/azure-services.md");
     let mut clouds: BTreeMap<&str, Vec<Cloud>> = BTreeMap::new();
     for (cloud, service) in ROWS.iter().copied() {
-        clouds.entry(service.word).or_default().push(cloud);
+        clouds.entry(service.id).or_default().push(cloud);
     }
-    for (word, clouds) in clouds {
-        let (first, names) = (clouds[0], clouds.iter().map(|cloud| cloud.word().replace('_', " ").to_lowercase()));
-        let hosts: Vec<String> = find(word, first).patterns().map(|host| format!("`{host}`")).collect();
-        let places = find(word, first).credentials();
+    for (id, clouds) in clouds {
+        let (first, names) = (clouds[0], clouds.iter().map(|cloud| cloud.as_str().replace('_', " ").to_lowercase()));
+        let hosts: Vec<String> = find(id, first).patterns().map(|host| format!("`{host}`")).collect();
+        let places = find(id, first).credentials();
         let headers = places.headers().map(|name| format!("`{name}`"));
         let all: Vec<String> = headers.chain(places.parameters().map(|name| format!("`?{name}=`"))).collect();
         let clouds = names.collect::<Vec<_>>().join(", ");
-        let row = format!("| `{word}` | {} | {clouds} | {} |", hosts.join(" or "), all.join(", "));
+        let row = format!("| `{id}` | {} | {clouds} | {} |", hosts.join(" or "), all.join(", "));
         assert!(documented.to_lowercase().contains(&row), "{row}");
     }
-    assert!(NOT_BY_HEADER.iter().all(|(word, ..)| documented.contains(&format!("`{word}`"))));
+    assert!(NOT_BY_HEADER.iter().all(|(id, ..)| documented.contains(&format!("`{id}`"))));
 }
 
 #[test]
@@ -314,7 +314,7 @@ fn only_cosmos_db_has_another_header_form_than_bearer() {
     assert_eq!(find("key_vault", Cloud::Public).header().value(&token), "Bearer eyJ0.a-b_c~d+e/f=");
     let header = find("cosmos_db", Cloud::Public).header();
     assert_eq!(header.value(&token), "type%3Daad%26ver%3D1.0%26sig%3DeyJ0.a-b_c%7Ed%2Be%2Ff%3D");
-    assert!(ROWS.iter().all(|(_, other)| (other.header == HeaderForm::CosmosDb) == (other.word == "cosmos_db")));
+    assert!(ROWS.iter().all(|(_, other)| (other.header == HeaderForm::CosmosDb) == (other.id == "cosmos_db")));
 }
 
 #[test]
@@ -331,8 +331,8 @@ fn the_token_is_extracted_from_a_header_of_each_form() {
 
 #[test]
 fn a_service_lists_the_places_of_its_clients_credentials() {
-    let places = |word: &str| {
-        let places = find(word, Cloud::Public).credentials();
+    let places = |id: &str| {
+        let places = find(id, Cloud::Public).credentials();
         (places.headers().collect::<Vec<_>>(), places.parameters().collect::<Vec<_>>())
     };
     assert_eq!(places("key_vault"), (vec![], vec![]));

@@ -96,8 +96,8 @@ impl Budget {
         self.admitted_at.push(now);
         let mut dropped = Vec::new();
         while self.scopes.len() >= limits.scopes {
-            let Some(place) = self.least_wanted() else { break };
-            dropped.push(self.scopes.swap_remove(place).key);
+            let Some(index) = self.least_wanted() else { break };
+            dropped.push(self.scopes.swap_remove(index).key);
         }
         self.scopes.push(Scope { key, used_at: now, refused: false, exchanging: None });
         Ok(dropped)
@@ -163,7 +163,7 @@ impl Budget {
     /// exchanged.
     fn least_wanted(&self) -> Option<usize> {
         let idle = self.scopes.iter().enumerate().filter(|(_, scope)| scope.exchanging.is_none());
-        idle.min_by_key(|(_, scope)| (!scope.refused, scope.used_at)).map(|(place, _)| place)
+        idle.min_by_key(|(_, scope)| (!scope.refused, scope.used_at)).map(|(index, _)| index)
     }
 
     /// Forgets what is over. A time from the future is from before the clock was set back: it counts as now.

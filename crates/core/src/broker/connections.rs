@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::release::{PERIOD, Release};
 use super::{Broker, GRACE, StreamId, too_many_waiting};
-use crate::entra::Grant;
+use crate::entra::TokenSpec;
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 
@@ -38,7 +38,7 @@ pub(super) struct Connections {
 
 struct Waiting {
     stream: StreamId,
-    grant: Arc<Grant>,
+    spec: Arc<TokenSpec>,
     since: Timestamp,
     deadline: Timestamp,
     next_look: Timestamp,
@@ -59,14 +59,19 @@ impl Broker {
     ///
     /// Returns whether [`Broker::tick`] and [`Broker::connections`] must be called earlier than [`Broker::next_due`]
     /// said before; or, when too many requests wait already, the problem.
-    pub fn await_connection(&mut self, grant: &Arc<Grant>, stream: StreamId, now: Timestamp) -> Result<bool, Problem> {
-        self.notice(now);
-        if let Some(most) = self.is_full(grant) {
-            return Err(too_many_waiting(most).about(grant.identity(), grant.scope()));
+    pub fn await_connection(
+        &mut self,
+        spec: &Arc<TokenSpec>,
+        stream: StreamId,
+        now: Timestamp,
+    ) -> Result<bool, Problem> {
+        self.observe_clock(now);
+        if let Some(most) = self.is_full(spec) {
+            return Err(too_many_waiting(most).about(spec.identity(), spec.scope()));
         }
         let next = self.next_due();
-        self.waiting.insert(stream, grant.key());
-        self.connections.add(stream, grant, now, now.plus(self.limits.wait));
+        self.waiting.insert(stream, spec.key());
+        self.connections.add(stream, spec, now, now.plus(self.limits.wait));
         Ok(next.is_none_or(|next| now.plus(PERIOD) < next))
     }
 
@@ -79,7 +84,7 @@ impl Broker {
         now: Timestamp,
         is_established: impl FnMut(StreamId) -> bool,
     ) -> Vec<(StreamId, Connection)> {
-        self.notice(now);
+        self.observe_clock(now);
         let ended = self.connections.turn(now, &mut self.release, is_established);
         for (stream, _) in &ended {
             self.waiting.remove(stream);
@@ -109,11 +114,11 @@ impl Connections {
         self.next_due.filter(|_| !self.waiting.is_empty())
     }
 
-    fn add(&mut self, stream: StreamId, grant: &Arc<Grant>, now: Timestamp, deadline: Timestamp) {
+    fn add(&mut self, stream: StreamId, spec: &Arc<TokenSpec>, now: Timestamp, deadline: Timestamp) {
         let next_look = now.plus(PERIOD);
         self.next_due = Some(self.next_due().map_or(next_look, |due| due.min(next_look)));
-        let grant = Arc::clone(grant);
-        self.waiting.push(Waiting { stream, grant, since: now, deadline, next_look, ended: false });
+        let spec = Arc::clone(spec);
+        self.waiting.push(Waiting { stream, spec, since: now, deadline, next_look, ended: false });
     }
 
     fn turn(
@@ -128,7 +133,7 @@ impl Connections {
             if release.is_spent(now) || (in_vain >= OLDEST && waiting.deadline > now) {
                 break;
             }
-            let end = waiting.look(now, &mut is_established).or_else(|| waiting.give_up(now));
+            let end = waiting.poll(now, &mut is_established).or_else(|| waiting.give_up(now));
             in_vain += usize::from(end.is_none());
             release.take(usize::from(end.is_some()), now);
             ended.extend(end.map(|end| (waiting.stream, end)));
@@ -145,7 +150,7 @@ impl Connections {
             if waiting.ended || waiting.next_look > now {
                 continue;
             }
-            let end = waiting.look(now, &mut is_established);
+            let end = waiting.poll(now, &mut is_established);
             in_vain += usize::from(end.is_none());
             release.take(usize::from(end.is_some()), now);
             ended.extend(end.map(|end| (waiting.stream, end)));
@@ -158,7 +163,7 @@ impl Connections {
 }
 
 impl Waiting {
-    fn look(&mut self, now: Timestamp, is_established: &mut impl FnMut(StreamId) -> bool) -> Option<Connection> {
+    fn poll(&mut self, now: Timestamp, is_established: &mut impl FnMut(StreamId) -> bool) -> Option<Connection> {
         if is_established(self.stream) {
             self.ended = true;
             return Some(Connection::Established);
@@ -175,10 +180,10 @@ impl Waiting {
         }
         self.ended = true;
         let problem = Problem::new(
-            Code::WaitedTooLong,
+            Code::TokenWaitTimeout,
             format!("no connection to the upstream within {} s", now.since(self.since).as_secs()),
             "Check that the upstream accepts connections, and that the cluster's circuit breakers allow as many as it needs.",
         );
-        Some(Connection::TimedOut(problem.about(self.grant.identity(), self.grant.scope()).retry_after(GRACE)))
+        Some(Connection::TimedOut(problem.about(self.spec.identity(), self.spec.scope()).retry_after(GRACE)))
     }
 }

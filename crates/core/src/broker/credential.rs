@@ -9,11 +9,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::budget::Budget;
-use super::freshness::{self, Issued};
-use super::shared::{self, Failure, PREFIX, Shelf, Then};
+use super::freshness::{self, CachedToken};
+use super::shared::{self, Failure, PREFIX, Shelf, Update};
 use super::{GRACE, SharedData};
 use crate::assertion::{Fingerprint, Source};
-use crate::entra::{CredentialKey, Grant, Passing, TokenKey, is_of_credential};
+use crate::entra::{CredentialKey, RetryClass, TokenKey, TokenSpec, is_of_credential};
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 
@@ -35,7 +35,7 @@ const MOST_KNOWN: usize = 256;
 pub(super) struct State {
     /// The issued token that can be sent for longest.
     #[serde(default)]
-    issued: Option<Lifetime>,
+    cached: Option<Lifetime>,
     /// Whether Entra has ever issued a token to the client.
     #[serde(default)]
     client: Client,
@@ -81,11 +81,11 @@ pub(super) struct Refusal {
 }
 
 impl State {
-    fn note_issued(&mut self, issued: &Issued, now: Timestamp) {
-        let newer = Lifetime { issued_at: issued.issued_at(), usable_until: issued.usable_until() };
+    fn note_issued(&mut self, cached: &CachedToken, now: Timestamp) {
+        let newer = Lifetime { issued_at: cached.issued_at(), usable_until: cached.usable_until() };
         let outlasted = |known: Lifetime| known.usable_until <= newer.usable_until || !known.is_usable(None, now);
-        if self.issued.is_none_or(outlasted) {
-            self.issued = Some(newer);
+        if self.cached.is_none_or(outlasted) {
+            self.cached = Some(newer);
         }
         self.refusal = None;
         self.client = Client::Accepted;
@@ -100,19 +100,19 @@ impl State {
     /// The refusal that counts, if the federated token is the refused one still: none while a token can be sent that is
     /// not from before `discard_before`.
     pub(super) fn refusal(&self, discard_before: Option<Timestamp>, now: Timestamp) -> Option<&Refusal> {
-        let has_token = self.issued.is_some_and(|issued| issued.is_usable(discard_before, now));
+        let has_token = self.cached.is_some_and(|cached| cached.is_usable(discard_before, now));
         self.refusal.as_ref().filter(|_| !has_token)
     }
 
     /// Whether the client, which Entra says it does not know, may have been created a moment ago.
-    fn is_new_client(&mut self, now: Timestamp) -> Then<bool> {
+    fn is_new_client(&mut self, now: Timestamp) -> Update<bool> {
         match self.client {
-            Client::Accepted => Then::Keep(false),
+            Client::Accepted => Update::Abandon(false),
             // One from the future is from before the clock was set back.
-            Client::UnknownSince(since) if since <= now.plus(GRACE) => Then::Keep(now.since(since) < REPLICATION),
+            Client::UnknownSince(since) if since <= now.plus(GRACE) => Update::Abandon(now.since(since) < REPLICATION),
             Client::Untested | Client::UnknownSince(_) => {
                 self.client = Client::UnknownSince(now);
-                Then::Write(true)
+                Update::Commit(true)
             }
         }
     }
@@ -123,7 +123,7 @@ impl State {
             && self.throttled.as_ref().is_none_or(|throttled| throttled.is_over(now))
             && self.budget.is_empty()
             && self.known.is_empty()
-            && self.issued.is_none_or(|issued| !issued.is_usable(None, now))
+            && self.cached.is_none_or(|cached| !cached.is_usable(None, now))
     }
 }
 
@@ -168,7 +168,7 @@ pub(super) fn update<T>(
     shared: &dyn SharedData,
     credential: CredentialKey,
     now: Timestamp,
-    change: impl FnMut(&mut State) -> Then<T>,
+    change: impl FnMut(&mut State) -> Update<T>,
 ) -> Option<T> {
     shared::with_result(change, |change| update_state(shared, credential, now, change))
 }
@@ -190,11 +190,11 @@ fn update_state(
 }
 
 /// Notes that a token was issued: Entra accepts the credential.
-pub(super) fn note_issued(shared: &dyn SharedData, grant: &Grant, issued: &Issued, now: Timestamp) {
-    update(shared, grant.credential(), now, |state| {
+pub(super) fn note_issued(shared: &dyn SharedData, spec: &TokenSpec, cached: &CachedToken, now: Timestamp) {
+    update(shared, spec.credential(), now, |state| {
         let before = state.clone();
-        state.note_issued(issued, now);
-        if *state == before { Then::Keep(()) } else { Then::Write(()) }
+        state.note_issued(cached, now);
+        if *state == before { Update::Abandon(()) } else { Update::Commit(()) }
     });
 }
 
@@ -207,15 +207,15 @@ pub(super) fn is_refusal(problem: &Problem) -> bool {
 /// this. What is not a refusal of the credential says nothing of it.
 pub(super) fn note_answer(
     shared: &dyn SharedData,
-    grant: &Grant,
+    spec: &TokenSpec,
     problem: &Problem,
     assertion: Fingerprint,
     now: Timestamp,
 ) {
     if is_refusal(problem) {
-        update(shared, grant.credential(), now, |state| {
+        update(shared, spec.credential(), now, |state| {
             state.refusal = Some(Refusal { problem: problem.clone(), assertion });
-            Then::Write(())
+            Update::Commit(())
         });
     }
 }
@@ -224,29 +224,29 @@ pub(super) fn note_answer(
 /// minutes that refusal is one that passes, unless Entra issued a token to the client before.
 pub(super) fn passing_of(
     shared: &dyn SharedData,
-    grant: &Grant,
+    spec: &TokenSpec,
     problem: &Problem,
-    passing: Passing,
+    retry_class: RetryClass,
     now: Timestamp,
-) -> Passing {
-    if problem.entra.aadsts != Some(UNKNOWN_CLIENT) || passing != Passing::ByChange {
-        return passing;
+) -> RetryClass {
+    if problem.entra.aadsts != Some(UNKNOWN_CLIENT) || retry_class != RetryClass::NeedsChange {
+        return retry_class;
     }
-    let is_new = update(shared, grant.credential(), now, |state| state.is_new_client(now));
-    if is_new == Some(true) { Passing::RetrySoon } else { passing }
+    let is_new = update(shared, spec.credential(), now, |state| state.is_new_client(now));
+    if is_new == Some(true) { RetryClass::Immediate } else { retry_class }
 }
 
 /// Notes that a token was exchanged. Returns whether it is the first time in this process.
-pub(super) fn note_known(shared: &dyn SharedData, grant: &Grant, now: Timestamp) -> bool {
-    let noted = update(shared, grant.credential(), now, |state| {
-        if state.known.contains(&grant.key()) {
-            return Then::Keep(false);
+pub(super) fn note_known(shared: &dyn SharedData, spec: &TokenSpec, now: Timestamp) -> bool {
+    let noted = update(shared, spec.credential(), now, |state| {
+        if state.known.contains(&spec.key()) {
+            return Update::Abandon(false);
         }
-        state.known.push(grant.key());
+        state.known.push(spec.key());
         if state.known.len() > MOST_KNOWN {
             state.known.remove(0);
         }
-        Then::Write(true)
+        Update::Commit(true)
     });
     noted.unwrap_or_default()
 }
@@ -256,19 +256,19 @@ pub(super) fn note_known(shared: &dyn SharedData, grant: &Grant, now: Timestamp)
 /// lengthen the row.
 pub(super) fn note_throttled(
     shared: &dyn SharedData,
-    grant: &Grant,
+    spec: &TokenSpec,
     problem: &Problem,
     now: Timestamp,
     wait: impl Fn(u32) -> Duration,
 ) -> u32 {
-    let noted = update(shared, grant.credential(), now, |state| {
+    let noted = update(shared, spec.credential(), now, |state| {
         let before = state.throttled.as_ref().map_or(0, |throttled| throttled.failures);
         let active = state.throttled(now);
         let failures = if active.is_some() { before } else { before.saturating_add(1) };
         let next_try = now.plus(wait(failures)).max(active.map_or(now, |throttled| throttled.next_try));
-        let class = Passing::Throttled;
+        let class = RetryClass::Throttled;
         state.throttled = Some(Failure { problem: problem.clone(), class, failed_at: now, next_try, failures });
-        Then::Write(failures)
+        Update::Commit(failures)
     });
     noted.unwrap_or(1)
 }
@@ -286,7 +286,7 @@ pub(super) fn note_reading(shared: &dyn SharedData, source: &Source, usable: boo
         let known = clusters.iter().position(|cluster| cluster == source.cluster());
         match (known, usable) {
             (None, true) => clusters.push(source.cluster().to_owned()),
-            (Some(place), false) => drop(clusters.swap_remove(place)),
+            (Some(index), false) => drop(clusters.swap_remove(index)),
             (Some(_), true) | (None, false) => return None,
         }
         Some(shared::encode(&clusters))

@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::causes::Causes;
-use super::freshness::{self, Issued};
-use super::shared::{self, Entry, Failure, Lease, RefusedAssertion, Then};
-use super::slot::{Attempt, Call, Exchange, Waiter};
+use super::freshness::{self, CachedToken};
+use super::shared::{self, Entry, Failure, Lease, RefusedAssertion, Update};
+use super::slot::{Attempt, EndpointCall, Exchange, Waiter};
 use super::{
-    Broker, CONTENDED, Command, ELSEWHERE_FIRST, ELSEWHERE_LONGEST, GRACE, Moment, QueueId, READ_TIMEOUT, SOON,
+    Broker, CONTENDED, Command, ELSEWHERE_FIRST, ELSEWHERE_LONGEST, GRACE, QueueId, READ_TIMEOUT, SOON, Turn,
     credential,
 };
 use crate::assertion::Fingerprint;
-use crate::entra::{Grant, Passing, TokenKey};
+use crate::entra::{RetryClass, TokenKey, TokenSpec};
 use crate::event::{Event, Level};
 use crate::metrics;
 use crate::problem::{Code, Problem};
@@ -22,7 +22,7 @@ use crate::untrusted::Guid;
 /// An exchange that failed.
 pub(super) struct Failed {
     pub(super) problem: Problem,
-    pub(super) passing: Passing,
+    pub(super) retry_class: RetryClass,
     /// When its last call began.
     pub(super) began: Timestamp,
     /// How long Entra asked to wait.
@@ -34,12 +34,12 @@ pub(super) struct Failed {
 impl Failed {
     /// One that passes by itself.
     pub(super) const fn transiently(problem: Problem, began: Timestamp) -> Self {
-        Self { problem, passing: Passing::ByItself, began, asked_for: None, refused: None }
+        Self { problem, retry_class: RetryClass::Transient, began, asked_for: None, refused: None }
     }
 }
 
 /// Whose turn it is to fetch.
-enum Turn {
+enum LeaseOutcome {
     Ours,
     /// This worker reads the file, to see whether it still holds the federated token that Entra refused.
     Comparison,
@@ -51,21 +51,21 @@ enum Turn {
 }
 
 /// The class of a failed exchange: what is wrong in the pod needs a change, whatever the back-off is.
-fn class_of(problem: &Problem, passing: Passing) -> Passing {
+fn class_of(problem: &Problem, retry_class: RetryClass) -> RetryClass {
     match problem.code {
         Code::ClusterMissing | Code::AssertionMalformed | Code::AssertionExpired | Code::AssertionInvalid => {
-            Passing::ByChange
+            RetryClass::NeedsChange
         }
-        _ => passing.after_retry(),
+        _ => retry_class.after_retry(),
     }
 }
 
 /// The line about an exchange without a token: the fields that `outcome=failed` and `outcome=retried` share.
-fn unsuccessful(grant: &Grant, outcome: &str, problem: &Problem, class: Passing) -> Event {
+fn unsuccessful(spec: &TokenSpec, outcome: &str, problem: &Problem, class: RetryClass) -> Event {
     Event::info("exchange")
         .with("outcome", outcome)
-        .with("identity", grant.identity())
-        .with("scope", grant.scope())
+        .with("identity", spec.identity())
+        .with("scope", spec.scope())
         .with("code", problem.code.as_str())
         .with("class", class.as_str())
         .with_some("aadsts", problem.aadsts())
@@ -75,120 +75,120 @@ fn unsuccessful(grant: &Grant, outcome: &str, problem: &Problem, class: Passing)
 }
 
 /// Counts an exchange that is retried at once, and gives the line to log about it.
-fn retried(grant: &Grant, problem: &Problem, class: Passing, moment: &mut Moment<'_>) -> Event {
-    moment.commands.push(Command::Measure(metrics::exchange(grant.identity(), "retried", class.as_str())));
-    unsuccessful(grant, "retried", problem, class)
+fn retried(spec: &TokenSpec, problem: &Problem, class: RetryClass, turn: &mut Turn<'_>) -> Event {
+    turn.commands.push(Command::Measure(metrics::exchange(spec.identity(), "retried", class.as_str())));
+    unsuccessful(spec, "retried", problem, class)
 }
 
 impl Broker {
-    pub(super) fn look_at(&mut self, key: TokenKey, moment: &mut Moment<'_>) {
-        let (queue, now) = (self.queue, moment.now);
+    pub(super) fn poll_key(&mut self, key: TokenKey, turn: &mut Turn<'_>) {
+        let (queue, now) = (self.queue, turn.now);
         let Some(slot) = self.slots.get_mut(&key) else { return };
-        shared::update(moment.shared, key, now, |entry| Then::write_if(slot.synchronize(entry, queue, now), ()));
+        shared::update(turn.shared, key, now, |entry| Update::commit_if(slot.synchronize(entry, queue, now), ()));
         match slot.exchange {
-            Exchange::Pausing { until, attempt } if until <= now => self.read(key, attempt, moment),
+            Exchange::Pausing { until, attempt } if until <= now => self.read(key, attempt, turn),
             Exchange::Comparing { until }
             | Exchange::Reading { until, .. }
             | Exchange::Calling { until, .. }
             | Exchange::Pausing { until, .. }
                 if until > now => {}
             // Nobody's yet, another worker's, or one of ours whose answer never came and whose lease is over.
-            _ => self.begin(key, moment),
+            _ => self.begin(key, turn),
         }
         // Those that could not be released in the turn that had an outcome for them.
-        self.finish_waiters(key, moment);
-        self.give_up_waiting(key, moment);
-        self.settle(key, moment);
+        self.finish_waiters(key, turn);
+        self.give_up_waiting(key, turn);
+        self.update_timers(key, turn);
     }
 
     /// Takes what others have published; where that does not do, takes the lease and begins an exchange.
-    pub(super) fn begin(&mut self, key: TokenKey, moment: &mut Moment<'_>) {
-        let (worker, queue, now) = (self.worker, self.queue, moment.now);
+    pub(super) fn begin(&mut self, key: TokenKey, turn: &mut Turn<'_>) {
+        let (worker, queue, now) = (self.worker, self.queue, turn.now);
         let Some(slot) = self.slots.get_mut(&key) else { return };
         slot.exchange = Exchange::Idle;
         if !slot.wants_exchange(now) {
             slot.wanted = false;
-            return self.finish_waiters(key, moment);
+            return self.finish_waiters(key, turn);
         }
-        if self.hold_back(key, moment) {
-            return self.finish_waiters(key, moment);
+        if self.hold_back(key, turn) {
+            return self.finish_waiters(key, turn);
         }
         let Some(slot) = self.slots.get_mut(&key) else { return };
         let until = now.plus(READ_TIMEOUT).plus(GRACE);
-        let turn = shared::update(moment.shared, key, now, |entry| {
+        let lease_outcome = shared::update(turn.shared, key, now, |entry| {
             let entered = slot.synchronize(entry, queue, now);
             if !slot.wants_exchange(now) {
-                return Then::write_if(entered, Turn::Nobodys);
+                return Update::commit_if(entered, LeaseOutcome::Nobodys);
             }
             match &mut entry.lease {
                 Some(lease) if lease.holder != worker && lease.is_live(now) => {
-                    let turn = Turn::Theirs { until: lease.until };
+                    let lease_outcome = LeaseOutcome::Theirs { until: lease.until };
                     let waits = !lease.waiting.contains(&queue);
                     if waits {
                         lease.waiting.push(queue);
                     }
-                    Then::write_if(waits || entered, turn)
+                    Update::commit_if(waits || entered, lease_outcome)
                 }
                 lease => {
                     let mut waiting = lease.take().map(|lease| lease.waiting).unwrap_or_default();
                     waiting.retain(|other| *other != queue);
-                    slot.grant.identity().clone_into(&mut entry.identity);
-                    slot.grant.scope().clone_into(&mut entry.scope);
+                    slot.spec.identity().clone_into(&mut entry.identity);
+                    slot.spec.scope().clone_into(&mut entry.scope);
                     *lease = Some(Lease { holder: worker, until, waiting });
                     match entry.refused.as_mut().filter(|_| slot.may_compare(now)) {
                         Some(refused) => {
                             refused.read_at = now;
-                            Then::Write(Turn::Comparison)
+                            Update::Commit(LeaseOutcome::Comparison)
                         }
-                        None => Then::Write(Turn::Ours),
+                        None => Update::Commit(LeaseOutcome::Ours),
                     }
                 }
             }
         });
-        if matches!(turn, Some(Turn::Ours | Turn::Comparison)) && !self.has_permit(key, moment) {
-            return self.finish_waiters(key, moment);
+        if matches!(lease_outcome, Some(LeaseOutcome::Ours | LeaseOutcome::Comparison)) && !self.has_permit(key, turn) {
+            return self.finish_waiters(key, turn);
         }
         let Some(slot) = self.slots.get_mut(&key) else { return };
-        match turn {
-            Some(Turn::Comparison) => {
+        match lease_outcome {
+            Some(LeaseOutcome::Comparison) => {
                 slot.exchange = Exchange::Comparing { until };
-                moment.commands.push(Command::ReadAssertion(Arc::clone(&slot.grant)));
+                turn.commands.push(Command::ReadAssertion(Arc::clone(&slot.spec)));
             }
-            Some(Turn::Ours) => {
+            Some(LeaseOutcome::Ours) => {
                 slot.exchange = Exchange::Reading { until, attempt: Attempt::First };
                 slot.malformed = false;
-                moment.commands.push(Command::ReadAssertion(Arc::clone(&slot.grant)));
+                turn.commands.push(Command::ReadAssertion(Arc::clone(&slot.spec)));
             }
-            Some(Turn::Theirs { until }) => slot.exchange = Exchange::Elsewhere { until },
-            Some(Turn::Nobodys) => slot.wanted = false,
+            Some(LeaseOutcome::Theirs { until }) => slot.exchange = Exchange::Elsewhere { until },
+            Some(LeaseOutcome::Nobodys) => slot.wanted = false,
             None => slot.exchange = Exchange::Elsewhere { until: now.plus(CONTENDED) },
         }
-        self.finish_waiters(key, moment);
+        self.finish_waiters(key, turn);
     }
 
     /// Reads the assertion once more.
-    pub(super) fn read(&mut self, key: TokenKey, attempt: Attempt, moment: &mut Moment<'_>) {
-        let until = moment.now.plus(READ_TIMEOUT).plus(GRACE);
-        if !self.renew(key, until, moment) {
+    pub(super) fn read(&mut self, key: TokenKey, attempt: Attempt, turn: &mut Turn<'_>) {
+        let until = turn.now.plus(READ_TIMEOUT).plus(GRACE);
+        if !self.renew(key, until, turn) {
             return;
         }
         if let Some(slot) = self.slots.get_mut(&key) {
             slot.exchange = Exchange::Reading { until, attempt };
-            moment.commands.push(Command::ReadAssertion(Arc::clone(&slot.grant)));
+            turn.commands.push(Command::ReadAssertion(Arc::clone(&slot.spec)));
         }
     }
 
     /// Calls the token endpoint.
-    pub(super) fn call(&mut self, key: TokenKey, call: Call, moment: &mut Moment<'_>) {
+    pub(super) fn call(&mut self, key: TokenKey, call: EndpointCall, turn: &mut Turn<'_>) {
         let Some(slot) = self.slots.get(&key) else { return };
-        let grant = Arc::clone(&slot.grant);
-        let timeout = self.limits.call_timeout(call.way, grant.clusters().len());
-        let until = moment.now.plus(timeout).plus(GRACE);
-        if !self.renew(key, until, moment) {
+        let spec = Arc::clone(&slot.spec);
+        let timeout = self.limits.call_timeout(call.cluster_index, spec.clusters().len());
+        let until = turn.now.plus(timeout).plus(GRACE);
+        if !self.renew(key, until, turn) {
             return;
         }
-        let cluster = grant.clusters().get(call.way).cloned().unwrap_or_default();
-        moment.commands.push(Command::CallEndpoint { grant, cluster, request: call.request.clone(), timeout });
+        let cluster = spec.clusters().get(call.cluster_index).cloned().unwrap_or_default();
+        turn.commands.push(Command::CallEndpoint { spec, cluster, request: call.request.clone(), timeout });
         if let Some(slot) = self.slots.get_mut(&key) {
             slot.exchange = Exchange::Calling { until, call: Box::new(call) };
         }
@@ -202,39 +202,39 @@ impl Broker {
     pub(super) fn call_next(
         &mut self,
         key: TokenKey,
-        call: Call,
+        call: EndpointCall,
         problem: Problem,
-        moment: &mut Moment<'_>,
+        turn: &mut Turn<'_>,
     ) -> Option<Problem> {
-        let way = call.way + 1;
+        let cluster_index = call.cluster_index + 1;
         let Some(slot) = self.slots.get(&key) else { return Some(problem) };
-        let Some(next) = slot.grant.clusters().get(way) else { return Some(problem) };
-        let event = retried(&slot.grant, &problem, Passing::ByItself, moment).with("next_cluster", next).with(
+        let Some(next) = slot.spec.clusters().get(cluster_index) else { return Some(problem) };
+        let event = retried(&slot.spec, &problem, RetryClass::Transient, turn).with("next_cluster", next).with(
             "remedy",
             "If this repeats, check idle_timeout and tcp_keepalive of the cluster: something between this Envoy and \
              Entra forgets idle connections.",
         );
-        moment.commands.push(Command::Log(event.at_least(Level::Warn)));
-        self.call(key, Call { way, ..call }, moment);
+        turn.commands.push(Command::Log(event.at_least(Level::Warn)));
+        self.call(key, EndpointCall { cluster_index, ..call }, turn);
         None
     }
 
     /// Retries an exchange at once that Entra refused with an error that a second try often cures.
-    pub(super) fn retry_refused(&mut self, key: TokenKey, problem: &Problem, class: Passing, moment: &mut Moment<'_>) {
+    pub(super) fn retry_refused(&mut self, key: TokenKey, problem: &Problem, class: RetryClass, turn: &mut Turn<'_>) {
         if let Some(slot) = self.slots.get(&key) {
-            let event = retried(&slot.grant, problem, class, moment);
-            moment.commands.push(Command::Log(event));
+            let event = retried(&slot.spec, problem, class, turn);
+            turn.commands.push(Command::Log(event));
         }
         match class {
-            Passing::RetrySoon => self.try_again(key, Attempt::Second, SOON, moment),
-            _ => self.read(key, Attempt::Second, moment),
+            RetryClass::Immediate => self.try_again(key, Attempt::Second, SOON, turn),
+            _ => self.read(key, Attempt::Second, turn),
         }
     }
 
     /// Reads the assertion once more after `wait`, and goes on with the exchange from there.
-    pub(super) fn try_again(&mut self, key: TokenKey, attempt: Attempt, wait: Duration, moment: &mut Moment<'_>) {
-        let until = moment.now.plus(wait);
-        if self.renew(key, until.plus(GRACE), moment)
+    pub(super) fn try_again(&mut self, key: TokenKey, attempt: Attempt, wait: Duration, turn: &mut Turn<'_>) {
+        let until = turn.now.plus(wait);
+        if self.renew(key, until.plus(GRACE), turn)
             && let Some(slot) = self.slots.get_mut(&key)
         {
             slot.exchange = Exchange::Pausing { until, attempt };
@@ -242,56 +242,56 @@ impl Broker {
     }
 
     /// Prolongs our lease for the next step. When it went to another worker meanwhile, ours stands down and waits.
-    fn renew(&mut self, key: TokenKey, until: Timestamp, moment: &mut Moment<'_>) -> bool {
+    fn renew(&mut self, key: TokenKey, until: Timestamp, turn: &mut Turn<'_>) -> bool {
         let worker = self.worker;
-        let renewed = shared::update(moment.shared, key, moment.now, |entry| match &mut entry.lease {
+        let renewed = shared::update(turn.shared, key, turn.now, |entry| match &mut entry.lease {
             Some(lease) if lease.holder == worker => {
                 lease.until = until;
-                Then::Write(true)
+                Update::Commit(true)
             }
-            _ => Then::Keep(false),
+            _ => Update::Abandon(false),
         });
         if renewed == Some(true) {
             // A worker that did nothing for long may have lost its permit to another scope.
-            return self.has_permit(key, moment);
+            return self.has_permit(key, turn);
         }
-        self.begin(key, moment);
+        self.begin(key, turn);
         false
     }
 
     /// The file holds the federated token that Entra refused, or none that could be sent: the back-off goes on.
-    pub(super) fn end_comparison(&mut self, key: TokenKey, moment: &mut Moment<'_>) {
-        self.publish(key, None, moment, |_, _| Vec::new());
+    pub(super) fn end_comparison(&mut self, key: TokenKey, turn: &mut Turn<'_>) {
+        self.publish(key, None, turn, |_, _| Vec::new());
     }
 
     /// Whether the federated token that was read ends the back-off, because it is not the one that Entra refused. Then the
     /// failure is forgotten in all workers; if it does not, the lease is given back.
-    pub(super) fn ends_back_off(&mut self, key: TokenKey, read: Fingerprint, moment: &mut Moment<'_>) -> bool {
+    pub(super) fn ends_back_off(&mut self, key: TokenKey, read: Fingerprint, turn: &mut Turn<'_>) -> bool {
         let worker = self.worker;
         let Some(slot) = self.slots.get_mut(&key) else { return false };
         if slot.refused.is_some_and(|refused| refused.fingerprint == read) {
-            self.end_comparison(key, moment);
+            self.end_comparison(key, turn);
             return false;
         }
         (slot.failure, slot.refused) = (None, None);
-        shared::update(moment.shared, key, moment.now, |entry| {
+        shared::update(turn.shared, key, turn.now, |entry| {
             let is_ours = entry.lease.as_ref().is_some_and(|lease| lease.holder == worker);
             if is_ours {
                 (entry.failure, entry.refused) = (None, None);
             }
-            Then::write_if(is_ours, ())
+            Update::commit_if(is_ours, ())
         });
         true
     }
 
     /// This VM cannot read the federated token and serves no requests: another one can, and does.
-    pub(super) fn leave_to_others(&mut self, key: TokenKey, moment: &mut Moment<'_>) {
+    pub(super) fn yield_to_workers(&mut self, key: TokenKey, turn: &mut Turn<'_>) {
         let Some(slot) = self.slots.get_mut(&key) else { return };
         let wait = ELSEWHERE_FIRST.saturating_mul(1 << slot.unreadable.min(6)).min(ELSEWHERE_LONGEST);
         slot.unreadable = slot.unreadable.saturating_add(1);
-        self.publish(key, None, moment, |_, _| Vec::new());
+        self.publish(key, None, turn, |_, _| Vec::new());
         if let Some(slot) = self.slots.get_mut(&key) {
-            slot.exchange = Exchange::Elsewhere { until: moment.now.plus(wait) };
+            slot.exchange = Exchange::Elsewhere { until: turn.now.plus(wait) };
         }
     }
 
@@ -299,74 +299,74 @@ impl Broker {
     pub(super) fn succeed(
         &mut self,
         key: TokenKey,
-        issued: Issued,
+        cached: CachedToken,
         cluster: &str,
         request_id: Option<&Guid>,
-        moment: &mut Moment<'_>,
+        turn: &mut Turn<'_>,
     ) {
         let Some(slot) = self.slots.get(&key) else { return };
-        let now = moment.now;
-        moment.commands.push(Command::Log(
+        let now = turn.now;
+        turn.commands.push(Command::Log(
             Event::info("exchange")
                 .with("outcome", "issued")
-                .with("identity", slot.grant.identity())
-                .with("scope", slot.grant.scope())
-                .with("expires_in_s", issued.expires_at().since(now).as_secs())
-                .with("took_ms", now.since(issued.issued_at()).as_millis())
+                .with("identity", slot.spec.identity())
+                .with("scope", slot.spec.scope())
+                .with("expires_in_s", cached.expires_at().since(now).as_secs())
+                .with("took_ms", now.since(cached.issued_at()).as_millis())
                 .with("cluster", cluster)
                 .with_some("trace_id", request_id.map(Guid::as_str)),
         ));
-        let grant = Arc::clone(&slot.grant);
-        moment.commands.push(Command::Measure(metrics::exchange(grant.identity(), "issued", "none")));
-        moment.commands.push(Command::Measure(metrics::exchange_took(now.since(issued.issued_at()).as_millis())));
+        let spec = Arc::clone(&slot.spec);
+        turn.commands.push(Command::Measure(metrics::exchange(spec.identity(), "issued", "none")));
+        turn.commands.push(Command::Measure(metrics::exchange_took(now.since(cached.issued_at()).as_millis())));
         let queue = self.queue;
-        credential::note_issued(moment.shared, &grant, &issued, now);
-        self.publish(key, Some(false), moment, |entry, has_lease| {
+        credential::note_issued(turn.shared, &spec, &cached, now);
+        self.publish(key, Some(false), turn, |entry, has_lease| {
             (entry.failure, entry.refused) = (None, None);
             entry.causes = Causes::default();
             // Another worker that took over may have a newer one already.
-            let newer = |theirs: &Issued| theirs.is_usable(now) && theirs.issued_at() > issued.issued_at();
+            let newer = |theirs: &CachedToken| theirs.is_usable(now) && theirs.issued_at() > cached.issued_at();
             match entry.token.as_ref().is_some_and(newer) && !has_lease {
                 true => Vec::new(),
-                false => entry.replace_token(issued.clone(), queue),
+                false => entry.replace_token(cached.clone(), queue),
             }
         });
-        self.observe_exchange(&grant, moment);
+        self.observe_exchange(&spec, turn);
     }
 
     /// Publishes a failure and its back-off.
-    pub(super) fn fail(&mut self, key: TokenKey, failed: Failed, moment: &mut Moment<'_>) {
-        let Failed { problem, passing, began, asked_for, refused } = failed;
+    pub(super) fn fail(&mut self, key: TokenKey, failed: Failed, turn: &mut Turn<'_>) {
+        let Failed { problem, retry_class, began, asked_for, refused } = failed;
         let jitter = self.random.next();
         let Some(slot) = self.slots.get_mut(&key) else { return };
-        let now = moment.now;
+        let now = turn.now;
         // A worker whose lease had ended may have brought a token all the same: the next try is timed by that.
-        let known = shared::read(moment.shared, key);
+        let known = shared::read(turn.shared, key);
         slot.adopt(&known, now);
         let mut causes = known.causes;
-        let failures = if passing == Passing::Throttled {
-            let wait = |failures| freshness::back_off(failures, passing, asked_for, Duration::ZERO, jitter);
-            credential::note_throttled(moment.shared, &slot.grant, &problem, now, wait)
+        let failures = if retry_class == RetryClass::Throttled {
+            let wait = |failures| freshness::back_off(failures, retry_class, asked_for, Duration::ZERO, jitter);
+            credential::note_throttled(turn.shared, &slot.spec, &problem, now, wait)
         } else {
             causes.count(&problem)
         };
         let usable_for = slot.usable(now).map(|token| token.usable_until().since(now)).unwrap_or_default();
-        let wait = freshness::back_off(failures, passing, asked_for, usable_for, jitter);
-        let class = class_of(&problem, passing);
-        moment.commands.push(Command::Log(
-            unsuccessful(&slot.grant, "failed", &problem, class)
+        let wait = freshness::back_off(failures, retry_class, asked_for, usable_for, jitter);
+        let class = class_of(&problem, retry_class);
+        turn.commands.push(Command::Log(
+            unsuccessful(&slot.spec, "failed", &problem, class)
                 .at_least(Level::Warn)
                 .with("took_ms", now.since(began).as_millis())
                 .with("failures", failures.max(causes.total()))
                 .with("next_try_in_ms", wait.as_millis())
                 .with("remedy", &problem.remedy),
         ));
-        moment.commands.push(Command::Measure(metrics::exchange(slot.grant.identity(), "failed", class.as_str())));
-        let grant = Arc::clone(&slot.grant);
+        turn.commands.push(Command::Measure(metrics::exchange(slot.spec.identity(), "failed", class.as_str())));
+        let spec = Arc::clone(&slot.spec);
         let refused_scope = (problem.code == Code::EntraRefused).then_some(true);
         let refused = refused.map(|fingerprint| RefusedAssertion { fingerprint, read_at: now });
         let failure = Failure { problem, class, failed_at: now, next_try: now.plus(wait), failures };
-        self.publish(key, refused_scope, moment, |entry, has_lease| {
+        self.publish(key, refused_scope, turn, |entry, has_lease| {
             // Another worker that took over has the later word. When nothing is there the entry was let go meanwhile.
             let is_empty = entry.lease.is_none() && entry.token.is_none() && entry.failure.is_none();
             if has_lease || is_empty {
@@ -376,7 +376,7 @@ impl Broker {
             }
             Vec::new()
         });
-        self.observe_exchange(&grant, moment);
+        self.observe_exchange(&spec, turn);
     }
 
     /// Gives back our lease with what came of it, wakes who waits elsewhere, and finishes our own. `refused` is what Entra
@@ -386,37 +386,37 @@ impl Broker {
         &mut self,
         key: TokenKey,
         refused: Option<bool>,
-        moment: &mut Moment<'_>,
+        turn: &mut Turn<'_>,
         mut change: impl FnMut(&mut Entry, bool) -> Vec<QueueId>,
     ) {
-        let (worker, own, now) = (self.worker, self.queue, moment.now);
+        let (worker, own, now) = (self.worker, self.queue, turn.now);
         let Some(slot) = self.slots.get_mut(&key) else { return };
-        let waiting = shared::update(moment.shared, key, now, |entry| {
+        let waiting = shared::update(turn.shared, key, now, |entry| {
             let lease = entry.lease.take_if(|lease| lease.holder == worker);
             let mut wake = change(entry, lease.is_some());
             let waiting = lease.map(|lease| lease.waiting).unwrap_or_default();
             wake.retain(|queue| !waiting.contains(queue));
             slot.synchronize(entry, own, now);
-            Then::Write([waiting, wake].concat())
+            Update::Commit([waiting, wake].concat())
         });
         slot.exchange = Exchange::Idle;
         // Whoever does not wait is not tried for again and again.
         slot.wanted = false;
         // Before another exchange begins below, which needs a permit of its own.
-        let grant = Arc::clone(&slot.grant);
-        self.end_exchange(&grant, refused, moment);
-        moment.commands.extend(waiting.unwrap_or_default().into_iter().map(|queue| Command::Wake(queue, key)));
-        self.finish_waiters(key, moment);
+        let spec = Arc::clone(&slot.spec);
+        self.end_exchange(&spec, refused, turn);
+        turn.commands.extend(waiting.unwrap_or_default().into_iter().map(|queue| Command::Wake(queue, key)));
+        self.finish_waiters(key, turn);
         // Whoever could not be finished, because another worker took over, goes on waiting.
-        if self.slots.get(&key).is_some_and(|slot| !slot.waiters.is_empty() && !slot.has_ready_waiter(moment.now)) {
-            self.begin(key, moment);
+        if self.slots.get(&key).is_some_and(|slot| !slot.waiters.is_empty() && !slot.has_ready_waiter(turn.now)) {
+            self.begin(key, turn);
         }
     }
 
     /// Finishes those for whom there is a token that does, or a failure that backs off: the first to come first, and
     /// only as many as may be released now.
-    fn finish_waiters(&mut self, key: TokenKey, moment: &mut Moment<'_>) {
-        let now = moment.now;
+    fn finish_waiters(&mut self, key: TokenKey, turn: &mut Turn<'_>) {
+        let now = turn.now;
         let Some(slot) = self.slots.get_mut(&key) else { return };
         let mut waiters = std::mem::take(&mut slot.waiters);
         waiters.retain(|waiter| {
@@ -429,10 +429,10 @@ impl Broker {
             slot.used |= outcome_is_token;
             self.release.take(1, now);
             self.waiting.remove(&waiter.stream);
-            moment.commands.push(Command::Finish(waiter.stream, outcome));
+            turn.commands.push(Command::Finish(waiter.stream, outcome));
             // The other workers must know who holds the token.
             if outcome_is_token && !std::mem::replace(&mut slot.entered, true) {
-                moment.commands.push(Command::Wake(self.queue, key));
+                turn.commands.push(Command::Wake(self.queue, key));
             }
             false
         });
@@ -440,8 +440,8 @@ impl Broker {
     }
 
     /// Answers those whose time is over; with a token that does not last, where there is one.
-    fn give_up_waiting(&mut self, key: TokenKey, moment: &mut Moment<'_>) {
-        let now = moment.now;
+    fn give_up_waiting(&mut self, key: TokenKey, turn: &mut Turn<'_>) {
+        let now = turn.now;
         let wait = self.limits.wait;
         let Some(slot) = self.slots.get_mut(&key) else { return };
         let over = slot.waiters.iter().take_while(|waiter| waiter.deadline <= now).count();
@@ -452,26 +452,26 @@ impl Broker {
             let token = slot.usable_for(waiter.rejected.as_ref(), now).cloned();
             let outcome = token.ok_or_else(|| {
                 Problem::new(
-                    Code::WaitedTooLong,
+                    Code::TokenWaitTimeout,
                     format!("no token came within {} s", wait.as_secs()),
                     "See in the log what the exchange waits for: Entra, or the way to it, is slow.",
                 )
-                .about(slot.grant.identity(), slot.grant.scope())
+                .about(slot.spec.identity(), slot.spec.scope())
                 .retry_after(GRACE)
             });
-            moment.commands.push(Command::Finish(waiter.stream, outcome));
+            turn.commands.push(Command::Finish(waiter.stream, outcome));
         }
     }
 
     /// Counts the lease, and sets the key's timer.
-    pub(super) fn settle(&mut self, key: TokenKey, moment: &mut Moment<'_>) {
+    pub(super) fn update_timers(&mut self, key: TokenKey, turn: &mut Turn<'_>) {
         if let Some(slot) = self.slots.get_mut(&key) {
             let leased = slot.holds_lease();
             if std::mem::replace(&mut slot.leased, leased) != leased {
-                moment.commands.push(Command::Measure(metrics::leases(if leased { 1 } else { -1 })));
+                turn.commands.push(Command::Measure(metrics::leases(if leased { 1 } else { -1 })));
             }
         }
-        self.schedule(key, moment.now);
+        self.schedule(key, turn.now);
     }
 
     /// Sets the key's timer, or lets the key go.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::GRACE;
-use crate::entra::{AccessToken, Passing};
+use crate::entra::{AccessToken, RetryClass};
 use crate::time::Timestamp;
 
 /// From this life on a token without `refresh_in` is refreshed at its half, as Microsoft's libraries do.
@@ -23,7 +23,7 @@ const LAST_MOMENTS: Duration = Duration::from_secs(30);
 
 /// A token and its times.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Issued {
+pub struct CachedToken {
     token: AccessToken,
     issued_at: Timestamp,
     expires_at: Timestamp,
@@ -31,7 +31,7 @@ pub struct Issued {
     usable_until: Timestamp,
 }
 
-impl Issued {
+impl CachedToken {
     /// A token that was asked for at `asked_at`, so that the time its answer took shortens its life here.
     ///
     /// `jitter` is uniform in 0..=u32::MAX: up to a tenth of the life is taken off the time of refresh, so that
@@ -115,14 +115,14 @@ pub(super) fn is_discarded(issued_at: Timestamp, before: Option<Timestamp>, now:
 /// left of it (`usable_for`).
 pub(crate) fn back_off(
     failures: u32,
-    passing: Passing,
+    retry_class: RetryClass,
     asked_for: Option<Duration>,
     usable_for: Duration,
     jitter: u32,
 ) -> Duration {
-    let (first, longest) = match passing {
-        Passing::ByItself | Passing::Throttled | Passing::RetrySoon | Passing::FreshAssertion => (2, 60),
-        Passing::ByChange => (30, 600),
+    let (first, longest) = match retry_class {
+        RetryClass::Transient | RetryClass::Throttled | RetryClass::Immediate | RetryClass::StaleAssertion => (2, 60),
+        RetryClass::NeedsChange => (30, 600),
     };
     let doublings = failures.saturating_sub(1).min(16);
     let window = Duration::from_secs((first << doublings).min(longest));
@@ -146,13 +146,13 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_unix_seconds(1_000_000);
 
-    fn issued(life: u64, refresh_in: Option<u64>, jitter: u32) -> Issued {
+    fn cached(life: u64, refresh_in: Option<u64>, jitter: u32) -> CachedToken {
         let token = AccessToken::parse("t").unwrap();
-        Issued::new(token, NOW, Duration::from_secs(life), refresh_in.map(Duration::from_secs), jitter)
+        CachedToken::new(token, NOW, Duration::from_secs(life), refresh_in.map(Duration::from_secs), jitter)
     }
 
     fn refresh_after(life: u64, refresh_in: Option<u64>, jitter: u32) -> u64 {
-        issued(life, refresh_in, jitter).refresh_at.since(NOW).as_secs()
+        cached(life, refresh_in, jitter).refresh_at.since(NOW).as_secs()
     }
 
     #[test]
@@ -181,34 +181,34 @@ mod tests {
 
     #[test]
     fn a_token_is_not_sent_in_its_last_moments() {
-        let hour = issued(3600, None, 0);
+        let hour = cached(3600, None, 0);
         assert!(hour.is_usable(NOW.plus(Duration::from_millis(3_569_999))));
         assert!(!hour.is_usable(NOW.plus(Duration::from_secs(3570))));
-        let minute = issued(60, None, 0);
+        let minute = cached(60, None, 0);
         assert!(minute.is_usable(NOW.plus(Duration::from_millis(53_999))));
         assert!(!minute.is_usable(NOW.plus(Duration::from_secs(54))));
     }
 
     #[test]
     fn a_token_from_the_future_is_not_usable() {
-        let hour = issued(3600, None, 0);
+        let hour = cached(3600, None, 0);
         assert!(hour.is_usable(NOW.minus(GRACE)), "another worker may have read the clock a moment later");
         assert!(!hour.is_usable(NOW.minus(GRACE + Duration::from_millis(1))));
     }
 
     #[test]
     fn back_off_doubles_to_its_cap_and_obeys_what_was_asked_for() {
-        let wait = |failures, passing| back_off(failures, passing, None, Duration::ZERO, u32::MAX).as_secs();
-        assert_eq!([1, 2, 3, 6, 99].map(|failures| wait(failures, Passing::ByItself)), [2, 4, 8, 60, 60]);
-        assert_eq!([1, 2, 9].map(|failures| wait(failures, Passing::ByChange)), [30, 60, 600]);
-        assert_eq!(back_off(1, Passing::ByItself, None, Duration::ZERO, 0), Duration::from_secs(1));
+        let wait = |failures, retry_class| back_off(failures, retry_class, None, Duration::ZERO, u32::MAX).as_secs();
+        assert_eq!([1, 2, 3, 6, 99].map(|failures| wait(failures, RetryClass::Transient)), [2, 4, 8, 60, 60]);
+        assert_eq!([1, 2, 9].map(|failures| wait(failures, RetryClass::NeedsChange)), [30, 60, 600]);
+        assert_eq!(back_off(1, RetryClass::Transient, None, Duration::ZERO, 0), Duration::from_secs(1));
         let asked = Some(Duration::from_secs(90));
-        assert_eq!(back_off(1, Passing::ByItself, asked, Duration::ZERO, 0), Duration::from_secs(90));
+        assert_eq!(back_off(1, RetryClass::Transient, asked, Duration::ZERO, 0), Duration::from_secs(90));
     }
 
     #[test]
     fn while_a_token_is_valid_the_next_try_is_within_half_of_its_time() {
         let left = Duration::from_secs(100);
-        assert_eq!(back_off(9, Passing::ByChange, None, left, u32::MAX), Duration::from_secs(50));
+        assert_eq!(back_off(9, RetryClass::NeedsChange, None, left, u32::MAX), Duration::from_secs(50));
     }
 }

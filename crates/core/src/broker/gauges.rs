@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::shared::{self, Entry};
-use super::{Broker, Command, Moment, SharedData, credential};
+use super::{Broker, Command, SharedData, Turn, credential};
 use crate::assertion::{Lifetime, Source};
-use crate::entra::Grant;
+use crate::entra::TokenSpec;
 use crate::metrics;
 use crate::time::Timestamp;
 
@@ -27,7 +27,7 @@ const REREAD_PERIOD: Duration = Duration::from_secs(60);
 pub(super) struct Observed(Vec<Identity>);
 
 struct Identity {
-    grant: Arc<Grant>,
+    spec: Arc<TokenSpec>,
     /// When the gauges of its tokens can change without an exchange.
     tokens_at: Option<Timestamp>,
     /// When its federated token is to be read again.
@@ -36,10 +36,10 @@ struct Identity {
 
 impl Observed {
     /// The one of the grant's name.
-    fn identity(&mut self, grant: &Arc<Grant>) -> Option<&mut Identity> {
-        let known = self.0.iter().position(|identity| identity.grant.identity() == grant.identity());
+    fn identity(&mut self, spec: &Arc<TokenSpec>) -> Option<&mut Identity> {
+        let known = self.0.iter().position(|identity| identity.spec.identity() == spec.identity());
         let index = known.unwrap_or_else(|| {
-            self.0.push(Identity { grant: Arc::clone(grant), tokens_at: None, reading_at: None });
+            self.0.push(Identity { spec: Arc::clone(spec), tokens_at: None, reading_at: None });
             self.0.len() - 1
         });
         self.0.get_mut(index)
@@ -61,7 +61,7 @@ impl Observed {
         commands: &mut Vec<Command>,
     ) {
         for identity in &mut self.0 {
-            if identity.grant.assertion() == source {
+            if identity.spec.assertion() == source {
                 identity.note_reading(lifetime, now, commands);
             }
         }
@@ -73,7 +73,7 @@ impl Identity {
         let issued_at = lifetime.issued_at.unwrap_or(now);
         let old_at = issued_at.plus(lifetime.expires_at.since(issued_at) / 10 * 9);
         self.reading_at = Some(old_at.max(now.plus(REREAD_PERIOD)));
-        let name = self.grant.identity();
+        let name = self.spec.identity();
         if let Some(at) = lifetime.issued_at {
             commands.push(Command::Measure(metrics::federated_token_issued(name, at.unix_seconds())));
         }
@@ -82,13 +82,13 @@ impl Identity {
 
     /// Measures its tokens; `limit` is how many scopes of callers may be kept.
     fn measure_tokens(&mut self, limit: usize, now: Timestamp, shared: &dyn SharedData, commands: &mut Vec<Command>) {
-        let state = credential::read(shared, self.grant.credential());
+        let state = credential::read(shared, self.spec.credential());
         let mut tokens = Tokens::default();
         for key in &state.known {
             tokens.add(&shared::read(shared, *key), now);
         }
         self.tokens_at = tokens.changes_at;
-        let name = self.grant.identity();
+        let name = self.spec.identity();
         let earliest = tokens.earliest.map_or(0, Timestamp::unix_seconds);
         commands.push(Command::Measure(metrics::token_expiry(name, earliest)));
         commands.push(Command::Measure(metrics::failures_in_a_row(name, tokens.failures)));
@@ -154,7 +154,7 @@ impl Broker {
     /// Measures what has changed with time, and has federated tokens read that are old. To be called when
     /// [`Broker::next_observation`] has come.
     pub fn observe(&mut self, now: Timestamp, shared: &dyn SharedData) -> Vec<Command> {
-        self.notice(now);
+        self.observe_clock(now);
         let mut commands = Vec::new();
         for identity in &mut self.observed.0 {
             if identity.tokens_at.is_some_and(|at| at <= now) {
@@ -162,27 +162,27 @@ impl Broker {
             }
             if identity.reading_at.is_some_and(|at| at <= now) {
                 identity.reading_at = Some(now.plus(REREAD_PERIOD));
-                commands.push(Command::ReadForCheck(identity.grant.assertion().clone()));
+                commands.push(Command::ReadForCheck(identity.spec.assertion().clone()));
             }
         }
         commands
     }
 
     /// Measures an identity after an exchange of its.
-    pub(super) fn observe_exchange(&mut self, grant: &Arc<Grant>, moment: &mut Moment<'_>) {
-        if credential::note_known(moment.shared, grant, moment.now) {
-            moment.commands.push(Command::Measure(metrics::new_scope(grant.identity())));
+    pub(super) fn observe_exchange(&mut self, spec: &Arc<TokenSpec>, turn: &mut Turn<'_>) {
+        if credential::note_known(turn.shared, spec, turn.now) {
+            turn.commands.push(Command::Measure(metrics::new_scope(spec.identity())));
         }
         let limit = self.limits.unlisted.scopes;
-        if let Some(identity) = self.observed.identity(grant) {
-            identity.measure_tokens(limit, moment.now, moment.shared, &mut moment.commands);
+        if let Some(identity) = self.observed.identity(spec) {
+            identity.measure_tokens(limit, turn.now, turn.shared, &mut turn.commands);
         }
     }
 
     /// Measures the federated token that was read for an exchange.
-    pub(super) fn observe_reading(&mut self, grant: &Arc<Grant>, lifetime: Lifetime, moment: &mut Moment<'_>) {
-        if let Some(identity) = self.observed.identity(grant) {
-            identity.note_reading(lifetime, moment.now, &mut moment.commands);
+    pub(super) fn observe_reading(&mut self, spec: &Arc<TokenSpec>, lifetime: Lifetime, turn: &mut Turn<'_>) {
+        if let Some(identity) = self.observed.identity(spec) {
+            identity.note_reading(lifetime, turn.now, &mut turn.commands);
         }
     }
 }

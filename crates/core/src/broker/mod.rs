@@ -24,7 +24,7 @@ mod tests;
 
 pub use budget::UnlistedLimits;
 pub use connections::Connection;
-pub use freshness::Issued;
+pub use freshness::CachedToken;
 pub use predecessors::Predecessors;
 pub(crate) use readiness::{Credential, Decisive};
 pub use readiness::{Readiness, ReadinessStatus};
@@ -37,7 +37,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::assertion::Source;
-use crate::entra::{self, Grant, Passing, TokenKey, TokenRequest};
+use crate::entra::{self, RetryClass, TokenKey, TokenRequest, TokenSpec};
 use crate::event::Event;
 use crate::http::CallResult;
 use crate::metrics::{self, Measurement};
@@ -48,7 +48,7 @@ use exchange::Failed;
 use gauges::Observed;
 use readiness::Checks;
 use release::Release;
-use slot::{Attempt, Call, Exchange, Slot, Waiter};
+use slot::{Attempt, EndpointCall, Exchange, Slot, Waiter};
 
 /// How long Envoy may take to serve the federated token: it is a file on this machine.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(2);
@@ -135,11 +135,11 @@ pub struct StreamId(pub u32);
 pub enum Command {
     /// Ask the cluster of the grant's assertion source, within [`READ_TIMEOUT`]; report to
     /// [`Broker::assertion_arrived`].
-    ReadAssertion(Arc<Grant>),
+    ReadAssertion(Arc<TokenSpec>),
     /// Send a request to the token endpoint; report to [`Broker::endpoint_answered`].
     CallEndpoint {
         /// Whose answer is reported.
-        grant: Arc<Grant>,
+        spec: Arc<TokenSpec>,
         /// The Envoy cluster to send it to.
         cluster: String,
         /// What to send.
@@ -154,7 +154,7 @@ pub enum Command {
     /// Have the worker behind this queue look at the key again ([`Broker::look`]).
     Wake(QueueId, TokenKey),
     /// Finish a paused request.
-    Finish(StreamId, Result<Arc<Issued>, Problem>),
+    Finish(StreamId, Result<Arc<CachedToken>, Problem>),
     /// Write a line about an exchange to the log.
     Log(Event),
     /// Take a value for a metric.
@@ -172,9 +172,9 @@ pub enum Need {
 
 /// What a request for a token comes to.
 #[derive(Debug)]
-pub enum Answer {
+pub enum TokenLookup {
     /// Here it is.
-    Ready(Arc<Issued>),
+    Ready(Arc<CachedToken>),
     /// The stream is to pause; [`Command::Finish`] will name it.
     Pending,
     /// There is none, and none is to be expected within a request's patience.
@@ -203,7 +203,7 @@ pub struct Broker {
 }
 
 /// One thing that happens to a broker: when, what all workers share, and what is to be done about it.
-struct Moment<'a> {
+struct Turn<'a> {
     now: Timestamp,
     shared: &'a dyn SharedData,
     commands: Vec<Command>,
@@ -234,38 +234,38 @@ impl Broker {
     /// The second value says whether [`Broker::look`] must be called for this key soon, where calls can be made.
     pub fn get(
         &mut self,
-        grant: &Arc<Grant>,
+        spec: &Arc<TokenSpec>,
         need: Need,
         stream: StreamId,
         now: Timestamp,
         shared: &dyn SharedData,
-    ) -> (Answer, bool) {
+    ) -> (TokenLookup, bool) {
         let waiter = Waiter { stream, deadline: now.plus(self.limits.wait), need, rejected: None };
-        let full = self.is_full(grant);
-        let answered = self.slot_of(grant, now, shared).answer(waiter, full, now);
-        self.note_answer(grant, stream, answered, now, shared)
+        let full = self.is_full(spec);
+        let answered = self.slot_of(spec, now, shared).answer(waiter, full, now);
+        self.note_answer(spec, stream, answered, now, shared)
     }
 
     /// Notes what a request for a token came to, before it is answered: that the token is in use, or that the request waits
     /// for an exchange that is permitted.
     fn note_answer(
         &mut self,
-        grant: &Arc<Grant>,
+        spec: &Arc<TokenSpec>,
         stream: StreamId,
-        (answer, look): (Answer, bool),
+        (answer, look): (TokenLookup, bool),
         now: Timestamp,
         shared: &dyn SharedData,
-    ) -> (Answer, bool) {
+    ) -> (TokenLookup, bool) {
         match answer {
-            Answer::Ready(_) if grant.is_listed() => {}
-            Answer::Ready(_) => self.touch(grant, now, shared),
-            Answer::Failed(_) => {}
-            Answer::Pending => {
+            TokenLookup::Ready(_) if spec.is_listed() => {}
+            TokenLookup::Ready(_) => self.touch(spec, now, shared),
+            TokenLookup::Failed(_) => {}
+            TokenLookup::Pending => {
                 // Only the first one asks for a look.
-                if look && let Err(problem) = self.admit(grant, now, shared) {
-                    return (self.refuse(grant, stream, problem, now), false);
+                if look && let Err(problem) = self.admit(spec, now, shared) {
+                    return (self.refuse(spec, stream, problem, now), false);
                 }
-                self.waiting.insert(stream, grant.key());
+                self.waiting.insert(stream, spec.key());
             }
         }
         (answer, look)
@@ -275,9 +275,9 @@ impl Broker {
     ///
     /// Callers choose the unlisted scopes. Their requests leave half of the room to all others, and those of one identity take
     /// at most half of the rest, so that no identity's callers can take it from another's.
-    fn is_full(&self, grant: &Grant) -> Option<usize> {
+    fn is_full(&self, spec: &TokenSpec) -> Option<usize> {
         let (all, waiting) = (self.limits.waiting, self.waiting.len());
-        if grant.is_listed() {
+        if spec.is_listed() {
             return (waiting >= all).then_some(all);
         }
         let (unlisted, of_identity) = (all.div_ceil(2), all.div_ceil(4));
@@ -287,27 +287,27 @@ impl Broker {
         if waiting >= unlisted {
             return Some(unlisted);
         }
-        let same = |slot: &&Slot| !slot.grant.is_listed() && slot.grant.identity() == grant.identity();
+        let same = |slot: &&Slot| !slot.spec.is_listed() && slot.spec.identity() == spec.identity();
         let waiting = self.slots.values().filter(same).map(|slot| slot.waiters.len()).sum::<usize>();
         (waiting >= of_identity).then_some(of_identity)
     }
 
     /// Answers the only request that waits for a key whose exchange may not begin: with a token that does not last, where
     /// there is one.
-    fn refuse(&mut self, grant: &Grant, stream: StreamId, problem: Problem, now: Timestamp) -> Answer {
-        let Some(slot) = self.slots.get_mut(&grant.key()) else { return Answer::Failed(problem) };
-        let place = slot.waiters.iter().position(|waiter| waiter.stream == stream);
-        let rejected = place.and_then(|place| slot.waiters.remove(place).rejected);
+    fn refuse(&mut self, spec: &TokenSpec, stream: StreamId, problem: Problem, now: Timestamp) -> TokenLookup {
+        let Some(slot) = self.slots.get_mut(&spec.key()) else { return TokenLookup::Failed(problem) };
+        let index = slot.waiters.iter().position(|waiter| waiter.stream == stream);
+        let rejected = index.and_then(|index| slot.waiters.remove(index).rejected);
         let token = slot.usable_for(rejected.as_ref(), now).cloned();
-        self.schedule(grant.key(), now);
-        token.map_or(Answer::Failed(problem), Answer::Ready)
+        self.schedule(spec.key(), now);
+        token.map_or(TokenLookup::Failed(problem), TokenLookup::Ready)
     }
 
     /// Asks for a token on behalf of a request that does not wait for it.
     ///
     /// The value says whether [`Broker::look`] must be called for this key soon, where calls can be made.
-    pub fn want(&mut self, grant: &Arc<Grant>, now: Timestamp, shared: &dyn SharedData) -> bool {
-        let slot = self.slot_of(grant, now, shared);
+    pub fn prefetch(&mut self, spec: &Arc<TokenSpec>, now: Timestamp, shared: &dyn SharedData) -> bool {
+        let slot = self.slot_of(spec, now, shared);
         let look = slot.timer.is_none();
         if slot.usable(now).is_some() {
             return slot.use_token() || look;
@@ -315,11 +315,11 @@ impl Broker {
         if slot.backing_off(now).is_some() {
             return look;
         }
-        if !slot.wanted && self.admit(grant, now, shared).is_err() {
-            self.schedule(grant.key(), now);
+        if !slot.wanted && self.admit(spec, now, shared).is_err() {
+            self.schedule(spec.key(), now);
             return false;
         }
-        let wanted = self.slots.get_mut(&grant.key()).map(|slot| std::mem::replace(&mut slot.wanted, true));
+        let wanted = self.slots.get_mut(&spec.key()).map(|slot| std::mem::replace(&mut slot.wanted, true));
         wanted != Some(true) || look
     }
 
@@ -334,26 +334,26 @@ impl Broker {
     }
 
     /// From now on these are fetched, and kept fresh, even when nobody asks.
-    pub fn keep_warm(&mut self, grants: &[Arc<Grant>], now: Timestamp) {
-        for grant in grants {
-            let slot = self.slots.entry(grant.key()).or_insert_with(|| Slot::new(Arc::clone(grant)));
+    pub fn keep_warm(&mut self, specs: &[Arc<TokenSpec>], now: Timestamp) {
+        for spec in specs {
+            let slot = self.slots.entry(spec.key()).or_insert_with(|| Slot::new(Arc::clone(spec)));
             slot.warm = true;
-            self.schedule(grant.key(), now);
+            self.schedule(spec.key(), now);
         }
     }
 
     /// Looks at a key again, after a wake-up.
-    pub fn look(&mut self, key: TokenKey, now: Timestamp, shared: &dyn SharedData) -> Vec<Command> {
-        self.notice(now);
-        let mut moment = Moment { now, shared, commands: Vec::new() };
-        self.look_at(key, &mut moment);
-        moment.commands
+    pub fn poll(&mut self, key: TokenKey, now: Timestamp, shared: &dyn SharedData) -> Vec<Command> {
+        self.observe_clock(now);
+        let mut turn = Turn { now, shared, commands: Vec::new() };
+        self.poll_key(key, &mut turn);
+        turn.commands
     }
 
     /// Looks at every key whose time has come: to be called when [`Broker::next_due`] has come.
     pub fn tick(&mut self, now: Timestamp, shared: &dyn SharedData) -> Vec<Command> {
-        self.notice(now);
-        let mut moment = Moment { now, shared, commands: Vec::new() };
+        self.observe_clock(now);
+        let mut turn = Turn { now, shared, commands: Vec::new() };
         // Each key once: one that is due again at once comes with the next tick.
         let due: Vec<TokenKey> = self.timers.iter().take_while(|(at, _)| *at <= now).map(|(_, key)| *key).collect();
         for key in due {
@@ -361,9 +361,9 @@ impl Broker {
             if self.release.is_spent(now) {
                 break;
             }
-            self.look_at(key, &mut moment);
+            self.poll_key(key, &mut turn);
         }
-        moment.commands
+        turn.commands
     }
 
     /// How many token keys this worker keeps something of.
@@ -385,54 +385,58 @@ impl Broker {
         now: Timestamp,
         shared: &dyn SharedData,
     ) -> Vec<Command> {
-        self.notice(now);
-        let mut moment = Moment { now, shared, commands: Vec::new() };
-        let Some(slot) = self.slots.get_mut(&key) else { return moment.commands };
+        self.observe_clock(now);
+        let mut turn = Turn { now, shared, commands: Vec::new() };
+        let Some(slot) = self.slots.get_mut(&key) else { return turn.commands };
         let (attempt, until, is_comparison) = match slot.exchange {
             Exchange::Reading { attempt, until } => (attempt, until, false),
             Exchange::Comparing { until } => (Attempt::First, until, true),
-            _ => return moment.commands,
+            _ => return turn.commands,
         };
         let began = until.minus(READ_TIMEOUT + GRACE);
-        let grant = Arc::clone(&slot.grant);
-        let assertion = grant.assertion().read(answer, now);
+        let spec = Arc::clone(&slot.spec);
+        let assertion = spec.assertion().read(answer, now);
         let is_elsewheres = |problem: &Problem| problem.code == Code::AssertionUnavailable && !self.serves;
         // A VM that serves no requests can never read it: its attempt says nothing of the token.
         if !assertion.as_ref().is_err_and(is_elsewheres) {
             let outcome = assertion.as_ref().err().map_or("read", |problem| problem.code.as_str());
-            moment.commands.push(Command::Measure(metrics::assertion_read(outcome)));
+            turn.commands.push(Command::Measure(metrics::assertion_read(outcome)));
         }
         match assertion {
             Ok(assertion) => {
                 slot.unreadable = 0;
                 slot.malformed = false;
-                credential::note_reading(shared, grant.assertion(), true);
-                self.observe_reading(&grant, assertion.lifetime(), &mut moment);
-                if !is_comparison || self.ends_back_off(key, assertion.fingerprint(), &mut moment) {
-                    let request = TokenRequest::new(&grant, &assertion);
-                    self.call(key, Call { attempt, asked_at: now, assertion, request, way: 0 }, &mut moment);
+                credential::note_reading(shared, spec.assertion(), true);
+                self.observe_reading(&spec, assertion.lifetime(), &mut turn);
+                if !is_comparison || self.ends_back_off(key, assertion.fingerprint(), &mut turn) {
+                    let request = TokenRequest::new(&spec, &assertion);
+                    self.call(
+                        key,
+                        EndpointCall { attempt, asked_at: now, assertion, request, cluster_index: 0 },
+                        &mut turn,
+                    );
                 }
             }
             Err(problem) if is_elsewheres(&problem) => {
-                self.leave_to_others(key, &mut moment);
+                self.yield_to_workers(key, &mut turn);
             }
             Err(_) if is_comparison => {
-                credential::note_reading(shared, grant.assertion(), false);
-                self.end_comparison(key, &mut moment);
+                credential::note_reading(shared, spec.assertion(), false);
+                self.end_comparison(key, &mut turn);
             }
             Err(problem) if problem.code == Code::AssertionMalformed && !slot.malformed => {
                 slot.malformed = true;
-                self.try_again(key, attempt, TORN, &mut moment);
+                self.try_again(key, attempt, TORN, &mut turn);
             }
             Err(problem) => {
                 slot.malformed = false;
-                credential::note_reading(shared, grant.assertion(), false);
-                let problem = problem.about(grant.identity(), grant.scope());
-                self.fail(key, Failed::transiently(problem, began), &mut moment);
+                credential::note_reading(shared, spec.assertion(), false);
+                let problem = problem.about(spec.identity(), spec.scope());
+                self.fail(key, Failed::transiently(problem, began), &mut turn);
             }
         }
-        self.settle(key, &mut moment);
-        moment.commands
+        self.update_timers(key, &mut turn);
+        turn.commands
     }
 
     /// The answer to [`Command::CallEndpoint`].
@@ -443,67 +447,67 @@ impl Broker {
         now: Timestamp,
         shared: &dyn SharedData,
     ) -> Vec<Command> {
-        self.notice(now);
-        let mut moment = Moment { now, shared, commands: Vec::new() };
-        let Some(slot) = self.slots.get_mut(&key) else { return moment.commands };
+        self.observe_clock(now);
+        let mut turn = Turn { now, shared, commands: Vec::new() };
+        let Some(slot) = self.slots.get_mut(&key) else { return turn.commands };
         let call = match std::mem::replace(&mut slot.exchange, Exchange::Idle) {
             Exchange::Calling { call, .. } => *call,
             other => {
                 slot.exchange = other;
-                return moment.commands;
+                return turn.commands;
             }
         };
-        let cluster = slot.grant.clusters().get(call.way).map(String::as_str).unwrap_or_default();
-        match entra::read_answer(answer, cluster, &slot.grant, &call.assertion, now) {
-            entra::Answer::Granted { token, expires_in, refresh_in, request_id } => {
-                let issued = Issued::new(token, call.asked_at, expires_in, refresh_in, self.random.next());
-                match (issued.is_usable(now), call.attempt) {
+        let cluster = slot.spec.clusters().get(call.cluster_index).map(String::as_str).unwrap_or_default();
+        match entra::read_answer(answer, cluster, &slot.spec, &call.assertion, now) {
+            entra::EndpointAnswer::Granted { token, expires_in, refresh_in, request_id } => {
+                let cached = CachedToken::new(token, call.asked_at, expires_in, refresh_in, self.random.next());
+                match (cached.is_usable(now), call.attempt) {
                     (true, _) => {
                         let cluster = cluster.to_owned();
-                        self.succeed(key, issued, &cluster, request_id.as_ref(), &mut moment);
+                        self.succeed(key, cached, &cluster, request_id.as_ref(), &mut turn);
                     }
-                    (false, Attempt::First) => self.read(key, Attempt::Second, &mut moment),
+                    (false, Attempt::First) => self.read(key, Attempt::Second, &mut turn),
                     (false, Attempt::Second) => {
-                        let problem = over_on_arrival(&slot.grant, expires_in, now.since(call.asked_at));
-                        self.fail(key, Failed::transiently(problem, call.asked_at), &mut moment);
+                        let problem = over_on_arrival(&slot.spec, expires_in, now.since(call.asked_at));
+                        self.fail(key, Failed::transiently(problem, call.asked_at), &mut turn);
                     }
                 }
             }
-            entra::Answer::Unreached { problem } => {
+            entra::EndpointAnswer::Unreached { problem } => {
                 let began = call.asked_at;
-                if let Some(problem) = self.call_next(key, call, *problem, &mut moment) {
-                    self.fail(key, Failed::transiently(problem, began), &mut moment);
+                if let Some(problem) = self.call_next(key, call, *problem, &mut turn) {
+                    self.fail(key, Failed::transiently(problem, began), &mut turn);
                 }
             }
-            entra::Answer::Refused { problem, passing, retry_after } => {
-                let passing = credential::passing_of(shared, &slot.grant, &problem, passing, now);
-                match (call.attempt, passing) {
-                    (Attempt::First, Passing::RetrySoon | Passing::FreshAssertion) => {
-                        self.retry_refused(key, &problem, passing, &mut moment);
+            entra::EndpointAnswer::Refused { problem, retry_class, retry_after } => {
+                let retry_class = credential::passing_of(shared, &slot.spec, &problem, retry_class, now);
+                match (call.attempt, retry_class) {
+                    (Attempt::First, RetryClass::Immediate | RetryClass::StaleAssertion) => {
+                        self.retry_refused(key, &problem, retry_class, &mut turn);
                     }
                     _ => {
                         let (assertion, began) = (call.assertion.fingerprint(), call.asked_at);
-                        credential::note_answer(shared, &slot.grant, &problem, assertion, now);
+                        credential::note_answer(shared, &slot.spec, &problem, assertion, now);
                         let refused = credential::is_refusal(&problem).then_some(assertion);
-                        let failed = Failed { problem: *problem, passing, began, asked_for: retry_after, refused };
-                        self.fail(key, failed, &mut moment);
+                        let failed = Failed { problem: *problem, retry_class, began, asked_for: retry_after, refused };
+                        self.fail(key, failed, &mut turn);
                     }
                 }
             }
         }
-        self.settle(key, &mut moment);
-        moment.commands
+        self.update_timers(key, &mut turn);
+        turn.commands
     }
 
     /// What is known of the grant's key, as fresh as a request needs it.
-    fn slot_of(&mut self, grant: &Arc<Grant>, now: Timestamp, shared: &dyn SharedData) -> &mut Slot {
-        self.notice(now);
+    fn slot_of(&mut self, spec: &Arc<TokenSpec>, now: Timestamp, shared: &dyn SharedData) -> &mut Slot {
+        self.observe_clock(now);
         self.serves = true;
-        let key = grant.key();
-        if !grant.is_listed() && !self.slots.contains_key(&key) {
-            self.make_room(grant);
+        let key = spec.key();
+        if !spec.is_listed() && !self.slots.contains_key(&key) {
+            self.make_room(spec);
         }
-        let slot = self.slots.entry(key).or_insert_with(|| Slot::new(Arc::clone(grant)));
+        let slot = self.slots.entry(key).or_insert_with(|| Slot::new(Arc::clone(spec)));
         slot.used_at = now;
         if slot.usable(now).is_none() {
             slot.adopt(&shared::read(shared, key), now);
@@ -512,7 +516,7 @@ impl Broker {
     }
 
     /// Everything here is timed by a clock that somebody may set back: nobody is to wait for that much longer.
-    fn notice(&mut self, now: Timestamp) {
+    fn observe_clock(&mut self, now: Timestamp) {
         let back = self.latest.since(now);
         self.latest = now;
         if back.is_zero() {
@@ -542,13 +546,13 @@ fn too_many_waiting(most: usize) -> Problem {
 }
 
 /// A token that nobody can use: without a back-off, it would be fetched again and again.
-fn over_on_arrival(grant: &Grant, life: Duration, took: Duration) -> Problem {
+fn over_on_arrival(spec: &TokenSpec, life: Duration, took: Duration) -> Problem {
     Problem::new(
         Code::EntraReplyInvalid,
         format!("the token lives {} s, and that was over when it came, after {} s", life.as_secs(), took.as_secs()),
         "See how long Entra takes to answer, the life that the tenant gives to tokens, and this node's clock.",
     )
-    .about(grant.identity(), grant.scope())
+    .about(spec.identity(), spec.scope())
 }
 
 /// Jitter: SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators"). Nothing secret hangs

@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::credential;
 use super::{Broker, Command, READ_TIMEOUT, SharedData, StreamId};
 use crate::assertion::{Fingerprint, Source};
-use crate::entra::{CredentialKey, Grant};
+use crate::entra::{CredentialKey, TokenSpec};
 use crate::http::{CallResult, Reply};
 use crate::metrics::{self, Measurement};
 use crate::problem::{Code, Problem};
@@ -46,8 +46,8 @@ pub(crate) struct Credential {
 
 impl Credential {
     /// What the tokens of any scope are asked for with.
-    pub(crate) fn of(grant: &Grant) -> Self {
-        Self { key: grant.credential(), assertion: grant.assertion().clone(), discard_before: grant.discard_before() }
+    pub(crate) fn of(spec: &TokenSpec) -> Self {
+        Self { key: spec.credential(), assertion: spec.assertion().clone(), discard_before: spec.discard_before() }
     }
 }
 
@@ -99,7 +99,7 @@ impl Broker {
         now: Timestamp,
         shared: &dyn SharedData,
     ) -> Option<ReadinessStatus> {
-        self.notice(now);
+        self.observe_clock(now);
         let unread = readiness.unread(now, shared);
         // Each holds a stream, as a request that waits for a token does: beyond the limit what is known is told.
         if unread.is_empty() || self.checks.waiting.len() >= self.limits.waiting {
@@ -110,7 +110,7 @@ impl Broker {
     }
 
     /// Reads the federated tokens for the checks that wait for them, except those that are being read.
-    pub fn check(&mut self, now: Timestamp) -> Vec<Command> {
+    pub fn start_probe(&mut self, now: Timestamp) -> Vec<Command> {
         let checks = &mut self.checks;
         checks.reading.retain(|(_, until)| now < *until);
         let mut commands = Vec::new();
@@ -131,7 +131,7 @@ impl Broker {
         now: Timestamp,
         shared: &dyn SharedData,
     ) -> Vec<Command> {
-        self.notice(now);
+        self.observe_clock(now);
         let assertion = source.read(answer, now);
         let word = assertion.as_ref().err().map_or("read", |problem| problem.code.as_str());
         let mut commands = vec![Command::Measure(metrics::assertion_read(word))];
@@ -146,8 +146,8 @@ impl Broker {
         }
         checks.reading.retain(|(other, _)| other != source);
         checks.waiting.retain_mut(|waiting| {
-            if let Some(place) = waiting.unread.iter().position(|other| other == source) {
-                waiting.read.push((waiting.unread.swap_remove(place), reading.clone()));
+            if let Some(index) = waiting.unread.iter().position(|other| other == source) {
+                waiting.read.push((waiting.unread.swap_remove(index), reading.clone()));
             }
             if waiting.unread.is_empty() {
                 let status = waiting.readiness.judge(&waiting.read, now, shared);

@@ -6,11 +6,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::freshness::Issued;
-use super::shared::{self, Then};
+use super::freshness::CachedToken;
+use super::shared::{self, Update};
 use super::slot::{Rejected, Slot, Waiter};
-use super::{Answer, Broker, FORCED_PERIOD, GRACE, Need, QueueId, SharedData, StreamId};
-use crate::entra::{Grant, TokenKey};
+use super::{Broker, FORCED_PERIOD, GRACE, Need, QueueId, SharedData, StreamId, TokenLookup};
+use crate::entra::{TokenKey, TokenSpec};
 use crate::event::Event;
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
@@ -47,13 +47,13 @@ pub enum RejectedBy<'a> {
 }
 
 impl Rejection {
-    /// What to log, when the token of `grant` is marked as rejected since now.
-    pub fn event(&self, grant: &Grant, by: RejectedBy<'_>) -> Option<Event> {
+    /// What to log, when the token of `spec` is marked as rejected since now.
+    pub fn event(&self, spec: &TokenSpec, by: RejectedBy<'_>) -> Option<Event> {
         if !self.marked {
             return None;
         }
         let about =
-            |event: Event, by| event.with("by", by).with("identity", grant.identity()).with("scope", grant.scope());
+            |event: Event, by| event.with("by", by).with("identity", spec.identity()).with("scope", spec.scope());
         let event = match by {
             RejectedBy::Caller => about(Event::info("rejected"), "caller"),
             RejectedBy::Upstream(decided_by) => {
@@ -83,20 +83,20 @@ impl Broker {
     /// there; at most one exchange for each key is forced so every 30 s.
     pub fn get_another(
         &mut self,
-        grant: &Arc<Grant>,
+        spec: &Arc<TokenSpec>,
         need: Need,
         stale: Stale,
         stream: StreamId,
         now: Timestamp,
         shared: &dyn SharedData,
-    ) -> (Answer, Rejection) {
-        let (queue, full) = (self.queue, self.is_full(grant));
+    ) -> (TokenLookup, Rejection) {
+        let (queue, full) = (self.queue, self.is_full(spec));
         let deadline = now.plus(self.limits.wait);
-        let slot = self.slot_of(grant, now, shared);
+        let slot = self.slot_of(spec, now, shared);
         let rejects_now = !matches!(stale, Stale::Carried(_));
         if rejects_now {
             // The caller may have the token from another worker.
-            slot.adopt(&shared::read(shared, grant.key()), now);
+            slot.adopt(&shared::read(shared, spec.key()), now);
         }
         let meant = slot.token.clone().filter(|token| match stale {
             Stale::Any => true,
@@ -110,20 +110,20 @@ impl Broker {
         };
         let mut holders = None;
         if let Some(token) = meant.filter(|token| rejects_now && token.is_usable(now)) {
-            match slot.reject(grant.key(), &token, now, shared) {
+            match slot.reject(spec.key(), &token, now, shared) {
                 Verdict::Marked(queues) => holders = Some(queues),
                 Verdict::Known | Verdict::Replaced => {}
                 Verdict::TooSoon(at) if stale == Stale::Any && at <= token.issued_at() => rejected = None,
                 Verdict::TooSoon(at) => {
-                    let problem = replaced_recently(at, now).about(grant.identity(), grant.scope());
+                    let problem = replaced_recently(at, now).about(spec.identity(), spec.scope());
                     // A worker that took the token over just now is to be known as one that holds it.
                     let wake = if slot.entered { Vec::new() } else { vec![queue] };
-                    return (Answer::Failed(problem), Rejection { marked: false, wake });
+                    return (TokenLookup::Failed(problem), Rejection { marked: false, wake });
                 }
             }
         }
         let answered = slot.answer(Waiter { stream, deadline, need, rejected }, full, now);
-        let (answer, look) = self.note_answer(grant, stream, answered, now, shared);
+        let (answer, look) = self.note_answer(spec, stream, answered, now, shared);
         let marked = holders.is_some();
         let holders = holders.unwrap_or_default();
         let wake = if look || marked { with(holders, queue) } else { holders };
@@ -132,7 +132,7 @@ impl Broker {
 
     /// The upstream rejected a token. It is marked for all workers and stays in use until another is there; at most one
     /// exchange for each key is forced so every 30 s.
-    pub fn reject(&mut self, key: TokenKey, token: &Issued, now: Timestamp, shared: &dyn SharedData) -> Rejection {
+    pub fn reject(&mut self, key: TokenKey, token: &CachedToken, now: Timestamp, shared: &dyn SharedData) -> Rejection {
         let Some(slot) = self.slots.get_mut(&key).filter(|slot| slot.token.as_deref() == Some(token)) else {
             return Rejection::default();
         };
@@ -147,25 +147,25 @@ impl Broker {
 
 impl Slot {
     /// Marks the token as rejected for all workers, unless another has replaced it or one was forced a moment ago.
-    fn reject(&mut self, key: TokenKey, token: &Issued, now: Timestamp, shared: &dyn SharedData) -> Verdict {
+    fn reject(&mut self, key: TokenKey, token: &CachedToken, now: Timestamp, shared: &dyn SharedData) -> Verdict {
         let verdict = shared::update(shared, key, now, |entry| {
             if entry.token.as_ref().is_some_and(|theirs| theirs != token && theirs.is_usable(now)) {
                 self.adopt(entry, now);
-                return Then::Keep(Verdict::Replaced);
+                return Update::Abandon(Verdict::Replaced);
             }
             if entry.rejected && entry.token.as_ref() == Some(token) {
                 self.adopt(entry, now);
-                return Then::Keep(Verdict::Known);
+                return Update::Abandon(Verdict::Known);
             }
             if let Some(at) = entry.forced_at.filter(|_| entry.is_forced(now)) {
-                return Then::Keep(Verdict::TooSoon(at));
+                return Update::Abandon(Verdict::TooSoon(at));
             }
             // Elsewhere it may be replaced by one that is over: it is not published anew.
             entry.rejected = entry.token.as_ref() == Some(token);
             entry.forced_at = Some(now);
             self.adopt(entry, now);
             (self.rejected, self.used) = (true, true);
-            Then::Write(Verdict::Marked(entry.holders.clone()))
+            Update::Commit(Verdict::Marked(entry.holders.clone()))
         });
         // Others were faster at every try: whatever they wrote is looked at with the next wake-up.
         verdict.unwrap_or(Verdict::Known)

@@ -10,10 +10,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::causes::Causes;
-use super::freshness::Issued;
+use super::freshness::CachedToken;
 use super::{FORCED_PERIOD, GRACE, Limits, READING_PERIOD, credential};
 use crate::assertion::Fingerprint;
-use crate::entra::{Passing, TokenKey};
+use crate::entra::{RetryClass, TokenKey};
 use crate::problem::Problem;
 use crate::time::Timestamp;
 
@@ -71,7 +71,7 @@ impl Lease {
 pub(super) struct Failure {
     pub(super) problem: Problem,
     /// Whether it passes or needs a change.
-    pub(super) class: Passing,
+    pub(super) class: RetryClass,
     pub(super) failed_at: Timestamp,
     /// No exchange before this time.
     pub(super) next_try: Timestamp,
@@ -97,7 +97,7 @@ impl Failure {
     }
 
     /// The problem as it is told now.
-    pub(super) fn told(&self, now: Timestamp) -> Problem {
+    pub(super) fn to_problem(&self, now: Timestamp) -> Problem {
         self.problem.clone().retry_after(self.next_try.since(now))
     }
 }
@@ -126,7 +126,7 @@ pub(super) struct Entry {
     /// What it is for, for people.
     #[serde(default)]
     pub(super) scope: String,
-    pub(super) token: Option<Issued>,
+    pub(super) token: Option<CachedToken>,
     pub(super) failure: Option<Failure>,
     /// How often each cause made an exchange fail since the last token.
     #[serde(default)]
@@ -160,7 +160,7 @@ impl Entry {
 
     /// Puts another token in the place of the one that is there. Returns the queues of the workers to wake: of all that
     /// hold an older one, and not the `holder` of this one.
-    pub(super) fn replace_token(&mut self, token: Issued, holder: QueueId) -> Vec<QueueId> {
+    pub(super) fn replace_token(&mut self, token: CachedToken, holder: QueueId) -> Vec<QueueId> {
         let mut older = std::mem::take(&mut self.holders);
         older.retain(|queue| *queue != holder);
         self.enter(holder, &token);
@@ -170,7 +170,7 @@ impl Entry {
     }
 
     /// Enters a worker among those that hold a token of this key.
-    pub(super) fn enter(&mut self, holder: QueueId, token: &Issued) {
+    pub(super) fn enter(&mut self, holder: QueueId, token: &CachedToken) {
         self.holders.push(holder);
         self.held_until = self.held_until.max(token.usable_until());
     }
@@ -282,14 +282,14 @@ pub(super) fn read_all(shared: &dyn SharedData) -> Vec<(TokenKey, Entry)> {
 }
 
 /// Whether a change is to be written.
-pub(super) enum Then<T> {
-    Write(T),
-    Keep(T),
+pub(super) enum Update<T> {
+    Commit(T),
+    Abandon(T),
 }
 
-impl<T> Then<T> {
-    pub(super) fn write_if(changed: bool, result: T) -> Self {
-        if changed { Self::Write(result) } else { Self::Keep(result) }
+impl<T> Update<T> {
+    pub(super) fn commit_if(changed: bool, result: T) -> Self {
+        if changed { Self::Commit(result) } else { Self::Abandon(result) }
     }
 }
 
@@ -317,14 +317,14 @@ pub(super) fn update_value(
 /// Calls `update` with a change that says whether it is to be written, and gives the result of the last change; `None` when
 /// `update` returns `false`. Everything that does not depend on `T` is in `update`, once in the module.
 pub(super) fn with_result<V, T>(
-    mut change: impl FnMut(&mut V) -> Then<T>,
+    mut change: impl FnMut(&mut V) -> Update<T>,
     update: impl FnOnce(&mut dyn FnMut(&mut V) -> bool) -> bool,
 ) -> Option<T> {
     let mut last = None;
     let done = update(&mut |value| {
         let (is_written, result) = match change(value) {
-            Then::Write(result) => (true, result),
-            Then::Keep(result) => (false, result),
+            Update::Commit(result) => (true, result),
+            Update::Abandon(result) => (false, result),
         };
         last = Some(result);
         is_written
@@ -338,7 +338,7 @@ pub(super) fn update<T>(
     shared: &dyn SharedData,
     key: TokenKey,
     now: Timestamp,
-    change: impl FnMut(&mut Entry) -> Then<T>,
+    change: impl FnMut(&mut Entry) -> Update<T>,
 ) -> Option<T> {
     with_result(change, |change| update_entry(shared, key, now, change))
 }
@@ -363,7 +363,7 @@ fn update_entry(
 pub(super) fn remove(shared: &dyn SharedData, key: TokenKey, now: Timestamp) {
     update(shared, key, now, |entry| {
         if entry.lease.as_ref().is_some_and(|lease| lease.is_live(now)) {
-            return Then::Keep(());
+            return Update::Abandon(());
         }
         // A rejection is remembered for as long as it limits the next one.
         let forced = std::mem::take(entry);
@@ -371,6 +371,6 @@ pub(super) fn remove(shared: &dyn SharedData, key: TokenKey, now: Timestamp) {
             let Entry { identity, scope, forced_at, .. } = forced;
             *entry = Entry { identity, scope, forced_at, ..Entry::default() };
         }
-        Then::Write(())
+        Update::Commit(())
     });
 }

@@ -3,20 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::freshness::{self, Issued};
+use super::freshness::{self, CachedToken};
 use super::shared::{Entry, Failure, RefusedAssertion};
-use super::{Answer, FORCED_PERIOD, Need, QueueId, StreamId, release, too_many_waiting};
+use super::{FORCED_PERIOD, Need, QueueId, StreamId, TokenLookup, release, too_many_waiting};
 use crate::assertion::Assertion;
-use crate::entra::{Grant, TokenRequest};
+use crate::entra::{TokenRequest, TokenSpec};
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 
 /// What this worker knows of one key.
 pub(super) struct Slot {
-    pub(super) grant: Arc<Grant>,
+    pub(super) spec: Arc<TokenSpec>,
     /// To be kept fresh even when nobody asks.
     pub(super) warm: bool,
-    pub(super) token: Option<Arc<Issued>>,
+    pub(super) token: Option<Arc<CachedToken>>,
     /// Whether the token is rejected: it stays in use until another is there.
     pub(super) rejected: bool,
     /// Whether the shared entry names this worker among those that hold the token, or it will after the next look.
@@ -57,7 +57,7 @@ pub(super) struct Waiter {
 
 /// A token that a caller rejects.
 pub(super) enum Rejected {
-    This(Arc<Issued>),
+    This(Arc<CachedToken>),
     /// The one with this SHA-256, should it ever come into use here; the caller asked for another at `asked_at`.
     Digest {
         digest: [u8; 32],
@@ -67,14 +67,14 @@ pub(super) enum Rejected {
 
 /// How a request for a token ends.
 pub(super) enum Outcome<'a> {
-    Token(&'a Arc<Issued>),
+    Token(&'a Arc<CachedToken>),
     Failure(&'a Failure),
     /// Entra issued the token again that the request rejects.
     SameToken,
 }
 
 impl Rejected {
-    pub(super) fn is(&self, token: &Issued) -> bool {
+    pub(super) fn is(&self, token: &CachedToken) -> bool {
         match self {
             Self::This(this) => std::ptr::eq(Arc::as_ptr(this), token) || this.token() == token.token(),
             Self::Digest { digest, .. } => token.token().digest() == *digest,
@@ -82,7 +82,7 @@ impl Rejected {
     }
 
     /// Whether Entra issued this token, which is the rejected one, once more since the caller rejected it.
-    fn is_issued_again(&self, token: &Issued) -> bool {
+    fn is_issued_again(&self, token: &CachedToken) -> bool {
         match self {
             Self::This(this) => this.issued_at() != token.issued_at(),
             Self::Digest { asked_at, .. } => *asked_at <= token.issued_at(),
@@ -101,20 +101,20 @@ pub(super) enum Exchange {
     /// This worker asked for the assertion.
     Reading { until: Timestamp, attempt: Attempt },
     /// This worker called the token endpoint.
-    Calling { until: Timestamp, call: Box<Call> },
+    Calling { until: Timestamp, call: Box<EndpointCall> },
     /// This worker tries once more, then.
     Pausing { until: Timestamp, attempt: Attempt },
 }
 
 /// A call to the token endpoint.
-pub(super) struct Call {
+pub(super) struct EndpointCall {
     pub(super) attempt: Attempt,
     pub(super) asked_at: Timestamp,
     /// What the answer is compared with, so that nothing of it is quoted.
     pub(super) assertion: Assertion,
     pub(super) request: TokenRequest,
     /// The place of the cluster among the ways to the authority.
-    pub(super) way: usize,
+    pub(super) cluster_index: usize,
 }
 
 /// Which try of one exchange this is.
@@ -125,9 +125,9 @@ pub(super) enum Attempt {
 }
 
 impl Slot {
-    pub(super) fn new(grant: Arc<Grant>) -> Self {
+    pub(super) fn new(spec: Arc<TokenSpec>) -> Self {
         Self {
-            grant,
+            spec,
             warm: false,
             token: None,
             rejected: false,
@@ -148,7 +148,7 @@ impl Slot {
         }
     }
 
-    pub(super) fn usable(&self, now: Timestamp) -> Option<&Arc<Issued>> {
+    pub(super) fn usable(&self, now: Timestamp) -> Option<&Arc<CachedToken>> {
         self.token.as_ref().filter(|token| token.is_usable(now))
     }
 
@@ -179,7 +179,7 @@ impl Slot {
     }
 
     /// The token, when it does for this need. While a back-off runs, whatever can be sent does.
-    pub(super) fn fitting(&self, need: Need, now: Timestamp) -> Option<&Arc<Issued>> {
+    pub(super) fn fitting(&self, need: Need, now: Timestamp) -> Option<&Arc<CachedToken>> {
         self.usable(now).filter(|token| {
             let fits = (need == Need::Usable || token.is_long_lived(now)) && !self.is_discarded(token, now);
             fits || self.backing_off(now).is_some()
@@ -187,7 +187,7 @@ impl Slot {
     }
 
     /// The token that can be sent for a caller, however little of it is left: not the one that the caller rejects.
-    pub(super) fn usable_for(&self, rejected: Option<&Rejected>, now: Timestamp) -> Option<&Arc<Issued>> {
+    pub(super) fn usable_for(&self, rejected: Option<&Rejected>, now: Timestamp) -> Option<&Arc<CachedToken>> {
         self.usable(now).filter(|token| !rejected.is_some_and(|rejected| rejected.is(token)))
     }
 
@@ -205,36 +205,36 @@ impl Slot {
     }
 
     /// The outcome as the request gets it.
-    pub(super) fn result_of(&self, outcome: Outcome<'_>, now: Timestamp) -> Result<Arc<Issued>, Problem> {
+    pub(super) fn result_of(&self, outcome: Outcome<'_>, now: Timestamp) -> Result<Arc<CachedToken>, Problem> {
         match outcome {
             Outcome::Token(token) => Ok(Arc::clone(token)),
-            Outcome::Failure(failure) => Err(failure.told(now)),
-            Outcome::SameToken => Err(same_token_again().about(self.grant.identity(), self.grant.scope())),
+            Outcome::Failure(failure) => Err(failure.to_problem(now)),
+            Outcome::SameToken => Err(same_token_again().about(self.spec.identity(), self.spec.scope())),
         }
     }
 
     /// Answers a request, or has it wait unless the worker is `full`: then, as many wait there as may. The second value
     /// says whether [`super::Broker::look`] must be called.
-    pub(super) fn answer(&mut self, waiter: Waiter, full: Option<usize>, now: Timestamp) -> (Answer, bool) {
+    pub(super) fn answer(&mut self, waiter: Waiter, full: Option<usize>, now: Timestamp) -> (TokenLookup, bool) {
         // The first use of a token, and a key that is new, need a timer.
         let look = self.timer.is_none();
         let outcome = self.outcome(waiter.need, waiter.rejected.as_ref(), now);
         match outcome.map(|outcome| self.result_of(outcome, now)) {
-            Some(Ok(token)) => return (Answer::Ready(token), self.use_token() || look),
-            Some(Err(problem)) => return (Answer::Failed(problem), look),
+            Some(Ok(token)) => return (TokenLookup::Ready(token), self.use_token() || look),
+            Some(Err(problem)) => return (TokenLookup::Failed(problem), look),
             None => {}
         }
         let Some(waiting) = full else {
             self.waiters.push(waiter);
-            return (Answer::Pending, self.waiters.len() == 1);
+            return (TokenLookup::Pending, self.waiters.len() == 1);
         };
         // One that does not last is better than none.
         if let Some(token) = self.usable_for(waiter.rejected.as_ref(), now) {
             let token = Arc::clone(token);
-            return (Answer::Ready(token), self.use_token() || look);
+            return (TokenLookup::Ready(token), self.use_token() || look);
         }
-        let problem = too_many_waiting(waiting).about(self.grant.identity(), self.grant.scope());
-        (Answer::Failed(problem), look)
+        let problem = too_many_waiting(waiting).about(self.spec.identity(), self.spec.scope());
+        (TokenLookup::Failed(problem), look)
     }
 
     /// Notes that the token is used. Returns whether [`super::Broker::look`] must be called: the first use needs a timer, and
@@ -253,7 +253,7 @@ impl Slot {
 
     /// Takes over what another worker has published.
     pub(super) fn adopt(&mut self, entry: &Entry, now: Timestamp) {
-        let is_better = |theirs: &&Issued| theirs.is_usable(now) || self.usable(now).is_none();
+        let is_better = |theirs: &&CachedToken| theirs.is_usable(now) || self.usable(now).is_none();
         let theirs = entry.token.as_ref().filter(is_better);
         if let Some(theirs) = theirs.filter(|theirs| self.token.as_deref() != Some(theirs)) {
             self.token = Some(Arc::new(theirs.clone()));
@@ -318,12 +318,12 @@ impl Slot {
     }
 
     /// Whether the configuration discards the token.
-    fn is_discarded(&self, token: &Issued, now: Timestamp) -> bool {
-        freshness::is_discarded(token.issued_at(), self.grant.discard_before(), now)
+    fn is_discarded(&self, token: &CachedToken, now: Timestamp) -> bool {
+        freshness::is_discarded(token.issued_at(), self.spec.discard_before(), now)
     }
 
     /// Whether another token is to be fetched in place of this one.
-    fn is_due(&self, token: &Issued, now: Timestamp) -> bool {
+    fn is_due(&self, token: &CachedToken, now: Timestamp) -> bool {
         token.is_due(now) || self.rejected || self.is_discarded(token, now)
     }
 

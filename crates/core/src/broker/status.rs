@@ -131,8 +131,8 @@ pub fn status(build: Build, configuration: &ConfigurationStatus, now: Timestamp,
     // Each in its place: the library's sort has 22 KB, for a page that a person reads.
     for (key, entry) in known.into_iter().chain(unknown) {
         let key = KeyStatus::new(key, entry, now);
-        let place = keys.partition_point(|other| other.rank() < key.rank());
-        keys.insert(place, key);
+        let index = keys.partition_point(|other| other.rank() < key.rank());
+        keys.insert(index, key);
         if keys.len() > MOST_KEYS {
             keys.pop();
             left_out += 1;

@@ -42,9 +42,9 @@ pub(super) fn read(object: &Object<'_>, cloud: Option<Cloud>, mistakes: &mut Mis
         has_scope: true,
         resources: Vec::new(),
     };
-    let Some(word) = field.text(mistakes) else { return Some(read) };
-    let of_the_word = |mistake: AzureMistake| format!("{word:?} {mistake}");
-    let service = match Service::find(word, cloud) {
+    let Some(choice) = field.text(mistakes) else { return Some(read) };
+    let of_the_word = |mistake: AzureMistake| format!("{choice:?} {mistake}");
+    let service = match Service::find(choice, cloud) {
         Ok(service) => service,
         Err(mistake) => {
             mistakes.add(&field.path, of_the_word(mistake));

@@ -30,7 +30,7 @@ pub(super) fn read(
     let known = [OWN, TREATMENT].concat();
     let mut taken: HashMap<Match, usize> = HashMap::new();
     let mut destinations: Vec<Destination> = Vec::new();
-    for (place, item) in root.list("destinations", mistakes).unwrap_or_default().into_iter().enumerate() {
+    for (index, item) in root.list("destinations", mistakes).unwrap_or_default().into_iter().enumerate() {
         let Some(object) = item.object(&known, mistakes) else { continue };
         let azure = azure_service::read(&object, cloud, mistakes);
         let hosts = match &azure {
@@ -43,7 +43,7 @@ pub(super) fn read(
             for prefix in &path_prefixes {
                 for method in &methods {
                     let what = (host.clone(), prefix.clone(), method.clone());
-                    if let Some(other) = taken.insert(what, place) {
+                    if let Some(other) = taken.insert(what, index) {
                         mistakes.add(path, tie(host, prefix, method.as_deref(), other));
                     }
                 }
@@ -68,7 +68,7 @@ pub(super) fn read(
         for (action, hosts) in groups {
             let (label, methods, path_prefixes) = (label.clone(), methods.clone(), path_prefixes.clone());
             destinations.push(Destination {
-                place,
+                index,
                 label,
                 hosts,
                 methods,

@@ -1,7 +1,7 @@
 //! The sections `entra`, `assertions` and `identities`: where tokens come from, and who we are there.
 
 use super::reader::{Field, Mistakes, Object};
-use super::{Identity, Principal};
+use super::{Client, Identity};
 use crate::assertion::Source;
 use crate::entra::{Authority, Cloud};
 use crate::host::Host;
@@ -48,7 +48,7 @@ fn read_entra(root: &Object<'_>, variable: &dyn Fn(&str) -> Option<String>, mist
     let object =
         root.get("entra").and_then(|entra| entra.object(&["authority", "unknown_authority", "clusters"], mistakes));
     let unknown_allowed = object.as_ref().is_some_and(|object| {
-        object.word("unknown_authority", &[("refuse", false), ("allowed", true)], false, mistakes)
+        object.choice("unknown_authority", &[("refuse", false), ("allowed", true)], false, mistakes)
     });
     let written = object.as_ref().and_then(|object| object.text("authority", mistakes));
     let authority = match written {
@@ -60,7 +60,7 @@ fn read_entra(root: &Object<'_>, variable: &dyn Fn(&str) -> Option<String>, mist
             let Some(text) = text else { return Ok(Authority::public()) };
             Authority::parse(&text, unknown_allowed).map_err(|wrong| {
                 Problem::new(
-                    Code::VariableMissing,
+                    Code::EnvVarMissing,
                     format!("{AUTHORITY_VARIABLE}: {:?} {wrong}", UntrustedText::new(&text)),
                     "Correct the variable, or write entra.authority in the configuration.",
                 )
@@ -82,7 +82,7 @@ fn read_entra(root: &Object<'_>, variable: &dyn Fn(&str) -> Option<String>, mist
 pub(super) fn read_variable(name: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, Problem> {
     match variable(name).filter(|text| !text.is_empty()) {
         Some(text) if text.trim() != text => Err(Problem::new(
-            Code::VariableMissing,
+            Code::EnvVarMissing,
             format!("{name} begins or ends with white space"),
             format!(
                 "Remove the white space from {name}. A Secret has a line break at its end when it was made with echo: \
@@ -117,7 +117,7 @@ fn read_assertions(root: &Object<'_>, mistakes: &mut Mistakes) -> Vec<(String, S
         if object.required("source", "\"file\"", mistakes).is_some()
             && let Some(field) = object.get("source")
         {
-            field.word(&[("file", ())], mistakes);
+            field.choice(&[("file", ())], mistakes);
         }
         let cluster = object.required("cluster", "the Envoy cluster that serves the token's file", mistakes);
         if assertions.iter().any(|(other, _)| other == name) {
@@ -151,7 +151,7 @@ fn read_identities(
     ];
     let mut identities: Vec<Identity> = Vec::new();
     let items = root.list("identities", mistakes).unwrap_or_default();
-    for (place, item) in items.iter().enumerate() {
+    for (index, item) in items.iter().enumerate() {
         let Some(object) = item.object(KNOWN, mistakes) else { continue };
         let name = read_name(&object, items.len() == 1, &identities, mistakes);
         let tenant_id = written(&object, "tenant_id", wrong_tenant, mistakes);
@@ -171,36 +171,36 @@ fn read_identities(
             }
         };
         let discard_before = object.get("discard_tokens_before").and_then(|field| field.time(mistakes));
-        let principal = principal(entra, tenant_id, client_id, source.or_else(|| projected(assertions)), variable)
-            .map(|principal| Principal { discard_before, ..principal });
+        let client = client(entra, tenant_id, client_id, source.or_else(|| projected(assertions)), variable)
+            .map(|client| Client { discard_before, ..client });
         let texts = object.texts("resources", mistakes);
         identities.push(Identity {
-            place,
+            index,
             name: name.to_owned(),
-            principals: read_principals(&object, mistakes),
+            allowed_callers: read_principals(&object, mistakes),
             object_id: written(&object, "object_id", wrong_object, mistakes).map(str::to_owned),
             resource_id: written(&object, "resource_id", wrong_resource_id, mistakes).map(str::to_owned),
             resources: texts.map(|texts| read_resources(texts, mistakes)),
-            principal,
+            client,
         });
     }
-    if identities.iter().any(|identity| !identity.principals.is_empty()) {
-        for identity in identities.iter().filter(|identity| identity.principals.is_empty()) {
+    if identities.iter().any(|identity| !identity.allowed_callers.is_empty()) {
+        for identity in identities.iter().filter(|identity| identity.allowed_callers.is_empty()) {
             mistakes.add(
-                &format!("identities[{}].principals", identity.place),
+                &format!("identities[{}].principals", identity.index),
                 format!("is missing: another identity has principals, so say who may use {:?} too", identity.name),
             );
         }
     }
     if root.get("identities").is_none() {
         identities.push(Identity {
-            place: 0,
+            index: 0,
             name: DEFAULT_IDENTITY.to_owned(),
-            principals: Vec::new(),
+            allowed_callers: Vec::new(),
             object_id: None,
             resource_id: None,
             resources: None,
-            principal: principal(entra, None, None, projected(assertions), variable),
+            client: client(entra, None, None, projected(assertions), variable),
         });
     }
     identities
@@ -230,19 +230,19 @@ fn read_name<'a>(object: &Object<'a>, is_only: bool, others: &[Identity], mistak
 
 /// Who may use it: what stands in callers' certificates as a URI, compared as it is.
 fn read_principals(object: &Object<'_>, mistakes: &mut Mistakes) -> Vec<String> {
-    let mut principals: Vec<String> = Vec::new();
+    let mut allowed_callers: Vec<String> = Vec::new();
     for (path, text) in object.texts("principals", mistakes).unwrap_or_default() {
         if text.contains('*') || text.contains(char::is_whitespace) {
             mistakes.add(&path, format!("{text:?} is no principal: write each in full, there are no patterns"));
         } else if !text.contains("://") {
             mistakes.add(&path, format!("{text:?} is no URI: write it as the certificate has it, \"spiffe://{text}\""));
-        } else if principals.iter().any(|other| other == text) {
+        } else if allowed_callers.iter().any(|other| other == text) {
             mistakes.add(&path, format!("{text:?} is a duplicate entry: remove it"));
         } else {
-            principals.push(text.to_owned());
+            allowed_callers.push(text.to_owned());
         }
     }
-    principals
+    allowed_callers
 }
 
 /// What callers may ask for, without a slash at the end.
@@ -297,13 +297,13 @@ fn wrong_resource_id(text: &str) -> Option<&'static str> {
 }
 
 /// The identity as Entra knows it: what was written, else the variables; or what is missing in the pod.
-fn principal(
+fn client(
     entra: &Entra,
     tenant_id: Option<&str>,
     client_id: Option<&str>,
     assertion: Option<Source>,
     variable: &dyn Fn(&str) -> Option<String>,
-) -> Result<Principal, Problem> {
+) -> Result<Client, Problem> {
     let from = |written: Option<&str>, name: &str, wrong: fn(&str) -> Option<&'static str>| {
         if let Some(text) = written {
             return Ok(text.to_owned());
@@ -316,7 +316,7 @@ fn principal(
         match (found, wrong) {
             (Some(text), None) => Ok(text),
             (found, wrong) => Err(Problem::new(
-                Code::VariableMissing,
+                Code::EnvVarMissing,
                 match found {
                     Some(text) => format!("{name}: {:?} {}", UntrustedText::new(&text), wrong.unwrap_or_default()),
                     None => format!("{name} is not set"),
@@ -328,7 +328,7 @@ fn principal(
     let tenant_id = from(tenant_id, TENANT_VARIABLE, wrong_tenant);
     let client_id = from(client_id, CLIENT_VARIABLE, wrong_client);
     match (tenant_id, client_id, entra.authority.clone()) {
-        (Ok(tenant_id), Ok(client_id), Ok(authority)) => Ok(Principal {
+        (Ok(tenant_id), Ok(client_id), Ok(authority)) => Ok(Client {
             tenant_id,
             client_id,
             authority,
@@ -351,5 +351,5 @@ fn all_in_one(problems: impl Iterator<Item = Problem>) -> Problem {
             remedies.push(problem.remedy);
         }
     }
-    Problem::new(Code::VariableMissing, details.join("; "), remedies.join(" "))
+    Problem::new(Code::EnvVarMissing, details.join("; "), remedies.join(" "))
 }

@@ -38,7 +38,7 @@ pub(super) fn read(
             "is missing: write \"imds\": {} to answer IMDS clients, or \"app_service\": {} to answer those of App Service",
         );
     }
-    let action = object.word("action", &actions, ManagedAction::Answer, mistakes);
+    let action = object.choice("action", &actions, ManagedAction::Answer, mistakes);
     if action == ManagedAction::Report && object.get("app_service").is_some() {
         mistakes.add(
             &object.path_of("app_service"),
@@ -94,11 +94,11 @@ fn read_health(
 fn read_places(field: &Field<'_>, identities: &[Identity], mistakes: &mut Mistakes) -> Vec<usize> {
     let mut places = Vec::new();
     for item in field.list(mistakes).unwrap_or_default() {
-        let Some(place) = identities::read_place(&item, identities, mistakes) else { continue };
-        if places.contains(&place) {
+        let Some(index) = identities::read_place(&item, identities, mistakes) else { continue };
+        if places.contains(&index) {
             mistakes.add(&item.path, "duplicate entry: remove it");
         } else {
-            places.push(place);
+            places.push(index);
         }
     }
     places
@@ -122,7 +122,7 @@ fn read_offer(object: &Object<'_>, identities: &[Identity], mistakes: &mut Mista
         (Some(field), _) => {
             let found = identities::read_place(&field, identities, mistakes);
             if let Some(identity) =
-                found.filter(|place| !offered.contains(place)).and_then(|place| identities.get(place))
+                found.filter(|index| !offered.contains(index)).and_then(|index| identities.get(index))
             {
                 let name = &identity.name;
                 mistakes.add(&field.path, format!("{name:?} is not among managed_identity.identities: add it there"));
@@ -138,18 +138,18 @@ fn read_offer(object: &Object<'_>, identities: &[Identity], mistakes: &mut Mista
 fn read_imds(object: &Object<'_>, mistakes: &mut Mistakes) -> Option<Imds> {
     let imds = object.get("imds")?.object(&["hosts", "pass"], mistakes)?;
     let mut pass: Vec<String> = Vec::new();
-    for (place, text) in imds.texts("pass", mistakes).unwrap_or_default() {
+    for (index, text) in imds.texts("pass", mistakes).unwrap_or_default() {
         let text = text.strip_suffix('/').unwrap_or(text);
         if path::takes_in_node_identity(text.as_bytes()) {
             mistakes.add(
-                &place,
+                &index,
                 format!(
                     "{text:?} would hand out the node's own identity: what is below /metadata/identity never passes"
                 ),
             );
         } else if !is_metadata_path(text) {
             mistakes.add(
-                &place,
+                &index,
                 format!(
                     "{text:?} is not a valid metadata path: write one below /metadata, /latest or {GOOGLE_PATH}, without a query, such as \
                      \"/metadata/instance\""
@@ -190,8 +190,8 @@ fn node_credentials(prefix: &str) -> Option<&'static str> {
     credentials.into_iter().find(|path| overlap(path))
 }
 
-fn is_date(word: &str) -> bool {
-    word.len() == 10 && word.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
+fn is_date(choice: &str) -> bool {
+    choice.len() == 10 && choice.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
 }
 
 /// Whether it is a path of Azure's metadata service, AWS's (whose trees are `latest` and dates) or Google's.
@@ -211,7 +211,7 @@ fn read_app_service(
     let secret = identities::read_variable(name, variable).and_then(|secret| {
         secret.map(Secret).ok_or_else(|| {
             Problem::new(
-                Code::VariableMissing,
+                Code::EnvVarMissing,
                 format!("{name} is not set in the proxy, so no caller can send the right secret"),
                 format!(
                     "Give the app and the proxy's container the same random {name}, and see that it stands in \

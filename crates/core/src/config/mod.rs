@@ -22,7 +22,7 @@ use crate::assertion::Source;
 use crate::azure::{CredentialPlaces, HeaderForm};
 use crate::broker::{Credential, Limits, UnlistedLimits};
 use crate::configuration_status::Fingerprint;
-use crate::entra::{Authority, Grant, GrantParts};
+use crate::entra::{Authority, TokenSpec, TokenSpecParts};
 use crate::event::Level;
 use crate::host::HostPattern;
 use crate::problem::Problem;
@@ -62,10 +62,10 @@ pub struct Log {
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     /// Where it is written: its index in the text.
-    pub(crate) place: usize,
+    pub(crate) index: usize,
     pub(crate) name: String,
     /// Who may use it, by the URI in the certificate of the caller; without any, everybody.
-    pub(crate) principals: Vec<String>,
+    pub(crate) allowed_callers: Vec<String>,
     /// Managed-identity callers may select it by this.
     pub(crate) object_id: Option<String>,
     /// And by this: its Azure resource id.
@@ -73,12 +73,12 @@ pub(crate) struct Identity {
     /// What managed-identity callers may ask for, without a slash at the end; `None` is anything.
     pub(crate) resources: Option<Vec<String>>,
     /// As Entra knows it, or what is missing in the pod for that.
-    principal: Result<Principal, Problem>,
+    client: Result<Client, Problem>,
 }
 
 /// Who we are, as Entra knows it, and how to ask for it.
 #[derive(Clone, Debug)]
-struct Principal {
+struct Client {
     authority: Authority,
     tenant_id: String,
     client_id: String,
@@ -89,30 +89,30 @@ struct Principal {
 
 impl Identity {
     /// The grant for a scope, or what is missing in the pod for it.
-    pub(crate) fn grant(&self, scope: &str) -> Result<Grant, Problem> {
-        let principal = self.principal.as_ref().map_err(|problem| problem.clone().about(&self.name, scope))?;
-        Ok(Grant::new(&GrantParts {
+    pub(crate) fn spec(&self, scope: &str) -> Result<TokenSpec, Problem> {
+        let client = self.client.as_ref().map_err(|problem| problem.clone().about(&self.name, scope))?;
+        Ok(TokenSpec::new(&TokenSpecParts {
             identity: &self.name,
-            authority: &principal.authority,
-            tenant_id: &principal.tenant_id,
-            client_id: &principal.client_id,
+            authority: &client.authority,
+            tenant_id: &client.tenant_id,
+            client_id: &client.client_id,
             scope,
-            assertion: &principal.assertion,
-            clusters: &principal.clusters,
-            discard_before: principal.discard_before,
+            assertion: &client.assertion,
+            clusters: &client.clusters,
+            discard_before: client.discard_before,
         }))
     }
 
     /// Its client id, or what is missing in the pod for it.
     pub(crate) fn client_id(&self) -> Result<&str, &Problem> {
-        self.principal.as_ref().map(|principal| principal.client_id.as_str())
+        self.client.as_ref().map(|client| client.client_id.as_str())
     }
 
     /// What its readiness hangs on, or what is missing in the pod for it.
     pub(crate) fn credential(&self) -> Result<Credential, Problem> {
-        self.principal.as_ref().map_err(Clone::clone)?;
+        self.client.as_ref().map_err(Clone::clone)?;
         // It is the same for every scope.
-        self.grant("").map(|grant| Credential::of(&grant))
+        self.spec("").map(|spec| Credential::of(&spec))
     }
 }
 
@@ -120,7 +120,7 @@ impl Identity {
 #[derive(Clone, Debug)]
 pub(crate) struct Destination {
     /// Where it is written; one with several scopes is several.
-    pub(crate) place: usize,
+    pub(crate) index: usize,
     pub(crate) label: String,
     pub(crate) hosts: Vec<HostPattern>,
     /// `None` is any.
@@ -129,23 +129,23 @@ pub(crate) struct Destination {
     pub(crate) path_prefixes: Vec<String>,
     /// Whether a request may name another method or path in a header.
     pub(crate) override_headers_allowed: bool,
-    pub(crate) action: Action,
+    pub(crate) action: DestinationAction,
 }
 
 /// What becomes of a request.
 #[derive(Clone, Debug)]
-pub(crate) enum Action {
+pub(crate) enum DestinationAction {
     /// It goes on with the token.
-    Inject(Token, Terms),
+    Inject(Token, InjectionConfig),
     /// The token is fetched all the same; the request goes on as it came.
-    Report(Token, Terms),
+    Report(Token, InjectionConfig),
     /// It goes on as it came.
     Pass,
     /// It is answered with a refusal.
     Refuse,
 }
 
-impl Action {
+impl DestinationAction {
     /// The token that it is about.
     pub(crate) const fn token(&self) -> Option<&Token> {
         match self {
@@ -158,8 +158,8 @@ impl Action {
     fn with_scope(self, scope: Option<String>) -> Self {
         let Some(scope) = scope else { return self };
         match self {
-            Self::Inject(token, terms) => Self::Inject(Token { scope, ..token }, terms),
-            Self::Report(token, terms) => Self::Report(Token { scope, ..token }, terms),
+            Self::Inject(token, injection) => Self::Inject(Token { scope, ..token }, injection),
+            Self::Report(token, injection) => Self::Report(Token { scope, ..token }, injection),
             other => other,
         }
     }
@@ -169,14 +169,14 @@ impl Action {
 #[derive(Clone, Debug)]
 pub(crate) struct Token {
     pub(crate) scope: String,
-    pub(crate) whose: Whose,
+    pub(crate) owner: TokenOwner,
     /// It is kept fresh even when nobody asks.
     pub(crate) warm: bool,
 }
 
 /// Whose token it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Whose {
+pub(crate) enum TokenOwner {
     /// One identity's, by its place in [`Config::identities`].
     Identity(usize),
     /// That of the identity which has the caller among its principals.
@@ -185,7 +185,7 @@ pub(crate) enum Whose {
 
 /// How a token gets into a request, and when it does not.
 #[derive(Clone, Debug)]
-pub(crate) struct Terms {
+pub(crate) struct InjectionConfig {
     pub(crate) tls_clusters: Vec<String>,
     pub(crate) plaintext_allowed: bool,
     pub(crate) existing_credential: ExistingCredential,
@@ -307,19 +307,19 @@ impl std::error::Error for Refused {}
 
 impl Config {
     /// Whether a destination or the managed-identity endpoint uses the identity at this place.
-    pub(crate) fn uses(&self, place: usize) -> bool {
-        warnings::uses(place, &self.destinations, self.managed_identity.as_ref())
+    pub(crate) fn uses(&self, index: usize) -> bool {
+        warnings::uses(index, &self.destinations, self.managed_identity.as_ref())
     }
 
     /// The scopes that destinations name, each with the name of an identity whose token its requests may get.
     pub(crate) fn listed_scopes(&self) -> impl Iterator<Item = (&str, &str)> {
         let tokens = self.destinations.iter().filter_map(|destination| destination.action.token());
         tokens.flat_map(|token| {
-            let gets = move |place: usize| match token.whose {
-                Whose::Identity(own) => own == place,
-                Whose::Caller => true,
+            let gets = move |index: usize| match token.owner {
+                TokenOwner::Identity(own) => own == index,
+                TokenOwner::Caller => true,
             };
-            let identities = self.identities.iter().enumerate().filter(move |(place, _)| gets(*place));
+            let identities = self.identities.iter().enumerate().filter(move |(index, _)| gets(*index));
             identities.map(|(_, identity)| (identity.name.as_str(), token.scope.as_str()))
         })
     }
@@ -330,7 +330,7 @@ impl Config {
         let by_destinations =
             self.listed_scopes().filter_map(move |(name, scope)| Some((named(name)?, scope.to_owned())));
         let offered = self.managed_identity.iter().flat_map(|answers| &answers.offered);
-        let offered = offered.filter_map(|place| self.identities.get(*place));
+        let offered = offered.filter_map(|index| self.identities.get(*index));
         let by_resources = offered.flat_map(|identity| {
             let resources = identity.resources.iter().flatten();
             resources.map(move |resource| (identity, format!("{resource}/.default")))
@@ -366,16 +366,13 @@ impl Config {
     /// What is allowed but has no effect at this time, one sentence each.
     pub fn warnings_at(&self, now: Timestamp) -> Vec<String> {
         let is_ahead = |identity: &&Identity| {
-            identity
-                .principal
-                .as_ref()
-                .is_ok_and(|principal| principal.discard_before.is_some_and(|before| before > now))
+            identity.client.as_ref().is_ok_and(|client| client.discard_before.is_some_and(|before| before > now))
         };
         let ahead = self.identities.iter().filter(is_ahead);
         ahead
-            .map(|Identity { place, name, .. }| {
+            .map(|Identity { index, name, .. }| {
                 format!(
-                    "identities[{place}].discard_tokens_before ({name}) is in the future and has no effect until then; set the \
+                    "identities[{index}].discard_tokens_before ({name}) is in the future and has no effect until then; set the \
                      time at which the roles changed"
                 )
             })

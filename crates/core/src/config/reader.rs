@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::tree::Node;
 use crate::host::Host;
-use crate::spelling::nearest;
+use crate::suggest::nearest;
 use crate::time::Timestamp;
 
 /// One thing that is wrong in a configuration.
@@ -115,13 +115,13 @@ impl<'a> Field<'a> {
     }
 
     /// One of several words.
-    pub(super) fn word<T: Copy>(&self, words: &[(&str, T)], mistakes: &mut Mistakes) -> Option<T> {
+    pub(super) fn choice<T: Copy>(&self, choices: &[(&str, T)], mistakes: &mut Mistakes) -> Option<T> {
         let found = match self.node {
-            Node::String(text) => words.iter().find(|(word, _)| word == text),
+            Node::String(text) => choices.iter().find(|(choice, _)| choice == text),
             _ => None,
         };
         if found.is_none() {
-            let all: Vec<String> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
+            let all: Vec<String> = choices.iter().map(|(choice, _)| format!("{choice:?}")).collect();
             self.expected(&format!("one of the words here: write {}", all.join(" or ")), mistakes);
         }
         found.map(|(_, value)| *value)
@@ -187,7 +187,7 @@ fn read_time(text: &str) -> Option<Timestamp> {
         let since_epoch = humantime::parse_rfc3339(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
         Some(Timestamp::default().plus(since_epoch))
     };
-    match text.len().checked_sub("+00:00".len()).and_then(|place| text.split_at_checked(place)) {
+    match text.len().checked_sub("+00:00".len()).and_then(|index| text.split_at_checked(index)) {
         Some((local, offset)) if offset.starts_with('+') => {
             Some(utc(&format!("{local}Z"))?.minus(read_offset(offset)?))
         }
@@ -210,7 +210,7 @@ fn read_offset(text: &str) -> Option<Duration> {
 /// What to say of a field that does not exist.
 fn unknown(name: &str, known: &[&str]) -> String {
     match nearest(name, known) {
-        Some(word) => format!("there is no such field: did you mean {word:?}?"),
+        Some(choice) => format!("there is no such field: did you mean {choice:?}?"),
         None => format!("there is no such field: write {}", known.join(", ")),
     }
 }
@@ -248,8 +248,8 @@ impl<'a> Object<'a> {
     }
 
     /// A word that need not be there; `default` when it is not.
-    pub(super) fn word<T: Copy>(&self, name: &str, words: &[(&str, T)], default: T, mistakes: &mut Mistakes) -> T {
-        self.get(name).and_then(|field| field.word(words, mistakes)).unwrap_or(default)
+    pub(super) fn choice<T: Copy>(&self, name: &str, choices: &[(&str, T)], default: T, mistakes: &mut Mistakes) -> T {
+        self.get(name).and_then(|field| field.choice(choices, mistakes)).unwrap_or(default)
     }
 
     /// The items of a list that need not be there.

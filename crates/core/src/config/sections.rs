@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::reader::{Field, Mistakes, Object};
-use super::warnings::{self, whose};
-use super::{Config, Destination, Identity, Log, ManagedIdentity, Status, Whose};
+use super::warnings::{self, owner};
+use super::{Config, Destination, Identity, Log, ManagedIdentity, Status, TokenOwner};
 use super::{destinations, identities, managed_identity};
 use crate::broker::Limits;
 use crate::configuration_status::Fingerprint;
@@ -78,10 +78,10 @@ fn read_status(root: &Object<'_>, mistakes: &mut Mistakes) -> Option<Status> {
 }
 
 fn read_log(root: &Object<'_>, mistakes: &mut Mistakes) -> Log {
-    let words = [("info", Some(Level::Info)), ("warn", Some(Level::Warn)), ("never", None)];
+    let choices = [("info", Some(Level::Info)), ("warn", Some(Level::Warn)), ("never", None)];
     let object = root.get("log").and_then(|log| log.object(&["exchanges", "requests", "access"], mistakes));
     let mut level = |name: &str, default: Option<Level>| match &object {
-        Some(object) => object.word(name, &words, default, mistakes),
+        Some(object) => object.choice(name, &choices, default, mistakes),
         None => default,
     };
     let (exchanges, requests) = (level("exchanges", Some(Level::Info)), level("requests", None));
@@ -114,25 +114,25 @@ fn check_principals(
     managed_identity: Option<&ManagedIdentity>,
     mistakes: &mut Mistakes,
 ) {
-    for place in managed_identity.map(|answers| answers.offered.as_slice()).unwrap_or_default() {
-        if let Some(identity) = identities.get(*place).filter(|identity| !identity.principals.is_empty()) {
+    for index in managed_identity.map(|answers| answers.offered.as_slice()).unwrap_or_default() {
+        if let Some(identity) = identities.get(*index).filter(|identity| !identity.allowed_callers.is_empty()) {
             mistakes.add(
-                &format!("identities[{}].principals", identity.place),
+                &format!("identities[{}].principals", identity.index),
                 "cannot be looked for among managed-identity callers, who show no certificate: take the identity out of \
                  managed_identity.identities",
             );
         }
     }
-    let by_caller = destinations.iter().find(|destination| whose(destination) == Some(Whose::Caller));
-    let Some(by_caller) = by_caller.map(|destination| destination.place) else { return };
+    let by_caller = destinations.iter().find(|destination| owner(destination) == Some(TokenOwner::Caller));
+    let Some(by_caller) = by_caller.map(|destination| destination.index) else { return };
     let mut owners: HashMap<&str, &str> = HashMap::new();
     for identity in identities {
-        for (number, principal) in identity.principals.iter().enumerate() {
-            if let Some(other) = owners.insert(principal, &identity.name) {
+        for (number, client) in identity.allowed_callers.iter().enumerate() {
+            if let Some(other) = owners.insert(client, &identity.name) {
                 mistakes.add(
-                    &format!("identities[{}].principals[{number}]", identity.place),
+                    &format!("identities[{}].principals[{number}]", identity.index),
                     format!(
-                        "{principal:?} stands at {other:?} too, and destinations[{by_caller}] names no identity: write \
+                        "{client:?} stands at {other:?} too, and destinations[{by_caller}] names no identity: write \
                          it at one of them, or an identity at each destination"
                     ),
                 );

@@ -3,7 +3,7 @@
 use super::azure_service::AzureService;
 use super::identities;
 use super::reader::{Field, Mistakes, Object};
-use super::{Action, ExistingCredential, Identity, Terms, Token, Whose};
+use super::{DestinationAction, ExistingCredential, Identity, InjectionConfig, Token, TokenOwner};
 use crate::azure::{CredentialPlaces, HeaderForm};
 
 /// What `defaults` may say for all, and a destination for itself.
@@ -27,7 +27,7 @@ pub(super) struct Treatment {
     scope: Option<String>,
     /// The identity's place.
     identity: Option<usize>,
-    action: Word,
+    action: ActionChoice,
     tls_clusters: Vec<String>,
     plaintext_allowed: bool,
     pub(super) shared_suffix_allowed: bool,
@@ -42,7 +42,7 @@ pub(super) struct Treatment {
 
 /// What `action` says.
 #[derive(Clone, Copy)]
-enum Word {
+enum ActionChoice {
     Inject,
     Report,
     Pass,
@@ -56,7 +56,7 @@ impl Default for Treatment {
         Self {
             scope: None,
             identity: None,
-            action: Word::Inject,
+            action: ActionChoice::Inject,
             tls_clusters: Vec::new(),
             plaintext_allowed: false,
             shared_suffix_allowed: false,
@@ -75,8 +75,12 @@ impl Treatment {
     /// The same with what is written in this object.
     pub(super) fn with(self, object: &Object<'_>, identities: &[Identity], mistakes: &mut Mistakes) -> Self {
         let danger = [("refuse", false), ("allowed", true)];
-        let actions =
-            [("inject", Word::Inject), ("report", Word::Report), ("pass", Word::Pass), ("refuse", Word::Refuse)];
+        let actions = [
+            ("inject", ActionChoice::Inject),
+            ("report", ActionChoice::Report),
+            ("pass", ActionChoice::Pass),
+            ("refuse", ActionChoice::Refuse),
+        ];
         Self {
             scope: object.get("scope").and_then(|field| read_scope(&field, mistakes)).or(self.scope),
             identity: object
@@ -84,19 +88,19 @@ impl Treatment {
                 .and_then(|field| identities::read_place(&field, identities, mistakes))
                 .or(self.identity),
             action: match object.get("action") {
-                Some(field) => field.word(&actions, mistakes).unwrap_or(Word::Unknown),
+                Some(field) => field.choice(&actions, mistakes).unwrap_or(ActionChoice::Unknown),
                 None => self.action,
             },
             tls_clusters: object.get("tls_clusters").map_or(self.tls_clusters, |field| read_clusters(&field, mistakes)),
-            plaintext_allowed: object.word("plaintext", &danger, self.plaintext_allowed, mistakes),
-            shared_suffix_allowed: object.word("shared_suffix", &danger, self.shared_suffix_allowed, mistakes),
-            override_headers_allowed: object.word(
+            plaintext_allowed: object.choice("plaintext", &danger, self.plaintext_allowed, mistakes),
+            shared_suffix_allowed: object.choice("shared_suffix", &danger, self.shared_suffix_allowed, mistakes),
+            override_headers_allowed: object.choice(
                 "override_headers",
                 &[("refuse", false), ("allow", true)],
                 self.override_headers_allowed,
                 mistakes,
             ),
-            existing_credential: object.word(
+            existing_credential: object.choice(
                 "existing_credential",
                 &[
                     ("keep", ExistingCredential::Keep),
@@ -109,7 +113,7 @@ impl Treatment {
             header: object.get("header").and_then(|field| read_header(&field, mistakes)).unwrap_or(self.header),
             credentials: self.credentials,
             form: self.form,
-            pass_on_failure: object.word(
+            pass_on_failure: object.choice(
                 "on_failure",
                 &[("refuse", false), ("pass", true)],
                 self.pass_on_failure,
@@ -130,36 +134,41 @@ impl Treatment {
 
     /// Whether it can be that a request gets a token.
     pub(super) const fn sends_tokens(&self) -> bool {
-        matches!(self.action, Word::Inject | Word::Report)
+        matches!(self.action, ActionChoice::Inject | ActionChoice::Report)
     }
 
     /// What it comes to for a destination, which must say what its action needs.
-    pub(super) fn action(self, object: &Object<'_>, identities: &[Identity], mistakes: &mut Mistakes) -> Action {
+    pub(super) fn action(
+        self,
+        object: &Object<'_>,
+        identities: &[Identity],
+        mistakes: &mut Mistakes,
+    ) -> DestinationAction {
         let writes_warm = object.get("warm").is_some() && self.warm;
-        if writes_warm && matches!(self.action, Word::Pass | Word::Refuse) {
+        if writes_warm && matches!(self.action, ActionChoice::Pass | ActionChoice::Refuse) {
             mistakes.add(&object.path_of("warm"), "has no effect, because this action uses no token: leave it out");
         }
         match self.action {
-            Word::Pass => return Action::Pass,
-            Word::Refuse | Word::Unknown => return Action::Refuse,
-            Word::Inject | Word::Report => {}
+            ActionChoice::Pass => return DestinationAction::Pass,
+            ActionChoice::Refuse | ActionChoice::Unknown => return DestinationAction::Refuse,
+            ActionChoice::Inject | ActionChoice::Report => {}
         }
         if self.scope.is_none() && object.get("scope").is_none() {
             mistakes.add(&object.path_of("scope"), "is missing: write the resource and /.default");
         }
-        let whose = match self.identity {
-            Some(place) => Whose::Identity(place),
-            None if identities.iter().any(|identity| !identity.principals.is_empty()) => Whose::Caller,
+        let owner = match self.identity {
+            Some(index) => TokenOwner::Identity(index),
+            None if identities.iter().any(|identity| !identity.allowed_callers.is_empty()) => TokenOwner::Caller,
             None => {
                 if identities.len() > 1 && object.get("identity").is_none() {
                     let names = identities::names(identities, " or ");
                     mistakes.add(&object.path_of("identity"), format!("is missing: write {names}"));
                 }
-                Whose::Identity(0)
+                TokenOwner::Identity(0)
             }
         };
-        let token = Token { scope: self.scope.unwrap_or_default(), whose, warm: self.warm };
-        let terms = Terms {
+        let token = Token { scope: self.scope.unwrap_or_default(), owner, warm: self.warm };
+        let injection = InjectionConfig {
             tls_clusters: self.tls_clusters,
             plaintext_allowed: self.plaintext_allowed,
             existing_credential: self.existing_credential,
@@ -169,8 +178,8 @@ impl Treatment {
             pass_on_failure: self.pass_on_failure,
         };
         match self.action {
-            Word::Report => Action::Report(token, terms),
-            _ => Action::Inject(token, terms),
+            ActionChoice::Report => DestinationAction::Report(token, injection),
+            _ => DestinationAction::Inject(token, injection),
         }
     }
 }

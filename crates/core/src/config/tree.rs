@@ -22,8 +22,8 @@ impl Node {
             Self::List(items) => Self::List(items.iter().map(Self::by_last).collect()),
             Self::Object(fields) => {
                 let later =
-                    |place: usize, name: &str| fields.iter().skip(place).skip(1).any(|(other, _)| other == name);
-                let last = fields.iter().enumerate().filter(|(place, (name, _))| !later(*place, name));
+                    |index: usize, name: &str| fields.iter().skip(index).skip(1).any(|(other, _)| other == name);
+                let last = fields.iter().enumerate().filter(|(index, (name, _))| !later(*index, name));
                 Self::Object(last.map(|(_, (name, node))| (name.clone(), node.by_last())).collect())
             }
             other => other.clone(),

@@ -1,24 +1,24 @@
 //! What is allowed but probably not meant.
 
-use super::{Action, Destination, Identity, ManagedIdentity, Whose};
+use super::{Destination, DestinationAction, Identity, ManagedIdentity, TokenOwner};
 use crate::azure;
 use crate::broker::Limits;
 use crate::host::HostPattern;
 use crate::path;
 
 /// Whose token a destination's requests get.
-pub(super) fn whose(destination: &Destination) -> Option<Whose> {
-    destination.action.token().map(|token| token.whose)
+pub(super) fn owner(destination: &Destination) -> Option<TokenOwner> {
+    destination.action.token().map(|token| token.owner)
 }
 
 /// Whether a destination or the managed-identity endpoint uses the identity at this place.
-pub(super) fn uses(place: usize, destinations: &[Destination], managed_identity: Option<&ManagedIdentity>) -> bool {
-    let by_destination = |destination: &Destination| match whose(destination) {
-        Some(Whose::Identity(used)) => used == place,
-        Some(Whose::Caller) => true,
+pub(super) fn uses(index: usize, destinations: &[Destination], managed_identity: Option<&ManagedIdentity>) -> bool {
+    let by_destination = |destination: &Destination| match owner(destination) {
+        Some(TokenOwner::Identity(used)) => used == index,
+        Some(TokenOwner::Caller) => true,
         None => false,
     };
-    destinations.iter().any(by_destination) || managed_identity.is_some_and(|answers| answers.offered.contains(&place))
+    destinations.iter().any(by_destination) || managed_identity.is_some_and(|answers| answers.offered.contains(&index))
 }
 
 /// Identities that nothing uses.
@@ -28,8 +28,8 @@ pub(super) fn unused_identities(
     managed_identity: Option<&ManagedIdentity>,
 ) -> Vec<String> {
     let unused = identities.iter().enumerate().filter(|(index, _)| !uses(*index, destinations, managed_identity));
-    let named = unused.map(|(_, Identity { place, name, .. })| {
-        format!("identities[{place}] ({name}) is used by no destination and not on offer")
+    let named = unused.map(|(_, Identity { index, name, .. })| {
+        format!("identities[{index}] ({name}) is used by no destination and not on offer")
     });
     named.collect()
 }
@@ -42,11 +42,11 @@ pub(super) fn alike_identities(identities: &[Identity], managed_identity: Option
     for (count, identity) in offered.iter().enumerate() {
         let Ok(client_id) = identity.client_id() else { continue };
         let before = offered.iter().take(count).find(|other| other.client_id().is_ok_and(|id| id == client_id));
-        if let Some(before) = before.filter(|before| before.place != identity.place) {
+        if let Some(before) = before.filter(|before| before.index != identity.index) {
             warnings.push(format!(
                 "identities[{}] ({}) and identities[{}] ({}) are on offer with one client_id, by which callers cannot select: \
                  have them select by object_id or resource_id, and set these at both",
-                before.place, before.name, identity.place, identity.name
+                before.index, before.name, identity.index, identity.name
             ));
         }
     }
@@ -55,7 +55,7 @@ pub(super) fn alike_identities(identities: &[Identity], managed_identity: Option
 
 /// What is wrong with variables, each once. Requests that need them are rejected with the same words.
 pub(super) fn wrong_variables(identities: &[Identity], managed_identity: Option<&ManagedIdentity>) -> Vec<String> {
-    let of_identities = identities.iter().filter_map(|identity| identity.principal.as_ref().err());
+    let of_identities = identities.iter().filter_map(|identity| identity.client.as_ref().err());
     let secret = managed_identity.and_then(|answers| answers.app_service.as_ref()?.secret.as_ref().err());
     let mut warnings: Vec<String> = Vec::new();
     for problem in of_identities.chain(secret) {
@@ -71,7 +71,7 @@ pub(super) fn wrong_variables(identities: &[Identity], managed_identity: Option<
 /// resource has other paths (`/users('id')`, another version), and `$batch` has them in its body.
 pub(super) fn evaded_refusals(destinations: &[Destination]) -> Vec<String> {
     let mut warnings = Vec::new();
-    for refusal in destinations.iter().filter(|destination| matches!(destination.action, Action::Refuse)) {
+    for refusal in destinations.iter().filter(|destination| matches!(destination.action, DestinationAction::Refuse)) {
         for host in refusal.hosts.iter().filter(|host| azure::speaks_odata(&sample(host))) {
             let evaded_by = |other: &&Destination| {
                 let is_above = |prefix: &String| {
@@ -82,12 +82,12 @@ pub(super) fn evaded_refusals(destinations: &[Destination]) -> Vec<String> {
                             .iter()
                             .any(|refused| refused != prefix && path::is_within(refused.as_bytes(), prefix.as_bytes()))
                 };
-                whose(other).is_some()
+                owner(other).is_some()
                     && other.hosts.iter().any(|other| overlap(host, other))
                     && other.path_prefixes.iter().any(is_above)
             };
             if let Some(wide) = destinations.iter().find(evaded_by) {
-                let (refusal, wide) = (refusal.place, wide.place);
+                let (refusal, wide) = (refusal.index, wide.index);
                 warnings.push(format!(
                     "destinations[{refusal}] refuses paths on {:?}, which speaks OData, and does not restrict access beside \
                      destinations[{wide}]: the same resource has other paths (POST /$batch, /users('id'), another version); \

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::seen::Seen;
+use super::request_view::RequestView;
 use crate::azure::{CredentialPlaces, HeaderForm};
 use crate::decision::form_in;
 use crate::entra::AccessToken;
-use crate::http::Request;
+use crate::http::RequestAccess;
 
 /// The filter state that names the header into which a token was put: on a retry and after an internal redirect the
 /// request comes again, with our token in it. The shell leaves it with every token.
@@ -17,13 +17,13 @@ pub const OWN_HEADER: &str = "entra_exchange_header";
 const SCHEMES: [&[u8]; 5] = [b"bearer", b"basic", b"sharedkey", b"sharedkeylite", b"sharedaccesssignature"];
 
 /// The header with our token of an earlier attempt, whichever destination that was for.
-pub(super) fn of_an_earlier_attempt(request: &dyn Request) -> Option<String> {
+pub(super) fn of_an_earlier_attempt(request: &dyn RequestAccess) -> Option<String> {
     let header = request.property(&[OWN_HEADER]).filter(|header| !header.is_empty())?;
     String::from_utf8(header).ok()
 }
 
 /// The SHA-256 of the token that an earlier attempt carried in this header.
-pub(super) fn carried(request: &dyn Request, header: &str, form: HeaderForm) -> Option<[u8; 32]> {
+pub(super) fn carried(request: &dyn RequestAccess, header: &str, form: HeaderForm) -> Option<[u8; 32]> {
     let value = request.header(header)?;
     let token = match form_in(header, form) {
         Some(form) => form.token_in(&value),
@@ -62,17 +62,17 @@ impl Places {
     }
 
     /// What a request brings of its own.
-    pub(super) fn look(&self, seen: &Seen<'_>) -> Credentials {
+    pub(super) fn look(&self, view: &RequestView<'_>) -> Credentials {
         let mut found = Credentials::default();
         for name in &self.headers {
-            match seen.request.header(name) {
+            match view.request.header(name) {
                 Some(value) if is_empty(&value) => found.empty_headers.push(Arc::clone(name)),
                 Some(_) => found.headers.push(Arc::clone(name)),
                 None => {}
             }
         }
         if !self.parameters.is_empty() {
-            let written: Vec<_> = form_urlencoded::parse(seen.query()).filter(|(_, value)| !value.is_empty()).collect();
+            let written: Vec<_> = form_urlencoded::parse(view.query()).filter(|(_, value)| !value.is_empty()).collect();
             let is_there = |name: &&str| written.iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
             found.parameters = self.parameters.iter().copied().filter(is_there).collect();
         }
@@ -126,7 +126,7 @@ mod tests {
     use crate::http::tests::Sent;
 
     fn look(places: &Places, request: &Sent) -> Credentials {
-        places.look(&Seen::new(request))
+        places.look(&RequestView::new(request))
     }
 
     #[test]

@@ -1,49 +1,49 @@
 //! Which request gets which token: the only place that knows.
 
-mod caller;
+mod client_certificate;
 mod credential;
 mod prefixes;
+mod request_view;
 mod rule;
-mod seen;
 mod table;
-mod way;
+mod transport;
 
 pub use credential::OWN_HEADER;
-pub use way::is_established;
+pub use transport::is_established;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::config::{Config, Token, Whose};
+use crate::config::{Config, Token, TokenOwner};
 use crate::decision::{ConfigPath, Decision, Refusal, Report};
-use crate::entra::Grant;
+use crate::entra::TokenSpec;
 use crate::host::{Authority, Host};
-use crate::http::Request;
+use crate::http::RequestAccess;
 use crate::problem::{Code, Problem};
 use crate::untrusted::UntrustedText;
-use rule::{Holder, Holders, Rule};
-use seen::Seen;
+use request_view::RequestView;
+use rule::{IdentityToken, Rule, TokenChooser};
 use table::{Found, Table, Unclear};
 
 /// The destinations of a configuration, ready to be looked up.
 pub(crate) struct Destinations {
     table: Table,
-    warm: Vec<Arc<Grant>>,
+    warm: Vec<Arc<TokenSpec>>,
 }
 
 impl Destinations {
     pub(crate) fn new(config: &Config) -> Self {
         let mut tokens = Tokens { config, known: HashMap::new() };
         let mut table = Table::default();
-        let mut warm: Vec<Arc<Grant>> = Vec::new();
+        let mut warm: Vec<Arc<TokenSpec>> = Vec::new();
         for destination in &config.destinations {
             let token = destination.action.token();
-            let holders = token.map(|token| tokens.holders(token));
-            if let (Some(holders), Some(true)) = (&holders, token.map(|token| token.warm)) {
-                warm.extend(holders.grants().filter(|grant| !warm.contains(grant)).cloned().collect::<Vec<_>>());
+            let chooser = token.map(|token| tokens.chooser(token));
+            if let (Some(chooser), Some(true)) = (&chooser, token.map(|token| token.warm)) {
+                warm.extend(chooser.specs().filter(|spec| !warm.contains(spec)).cloned().collect::<Vec<_>>());
             }
             for host in &destination.hosts {
-                let rule = Arc::new(Rule::new(destination, host, holders.clone()));
+                let rule = Arc::new(Rule::new(destination, host, chooser.clone()));
                 for prefix in &destination.path_prefixes {
                     for method in &destination.methods {
                         table.insert(host, prefix, method.as_deref(), Arc::clone(&rule));
@@ -55,15 +55,15 @@ impl Destinations {
     }
 
     /// The tokens that are to be kept fresh even when nobody asks.
-    pub(crate) fn warm(&self) -> &[Arc<Grant>] {
+    pub(crate) fn warm(&self) -> &[Arc<TokenSpec>] {
         &self.warm
     }
 
-    pub(crate) fn decide(&self, authority: &Authority<'_>, request: &dyn Request) -> Decision {
-        let seen = Seen::new(request);
-        match self.table.find(authority, &seen) {
+    pub(crate) fn decide(&self, authority: &Authority<'_>, request: &dyn RequestAccess) -> Decision {
+        let view = RequestView::new(request);
+        match self.table.find(authority, &view) {
             Found::Nothing => Decision::Ignore,
-            Found::Rule(rule) => rule.decide(&seen),
+            Found::Rule(rule) => rule.decide(&view),
             Found::Unclear { why, guarded } => {
                 let problem = unclear(&why, &authority.host);
                 if guarded {
@@ -114,23 +114,29 @@ fn unclear(why: &Unclear, host: &Host<'_>) -> Problem {
 /// The tokens of a configuration. Ten thousand destinations may share one.
 struct Tokens<'a> {
     config: &'a Config,
-    known: HashMap<(Whose, &'a str), Arc<Holders>>,
+    known: HashMap<(TokenOwner, &'a str), Arc<TokenChooser>>,
 }
 
 impl<'a> Tokens<'a> {
-    fn holders(&mut self, token: &'a Token) -> Arc<Holders> {
+    fn chooser(&mut self, token: &'a Token) -> Arc<TokenChooser> {
         let config = self.config;
-        let holders = self.known.entry((token.whose, token.scope.as_str())).or_insert_with(|| {
-            let holder = |identity| Arc::new(Holder::new(identity, &token.scope));
-            Arc::new(match token.whose {
-                Whose::Identity(place) => match config.identities.get(place) {
-                    Some(identity) if identity.principals.is_empty() => Holders::Anybody(holder(identity)),
-                    identity => Holders::among(identity.into_iter().map(|identity| (identity, holder(identity)))),
+        let chooser = self.known.entry((token.owner, token.scope.as_str())).or_insert_with(|| {
+            let identity_token = |identity| Arc::new(IdentityToken::new(identity, &token.scope));
+            Arc::new(match token.owner {
+                TokenOwner::Identity(index) => match config.identities.get(index) {
+                    Some(identity) if identity.allowed_callers.is_empty() => {
+                        TokenChooser::Single(identity_token(identity))
+                    }
+                    identity => {
+                        TokenChooser::among(identity.into_iter().map(|identity| (identity, identity_token(identity))))
+                    }
                 },
-                Whose::Caller => Holders::among(config.identities.iter().map(|identity| (identity, holder(identity)))),
+                TokenOwner::Caller => {
+                    TokenChooser::among(config.identities.iter().map(|identity| (identity, identity_token(identity))))
+                }
             })
         });
-        Arc::clone(holders)
+        Arc::clone(chooser)
     }
 }
 

@@ -3,16 +3,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::caller;
+use super::client_certificate;
 use super::credential::{self, Credentials, Places};
-use super::seen::Seen;
-use super::way::{Judgement, Way};
+use super::request_view::RequestView;
+use super::transport::{Transport, TransportCheck};
 use crate::azure::HeaderForm;
 use crate::config::{self, Destination, ExistingCredential, Identity};
 use crate::decision::{ConfigPath, Decision, Delivery, Injection, Refusal, Report};
-use crate::entra::Grant;
+use crate::entra::TokenSpec;
 use crate::host::HostPattern;
-use crate::http::Request;
+use crate::http::RequestAccess;
 use crate::problem::{Code, Problem};
 use crate::untrusted::UntrustedText;
 
@@ -20,14 +20,14 @@ pub(super) struct Rule {
     config_path: ConfigPath,
     label: String,
     override_headers_allowed: bool,
-    action: Action,
+    action: RuleAction,
 }
 
-enum Action {
+enum RuleAction {
     Pass,
     Refuse,
-    Report(Arc<Holders>, Terms),
-    Inject(Arc<Holders>, Terms),
+    Report(Arc<TokenChooser>, InjectionRule),
+    Inject(Arc<TokenChooser>, InjectionRule),
 }
 
 /// What becomes of a request that may use an identity, when nothing is against it.
@@ -37,13 +37,13 @@ enum Verdict {
     /// It is forwarded unchanged, because it brings these credentials.
     Keep(String),
     /// It goes on with this token.
-    Inject(Arc<Grant>, Injection),
+    Inject(Arc<TokenSpec>, Injection),
     /// The same, but its connection must be seen first.
-    AwaitConnection(Arc<Grant>, Injection),
+    AwaitConnection(Arc<TokenSpec>, Injection),
 }
 
-struct Terms {
-    way: Way,
+struct InjectionRule {
+    transport: Transport,
     existing_credential: ExistingCredential,
     places: Places,
     header: Arc<str>,
@@ -52,57 +52,57 @@ struct Terms {
 }
 
 /// Whose token a request gets.
-pub(super) enum Holders {
+pub(super) enum TokenChooser {
     /// This one's, whoever sends it.
-    Anybody(Arc<Holder>),
+    Single(Arc<IdentityToken>),
     /// By the principal who sends it.
-    Principals(HashMap<String, Arc<Holder>>),
+    ByCaller(HashMap<String, Arc<IdentityToken>>),
 }
 
 /// An identity and its token for one scope.
-pub(super) struct Holder {
+pub(super) struct IdentityToken {
     /// By its name in the configuration.
     identity: Arc<str>,
     scope: String,
     /// Or what is missing in the pod for it.
-    grant: Result<Arc<Grant>, Problem>,
+    spec: Result<Arc<TokenSpec>, Problem>,
 }
 
-impl Holder {
+impl IdentityToken {
     pub(super) fn new(identity: &Identity, scope: &str) -> Self {
         Self {
             identity: Arc::from(identity.name.as_str()),
             scope: scope.to_owned(),
-            grant: identity.grant(scope).map(Arc::new),
+            spec: identity.spec(scope).map(Arc::new),
         }
     }
 }
 
-impl Holders {
+impl TokenChooser {
     /// These identities' principals.
-    pub(super) fn among<'a>(identities: impl Iterator<Item = (&'a Identity, Arc<Holder>)>) -> Self {
-        let each = identities.flat_map(|(identity, holder)| {
-            identity.principals.iter().map(move |principal| (principal.clone(), Arc::clone(&holder)))
+    pub(super) fn among<'a>(identities: impl Iterator<Item = (&'a Identity, Arc<IdentityToken>)>) -> Self {
+        let each = identities.flat_map(|(identity, identity_token)| {
+            identity.allowed_callers.iter().map(move |principal| (principal.clone(), Arc::clone(&identity_token)))
         });
-        Self::Principals(each.collect())
+        Self::ByCaller(each.collect())
     }
 
     /// All tokens that there can be.
-    pub(super) fn grants(&self) -> impl Iterator<Item = &Arc<Grant>> {
-        let holders: Vec<&Arc<Holder>> = match self {
-            Self::Anybody(holder) => vec![holder],
-            Self::Principals(holders) => holders.values().collect(),
+    pub(super) fn specs(&self) -> impl Iterator<Item = &Arc<TokenSpec>> {
+        let chooser: Vec<&Arc<IdentityToken>> = match self {
+            Self::Single(identity_token) => vec![identity_token],
+            Self::ByCaller(chooser) => chooser.values().collect(),
         };
-        holders.into_iter().filter_map(|holder| holder.grant.as_ref().ok())
+        chooser.into_iter().filter_map(|identity_token| identity_token.spec.as_ref().ok())
     }
 
     /// Whose token this request gets. A request that may use no identity gets none, whatever else it brings.
-    fn of(&self, label: &str, request: &dyn Request) -> Result<&Arc<Holder>, Problem> {
+    fn of(&self, label: &str, request: &dyn RequestAccess) -> Result<&Arc<IdentityToken>, Problem> {
         match self {
-            Self::Anybody(holder) => Ok(holder),
-            Self::Principals(holders) => {
-                let principal = caller::principal(request)?;
-                holders.get(&principal).ok_or_else(|| {
+            Self::Single(identity_token) => Ok(identity_token),
+            Self::ByCaller(chooser) => {
+                let principal = client_certificate::principal(request)?;
+                chooser.get(&principal).ok_or_else(|| {
                     Problem::new(
                         Code::PrincipalNotListed,
                         format!(
@@ -118,15 +118,19 @@ impl Holders {
 }
 
 impl Rule {
-    pub(super) fn new(destination: &Destination, host: &HostPattern, holders: Option<Arc<Holders>>) -> Self {
-        let action = match (&destination.action, holders) {
-            (config::Action::Inject(_, terms), Some(holders)) => Action::Inject(holders, Terms::new(terms, host)),
-            (config::Action::Report(_, terms), Some(holders)) => Action::Report(holders, Terms::new(terms, host)),
-            (config::Action::Pass, _) => Action::Pass,
-            (_, _) => Action::Refuse,
+    pub(super) fn new(destination: &Destination, host: &HostPattern, chooser: Option<Arc<TokenChooser>>) -> Self {
+        let action = match (&destination.action, chooser) {
+            (config::DestinationAction::Inject(_, injection), Some(chooser)) => {
+                RuleAction::Inject(chooser, InjectionRule::new(injection, host))
+            }
+            (config::DestinationAction::Report(_, injection), Some(chooser)) => {
+                RuleAction::Report(chooser, InjectionRule::new(injection, host))
+            }
+            (config::DestinationAction::Pass, _) => RuleAction::Pass,
+            (_, _) => RuleAction::Refuse,
         };
         Self {
-            config_path: ConfigPath::Destination(destination.place),
+            config_path: ConfigPath::Destination(destination.index),
             label: destination.label.clone(),
             override_headers_allowed: destination.override_headers_allowed,
             action,
@@ -139,78 +143,86 @@ impl Rule {
     }
 
     pub(super) const fn is_refuse(&self) -> bool {
-        matches!(self.action, Action::Refuse)
+        matches!(self.action, RuleAction::Refuse)
     }
 
     pub(super) const fn is_report(&self) -> bool {
-        matches!(self.action, Action::Report(..))
+        matches!(self.action, RuleAction::Report(..))
     }
 
-    pub(super) fn decide(&self, seen: &Seen<'_>) -> Decision {
+    pub(super) fn decide(&self, view: &RequestView<'_>) -> Decision {
         match &self.action {
-            Action::Pass => Decision::Pass(None),
-            Action::Refuse => {
+            RuleAction::Pass => Decision::Pass(None),
+            RuleAction::Refuse => {
                 let problem = Problem::new(
                     Code::RefusedByRule,
                     format!("the action of destination {:?} is to refuse", self.label),
                     "Change the destination's action, if such requests are to go on.",
                 );
-                self.refuse(problem, seen.request)
+                self.refuse(problem, view.request)
             }
-            Action::Report(holders, terms) => Decision::Report(match holders.of(&self.label, seen.request) {
-                Ok(holder) => Report {
-                    identity: Some(Arc::clone(&holder.identity)),
-                    grant: holder.grant.as_ref().ok().cloned(),
-                    would_refuse: terms
-                        .judge(self.config_path, &self.label, holder, seen)
+            RuleAction::Report(chooser, injection) => Decision::Report(match chooser.of(&self.label, view.request) {
+                Ok(identity_token) => Report {
+                    identity: Some(Arc::clone(&identity_token.identity)),
+                    spec: identity_token.spec.as_ref().ok().cloned(),
+                    would_refuse: injection
+                        .judge(self.config_path, &self.label, identity_token, view)
                         .err()
                         .map(|problem| problem.code),
                 },
                 Err(problem) => Report::refused(&problem),
             }),
-            Action::Inject(holders, terms) => match holders.of(&self.label, seen.request) {
-                Ok(holder) => match terms.judge(self.config_path, &self.label, holder, seen) {
-                    Ok(Verdict::Pass) => Decision::Pass(Some(Arc::clone(&holder.identity))),
-                    Ok(Verdict::Keep(credentials)) => Decision::Keep(Arc::clone(&holder.identity), credentials),
-                    Ok(Verdict::Inject(grant, injection)) => Decision::Exchange(grant, Delivery::Inject(injection)),
-                    Ok(Verdict::AwaitConnection(grant, injection)) => {
-                        Decision::AwaitConnection(grant, Delivery::Inject(injection))
+            RuleAction::Inject(chooser, injection) => match chooser.of(&self.label, view.request) {
+                Ok(identity_token) => match injection.judge(self.config_path, &self.label, identity_token, view) {
+                    Ok(Verdict::Pass) => Decision::Pass(Some(Arc::clone(&identity_token.identity))),
+                    Ok(Verdict::Keep(credentials)) => Decision::Keep(Arc::clone(&identity_token.identity), credentials),
+                    Ok(Verdict::Inject(spec, injection)) => Decision::Exchange(spec, Delivery::Inject(injection)),
+                    Ok(Verdict::AwaitConnection(spec, injection)) => {
+                        Decision::AwaitConnection(spec, Delivery::Inject(injection))
                     }
-                    Err(problem) => self.refuse(problem.about(&holder.identity, &holder.scope), seen.request),
+                    Err(problem) => {
+                        self.refuse(problem.about(&identity_token.identity, &identity_token.scope), view.request)
+                    }
                 },
-                Err(problem) => self.refuse(problem, seen.request),
+                Err(problem) => self.refuse(problem, view.request),
             },
         }
     }
 
-    fn refuse(&self, problem: Problem, request: &dyn Request) -> Decision {
+    fn refuse(&self, problem: Problem, request: &dyn RequestAccess) -> Decision {
         Decision::Refuse(Refusal { reply: problem.reply_to(request), problem, decided_by: self.config_path })
     }
 }
 
-impl Terms {
-    fn new(terms: &config::Terms, host: &HostPattern) -> Self {
-        let clusters = terms.tls_clusters.iter().map(|name| name.replace("{host}", &host.name()));
-        let header = Arc::from(terms.header.as_str());
+impl InjectionRule {
+    fn new(injection: &config::InjectionConfig, host: &HostPattern) -> Self {
+        let clusters = injection.tls_clusters.iter().map(|name| name.replace("{host}", &host.name()));
+        let header = Arc::from(injection.header.as_str());
         Self {
-            way: Way { tls_clusters: clusters.collect(), plaintext_allowed: terms.plaintext_allowed },
-            existing_credential: terms.existing_credential,
-            places: Places::new(terms.credentials, &header),
+            transport: Transport { tls_clusters: clusters.collect(), plaintext_allowed: injection.plaintext_allowed },
+            existing_credential: injection.existing_credential,
+            places: Places::new(injection.credentials, &header),
             header,
-            form: terms.form,
-            pass_on_failure: terms.pass_on_failure,
+            form: injection.form,
+            pass_on_failure: injection.pass_on_failure,
         }
     }
 
-    fn judge(&self, decided_by: ConfigPath, label: &str, holder: &Holder, seen: &Seen<'_>) -> Result<Verdict, Problem> {
-        must_be_able_to_carry_a_token(label, seen)?;
+    fn judge(
+        &self,
+        decided_by: ConfigPath,
+        label: &str,
+        identity_token: &IdentityToken,
+        view: &RequestView<'_>,
+    ) -> Result<Verdict, Problem> {
+        must_be_able_to_carry_a_token(label, view)?;
         // On the first attempt what the app brought was judged.
-        let earlier = credential::of_an_earlier_attempt(seen.request);
-        let credentials = if earlier.is_some() { Credentials::default() } else { self.places.look(seen) };
+        let earlier = credential::of_an_earlier_attempt(view.request);
+        let credentials = if earlier.is_some() { Credentials::default() } else { self.places.look(view) };
         if !credentials.are_none() {
             match self.existing_credential {
                 ExistingCredential::Keep => return Ok(Verdict::Keep(credentials.names())),
-                ExistingCredential::Replace => self.must_be_replaceable(label, &credentials, seen)?,
+                ExistingCredential::Replace => self.must_be_replaceable(label, &credentials, view)?,
                 ExistingCredential::Refuse => {
                     return Err(credential_present(
                         label,
@@ -220,14 +232,14 @@ impl Terms {
                 }
             }
         }
-        let is_connected = match self.way.judge(label, seen.request) {
-            Judgement::Open => true,
-            Judgement::Unknown => false,
-            Judgement::Barred(problem) => return Err(problem),
+        let is_connected = match self.transport.judge(label, view.request) {
+            TransportCheck::Allowed => true,
+            TransportCheck::Pending => false,
+            TransportCheck::Rejected(problem) => return Err(problem),
         };
-        match &holder.grant {
-            Ok(grant) => {
-                let carried = earlier.as_ref().and_then(|header| credential::carried(seen.request, header, self.form));
+        match &identity_token.spec {
+            Ok(spec) => {
+                let carried = earlier.as_ref().and_then(|header| credential::carried(view.request, header, self.form));
                 let others = credentials.into_headers().chain(earlier);
                 let injection = Injection {
                     decided_by,
@@ -238,7 +250,7 @@ impl Terms {
                     pass_on_failure: self.pass_on_failure,
                 };
                 let verdict = if is_connected { Verdict::Inject } else { Verdict::AwaitConnection };
-                Ok(verdict(Arc::clone(grant), injection))
+                Ok(verdict(Arc::clone(spec), injection))
             }
             // Nothing is asked of Entra without the variable: it is as if no token could be had.
             Err(_) if self.pass_on_failure => Ok(Verdict::Pass),
@@ -247,7 +259,12 @@ impl Terms {
     }
 
     /// A credential is replaced where it can be removed, and where that cannot lead the request to another cluster.
-    fn must_be_replaceable(&self, label: &str, credentials: &Credentials, seen: &Seen<'_>) -> Result<(), Problem> {
+    fn must_be_replaceable(
+        &self,
+        label: &str,
+        credentials: &Credentials,
+        view: &RequestView<'_>,
+    ) -> Result<(), Problem> {
         if !credentials.are_removable() {
             return Err(credential_present(
                 label,
@@ -255,7 +272,7 @@ impl Terms {
                 "A signature cannot be replaced: have the app send none, or set existing_credential to \"keep\".",
             ));
         }
-        if self.way.survives_a_change(seen.request) {
+        if self.transport.survives_a_change(view.request) {
             return Ok(());
         }
         Err(Problem::new(
@@ -279,15 +296,15 @@ fn credential_present(label: &str, credentials: &Credentials, remedy: &str) -> P
 
 /// CONNECT would give the token to whoever makes the tunnel; TRACE would send it back in the answer (RFC 9110, section
 /// 9.3.8: a client must not send credentials with it).
-fn must_be_able_to_carry_a_token(label: &str, seen: &Seen<'_>) -> Result<(), Problem> {
-    if seen.path().is_none() {
+fn must_be_able_to_carry_a_token(label: &str, view: &RequestView<'_>) -> Result<(), Problem> {
+    if view.path().is_none() {
         return Err(Problem::new(
-            Code::TunnelAsked,
+            Code::ConnectNotSupported,
             format!("the request asks for a tunnel to destination {label:?}, and whoever makes it would get the token"),
             "Send the request itself through this proxy; or write a destination with methods: [\"CONNECT\"] and action: pass.",
         ));
     }
-    if seen.method().eq_ignore_ascii_case(b"TRACE") {
+    if view.method().eq_ignore_ascii_case(b"TRACE") {
         return Err(Problem::new(
             Code::TraceNotSupported,
             format!("the request to destination {label:?} is a TRACE, whose answer would show the token"),

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::prefixes;
+use super::request_view::RequestView;
 use super::rule::Rule;
-use super::seen::Seen;
 use crate::host::{Authority, Host, HostPattern};
 use crate::override_headers;
 use crate::path;
@@ -95,7 +95,7 @@ impl Table {
 
     /// The most specific rule for a request: the exact host before a wildcard, a port before any, the longest path,
     /// the method before any.
-    pub(super) fn find(&self, authority: &Authority<'_>, seen: &Seen<'_>) -> Found<'_> {
+    pub(super) fn find(&self, authority: &Authority<'_>, view: &RequestView<'_>) -> Found<'_> {
         let hosts = self.ports_of(&authority.host);
         if authority.port_is_invalid {
             let mut rules = hosts.into_iter().flatten().flat_map(HashMap::values).peekable();
@@ -108,7 +108,7 @@ impl Table {
         let candidates =
             || hosts.into_iter().flatten().flat_map(|of_host| ports.iter().filter_map(|port| of_host.get(port)));
         for paths in candidates() {
-            match paths.find(seen) {
+            match paths.find(view) {
                 Found::Nothing => {}
                 // It may fall under a wider rule, which may refuse what this one only reports.
                 Found::Unclear { why, guarded } => {
@@ -128,14 +128,14 @@ impl Table {
 }
 
 impl Paths {
-    fn find(&self, seen: &Seen<'_>) -> Found<'_> {
+    fn find(&self, view: &RequestView<'_>) -> Found<'_> {
         let unclear = |why| Found::Unclear { why, guarded: self.guards };
-        let path = if self.deepest == 0 { &[] } else { seen.path().unwrap_or_default() };
+        let path = if self.deepest == 0 { &[] } else { view.path().unwrap_or_default() };
         let path = match path::canonical(path) {
             Ok(path) => path,
             Err(what) => return unclear(Unclear::Path(what)),
         };
-        let method = if self.by_method { seen.method() } else { &[] };
+        let method = if self.by_method { view.method() } else { &[] };
         let rule = self.rule(&path, method);
         if method.iter().any(u8::is_ascii_lowercase) {
             // Methods are case-sensitive (RFC 9110, section 9.1), and yet some servers take `delete` for `DELETE`.
@@ -146,7 +146,7 @@ impl Paths {
         }
         let depends = self.by_method || self.deepest > 0;
         if depends && self.rejects_overrides && !rule.is_some_and(|rule| rule.allows_override_headers()) {
-            let header = override_headers::in_request(seen.request);
+            let header = override_headers::in_request(view.request);
             if let Some(header) = header {
                 return unclear(Unclear::Override(header));
             }

@@ -40,7 +40,7 @@ fn routed(authority: &str, cluster: &str) -> Sent {
 
 fn said(decision: Decision) -> String {
     match decision {
-        Decision::Exchange(grant, _) => format!("{} {}", grant.identity(), grant.scope()),
+        Decision::Exchange(spec, _) => format!("{} {}", spec.identity(), spec.scope()),
         Decision::Report(report) | Decision::ReportToNode(report) => report.in_words(),
         Decision::AwaitConnection(..) => "await".to_owned(),
         Decision::Ignore => "ignore".to_owned(),

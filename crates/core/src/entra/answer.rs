@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
-use super::{AccessToken, Grant, Passing, catalogue};
+use super::{AccessToken, RetryClass, TokenSpec, catalogue};
 use crate::assertion::Assertion;
 use crate::http::CallResult;
 use crate::problem::{Code, EntraDiagnosis, Problem};
@@ -33,7 +33,7 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// The result of a request to the token endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum EndpointAnswer {
     /// The endpoint issued a token. Both durations count from the time of the request.
     Granted {
         token: AccessToken,
@@ -47,49 +47,53 @@ pub(crate) enum Answer {
     /// The endpoint, or a proxy in between, sent a response without a usable token.
     Refused {
         problem: Box<Problem>,
-        passing: Passing,
+        retry_class: RetryClass,
         /// The value of `Retry-After`, capped.
         retry_after: Option<Duration>,
     },
 }
 
-/// Reads the response to a token request for `grant` that was sent to `cluster` with `assertion`.
+/// Reads the response to a token request for `spec` that was sent to `cluster` with `assertion`.
 ///
 /// The problem in the result quotes no part of the assertion.
 pub(crate) fn read_answer(
     answer: CallResult,
     cluster: &str,
-    grant: &Grant,
+    spec: &TokenSpec,
     assertion: &Assertion,
     now: Timestamp,
-) -> Answer {
-    let about = |problem: Problem| Box::new(problem.about(grant.identity(), grant.scope()));
+) -> EndpointAnswer {
+    let about = |problem: Problem| Box::new(problem.about(spec.identity(), spec.scope()));
     let answer = match answer {
         Ok(answer) => answer,
         Err(failure) => {
-            return Answer::Unreached { problem: about(Problem::uncalled(failure, cluster, "which leads to Entra")) };
+            return EndpointAnswer::Unreached {
+                problem: about(Problem::uncalled(failure, cluster, "which leads to Entra")),
+            };
         }
     };
     if answer.is_envoys_own {
-        return Answer::Unreached { problem: about(no_answer(answer.status, &answer.body, cluster, assertion)) };
+        return EndpointAnswer::Unreached {
+            problem: about(no_answer(answer.status, &answer.body, cluster, assertion)),
+        };
     }
     let retry_after = answer.retry_after.as_deref().and_then(|value| read_retry_after(value, now));
-    let (problem, passing) = match answer.status {
-        200 => match read_grant(&answer.body, grant.tenant_id(), assertion) {
+    let (problem, retry_class) = match answer.status {
+        200 => match read_grant(&answer.body, spec.tenant_id(), assertion) {
             Ok((token, expires_in, refresh_in)) => {
                 let request_id = answer.request_id.and_then(|id| Guid::parse(std::str::from_utf8(&id).ok()?));
-                return Answer::Granted { token, expires_in, refresh_in, request_id };
+                return EndpointAnswer::Granted { token, expires_in, refresh_in, request_id };
             }
-            Err(reason) => (invalid_success(200, &reason), Passing::ByItself),
+            Err(reason) => (invalid_success(200, &reason), RetryClass::Transient),
         },
         // The body may hold a token, so it is not quoted.
         status @ 201..=299 => (
             invalid_success(status, &format!("expected 200; the body of {} bytes was ignored", answer.body.len())),
-            Passing::ByItself,
+            RetryClass::Transient,
         ),
         status => read_refusal(status, &answer.body, cluster, assertion),
     };
-    Answer::Refused { problem: about(problem), passing, retry_after }
+    EndpointAnswer::Refused { problem: about(problem), retry_class, retry_after }
 }
 
 /// The problem of a successful response without a usable token. Its body is never quoted.
@@ -212,12 +216,12 @@ fn may_be_quoted(status: u16, body: &[u8]) -> bool {
 }
 
 /// Reads an error response: the problem and its retry class.
-fn read_refusal(status: u16, body: &[u8], cluster: &str, assertion: &Assertion) -> (Problem, Passing) {
+fn read_refusal(status: u16, body: &[u8], cluster: &str, assertion: &Assertion) -> (Problem, RetryClass) {
     let json = body.get(..LONGEST_ANSWER).unwrap_or(body);
     let json: Option<Value> = serde_json::from_slice(json).ok().filter(|json: &Value| json.get("error").is_some());
     let Some(json) = json else {
-        let passing = if status == TOO_MANY_REQUESTS { Passing::Throttled } else { Passing::ByItself };
-        return (foreign_answer(status, body, cluster, assertion), passing);
+        let retry_class = if status == TOO_MANY_REQUESTS { RetryClass::Throttled } else { RetryClass::Transient };
+        return (foreign_answer(status, body, cluster, assertion), retry_class);
     };
     let text = |name: &str| json.get(name).and_then(Value::as_str);
     let description = text("error_description").unwrap_or_default();
@@ -234,13 +238,13 @@ fn read_refusal(status: u16, body: &[u8], cluster: &str, assertion: &Assertion) 
     };
     let error = diagnosis.error.as_ref().map(OAuthError::as_str);
     let row = aadsts.and_then(catalogue::row);
-    let passing = match row {
-        _ if status == TOO_MANY_REQUESTS => Passing::Throttled,
-        Some(row) => row.passing,
-        None if status >= 500 || error == Some("temporarily_unavailable") => Passing::ByItself,
-        None => Passing::ByChange,
+    let retry_class = match row {
+        _ if status == TOO_MANY_REQUESTS => RetryClass::Throttled,
+        Some(row) => row.retry_class,
+        None if status >= 500 || error == Some("temporarily_unavailable") => RetryClass::Transient,
+        None => RetryClass::NeedsChange,
     };
-    let code = if passing.is_transient() { Code::EntraUnavailable } else { Code::EntraRefused };
+    let code = if retry_class.is_transient() { Code::EntraUnavailable } else { Code::EntraRefused };
     // The lines after the first repeat values that have members of their own.
     let description = UntrustedText::without(description.lines().next().unwrap_or_default(), assertion.expose());
     let reason = match description.as_str() {
@@ -256,7 +260,7 @@ fn read_refusal(status: u16, body: &[u8], cluster: &str, assertion: &Assertion) 
         ),
     );
     problem.entra = diagnosis;
-    (problem, passing)
+    (problem, retry_class)
 }
 
 /// Finds the AADSTS code in an error description, such as `AADSTS700213: …`.
@@ -272,8 +276,8 @@ mod tests {
 
     use super::*;
     use crate::assertion::tests::{NOW, claims, jwt};
-    use crate::entra::tests_support::grant;
-    use crate::http::{CallFailure, Response};
+    use crate::entra::tests_support::spec;
+    use crate::http::{CallFailure, CallResponse};
     use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 
     const GUID: &str = "11111111-aaaa-4aaa-8aaa-111111111111";
@@ -282,29 +286,29 @@ mod tests {
         Assertion::parse(jwt(&json!({"alg": "RS256"}), &claims()).as_bytes(), NOW).unwrap()
     }
 
-    fn answer(status: u16, body: &str) -> Answer {
+    fn answer(status: u16, body: &str) -> EndpointAnswer {
         answer_with(status, body, None)
     }
 
-    fn answer_with(status: u16, body: &str, retry_after: Option<&str>) -> Answer {
-        let response = Response {
+    fn answer_with(status: u16, body: &str, retry_after: Option<&str>) -> EndpointAnswer {
+        let response = CallResponse {
             status,
             retry_after: retry_after.map(|value| value.as_bytes().to_vec()),
             request_id: None,
             body: body.as_bytes().to_vec(),
             is_envoys_own: false,
         };
-        read_answer(Ok(response), "entra", &grant(), &assertion(), NOW)
+        read_answer(Ok(response), "entra", &spec(), &assertion(), NOW)
     }
 
-    fn refused(answer: Answer) -> (Problem, Passing, Option<Duration>) {
-        let Answer::Refused { problem, passing, retry_after } = answer else { panic!("{answer:?}") };
-        (*problem, passing, retry_after)
+    fn refused(answer: EndpointAnswer) -> (Problem, RetryClass, Option<Duration>) {
+        let EndpointAnswer::Refused { problem, retry_class, retry_after } = answer else { panic!("{answer:?}") };
+        (*problem, retry_class, retry_after)
     }
 
     #[test]
     fn a_token_is_read_with_its_lifetime_and_refresh_time() {
-        let granted = Answer::Granted {
+        let granted = EndpointAnswer::Granted {
             token: AccessToken::parse("abc.def").unwrap(),
             expires_in: Duration::from_secs(3599),
             refresh_in: None,
@@ -312,7 +316,7 @@ mod tests {
         };
         assert_eq!(answer(200, r#"{"token_type":"Bearer","expires_in":3599,"access_token":"abc.def"}"#), granted);
         assert_eq!(answer(200, r#"{"token_type":"bearer","expires_in":"3599","access_token":"abc.def"}"#), granted);
-        let Answer::Granted { expires_in, refresh_in, .. } = answer(
+        let EndpointAnswer::Granted { expires_in, refresh_in, .. } = answer(
             200,
             r#"{"token_type":"Bearer","expires_in":18446744073709551615,"refresh_in":43199,"access_token":"a"}"#,
         ) else {
@@ -336,8 +340,8 @@ mod tests {
             r#"{"token_type":"Bearer","expires_in":-1,"access_token":"a"}"#,
             r#"{"token_type":"Bearer","expires_in":0,"access_token":"a"}"#,
         ] {
-            let (problem, passing, _) = refused(answer(200, body));
-            assert_eq!((problem.code, passing), (Code::EntraReplyInvalid, Passing::ByItself), "{body}");
+            let (problem, retry_class, _) = refused(answer(200, body));
+            assert_eq!((problem.code, retry_class), (Code::EntraReplyInvalid, RetryClass::Transient), "{body}");
         }
     }
 
@@ -361,11 +365,11 @@ mod tests {
         let token = |token: String| answer(200, &success(&token));
         let of = |tid: Value| token(access_jwt(&json!({"tid": tid})));
         let own = "11111111-1111-4111-8111-111111111111";
-        assert!(matches!(of(json!(own)), Answer::Granted { .. }));
+        assert!(matches!(of(json!(own)), EndpointAnswer::Granted { .. }));
         // Opaque, or without a tenant.
         for opaque in ["abc", "a.b.c", "a.!.c", "..", &access_jwt(&json!({}))] {
             let opaque = opaque.replace('!', "~");
-            assert!(matches!(token(opaque.clone()), Answer::Granted { .. }), "{opaque}");
+            assert!(matches!(token(opaque.clone()), EndpointAnswer::Granted { .. }), "{opaque}");
         }
         for other in [
             json!("22222222-2222-4222-8222-222222222222"),
@@ -411,8 +415,8 @@ mod tests {
             "error_description": "AADSTS700213: No matching federated identity record found.\r\nTrace ID: t\r\nCorrelation ID: c",
             "error_codes": [700213], "trace_id": GUID, "correlation_id": "c",
         });
-        let (problem, passing, _) = refused(answer(401, &body.to_string()));
-        assert_eq!((problem.code, passing), (Code::EntraRefused, Passing::RetrySoon));
+        let (problem, retry_class, _) = refused(answer(401, &body.to_string()));
+        assert_eq!((problem.code, retry_class), (Code::EntraRefused, RetryClass::Immediate));
         assert!(
             problem
                 .detail
@@ -429,18 +433,21 @@ mod tests {
     #[test]
     fn the_retry_class_depends_on_the_aadsts_code_first_and_on_the_status_second() {
         let error = |status: u16, body: &str| {
-            let (problem, passing, _) = refused(answer(status, body));
-            (problem.code, passing)
+            let (problem, retry_class, _) = refused(answer(status, body));
+            (problem.code, retry_class)
         };
         assert_eq!(
             error(400, r#"{"error":"x","error_description":"AADSTS700016: no"}"#),
-            (Code::EntraRefused, Passing::ByChange)
+            (Code::EntraRefused, RetryClass::NeedsChange)
         );
         assert_eq!(
             error(400, r#"{"error":"x","error_codes":[700024]}"#),
-            (Code::EntraRefused, Passing::FreshAssertion)
+            (Code::EntraRefused, RetryClass::StaleAssertion)
         );
-        assert_eq!(error(400, r#"{"error":"x","error_codes":[90033]}"#), (Code::EntraUnavailable, Passing::ByItself));
+        assert_eq!(
+            error(400, r#"{"error":"x","error_codes":[90033]}"#),
+            (Code::EntraUnavailable, RetryClass::Transient)
+        );
         for (status, body) in [
             (429, r#"{"error":"x"}"#),
             (429, r#"{"error":"x","error_codes":[700016]}"#),
@@ -448,11 +455,14 @@ mod tests {
             (400, r#"{"error":"x","error_codes":[50196]}"#),
             (400, r#"{"error":"x","error_codes":[90055]}"#),
         ] {
-            assert_eq!(error(status, body), (Code::EntraUnavailable, Passing::Throttled), "{status} {body}");
+            assert_eq!(error(status, body), (Code::EntraUnavailable, RetryClass::Throttled), "{status} {body}");
         }
-        assert_eq!(error(400, r#"{"error":"temporarily_unavailable"}"#), (Code::EntraUnavailable, Passing::ByItself));
-        assert_eq!(error(400, r#"{"error":"x","error_codes":[999]}"#), (Code::EntraRefused, Passing::ByChange));
-        assert_eq!(error(503, "upstream connect error"), (Code::EntraUnavailable, Passing::ByItself));
+        assert_eq!(
+            error(400, r#"{"error":"temporarily_unavailable"}"#),
+            (Code::EntraUnavailable, RetryClass::Transient)
+        );
+        assert_eq!(error(400, r#"{"error":"x","error_codes":[999]}"#), (Code::EntraRefused, RetryClass::NeedsChange));
+        assert_eq!(error(503, "upstream connect error"), (Code::EntraUnavailable, RetryClass::Transient));
     }
 
     #[test]
@@ -462,8 +472,8 @@ mod tests {
         let refusal = json!({"error": token, "error_description": token, "access_token": token}).to_string();
         for status in [200, 201, 202, 204, 226, 299] {
             for body in [&*long, &*refusal, &*token, "spoken", "", &success(&token).replace("Bearer", "pop")] {
-                let (problem, passing, _) = refused(answer(status, body));
-                assert_eq!((problem.code, passing), (Code::EntraReplyInvalid, Passing::ByItself));
+                let (problem, retry_class, _) = refused(answer(status, body));
+                assert_eq!((problem.code, retry_class), (Code::EntraReplyInvalid, RetryClass::Transient));
                 assert!(problem.detail.starts_with(&format!("Entra answered {status}: ")), "{}", problem.detail);
                 assert!(problem.detail.len() < 120 && !problem.detail.contains("spoken"), "{}", problem.detail);
                 let shown = serde_json::to_string(&problem).unwrap();
@@ -529,9 +539,9 @@ mod tests {
                     [(200, false), (201, false), (302, false), (400, false), (503, true), (600, false)]
                 {
                     let body = body.clone().into_bytes();
-                    let response = Response { status, retry_after: None, request_id: None, body, is_envoys_own };
-                    let problem = match read_answer(Ok(response), "entra", &grant(), &assertion, NOW) {
-                        Answer::Refused { problem, .. } | Answer::Unreached { problem } => problem,
+                    let response = CallResponse { status, retry_after: None, request_id: None, body, is_envoys_own };
+                    let problem = match read_answer(Ok(response), "entra", &spec(), &assertion, NOW) {
+                        EndpointAnswer::Refused { problem, .. } | EndpointAnswer::Unreached { problem } => problem,
                         granted => panic!("{granted:?}"),
                     };
                     let problem = Problem { identity: None, scope: None, remedy: String::new(), ..*problem };
@@ -558,8 +568,8 @@ mod tests {
 
     #[test]
     fn the_detail_names_a_missing_cluster() {
-        let answer = read_answer(Err(CallFailure::NoSuchCluster), "entra", &grant(), &assertion(), NOW);
-        let Answer::Unreached { problem } = answer else { panic!("{answer:?}") };
+        let answer = read_answer(Err(CallFailure::NoSuchCluster), "entra", &spec(), &assertion(), NOW);
+        let EndpointAnswer::Unreached { problem } = answer else { panic!("{answer:?}") };
         assert_eq!(problem.code, Code::ClusterMissing);
         assert!(problem.detail.contains("\"entra\""));
     }

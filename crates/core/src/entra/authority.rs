@@ -34,7 +34,7 @@ impl Cloud {
     pub const ALL: [Self; 3] = [Self::Public, Self::UsGovernment, Self::China];
 
     /// The cloud's id in `data/azure-services.tsv`.
-    pub const fn word(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Public => "public",
             Self::UsGovernment => "us_government",

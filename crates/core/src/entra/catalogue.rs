@@ -8,30 +8,30 @@ use serde::{Deserialize, Serialize};
 
 /// The retry class of a failed exchange: what it takes for another exchange to succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Passing {
+pub(crate) enum RetryClass {
     /// One immediate retry. Entra occasionally returns such an error for a correct credential, and always does in the first
     /// minutes of a new one.
-    RetrySoon,
+    Immediate,
     /// One retry with an assertion that is read again.
-    FreshAssertion,
+    StaleAssertion,
     /// Time: the failure is transient.
-    ByItself,
+    Transient,
     /// Time: Entra throttles the client or the tenant, so every exchange of the identity backs off.
     Throttled,
     /// A change by an operator or administrator.
-    ByChange,
+    NeedsChange,
 }
 
-impl Passing {
+impl RetryClass {
     /// Whether the failure can end without a change by an operator or administrator.
     pub(crate) const fn is_transient(self) -> bool {
-        matches!(self, Self::ByItself | Self::Throttled)
+        matches!(self, Self::Transient | Self::Throttled)
     }
 
     /// The class to report for an exchange that failed: an error that an immediate retry did not cure needs a change.
     pub(crate) const fn after_retry(self) -> Self {
         match self {
-            Self::RetrySoon | Self::FreshAssertion => Self::ByChange,
+            Self::Immediate | Self::StaleAssertion => Self::NeedsChange,
             final_class => final_class,
         }
     }
@@ -39,11 +39,11 @@ impl Passing {
     /// The value of `class` in metrics, logs and the status page.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
-            Self::RetrySoon => "retry_once",
-            Self::FreshAssertion => "stale_assertion",
-            Self::ByItself => "transient",
+            Self::Immediate => "retry_once",
+            Self::StaleAssertion => "stale_assertion",
+            Self::Transient => "transient",
             Self::Throttled => "throttled",
-            Self::ByChange => "needs_change",
+            Self::NeedsChange => "needs_change",
         }
     }
 }
@@ -54,12 +54,12 @@ pub(crate) struct Row {
     /// The code, without `AADSTS`.
     pub(crate) code: u32,
     /// The retry class.
-    pub(crate) passing: Passing,
+    pub(crate) retry_class: RetryClass,
     /// An instruction for the operator.
     pub(crate) remedy: &'static str,
 }
 
-use Passing::{ByChange, ByItself, FreshAssertion, RetrySoon, Throttled};
+use RetryClass::{Immediate, NeedsChange, StaleAssertion, Throttled, Transient};
 
 const SERVICE_TROUBLE: &str = "Wait: Entra reports a failure of its own, and the exchange is retried automatically. If it persists, check Azure's status page.";
 const WRONG_AUTHORITY: &str = "Set entra.authority (or AZURE_AUTHORITY_HOST) to the authority of the tenant's cloud.";
@@ -76,59 +76,59 @@ const CONDITIONAL_ACCESS: &str =
 /// The rows in ascending order of their codes, each code once.
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
-    Row { code: 28002, passing: ByChange, remedy: ONE_RESOURCE },
-    Row { code: 50001, passing: ByChange, remedy: NO_SUCH_RESOURCE },
-    Row { code: 50027, passing: ByChange, remedy: "Check the content of the token file: the federated token is malformed." },
-    Row { code: 50033, passing: ByItself, remedy: SERVICE_TROUBLE },
-    Row { code: 50087, passing: ByItself, remedy: SERVICE_TROUBLE },
-    Row { code: 50105, passing: ByChange, remedy: NOT_ASSIGNED },
-    Row { code: 50166, passing: ByItself, remedy: ISSUER_UNREACHABLE },
-    Row { code: 50196, passing: Throttled, remedy: "Check which other workloads use this client id: Entra received too many requests from this client." },
-    Row { code: 53003, passing: ByChange, remedy: CONDITIONAL_ACCESS },
-    Row { code: 65001, passing: ByChange, remedy: "Grant the application permissions that this resource needs, and admin consent to them." },
-    Row { code: 70011, passing: ByChange, remedy: ONE_RESOURCE },
-    Row { code: 70021, passing: RetrySoon, remedy: "Check that issuer, subject and audience of the federated credential are exactly those of the token. A new credential takes minutes to become effective." },
-    Row { code: 70025, passing: ByChange, remedy: "Create a federated credential for this client." },
-    Row { code: 90002, passing: ByChange, remedy: "Correct the tenant id (AZURE_TENANT_ID), and check that the authority is that of the tenant's cloud." },
-    Row { code: 90006, passing: ByItself, remedy: SERVICE_TROUBLE },
-    Row { code: 90012, passing: ByItself, remedy: SERVICE_TROUBLE },
-    Row { code: 90024, passing: ByItself, remedy: SERVICE_TROUBLE },
-    Row { code: 90033, passing: ByItself, remedy: SERVICE_TROUBLE },
-    Row { code: 90038, passing: ByChange, remedy: WRONG_AUTHORITY },
-    Row { code: 90055, passing: Throttled, remedy: "Check which clients send many token requests: Entra throttles the tenant." },
-    Row { code: 90061, passing: ByItself, remedy: ISSUER_UNREACHABLE },
-    Row { code: 90090, passing: ByItself, remedy: SERVICE_TROUBLE },
-    Row { code: 500011, passing: ByChange, remedy: NO_SUCH_RESOURCE },
-    Row { code: 500014, passing: ByChange, remedy: "Enable the resource's service principal in the tenant: it is disabled, or its subscription has expired." },
-    Row { code: 501051, passing: ByChange, remedy: NOT_ASSIGNED },
-    Row { code: 501661, passing: ByItself, remedy: ISSUER_UNREACHABLE },
-    Row { code: 530032, passing: ByChange, remedy: CONDITIONAL_ACCESS },
-    Row { code: 700016, passing: ByChange, remedy: "Correct the client id (AZURE_CLIENT_ID) or the tenant: this tenant has no such application or managed identity." },
-    Row { code: 700022, passing: ByChange, remedy: ONE_RESOURCE },
-    Row { code: 700023, passing: ByChange, remedy: ONE_RESOURCE },
-    Row { code: 700024, passing: FreshAssertion, remedy: "Check the node's clock, and that Envoy watches the folder that contains ..data: the token that it serves is not valid at this time." },
-    Row { code: 700025, passing: ByChange, remedy: "Change the application to a confidential client: it is a public client." },
-    Row { code: 700027, passing: ByChange, remedy: WRONG_KEY },
-    Row { code: 700030, passing: ByChange, remedy: "Check what is between the filter and Entra: Entra received a certificate, which this filter never sends." },
-    Row { code: 700211, passing: RetrySoon, remedy: "Set the federated credential's issuer to exactly the token's issuer (a trailing slash counts). A new credential takes minutes to become effective." },
-    Row { code: 700212, passing: RetrySoon, remedy: "Set the federated credential's audience to that of the token, or project the token with the credential's audience (api://AzureADTokenExchange by default)." },
-    Row { code: 700213, passing: RetrySoon, remedy: "Set the federated credential's subject to that of the token (on Kubernetes system:serviceaccount:<namespace>:<service account>). A new credential takes minutes to become effective." },
-    Row { code: 700222, passing: ByChange, remedy: "Use a token of the cluster or of another issuer: Entra does not accept a token that it issued itself as an assertion." },
-    Row { code: 700229, passing: ByChange, remedy: "Use a token of a workload: Entra accepts only app-only tokens as an assertion." },
-    Row { code: 700238, passing: ByChange, remedy: "Ask the tenant's administrator to allow this federated credential: a policy of the tenant blocks it." },
-    Row { code: 900382, passing: ByChange, remedy: WRONG_AUTHORITY },
-    Row { code: 900384, passing: ByChange, remedy: WRONG_KEY },
-    Row { code: 900432, passing: ByChange, remedy: WRONG_AUTHORITY },
-    Row { code: 1002012, passing: ByChange, remedy: ONE_RESOURCE },
-    Row { code: 5002730, passing: ByChange, remedy: "Configure the issuer to sign with RS256." },
-    Row { code: 7000112, passing: ByChange, remedy: "Enable the application's service principal: the application is disabled." },
-    Row { code: 7000215, passing: ByChange, remedy: SECRET_NOT_ASSERTION },
-    Row { code: 7000218, passing: ByChange, remedy: SECRET_NOT_ASSERTION },
-    Row { code: 7000222, passing: ByChange, remedy: SECRET_NOT_ASSERTION },
-    Row { code: 7000229, passing: ByChange, remedy: "Create the client's service principal in this tenant (az ad sp create --id <client id>), or correct the tenant id." },
-    Row { code: 7000272, passing: ByChange, remedy: WRONG_KEY },
-    Row { code: 7002138, passing: ByChange, remedy: "Set issuer, subject and audience of the federated credential in exactly the token's case: only the case differs." },
-    Row { code: 9001023, passing: ByChange, remedy: "Set the tenant to its id, not to common or organizations." },
+    Row { code: 28002, retry_class: NeedsChange, remedy: ONE_RESOURCE },
+    Row { code: 50001, retry_class: NeedsChange, remedy: NO_SUCH_RESOURCE },
+    Row { code: 50027, retry_class: NeedsChange, remedy: "Check the content of the token file: the federated token is malformed." },
+    Row { code: 50033, retry_class: Transient, remedy: SERVICE_TROUBLE },
+    Row { code: 50087, retry_class: Transient, remedy: SERVICE_TROUBLE },
+    Row { code: 50105, retry_class: NeedsChange, remedy: NOT_ASSIGNED },
+    Row { code: 50166, retry_class: Transient, remedy: ISSUER_UNREACHABLE },
+    Row { code: 50196, retry_class: Throttled, remedy: "Check which other workloads use this client id: Entra received too many requests from this client." },
+    Row { code: 53003, retry_class: NeedsChange, remedy: CONDITIONAL_ACCESS },
+    Row { code: 65001, retry_class: NeedsChange, remedy: "Grant the application permissions that this resource needs, and admin consent to them." },
+    Row { code: 70011, retry_class: NeedsChange, remedy: ONE_RESOURCE },
+    Row { code: 70021, retry_class: Immediate, remedy: "Check that issuer, subject and audience of the federated credential are exactly those of the token. A new credential takes minutes to become effective." },
+    Row { code: 70025, retry_class: NeedsChange, remedy: "Create a federated credential for this client." },
+    Row { code: 90002, retry_class: NeedsChange, remedy: "Correct the tenant id (AZURE_TENANT_ID), and check that the authority is that of the tenant's cloud." },
+    Row { code: 90006, retry_class: Transient, remedy: SERVICE_TROUBLE },
+    Row { code: 90012, retry_class: Transient, remedy: SERVICE_TROUBLE },
+    Row { code: 90024, retry_class: Transient, remedy: SERVICE_TROUBLE },
+    Row { code: 90033, retry_class: Transient, remedy: SERVICE_TROUBLE },
+    Row { code: 90038, retry_class: NeedsChange, remedy: WRONG_AUTHORITY },
+    Row { code: 90055, retry_class: Throttled, remedy: "Check which clients send many token requests: Entra throttles the tenant." },
+    Row { code: 90061, retry_class: Transient, remedy: ISSUER_UNREACHABLE },
+    Row { code: 90090, retry_class: Transient, remedy: SERVICE_TROUBLE },
+    Row { code: 500011, retry_class: NeedsChange, remedy: NO_SUCH_RESOURCE },
+    Row { code: 500014, retry_class: NeedsChange, remedy: "Enable the resource's service principal in the tenant: it is disabled, or its subscription has expired." },
+    Row { code: 501051, retry_class: NeedsChange, remedy: NOT_ASSIGNED },
+    Row { code: 501661, retry_class: Transient, remedy: ISSUER_UNREACHABLE },
+    Row { code: 530032, retry_class: NeedsChange, remedy: CONDITIONAL_ACCESS },
+    Row { code: 700016, retry_class: NeedsChange, remedy: "Correct the client id (AZURE_CLIENT_ID) or the tenant: this tenant has no such application or managed identity." },
+    Row { code: 700022, retry_class: NeedsChange, remedy: ONE_RESOURCE },
+    Row { code: 700023, retry_class: NeedsChange, remedy: ONE_RESOURCE },
+    Row { code: 700024, retry_class: StaleAssertion, remedy: "Check the node's clock, and that Envoy watches the folder that contains ..data: the token that it serves is not valid at this time." },
+    Row { code: 700025, retry_class: NeedsChange, remedy: "Change the application to a confidential client: it is a public client." },
+    Row { code: 700027, retry_class: NeedsChange, remedy: WRONG_KEY },
+    Row { code: 700030, retry_class: NeedsChange, remedy: "Check what is between the filter and Entra: Entra received a certificate, which this filter never sends." },
+    Row { code: 700211, retry_class: Immediate, remedy: "Set the federated credential's issuer to exactly the token's issuer (a trailing slash counts). A new credential takes minutes to become effective." },
+    Row { code: 700212, retry_class: Immediate, remedy: "Set the federated credential's audience to that of the token, or project the token with the credential's audience (api://AzureADTokenExchange by default)." },
+    Row { code: 700213, retry_class: Immediate, remedy: "Set the federated credential's subject to that of the token (on Kubernetes system:serviceaccount:<namespace>:<service account>). A new credential takes minutes to become effective." },
+    Row { code: 700222, retry_class: NeedsChange, remedy: "Use a token of the cluster or of another issuer: Entra does not accept a token that it issued itself as an assertion." },
+    Row { code: 700229, retry_class: NeedsChange, remedy: "Use a token of a workload: Entra accepts only app-only tokens as an assertion." },
+    Row { code: 700238, retry_class: NeedsChange, remedy: "Ask the tenant's administrator to allow this federated credential: a policy of the tenant blocks it." },
+    Row { code: 900382, retry_class: NeedsChange, remedy: WRONG_AUTHORITY },
+    Row { code: 900384, retry_class: NeedsChange, remedy: WRONG_KEY },
+    Row { code: 900432, retry_class: NeedsChange, remedy: WRONG_AUTHORITY },
+    Row { code: 1002012, retry_class: NeedsChange, remedy: ONE_RESOURCE },
+    Row { code: 5002730, retry_class: NeedsChange, remedy: "Configure the issuer to sign with RS256." },
+    Row { code: 7000112, retry_class: NeedsChange, remedy: "Enable the application's service principal: the application is disabled." },
+    Row { code: 7000215, retry_class: NeedsChange, remedy: SECRET_NOT_ASSERTION },
+    Row { code: 7000218, retry_class: NeedsChange, remedy: SECRET_NOT_ASSERTION },
+    Row { code: 7000222, retry_class: NeedsChange, remedy: SECRET_NOT_ASSERTION },
+    Row { code: 7000229, retry_class: NeedsChange, remedy: "Create the client's service principal in this tenant (az ad sp create --id <client id>), or correct the tenant id." },
+    Row { code: 7000272, retry_class: NeedsChange, remedy: WRONG_KEY },
+    Row { code: 7002138, retry_class: NeedsChange, remedy: "Set issuer, subject and audience of the federated credential in exactly the token's case: only the case differs." },
+    Row { code: 9001023, retry_class: NeedsChange, remedy: "Set the tenant to its id, not to common or organizations." },
 ];
 
 /// The codes with which Entra refuses the credential, regardless of the resource: the client, its federated credential, the
@@ -171,7 +171,7 @@ mod tests {
         assert!(CREDENTIAL.windows(2).all(|pair| pair[0] < pair[1]));
         for code in CREDENTIAL {
             let row = row(*code).unwrap_or_else(|| panic!("{code} has no row"));
-            assert!(!row.passing.is_transient(), "{code}");
+            assert!(!row.retry_class.is_transient(), "{code}");
             assert!(is_of_credential(*code));
         }
     }
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_remedy_names_what_an_administrator_must_grant_or_enable() {
-        let remedy = |code| row(code).map(|row| (row.passing, row.remedy)).unwrap();
+        let remedy = |code| row(code).map(|row| (row.retry_class, row.remedy)).unwrap();
         for (code, word) in [
             (50105, "app role"),
             (501051, "app role"),
@@ -206,8 +206,8 @@ mod tests {
             (1002012, "/.default"),
             (7000229, "service principal"),
         ] {
-            let (passing, remedy) = remedy(code);
-            assert!(passing == ByChange && remedy.contains(word), "{code}: {remedy}");
+            let (retry_class, remedy) = remedy(code);
+            assert!(retry_class == NeedsChange && remedy.contains(word), "{code}: {remedy}");
         }
     }
 }

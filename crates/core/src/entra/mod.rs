@@ -7,12 +7,12 @@
 mod answer;
 mod authority;
 mod catalogue;
-mod grant;
+mod token_spec;
 
-pub(crate) use answer::{Answer, read_answer};
+pub(crate) use answer::{EndpointAnswer, read_answer};
 pub use authority::{Authority, AuthorityMistake, Cloud};
-pub(crate) use catalogue::{Passing, is_of_credential};
-pub use grant::{CredentialKey, Grant, GrantParts, TokenKey};
+pub(crate) use catalogue::{RetryClass, is_of_credential};
+pub use token_spec::{CredentialKey, TokenKey, TokenSpec, TokenSpecParts};
 
 use std::fmt;
 
@@ -80,17 +80,17 @@ impl fmt::Debug for TokenRequest {
 
 impl TokenRequest {
     /// Builds the request for a token, authenticated with this assertion.
-    pub(crate) fn new(grant: &Grant, assertion: &Assertion) -> Self {
+    pub(crate) fn new(spec: &TokenSpec, assertion: &Assertion) -> Self {
         let body = form_urlencoded::Serializer::new(String::new())
             .append_pair("grant_type", "client_credentials")
-            .append_pair("client_id", grant.client_id())
-            .append_pair("scope", grant.scope())
+            .append_pair("client_id", spec.client_id())
+            .append_pair("scope", spec.scope())
             .append_pair("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
             .append_pair("client_assertion", assertion.expose())
             .finish();
         Self {
-            authority: grant.authority().host().to_owned(),
-            path: format!("/{}/oauth2/v2.0/token", grant.tenant_id()),
+            authority: spec.authority().host().to_owned(),
+            path: format!("/{}/oauth2/v2.0/token", spec.tenant_id()),
             body,
         }
     }
@@ -103,8 +103,8 @@ pub(crate) mod tests_support {
     use crate::assertion::Source;
 
     /// A token spec of the identity `payments` for Key Vault.
-    pub(crate) fn grant() -> Grant {
-        Grant::new(&GrantParts {
+    pub(crate) fn spec() -> TokenSpec {
+        TokenSpec::new(&TokenSpecParts {
             identity: "payments",
             authority: &Authority::public(),
             tenant_id: "11111111-1111-4111-8111-111111111111",
@@ -121,7 +121,7 @@ pub(crate) mod tests_support {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::tests_support::grant;
+    use super::tests_support::spec;
     use super::*;
     use crate::assertion::tests::{NOW, claims, jwt};
 
@@ -133,14 +133,14 @@ mod tests {
     fn debug_hides_the_access_token_and_the_requests_body() {
         let token = AccessToken::parse("abcdefghij").unwrap();
         assert_eq!(format!("{:?}", Some(&token)), "Some(AccessToken(hidden))");
-        let request = TokenRequest::new(&grant(), &assertion());
+        let request = TokenRequest::new(&spec(), &assertion());
         let path = "/11111111-1111-4111-8111-111111111111/oauth2/v2.0/token";
         assert_eq!(format!("{request:?}"), format!("TokenRequest {{ path: {path:?}, .. }}"));
     }
 
     #[test]
     fn a_token_request_uses_the_client_credentials_grant_with_a_client_assertion() {
-        let request = TokenRequest::new(&grant(), &assertion());
+        let request = TokenRequest::new(&spec(), &assertion());
         assert_eq!(request.authority, "login.microsoftonline.com");
         assert_eq!(request.path, "/11111111-1111-4111-8111-111111111111/oauth2/v2.0/token");
         let fields: Vec<(String, String)> = form_urlencoded::parse(request.body.as_bytes()).into_owned().collect();

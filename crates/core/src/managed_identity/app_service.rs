@@ -8,9 +8,9 @@ use serde::Serialize;
 use super::guard::must_be_get;
 use super::query::{Query, bad};
 use super::reply;
-use crate::broker::Issued;
+use crate::broker::CachedToken;
 use crate::config::Secret;
-use crate::http::{Reply, Request};
+use crate::http::{Reply, RequestAccess};
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 
@@ -55,7 +55,7 @@ pub(super) fn off() -> Problem {
 /// # Errors
 /// When it is not to be answered with one: first of all without the secret.
 pub(super) fn read_request(
-    request: &dyn Request,
+    request: &dyn RequestAccess,
     query: &[u8],
     secret: &Result<Secret, Problem>,
 ) -> Result<(Version, Query), Problem> {
@@ -109,17 +109,17 @@ struct ErrorBody {
 /// What App Service replies with a token for `resource`. The first version shows the client id only to a caller that named one.
 pub(super) fn token_reply(
     version: Version,
-    issued: &Issued,
+    cached: &CachedToken,
     client_id: &str,
     named_by_client_id: bool,
     resource: &str,
 ) -> Reply {
     let (expires_on, shows_client_id) = match version {
-        Version::First => (date(issued.expires_at()), named_by_client_id),
-        Version::Current => (issued.expires_at().unix_seconds().to_string(), true),
+        Version::First => (date(cached.expires_at()), named_by_client_id),
+        Version::Current => (cached.expires_at().unix_seconds().to_string(), true),
     };
     let body = TokenBody {
-        access_token: issued.token().expose(),
+        access_token: cached.token().expose(),
         client_id: shows_client_id.then_some(client_id),
         expires_on,
         resource,

@@ -1,7 +1,7 @@
 //! Who asks for a token, and in which protocol the answer is given.
 
 use super::{app_service, imds};
-use crate::broker::{Issued, Stale};
+use crate::broker::{CachedToken, Stale};
 use crate::decision::{ConfigPath, Decision, Refusal};
 use crate::http::Reply;
 use crate::problem::Problem;
@@ -32,11 +32,11 @@ pub struct Caller {
 
 impl Caller {
     /// The reply with a token.
-    pub(crate) fn token_reply(&self, issued: &Issued, now: Timestamp) -> Reply {
+    pub(crate) fn token_reply(&self, cached: &CachedToken, now: Timestamp) -> Reply {
         match self.protocol {
-            Protocol::Imds => imds::token_reply(issued, &self.client_id, &self.resource, now),
+            Protocol::Imds => imds::token_reply(cached, &self.client_id, &self.resource, now),
             Protocol::AppService(version) => {
-                app_service::token_reply(version, issued, &self.client_id, self.named_by_client_id, &self.resource)
+                app_service::token_reply(version, cached, &self.client_id, self.named_by_client_id, &self.resource)
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use crate::http::Request;
+use crate::http::RequestAccess;
 use crate::problem::{Code, Problem};
 
 /// The address of every cloud's metadata service (IMDS), and how Envoy writes it before a port.
@@ -12,12 +12,12 @@ const METADATA_SERVICE_TEXT: &[u8] = b"169.254.169.254:";
 
 /// The connection that a request came by. Its address is read at most once: each reading is a call into the proxy.
 pub(crate) struct Connection<'a> {
-    request: &'a dyn Request,
+    request: &'a dyn RequestAccess,
     destination: OnceCell<Vec<u8>>,
 }
 
 impl<'a> Connection<'a> {
-    pub(crate) const fn of(request: &'a dyn Request) -> Self {
+    pub(crate) const fn of(request: &'a dyn RequestAccess) -> Self {
         Self { request, destination: OnceCell::new() }
     }
 
@@ -49,7 +49,7 @@ impl<'a> Connection<'a> {
 }
 
 /// Only GET asks for anything here.
-pub(crate) fn must_be_get(request: &dyn Request) -> Result<(), Problem> {
+pub(crate) fn must_be_get(request: &dyn RequestAccess) -> Result<(), Problem> {
     match request.header(":method") {
         Some(method) if method == b"GET" => Ok(()),
         _ => Err(Problem::new(Code::MethodNotAllowed, "only GET is answered here", "Send a GET request.")),

@@ -2,7 +2,7 @@
 
 use super::guard::Connection;
 use crate::broker::ReadinessStatus;
-use crate::http::{Reply, Request};
+use crate::http::{Reply, RequestAccess};
 use crate::path;
 use crate::problem::Problem;
 
@@ -11,7 +11,7 @@ const NOT_READY: u16 = 503;
 
 /// The reply to a request for `/readyz`, once it is known whether the pod is ready. A caller outside the pod gets the code alone: the
 /// problem's own words name tenant, issuer and subject. A caller in the pod may ask for every identity with `?verbose`.
-pub fn readiness_reply(status: &ReadinessStatus, request: &dyn Request) -> Reply {
+pub fn readiness_reply(status: &ReadinessStatus, request: &dyn RequestAccess) -> Reply {
     let local = Connection::of(request).is_local();
     match status.outcome() {
         _ if local && is_verbose(request) => status.verbose_reply(NOT_READY),
@@ -28,7 +28,7 @@ pub fn readiness_reply(status: &ReadinessStatus, request: &dyn Request) -> Reply
     }
 }
 
-fn is_verbose(request: &dyn Request) -> bool {
+fn is_verbose(request: &dyn RequestAccess) -> bool {
     let target = request.header(":path").unwrap_or_default();
     let (_, query) = path::split(&target);
     form_urlencoded::parse(query).any(|(name, _)| name == "verbose")

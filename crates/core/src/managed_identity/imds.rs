@@ -8,9 +8,9 @@ use serde::Serialize;
 use super::guard::must_be_get;
 use super::query::{Query, bad};
 use super::reply;
-use crate::broker::Issued;
+use crate::broker::CachedToken;
 use crate::config::Imds;
-use crate::http::{Reply, Request};
+use crate::http::{Reply, RequestAccess};
 use crate::override_headers;
 use crate::path;
 use crate::problem::{Code, Problem};
@@ -59,7 +59,7 @@ pub(super) fn passes(path: &[u8], imds: &Imds) -> bool {
 }
 
 /// A request that goes on to the node must not name another path or method in a header.
-pub(super) fn must_not_be_overridden(request: &dyn Request) -> Result<(), Problem> {
+pub(super) fn must_not_be_overridden(request: &dyn RequestAccess) -> Result<(), Problem> {
     let Some(header) = override_headers::in_request(request) else { return Ok(()) };
     Err(Problem::new(
         Code::OverrideHeaderPresent,
@@ -112,7 +112,7 @@ pub(super) fn not_passed(path: &[u8]) -> Problem {
 ///
 /// # Errors
 /// When it is not to be answered with one, by IMDS's own rules.
-pub(super) fn read_request(request: &dyn Request, query: &[u8]) -> Result<Query, Problem> {
+pub(super) fn read_request(request: &dyn RequestAccess, query: &[u8]) -> Result<Query, Problem> {
     if request.header("metadata").is_none_or(|value| !value.eq_ignore_ascii_case(b"true")) {
         return Err(Problem::new(
             Code::MetadataHeaderMissing,
@@ -161,18 +161,18 @@ struct ErrorBody<'a> {
 }
 
 /// What IMDS replies with a token for `resource`.
-pub(super) fn token_reply(issued: &Issued, client_id: &str, resource: &str, now: Timestamp) -> Reply {
-    let expires_in = issued.expires_at().since(now).as_secs().to_string();
+pub(super) fn token_reply(cached: &CachedToken, client_id: &str, resource: &str, now: Timestamp) -> Reply {
+    let expires_in = cached.expires_at().since(now).as_secs().to_string();
     Reply::json(
         200,
         "application/json; charset=utf-8",
         &TokenBody {
-            access_token: issued.token().expose(),
+            access_token: cached.token().expose(),
             client_id,
             ext_expires_in: expires_in.clone(),
             expires_in,
-            expires_on: issued.expires_at().unix_seconds().to_string(),
-            not_before: issued.issued_at().unix_seconds().to_string(),
+            expires_on: cached.expires_at().unix_seconds().to_string(),
+            not_before: cached.issued_at().unix_seconds().to_string(),
             resource,
             token_type: "Bearer",
         },

@@ -16,9 +16,9 @@ use std::sync::Arc;
 use crate::broker::{Decisive, Readiness};
 use crate::config::{AppService, Config, Identity, Imds, ManagedAction, ManagedIdentity};
 use crate::decision::{Decision, Delivery, Report};
-use crate::entra::{Grant, TokenKey};
+use crate::entra::{TokenKey, TokenSpec};
 use crate::host::Host;
-use crate::http::{Reply, Request};
+use crate::http::{Reply, RequestAccess};
 use crate::path;
 use crate::problem::{Code, Problem};
 use crate::untrusted::UntrustedText;
@@ -46,8 +46,8 @@ pub(crate) struct Endpoint {
 impl Endpoint {
     pub(crate) fn new(answers: &ManagedIdentity, config: &Config, on_gateway: bool) -> Self {
         let offered: Vec<Identity> =
-            answers.offered.iter().filter_map(|place| config.identities.get(*place).cloned()).collect();
-        let default = answers.default.and_then(|place| answers.offered.iter().position(|other| *other == place));
+            answers.offered.iter().filter_map(|index| config.identities.get(*index).cloned()).collect();
+        let default = answers.default.and_then(|index| answers.offered.iter().position(|other| *other == index));
         Self {
             imds: answers.imds.clone(),
             app_service: answers.app_service.clone(),
@@ -57,7 +57,7 @@ impl Endpoint {
             offered,
             listed: config
                 .named_tokens()
-                .filter_map(|(identity, scope)| Some(identity.grant(&scope).ok()?.key()))
+                .filter_map(|(identity, scope)| Some(identity.spec(&scope).ok()?.key()))
                 .collect(),
             default,
             on_gateway,
@@ -87,7 +87,7 @@ impl Endpoint {
     pub(crate) fn decide_by_address(
         &self,
         host: Option<&Host<'_>>,
-        request: &dyn Request,
+        request: &dyn RequestAccess,
         connection: &Connection<'_>,
     ) -> Option<Decision> {
         let imds = self.imds.as_ref().filter(|_| connection.is_to_metadata_service())?;
@@ -101,7 +101,7 @@ impl Endpoint {
     pub(crate) fn decide(
         &self,
         host: &Host<'_>,
-        request: &dyn Request,
+        request: &dyn RequestAccess,
         connection: &Connection<'_>,
     ) -> Option<Decision> {
         let target = request.header(":path").unwrap_or_default();
@@ -127,7 +127,7 @@ impl Endpoint {
         imds: &Imds,
         host: Result<(), Problem>,
         target: &[u8],
-        request: &dyn Request,
+        request: &dyn RequestAccess,
         connection: &Connection<'_>,
     ) -> Decision {
         let (path, query) = path::split(target);
@@ -162,45 +162,43 @@ impl Endpoint {
         let wanted = asked.and_then(|query| {
             let identity = self.select(query.selector.as_ref())?;
             must_be_allowed(identity, &query)?;
-            let grant = self.grant(identity, &query.scope())?;
-            let client_id = grant.client_id().to_owned();
+            let spec = self.spec(identity, &query.scope())?;
+            let client_id = spec.client_id().to_owned();
             let named_by_client_id = query.selector.is_some_and(|selector| selector.kind == IdKind::Client);
             let caller =
                 Caller { protocol, resource: query.resource, client_id, named_by_client_id, stale: query.stale };
-            Ok((Arc::new(grant), caller))
+            Ok((Arc::new(spec), caller))
         });
         match (self.action, wanted) {
-            (ManagedAction::Report, Ok((grant, _))) => Decision::ReportToNode(Report {
-                identity: Some(Arc::from(grant.identity())),
-                grant: Some(grant),
+            (ManagedAction::Report, Ok((spec, _))) => Decision::ReportToNode(Report {
+                identity: Some(Arc::from(spec.identity())),
+                spec: Some(spec),
                 would_refuse: None,
             }),
             // The node's own endpoint judges it.
             (ManagedAction::Report, Err(problem)) => Decision::ReportToNode(Report::refused(&problem)),
-            (ManagedAction::Answer, Ok((grant, caller))) => {
-                Decision::Exchange(grant, Delivery::ManagedIdentity(caller))
-            }
-            (ManagedAction::Refuse, Ok((grant, _))) => {
+            (ManagedAction::Answer, Ok((spec, caller))) => Decision::Exchange(spec, Delivery::ManagedIdentity(caller)),
+            (ManagedAction::Refuse, Ok((spec, _))) => {
                 let problem = Problem::new(
                     Code::ManagedIdentityRefused,
                     "managed_identity.action is \"refuse\": no token is given here",
                     "Whoever switched it off knows why; \"answer\" switches it on.",
                 );
-                protocol.refuse(problem.about(grant.identity(), grant.scope()))
+                protocol.refuse(problem.about(spec.identity(), spec.scope()))
             }
             (_, Err(problem)) => protocol.refuse(problem),
         }
     }
 
     /// The token to ask for. A scope that neither `resources` of the identity nor a destination names is within a budget.
-    fn grant(&self, identity: &Identity, scope: &str) -> Result<Grant, Problem> {
-        let grant = identity.grant(scope)?;
+    fn spec(&self, identity: &Identity, scope: &str) -> Result<TokenSpec, Problem> {
+        let spec = identity.spec(scope)?;
         // By the token itself: the same client may have several names.
-        let listed = identity.resources.is_some() || self.listed.contains(&grant.key());
-        Ok(if listed { grant } else { grant.unlisted() })
+        let listed = identity.resources.is_some() || self.listed.contains(&spec.key());
+        Ok(if listed { spec } else { spec.unlisted() })
     }
 
-    fn decide_health(&self, path: &[u8], request: &dyn Request) -> Decision {
+    fn decide_health(&self, path: &[u8], request: &dyn RequestAccess) -> Decision {
         match (must_be_get(request), path) {
             (Err(problem), _) => Decision::Reply(problem.to_reply()),
             (Ok(()), b"/healthz") => Decision::Reply(Reply::ok()),
@@ -211,7 +209,7 @@ impl Endpoint {
     /// The identity that a caller named; another is never taken in its place.
     fn select(&self, selector: Option<&Selector>) -> Result<&Identity, Problem> {
         let Some(selector) = selector else {
-            return self.default.and_then(|place| self.offered.get(place)).ok_or_else(|| {
+            return self.default.and_then(|index| self.offered.get(index)).ok_or_else(|| {
                 Problem::new(
                     Code::IdentityAmbiguous,
                     "Multiple user assigned identities exist, please specify the clientId / resourceId of the identity in the token request",
@@ -296,9 +294,9 @@ fn must_be_allowed(identity: &Identity, query: &Query) -> Result<(), Problem> {
 fn readiness(answers: &ManagedIdentity, config: &Config) -> Readiness {
     let named = answers.health_identities.clone();
     let decisive = named
-        .or_else(|| answers.default.map(|place| vec![place]))
-        .unwrap_or_else(|| (0..config.identities.len()).filter(|place| config.uses(*place)).collect());
-    let identities = decisive.iter().filter_map(|place| config.identities.get(*place));
+        .or_else(|| answers.default.map(|index| vec![index]))
+        .unwrap_or_else(|| (0..config.identities.len()).filter(|index| config.uses(*index)).collect());
+    let identities = decisive.iter().filter_map(|index| config.identities.get(*index));
     let of = |identity: &Identity| Decisive { name: identity.name.clone(), credential: identity.credential() };
     Readiness { identities: identities.map(of).collect() }
 }

@@ -8,8 +8,8 @@ use crate::problem::{Code, Problem};
 /// by itself, such as a federated token that has expired.
 pub(super) fn status(problem: &Problem) -> u16 {
     match problem.code {
-        Code::EntraRefused | Code::AssertionInvalid | Code::AssertionMalformed | Code::VariableMissing => 400,
-        Code::WaitedTooLong => 503,
+        Code::EntraRefused | Code::AssertionInvalid | Code::AssertionMalformed | Code::EnvVarMissing => 400,
+        Code::TokenWaitTimeout => 503,
         code => code.status(),
     }
 }

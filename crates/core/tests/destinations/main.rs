@@ -14,7 +14,7 @@ use std::path::Path;
 
 use entra_exchange_core::config::Config;
 use entra_exchange_core::decision::{Decision, Refusal};
-use entra_exchange_core::http::Request;
+use entra_exchange_core::http::RequestAccess;
 use entra_exchange_core::policy::Policy;
 
 #[test]
@@ -96,7 +96,7 @@ struct Sent {
     properties: HashMap<String, String>,
 }
 
-impl Request for Sent {
+impl RequestAccess for Sent {
     fn header(&self, name: &str) -> Option<Vec<u8>> {
         self.headers.get(name).map(|value| value.clone().into_bytes())
     }
@@ -136,10 +136,10 @@ fn outcome_of(policy: &Policy, request: &[String], with: &[String]) -> String {
         sent.properties.insert(property.to_owned(), value.to_owned());
     }
     match policy.decide(&sent) {
-        Decision::Exchange(grant, _) => format!("{}: {}", grant.identity(), grant.scope()),
+        Decision::Exchange(spec, _) => format!("{}: {}", spec.identity(), spec.scope()),
         Decision::Report(report) | Decision::ReportToNode(report) => {
             let token =
-                report.grant.map_or("no token".to_owned(), |grant| format!("{}: {}", grant.identity(), grant.scope()));
+                report.spec.map_or("no token".to_owned(), |spec| format!("{}: {}", spec.identity(), spec.scope()));
             let refused = report.would_refuse.map(|code| format!(", would be refused: {}", code.as_str()));
             format!("passes, reported for {token}{}", refused.unwrap_or_default())
         }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use entra_exchange_core::http::{CallFailure, CallResult, Response};
+use entra_exchange_core::http::{CallFailure, CallResponse, CallResult};
 use entra_exchange_core::problem::{Code, Problem};
 use entra_exchange_core::time::Timestamp;
 use proptest::prelude::*;
@@ -31,14 +31,14 @@ fn duration() -> impl Strategy<Value = Value> {
 
 /// A valid, nearly valid or arbitrary response body.
 fn reply() -> impl Strategy<Value = Vec<u8>> {
-    let grant = (duration(), prop::option::of(duration()), "[a-zA-Z0-9._~+/=-]{0,40}").prop_map(|(life, refresh, token)| {
+    let spec = (duration(), prop::option::of(duration()), "[a-zA-Z0-9._~+/=-]{0,40}").prop_map(|(life, refresh, token)| {
         json!({"token_type": "Bearer", "expires_in": life, "refresh_in": refresh, "access_token": token})
     });
     let refusal = (any::<String>(), any::<String>(), prop::collection::vec(any::<u64>(), 0..3)).prop_map(
         |(error, said, codes)| json!({"error": error, "error_description": said, "error_codes": codes, "trace_id": said}),
     );
     prop_oneof![
-        grant.prop_map(|body| body.to_string().into_bytes()),
+        spec.prop_map(|body| body.to_string().into_bytes()),
         refusal.prop_map(|body| body.to_string().into_bytes()),
         json(REPLY).prop_map(|body| body.to_string().into_bytes()),
         prop::collection::vec(any::<u8>(), 0..200),
@@ -53,7 +53,7 @@ fn answer(body: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = CallRes
     let status = prop_oneof![Just(200), Just(401), Just(429), any::<u16>()];
     let response = (status, body, prop::option::of(retry_after), prop::bool::weighted(0.1)).prop_map(
         |(status, body, retry_after, is_envoys_own)| {
-            Ok(Response { status, retry_after, request_id: None, body, is_envoys_own })
+            Ok(CallResponse { status, retry_after, request_id: None, body, is_envoys_own })
         },
     );
     prop_oneof![9 => response, 1 => Just(Err(CallFailure::NoEndpoint))]
@@ -155,7 +155,7 @@ proptest! {
         let then = UNIX_EPOCH + Duration::from_secs(NOWS[1].unix_seconds());
         let date = |wait| SystemTime::checked_add(&then, Duration::from_secs(wait)).map(httpdate::fmt_http_date);
         let value = if as_date { date(seconds).unwrap_or_default() } else { seconds.to_string() };
-        let answer = Response { retry_after: Some(value.into_bytes()), ..response(429, r#"{"error":"x"}"#) };
+        let answer = CallResponse { retry_after: Some(value.into_bytes()), ..response(429, r#"{"error":"x"}"#) };
         let Some(Err(problem)) = worker.endpoint(Ok(answer)).outcome else { panic!("a token") };
         prop_assert_eq!(problem.code, Code::EntraUnavailable);
         let wait = problem.retry_after.unwrap_or_default();

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use entra_exchange_core::assertion::Source;
 use entra_exchange_core::broker::{
-    Answer, Broker, Build, Command, Limits, Need, QueueId, SharedData, StreamId, UnlistedLimits, WorkerId, prepare,
-    status,
+    Broker, Build, Command, Limits, Need, QueueId, SharedData, StreamId, TokenLookup, UnlistedLimits, WorkerId,
+    prepare, status,
 };
 use entra_exchange_core::config::Config;
 use entra_exchange_core::configuration_status::ConfigurationStatus;
-use entra_exchange_core::entra::{Authority, Grant, GrantParts, TokenKey};
-use entra_exchange_core::http::{CallResult, Response};
+use entra_exchange_core::entra::{Authority, TokenKey, TokenSpec, TokenSpecParts};
+use entra_exchange_core::http::{CallResponse, CallResult};
 use entra_exchange_core::problem::Code;
 use entra_exchange_core::time::Timestamp;
 use proptest::prelude::*;
@@ -116,8 +116,8 @@ struct Pod {
     known: HashSet<TokenKey>,
 }
 
-fn grant(client_id: &str, resource: &str) -> Grant {
-    Grant::new(&GrantParts {
+fn spec(client_id: &str, resource: &str) -> TokenSpec {
+    TokenSpec::new(&TokenSpecParts {
         identity: if client_id == CALLED { "called" } else { "other" },
         authority: &Authority::public(),
         tenant_id: TENANT,
@@ -208,19 +208,19 @@ impl Pod {
         match due {
             Due::Call(call) => self.handle_call(&call),
             Due::Other(worker) => {
-                let (other, stream) = (Arc::new(grant(OTHER, "https://vault.azure.net")), self.stream());
+                let (other, stream) = (Arc::new(spec(OTHER, "https://vault.azure.net")), self.stream());
                 let (answer, look) = self.brokers[worker].get(&other, Need::Usable, stream, self.now, &self.memory);
                 match answer {
-                    Answer::Ready(_) => {}
-                    Answer::Pending => drop(self.others.insert(stream, self.now)),
-                    Answer::Failed(problem) => panic!("the other identity's caller gets {problem:?}"),
+                    TokenLookup::Ready(_) => {}
+                    TokenLookup::Pending => drop(self.others.insert(stream, self.now)),
+                    TokenLookup::Failed(problem) => panic!("the other identity's caller gets {problem:?}"),
                 }
                 if look {
                     self.put(0, Due::Look(worker, other.key()));
                 }
             }
             Due::Look(worker, key) => {
-                let commands = self.brokers[worker].look(key, self.now, &self.memory);
+                let commands = self.brokers[worker].poll(key, self.now, &self.memory);
                 self.execute(worker, commands);
             }
             Due::Assertion(worker, key) => {
@@ -238,19 +238,19 @@ impl Pod {
     }
 
     fn handle_call(&mut self, call: &Call) {
-        let grant = Arc::new(grant(CALLED, &resource(call.resource)).unlisted());
-        self.answers.insert(grant.key(), call.comes);
+        let spec = Arc::new(spec(CALLED, &resource(call.resource)).unlisted());
+        self.answers.insert(spec.key(), call.comes);
         for _ in 0..call.times {
             let stream = self.stream();
-            let (answer, look) = self.brokers[call.worker].get(&grant, call.need, stream, self.now, &self.memory);
-            if let Answer::Failed(problem) = answer
+            let (answer, look) = self.brokers[call.worker].get(&spec, call.need, stream, self.now, &self.memory);
+            if let TokenLookup::Failed(problem) = answer
                 && problem.code == Code::TooManyScopes
             {
                 let wait = problem.retry_after.unwrap();
                 assert!(wait > Duration::ZERO && wait <= Duration::from_secs(60), "{wait:?}");
             }
             if look {
-                self.put(0, Due::Look(call.worker, grant.key()));
+                self.put(0, Due::Look(call.worker, spec.key()));
             }
         }
     }
@@ -259,18 +259,18 @@ impl Pod {
         let mut commands = VecDeque::from(commands);
         while let Some(command) = commands.pop_front() {
             match command {
-                Command::ReadAssertion(grant) => self.put(1, Due::Assertion(worker, grant.key())),
-                Command::CallEndpoint { grant, timeout, .. } => {
-                    let comes = if grant.is_listed() { Comes::Token } else { self.answers[&grant.key()] };
-                    if !grant.is_listed() {
+                Command::ReadAssertion(spec) => self.put(1, Due::Assertion(worker, spec.key())),
+                Command::CallEndpoint { spec, timeout, .. } => {
+                    let comes = if spec.is_listed() { Comes::Token } else { self.answers[&spec.key()] };
+                    if !spec.is_listed() {
                         self.exchanges += 1;
-                        self.exchanging.insert(grant.key());
-                        if self.known.insert(grant.key()) {
+                        self.exchanging.insert(spec.key());
+                        if self.known.insert(spec.key()) {
                             self.new_scopes.push(self.now);
                         }
                     }
                     let after = if matches!(comes, Comes::Nothing) { timeout.as_millis() as u64 } else { 100 };
-                    self.put(after, Due::Endpoint(worker, grant.key(), answer(comes, &grant)));
+                    self.put(after, Due::Endpoint(worker, spec.key(), answer(comes, &spec)));
                 }
                 Command::Wake(QueueId(queue), key) => self.put(1, Due::Look(queue as usize, key)),
                 Command::Finish(stream, outcome) => {
@@ -297,10 +297,10 @@ impl Pod {
     }
 }
 
-fn answer(comes: Comes, grant: &Grant) -> CallResult {
+fn answer(comes: Comes, spec: &TokenSpec) -> CallResult {
     let refusal = |code: u32| {
         // Entra's description contains the unknown resource.
-        let text = format!("AADSTS{code}: The resource principal named {} was not found", grant.scope());
+        let text = format!("AADSTS{code}: The resource principal named {} was not found", spec.scope());
         json!({"error": "invalid_resource", "error_description": text, "error_codes": [code]}).to_string()
     };
     Ok(match comes {
@@ -310,7 +310,7 @@ fn answer(comes: Comes, grant: &Grant) -> CallResult {
         Comes::Refusal => response(400, refusal(500_011)),
         Comes::Outage => response(503, "<html>"),
         Comes::Throttled => response(429, refusal(50_196)),
-        Comes::Nothing => Response { is_envoys_own: true, ..response(504, "upstream request timeout") },
+        Comes::Nothing => CallResponse { is_envoys_own: true, ..response(504, "upstream request timeout") },
     })
 }
 

@@ -2,7 +2,7 @@
 
 use entra_exchange_core::config::Config;
 use entra_exchange_core::decision::{Decision, Refusal};
-use entra_exchange_core::http::Request;
+use entra_exchange_core::http::RequestAccess;
 use entra_exchange_core::policy::Policy;
 use proptest::prelude::*;
 
@@ -88,7 +88,7 @@ struct Sent {
     property: Option<Vec<u8>>,
 }
 
-impl Request for Sent {
+impl RequestAccess for Sent {
     fn header(&self, name: &str) -> Option<Vec<u8>> {
         self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.clone())
     }
@@ -194,11 +194,11 @@ proptest! {
             }
             Decision::Status | Decision::Check(_) | Decision::Reply(_) => {}
             Decision::Report(_) | Decision::ReportToNode(_) => prop_assert!(false, "no action is report"),
-            Decision::Exchange(grant, _) => {
+            Decision::Exchange(spec, _) => {
                 let authority = request.header(":authority").unwrap_or_default().to_ascii_lowercase();
                 let listed = ["a.example", "a.example:80", "a.example:8443", "169.254.169.254", "localhost", "127.0.0.1"];
                 prop_assert!(listed.iter().any(|host| authority.starts_with(host.as_bytes())));
-                prop_assert!(grant.scope().ends_with("/.default"));
+                prop_assert!(spec.scope().ends_with("/.default"));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Two token specs have the same key only if they are for the same token.
 
 use entra_exchange_core::assertion::Source;
-use entra_exchange_core::entra::{Authority, Grant, GrantParts, TokenKey};
+use entra_exchange_core::entra::{Authority, TokenKey, TokenSpec, TokenSpecParts};
 use proptest::prelude::*;
 
 type Parts = (String, String, String, String, String);
@@ -12,7 +12,7 @@ fn parts() -> impl Strategy<Value = Parts> {
 }
 
 fn key((authority, tenant_id, client_id, scope, cluster): &Parts) -> TokenKey {
-    let grant = Grant::new(&GrantParts {
+    let spec = TokenSpec::new(&TokenSpecParts {
         identity: "i",
         authority: &Authority::parse(&format!("https://{authority}"), true).unwrap(),
         tenant_id,
@@ -22,7 +22,7 @@ fn key((authority, tenant_id, client_id, scope, cluster): &Parts) -> TokenKey {
         clusters: &[],
         discard_before: None,
     });
-    grant.key()
+    spec.key()
 }
 
 proptest! {

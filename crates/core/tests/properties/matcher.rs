@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use entra_exchange_core::config::Config;
 use entra_exchange_core::decision::{Decision, Refusal};
-use entra_exchange_core::http::Request;
+use entra_exchange_core::http::RequestAccess;
 use entra_exchange_core::policy::Policy;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -86,7 +86,7 @@ impl SentRequest {
     }
 }
 
-impl Request for SentRequest {
+impl RequestAccess for SentRequest {
     fn header(&self, name: &str) -> Option<Vec<u8>> {
         let port = self.port.map_or_else(String::new, |port| format!(":{port}"));
         match name {
@@ -210,7 +210,7 @@ proptest! {
         let policy = Policy::new(&config, false);
         for request in &requests {
             let actual = match policy.decide(request) {
-                Decision::Exchange(grant, _) => grant.scope().to_owned(),
+                Decision::Exchange(spec, _) => spec.scope().to_owned(),
                 Decision::Refuse(Refusal { reply, .. }) if reply.status == 400 => "ambiguous".to_owned(),
                 Decision::Ignore => "untouched".to_owned(),
                 other => format!("{other:?}"),

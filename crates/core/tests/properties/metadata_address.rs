@@ -3,7 +3,7 @@
 
 use entra_exchange_core::config::Config;
 use entra_exchange_core::decision::Decision;
-use entra_exchange_core::http::Request;
+use entra_exchange_core::http::RequestAccess;
 use entra_exchange_core::policy::Policy;
 use proptest::prelude::*;
 
@@ -17,7 +17,7 @@ struct Sent {
     address: &'static str,
 }
 
-impl Request for Sent {
+impl RequestAccess for Sent {
     fn header(&self, name: &str) -> Option<Vec<u8>> {
         let value = match name {
             ":authority" => &self.authority,

@@ -9,10 +9,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use entra_exchange_core::assertion::Source;
 use entra_exchange_core::broker::{
-    Answer, Broker, Command, Issued, Limits, Need, QueueId, SharedData, StreamId, WorkerId, prepare,
+    Broker, CachedToken, Command, Limits, Need, QueueId, SharedData, StreamId, TokenLookup, WorkerId, prepare,
 };
-use entra_exchange_core::entra::{Authority, Grant, GrantParts};
-use entra_exchange_core::http::{CallResult, Response};
+use entra_exchange_core::entra::{Authority, TokenSpec, TokenSpecParts};
+use entra_exchange_core::http::{CallResponse, CallResult};
 use entra_exchange_core::problem::Problem;
 use entra_exchange_core::time::Timestamp;
 use serde_json::{Value, json};
@@ -43,19 +43,19 @@ impl SharedData for Memory {
 pub(crate) struct Worker {
     pub(crate) broker: Broker,
     memory: Memory,
-    grant: Arc<Grant>,
+    spec: Arc<TokenSpec>,
     pub(crate) now: Timestamp,
 }
 
 /// The effects of a response.
 pub(crate) struct Effects {
-    pub(crate) outcome: Option<Result<Arc<Issued>, Problem>>,
+    pub(crate) outcome: Option<Result<Arc<CachedToken>, Problem>>,
     pub(crate) calls: bool,
     pub(crate) lines: Vec<String>,
 }
 
-pub(crate) fn response(status: u16, body: impl Into<Vec<u8>>) -> Response {
-    Response { status, retry_after: None, request_id: None, body: body.into(), is_envoys_own: false }
+pub(crate) fn response(status: u16, body: impl Into<Vec<u8>>) -> CallResponse {
+    CallResponse { status, retry_after: None, request_id: None, body: body.into(), is_envoys_own: false }
 }
 
 pub(crate) fn jwt(header: &Value, claims: &Value) -> String {
@@ -66,7 +66,7 @@ pub(crate) fn jwt(header: &Value, claims: &Value) -> String {
 impl Worker {
     /// A worker that waits for the assertion.
     pub(crate) fn reading(now: Timestamp) -> Self {
-        let grant = Arc::new(Grant::new(&GrantParts {
+        let spec = Arc::new(TokenSpec::new(&TokenSpecParts {
             identity: "payments",
             authority: &Authority::public(),
             tenant_id: TENANT,
@@ -79,11 +79,11 @@ impl Worker {
         let memory = Memory::default();
         prepare(&memory);
         let mut broker = Broker::new(WorkerId(7), QueueId(1), Limits::default());
-        let (answer, look) = broker.get(&grant, Need::Usable, StreamId(1), now, &memory);
-        assert!(matches!(answer, Answer::Pending) && look);
-        let commands = broker.look(grant.key(), now, &memory);
+        let (answer, look) = broker.get(&spec, Need::Usable, StreamId(1), now, &memory);
+        assert!(matches!(answer, TokenLookup::Pending) && look);
+        let commands = broker.poll(spec.key(), now, &memory);
         assert!(matches!(commands.as_slice(), [Command::ReadAssertion(_), ..]));
-        Self { broker, memory, grant, now }
+        Self { broker, memory, spec, now }
     }
 
     /// A worker that waits for the token endpoint's response.
@@ -98,18 +98,18 @@ impl Worker {
     /// Gives the worker this response for the assertion. If the worker reads again, because the file may have been read while
     /// it was being written, the same response follows.
     pub(crate) fn assertion(&mut self, answer: CallResult) -> Effects {
-        let key = self.grant.key();
+        let key = self.spec.key();
         let first = effects(self.broker.assertion_arrived(key, answer.clone(), self.now, &self.memory));
         if first.calls || first.outcome.is_some() {
             return first;
         }
         self.now = self.now.plus(Duration::from_millis(100));
-        self.broker.look(key, self.now, &self.memory);
+        self.broker.poll(key, self.now, &self.memory);
         effects(self.broker.assertion_arrived(key, answer, self.now, &self.memory))
     }
 
     pub(crate) fn endpoint(&mut self, answer: CallResult) -> Effects {
-        effects(self.broker.endpoint_answered(self.grant.key(), answer, self.now, &self.memory))
+        effects(self.broker.endpoint_answered(self.spec.key(), answer, self.now, &self.memory))
     }
 }
 

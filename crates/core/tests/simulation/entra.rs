@@ -5,13 +5,13 @@ use std::time::{Duration, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use entra_exchange_core::entra::TokenRequest;
-use entra_exchange_core::http::{CallFailure, CallResult, Response};
+use entra_exchange_core::http::{CallFailure, CallResponse, CallResult};
 use entra_exchange_core::time::Timestamp;
 use serde_json::{Value, json};
 
-use crate::grants::TENANT;
 use crate::hostile;
 use crate::random::Random;
+use crate::specs::TENANT;
 
 /// The behavior of the token endpoint.
 #[derive(Clone, Copy, Debug)]
@@ -96,13 +96,13 @@ pub(crate) fn number_of(token: &str) -> Option<usize> {
     token.rsplit('.').next()?.parse().ok()
 }
 
-pub(crate) fn response(status: u16, body: impl Into<Vec<u8>>) -> Response {
-    Response { status, retry_after: None, request_id: None, body: body.into(), is_envoys_own: false }
+pub(crate) fn response(status: u16, body: impl Into<Vec<u8>>) -> CallResponse {
+    CallResponse { status, retry_after: None, request_id: None, body: body.into(), is_envoys_own: false }
 }
 
 fn envoys_own(status: u16) -> CallResult {
     let body = if status == 504 { "upstream request timeout" } else { "upstream connect error" };
-    Ok(Response { is_envoys_own: true, ..response(status, body) })
+    Ok(CallResponse { is_envoys_own: true, ..response(status, body) })
 }
 
 /// The time for which the file holds the same federated token, in seconds.
@@ -165,7 +165,10 @@ pub(crate) fn token(
         Weather::Hostile => Ok(hostile::answer(random, request)),
         Weather::Throttling(seconds) => {
             retry_after = Some(seconds);
-            Ok(Response { retry_after: Some(seconds.to_string().into_bytes()), ..response(429, r#"{"error":"x"}"#) })
+            Ok(CallResponse {
+                retry_after: Some(seconds.to_string().into_bytes()),
+                ..response(429, r#"{"error":"x"}"#)
+            })
         }
         Weather::Rough => {
             after = random.pick(&[1, 200, timeout - 1, 2 * timeout]);
@@ -176,7 +179,7 @@ pub(crate) fn token(
                 3 => envoys_own(503),
                 4 => {
                     let then = UNIX_EPOCH + Duration::from_secs(wall.unix_seconds() + random.between(0, 90));
-                    Ok(Response {
+                    Ok(CallResponse {
                         retry_after: Some(httpdate::fmt_http_date(then).into_bytes()),
                         ..response(503, r#"{"error":"temporarily_unavailable"}"#)
                     })

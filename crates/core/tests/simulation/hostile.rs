@@ -1,14 +1,14 @@
 //! Responses of a hostile token endpoint. None of them may give a token or forge a log line.
 
 use entra_exchange_core::entra::TokenRequest;
-use entra_exchange_core::http::Response;
+use entra_exchange_core::http::CallResponse;
 use serde_json::json;
 
 use crate::entra::{assertion_in, response};
 use crate::random::Random;
 
 /// A random hostile response. Most of them repeat the assertion.
-pub(crate) fn answer(random: &mut Random, request: &TokenRequest) -> Response {
+pub(crate) fn answer(random: &mut Random, request: &TokenRequest) -> CallResponse {
     let assertion = assertion_in(request).to_owned();
     match random.index(8) {
         0 => response(200, "[".repeat(100_000)),
@@ -23,7 +23,7 @@ pub(crate) fn answer(random: &mut Random, request: &TokenRequest) -> Response {
         3 => {
             let after: &[u8] =
                 random.pick(&[b"\xff\xfe", b"99999999999999999999", b"-1", b"", b"1e9", b"Sun, 00 Xxx 0000 99:99:99"]);
-            Response { retry_after: Some(after.to_vec()), ..response(429, assertion) }
+            CallResponse { retry_after: Some(after.to_vec()), ..response(429, assertion) }
         }
         4 => response(random.pick(&[0, 99, 204, 304, 999, u16::MAX]), assertion),
         5 => {
@@ -38,7 +38,7 @@ pub(crate) fn answer(random: &mut Random, request: &TokenRequest) -> Response {
 }
 
 /// An error response with this text in every text field.
-fn refusal(description: &str, text: &str, code: u32) -> Response {
+fn refusal(description: &str, text: &str, code: u32) -> CallResponse {
     let body = json!({"error": text, "error_description": description, "error_codes": [code, u32::MAX, code],
         "trace_id": text, "correlation_id": text, "error_uri": text});
     response(401, body.to_string())

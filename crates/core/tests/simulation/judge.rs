@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use entra_exchange_core::broker::{Issued, Limits, StreamId};
+use entra_exchange_core::broker::{CachedToken, Limits, StreamId};
 use entra_exchange_core::entra::TokenKey;
 use entra_exchange_core::problem::{Code, Problem};
 use entra_exchange_core::time::Timestamp;
@@ -11,8 +11,8 @@ use entra_exchange_core::time::Timestamp;
 use crate::HOUR;
 use crate::clock::Clock;
 use crate::entra::{self, Minted};
-use crate::grants;
 use crate::plan::Plan;
+use crate::specs;
 use crate::vm::{After, RequestedToken};
 
 /// The time by which a lease outlasts its call. All times are in milliseconds.
@@ -156,20 +156,26 @@ impl Judge {
     }
 
     /// Checks a token that is handed out to a request.
-    pub(crate) fn hand_out(&mut self, requested: &RequestedToken, issued: &Issued, stalled_until: u64, clock: &Clock) {
+    pub(crate) fn hand_out(
+        &mut self,
+        requested: &RequestedToken,
+        issued: &CachedToken,
+        stalled_until: u64,
+        clock: &Clock,
+    ) {
         self.handed_out += 1;
-        let grant = &requested.grant;
+        let spec = &requested.spec;
         let number = entra::number_of(issued.token().expose()).unwrap_or(usize::MAX);
         let Some(minted) = self.minted.get(number) else {
             return self.must(false, "own token", || "a token that was never issued".to_owned());
         };
         let own = (minted.tenant_id.as_str(), minted.client_id.as_str(), minted.scope.as_str())
-            == (grant.tenant_id(), grant.client_id(), grant.scope());
+            == (spec.tenant_id(), spec.client_id(), spec.scope());
         // Its exchange began a little earlier, and the clock may have been set since.
         let set_back = clock.set_back_since(minted.at.saturating_sub(70_000));
         let end = minted.at + minted.life_ms() - minted.margin_ms() + set_back;
         let (scope, now) = (minted.scope.clone(), clock.steady());
-        self.must(own, "own token", || format!("{} gets the token for {scope}", grant.scope()));
+        self.must(own, "own token", || format!("{} gets the token for {scope}", spec.scope()));
         self.must(now < end, "no expired token", || format!("token {number} is handed out {} ms late", now - end));
         let issued_at = issued.issued_at();
         let past = issued_at <= clock.wall().plus(Duration::from_millis(GRACE));
@@ -178,7 +184,7 @@ impl Judge {
             format!("a caller that rejects token {number} gets it")
         });
         // Once the newer token has expired, a rejected one may be used again.
-        let newer = self.usable(grant.key(), clock).filter(|newer| newer.number != number);
+        let newer = self.usable(spec.key(), clock).filter(|newer| newer.number != number);
         let rejected = self.rejected.get(&number).and_then(|rejected| rejected.replaced_at);
         let replaced_at = newer.and_then(|newer| Some(newer.at.max(rejected?)));
         if let (Some(replaced_at), Some(delay)) = (replaced_at, self.delay) {
@@ -196,7 +202,7 @@ impl Judge {
         clock: &Clock,
     ) {
         self.must_hide_secrets(&format!("{problem:?}"));
-        let usable = self.usable(requested.grant.key(), clock);
+        let usable = self.usable(requested.spec.key(), clock);
         let withheld = usable.filter(|token| match requested.rejects {
             Rejects::Nothing => true,
             Rejects::Token(number) => number != token.number && token.is_certain,
@@ -207,13 +213,13 @@ impl Judge {
             format!("worker {} has token {number:?} and returns {}: {}", life.0, problem.code.as_str(), problem.detail)
         });
         let most = self.limits.waiting;
-        let most = if grants::is_unlisted(requested.grant.key()) { most.div_ceil(4) } else { most };
+        let most = if specs::is_unlisted(requested.spec.key()) { most.div_ceil(4) } else { most };
         self.must(problem.code != Code::TooManyWaiting || waiting >= most, "bounded waiting", || {
             format!("worker {} rejects a request with {waiting} waiting", life.0)
         });
         let too_many = problem.code == Code::TooManyScopes;
-        self.must(!too_many || grants::is_unlisted(requested.grant.key()), "budget", || {
-            format!("{} is listed, and worker {} returns {}", requested.grant.scope(), life.0, problem.detail)
+        self.must(!too_many || specs::is_unlisted(requested.spec.key()), "budget", || {
+            format!("{} is listed, and worker {} returns {}", requested.spec.scope(), life.0, problem.detail)
         });
         let too_soon = problem.code == Code::TokenReplacedRecently;
         let excused = !self.nothing_is_wrong || too_soon || problem.code == Code::TooManyWaiting;
@@ -305,7 +311,7 @@ impl Judge {
         let is_running =
             |call: &&Call| now < call.at + call.timeout && !clock.jumped_since(call.at.saturating_sub(HOUR));
         let keys = self.calls.iter().filter(is_running).map(|call| call.key).chain([key]);
-        let exchanged: HashSet<TokenKey> = keys.filter(|key| grants::is_unlisted(*key)).collect();
+        let exchanged: HashSet<TokenKey> = keys.filter(|key| specs::is_unlisted(*key)).collect();
         let (count, most) = (exchanged.len(), self.limits.unlisted.parallel_exchanges);
         self.must(count <= most, "budget", || {
             format!("{count} unlisted scopes are exchanged at a time, at most {most}")
@@ -329,7 +335,7 @@ impl Judge {
         clock: &Clock,
     ) {
         self.failed.remove(&key);
-        if grants::is_unlisted(key) {
+        if specs::is_unlisted(key) {
             // It may be evicted in favor of another one at any time.
             return;
         }
@@ -356,7 +362,7 @@ impl Judge {
         let LoggedFailure { wait, is_refusal } = failure;
         let After { retry_after: asked_for, under_lease, .. } = after;
         self.must(wait >= 1_000, "back-off", || format!("a retry after {wait} ms"));
-        if !under_lease || grants::is_unlisted(key) {
+        if !under_lease || specs::is_unlisted(key) {
             // The worker that holds the lease decides.
             self.failed.remove(&key);
             return;

@@ -9,7 +9,6 @@
 
 mod clock;
 mod entra;
-mod grants;
 mod hostile;
 mod judge;
 mod memory;
@@ -18,6 +17,7 @@ mod planned_runs;
 mod random;
 mod requests;
 mod sabotage;
+mod specs;
 mod unlisted;
 mod vm;
 mod world;

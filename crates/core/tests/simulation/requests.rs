@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use entra_exchange_core::broker::{Answer, Issued, Need, Rejection, Stale, StreamId};
+use entra_exchange_core::broker::{CachedToken, Need, Rejection, Stale, StreamId, TokenLookup};
 use entra_exchange_core::entra::TokenKey;
 use sha2::{Digest as _, Sha256};
 
@@ -18,37 +18,39 @@ impl World {
         let stream = StreamId(self.number() as u32);
         let mut state = self.vms[vm].borrow_mut();
         let life = (vm, state.generation);
-        let grant = Arc::clone(&state.grants[index]);
+        let spec = Arc::clone(&state.specs[index]);
         let waiting = state.streams.len();
         let shared_view = SharedView { world: self, vm };
-        let (stale, rejects) = self.stale(&state, grant.key());
+        let (stale, rejects) = self.stale(&state, spec.key());
         let answer = if let Some(stale) = stale {
-            let (answer, rejection) = state.broker.get_another(&grant, need, stale, stream, now, &shared_view);
-            let seen = state.handed_out.get(&grant.key()).and_then(|issued| entra::number_of(issued.token().expose()));
-            self.rejects(&state, vm, grant.key(), seen, &rejection);
+            let (answer, rejection) = state.broker.get_another(&spec, need, stale, stream, now, &shared_view);
+            let seen = state.handed_out.get(&spec.key()).and_then(|issued| entra::number_of(issued.token().expose()));
+            self.rejects(&state, vm, spec.key(), seen, &rejection);
             Some(answer)
         } else {
             let (answer, look) = if self.chance(self.plan.unwaiting) {
-                (None, state.broker.want(&grant, now, &shared_view))
+                (None, state.broker.prefetch(&spec, now, &shared_view))
             } else {
-                let (answer, look) = state.broker.get(&grant, need, stream, now, &shared_view);
+                let (answer, look) = state.broker.get(&spec, need, stream, now, &shared_view);
                 (Some(answer), look)
             };
             if look {
-                self.wake_self(&state, vm, grant.key());
+                self.wake_self(&state, vm, spec.key());
             }
             answer
         };
         self.note(vm, || format!("  {stream:?} gets {answer:?}"));
         match answer {
             None => {}
-            Some(Answer::Ready(issued)) => self.hand_out(&mut state, life, &RequestedToken { grant, rejects }, issued),
-            Some(Answer::Failed(problem)) => {
-                let requested = RequestedToken { grant, rejects };
+            Some(TokenLookup::Ready(issued)) => {
+                self.hand_out(&mut state, life, &RequestedToken { spec, rejects }, issued)
+            }
+            Some(TokenLookup::Failed(problem)) => {
+                let requested = RequestedToken { spec, rejects };
                 self.judge.borrow_mut().refuses(&requested, &problem, (life, waiting), &self.clock);
             }
-            Some(Answer::Pending) => {
-                state.streams.insert(stream, RequestedToken { grant, rejects });
+            Some(TokenLookup::Pending) => {
+                state.streams.insert(stream, RequestedToken { spec, rejects });
                 self.judge.borrow_mut().waits(life, stream, self.clock.steady(), state.stalled);
                 if self.chance(self.plan.leaves) {
                     let at = self.clock.steady() + self.draw(0, 2_000);
@@ -77,10 +79,10 @@ impl World {
         state: &mut Vm,
         (vm, generation): Life,
         requested: &RequestedToken,
-        issued: Arc<Issued>,
+        issued: Arc<CachedToken>,
     ) {
         self.judge.borrow_mut().hand_out(requested, &issued, state.stalled_until, &self.clock);
-        let key = requested.grant.key();
+        let key = requested.spec.key();
         state.handed_out.insert(key, issued);
         if self.clock.steady() < self.plan.end && self.chance(self.plan.rejected) {
             let at = self.clock.steady() + self.draw(1, 200);

@@ -5,18 +5,20 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use entra_exchange_core::broker::{Broker, Command, Issued, QueueId, READ_TIMEOUT, SharedData, StreamId, WorkerId};
-use entra_exchange_core::entra::{Grant, TokenKey, TokenRequest};
+use entra_exchange_core::broker::{
+    Broker, CachedToken, Command, QueueId, READ_TIMEOUT, SharedData, StreamId, WorkerId,
+};
+use entra_exchange_core::entra::{TokenKey, TokenRequest, TokenSpec};
 use entra_exchange_core::event::Event;
 use entra_exchange_core::http::CallResult;
 use entra_exchange_core::time::Timestamp;
 
 use crate::entra::{self, Answered, Weather};
-use crate::grants;
 use crate::judge::{LoggedFailure, Rejects};
 use crate::plan::Plan;
 use crate::random::Random;
 use crate::sabotage::Sabotage;
+use crate::specs;
 use crate::world::{MAIN, SharedView, SimulatedEvent, World};
 
 /// The purpose of a call.
@@ -43,7 +45,7 @@ impl Default for After {
 
 /// The token that a request asks for.
 pub(crate) struct RequestedToken {
-    pub(crate) grant: Arc<Grant>,
+    pub(crate) spec: Arc<TokenSpec>,
     pub(crate) rejects: Rejects,
 }
 
@@ -52,7 +54,7 @@ pub(crate) struct Vm {
     pub(crate) queue: QueueId,
     /// The number of VMs that the worker had before this one.
     pub(crate) generation: u32,
-    pub(crate) grants: Vec<Arc<Grant>>,
+    pub(crate) specs: Vec<Arc<TokenSpec>>,
     /// The time at which the timer fires.
     pub(crate) tick_at: Option<u64>,
     /// The second in which the timer fired last, and how often it fired in that second.
@@ -62,7 +64,7 @@ pub(crate) struct Vm {
     /// The waiting requests.
     pub(crate) streams: HashMap<StreamId, RequestedToken>,
     /// The last token that was handed out for each key.
-    pub(crate) handed_out: HashMap<TokenKey, Arc<Issued>>,
+    pub(crate) handed_out: HashMap<TokenKey, Arc<CachedToken>>,
     pub(crate) stalled_until: u64,
     /// The total time that the worker was stalled.
     pub(crate) stalled: u64,
@@ -82,7 +84,7 @@ impl Vm {
             broker: Broker::new(WorkerId(random.next()), queue, plan.limits),
             queue,
             generation,
-            grants: [grants::all(discard_before), grants::unlisted(discard_before)].concat(),
+            specs: [specs::all(discard_before), specs::unlisted(discard_before)].concat(),
             tick_at: None,
             ticks: (0, 0),
             calls: HashMap::new(),
@@ -123,20 +125,20 @@ impl World {
         let mut commands = VecDeque::from(event(&mut state.broker, now, &shared_view));
         while let Some(command) = commands.pop_front() {
             self.note(vm, || match &command {
-                Command::ReadAssertion(grant) => format!("  reads for {:?}", grant.key()),
-                Command::CallEndpoint { grant, cluster, .. } => format!("  calls {cluster} for {:?}", grant.key()),
+                Command::ReadAssertion(spec) => format!("  reads for {:?}", spec.key()),
+                Command::CallEndpoint { spec, cluster, .. } => format!("  calls {cluster} for {:?}", spec.key()),
                 command => format!("  {command:?}"),
             });
             let (call, timeout, answered) = match command {
-                Command::ReadAssertion(grant) => {
-                    self.judge.borrow_mut().reads(grant.key(), &self.clock);
-                    (Call::Assertion(grant.key()), READ_TIMEOUT, self.read_file(vm))
+                Command::ReadAssertion(spec) => {
+                    self.judge.borrow_mut().reads(spec.key(), &self.clock);
+                    (Call::Assertion(spec.key()), READ_TIMEOUT, self.read_file(vm))
                 }
-                Command::CallEndpoint { grant, cluster, request, timeout } => {
-                    let is_first = grant.clusters().first() == Some(&cluster);
+                Command::CallEndpoint { spec, cluster, request, timeout } => {
+                    let is_first = spec.clusters().first() == Some(&cluster);
                     let assertion = entra::assertion_in(&request);
-                    self.judge.borrow_mut().asks_entra(grant.key(), assertion, is_first, &self.clock);
-                    (Call::Endpoint(grant.key()), timeout, self.call_entra(&grant, &cluster, &request, timeout))
+                    self.judge.borrow_mut().asks_entra(spec.key(), assertion, is_first, &self.clock);
+                    (Call::Endpoint(spec.key()), timeout, self.call_entra(&spec, &cluster, &request, timeout))
                 }
                 // No request asks for readiness here.
                 Command::Measure(_) | Command::ReadForCheck(_) | Command::Checked(..) => continue,
@@ -173,9 +175,9 @@ impl World {
             state.calls.retain(|_, other| *other != call);
             state.calls.insert(number, call);
             self.disturb_leader(vm, answered.after);
-            let call = self.mixed_up(call, &state.grants);
+            let call = self.mixed_up(call, &state.specs);
             let at = self.clock.steady() + answered.after;
-            self.put(at, vm, SimulatedEvent::Answer { generation: life.1, number, call, answered });
+            self.put(at, vm, SimulatedEvent::TokenLookup { generation: life.1, number, call, answered });
         }
         let period = state.broker.next_due().map(|due| (due.since(now).as_millis() as u64).max(1));
         state.tick_at = period.map(|period| self.clock.steady() + period);
@@ -208,9 +210,9 @@ impl World {
         entra::assertion(&mut random, faults, self.clock.wall(), READ_TIMEOUT.as_millis() as u64)
     }
 
-    fn call_entra(&self, grant: &Grant, cluster: &String, request: &TokenRequest, timeout: Duration) -> Answered {
+    fn call_entra(&self, spec: &TokenSpec, cluster: &String, request: &TokenRequest, timeout: Duration) -> Answered {
         let mut judge = self.judge.borrow_mut();
-        let is_allowed = request.authority == grant.authority().host() && grant.clusters().contains(cluster);
+        let is_allowed = request.authority == spec.authority().host() && spec.clusters().contains(cluster);
         judge.must(is_allowed, "assertion", || format!("it is sent to {cluster} and {}", request.authority));
         entra::token(
             &mut self.random.borrow_mut(),
@@ -252,9 +254,9 @@ impl World {
         let mut judge = self.judge.borrow_mut();
         judge.must_hide_secrets(&line);
         let is_meant =
-            |grant: &&Arc<Grant>| field("identity") == Some(grant.identity()) && field("scope") == Some(grant.scope());
-        let grant = state.grants.iter().find(is_meant);
-        let Some(key) = grant.map(|grant| grant.key()) else {
+            |spec: &&Arc<TokenSpec>| field("identity") == Some(spec.identity()) && field("scope") == Some(spec.scope());
+        let spec = state.specs.iter().find(is_meant);
+        let Some(key) = spec.map(|spec| spec.key()) else {
             return judge.must(false, "readable", || format!("{line:?} names no known token"));
         };
         let milliseconds = |name: &str| field(name).and_then(|number| number.parse().ok()).map(Duration::from_millis);
@@ -271,7 +273,7 @@ impl World {
             }
             (Some("retried"), None, None) => {
                 let next =
-                    grant.and_then(|grant| grant.clusters().iter().find(|name| field("next_cluster") == Some(name)));
+                    spec.and_then(|spec| spec.clusters().iter().find(|name| field("next_cluster") == Some(name)));
                 // A refusal is retried through the same cluster.
                 let is_clear = next.is_some() || is_refusal;
                 judge.must(is_clear, "readable", || format!("{line:?} names no cluster that leads to Entra"));
@@ -280,8 +282,8 @@ impl World {
         }
     }
 
-    fn mixed_up(&self, call: Call, grants: &[Arc<Grant>]) -> Call {
-        let other = |key: TokenKey| grants.iter().map(|grant| grant.key()).find(|other| *other != key).unwrap_or(key);
+    fn mixed_up(&self, call: Call, specs: &[Arc<TokenSpec>]) -> Call {
+        let other = |key: TokenKey| specs.iter().map(|spec| spec.key()).find(|other| *other != key).unwrap_or(key);
         match call {
             Call::Endpoint(key) if self.sabotage == Some(Sabotage::AnswersMixedUp) => Call::Endpoint(other(key)),
             call => call,

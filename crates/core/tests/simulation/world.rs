@@ -13,12 +13,12 @@ use entra_exchange_core::time::Timestamp;
 
 use crate::clock::Clock;
 use crate::entra::Answered;
-use crate::grants;
 use crate::judge::{Judge, Life};
 use crate::memory::Memory;
 use crate::plan::Plan;
 use crate::random::Random;
 use crate::sabotage::Sabotage;
+use crate::specs;
 use crate::vm::{After, Call, Vm, report};
 
 /// The VM of the main thread. It gets no requests, and the cluster that serves the token file does not answer it.
@@ -27,7 +27,7 @@ pub(crate) const MAIN: usize = 0;
 /// An event in a worker's VM.
 #[derive(Debug)]
 pub(crate) enum SimulatedEvent {
-    Request {
+    RequestAccess {
         index: usize,
         need: Need,
     },
@@ -44,7 +44,7 @@ pub(crate) enum SimulatedEvent {
         generation: u32,
         at: u64,
     },
-    Answer {
+    TokenLookup {
         generation: u32,
         number: u64,
         call: Call,
@@ -154,19 +154,19 @@ impl World {
     /// Adds a request for a random token in a random worker.
     pub(crate) fn request(&self, at: u64) {
         let index = if self.plan.unlisted_percent > 0 && self.chance(self.plan.unlisted_percent) {
-            grants::all(None).len() + self.random.borrow_mut().index(grants::UNLISTED)
+            specs::all(None).len() + self.random.borrow_mut().index(specs::UNLISTED)
         } else {
             self.random.borrow_mut().index(self.plan.keys)
         };
         let need = self.random.borrow_mut().pick(&[Need::Usable, Need::Usable, Need::LongLived]);
-        self.put(at, self.any_worker(), SimulatedEvent::Request { index, need });
+        self.put(at, self.any_worker(), SimulatedEvent::RequestAccess { index, need });
     }
 
     /// Adds a request for every token in every worker.
     pub(crate) fn request_all(&self, at: u64) {
         for vm in 1..=self.plan.workers {
             for index in 0..self.plan.keys {
-                self.put(at, vm, SimulatedEvent::Request { index, need: Need::Usable });
+                self.put(at, vm, SimulatedEvent::RequestAccess { index, need: Need::Usable });
             }
         }
     }
@@ -287,11 +287,11 @@ impl World {
         self.depth.set(self.depth.get() + 1);
         self.note(vm, || format!("{event:?}"));
         match event {
-            SimulatedEvent::Request { index, need } => self.handle_request(vm, index, need),
+            SimulatedEvent::RequestAccess { index, need } => self.handle_request(vm, index, need),
             SimulatedEvent::Leaves { generation, stream } => self.leaves((vm, generation), stream),
             SimulatedEvent::Message { queue, key } => {
                 if self.vms[vm].borrow().queue == queue {
-                    self.drive(vm, After::default(), |broker, now, shared| broker.look(key, now, shared));
+                    self.drive(vm, After::default(), |broker, now, shared| broker.poll(key, now, shared));
                 }
             }
             SimulatedEvent::Tick { generation, at } => {
@@ -306,7 +306,7 @@ impl World {
                     self.drive(vm, After::default(), |broker, now, shared| broker.tick(now, shared));
                 }
             }
-            SimulatedEvent::Answer { generation, number, call, answered } => {
+            SimulatedEvent::TokenLookup { generation, number, call, answered } => {
                 self.answered((vm, generation), number, call, answered);
             }
             SimulatedEvent::Rejected { generation, key } => self.rejected((vm, generation), key),
@@ -349,7 +349,7 @@ impl World {
 
     fn warm_up(&self, vm: usize) {
         if self.plan.warm {
-            let first = Arc::clone(&self.vms[vm].borrow().grants[0]);
+            let first = Arc::clone(&self.vms[vm].borrow().specs[0]);
             self.drive(vm, After::default(), |broker, now, _| {
                 broker.keep_warm(&[first], now);
                 Vec::new()
@@ -384,10 +384,10 @@ impl World {
         judge.must(waiting == 0, "nothing left", || format!("{waiting} requests still wait"));
         drop(judge);
         // The main thread acquires and releases each lease.
-        let all = if self.plan.unlisted_percent > 0 { grants::all_as_listed() } else { grants::all(None) };
-        for grant in all {
+        let all = if self.plan.unlisted_percent > 0 { specs::all_as_listed() } else { specs::all(None) };
+        for spec in all {
             self.drive(MAIN, After::default(), |broker, now, shared| {
-                broker.keep_warm(&[grant], now);
+                broker.keep_warm(&[spec], now);
                 broker.tick(now, shared)
             });
         }

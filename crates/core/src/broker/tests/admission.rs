@@ -8,13 +8,13 @@ fn scope(number: usize) -> String {
 }
 
 /// A scope that a caller chose, of the identity that all of these tests' callers ask for.
-fn unlisted(number: usize) -> Arc<Grant> {
+fn unlisted(number: usize) -> Arc<TokenSpec> {
     let listed = grant_of("payments", &scope(number), &["entra"], None);
-    Arc::new(Grant::clone(&listed).unlisted())
+    Arc::new(TokenSpec::clone(&listed).unlisted())
 }
 
-fn of_another_client(name: &str) -> Arc<Grant> {
-    Arc::new(Grant::new(&GrantParts {
+fn of_another_client(name: &str) -> Arc<TokenSpec> {
+    Arc::new(TokenSpec::new(&TokenSpecParts {
         identity: name,
         authority: &crate::entra::Authority::public(),
         tenant_id: "t",
@@ -29,12 +29,12 @@ fn of_another_client(name: &str) -> Arc<Grant> {
 fn throttled(retry_after: u64) -> CallResult {
     let body = json!({"error": "x"}).to_string().into_bytes();
     let retry_after = Some(retry_after.to_string().into_bytes());
-    Ok(Response { status: 429, retry_after, request_id: None, body, is_envoys_own: false })
+    Ok(CallResponse { status: 429, retry_after, request_id: None, body, is_envoys_own: false })
 }
 
 impl Process {
-    fn switch_to(&mut self, grant: Arc<Grant>) -> &mut Self {
-        self.grant = grant;
+    fn switch_to(&mut self, spec: Arc<TokenSpec>) -> &mut Self {
+        self.spec = spec;
         self
     }
 
@@ -42,7 +42,7 @@ impl Process {
     fn refused(&mut self, worker: usize) -> (Code, Option<u64>) {
         let (answer, look) = self.ask(worker, 999);
         match answer {
-            Answer::Failed(problem) => {
+            TokenLookup::Failed(problem) => {
                 assert!(!look, "nothing is to be looked at");
                 (problem.code, problem.retry_after.map(|wait| wait.as_secs()))
             }
@@ -64,10 +64,10 @@ fn when_entra_throttles_every_exchange_of_the_client_backs_off_in_every_worker_a
             assert!(code == Code::EntraUnavailable && wait.is_some_and(|wait| wait <= 30), "{code:?} {wait:?}");
         }
         process.switch_to(of_another_client("payments"));
-        assert_eq!(process.exchange(1, 2, token(3600)), [Seen::Token(2)]);
+        assert_eq!(process.exchange(1, 2, token(3600)), [Observed::Token(2)]);
         process.advance(Duration::from_secs(31));
         process.switch_to(grant_of("payments", "b/.default", &["entra"], None));
-        assert_eq!(process.exchange(1, 3, token(3600)), [Seen::Token(3)]);
+        assert_eq!(process.exchange(1, 3, token(3600)), [Observed::Token(3)]);
     }
 }
 
@@ -79,11 +79,11 @@ fn throttling_is_one_row_of_failures_whichever_exchange_is_throttled() {
         process.switch_to(grant_of("payments", &scope(number), &["entra"], None));
         process.exchange(0, 1, throttled(0));
         process.switch_to(grant_of("payments", "other/.default", &["entra"], None));
-        let Answer::Failed(problem) = process.ask(1, 999).0 else { panic!() };
+        let TokenLookup::Failed(problem) = process.ask(1, 999).0 else { panic!() };
         waits.push(problem.retry_after.unwrap());
         process.advance(Duration::from_secs(61));
     }
-    let state = credential::read(&process.shared, process.grant.credential());
+    let state = credential::read(&process.shared, process.spec.credential());
     assert_eq!(
         state.throttled(process.now.minus(Duration::from_secs(61))).map(|throttled| throttled.failures),
         Some(7)
@@ -94,20 +94,20 @@ fn throttling_is_one_row_of_failures_whichever_exchange_is_throttled() {
     for number in 0..3 {
         process.switch_to(grant_of("payments", &scope(number), &["entra"], None));
         process.pending(0, number as u32);
-        process.look(0);
+        process.poll(0);
         process.assertion(0);
     }
     for number in 0..3 {
         process.switch_to(grant_of("payments", &scope(number), &["entra"], None));
         process.endpoint(0, throttled(20));
     }
-    let state = credential::read(&process.shared, process.grant.credential());
+    let state = credential::read(&process.shared, process.spec.credential());
     assert_eq!(state.throttled(process.now).map(|throttled| throttled.failures), Some(1));
     // A token ends the row.
     process.advance(Duration::from_secs(21));
     process.switch_to(grant_of("payments", "x/.default", &["entra"], None));
     process.exchange(0, 9, token(3600));
-    let state = credential::read(&process.shared, process.grant.credential());
+    let state = credential::read(&process.shared, process.spec.credential());
     assert_eq!(state.throttled(START), None);
 }
 
@@ -122,12 +122,12 @@ fn a_token_in_hand_is_served_while_its_client_is_throttled_and_refreshed_within_
         process.exchange(1, 2, throttled(3600));
         process.switch_to(held);
         process.advance(process.due_in(0).unwrap());
-        assert_eq!(process.look(0), [], "it is due, and held back");
+        assert_eq!(process.poll(0), [], "it is due, and held back");
         process.ready(0);
         let left = Duration::from_secs(3570) - process.now.since(START);
         assert_eq!(process.due_in(0), Some(left / 2));
         process.advance(left / 2);
-        assert_eq!(process.look(0), [Seen::Read], "this is tried all the same");
+        assert_eq!(process.poll(0), [Observed::Read], "this is tried all the same");
         process.ready(0);
     }
 }
@@ -138,17 +138,17 @@ fn unlisted_scopes_are_exchanged_four_at_a_time_and_each_end_begins_another() {
     for number in 0..6 {
         process.switch_to(unlisted(number));
         process.pending(number % 2, number as u32);
-        let begun = process.look(number % 2);
+        let begun = process.poll(number % 2);
         assert_eq!(begun.len(), usize::from(number < 4), "{number}: {begun:?}");
     }
     // What is listed waits for none of them, and neither does another client's.
     process.switch_to(grant_of("payments", "listed/.default", &["entra"], None));
-    assert_eq!(process.exchange(0, 10, token(3600)), [Seen::Token(10)]);
-    process.switch_to(Arc::new(Grant::clone(&of_another_client("b")).unlisted()));
-    assert_eq!(process.exchange(0, 11, token(3600)), [Seen::Token(11)]);
+    assert_eq!(process.exchange(0, 10, token(3600)), [Observed::Token(10)]);
+    process.switch_to(Arc::new(TokenSpec::clone(&of_another_client("b")).unlisted()));
+    assert_eq!(process.exchange(0, 11, token(3600)), [Observed::Token(11)]);
     process.switch_to(unlisted(1));
     process.assertion(1);
-    let key = process.grant.key();
+    let key = process.spec.key();
     let commands = process.workers[1].endpoint_answered(key, token(3600), process.now, &process.shared);
     let woken: Vec<(QueueId, TokenKey)> = commands
         .into_iter()
@@ -156,16 +156,16 @@ fn unlisted_scopes_are_exchanged_four_at_a_time_and_each_end_begins_another() {
         .collect();
     assert_eq!(woken, [(QueueId(0), unlisted(4).key())]);
     process.switch_to(unlisted(4));
-    assert_eq!(process.look(0), [Seen::Read]);
+    assert_eq!(process.poll(0), [Observed::Read]);
     // A wake-up that is lost costs a second at most; a worker that died, its exchange's time.
     process.advance(Duration::from_secs(1));
     process.switch_to(unlisted(5));
-    assert_eq!(process.look(1), []);
+    assert_eq!(process.poll(1), []);
     process.advance(Limits::default().longest_exchange());
     process.workers[1].forget(StreamId(5));
     process.pending(1, 20);
-    let begun = process.workers[1].look(unlisted(5).key(), process.now, &process.shared);
-    assert_eq!(seen(begun), [Seen::Read]);
+    let begun = process.workers[1].poll(unlisted(5).key(), process.now, &process.shared);
+    assert_eq!(seen(begun), [Observed::Read]);
 }
 
 #[test]
@@ -174,23 +174,23 @@ fn an_exchange_that_begins_when_another_of_its_scope_ends_counts_among_the_four(
     for number in 0..4 {
         process.switch_to(unlisted(number));
         process.pending(0, number as u32);
-        assert_eq!(process.look(0), [Seen::Read]);
+        assert_eq!(process.poll(0), [Observed::Read]);
     }
     // The worker is not heard of for so long that another one takes over, fails, and its back-off ends.
     process.switch_to(unlisted(0));
     process.assertion(0);
     process.advance(Limits::default().exchange + GRACE);
     process.pending(1, 10);
-    assert_eq!(process.look(1), [Seen::Read]);
+    assert_eq!(process.poll(1), [Observed::Read]);
     let unreadable = answer(503, &json!({}));
-    assert_eq!(process.assertion_answer(1, unreadable), [Seen::Problem(10, Code::AssertionUnavailable)]);
-    let back_off = shared::read(&process.shared, process.grant.key()).failure.unwrap().next_try.since(process.now);
+    assert_eq!(process.assertion_answer(1, unreadable), [Observed::Problem(10, Code::AssertionUnavailable)]);
+    let back_off = shared::read(&process.shared, process.spec.key()).failure.unwrap().next_try.since(process.now);
     process.advance(back_off);
     // The late failure of the first has no say: its request waits for another exchange.
-    assert_eq!(process.endpoint(0, answer(500, &json!({}))), [Seen::Read]);
+    assert_eq!(process.endpoint(0, answer(500, &json!({}))), [Observed::Read]);
     process.switch_to(unlisted(4));
     process.pending(1, 11);
-    assert_eq!(process.look(1), [], "a fifth one waits");
+    assert_eq!(process.poll(1), [], "a fifth one waits");
 }
 
 #[test]
@@ -207,8 +207,8 @@ fn beyond_thirty_new_scopes_a_minute_a_caller_is_told_when_to_come_again_and_not
         process.switch_to(unlisted(number));
         assert_eq!(process.refused(number % 2), (Code::TooManyScopes, Some(30)));
         assert!(
-            !process.workers[0].want(&Arc::clone(&process.grant), process.now, &process.shared)
-                || process.look(0).is_empty()
+            !process.workers[0].prefetch(&Arc::clone(&process.spec), process.now, &process.shared)
+                || process.poll(0).is_empty()
         );
     }
     assert_eq!((process.workers.each_ref().map(Broker::keys), process.shared.bytes()), (keys, bytes));
@@ -217,12 +217,12 @@ fn beyond_thirty_new_scopes_a_minute_a_caller_is_told_when_to_come_again_and_not
         process.switch_to(unlisted(number)).ready(number % 2);
     }
     process.switch_to(grant_of("payments", "listed/.default", &["entra"], None));
-    assert_eq!(process.exchange(0, 50, token(3600)), [Seen::Token(50)]);
-    process.switch_to(Arc::new(Grant::clone(&of_another_client("b")).unlisted()));
-    assert_eq!(process.exchange(0, 51, token(3600)), [Seen::Token(51)]);
+    assert_eq!(process.exchange(0, 50, token(3600)), [Observed::Token(50)]);
+    process.switch_to(Arc::new(TokenSpec::clone(&of_another_client("b")).unlisted()));
+    assert_eq!(process.exchange(0, 51, token(3600)), [Observed::Token(51)]);
     process.advance(Duration::from_secs(30));
     process.switch_to(unlisted(300));
-    assert_eq!(process.exchange(0, 52, token(3600)), [Seen::Token(52)]);
+    assert_eq!(process.exchange(0, 52, token(3600)), [Observed::Token(52)]);
     process.switch_to(unlisted(301));
     assert_eq!(process.refused(1), (Code::TooManyScopes, Some(1)));
 }
@@ -247,7 +247,7 @@ fn beyond_sixty_four_the_least_recently_used_scope_is_dropped_everywhere_and_one
     // One that was dropped is new again.
     process.switch_to(unlisted(0));
     process.advance(Duration::from_secs(60));
-    assert_eq!(process.exchange(0, 3, token(3600)), [Seen::Token(3)]);
+    assert_eq!(process.exchange(0, 3, token(3600)), [Observed::Token(3)]);
 }
 
 #[test]
@@ -269,19 +269,19 @@ fn a_refused_scope_is_dropped_before_a_good_one() {
 fn requests_for_unlisted_scopes_leave_room_for_those_of_other_identities_and_half_of_it_for_listed_ones() {
     let mut process = Process::new();
     process.workers[0] = Broker::new(WorkerId(7), QueueId(0), Limits { waiting: 8, ..Limits::default() });
-    let mut full_after = |grants: &[Arc<Grant>], streams: [u32; 2]| {
-        for (grant, stream) in grants.iter().zip(streams) {
-            process.switch_to(Arc::clone(grant)).pending(0, stream);
+    let mut full_after = |specs: &[Arc<TokenSpec>], streams: [u32; 2]| {
+        for (spec, stream) in specs.iter().zip(streams) {
+            process.switch_to(Arc::clone(spec)).pending(0, stream);
         }
-        for grant in grants {
-            assert_eq!(process.switch_to(Arc::clone(grant)).failed(0).code, Code::TooManyWaiting);
+        for spec in specs {
+            assert_eq!(process.switch_to(Arc::clone(spec)).failed(0).code, Code::TooManyWaiting);
         }
     };
     // One identity takes a quarter, whatever its scopes, and leaves as much to another.
     full_after(&[unlisted(0), unlisted(1)], [1, 2]);
-    let other = Arc::new(Grant::clone(&of_another_client("b")).unlisted());
+    let other = Arc::new(TokenSpec::clone(&of_another_client("b")).unlisted());
     full_after(&[Arc::clone(&other), other], [3, 4]);
-    let third = Arc::new(Grant::clone(&of_another_client("c")).unlisted());
+    let third = Arc::new(TokenSpec::clone(&of_another_client("c")).unlisted());
     assert_eq!(process.switch_to(third).failed(0).code, Code::TooManyWaiting, "half of the room is taken");
     process.switch_to(of_another_client("b"));
     for stream in 5..9 {
@@ -302,7 +302,7 @@ fn a_worker_that_uses_what_others_fetch_keeps_no_more_of_it_than_they_may() {
         } else {
             process.ready(1);
         }
-        process.look(1);
+        process.poll(1);
         process.advance(Duration::from_secs(2));
     }
     let worker = &process.workers[1];
@@ -318,10 +318,10 @@ fn a_rejection_of_a_scope_that_is_dropped_is_remembered_for_as_long_as_it_limits
     process.switch_to(unlisted(0));
     process.exchange(0, 1, token(86_400));
     let forced_at = Some(process.now);
-    let key = process.grant.key();
+    let key = process.spec.key();
     shared::update(&process.shared, key, process.now, |entry| {
         entry.forced_at = forced_at;
-        Then::Write(())
+        Update::Commit(())
     });
     shared::remove(&process.shared, key, process.now);
     let entry = shared::read(&process.shared, key);

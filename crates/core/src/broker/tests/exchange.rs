@@ -8,11 +8,11 @@ fn one_exchange_serves_all_who_wait_in_every_worker() {
     process.pending(0, 1);
     process.pending(0, 2);
     process.pending(1, 3);
-    assert_eq!(process.look(0), [Seen::Read]);
-    assert_eq!(process.look(1), []);
-    assert_eq!(process.assertion(0), [Seen::Call]);
-    assert_eq!(process.endpoint(0, token(3600)), [Seen::Wake(1), Seen::Token(1), Seen::Token(2)]);
-    assert_eq!(process.look(1), [Seen::Token(3)]);
+    assert_eq!(process.poll(0), [Observed::Read]);
+    assert_eq!(process.poll(1), []);
+    assert_eq!(process.assertion(0), [Observed::EndpointCall]);
+    assert_eq!(process.endpoint(0, token(3600)), [Observed::Wake(1), Observed::Token(1), Observed::Token(2)]);
+    assert_eq!(process.poll(1), [Observed::Token(3)]);
     process.ready(0);
     process.ready(1);
     // What comes next is the refresh.
@@ -37,48 +37,48 @@ fn only_the_first_who_waits_asks_for_a_look() {
 fn a_waiter_is_answered_when_the_leader_dies() {
     let mut process = Process::new();
     process.pending(0, 1);
-    assert_eq!(process.look(0), [Seen::Read]);
+    assert_eq!(process.poll(0), [Observed::Read]);
     process.pending(1, 2);
-    assert_eq!(process.look(1), []);
+    assert_eq!(process.poll(1), []);
     // Worker 0 is never heard of again.
     let wait = process.due_in(1).unwrap();
     assert_eq!(wait, READ_TIMEOUT + GRACE);
     process.advance(wait);
-    assert_eq!(process.look(1), [Seen::Read]);
-    assert_eq!(process.assertion(1), [Seen::Call]);
-    assert_eq!(process.endpoint(1, token(3600)), [Seen::Token(2)]);
+    assert_eq!(process.poll(1), [Observed::Read]);
+    assert_eq!(process.assertion(1), [Observed::EndpointCall]);
+    assert_eq!(process.endpoint(1, token(3600)), [Observed::Token(2)]);
 }
 
 #[test]
 fn a_leader_that_was_given_up_stands_down_and_still_serves_its_own() {
     let mut process = Process::new();
     process.pending(0, 1);
-    process.look(0);
+    process.poll(0);
     process.advance(READ_TIMEOUT + GRACE);
     process.pending(1, 2);
-    assert_eq!(process.look(1), [Seen::Read]);
+    assert_eq!(process.poll(1), [Observed::Read]);
     // The answer to worker 0 comes after all: no second exchange begins.
     assert_eq!(process.assertion(0), []);
-    assert_eq!(process.assertion(1), [Seen::Call]);
-    assert_eq!(process.endpoint(1, token(3600)), [Seen::Wake(0), Seen::Token(2)]);
-    assert_eq!(process.look(0), [Seen::Token(1)]);
+    assert_eq!(process.assertion(1), [Observed::EndpointCall]);
+    assert_eq!(process.endpoint(1, token(3600)), [Observed::Wake(0), Observed::Token(2)]);
+    assert_eq!(process.poll(0), [Observed::Token(1)]);
 }
 
 #[test]
 fn an_answer_that_never_comes_ends_with_the_lease() {
     let mut process = Process::new();
     process.stall(0, 1);
-    assert_eq!(process.look(0), [Seen::Read]);
+    assert_eq!(process.poll(0), [Observed::Read]);
 }
 
 #[test]
 fn a_request_that_waits_too_long_is_answered_even_when_nothing_else_happens() {
     let mut process = Process::new();
     process.pending(0, 1);
-    process.look(0);
+    process.poll(0);
     process.assertion(0);
     process.advance(Limits::default().wait);
-    assert_eq!(process.look(0), [Seen::Read, Seen::Problem(1, Code::WaitedTooLong)]);
+    assert_eq!(process.poll(0), [Observed::Read, Observed::Problem(1, Code::TokenWaitTimeout)]);
 }
 
 #[test]
@@ -86,10 +86,10 @@ fn a_waiter_that_leaves_cancels_nothing_for_the_others() {
     let mut process = Process::new();
     process.pending(0, 1);
     process.pending(0, 2);
-    process.look(0);
+    process.poll(0);
     process.workers[0].forget(StreamId(1));
     process.assertion(0);
-    assert_eq!(process.endpoint(0, token(3600)), [Seen::Token(2)]);
+    assert_eq!(process.endpoint(0, token(3600)), [Observed::Token(2)]);
     assert!(process.workers[0].waiting.is_empty());
 }
 
@@ -108,23 +108,23 @@ fn a_refusal_that_correct_credentials_meet_is_tried_once_more_soon() {
     assert_eq!(process.exchange(0, 1, refusal(700213)), []);
     assert_eq!(process.due_in(0), Some(SOON));
     process.advance(SOON);
-    assert_eq!(process.look(0), [Seen::Read]);
-    assert_eq!(process.assertion(0), [Seen::Call]);
-    assert_eq!(process.endpoint(0, refusal(700213)), [Seen::Problem(1, Code::EntraRefused)]);
+    assert_eq!(process.poll(0), [Observed::Read]);
+    assert_eq!(process.assertion(0), [Observed::EndpointCall]);
+    assert_eq!(process.endpoint(0, refusal(700213)), [Observed::Problem(1, Code::EntraRefused)]);
 }
 
 #[test]
 fn an_assertion_out_of_its_time_is_read_again_at_once() {
     let mut process = Process::new();
-    assert_eq!(process.exchange(0, 1, refusal(700024)), [Seen::Read]);
-    assert_eq!(process.assertion(0), [Seen::Call]);
-    assert_eq!(process.endpoint(0, token(3600)), [Seen::Token(1)]);
+    assert_eq!(process.exchange(0, 1, refusal(700024)), [Observed::Read]);
+    assert_eq!(process.assertion(0), [Observed::EndpointCall]);
+    assert_eq!(process.endpoint(0, token(3600)), [Observed::Token(1)]);
 }
 
 #[test]
 fn while_it_backs_off_requests_fail_at_once_in_every_worker_and_say_when_to_try_again() {
     let mut process = Process::new();
-    assert_eq!(process.exchange(0, 1, refusal(90_002)), [Seen::Problem(1, Code::EntraRefused)]);
+    assert_eq!(process.exchange(0, 1, refusal(90_002)), [Observed::Problem(1, Code::EntraRefused)]);
     for worker in [0, 1] {
         let problem = process.failed(worker);
         assert_eq!(problem.aadsts().as_deref(), Some("AADSTS90002"));
@@ -132,51 +132,54 @@ fn while_it_backs_off_requests_fail_at_once_in_every_worker_and_say_when_to_try_
     }
     let wait = process.failed(1).retry_after.unwrap();
     process.advance(wait);
-    assert_eq!(process.exchange(1, 2, token(3600)), [Seen::Token(2)]);
+    assert_eq!(process.exchange(1, 2, token(3600)), [Observed::Token(2)]);
 }
 
 #[test]
 fn the_ways_to_the_authority_are_tried_in_order_when_one_does_not_reach_it() {
     let mut process = Process::new();
-    process.grant = grant_of("payments", "s/.default", &["first", "second"], None);
+    process.spec = grant_of("payments", "s/.default", &["first", "second"], None);
     let own = |status| {
-        Ok(Response { status, retry_after: None, request_id: None, body: b"reset".to_vec(), is_envoys_own: true })
+        Ok(CallResponse { status, retry_after: None, request_id: None, body: b"reset".to_vec(), is_envoys_own: true })
     };
     process.pending(0, 1);
-    process.look(0);
-    assert_eq!(process.assertion(0), [Seen::Call]);
-    assert_eq!(process.endpoint(0, own(503)), [Seen::Call]);
-    assert_eq!(process.endpoint(0, token(60)), [Seen::Token(1)]);
+    process.poll(0);
+    assert_eq!(process.assertion(0), [Observed::EndpointCall]);
+    assert_eq!(process.endpoint(0, own(503)), [Observed::EndpointCall]);
+    assert_eq!(process.endpoint(0, token(60)), [Observed::Token(1)]);
     // Both fail.
     process.advance(Duration::from_secs(60));
     process.pending(0, 2);
-    process.look(0);
+    process.poll(0);
     process.assertion(0);
-    assert_eq!(process.endpoint(0, own(504)), [Seen::Call]);
-    assert_eq!(process.endpoint(0, own(503)), [Seen::Problem(2, Code::EntraUnavailable)]);
+    assert_eq!(process.endpoint(0, own(504)), [Observed::EndpointCall]);
+    assert_eq!(process.endpoint(0, own(503)), [Observed::Problem(2, Code::EntraUnavailable)]);
     // An answer is never asked for again elsewhere.
     process.advance(Duration::from_secs(60));
     process.pending(0, 3);
-    process.look(0);
+    process.poll(0);
     process.assertion(0);
-    assert_eq!(process.endpoint(0, answer(503, &json!({"error": "x"}))), [Seen::Problem(3, Code::EntraUnavailable)]);
+    assert_eq!(
+        process.endpoint(0, answer(503, &json!({"error": "x"}))),
+        [Observed::Problem(3, Code::EntraUnavailable)]
+    );
 }
 
 #[test]
 fn the_assertion_goes_to_the_authority_by_its_clusters_and_nowhere_else() {
     let mut process = Process::new();
     process.pending(0, 1);
-    process.look(0);
+    process.poll(0);
     let body = jwt(&json!({"alg": "RS256"}), &claims()).into_bytes();
     let read =
-        Ok(Response { status: 200, retry_after: None, request_id: None, body: body.clone(), is_envoys_own: false });
-    let commands = process.workers[0].assertion_arrived(process.grant.key(), read, process.now, &process.shared);
+        Ok(CallResponse { status: 200, retry_after: None, request_id: None, body: body.clone(), is_envoys_own: false });
+    let commands = process.workers[0].assertion_arrived(process.spec.key(), read, process.now, &process.shared);
     let assertion = String::from_utf8(body).unwrap();
     let mut calls = 0;
     for command in commands {
         let Command::CallEndpoint { cluster, request, .. } = command else { continue };
-        assert!(process.grant.clusters().contains(&cluster), "{cluster}");
-        assert_eq!(request.authority, process.grant.authority().host());
+        assert!(process.spec.clusters().contains(&cluster), "{cluster}");
+        assert_eq!(request.authority, process.spec.authority().host());
         assert!(request.body.contains(&format!("client_assertion={assertion}")));
         calls += 1;
     }
@@ -186,20 +189,20 @@ fn the_assertion_goes_to_the_authority_by_its_clusters_and_nowhere_else() {
 #[test]
 fn a_vm_that_serves_no_requests_and_cannot_read_the_token_leaves_it_to_the_others() {
     let mut process = Process::new();
-    let warm = [Arc::clone(&process.grant)];
+    let warm = [Arc::clone(&process.spec)];
     process.workers[0].keep_warm(&warm, process.now);
     process.workers[1].keep_warm(&warm, process.now);
-    assert_eq!(process.look(0), [Seen::Read]);
-    assert_eq!(process.look(1), []);
+    assert_eq!(process.poll(0), [Observed::Read]);
+    assert_eq!(process.poll(1), []);
     // Worker 0 is the main thread's: an internal listener does not answer it.
-    assert_eq!(process.assertion_answer(0, answer(503, &json!({}))), [Seen::Wake(1)]);
-    assert_eq!(process.look(1), [Seen::Read]);
+    assert_eq!(process.assertion_answer(0, answer(503, &json!({}))), [Observed::Wake(1)]);
+    assert_eq!(process.poll(1), [Observed::Read]);
     process.assertion(1);
     assert_eq!(process.endpoint(1, answer(500, &json!({}))), []);
     // It tries again only at long, growing intervals, and finds the token there.
     let first = process.due_in(0).unwrap();
     process.advance(first);
-    process.look(0);
+    process.poll(0);
     process.assertion_answer(0, answer(503, &json!({})));
     assert!(process.due_in(0).unwrap() >= 2 * first);
 }
@@ -208,8 +211,11 @@ fn a_vm_that_serves_no_requests_and_cannot_read_the_token_leaves_it_to_the_other
 fn a_token_file_that_cannot_be_read_is_a_problem_and_not_a_hang() {
     let mut process = Process::new();
     process.pending(0, 1);
-    process.look(0);
-    assert_eq!(process.assertion_answer(0, answer(503, &json!({}))), [Seen::Problem(1, Code::AssertionUnavailable)]);
+    process.poll(0);
+    assert_eq!(
+        process.assertion_answer(0, answer(503, &json!({}))),
+        [Observed::Problem(1, Code::AssertionUnavailable)]
+    );
 }
 
 /// A file of which only the first half has been written.
@@ -223,48 +229,54 @@ fn half_a_token(process: &Process) -> CallResult {
 fn half_a_token_is_read_once_more_before_anything_is_said_of_it() {
     let mut process = Process::new();
     process.pending(0, 1);
-    process.look(0);
+    process.poll(0);
     let half = half_a_token(&process);
     assert_eq!(process.assertion_answer(0, half), []);
     process.advance(TORN - Duration::from_millis(1));
-    assert_eq!(process.look(0), []);
+    assert_eq!(process.poll(0), []);
     process.advance(Duration::from_millis(1));
-    assert_eq!(process.look(0), [Seen::Read]);
-    assert_eq!(process.assertion(0), [Seen::Call]);
+    assert_eq!(process.poll(0), [Observed::Read]);
+    assert_eq!(process.assertion(0), [Observed::EndpointCall]);
     // Entra's own second chance is not used up by it.
     assert_eq!(process.endpoint(0, refusal(700213)), []);
     process.advance(SOON);
-    assert_eq!(process.look(0), [Seen::Read]);
+    assert_eq!(process.poll(0), [Observed::Read]);
     let half = half_a_token(&process);
     assert_eq!(process.assertion_answer(0, half), [], "this one is alone again");
     process.advance(TORN);
-    assert_eq!(process.look(0), [Seen::Read]);
+    assert_eq!(process.poll(0), [Observed::Read]);
     process.assertion(0);
-    assert_eq!(process.endpoint(0, token(3600)), [Seen::Token(1)]);
+    assert_eq!(process.endpoint(0, token(3600)), [Observed::Token(1)]);
 }
 
 #[test]
 fn a_file_without_a_jwt_is_named_after_two_readings_and_tried_again_after_a_while() {
     let mut process = Process::new();
     process.pending(0, 1);
-    process.look(0);
+    process.poll(0);
     let nonsense = || {
-        Ok(Response { status: 200, retry_after: None, request_id: None, body: b"hello".to_vec(), is_envoys_own: false })
+        Ok(CallResponse {
+            status: 200,
+            retry_after: None,
+            request_id: None,
+            body: b"hello".to_vec(),
+            is_envoys_own: false,
+        })
     };
     for stream in [1, 2] {
         assert_eq!(process.assertion_answer(0, nonsense()), []);
         process.advance(TORN);
-        assert_eq!(process.look(0), [Seen::Read]);
-        assert_eq!(process.assertion_answer(0, nonsense()), [Seen::Problem(stream, Code::AssertionMalformed)]);
+        assert_eq!(process.poll(0), [Observed::Read]);
+        assert_eq!(process.assertion_answer(0, nonsense()), [Observed::Problem(stream, Code::AssertionMalformed)]);
         process.advance(Duration::from_secs(60));
         process.pending(0, stream + 1);
-        assert_eq!(process.look(0), [Seen::Read]);
+        assert_eq!(process.poll(0), [Observed::Read]);
     }
     // What another worker takes over begins anew.
     assert_eq!(process.assertion_answer(0, nonsense()), []);
     process.advance(Duration::from_secs(60));
     process.pending(1, 9);
-    assert_eq!(process.look(1), [Seen::Read]);
+    assert_eq!(process.poll(1), [Observed::Read]);
     assert_eq!(process.assertion_answer(1, nonsense()), []);
 }
 
@@ -282,10 +294,10 @@ fn answers_that_nobody_waits_for_do_nothing() {
 fn a_clock_that_is_set_back_leaves_no_lease_and_no_failure_for_ever() {
     let mut process = Process::new();
     process.pending(0, 1);
-    process.look(0);
+    process.poll(0);
     process.now = process.now.minus(Duration::from_secs(86400));
     process.pending(1, 2);
-    assert_eq!(process.look(1), [Seen::Read], "a lease from the future counts for nothing");
+    assert_eq!(process.poll(1), [Observed::Read], "a lease from the future counts for nothing");
     process.assertion(1);
     process.endpoint(1, refusal(90_002));
     process.now = process.now.minus(Duration::from_secs(86400));
@@ -296,19 +308,19 @@ fn a_clock_that_is_set_back_leaves_no_lease_and_no_failure_for_ever() {
 fn nobody_waits_for_longer_when_the_clock_is_set_back() {
     let mut process = Process::new();
     process.pending(0, 1);
-    process.look(0);
+    process.poll(0);
     process.assertion(0);
     process.pending(1, 2);
-    process.look(1);
+    process.poll(1);
     process.now = process.now.minus(Duration::from_secs(3600));
     // Something happens there: the timers are set anew.
-    process.look(0);
-    process.look(1);
+    process.poll(0);
+    process.poll(1);
     assert!(process.due_in(0).unwrap() <= Limits::default().wait);
     assert!(process.due_in(1).unwrap() <= Limits::default().wait);
     process.advance(Limits::default().wait);
-    assert!(process.look(0).contains(&Seen::Problem(1, Code::WaitedTooLong)));
-    assert!(process.look(1).contains(&Seen::Problem(2, Code::WaitedTooLong)));
+    assert!(process.poll(0).contains(&Observed::Problem(1, Code::TokenWaitTimeout)));
+    assert!(process.poll(1).contains(&Observed::Problem(2, Code::TokenWaitTimeout)));
 }
 
 #[test]
@@ -317,7 +329,7 @@ fn a_back_off_from_before_the_clock_was_set_back_does_not_last_until_its_time_co
     process.exchange(0, 1, refusal(90_002));
     process.now = process.now.minus(Duration::from_secs(1800));
     process.pending(1, 2);
-    assert_eq!(process.look(1), [Seen::Read]);
+    assert_eq!(process.poll(1), [Observed::Read]);
 }
 
 #[test]
@@ -327,14 +339,14 @@ fn a_failure_is_not_told_when_another_worker_has_a_token_since() {
     let wait = process.failed(1).retry_after.unwrap();
     process.advance(wait);
     process.pending(0, 2);
-    process.look(0);
+    process.poll(0);
     process.pending(1, 3);
-    process.look(1);
+    process.poll(1);
     process.assertion(0);
     process.endpoint(0, token(3600));
     // By this clock the back-off that worker 1 knows of runs again.
     process.now = process.now.minus(Duration::from_millis(500));
-    assert_eq!(process.look(1), [Seen::Token(3)]);
+    assert_eq!(process.poll(1), [Observed::Token(3)]);
 }
 
 #[test]
@@ -345,10 +357,10 @@ fn a_full_queue_withholds_no_token() {
     process.exchange(0, 1, token(3600));
     process.advance(Duration::from_secs(3320));
     let mut ask = |stream| {
-        process.workers[0].get(&process.grant, Need::LongLived, StreamId(stream), process.now, &process.shared).0
+        process.workers[0].get(&process.spec, Need::LongLived, StreamId(stream), process.now, &process.shared).0
     };
-    assert!(matches!(ask(2), Answer::Pending));
-    assert!(matches!(ask(3), Answer::Ready(_)));
+    assert!(matches!(ask(2), TokenLookup::Pending));
+    assert!(matches!(ask(3), TokenLookup::Ready(_)));
 }
 
 /// The time-outs of the calls that a worker is to make.
@@ -364,20 +376,25 @@ fn timeouts(commands: &[Command]) -> Vec<Duration> {
 fn a_call_takes_three_seconds_while_another_cluster_is_left_and_all_calls_the_time_of_an_exchange() {
     for (clusters, expected) in [(&["a"][..], &[10][..]), (&["a", "b"], &[3, 7]), (&["a", "b", "c"], &[3, 3, 4])] {
         let mut process = Process::new();
-        process.grant = grant_of("payments", "s/.default", clusters, None);
+        process.spec = grant_of("payments", "s/.default", clusters, None);
         process.pending(0, 1);
-        process.look(0);
+        process.poll(0);
         let read = process.federated_token();
-        let key = process.grant.key();
+        let key = process.spec.key();
         let mut commands = process.workers[0].assertion_arrived(key, read, process.now, &process.shared);
         for (index, seconds) in expected.iter().enumerate() {
             assert_eq!(timeouts(&commands), [Duration::from_secs(*seconds)], "{clusters:?}, {index}");
             process.advance(Duration::from_secs(*seconds));
-            let silence =
-                Response { status: 504, retry_after: None, request_id: None, body: Vec::new(), is_envoys_own: true };
+            let silence = CallResponse {
+                status: 504,
+                retry_after: None,
+                request_id: None,
+                body: Vec::new(),
+                is_envoys_own: true,
+            };
             commands = process.workers[0].endpoint_answered(key, Ok(silence), process.now, &process.shared);
         }
-        assert_eq!(seen(commands), [Seen::Problem(1, Code::EntraUnavailable)]);
+        assert_eq!(seen(commands), [Observed::Problem(1, Code::EntraUnavailable)]);
     }
     let short = Limits { exchange: Duration::from_secs(1), ..Limits::default() };
     assert_eq!(short.call_timeout(0, 2) + short.call_timeout(1, 2), short.exchange);
@@ -387,13 +404,13 @@ fn a_call_takes_three_seconds_while_another_cluster_is_left_and_all_calls_the_ti
 #[test]
 fn a_call_that_does_not_reach_the_authority_is_one_line_in_the_log_and_no_failure_while_a_cluster_is_left() {
     let mut process = Process::new();
-    process.grant = grant_of("payments", "s/.default", &["entra", "entra_new_connection"], None);
+    process.spec = grant_of("payments", "s/.default", &["entra", "entra_new_connection"], None);
     process.pending(0, 1);
-    process.look(0);
+    process.poll(0);
     process.assertion(0);
-    let key = process.grant.key();
+    let key = process.spec.key();
     let reset =
-        Response { status: 503, retry_after: None, request_id: None, body: b"reset".to_vec(), is_envoys_own: true };
+        CallResponse { status: 503, retry_after: None, request_id: None, body: b"reset".to_vec(), is_envoys_own: true };
     let commands = process.workers[0].endpoint_answered(key, Ok(reset), process.now, &process.shared);
     let lines: Vec<String> = commands
         .iter()
@@ -420,7 +437,7 @@ fn a_call_that_does_not_reach_the_authority_is_one_line_in_the_log_and_no_failur
     assert_eq!(counted, [retried]);
     // Nobody backs off meanwhile.
     process.pending(1, 2);
-    assert_eq!(process.endpoint(0, token(3600)), [Seen::Token(1)]);
+    assert_eq!(process.endpoint(0, token(3600)), [Observed::Token(1)]);
 }
 
 #[test]
@@ -429,16 +446,16 @@ fn whoever_waited_too_long_gets_the_token_that_a_late_worker_brought() {
     process.stall(1, 1);
     // The other takes over, and is at its second try when its request has waited for its time.
     process.pending(0, 2);
-    assert_eq!(process.look(0), [Seen::Read]);
+    assert_eq!(process.poll(0), [Observed::Read]);
     process.advance(READ_TIMEOUT);
-    assert_eq!(process.assertion(0), [Seen::Call]);
+    assert_eq!(process.assertion(0), [Observed::EndpointCall]);
     process.advance(Limits::default().exchange);
     assert_eq!(process.endpoint(0, refusal(700_213)), []);
     process.advance(SOON);
-    assert_eq!(process.look(0), [Seen::Read]);
-    assert_eq!(process.endpoint(1, token(3600)), [Seen::Token(1)]);
+    assert_eq!(process.poll(0), [Observed::Read]);
+    assert_eq!(process.endpoint(1, token(3600)), [Observed::Token(1)]);
     process.advance(Limits::default().wait - READ_TIMEOUT - Limits::default().exchange - SOON);
-    assert_eq!(process.look(0), [Seen::Token(2)]);
+    assert_eq!(process.poll(0), [Observed::Token(2)]);
 }
 
 #[test]
@@ -447,24 +464,24 @@ fn a_request_that_comes_in_the_pause_before_the_second_try_does_not_cut_it_short
     assert_eq!(process.exchange(0, 1, refusal(700_213)), []);
     process.advance(SOON - Duration::from_millis(1));
     process.pending(0, 2);
-    assert_eq!(process.look(0), []);
+    assert_eq!(process.poll(0), []);
     process.advance(Duration::from_millis(1));
-    assert_eq!(process.look(0), [Seen::Read]);
+    assert_eq!(process.poll(0), [Observed::Read]);
 }
 
 /// What a worker's exchange comes to when Entra does not know the client: `true` when it was tried once more at once.
 fn unknown_client(process: &mut Process, stream: u32) -> bool {
     process.pending(0, stream);
-    assert_eq!(process.look(0), [Seen::Read]);
-    assert_eq!(process.assertion(0), [Seen::Call]);
+    assert_eq!(process.poll(0), [Observed::Read]);
+    assert_eq!(process.assertion(0), [Observed::EndpointCall]);
     let first = process.endpoint(0, refusal(700_016));
-    if first == [Seen::Problem(stream, Code::EntraRefused)] {
+    if first == [Observed::Problem(stream, Code::EntraRefused)] {
         return false;
     }
     process.advance(SOON);
-    assert_eq!(process.look(0), [Seen::Read]);
-    assert_eq!(process.assertion(0), [Seen::Call]);
-    assert_eq!(process.endpoint(0, refusal(700_016)), [Seen::Problem(stream, Code::EntraRefused)]);
+    assert_eq!(process.poll(0), [Observed::Read]);
+    assert_eq!(process.assertion(0), [Observed::EndpointCall]);
+    assert_eq!(process.endpoint(0, refusal(700_016)), [Observed::Problem(stream, Code::EntraRefused)]);
     true
 }
 
@@ -505,7 +522,7 @@ fn failures_of_different_causes_are_counted_apart_and_none_begins_anew_when_anot
         process.exchange(0, stream, answer);
         let wait = process.failed(0).retry_after.unwrap();
         process.advance(wait);
-        let failures = shared::read(&process.shared, process.grant.key()).failure.unwrap().failures;
+        let failures = shared::read(&process.shared, process.spec.key()).failure.unwrap().failures;
         (failures, wait)
     };
     for number in 1..9 {
@@ -518,7 +535,7 @@ fn failures_of_different_causes_are_counted_apart_and_none_begins_anew_when_anot
     }
     assert_eq!(failed(&mut process, answer(500, &json!({}))).0, 9);
     assert_eq!(failed(&mut process, refusal(53_003)).0, 2);
-    assert_eq!(process.exchange(0, 100, token(60)), [Seen::Token(100)]);
+    assert_eq!(process.exchange(0, 100, token(60)), [Observed::Token(100)]);
     process.advance(Duration::from_secs(60));
     assert_eq!(failed(&mut process, refusal(53_003)).0, 1, "a token ends every row");
 }
@@ -530,13 +547,13 @@ fn another_federated_token_than_the_refused_one_is_tried_at_once() {
     // The file holds another token a second later.
     process.advance(READING_PERIOD);
     process.pending(1, 2);
-    assert_eq!(process.look(1), [Seen::Read]);
+    assert_eq!(process.poll(1), [Observed::Read]);
     process.pending(1, 3);
-    assert_eq!(process.assertion(1), [Seen::Call]);
+    assert_eq!(process.assertion(1), [Observed::EndpointCall]);
     process.pending(0, 4);
-    assert_eq!(process.look(0), [], "the exchange of the other worker is awaited");
-    assert_eq!(process.endpoint(1, token(3600)), [Seen::Wake(0), Seen::Token(2), Seen::Token(3)]);
-    assert_eq!(process.look(0), [Seen::Token(4)]);
+    assert_eq!(process.poll(0), [], "the exchange of the other worker is awaited");
+    assert_eq!(process.endpoint(1, token(3600)), [Observed::Wake(0), Observed::Token(2), Observed::Token(3)]);
+    assert_eq!(process.poll(0), [Observed::Token(4)]);
 }
 
 #[test]
@@ -544,18 +561,18 @@ fn while_the_file_holds_the_refused_token_it_is_read_once_a_second_and_entra_is_
     let mut process = Process::new();
     let refused = process.federated_token();
     process.exchange(0, 1, refusal(90_002));
-    let failure = |process: &Process| shared::read(&process.shared, process.grant.key()).failure;
+    let failure = |process: &Process| shared::read(&process.shared, process.spec.key()).failure;
     let before = failure(&process);
     for second in 1..4 {
         process.advance(READING_PERIOD - Duration::from_millis(1));
         process.failed(0);
         process.advance(Duration::from_millis(1));
         process.pending(1, second);
-        assert_eq!(process.look(1), [Seen::Read]);
+        assert_eq!(process.poll(1), [Observed::Read]);
         assert_eq!(process.failed(0).code, Code::EntraRefused, "one worker reads for all");
         // An unreadable file is no reason to ask Entra either.
         let read = if second == 2 { answer(503, &json!({})) } else { refused.clone() };
-        assert_eq!(process.assertion_answer(1, read), [Seen::Problem(second, Code::EntraRefused)]);
+        assert_eq!(process.assertion_answer(1, read), [Observed::Problem(second, Code::EntraRefused)]);
         assert_eq!(failure(&process), before, "the back-off goes on");
     }
 }
@@ -565,8 +582,8 @@ fn another_federated_token_that_is_refused_too_continues_the_back_off() {
     let mut process = Process::new();
     process.exchange(0, 1, refusal(90_002));
     process.advance(READING_PERIOD);
-    assert_eq!(process.exchange(1, 2, refusal(90_002)), [Seen::Problem(2, Code::EntraRefused)]);
-    assert_eq!(shared::read(&process.shared, process.grant.key()).failure.unwrap().failures, 2);
+    assert_eq!(process.exchange(1, 2, refusal(90_002)), [Observed::Problem(2, Code::EntraRefused)]);
+    assert_eq!(shared::read(&process.shared, process.spec.key()).failure.unwrap().failures, 2);
     process.failed(0);
 }
 

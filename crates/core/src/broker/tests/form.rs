@@ -31,13 +31,13 @@ fn problem() -> Problem {
     problem
 }
 
-fn issued() -> Issued {
+fn cached() -> CachedToken {
     let token = AccessToken::parse("abc").unwrap();
-    Issued::new(token, WRITTEN, Duration::from_secs(3600), Some(Duration::from_secs(1800)), 7)
+    CachedToken::new(token, WRITTEN, Duration::from_secs(3600), Some(Duration::from_secs(1800)), 7)
 }
 
 fn fingerprint() -> Fingerprint {
-    grant().assertion().read(Process::new().federated_token(), WRITTEN).unwrap().fingerprint()
+    spec().assertion().read(Process::new().federated_token(), WRITTEN).unwrap().fingerprint()
 }
 
 fn entry() -> Entry {
@@ -47,10 +47,10 @@ fn entry() -> Entry {
     Entry {
         identity: "payments".to_owned(),
         scope: "s/.default".to_owned(),
-        token: Some(issued()),
+        token: Some(cached()),
         failure: Some(Failure {
             problem: problem(),
-            class: Passing::ByChange,
+            class: RetryClass::NeedsChange,
             failed_at: WRITTEN,
             next_try,
             failures: 3,
@@ -61,7 +61,7 @@ fn entry() -> Entry {
         rejected: true,
         forced_at: Some(WRITTEN),
         holders: vec![QueueId(3)],
-        held_until: issued().usable_until(),
+        held_until: cached().usable_until(),
     }
 }
 
@@ -69,24 +69,24 @@ fn entry() -> Entry {
 fn written() -> Shared {
     let shared = Shared::default();
     prepare(&shared);
-    let grant = grant();
-    shared::update(&shared, grant.key(), WRITTEN, |written| {
+    let spec = spec();
+    shared::update(&shared, spec.key(), WRITTEN, |written| {
         *written = entry();
-        Then::Write(())
+        Update::Commit(())
     });
-    credential::note_reading(&shared, grant.assertion(), true);
-    credential::note_issued(&shared, &grant, &issued(), WRITTEN);
-    credential::note_known(&shared, &grant, WRITTEN);
-    credential::note_throttled(&shared, &grant, &problem(), WRITTEN, |_| GRACE);
-    credential::note_answer(&shared, &grant, &problem(), fingerprint(), WRITTEN);
+    credential::note_reading(&shared, spec.assertion(), true);
+    credential::note_issued(&shared, &spec, &cached(), WRITTEN);
+    credential::note_known(&shared, &spec, WRITTEN);
+    credential::note_throttled(&shared, &spec, &problem(), WRITTEN, |_| GRACE);
+    credential::note_answer(&shared, &spec, &problem(), fingerprint(), WRITTEN);
     let limits = UnlistedLimits { scopes: 2, parallel_exchanges: 1, ..UnlistedLimits::default() };
-    credential::update(&shared, grant.credential(), WRITTEN, |state| {
+    credential::update(&shared, spec.credential(), WRITTEN, |state| {
         for (queue, scope) in [(QueueId(1), "a/.default"), (QueueId(2), "b/.default")] {
             let key = grant_of("payments", scope, &["entra"], None).key();
             state.budget.admit(key, limits, WRITTEN).unwrap();
             state.budget.begin((queue, key), WRITTEN.plus(GRACE), limits, WRITTEN);
         }
-        Then::Write(())
+        Update::Commit(())
     });
     shared
 }
@@ -132,8 +132,8 @@ impl Shared {
 
 #[test]
 fn what_is_shared_has_the_form_that_the_number_in_its_names_stands_for() {
-    let (grant, written) = (grant(), written());
-    let state = credential::read(&written, grant.credential());
+    let (spec, written) = (spec(), written());
+    let state = credential::read(&written, spec.credential());
     let without = [without_value("entry", &json_of(&entry())), without_value("state", &json_of(&state))].concat();
     assert_eq!(without, [""; 0], "these fields have no value, so that a change of their form is not noticed");
     let lines = written.lines();
@@ -144,15 +144,15 @@ fn what_is_shared_has_the_form_that_the_number_in_its_names_stands_for() {
     );
     assert!(lines.lines().all(|line| line.starts_with(PREFIX)));
     let kept = Shared::of(LAST_FORM);
-    assert_eq!(shared::read(&kept, grant.key()), entry());
-    assert_eq!(credential::read(&kept, grant.credential()), state);
+    assert_eq!(shared::read(&kept, spec.key()), entry());
+    assert_eq!(credential::read(&kept, spec.credential()), state);
 }
 
 #[test]
 fn what_a_module_of_another_form_left_is_not_read() {
     let shared = Shared::of(&LAST_FORM.replace(PREFIX, "entra-exchange/1/"));
-    assert_eq!(shared::read(&shared, grant().key()), Entry::default());
+    assert_eq!(shared::read(&shared, spec().key()), Entry::default());
     let mut worker = Broker::new(WorkerId(7), QueueId(0), Limits::default());
-    let (answer, _) = worker.get(&Arc::new(grant()), Need::Usable, StreamId(1), WRITTEN, &shared);
-    assert!(matches!(answer, Answer::Pending));
+    let (answer, _) = worker.get(&Arc::new(spec()), Need::Usable, StreamId(1), WRITTEN, &shared);
+    assert!(matches!(answer, TokenLookup::Pending));
 }

@@ -17,14 +17,14 @@ fn gauge(commands: &[Command], name: &str) -> Option<u64> {
 impl Process {
     /// Worker 0 or 1 has an exchange for this scope of identity `a`, which comes to `answer`.
     fn exchanged(&mut self, worker: usize, scope: &str, answer: CallResult) -> Vec<Command> {
-        self.grant = grant_of("a", scope, &["entra"], None);
+        self.spec = grant_of("a", scope, &["entra"], None);
         self.pending(worker, 1);
-        self.look(worker);
+        self.poll(worker);
         let mut commands = {
             let read = self.federated_token();
-            self.workers[worker].assertion_arrived(self.grant.key(), read, self.now, &self.shared)
+            self.workers[worker].assertion_arrived(self.spec.key(), read, self.now, &self.shared)
         };
-        let key = self.grant.key();
+        let key = self.spec.key();
         commands.extend(self.workers[worker].endpoint_answered(key, answer, self.now, &self.shared));
         commands
     }
@@ -66,14 +66,14 @@ fn a_token_whose_refresh_fails_stays_the_earliest_until_it_can_be_sent_no_more()
     let mut process = Process::new();
     process.exchanged(0, "x/.default", token(3600));
     process.ready(0);
-    process.look(0);
+    process.poll(0);
     process.exchanged(1, "y/.default", token(7000));
-    process.grant = grant_of("a", "x/.default", &["entra"], None);
+    process.spec = grant_of("a", "x/.default", &["entra"], None);
     let refresh_in = process.workers[0].next_due().unwrap().since(process.now);
     process.advance(refresh_in);
-    assert_eq!(process.look(0), [Seen::Read]);
+    assert_eq!(process.poll(0), [Observed::Read]);
     process.assertion(0);
-    let key = process.grant.key();
+    let key = process.spec.key();
     let commands = process.workers[0].endpoint_answered(key, refusal(90_002), process.now, &process.shared);
     let expiry = Some(START.unix_seconds() + 3600);
     assert_eq!((gauge(&commands, EXPIRY), gauge(&commands, "failures_in_a_row")), (expiry, Some(1)));
@@ -102,8 +102,8 @@ fn failures_in_a_row_are_the_most_of_any_token_and_end_with_a_success_or_when_no
 fn the_federated_token_is_measured_and_read_again_when_it_is_old_until_it_is_renewed() {
     let mut process = Process::new();
     let commands = process.exchanged(0, "x/.default", token(86_400));
-    let (issued, expiry) = ("federated_token_issued_timestamp_seconds", "federated_token_expiry_timestamp_seconds");
-    assert_eq!(gauge(&commands, issued), Some(START.unix_seconds()));
+    let (cached, expiry) = ("federated_token_issued_timestamp_seconds", "federated_token_expiry_timestamp_seconds");
+    assert_eq!(gauge(&commands, cached), Some(START.unix_seconds()));
     assert_eq!(gauge(&commands, expiry), Some(START.unix_seconds() + 3600));
     let file = Source::File { cluster: "projected_token".to_owned() };
     let first = process.federated_token();
@@ -115,14 +115,14 @@ fn the_federated_token_is_measured_and_read_again_when_it_is_old_until_it_is_ren
     let read = |process: &mut Process, content: CallResult| {
         process.workers[0].check_answered(&file, content, process.now, &process.shared)
     };
-    assert_eq!(gauge(&read(&mut process, first.clone()), issued), Some(START.unix_seconds()));
+    assert_eq!(gauge(&read(&mut process, first.clone()), cached), Some(START.unix_seconds()));
     assert!(is_read(&process.observe_for(0, 60)), "once a minute");
     // It expires, and nothing else can be measured than what was read last.
     process.advance(Duration::from_secs(3600));
-    assert_eq!(gauge(&read(&mut process, first), issued), None);
+    assert_eq!(gauge(&read(&mut process, first), cached), None);
     assert!(is_read(&process.observe_for(0, 60)));
     let renewed = process.federated_token();
-    assert_eq!(gauge(&read(&mut process, renewed), issued), Some(process.now.unix_seconds()));
+    assert_eq!(gauge(&read(&mut process, renewed), cached), Some(process.now.unix_seconds()));
     assert!(!is_read(&process.observe_for(0, 3200)));
 }
 
@@ -152,8 +152,8 @@ fn the_scopes_that_are_remembered_are_bounded() {
     for number in 0..300 {
         process.exchanged(0, &format!("{number}/.default"), token(3600));
     }
-    let known = credential::read(&process.shared, process.grant.credential()).known;
-    assert_eq!((known.len(), known.last()), (256, Some(&process.grant.key())));
+    let known = credential::read(&process.shared, process.spec.credential()).known;
+    assert_eq!((known.len(), known.last()), (256, Some(&process.spec.key())));
 }
 
 #[test]

@@ -8,14 +8,14 @@ fn many(streams: u32) -> Process {
     for stream in 0..streams {
         process.pending(0, stream);
     }
-    assert_eq!(process.look(0), [Seen::Read]);
-    assert_eq!(process.assertion(0), [Seen::Call]);
+    assert_eq!(process.poll(0), [Observed::Read]);
+    assert_eq!(process.assertion(0), [Observed::EndpointCall]);
     process
 }
 
-fn millisecond(process: &mut Process) -> Vec<Seen> {
+fn millisecond(process: &mut Process) -> Vec<Observed> {
     process.advance(release::PERIOD);
-    process.look(0)
+    process.poll(0)
 }
 
 #[test]
@@ -29,7 +29,7 @@ fn a_thousand_requests_for_one_token_are_released_a_few_at_a_time_in_the_order_o
         assert_eq!(more.len(), release::AT_ONCE.min(1_000 - released.len()));
         released.extend(more);
     }
-    assert_eq!(released, (0..1_000).map(Seen::Token).collect::<Vec<_>>());
+    assert_eq!(released, (0..1_000).map(Observed::Token).collect::<Vec<_>>());
     assert!(process.workers[0].waiting.is_empty());
     assert!(process.due_in(0).unwrap() > Duration::from_secs(2900), "nothing but the refresh is left to do");
 }
@@ -43,7 +43,7 @@ fn a_failure_reaches_a_thousand_requests_a_few_at_a_time() {
         assert!(!more.is_empty() && more.len() <= release::AT_ONCE, "{more:?}");
         told.extend(more);
     }
-    assert_eq!(told, (0..100).map(|stream| Seen::Problem(stream, Code::EntraUnavailable)).collect::<Vec<_>>());
+    assert_eq!(told, (0..100).map(|stream| Observed::Problem(stream, Code::EntraUnavailable)).collect::<Vec<_>>());
 }
 
 #[test]
@@ -68,20 +68,20 @@ fn a_request_whose_deadline_comes_before_its_release_gets_the_token() {
     while released.len() < 100 {
         released.extend(millisecond(&mut process));
     }
-    assert_eq!(released, (0..100).map(Seen::Token).collect::<Vec<_>>());
+    assert_eq!(released, (0..100).map(Observed::Token).collect::<Vec<_>>());
 }
 
 #[test]
 fn deadlines_of_many_are_answered_a_few_at_a_time_and_none_is_forgotten() {
     let mut process = many(100);
     process.advance(Limits::default().wait);
-    let mut told = process.look(0);
-    told.retain(|seen| *seen != Seen::Read);
+    let mut told = process.poll(0);
+    told.retain(|seen| *seen != Observed::Read);
     assert_eq!(told.len(), release::AT_ONCE);
     while told.len() < 100 {
         told.extend(millisecond(&mut process));
     }
-    assert_eq!(told, (0..100).map(|stream| Seen::Problem(stream, Code::WaitedTooLong)).collect::<Vec<_>>());
+    assert_eq!(told, (0..100).map(|stream| Observed::Problem(stream, Code::TokenWaitTimeout)).collect::<Vec<_>>());
 }
 
 #[test]
@@ -92,9 +92,9 @@ fn a_token_that_ends_before_all_are_released_is_sent_to_none_of_the_rest() {
     for stream in 100..200 {
         process.pending(0, stream);
     }
-    let seen = process.look(0);
-    assert!(!seen.iter().any(|seen| matches!(seen, Seen::Token(_))), "{seen:?}");
-    assert!(seen.contains(&Seen::Read), "another one is fetched");
+    let seen = process.poll(0);
+    assert!(!seen.iter().any(|seen| matches!(seen, Observed::Token(_))), "{seen:?}");
+    assert!(seen.contains(&Observed::Read), "another one is fetched");
 }
 
 #[test]
@@ -103,8 +103,8 @@ fn the_requests_of_one_token_do_not_wait_for_those_of_another_to_be_released() {
     process.endpoint(0, token(3600));
     let other = grant_of("reports", "api://other/.default", &["entra"], None);
     let (answer, _) = process.workers[0].get(&other, Need::Usable, StreamId(5_000), process.now, &process.shared);
-    assert!(matches!(answer, Answer::Pending));
-    process.workers[0].look(other.key(), process.now, &process.shared);
+    assert!(matches!(answer, TokenLookup::Pending));
+    process.workers[0].poll(other.key(), process.now, &process.shared);
     let read = process.federated_token();
     process.workers[0].assertion_arrived(other.key(), read, process.now, &process.shared);
     let answered = process.workers[0].endpoint_answered(other.key(), token(3600), process.now, &process.shared);
@@ -114,7 +114,7 @@ fn the_requests_of_one_token_do_not_wait_for_those_of_another_to_be_released() {
         process.advance(release::PERIOD);
         soon.extend(seen(process.workers[0].tick(process.now, &process.shared)));
     }
-    assert!(soon.contains(&Seen::Token(5_000)), "{soon:?}");
+    assert!(soon.contains(&Observed::Token(5_000)), "{soon:?}");
 }
 
 #[test]
@@ -122,15 +122,15 @@ fn a_refresh_under_way_holds_up_nobody_whose_token_is_there() {
     let mut process = many(100);
     process.endpoint(0, token(3600));
     let long_lived = |process: &mut Process, stream| {
-        process.workers[0].get(&process.grant, Need::LongLived, StreamId(stream), process.now, &process.shared).0
+        process.workers[0].get(&process.spec, Need::LongLived, StreamId(stream), process.now, &process.shared).0
     };
     // The rest are still to be released when a caller needs a longer-lived token and an exchange begins.
     process.advance(Duration::from_secs(3320));
-    assert!(matches!(long_lived(&mut process, 900), Answer::Pending));
-    let mut seen = process.look(0);
-    assert_eq!(seen.remove(0), Seen::Read);
+    assert!(matches!(long_lived(&mut process, 900), TokenLookup::Pending));
+    let mut seen = process.poll(0);
+    assert_eq!(seen.remove(0), Observed::Read);
     while seen.len() < 100 - release::AT_ONCE {
         seen.extend(millisecond(&mut process));
     }
-    assert!(seen.iter().all(|seen| matches!(seen, Seen::Token(stream) if *stream < 100)), "{seen:?}");
+    assert!(seen.iter().all(|seen| matches!(seen, Observed::Token(stream) if *stream < 100)), "{seen:?}");
 }

@@ -15,12 +15,12 @@ use std::cell::RefCell;
 
 use serde_json::json;
 
-use super::shared::{Entry, Failure, Lease, Then};
+use super::shared::{Entry, Failure, Lease, Update};
 use super::*;
 use crate::assertion::tests::{claims, jwt};
-use crate::entra::GrantParts;
-use crate::entra::tests_support::grant;
-use crate::http::Response;
+use crate::entra::TokenSpecParts;
+use crate::entra::tests_support::spec;
+use crate::http::CallResponse;
 
 pub(super) const START: Timestamp = Timestamp::from_unix_seconds(1_795_334_000);
 
@@ -70,33 +70,33 @@ impl SharedData for Shared {
 struct Process {
     shared: Shared,
     workers: [Broker; 2],
-    grant: Arc<Grant>,
+    spec: Arc<TokenSpec>,
     now: Timestamp,
 }
 
 #[derive(Debug, PartialEq)]
-enum Seen {
+enum Observed {
     Read,
-    Call,
+    EndpointCall,
     Wake(u32),
     Token(u32),
     Problem(u32, Code),
     Ready(u32),
 }
 
-fn seen(commands: Vec<Command>) -> Vec<Seen> {
+fn seen(commands: Vec<Command>) -> Vec<Observed> {
     commands
         .into_iter()
         .filter_map(|command| match command {
-            Command::ReadAssertion(_) => Some(Seen::Read),
-            Command::CallEndpoint { .. } => Some(Seen::Call),
-            Command::Wake(QueueId(queue), _) => Some(Seen::Wake(queue)),
-            Command::Finish(StreamId(stream), Ok(_)) => Some(Seen::Token(stream)),
-            Command::Finish(StreamId(stream), Err(problem)) => Some(Seen::Problem(stream, problem.code)),
-            Command::ReadForCheck(_) => Some(Seen::Read),
+            Command::ReadAssertion(_) => Some(Observed::Read),
+            Command::CallEndpoint { .. } => Some(Observed::EndpointCall),
+            Command::Wake(QueueId(queue), _) => Some(Observed::Wake(queue)),
+            Command::Finish(StreamId(stream), Ok(_)) => Some(Observed::Token(stream)),
+            Command::Finish(StreamId(stream), Err(problem)) => Some(Observed::Problem(stream, problem.code)),
+            Command::ReadForCheck(_) => Some(Observed::Read),
             Command::Checked(StreamId(stream), status) => Some(match status.outcome() {
-                Ok(()) => Seen::Ready(stream),
-                Err(problem) => Seen::Problem(stream, problem.code),
+                Ok(()) => Observed::Ready(stream),
+                Err(problem) => Observed::Problem(stream, problem.code),
             }),
             Command::Log(_) | Command::Measure(_) => None,
         })
@@ -104,7 +104,7 @@ fn seen(commands: Vec<Command>) -> Vec<Seen> {
 }
 
 fn answer(status: u16, body: &serde_json::Value) -> CallResult {
-    Ok(Response {
+    Ok(CallResponse {
         status,
         retry_after: None,
         request_id: None,
@@ -125,9 +125,9 @@ fn refusal(code: u32) -> CallResult {
 }
 
 /// A grant of identity and scope, by these ways.
-fn grant_of(identity: &str, scope: &str, clusters: &[&str], discard_before: Option<Timestamp>) -> Arc<Grant> {
+fn grant_of(identity: &str, scope: &str, clusters: &[&str], discard_before: Option<Timestamp>) -> Arc<TokenSpec> {
     let clusters: Vec<String> = clusters.iter().map(|cluster| (*cluster).to_owned()).collect();
-    Arc::new(Grant::new(&GrantParts {
+    Arc::new(TokenSpec::new(&TokenSpecParts {
         identity,
         authority: &crate::entra::Authority::public(),
         tenant_id: "t",
@@ -144,7 +144,7 @@ impl Process {
         let shared = Shared::default();
         prepare(&shared);
         let worker = |number: u32| Broker::new(WorkerId(u64::from(number) + 7), QueueId(number), Limits::default());
-        Self { shared, workers: [worker(0), worker(1)], grant: Arc::new(grant()), now: START }
+        Self { shared, workers: [worker(0), worker(1)], spec: Arc::new(spec()), now: START }
     }
 
     fn advance(&mut self, length: Duration) {
@@ -152,28 +152,28 @@ impl Process {
     }
 
     /// A request arrives; `Err` is how it ended at once.
-    fn ask(&mut self, worker: usize, stream: u32) -> (Answer, bool) {
-        self.workers[worker].get(&self.grant, Need::Usable, StreamId(stream), self.now, &self.shared)
+    fn ask(&mut self, worker: usize, stream: u32) -> (TokenLookup, bool) {
+        self.workers[worker].get(&self.spec, Need::Usable, StreamId(stream), self.now, &self.shared)
     }
 
     fn pending(&mut self, worker: usize, stream: u32) {
-        assert!(matches!(self.ask(worker, stream).0, Answer::Pending));
+        assert!(matches!(self.ask(worker, stream).0, TokenLookup::Pending));
     }
 
     fn ready(&mut self, worker: usize) {
-        assert!(matches!(self.ask(worker, 999).0, Answer::Ready(_)));
+        assert!(matches!(self.ask(worker, 999).0, TokenLookup::Ready(_)));
     }
 
     fn failed(&mut self, worker: usize) -> Problem {
         match self.ask(worker, 999).0 {
-            Answer::Failed(problem) => problem,
+            TokenLookup::Failed(problem) => problem,
             other => panic!("{other:?}"),
         }
     }
 
-    fn look(&mut self, worker: usize) -> Vec<Seen> {
-        let key = self.grant.key();
-        let mut commands = self.workers[worker].look(key, self.now, &self.shared);
+    fn poll(&mut self, worker: usize) -> Vec<Observed> {
+        let key = self.spec.key();
+        let mut commands = self.workers[worker].poll(key, self.now, &self.shared);
         commands.extend(self.workers[worker].tick(self.now, &self.shared));
         seen(commands)
     }
@@ -184,34 +184,34 @@ impl Process {
         claims["nbf"] = json!(self.now.unix_seconds());
         claims["exp"] = json!(self.now.unix_seconds() + 3600);
         let body = jwt(&json!({"alg": "RS256"}), &claims).into_bytes();
-        Ok(Response { status: 200, retry_after: None, request_id: None, body, is_envoys_own: false })
+        Ok(CallResponse { status: 200, retry_after: None, request_id: None, body, is_envoys_own: false })
     }
 
-    fn assertion(&mut self, worker: usize) -> Vec<Seen> {
+    fn assertion(&mut self, worker: usize) -> Vec<Observed> {
         let read = self.federated_token();
         self.assertion_answer(worker, read)
     }
 
-    fn assertion_answer(&mut self, worker: usize, answer: CallResult) -> Vec<Seen> {
-        seen(self.workers[worker].assertion_arrived(self.grant.key(), answer, self.now, &self.shared))
+    fn assertion_answer(&mut self, worker: usize, answer: CallResult) -> Vec<Observed> {
+        seen(self.workers[worker].assertion_arrived(self.spec.key(), answer, self.now, &self.shared))
     }
 
-    fn endpoint(&mut self, worker: usize, answer: CallResult) -> Vec<Seen> {
-        seen(self.workers[worker].endpoint_answered(self.grant.key(), answer, self.now, &self.shared))
+    fn endpoint(&mut self, worker: usize, answer: CallResult) -> Vec<Observed> {
+        seen(self.workers[worker].endpoint_answered(self.spec.key(), answer, self.now, &self.shared))
     }
 
     /// A worker asks, and its exchange comes to `answer`.
-    fn exchange(&mut self, worker: usize, stream: u32, answer: CallResult) -> Vec<Seen> {
+    fn exchange(&mut self, worker: usize, stream: u32, answer: CallResult) -> Vec<Observed> {
         self.pending(worker, stream);
-        assert_eq!(self.look(worker), [Seen::Read]);
-        assert_eq!(self.assertion(worker), [Seen::Call]);
+        assert_eq!(self.poll(worker), [Observed::Read]);
+        assert_eq!(self.assertion(worker), [Observed::EndpointCall]);
         self.endpoint(worker, answer)
     }
 
     /// Waits until the token is due, and has it refreshed by this worker.
-    fn refresh(&mut self, worker: usize) -> Vec<Seen> {
+    fn refresh(&mut self, worker: usize) -> Vec<Observed> {
         self.advance(self.due_in(worker).unwrap());
-        assert_eq!(self.look(worker), [Seen::Read]);
+        assert_eq!(self.poll(worker), [Observed::Read]);
         self.assertion(worker);
         self.endpoint(worker, token(3600))
     }
@@ -219,7 +219,7 @@ impl Process {
     /// Has this worker begin an exchange for a stream, and hear nothing more until its lease has ended.
     fn stall(&mut self, worker: usize, stream: u32) {
         self.pending(worker, stream);
-        self.look(worker);
+        self.poll(worker);
         self.assertion(worker);
         self.advance(Limits::default().exchange + GRACE);
     }

@@ -3,9 +3,9 @@
 use super::*;
 
 /// The identities of these grants, all of which decide.
-fn readiness_of(grants: &[&Grant]) -> Arc<Readiness> {
-    let of = |grant: &&Grant| Decisive { name: grant.identity().to_owned(), credential: Ok(Credential::of(grant)) };
-    Arc::new(Readiness { identities: grants.iter().map(of).collect() })
+fn readiness_of(specs: &[&TokenSpec]) -> Arc<Readiness> {
+    let of = |spec: &&TokenSpec| Decisive { name: spec.identity().to_owned(), credential: Ok(Credential::of(spec)) };
+    Arc::new(Readiness { identities: specs.iter().map(of).collect() })
 }
 
 fn code(status: &ReadinessStatus) -> Result<(), Code> {
@@ -15,7 +15,7 @@ fn code(status: &ReadinessStatus) -> Result<(), Code> {
 /// What happens to a pod whose identity is asked for tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Happening {
-    Issued,
+    CachedToken,
     /// AADSTS90002.
     CredentialRefused,
     /// AADSTS700213, on the first and on the second try.
@@ -37,7 +37,7 @@ enum Happening {
 use Happening::*;
 
 const HAPPENINGS: [Happening; 10] = [
-    Issued,
+    CachedToken,
     CredentialRefused,
     CredentialRefusedTwice,
     CredentialRefusedOnce,
@@ -71,7 +71,7 @@ impl Expected {
             _ => self.last_reading_usable = true,
         }
         match (happening, self.file) {
-            (Issued | CredentialRefusedOnce, Some(_)) => (self.refused, self.has_token) = (None, true),
+            (CachedToken | CredentialRefusedOnce, Some(_)) => (self.refused, self.has_token) = (None, true),
             (CredentialRefused | CredentialRefusedTwice, Some(file)) => self.refused = Some(file),
             _ => {}
         }
@@ -107,22 +107,22 @@ impl Pod {
         claims["exp"] = json!(u64::MAX);
         claims["jti"] = json!(number);
         let body = jwt(&json!({"alg": "RS256"}), &claims).into_bytes();
-        self.file = Ok(Response { status: 200, retry_after: None, request_id: None, body, is_envoys_own: false });
+        self.file = Ok(CallResponse { status: 200, retry_after: None, request_id: None, body, is_envoys_own: false });
     }
 
     /// An exchange for a scope of its own: whichever exchange brings it counts.
     fn exchange(&mut self, worker: usize, answers: &[CallResult]) {
         self.scopes += 1;
-        self.process.grant = grant_of("payments", &format!("{}/.default", self.scopes), &["entra"], None);
+        self.process.spec = grant_of("payments", &format!("{}/.default", self.scopes), &["entra"], None);
         self.process.pending(worker, self.scopes);
-        assert_eq!(self.process.look(worker), [Seen::Read]);
+        assert_eq!(self.process.poll(worker), [Observed::Read]);
         for answer in answers {
             if !self.reads_a_token(worker) {
                 return;
             }
             self.process.endpoint(worker, answer.clone());
             self.process.advance(SOON);
-            self.process.look(worker);
+            self.process.poll(worker);
         }
     }
 
@@ -130,16 +130,16 @@ impl Pod {
     fn reads_a_token(&mut self, worker: usize) -> bool {
         let first = self.process.assertion_answer(worker, self.file.clone());
         if !first.is_empty() {
-            return first == [Seen::Call];
+            return first == [Observed::EndpointCall];
         }
         self.process.advance(TORN);
-        assert_eq!(self.process.look(worker), [Seen::Read]);
-        self.process.assertion_answer(worker, self.file.clone()) == [Seen::Call]
+        assert_eq!(self.process.poll(worker), [Observed::Read]);
+        self.process.assertion_answer(worker, self.file.clone()) == [Observed::EndpointCall]
     }
 
     fn happens(&mut self, happening: Happening, worker: usize, number: u32) {
         match happening {
-            Issued => self.exchange(worker, &[token(3600)]),
+            CachedToken => self.exchange(worker, &[token(3600)]),
             CredentialRefused => self.exchange(worker, &[refusal(90_002)]),
             CredentialRefusedTwice => self.exchange(worker, &[refusal(700_213), refusal(700_213)]),
             CredentialRefusedOnce => self.exchange(worker, &[refusal(700_213), token(3600)]),
@@ -156,15 +156,15 @@ impl Pod {
     }
 
     fn is_ready(&mut self, worker: usize) -> bool {
-        let grant = Arc::clone(&self.process.grant);
-        let readiness = readiness_of(&[&grant]);
+        let spec = Arc::clone(&self.process.spec);
+        let readiness = readiness_of(&[&spec]);
         let Process { workers, shared, now, .. } = &mut self.process;
         if let Some(status) = workers[worker].ready(&readiness, StreamId(999_999), *now, shared) {
             return status.outcome().is_ok();
         }
-        assert_eq!(seen(workers[worker].check(*now)), [Seen::Read]);
-        let answered = workers[worker].check_answered(grant.assertion(), self.file.clone(), *now, shared);
-        seen(answered) == [Seen::Ready(999_999)]
+        assert_eq!(seen(workers[worker].start_probe(*now)), [Observed::Read]);
+        let answered = workers[worker].check_answered(spec.assertion(), self.file.clone(), *now, shared);
+        seen(answered) == [Observed::Ready(999_999)]
     }
 }
 
@@ -174,7 +174,7 @@ fn a_pod_is_ready_by_the_definition_in_every_order_of_events() {
     let (mut ready, mut not_ready) = (0, 0);
     for order in 0..count.pow(4) {
         let happenings: Vec<Happening> =
-            (0..4).map(|place: u32| HAPPENINGS[order / count.pow(place) % count]).collect();
+            (0..4).map(|index: u32| HAPPENINGS[order / count.pow(index) % count]).collect();
         let (mut pod, mut expected) = (Pod::new(), Expected { file: Some(0), ..Expected::default() });
         for (number, happening) in (1..).zip(&happenings) {
             // One worker has the exchange, another one the probe.
@@ -201,26 +201,29 @@ fn a_request_for_a_wrong_resource_leaves_a_pod_ready() {
 #[test]
 fn what_was_not_read_yet_is_read_once_for_all_who_ask_and_nothing_is_exchanged() {
     let mut process = Process::new();
-    let readiness = readiness_of(&[&Arc::clone(&process.grant)]);
-    let source = process.grant.assertion().clone();
+    let readiness = readiness_of(&[&Arc::clone(&process.spec)]);
+    let source = process.spec.assertion().clone();
     let ready = |process: &mut Process, worker: usize, stream: u32| {
         let status = process.workers[worker].ready(&readiness, StreamId(stream), process.now, &process.shared);
         status.map(|status| code(&status))
     };
     assert_eq!((ready(&mut process, 0, 1), ready(&mut process, 0, 2), ready(&mut process, 0, 3)), (None, None, None));
     process.workers[0].forget(StreamId(3));
-    assert_eq!(seen(process.workers[0].check(process.now)), [Seen::Read]);
-    assert_eq!(seen(process.workers[0].check(process.now)), []);
+    assert_eq!(seen(process.workers[0].start_probe(process.now)), [Observed::Read]);
+    assert_eq!(seen(process.workers[0].start_probe(process.now)), []);
     let missing =
-        Ok(Response { status: 503, retry_after: None, request_id: None, body: Vec::new(), is_envoys_own: true });
+        Ok(CallResponse { status: 503, retry_after: None, request_id: None, body: Vec::new(), is_envoys_own: true });
     let answered = seen(process.workers[0].check_answered(&source, missing, process.now, &process.shared));
-    assert_eq!(answered, [Seen::Problem(1, Code::AssertionUnavailable), Seen::Problem(2, Code::AssertionUnavailable)]);
+    assert_eq!(
+        answered,
+        [Observed::Problem(1, Code::AssertionUnavailable), Observed::Problem(2, Code::AssertionUnavailable)]
+    );
     // It is tried again with each probe, until it could be read; then every worker knows it.
     assert_eq!(ready(&mut process, 0, 4), None);
-    assert_eq!(seen(process.workers[0].check(process.now)), [Seen::Read]);
+    assert_eq!(seen(process.workers[0].start_probe(process.now)), [Observed::Read]);
     let read = process.federated_token();
     let answered = seen(process.workers[0].check_answered(&source, read, process.now, &process.shared));
-    assert_eq!(answered, [Seen::Ready(4)]);
+    assert_eq!(answered, [Observed::Ready(4)]);
     assert_eq!((ready(&mut process, 0, 5), ready(&mut process, 1, 6)), (Some(Ok(())), Some(Ok(()))));
 }
 
@@ -228,12 +231,12 @@ fn what_was_not_read_yet_is_read_once_for_all_who_ask_and_nothing_is_exchanged()
 fn all_identities_that_decide_must_be_ready_and_what_is_missing_in_the_pod_is_told() {
     let mut process = Process::new();
     process.exchange(0, 1, token(3600));
-    let accepted = Arc::clone(&process.grant);
-    process.grant = grant_of("refused", "x/.default", &["entra"], None);
+    let accepted = Arc::clone(&process.spec);
+    process.spec = grant_of("refused", "x/.default", &["entra"], None);
     process.exchange(0, 2, refusal(90_002));
-    let refused = Arc::clone(&process.grant);
-    let mut ready = |grants: &[&Grant], missing: Option<Code>| {
-        let mut readiness = (*readiness_of(grants)).clone();
+    let refused = Arc::clone(&process.spec);
+    let mut ready = |specs: &[&TokenSpec], missing: Option<Code>| {
+        let mut readiness = (*readiness_of(specs)).clone();
         readiness.identities.extend(
             missing.map(|code| Decisive { name: "missing".to_owned(), credential: Err(Problem::new(code, "d", "r")) }),
         );
@@ -242,13 +245,13 @@ fn all_identities_that_decide_must_be_ready_and_what_is_missing_in_the_pod_is_to
             return code(&status);
         }
         let source = accepted.assertion();
-        broker.check(process.now);
+        broker.start_probe(process.now);
         // The file as it was: the claims are the same at the same time.
         let mut claims = claims();
         claims["nbf"] = json!(process.now.unix_seconds());
         claims["exp"] = json!(process.now.unix_seconds() + 3600);
         let body = jwt(&json!({"alg": "RS256"}), &claims).into_bytes();
-        let read = Ok(Response { status: 200, retry_after: None, request_id: None, body, is_envoys_own: false });
+        let read = Ok(CallResponse { status: 200, retry_after: None, request_id: None, body, is_envoys_own: false });
         match &broker.check_answered(source, read, process.now, &process.shared)[..] {
             [_, Command::Checked(StreamId(9), status)] => code(status),
             other => panic!("{other:?}"),
@@ -257,15 +260,15 @@ fn all_identities_that_decide_must_be_ready_and_what_is_missing_in_the_pod_is_to
     assert_eq!(ready(&[&accepted], None), Ok(()));
     assert_eq!(ready(&[&refused], None), Err(Code::EntraRefused));
     assert_eq!(ready(&[&accepted, &refused], None), Err(Code::EntraRefused));
-    assert_eq!(ready(&[&accepted], Some(Code::VariableMissing)), Err(Code::VariableMissing));
+    assert_eq!(ready(&[&accepted], Some(Code::EnvVarMissing)), Err(Code::EnvVarMissing));
 }
 
 #[test]
 fn each_source_that_decides_is_read_and_a_check_waits_for_all_of_them() {
     let mut process = Process::new();
     let source = |cluster: &str| crate::assertion::Source::File { cluster: cluster.to_owned() };
-    let grant = |cluster: &str| {
-        Grant::new(&GrantParts {
+    let spec = |cluster: &str| {
+        TokenSpec::new(&TokenSpecParts {
             identity: cluster,
             authority: &crate::entra::Authority::public(),
             tenant_id: "t",
@@ -276,37 +279,37 @@ fn each_source_that_decides_is_read_and_a_check_waits_for_all_of_them() {
             discard_before: None,
         })
     };
-    let readiness = readiness_of(&[&grant("a"), &grant("b")]);
+    let readiness = readiness_of(&[&spec("a"), &spec("b")]);
     let read = process.federated_token();
     let (broker, now) = (&mut process.workers[0], process.now);
     assert_eq!(broker.ready(&readiness, StreamId(1), now, &process.shared), None);
-    assert_eq!(seen(broker.check(now)), [Seen::Read, Seen::Read]);
+    assert_eq!(seen(broker.start_probe(now)), [Observed::Read, Observed::Read]);
     assert_eq!(seen(broker.check_answered(&source("a"), read, now, &process.shared)), []);
     let answered = broker.check_answered(&source("b"), answer(200, &json!("x")), now, &process.shared);
-    assert_eq!(seen(answered), [Seen::Problem(1, Code::AssertionMalformed)]);
+    assert_eq!(seen(answered), [Observed::Problem(1, Code::AssertionMalformed)]);
 }
 
 #[test]
 fn a_check_reads_once_at_a_time_also_when_the_clock_is_set_back() {
     let mut process = Process::new();
-    let source = process.grant.assertion().clone();
-    let readiness = readiness_of(&[&Arc::clone(&process.grant)]);
+    let source = process.spec.assertion().clone();
+    let readiness = readiness_of(&[&Arc::clone(&process.spec)]);
     let ready = |process: &mut Process, stream: u32| {
         process.workers[0].ready(&readiness, StreamId(stream), process.now, &process.shared)
     };
-    let check = |process: &mut Process| seen(process.workers[0].check(process.now));
+    let check = |process: &mut Process| seen(process.workers[0].start_probe(process.now));
     assert_eq!(ready(&mut process, 1), None);
-    assert_eq!(check(&mut process), [Seen::Read]);
+    assert_eq!(check(&mut process), [Observed::Read]);
     // An answer that never came is waited for no longer than it may take.
     process.now = process.now.minus(Duration::from_secs(3600));
     assert_eq!(ready(&mut process, 2), None);
     process.advance(READ_TIMEOUT - Duration::from_millis(1));
     assert_eq!(check(&mut process), []);
     process.advance(Duration::from_millis(1));
-    assert_eq!(check(&mut process), [Seen::Read]);
+    assert_eq!(check(&mut process), [Observed::Read]);
     let read = process.federated_token();
     let answered = process.workers[0].check_answered(&source, read, process.now, &process.shared);
-    assert_eq!(seen(answered), [Seen::Ready(1), Seen::Ready(2)]);
+    assert_eq!(seen(answered), [Observed::Ready(1), Observed::Ready(2)]);
 }
 
 #[test]
@@ -314,7 +317,7 @@ fn a_check_beyond_the_limit_is_answered_with_what_is_known() {
     let mut process = Process::new();
     let limits = Limits { waiting: 1, ..Limits::default() };
     process.workers[0] = Broker::new(WorkerId(7), QueueId(0), limits);
-    let readiness = readiness_of(&[&Arc::clone(&process.grant)]);
+    let readiness = readiness_of(&[&Arc::clone(&process.spec)]);
     let mut ready = |stream: u32| {
         let status = process.workers[0].ready(&readiness, StreamId(stream), process.now, &process.shared);
         status.map(|status| code(&status))
@@ -330,13 +333,13 @@ fn a_token_that_the_configuration_discards_or_that_is_from_the_future_does_not_m
     pod.exchange(0, &[refusal(90_002)]);
     assert!(pod.is_ready(1), "the token can be sent");
     let after = pod.process.now;
-    let grant = Arc::clone(&pod.process.grant);
-    pod.process.grant = grant_of(grant.identity(), grant.scope(), &["entra"], Some(after));
+    let spec = Arc::clone(&pod.process.spec);
+    pod.process.spec = grant_of(spec.identity(), spec.scope(), &["entra"], Some(after));
     assert!(!pod.is_ready(1), "the token is discarded");
     let tomorrow = after.plus(Duration::from_secs(86_400));
-    pod.process.grant = grant_of(grant.identity(), grant.scope(), &["entra"], Some(tomorrow));
+    pod.process.spec = grant_of(spec.identity(), spec.scope(), &["entra"], Some(tomorrow));
     assert!(pod.is_ready(1), "a time in the future discards nothing yet");
-    pod.process.grant = grant;
+    pod.process.spec = spec;
     pod.process.now = pod.process.now.minus(Duration::from_secs(7200));
     assert!(!pod.is_ready(1), "the token is from before the clock was set back");
 }

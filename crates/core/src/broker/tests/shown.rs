@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::Config;
 use crate::configuration_status::{ConfigurationStatus, Fingerprint};
-use crate::http::{CallFailure, Reply, Response};
+use crate::http::{CallFailure, CallResponse, Reply};
 use std::sync::LazyLock;
 
 #[test]
@@ -21,8 +21,8 @@ fn a_lease_is_counted_while_it_is_held() {
         held
     };
     process.pending(0, 1);
-    let key = process.grant.key();
-    let commands = process.workers[0].look(key, process.now, &process.shared);
+    let key = process.spec.key();
+    let commands = process.workers[0].poll(key, process.now, &process.shared);
     assert_eq!(count(&commands), 1);
     let commands = process.workers[0].assertion_arrived(key, answer(503, &json!({})), process.now, &process.shared);
     assert_eq!(count(&commands), 0);
@@ -71,9 +71,9 @@ fn the_status_tells_people_where_each_token_stands_and_never_the_token() {
     };
     assert_eq!(status(&process), json!(null));
     process.pending(0, 1);
-    process.look(0);
-    let (identity, scope) = (process.grant.identity().to_owned(), process.grant.scope().to_owned());
-    let key = process.grant.key().short();
+    process.poll(0);
+    let (identity, scope) = (process.spec.identity().to_owned(), process.spec.scope().to_owned());
+    let key = process.spec.key().short();
     assert_eq!(status(&process), json!({"identity": identity, "scope": scope, "key": key, "state": "exchanging"}));
     process.assertion(0);
     process.endpoint(0, token(3600));
@@ -98,11 +98,11 @@ fn with_exchanges(of: &[(&str, &str)], answer: fn() -> CallResult) -> (Process, 
     let mut process = Process::new();
     let mut commands = Vec::new();
     for (identity, scope) in of {
-        process.grant = grant_of(identity, scope, &["entra"], None);
+        process.spec = grant_of(identity, scope, &["entra"], None);
         process.pending(0, 1);
-        process.look(0);
+        process.poll(0);
         process.assertion(0);
-        let key = process.grant.key();
+        let key = process.spec.key();
         commands.extend(process.workers[0].endpoint_answered(key, answer(), process.now, &process.shared));
     }
     (process, commands)
@@ -156,9 +156,9 @@ fn logged(commands: &[Command]) -> Vec<String> {
 /// Has worker 0 exchange a token: each call for the assertion or for the token gets the next of these answers.
 fn exchange_with(process: &mut Process, answers: Vec<CallResult>) -> Vec<Command> {
     process.pending(0, 1);
-    let key = process.grant.key();
+    let key = process.spec.key();
     let mut all = Vec::new();
-    let mut commands = process.workers[0].look(key, process.now, &process.shared);
+    let mut commands = process.workers[0].poll(key, process.now, &process.shared);
     for answer in answers {
         while commands
             .iter()
@@ -238,17 +238,17 @@ fn a_failure_is_counted_logged_and_shown_by_whether_it_passes_or_needs_a_change(
 fn a_failed_line_says_how_long_the_exchange_took_and_how_many_failed_in_a_row() {
     let mut process = Process::new();
     process.pending(0, 1);
-    process.look(0);
+    process.poll(0);
     process.advance(Duration::from_millis(70));
     process.assertion(0);
     process.advance(Duration::from_millis(1234));
-    let key = process.grant.key();
+    let key = process.spec.key();
     let commands = process.workers[0].endpoint_answered(key, refusal(90_002), process.now, &process.shared);
     let line = logged(&commands).pop().unwrap();
     assert!(line.contains(" took_ms=1234 failures=1 next_try_in_ms="), "{line}");
     process.advance(Duration::from_secs(600));
     process.pending(0, 2);
-    process.look(0);
+    process.poll(0);
     process.advance(Duration::from_millis(70));
     let commands = process.workers[0].assertion_arrived(key, answer(503, &json!({})), process.now, &process.shared);
     let line = logged(&commands).pop().unwrap();
@@ -284,16 +284,16 @@ fn the_lines_of_the_audit_trail_have_exactly_the_fields_that_are_documented() {
             &json!({"error": "x", "error_description": "it says \"a=b\" to\tyou", "error_codes": [code], "trace_id": guid, "correlation_id": guid}),
         )
     };
-    let issued = || {
+    let cached = || {
         let Ok(response) = token(3600) else { panic!() };
-        Ok(Response { request_id: Some(guid.as_bytes().to_vec()), ..response })
+        Ok(CallResponse { request_id: Some(guid.as_bytes().to_vec()), ..response })
     };
     let silence =
-        || Ok(Response { status: 504, retry_after: None, request_id: None, body: Vec::new(), is_envoys_own: true });
+        || Ok(CallResponse { status: 504, retry_after: None, request_id: None, body: Vec::new(), is_envoys_own: true });
     let federated = Process::new().federated_token();
     let mut lines = Vec::new();
     for (answers, expected) in [
-        (vec![federated.clone(), issued()], vec!["event outcome identity scope expires_in_s took_ms cluster trace_id"]),
+        (vec![federated.clone(), cached()], vec!["event outcome identity scope expires_in_s took_ms cluster trace_id"]),
         (vec![federated.clone(), refused(700_213), federated.clone(), refused(700_213)], vec![RETRIED, FAILED]),
         (
             vec![federated.clone(), silence(), silence()],
@@ -304,7 +304,7 @@ fn the_lines_of_the_audit_trail_have_exactly_the_fields_that_are_documented() {
         ),
     ] {
         let mut process = Process::new();
-        process.grant = grant_of("payments", "s/.default", &["entra", "entra_new_connection"], None);
+        process.spec = grant_of("payments", "s/.default", &["entra", "entra_new_connection"], None);
         let of_this = logged(&exchange_with(&mut process, answers));
         assert_eq!(of_this.iter().map(|line| keys(line).join(" ")).collect::<Vec<_>>(), expected);
         lines.extend(of_this);
@@ -318,8 +318,8 @@ fn the_lines_of_the_audit_trail_have_exactly_the_fields_that_are_documented() {
 #[test]
 fn a_vm_that_serves_no_requests_counts_no_failure_when_it_cannot_read_the_federated_token() {
     let mut process = Process::new();
-    process.workers[0].keep_warm(&[Arc::clone(&process.grant)], process.now);
-    let key = process.grant.key();
+    process.workers[0].keep_warm(&[Arc::clone(&process.spec)], process.now);
+    let key = process.spec.key();
     let mut commands = process.workers[0].tick(process.now, &process.shared);
     assert!(commands.iter().any(|command| matches!(command, Command::ReadAssertion(_))));
     commands.extend(process.workers[0].assertion_arrived(key, answer(503, &json!({})), process.now, &process.shared));

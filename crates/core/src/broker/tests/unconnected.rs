@@ -8,7 +8,7 @@ use super::*;
 /// One worker, and which of its connections are established.
 struct Scene {
     broker: Broker,
-    grant: Arc<Grant>,
+    spec: Arc<TokenSpec>,
     now: Timestamp,
     established: BTreeSet<u32>,
     looks: Cell<usize>,
@@ -17,7 +17,7 @@ struct Scene {
 impl Scene {
     fn new(limits: Limits) -> Self {
         let broker = Broker::new(WorkerId(7), QueueId(1), limits);
-        Self { broker, grant: Arc::new(grant()), now: START, established: BTreeSet::new(), looks: Cell::new(0) }
+        Self { broker, spec: Arc::new(spec()), now: START, established: BTreeSet::new(), looks: Cell::new(0) }
     }
 
     fn waiting(limits: Limits, streams: u32) -> Self {
@@ -29,7 +29,7 @@ impl Scene {
     }
 
     fn arrives(&mut self, stream: u32) -> Result<bool, Code> {
-        let waits = self.broker.await_connection(&self.grant, StreamId(stream), self.now);
+        let waits = self.broker.await_connection(&self.spec, StreamId(stream), self.now);
         waits.map_err(|problem| problem.code)
     }
 
@@ -45,7 +45,7 @@ impl Scene {
                 Connection::Established => went_on.push(stream),
                 Connection::TimedOut(problem) => {
                     let told = (problem.code, problem.identity.as_deref(), problem.scope.as_deref());
-                    assert_eq!(told, (Code::WaitedTooLong, Some(self.grant.identity()), Some(self.grant.scope())));
+                    assert_eq!(told, (Code::TokenWaitTimeout, Some(self.spec.identity()), Some(self.spec.scope())));
                     given_up.push(stream);
                 }
             }
@@ -176,11 +176,11 @@ fn those_that_wait_for_connections_and_for_tokens_share_one_limit() {
     process.workers[0] = Broker::new(WorkerId(7), QueueId(0), Limits { waiting: 2, ..Limits::default() });
     process.pending(0, 1);
     let arrives = |process: &mut Process, stream: u32| {
-        process.workers[0].await_connection(&process.grant, StreamId(stream), process.now)
+        process.workers[0].await_connection(&process.spec, StreamId(stream), process.now)
     };
     assert!(arrives(&mut process, 2).is_ok());
     let problem = arrives(&mut process, 3).unwrap_err();
-    assert_eq!((problem.identity.as_deref(), problem.code), (Some(process.grant.identity()), Code::TooManyWaiting));
+    assert_eq!((problem.identity.as_deref(), problem.code), (Some(process.spec.identity()), Code::TooManyWaiting));
     assert_eq!(process.failed(0).code, Code::TooManyWaiting);
     // One that leaves makes room; so does one whose connection is established.
     process.workers[0].forget(StreamId(2));

@@ -7,7 +7,7 @@ fn targets(text: &str) -> Vec<(Vec<String>, String)> {
     let target = |destination: &Destination| {
         let hosts = destination.hosts.iter().map(ToString::to_string).collect();
         match &destination.action {
-            Action::Inject(token, _) | Action::Report(token, _) => (hosts, token.scope.clone()),
+            DestinationAction::Inject(token, _) | DestinationAction::Report(token, _) => (hosts, token.scope.clone()),
             _ => (hosts, String::new()),
         }
     };
@@ -67,8 +67,8 @@ fn a_service_whose_scope_has_the_name_in_it_is_a_destination_for_each() {
 #[test]
 fn a_service_brings_the_form_of_its_header() {
     let config = parse(r#"{"destinations":[{"azure_service":"cosmos_db","names":["payments"]}]}"#).unwrap();
-    assert_eq!(terms(&config).form, HeaderForm::CosmosDb);
-    assert_eq!(terms(&parse(SMALLEST).unwrap()).form, HeaderForm::Bearer);
+    assert_eq!(injection(&config).form, HeaderForm::CosmosDb);
+    assert_eq!(injection(&parse(SMALLEST).unwrap()).form, HeaderForm::Bearer);
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn a_service_whose_scope_is_the_operators_needs_it_written() {
     let hosts: Vec<String> = config.destinations[0].hosts.iter().map(ToString::to_string).collect();
     assert_eq!(hosts, ["orders.azurewebsites.net", "pay-b2c.westeurope-01.azurewebsites.net"]);
     assert!(
-        matches!(&config.destinations[0].action, Action::Inject(token, _) if token.scope == "api://orders/.default")
+        matches!(&config.destinations[0].action, DestinationAction::Inject(token, _) if token.scope == "api://orders/.default")
     );
     assert_eq!(
         parse(&functions("")).unwrap_err().to_string(),

@@ -26,10 +26,12 @@ fn defaults_say_what_is_not_a_destinations_own() {
             "destinations":[{"hosts":["a.example"],"action":"inject","existing_credential":"refuse"},{"hosts":["b.example"]}]}"#,
     )
     .unwrap();
-    let terms = terms(&config);
-    assert_eq!((terms.header.as_str(), terms.existing_credential), ("x-a", ExistingCredential::Refuse));
-    assert_eq!((terms.tls_clusters.as_slice(), terms.pass_on_failure), (&["x".to_owned()][..], true));
-    assert!(matches!(&config.destinations[1].action, Action::Report(token, _) if token.scope == "a/.default"));
+    let injection = injection(&config);
+    assert_eq!((injection.header.as_str(), injection.existing_credential), ("x-a", ExistingCredential::Refuse));
+    assert_eq!((injection.tls_clusters.as_slice(), injection.pass_on_failure), (&["x".to_owned()][..], true));
+    assert!(
+        matches!(&config.destinations[1].action, DestinationAction::Report(token, _) if token.scope == "a/.default")
+    );
     assert_eq!(
         mistakes(
             r#"{"defaults":{"hosts":["a.example"],"scope":"a"},"destinations":[{"hosts":["a.example"]},{"hosts":["b.example"]}]}"#
@@ -239,8 +241,8 @@ fn an_empty_list_of_clusters_undoes_the_defaults() {
             r#"{{"defaults":{{"tls_clusters":["x"],"scope":"s/.default"}},"destinations":[{{"hosts":["a.example"]{own}}}]}}"#
         )
     };
-    assert_eq!(terms(&parse(&text("")).unwrap()).tls_clusters, ["x"]);
-    assert_eq!(terms(&parse(&text(r#","tls_clusters":[]"#)).unwrap()).tls_clusters, Vec::<String>::new());
+    assert_eq!(injection(&parse(&text("")).unwrap()).tls_clusters, ["x"]);
+    assert_eq!(injection(&parse(&text(r#","tls_clusters":[]"#)).unwrap()).tls_clusters, Vec::<String>::new());
     assert!(parse(&text(r#","tls_clusters":"x""#)).is_err());
 }
 

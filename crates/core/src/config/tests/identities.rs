@@ -6,14 +6,14 @@ use crate::problem::Code;
 #[test]
 fn the_smallest_text_takes_the_rest_from_the_variables() {
     let config = parse(SMALLEST).unwrap();
-    let grant = config.identities[0].grant("https://vault.azure.net/.default").unwrap();
-    assert_eq!(grant.identity(), "default");
-    assert_eq!((grant.tenant_id(), grant.client_id()), (TENANT, CLIENT));
-    assert_eq!(grant.authority().host(), "login.microsoftonline.com");
-    assert_eq!(grant.assertion().cluster(), "projected_token");
-    assert_eq!(grant.clusters(), ["entra"]);
-    assert_eq!(terms(&config).existing_credential, ExistingCredential::Keep);
-    assert_eq!(terms(&config).header, "authorization");
+    let spec = config.identities[0].spec("https://vault.azure.net/.default").unwrap();
+    assert_eq!(spec.identity(), "default");
+    assert_eq!((spec.tenant_id(), spec.client_id()), (TENANT, CLIENT));
+    assert_eq!(spec.authority().host(), "login.microsoftonline.com");
+    assert_eq!(spec.assertion().cluster(), "projected_token");
+    assert_eq!(spec.clusters(), ["entra"]);
+    assert_eq!(injection(&config).existing_credential, ExistingCredential::Keep);
+    assert_eq!(injection(&config).header, "authorization");
     assert_eq!(config.warnings, Vec::<String>::new());
 }
 
@@ -26,10 +26,10 @@ fn what_is_written_wins_over_the_variables() {
             "managed_identity":{"imds":{"hosts":["127.0.0.1"]}}}"#,
     )
     .unwrap();
-    let grant = config.identities[0].grant("x/.default").unwrap();
-    assert_eq!(grant.tenant_id(), "contoso.onmicrosoft.com");
-    assert_eq!(grant.authority().host(), "login.microsoftonline.us");
-    assert_eq!((grant.assertion().cluster(), grant.clusters()), ("spire_file", &["gov".to_owned()][..]));
+    let spec = config.identities[0].spec("x/.default").unwrap();
+    assert_eq!(spec.tenant_id(), "contoso.onmicrosoft.com");
+    assert_eq!(spec.authority().host(), "login.microsoftonline.us");
+    assert_eq!((spec.assertion().cluster(), spec.clusters()), ("spire_file", &["gov".to_owned()][..]));
     let answers = config.managed_identity.unwrap();
     assert_eq!((answers.offered, answers.default), (vec![0], Some(0)));
     assert_eq!(answers.imds.as_ref().unwrap().hosts, ["127.0.0.1"]);
@@ -38,26 +38,26 @@ fn what_is_written_wins_over_the_variables() {
 #[test]
 fn a_missing_variable_refuses_requests_and_not_the_text() {
     let config = Config::parse(SMALLEST.as_bytes(), &|_| None).unwrap();
-    let problem = config.identities[0].grant("s/.default").unwrap_err();
-    assert_eq!(problem.code, Code::VariableMissing);
+    let problem = config.identities[0].spec("s/.default").unwrap_err();
+    assert_eq!(problem.code, Code::EnvVarMissing);
     assert_eq!(problem.detail, "AZURE_TENANT_ID is not set; AZURE_CLIENT_ID is not set");
     // Istio's sidecars get no variable from the Deployment's `env`.
     assert!(problem.remedy.contains("proxy.istio.io/config") && problem.remedy.contains("host_env_keys"));
     assert_eq!(problem.remedy.matches("Set the variables").count(), 1);
     let all_wrong = |name: &str| Some(if name == "AZURE_TENANT_ID" { "contoso ".to_owned() } else { "x".to_owned() });
     let config = Config::parse(SMALLEST.as_bytes(), &all_wrong).unwrap();
-    let problem = config.identities[0].grant("s/.default").unwrap_err();
+    let problem = config.identities[0].spec("s/.default").unwrap_err();
     for variable in ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_AUTHORITY_HOST"] {
         assert!(problem.detail.contains(variable), "{}", problem.detail);
     }
     let wrong = |name: &str| if name == "AZURE_AUTHORITY_HOST" { Some("http://x".into()) } else { webhook(name) };
     let config = Config::parse(SMALLEST.as_bytes(), &wrong).unwrap();
     assert!(
-        config.identities[0].grant("s/.default").unwrap_err().detail.starts_with("AZURE_AUTHORITY_HOST: \"http://x\"")
+        config.identities[0].spec("s/.default").unwrap_err().detail.starts_with("AZURE_AUTHORITY_HOST: \"http://x\"")
     );
     let wrong = |name: &str| if name == "AZURE_CLIENT_ID" { Some("payments".into()) } else { webhook(name) };
     let config = Config::parse(SMALLEST.as_bytes(), &wrong).unwrap();
-    assert!(config.identities[0].grant("s/.default").unwrap_err().detail.contains("is no client id"));
+    assert!(config.identities[0].spec("s/.default").unwrap_err().detail.contains("is no client id"));
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn white_space_at_the_ends_of_a_variable_is_named_at_load_and_rejects_requests()
             assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
             assert!(config.warnings[0].starts_with(&format!("{name} begins or ends with white space. Remove")));
             let secret = config.managed_identity.unwrap().app_service.unwrap().secret.is_err();
-            assert_eq!((config.identities[0].principal.is_err(), secret), (name != "A_SECRET", name == "A_SECRET"));
+            assert_eq!((config.identities[0].client.is_err(), secret), (name != "A_SECRET", name == "A_SECRET"));
         }
     }
 }
@@ -131,7 +131,10 @@ fn principals_stand_at_all_identities_or_none_and_one_caller_gets_one_token() {
     let spiffe = |name: &str| format!(r#","principals":["spiffe://{name}"]"#);
     let config = parse(&two(&spiffe("a"), &spiffe("b"), "")).unwrap();
     assert!(config.warnings.is_empty());
-    assert!(matches!(&config.destinations[0].action, Action::Inject(Token { whose: Whose::Caller, .. }, _)));
+    assert!(matches!(
+        &config.destinations[0].action,
+        DestinationAction::Inject(Token { owner: TokenOwner::Caller, .. }, _)
+    ));
     assert_eq!(
         mistakes(&two(&spiffe("a"), "", "")),
         [r#"identities[1].principals: is missing: another identity has principals, so say who may use "b" too"#]
@@ -185,7 +188,7 @@ fn a_time_may_have_an_offset() {
         let text =
             format!(r#"{{"identities":[{{"discard_tokens_before":"{text}"}}],"managed_identity":{{"imds":{{}}}}}}"#);
         let config = parse(&text).ok()?;
-        config.identities[0].grant("s/.default").unwrap().discard_before()
+        config.identities[0].spec("s/.default").unwrap().discard_before()
     };
     let utc = Timestamp::from_unix_seconds(1_769_825_400);
     for same in [

@@ -28,9 +28,9 @@ fn mistakes(text: impl AsRef<[u8]>) -> Vec<String> {
 }
 
 /// What the first destination's requests get their token with.
-fn terms(config: &Config) -> &Terms {
+fn injection(config: &Config) -> &InjectionConfig {
     match &config.destinations[0].action {
-        Action::Inject(_, terms) => terms,
+        DestinationAction::Inject(_, injection) => injection,
         other => panic!("{other:?}"),
     }
 }
@@ -139,11 +139,11 @@ fn limits_log_and_the_rest_of_a_tokens_life_are_read() {
     .unwrap();
     assert_eq!((config.limits.exchange.as_secs(), config.limits.wait.as_secs(), config.limits.waiting), (5, 60, 7));
     assert_eq!(config.log, Log { exchanges: Some(Level::Warn), requests: Some(Level::Info), access: true });
-    assert!(terms(&config).pass_on_failure);
-    assert!(matches!(&config.destinations[0].action, Action::Inject(Token { warm: true, .. }, _)));
-    let grant = config.identities[0].grant("s/.default").unwrap();
-    assert_eq!(grant.clusters(), ["a", "b"]);
-    assert_eq!(grant.discard_before(), Some(Timestamp::from_unix_seconds(1_769_825_400)));
+    assert!(injection(&config).pass_on_failure);
+    assert!(matches!(&config.destinations[0].action, DestinationAction::Inject(Token { warm: true, .. }, _)));
+    let spec = config.identities[0].spec("s/.default").unwrap();
+    assert_eq!(spec.clusters(), ["a", "b"]);
+    assert_eq!(spec.discard_before(), Some(Timestamp::from_unix_seconds(1_769_825_400)));
     assert_eq!(
         mistakes(
             r#"{"limits":{"exchange":"2m","wait":5,"waiting":0},"log":{"requests":"debug"},"managed_identity":{"imds":{}},
@@ -192,8 +192,8 @@ fn the_bounds_of_every_limit_are_those_of_the_documentation() {
         }
         let Some((name, row)) = line.strip_prefix("| `limits.").and_then(|row| row.split_once('`')) else { continue };
         let bounds = row.split(" from ").nth(1).unwrap_or_else(|| panic!("{line}: no bounds"));
-        let words: Vec<&str> = bounds.split([' ', '.', '|']).collect();
-        let [least, "to", most, ..] = words.as_slice() else { panic!("{line}: no bounds") };
+        let choices: Vec<&str> = bounds.split([' ', '.', '|']).collect();
+        let [least, "to", most, ..] = choices.as_slice() else { panic!("{line}: no bounds") };
         for (bound, beyond) in [(least, -1), (most, 1)] {
             assert!(parse(&with_limit(section, name, bound)).is_ok(), "{name}: {bound}");
             let (number, unit) = bound.split_at(bound.trim_end_matches('s').len());

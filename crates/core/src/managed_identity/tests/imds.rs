@@ -151,7 +151,7 @@ fn entras_refusal_is_final_and_what_may_pass_is_retried() {
         assert_eq!(body(answer), r#"{"error":"invalid_client","error_description":"d. r"}"#);
     }
     for code in [
-        Code::WaitedTooLong,
+        Code::TokenWaitTimeout,
         Code::EntraUnavailable,
         Code::TooManyWaiting,
         Code::AssertionUnavailable,

@@ -9,7 +9,7 @@ mod selection;
 use std::time::Duration;
 
 use super::*;
-use crate::broker::{Issued, Need, Stale};
+use crate::broker::{CachedToken, Need, Stale};
 use crate::decision::{Effect, Refusal};
 use crate::entra::AccessToken;
 use crate::http::tests::Sent;
@@ -70,7 +70,7 @@ fn app_service(query: &str) -> Sent {
 /// What was decided, in a line: whose token for what, or the status and body of the reply.
 fn said(decision: Decision) -> String {
     match decision {
-        Decision::Exchange(grant, _) => format!("{} {}", grant.identity(), grant.scope()),
+        Decision::Exchange(spec, _) => format!("{} {}", spec.identity(), spec.scope()),
         Decision::Report(report) | Decision::ReportToNode(report) => report.in_words(),
         Decision::Refuse(Refusal { reply, .. }) | Decision::Reply(reply) => {
             format!("{} {}", reply.status, String::from_utf8(reply.body).unwrap())
@@ -91,18 +91,18 @@ fn asked(request: &Sent) -> String {
     said(policy().decide(request))
 }
 
-fn issued() -> (Issued, Timestamp) {
+fn cached() -> (CachedToken, Timestamp) {
     let at = Timestamp::from_unix_seconds(1_561_000_678);
-    let issued = Issued::new(AccessToken::parse("abc").unwrap(), at, Duration::from_secs(3599), None, 0);
-    (issued, at.plus(Duration::from_secs(99)))
+    let cached = CachedToken::new(AccessToken::parse("abc").unwrap(), at, Duration::from_secs(3599), None, 0);
+    (cached, at.plus(Duration::from_secs(99)))
 }
 
 /// The reply to a request when its exchange comes to this.
 fn reply(request: &Sent, outcome: Result<(), &Problem>) -> Reply {
     let Decision::Exchange(_, delivery) = policy().decide(request) else { panic!("no exchange") };
     assert_eq!(delivery.need(), Need::LongLived);
-    let (issued, now) = issued();
-    match delivery.deliver(outcome.map(|()| &issued), now) {
+    let (cached, now) = cached();
+    match delivery.deliver(outcome.map(|()| &cached), now) {
         (Effect::Reply(reply), Outcome::Answered | Outcome::Failed) => reply,
         _ => panic!("not answered"),
     }

@@ -170,7 +170,7 @@ fn a_resource_is_listed_where_the_identity_or_a_destination_of_its_names_it() {
     let is_listed = |client: &str, resource: &str| {
         let path = format!("{TOKEN_PATH}?api-version=2018-02-01&resource={resource}&client_id={client}");
         match policy.decide(&local("169.254.169.254", &path).header("metadata", b"true")) {
-            Decision::Exchange(grant, _) => grant.is_listed(),
+            Decision::Exchange(spec, _) => spec.is_listed(),
             other => panic!("{other:?}"),
         }
     };
@@ -197,6 +197,6 @@ fn a_resource_is_listed_whatever_name_its_client_is_asked_by() {
     let policy = Policy::new(&Config::parse(text.as_bytes(), &variable).unwrap(), false);
     let path = format!("{TOKEN_PATH}?api-version=2018-02-01&resource=api://x");
     let request = local("169.254.169.254", &path).header("metadata", b"true");
-    let Decision::Exchange(grant, _) = policy.decide(&request) else { panic!("no token") };
-    assert_eq!((grant.identity(), grant.is_listed()), ("b", true), "it is the token of the destination");
+    let Decision::Exchange(spec, _) = policy.decide(&request) else { panic!("no token") };
+    assert_eq!((spec.identity(), spec.is_listed()), ("b", true), "it is the token of the destination");
 }

@@ -2,17 +2,17 @@
 
 use std::cell::OnceCell;
 
-use crate::http::Request;
+use crate::http::RequestAccess;
 use crate::path;
 
-pub(super) struct Seen<'a> {
-    pub(super) request: &'a dyn Request,
+pub(super) struct RequestView<'a> {
+    pub(super) request: &'a dyn RequestAccess,
     target: OnceCell<Option<Vec<u8>>>,
     method: OnceCell<Vec<u8>>,
 }
 
-impl<'a> Seen<'a> {
-    pub(super) const fn new(request: &'a dyn Request) -> Self {
+impl<'a> RequestView<'a> {
+    pub(super) const fn new(request: &'a dyn RequestAccess) -> Self {
         Self { request, target: OnceCell::new(), method: OnceCell::new() }
     }
 

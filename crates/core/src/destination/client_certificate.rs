@@ -1,13 +1,13 @@
 //! Who sends a request, where identities are given out by that: an egress gateway sees its callers' certificates.
 
-use crate::http::Request;
+use crate::http::RequestAccess;
 use crate::problem::{Code, Problem};
 
 /// The caller's name: the URI in its certificate.
 ///
 /// Envoy tells the first URI only. A certificate for a SPIFFE identity has exactly one (SPIFFE X.509-SVID, section 2);
 /// one with several is refused where Envoy writes them all into `x-forwarded-client-cert`.
-pub(super) fn principal(request: &dyn Request) -> Result<String, Problem> {
+pub(super) fn principal(request: &dyn RequestAccess) -> Result<String, Problem> {
     let uri = request.property(&["connection", "uri_san_peer_certificate"]).filter(|uri| !uri.is_empty());
     let Some(uri) = uri.and_then(|uri| String::from_utf8(uri).ok()) else {
         return Err(Problem::new(

@@ -79,7 +79,7 @@ impl fmt::Debug for TokenKey {
 ///
 /// It is not an OAuth grant; the grant is always client credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Grant {
+pub struct TokenSpec {
     key: TokenKey,
     identity: String,
     authority: Authority,
@@ -92,9 +92,9 @@ pub struct Grant {
     listed: bool,
 }
 
-/// The parts of a [`Grant`].
+/// The parts of a [`TokenSpec`].
 #[derive(Clone, Debug)]
-pub struct GrantParts<'a> {
+pub struct TokenSpecParts<'a> {
     /// The identity's name in the configuration.
     pub identity: &'a str,
     /// The authority that issues the token.
@@ -113,10 +113,10 @@ pub struct GrantParts<'a> {
     pub discard_before: Option<Timestamp>,
 }
 
-impl Grant {
+impl TokenSpec {
     /// Builds a token spec and its key. The identity's name, the clusters and `discard_before` are not part of the key: they
     /// do not change which token Entra issues.
-    pub fn new(parts: &GrantParts<'_>) -> Self {
+    pub fn new(parts: &TokenSpecParts<'_>) -> Self {
         let key = TokenKey::of(&[
             parts.authority.host(),
             parts.tenant_id,
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_key_is_transferred_as_bytes_and_displayed_by_its_first_four() {
-        let key = crate::entra::tests_support::grant().key();
+        let key = crate::entra::tests_support::spec().key();
         assert_eq!(TokenKey::from_bytes(key.as_bytes()), Some(key));
         assert_eq!(TokenKey::from_bytes(b""), None);
         let start: String = key.as_bytes().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
@@ -234,7 +234,7 @@ mod tests {
         let (public, other) =
             (Authority::public(), Authority::parse("https://login.microsoftonline.us", false).unwrap());
         let (source, elsewhere) = (Source::File { cluster: "a".into() }, Source::File { cluster: "b".into() });
-        let parts = GrantParts {
+        let parts = TokenSpecParts {
             identity: "i",
             authority: &public,
             tenant_id: "t",
@@ -244,31 +244,36 @@ mod tests {
             clusters: &[],
             discard_before: None,
         };
-        let key = |parts: GrantParts<'_>| Grant::new(&parts).key();
+        let key = |parts: TokenSpecParts<'_>| TokenSpec::new(&parts).key();
         let one = key(parts.clone());
         for other in [
-            GrantParts { authority: &other, ..parts.clone() },
-            GrantParts { tenant_id: "u", ..parts.clone() },
-            GrantParts { client_id: "d", ..parts.clone() },
-            GrantParts { scope: "s//.default", ..parts.clone() },
-            GrantParts { assertion: &elsewhere, ..parts.clone() },
+            TokenSpecParts { authority: &other, ..parts.clone() },
+            TokenSpecParts { tenant_id: "u", ..parts.clone() },
+            TokenSpecParts { client_id: "d", ..parts.clone() },
+            TokenSpecParts { scope: "s//.default", ..parts.clone() },
+            TokenSpecParts { assertion: &elsewhere, ..parts.clone() },
         ] {
             assert_ne!(one, key(other));
         }
-        let credential = |parts: GrantParts<'_>| Grant::new(&parts).credential();
-        assert_eq!(credential(parts.clone()), credential(GrantParts { scope: "s//.default", ..parts.clone() }));
+        let credential = |parts: TokenSpecParts<'_>| TokenSpec::new(&parts).credential();
+        assert_eq!(credential(parts.clone()), credential(TokenSpecParts { scope: "s//.default", ..parts.clone() }));
         for other in [
-            GrantParts { authority: &other, ..parts.clone() },
-            GrantParts { tenant_id: "u", ..parts.clone() },
-            GrantParts { client_id: "d", ..parts.clone() },
-            GrantParts { assertion: &elsewhere, ..parts.clone() },
+            TokenSpecParts { authority: &other, ..parts.clone() },
+            TokenSpecParts { tenant_id: "u", ..parts.clone() },
+            TokenSpecParts { client_id: "d", ..parts.clone() },
+            TokenSpecParts { assertion: &elsewhere, ..parts.clone() },
         ] {
             assert_ne!(credential(parts.clone()), credential(other));
         }
         let clusters = ["entra_2".to_owned()];
         assert_eq!(
             one,
-            key(GrantParts { identity: "j", clusters: &clusters, discard_before: Some(Timestamp::default()), ..parts })
+            key(TokenSpecParts {
+                identity: "j",
+                clusters: &clusters,
+                discard_before: Some(Timestamp::default()),
+                ..parts
+            })
         );
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
 
 use entra_exchange_core::assertion::Source;
-use entra_exchange_core::entra::{Authority, Grant, GrantParts, TokenKey};
+use entra_exchange_core::entra::{Authority, TokenKey, TokenSpec, TokenSpecParts};
 use entra_exchange_core::time::Timestamp;
 
 pub(crate) const TENANT: &str = "11111111-1111-4111-8111-111111111111";
@@ -45,9 +45,9 @@ static PARTS: LazyLock<Vec<Parts>> = LazyLock::new(|| {
     all
 });
 
-fn make(parts: &Parts, discard_before: Option<Timestamp>) -> Grant {
+fn make(parts: &Parts, discard_before: Option<Timestamp>) -> TokenSpec {
     let clusters: Vec<String> = CLUSTERS.iter().take(parts.clusters).map(|cluster| (*cluster).to_owned()).collect();
-    Grant::new(&GrantParts {
+    TokenSpec::new(&TokenSpecParts {
         identity: &parts.identity,
         authority: &Authority::public(),
         tenant_id: parts.tenant_id,
@@ -63,10 +63,10 @@ fn make(parts: &Parts, discard_before: Option<Timestamp>) -> Grant {
 pub(crate) const UNLISTED: usize = 40;
 
 static UNLISTED_KEYS: LazyLock<HashSet<TokenKey>> =
-    LazyLock::new(|| unlisted(None).iter().map(|grant| grant.key()).collect());
+    LazyLock::new(|| unlisted(None).iter().map(|spec| spec.key()).collect());
 
 /// The token specs of unlisted scopes, for a client that also has listed ones.
-pub(crate) fn unlisted(discard_before: Option<Timestamp>) -> Vec<Arc<Grant>> {
+pub(crate) fn unlisted(discard_before: Option<Timestamp>) -> Vec<Arc<TokenSpec>> {
     let scopes = (0..UNLISTED).map(|number| format!("api://invented-{number}/.default"));
     let identity = "inventive".to_owned();
     let parts = scopes.map(|scope| Parts {
@@ -80,13 +80,13 @@ pub(crate) fn unlisted(discard_before: Option<Timestamp>) -> Vec<Arc<Grant>> {
 }
 
 /// All token specs. The unlisted scopes are included as if they were listed.
-pub(crate) fn all_as_listed() -> Vec<Arc<Grant>> {
-    let listed = |grant: &Arc<Grant>| {
+pub(crate) fn all_as_listed() -> Vec<Arc<TokenSpec>> {
+    let listed = |spec: &Arc<TokenSpec>| {
         let parts = Parts {
-            identity: grant.identity().to_owned(),
+            identity: spec.identity().to_owned(),
             tenant_id: TENANT,
             client_id: CLIENT,
-            scope: grant.scope().to_owned(),
+            scope: spec.scope().to_owned(),
             clusters: 1,
         };
         Arc::new(make(&parts, None))
@@ -100,6 +100,6 @@ pub(crate) fn is_unlisted(key: TokenKey) -> bool {
 }
 
 /// All listed token specs, with the `discard_tokens_before` of a configuration.
-pub(crate) fn all(discard_before: Option<Timestamp>) -> Vec<Arc<Grant>> {
+pub(crate) fn all(discard_before: Option<Timestamp>) -> Vec<Arc<TokenSpec>> {
     PARTS.iter().map(|parts| Arc::new(make(parts, discard_before))).collect()
 }

@@ -3,53 +3,53 @@
 //! In a listener's filter chain the filter knows the cluster that the route names, and no more. In a cluster's own
 //! chain it sees the connection itself.
 
-use crate::http::Request;
+use crate::http::RequestAccess;
 use crate::problem::{Code, Problem};
 use crate::untrusted::UntrustedText;
 
 /// What a destination says of the way.
-pub(super) struct Way {
+pub(super) struct Transport {
     /// With `{host}` replaced.
     pub(super) tls_clusters: Vec<String>,
     pub(super) plaintext_allowed: bool,
 }
 
 /// Whether a token may go this way.
-pub(super) enum Judgement {
-    Open,
+pub(super) enum TransportCheck {
+    Allowed,
     /// The connection is being made: to be asked again when it is there.
-    Unknown,
-    Barred(Problem),
+    Pending,
+    Rejected(Problem),
 }
 
-impl Way {
+impl Transport {
     /// Whether a request still goes to the cluster that was judged when its headers are changed. In a cluster's own chain it
     /// does; in a listener's, Envoy selects the route again, and nothing shows the filter which one.
-    pub(super) fn survives_a_change(&self, request: &dyn Request) -> bool {
+    pub(super) fn survives_a_change(&self, request: &dyn RequestAccess) -> bool {
         self.plaintext_allowed || attempt(request) > 0
     }
 
-    pub(super) fn judge(&self, label: &str, request: &dyn Request) -> Judgement {
+    pub(super) fn judge(&self, label: &str, request: &dyn RequestAccess) -> TransportCheck {
         if self.plaintext_allowed {
-            return Judgement::Open;
+            return TransportCheck::Allowed;
         }
         let in_cluster = attempt(request) > 0;
         if self.tls_clusters.is_empty() && !in_cluster {
-            return Judgement::Barred(Problem::new(
-                Code::WayNotStated,
+            return TransportCheck::Rejected(Problem::new(
+                Code::TlsClustersMissing,
                 format!("destination {label:?} does not say which cluster leads to it over TLS"),
                 "Write the cluster into the destination's tls_clusters (Envoy's /clusters lists them), or have the filter \
                  stand in the cluster's own http_filters.",
             ));
         }
         if let Some(problem) = self.misrouted(label, request) {
-            return Judgement::Barred(problem);
+            return TransportCheck::Rejected(problem);
         }
-        if in_cluster { connection(label, request) } else { Judgement::Open }
+        if in_cluster { connection(label, request) } else { TransportCheck::Allowed }
     }
 
     /// The problem when the request was routed to a cluster that is not listed. Where none is listed, any will do.
-    fn misrouted(&self, label: &str, request: &dyn Request) -> Option<Problem> {
+    fn misrouted(&self, label: &str, request: &dyn RequestAccess) -> Option<Problem> {
         if self.tls_clusters.is_empty() {
             return None;
         }
@@ -75,30 +75,30 @@ impl Way {
 
 /// Which attempt of the request this is, from 1; 0 in a listener's filter chain, where there are none. Envoy hands an
 /// integer over as eight bytes, the least first.
-fn attempt(request: &dyn Request) -> u64 {
+fn attempt(request: &dyn RequestAccess) -> u64 {
     let count = request.property(&["upstream", "request_attempt_count"]);
     count.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
 }
 
 /// Whether the request has a connection: set as soon as it has one, whatever kind it is.
-pub fn is_established(request: &dyn Request) -> bool {
+pub fn is_established(request: &dyn RequestAccess) -> bool {
     has(request, "cx_pool_ready_duration")
 }
 
-fn has(request: &dyn Request, name: &str) -> bool {
+fn has(request: &dyn RequestAccess, name: &str) -> bool {
     request.property(&["upstream", name]).is_some_and(|value| !value.is_empty())
 }
 
 /// Whether the connection that the request is on has TLS. That the server's certificate was verified is what the
 /// cluster's `validation_context` says; Envoy does not tell it here.
-fn connection(label: &str, request: &dyn Request) -> Judgement {
+fn connection(label: &str, request: &dyn RequestAccess) -> TransportCheck {
     if has(request, "tls_version") {
-        return Judgement::Open;
+        return TransportCheck::Allowed;
     }
     if !is_established(request) {
-        return Judgement::Unknown;
+        return TransportCheck::Pending;
     }
-    Judgement::Barred(Problem::new(
+    TransportCheck::Rejected(Problem::new(
         Code::ConnectionNotTls,
         format!("the connection to destination {label:?} is in clear"),
         "Give the cluster a transport_socket with TLS, or, if the token may travel in clear, write plaintext: allowed.",
