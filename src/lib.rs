@@ -1,17 +1,13 @@
-//! The filter: a thin proxy-wasm shell around `entra-exchange-core`.
+//! The filter: a proxy-wasm shell over `entra-exchange-core`'s engine.
 //!
-//! The core decides how each request is handled; this crate calls Envoy. [`root`] is the root context: it reads the
-//! configuration, makes all HTTP calls and dispatches Envoy's callbacks. [`worker`] holds the state of one VM: its
-//! broker and the paused requests. [`envoy`] has the host calls that both use, [`meters`] the metrics.
+//! [`plugin`] hands Envoy's callbacks to the engine, [`host`] carries out what the engine asks for. Neither decides anything.
 
 // Host calls exist in Envoy only.
 #![cfg(target_family = "wasm")]
 
-mod envoy;
-mod meters;
-mod root;
-mod worker;
+mod host;
+mod plugin;
 
-use root::Root;
+use plugin::Filter;
 
-entra_exchange_abi::plugin!(Root);
+entra_exchange_abi::plugin!(Filter);

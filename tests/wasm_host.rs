@@ -4,22 +4,23 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 mod caught;
+mod in_process;
 // Only the Envoy tests use the fields for Envoy versions and the volume's layout.
 #[allow(dead_code)]
 mod scenarios;
 mod sidecar;
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use caught::caught;
-use fake_entra::{Directory, Disconnect, Issuer, TokenRequest};
+use fake_entra::{Directory, Disconnect};
+use in_process::{MAX_WAIT, Surroundings, local_reply, received, upstream};
 use libtest_mimic::{Arguments, Trial};
 use scenarios::{Scenario, World};
-use serde_json::json;
-use stack::{AUDIENCE, CLIENT_ID, ISSUER_URL, NAMESPACE, RESOURCES, SERVICE_ACCOUNT, TOKEN_LIFETIME};
-use wasm_host::{Callout, Forwarded, Headers, Host, StreamState};
+use stack::AUDIENCE;
+use wasm_host::{Callout, Host, StreamState};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -46,16 +47,11 @@ fn main() -> ExitCode {
 /// - Concurrent requests are distributed over the workers in turn and arrive one after the other.
 struct WasmHost {
     host: Host,
-    entra: Directory,
-    issuer: Issuer,
-    token: RefCell<String>,
+    surroundings: Surroundings,
     next_worker: Cell<usize>,
 }
 
 const WORKERS: usize = 2;
-
-/// The longest time that a request may wait for its response.
-const MAX_WAIT: Duration = Duration::from_secs(30);
 
 impl WasmHost {
     fn start(scenario: &Scenario) -> Self {
@@ -68,23 +64,14 @@ impl WasmHost {
             builder = builder.without_variable(name);
         }
         let host = builder.start().unwrap_or_else(|error| panic!("{error}"));
-        let issuer = Issuer::new(ISSUER_URL);
-        let entra = Directory::new();
-        entra.trust_issuer(ISSUER_URL, issuer.jwks());
-        for resource in RESOURCES {
-            entra.register_resource(resource);
-        }
-        entra.register_credential(stack::credential(CLIENT_ID)).unwrap();
-        let world = Self { host, entra, issuer, token: RefCell::default(), next_worker: Cell::new(0) };
+        let world = Self { host, surroundings: Surroundings::new(), next_worker: Cell::new(0) };
         world.write_token(setup.audience);
         world
     }
 
     /// Replaces the federated token with one for this audience.
     fn write_token(&self, audience: &str) {
-        let now = self.host.wall_clock();
-        *self.token.borrow_mut() =
-            self.issuer.service_account_token(NAMESPACE, SERVICE_ACCOUNT, audience, now, TOKEN_LIFETIME);
+        self.surroundings.project(audience, self.host.wall_clock());
     }
 
     /// Sends requests concurrently, to the workers in turn, and waits for their responses.
@@ -128,26 +115,25 @@ impl WasmHost {
     fn answer(&self, call: &Callout) {
         match call.cluster.as_str() {
             sidecar::TOKEN_CLUSTER => {
-                let body = self.token.borrow().clone();
+                let body = self.surroundings.federated_token();
                 self.host.respond(call, wasm_host::Response::new(200, body));
             }
             sidecar::ENTRA_CLUSTER | sidecar::ENTRA_AGAIN_CLUSTER => {
-                let path = call.headers.text(":path").unwrap();
-                let tenant_id = path.strip_prefix('/').and_then(|path| path.strip_suffix("/oauth2/v2.0/token"));
-                let answer = self.entra.respond(&TokenRequest {
-                    tenant_id: tenant_id.unwrap_or_else(|| panic!("{path} is not a token endpoint")),
-                    form: &call.body,
-                    authority: &format!("https://{}", call.headers.text(":authority").unwrap()),
-                    client_request_id: call.headers.text("client-request-id").as_deref(),
-                    now: self.host.wall_clock(),
-                });
+                let header = |name: &str| call.headers.text(name).unwrap();
+                let id = call.headers.text("client-request-id");
+                let now = self.host.wall_clock();
+                let answer = self.surroundings.token_request(
+                    &header(":authority"),
+                    &header(":path"),
+                    &call.body,
+                    id.as_deref(),
+                    now,
+                );
                 match answer.disconnect {
                     Some(Disconnect::Reset) => self.host.respond(call, wasm_host::Response::unreachable()),
                     Some(Disconnect::Truncate) => self.host.abort_response(call),
                     None => {
-                        // Entra sends a `date` header. The filter takes a response without one for a local reply of Envoy.
-                        let response = wasm_host::Response::new(answer.status, answer.body)
-                            .header("date", "Thu, 01 Jan 2026 00:00:00 GMT");
+                        let response = wasm_host::Response::new(answer.status, answer.body);
                         let response = answer
                             .headers
                             .iter()
@@ -175,7 +161,7 @@ impl World for WasmHost {
         let answered = requests.iter().zip(outcomes);
         answered
             .map(|(request, outcome)| match outcome {
-                StreamState::Forwarded(passed) => upstream(&passed, request.body().map_or(0, <[u8]>::len)),
+                StreamState::Forwarded(passed) => upstream(&passed.headers, request.body().map_or(0, <[u8]>::len)),
                 other => reply(other),
             })
             .collect()
@@ -190,7 +176,7 @@ impl World for WasmHost {
     }
 
     fn entra(&self) -> Directory {
-        self.entra.clone()
+        self.surroundings.entra.clone()
     }
 
     fn rotate(&self) {
@@ -204,53 +190,9 @@ impl World for WasmHost {
     }
 }
 
-/// The headers that the filter receives for a request.
-fn received(request: &stack::Request) -> Headers {
-    let first = [
-        (":authority", request.host()),
-        (":path", request.path()),
-        (":method", request.method()),
-        (":scheme", "http"),
-        ("x-forwarded-proto", "http"),
-        ("x-request-id", "5e1d5b1c-1b1e-4b6e-9d1e-1d5b1c1b1e4b"),
-    ];
-    let first = first.iter().map(|(name, value)| (*name, value.as_bytes()));
-    Headers::received(first.chain(request.headers()))
-}
-
-/// The upstream's response, which describes the request that it received.
-fn upstream(passed: &Forwarded, body_length: usize) -> stack::Response {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let host = passed.headers.text(":authority").unwrap_or_default();
-    let others = passed.headers.iter().filter(|(name, _)| !name.starts_with(b":"));
-    let headers: Vec<_> = std::iter::once(("host".to_owned(), host))
-        .chain(others.map(|(name, value)| (text(name), text(value))))
-        .map(|(name, value)| json!([name, value]))
-        .collect();
-    let seen = json!({
-        "method": passed.headers.text(":method"),
-        "path": passed.headers.text(":path"),
-        "headers": headers,
-        "body_length": body_length,
-    });
-    stack::Response {
-        status: 200,
-        headers: vec![("content-type".to_owned(), b"application/json".to_vec())],
-        body: seen.to_string().into_bytes(),
-    }
-}
-
 fn reply(outcome: StreamState) -> stack::Response {
     match outcome {
-        StreamState::LocalReply(reply) => stack::Response {
-            status: reply.status,
-            headers: reply
-                .headers
-                .iter()
-                .map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value.to_vec()))
-                .collect(),
-            body: reply.body,
-        },
+        StreamState::LocalReply(reply) => local_reply(&reply),
         other => panic!("{other:?} is not a response"),
     }
 }

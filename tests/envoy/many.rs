@@ -64,7 +64,7 @@ fn requests_without_a_connection() {
         let (rejected, timed_out): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 503);
         assert_eq!((rejected.len(), timed_out.len()), (10, 200));
         rejected.into_iter().for_each(|answer| drop(problem(answer, 503, "too_many_waiting")));
-        timed_out.into_iter().for_each(|answer| drop(problem(answer, 504, "waited_too_long")));
+        timed_out.into_iter().for_each(|answer| drop(problem(answer, 504, "token_wait_timeout")));
     });
     assert_eq!(waiters(&stack), Some(0));
     // Requests that end make room for others.

@@ -191,7 +191,7 @@ fn the_next_cluster_for_entra_is_used() {
 }
 
 fn on_failure_pass_forwards_a_request_unchanged() {
-    let stack = configured(&json!({"on_failure": "pass", "existing_credential": "replace", "plaintext": "allowed"}));
+    let stack = configured(&json!({"on_failure": "pass", "existing_credential": "replace", "plaintext": "allow"}));
     stack.directory().add_faults(vec![Fault::status(503)]);
     let own = [("authorization", "SharedKey x")];
     assert_eq!(stack.get(LISTED_HOST, "/", &own).seen_header("authorization").unwrap(), "SharedKey x");

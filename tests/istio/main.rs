@@ -124,7 +124,7 @@ fn without_an_environment_variable_only_requests_to_listed_hosts_are_rejected() 
     let options = Options::default().variable("AZURE_CLIENT_ID", None);
     let stack = run(Form::sidecar(configuration, &[LISTED_HOST, UNLISTED_HOST]), options);
     let answer = stack.get(LISTED_HOST, "/secrets/db", &[]);
-    assert_eq!((answer.status, &answer.json()["code"]), (503, &json!("variable_missing")));
+    assert_eq!((answer.status, &answer.json()["code"]), (503, &json!("env_var_missing")));
     assert_eq!(stack.get(UNLISTED_HOST, "/", &[]).status, 200);
 }
 

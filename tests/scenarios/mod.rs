@@ -114,14 +114,14 @@ pub(crate) const ALL: &[Scenario] = &[
             configuration: Some(|| {
                 json!({"destinations": [
                     {"hosts": [LISTED_HOST], "scope": "https://vault.azure.net/.default"},
-                    {"hosts": [UNLISTED_HOST], "scope": "https://vault.azure.net/.default", "plaintext": "allowed"},
+                    {"hosts": [UNLISTED_HOST], "scope": "https://vault.azure.net/.default", "plaintext": "allow"},
                 ]})
             }),
             ..DEFAULT
         },
         on_every_version: false,
         run: |world| {
-            problem(&get(world, LISTED_HOST, "/"), 403, "way_not_stated");
+            problem(&get(world, LISTED_HOST, "/"), 403, "tls_clusters_missing");
             seen_token(&get(world, UNLISTED_HOST, "/"));
         },
     },
@@ -141,7 +141,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario {
         name: "several_existing_credentials_are_replaced_with_one_token",
         setup: Setup {
-            configuration: Some(|| destination(&json!({"existing_credential": "replace", "plaintext": "allowed"}))),
+            configuration: Some(|| destination(&json!({"existing_credential": "replace", "plaintext": "allow"}))),
             ..DEFAULT
         },
         on_every_version: true,
@@ -258,7 +258,7 @@ pub(crate) const ALL: &[Scenario] = &[
         name: "a_custom_header_gets_the_token_without_a_scheme_and_an_api_key_is_removed",
         setup: Setup {
             configuration: Some(|| {
-                destination(&json!({"header": "X-Token", "existing_credential": "replace", "plaintext": "allowed"}))
+                destination(&json!({"header": "X-Token", "existing_credential": "replace", "plaintext": "allow"}))
             }),
             ..DEFAULT
         },
@@ -388,7 +388,7 @@ pub(crate) const ALL: &[Scenario] = &[
         setup: Setup { unset_variable: Some("AZURE_CLIENT_ID"), ..DEFAULT },
         on_every_version: false,
         run: |world| {
-            let problem = problem(&get(world, LISTED_HOST, "/"), 503, "variable_missing");
+            let problem = problem(&get(world, LISTED_HOST, "/"), 503, "env_var_missing");
             assert_eq!(problem["detail"], "AZURE_CLIENT_ID is not set");
             assert_eq!(get(world, UNLISTED_HOST, "/").status, 200);
         },

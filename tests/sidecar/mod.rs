@@ -42,11 +42,11 @@ pub(crate) fn module_bytes() -> Vec<u8> {
 pub(crate) fn builder(module: &Module) -> Builder {
     let document = document();
     let text = |value: &Value| value.as_str().unwrap_or_else(|| panic!("{value} is not a string")).to_owned();
-    let filter = at(document, &sidecar::filter(sidecar::OUTBOUND));
+    let filter = filter();
     let vm = &filter["vm_config"];
     assert_eq!(filter["failure_policy"], "FAIL_RELOAD");
     let mut builder = Host::builder(module)
-        .configuration(text(&filter["configuration"]["value"]))
+        .configuration(configuration())
         .capabilities(capabilities())
         .failure_policy(FailurePolicy::RELOAD)
         .plugin(&text(&filter["name"]), &text(&filter["root_id"]), &text(&vm["vm_id"]))
@@ -60,22 +60,38 @@ pub(crate) fn builder(module: &Module) -> Builder {
         .route(LISTED_HOST, LISTED_CLUSTER)
         .default_route("elsewhere")
         .workers(2);
-    for name in vm["environment_variables"]["host_env_keys"].as_array().unwrap() {
-        let value = match text(name).as_str() {
-            "AZURE_TENANT_ID" => TENANT_ID,
-            "AZURE_CLIENT_ID" => CLIENT_ID,
-            "AZURE_AUTHORITY_HOST" => AUTHORITY_HOST,
-            "IDENTITY_HEADER" => IDENTITY_HEADER,
-            other => panic!("no value for {other}"),
-        };
-        builder = builder.variable(&text(name), value);
+    for (name, value) in variables() {
+        builder = builder.variable(&name, value);
     }
     builder
 }
 
+/// The filter's configuration in the sidecar.
+pub(crate) fn configuration() -> String {
+    filter()["configuration"]["value"].as_str().unwrap().to_owned()
+}
+
+/// The variables that the sidecar hands to the filter, with their values.
+pub(crate) fn variables() -> Vec<(String, &'static str)> {
+    let filter = filter();
+    let names = filter["vm_config"]["environment_variables"]["host_env_keys"].as_array().unwrap();
+    let value = |name: &str| match name {
+        "AZURE_TENANT_ID" => TENANT_ID,
+        "AZURE_CLIENT_ID" => CLIENT_ID,
+        "AZURE_AUTHORITY_HOST" => AUTHORITY_HOST,
+        "IDENTITY_HEADER" => IDENTITY_HEADER,
+        other => panic!("no value for {other}"),
+    };
+    names.iter().map(|name| name.as_str().unwrap()).map(|name| (name.to_owned(), value(name))).collect()
+}
+
+fn filter() -> Value {
+    at(document(), &sidecar::filter(sidecar::OUTBOUND))
+}
+
 /// The capabilities that the sidecar allows the module.
 pub(crate) fn capabilities() -> Vec<String> {
-    let filter = at(document(), &sidecar::filter(sidecar::OUTBOUND));
+    let filter = filter();
     let allowed = filter["capability_restriction_config"]["allowed_capabilities"].as_object().unwrap();
     allowed.keys().cloned().collect()
 }

@@ -87,7 +87,7 @@ fn nanoseconds((_, rule, request): &Kind, rules: usize) -> f64 {
         "identities": [{
             "tenant_id": "11111111-1111-4111-8111-111111111111", "client_id": "aaaaaaaa-0000-4000-8000-000000000001",
         }],
-        "defaults": {"scope": "https://vault.azure.net/.default", "plaintext": "allowed"},
+        "defaults": {"scope": "https://vault.azure.net/.default", "plaintext": "allow"},
         "destinations": destinations,
     });
     let policy = Policy::new(&Config::parse(text.to_string().as_bytes(), &|_| None).unwrap(), false);

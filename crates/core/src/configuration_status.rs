@@ -146,7 +146,7 @@ mod tests {
     const TWO: &str = r#"{
         "identities": [{"name": "a", "tenant_id": "t.example", "client_id": "aaaaaaaa-0000-4000-8000-000000000001"}, {"name": "b"}],
         "destinations": [
-            {"hosts": ["x.example", "y.example"], "scope": "x/.default", "identity": "a", "plaintext": "allowed"},
+            {"hosts": ["x.example", "y.example"], "scope": "x/.default", "identity": "a", "plaintext": "allow"},
             {"hosts": ["z.example"], "action": "pass"}
         ]
     }"#;

@@ -308,7 +308,7 @@ mod tests {
         use crate::http::tests::Sent;
         let request = Sent::get("a.example", "/");
         let config = br#"{"identities": [{"tenant_id": "11111111-1111-4111-8111-111111111111", "client_id": "aaaaaaaa-0000-4000-8000-000000000001"}],
-            "destinations": [{"hosts": ["a.example"], "scope": "s/.default", "plaintext": "allowed", "on_failure": "pass"}]}"#;
+            "destinations": [{"hosts": ["a.example"], "scope": "s/.default", "plaintext": "allow", "on_failure": "pass"}]}"#;
         let policy = crate::policy::Policy::new(&crate::config::Config::parse(config, &|_| None).unwrap(), false);
         let Decision::Refuse(refusal) = policy.decide(&request).without_state(&request) else { panic!("not refused") };
         assert_eq!((refusal.problem.identity.as_deref(), refusal.reply.status), (Some("default"), 503));

@@ -2,6 +2,8 @@
 //!
 //! Header values are bytes: HTTP does not require them to be UTF-8 (RFC 9110, section 5.5).
 
+use std::time::Duration;
+
 /// Read access to a request. Each read may be a call into the proxy, so read only what a decision needs.
 pub trait RequestAccess {
     /// Returns the first value of a header. Pseudo-headers have their HTTP/2 names (`:authority`, `:path`, `:method`).
@@ -41,7 +43,26 @@ impl Reply {
     }
 }
 
-/// The response to a call that the shell made for the broker. `Debug` shows the status only: the body may hold a token.
+/// A call that a host makes. Its body may hold a client assertion, so it has no `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HttpCall {
+    /// The Envoy cluster that it goes to.
+    pub cluster: String,
+    /// `:method`
+    pub method: &'static str,
+    /// `:authority`
+    pub authority: String,
+    /// `:path`
+    pub path: String,
+    /// All other headers, names in lower case.
+    pub headers: Vec<(&'static str, &'static str)>,
+    /// The body; empty for none.
+    pub body: Vec<u8>,
+    /// How long the answer may take.
+    pub timeout: Duration,
+}
+
+/// The response to an [`HttpCall`]. `Debug` shows the status only: the body may hold a token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CallResponse {
     /// HTTP status. Envoy generates 503 when it cannot connect and 504 when the call times out.
@@ -54,6 +75,31 @@ pub struct CallResponse {
     pub body: Vec<u8>,
     /// Whether Envoy generated this response itself because the upstream sent none.
     pub is_envoys_own: bool,
+}
+
+/// The status of a response that ended before its headers: Envoy's own when there was no connection.
+const NO_ANSWER: u16 = 503;
+
+impl CallResponse {
+    /// The response with these headers (`:status` among them) and this body. A server with a clock dates its responses (RFC 9110, section
+    /// 6.6.1), and Entra has one; Envoy does not date its own. So an error without a date is Envoy's own. A response without a valid status
+    /// counts as one that ended early.
+    pub fn new(header: impl Fn(&str) -> Option<Vec<u8>>, body: Vec<u8>) -> Self {
+        let status = header(":status").and_then(|status| std::str::from_utf8(&status).ok()?.parse().ok());
+        let status = status.unwrap_or(NO_ANSWER);
+        Self {
+            status,
+            retry_after: header("retry-after"),
+            request_id: header("x-ms-request-id"),
+            body,
+            is_envoys_own: status >= 500 && header("date").is_none(),
+        }
+    }
+
+    /// The response that ended before its headers were complete.
+    pub const fn broken_off() -> Self {
+        Self { status: NO_ANSWER, retry_after: None, request_id: None, body: Vec::new(), is_envoys_own: true }
+    }
 }
 
 impl std::fmt::Debug for CallResponse {

@@ -7,6 +7,7 @@
 pub mod config;
 pub mod configuration_status;
 pub mod decision;
+pub mod engine;
 pub mod policy;
 
 mod destination;
@@ -25,6 +26,7 @@ pub mod metrics;
 mod override_headers;
 mod path;
 pub mod request_log;
+mod small_map;
 mod suggest;
 pub mod time;
 pub mod untrusted;

@@ -49,13 +49,13 @@ codes! {
     /// Rules depend on the request's path, and servers may interpret the path in different ways.
     AmbiguousPath = "ambiguous_path", 400, "The path is ambiguous";
     /// The request is a CONNECT to a destination: the token would go to the proxy that opens the tunnel.
-    ConnectNotSupported = "tunnel_asked", 403, "CONNECT requests get no token";
+    ConnectNotSupported = "connect_not_supported", 403, "CONNECT requests get no token";
     /// No identity lists the caller in its `principals`.
     PrincipalNotListed = "principal_not_listed", 403, "The caller is not allowed to use an identity";
     /// The upstream connection to the destination does not use TLS.
     ConnectionNotTls = "connection_not_tls", 403, "The upstream connection does not use TLS";
     /// The destination requires TLS, and its `tls_clusters` is not set.
-    TlsClustersMissing = "way_not_stated", 403, "The destination has no tls_clusters";
+    TlsClustersMissing = "tls_clusters_missing", 403, "The destination has no tls_clusters";
     /// The request was routed to a cluster that is not in the destination's `tls_clusters`.
     ClusterNotListed = "cluster_not_listed", 403, "The upstream cluster is not listed in tls_clusters";
     /// The request already carries a credential, and the destination's `existing_credential` is `refuse`.
@@ -89,7 +89,7 @@ codes! {
     /// This path of the metadata service is neither served by the filter nor forwarded to the node.
     PathRefused = "path_refused", 403, "The path is not allowed";
     /// An environment variable that the configuration refers to is missing or not valid.
-    EnvVarMissing = "variable_missing", 503, "An environment variable is missing or not valid";
+    EnvVarMissing = "env_var_missing", 503, "An environment variable is missing or not valid";
     /// Envoy has no such cluster, or the cluster has no endpoint.
     ClusterMissing = "cluster_missing", 503, "The cluster does not exist or has no endpoint";
     /// The federated token could not be read.
@@ -113,7 +113,7 @@ codes! {
     /// A caller rejected a token that had just been fetched to replace a rejected one.
     TokenReplacedRecently = "token_replaced_recently", 503, "The token was replaced only recently";
     /// No token or connection was available within the time that a request may wait.
-    TokenWaitTimeout = "waited_too_long", 504, "The wait for a token timed out";
+    TokenWaitTimeout = "token_wait_timeout", 504, "The wait for a token timed out";
     /// The request is a TRACE: the response would contain the token.
     TraceNotSupported = "trace_not_supported", 403, "TRACE requests get no token";
     /// Rules depend on the method or path, and a header of the request overrides one of them.
@@ -342,7 +342,7 @@ mod tests {
         let grpc = |kind: &str| problem.reply_to(&Sent::get("a", "/").header("content-type", kind.as_bytes()));
         for kind in ["application/grpc", "application/grpc+proto", "application/grpc-web"] {
             let reply = grpc(kind);
-            assert_eq!(String::from_utf8(reply.body).unwrap(), "it says nothing (way_not_stated): Say it.");
+            assert_eq!(String::from_utf8(reply.body).unwrap(), "it says nothing (tls_clusters_missing): Say it.");
             assert_eq!((reply.status, reply.headers.len()), (403, 3));
         }
         assert_eq!(grpc("application/json"), problem.to_reply());

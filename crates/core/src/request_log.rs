@@ -1,6 +1,5 @@
 //! The records of requests: the value for access logs, the response code details and the log line.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::config::Log;
@@ -8,6 +7,7 @@ use crate::decision::ConfigPath;
 use crate::event::{Event, Level};
 use crate::metrics::Outcome;
 use crate::problem::{Code, Problem};
+use crate::small_map::SmallMap;
 use crate::time::Timestamp;
 use crate::untrusted::UntrustedText;
 
@@ -101,7 +101,7 @@ pub fn response_code_details(code: Code) -> String {
 #[derive(Debug)]
 pub struct RequestLog {
     settings: Log,
-    recent: HashMap<(Code, Option<ConfigPath>), Recent>,
+    recent: SmallMap<(Code, Option<ConfigPath>), Recent>,
 }
 
 /// When a pair of code and part was last logged at `warn`, and how many of its requests were not logged since.
@@ -114,7 +114,7 @@ struct Recent {
 impl RequestLog {
     /// A log that follows these settings.
     pub fn new(settings: Log) -> Self {
-        Self { settings, recent: HashMap::new() }
+        Self { settings, recent: SmallMap::default() }
     }
 
     /// Returns the value to set under [`ACCESS_LOG_KEY`], if any: always for a request that was refused or failed, for others
@@ -161,7 +161,7 @@ impl RequestLog {
             return Some(more);
         }
         if self.recent.len() >= MOST_PAIRS {
-            self.recent.retain(|_, recent| !has_expired(recent));
+            self.recent.retain(|recent| !has_expired(recent));
         }
         if self.recent.len() >= MOST_PAIRS {
             return None;

@@ -128,7 +128,7 @@ mod tests {
             ("the table of services", |root| append(&root.join("crates/core/data/azure-services.tsv"), "\n")),
             ("a dependency", |root| append(&root.join("Cargo.lock"), "\n")),
             ("a new file", |root| fs::write(root.join("crates/core/src/new.rs"), "").unwrap()),
-            ("a removed file", |root| fs::remove_file(root.join("src/meters.rs")).unwrap()),
+            ("a removed file", |root| fs::remove_file(root.join("src/host.rs")).unwrap()),
         ];
         for (name, change) in changes {
             let checkout = checkout();

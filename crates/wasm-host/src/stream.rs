@@ -136,7 +136,7 @@ impl Record {
     /// forwarded already.
     pub(crate) fn reply(&mut self, reply: Reply) {
         if matches!(self.state, StreamState::Paused | StreamState::Forwarded(_)) {
-            self.state = StreamState::LocalReply(as_grpc(&self.request.headers, reply));
+            self.state = StreamState::LocalReply(reply.for_client(&self.request.headers));
         }
     }
 
@@ -145,7 +145,15 @@ impl Record {
     }
 }
 
-/// Converts a local reply for a gRPC client: status 200, with the body in the header `grpc-message`.
+impl Reply {
+    /// Converts a local reply as Envoy does for a gRPC client: status 200, with the body in the header `grpc-message`. The reply to any
+    /// other request stays as it is.
+    #[must_use]
+    pub fn for_client(self, request: &Headers) -> Self {
+        as_grpc(request, self)
+    }
+}
+
 fn as_grpc(request: &Headers, reply: Reply) -> Reply {
     let content_type = request.get("content-type").unwrap_or_default();
     let is_grpc = content_type == b"application/grpc" || content_type.starts_with(b"application/grpc+");

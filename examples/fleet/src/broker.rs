@@ -3,15 +3,17 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use entra_exchange_core::assertion::Source;
-use entra_exchange_core::broker::{
-    Broker, Command, Limits, Need, QueueId, SharedData, StreamId, TokenLookup, WorkerId,
-};
+use entra_exchange_core::broker::{Limits, Need, QueueId, SharedData, StreamId, TokenLookup, WorkerId};
+use entra_exchange_core::engine::{CallId, Driver, Finished, Host, MetricId};
 use entra_exchange_core::entra::{Authority, TokenSpec, TokenSpecParts};
-use entra_exchange_core::http::Response;
+use entra_exchange_core::event::Event;
+use entra_exchange_core::http::{CallFailure, CallResponse, HttpCall};
+use entra_exchange_core::metrics::Kind;
 use entra_exchange_core::time::Timestamp;
 use serde_json::json;
 
@@ -20,14 +22,16 @@ use crate::{DAY, Day, LIFETIME, OUTAGE};
 /// The start of the day in Unix seconds.
 const MIDNIGHT: u64 = 1_795_305_600;
 
-static GRANT: LazyLock<Arc<TokenSpec>> = LazyLock::new(|| {
+const TOKEN_CLUSTER: &str = "projected_token";
+
+static SPEC: LazyLock<Arc<TokenSpec>> = LazyLock::new(|| {
     Arc::new(TokenSpec::new(&TokenSpecParts {
         identity: "fleet",
         authority: &Authority::public(),
         tenant_id: "11111111-1111-4111-8111-111111111111",
         client_id: "aaaaaaaa-0000-4000-8000-000000000001",
         scope: "https://vault.azure.net/.default",
-        assertion: &Source::File { cluster: "projected_token".to_owned() },
+        assertion: &Source::File { cluster: TOKEN_CLUSTER.to_owned() },
         clusters: &["entra".to_owned()],
         discard_before: None,
     }))
@@ -59,42 +63,80 @@ impl SharedData for Shared {
     }
 }
 
+/// A proxy during its day.
+struct Proxy<'a> {
+    shared: Shared,
+    day: &'a mut Day,
+    second: u64,
+    messages: Vec<Vec<u8>>,
+    /// The responses to calls, which arrive in the same second.
+    responses: Vec<CallResponse>,
+}
+
+impl Host for Proxy<'_> {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_unix_seconds(MIDNIGHT + self.second)
+    }
+
+    fn shared(&self) -> &dyn SharedData {
+        &self.shared
+    }
+
+    fn start_call(&mut self, call: &HttpCall) -> Result<CallId, CallFailure> {
+        let response = if call.cluster == TOKEN_CLUSTER {
+            response(200, &ASSERTION)
+        } else {
+            self.day.record_exchange(self.second);
+            if OUTAGE.contains(&self.second) { response(503, b"") } else { response(200, &TOKEN) }
+        };
+        self.responses.push(response);
+        Ok(CallId(0))
+    }
+
+    fn wake(&mut self, _: QueueId, message: &[u8]) {
+        self.messages.push(message.to_vec());
+    }
+
+    fn set_timer(&mut self, _: Option<Duration>) {}
+
+    fn log(&mut self, _: &Event) {}
+
+    fn metric(&mut self, _: Kind, _: &str) -> Option<MetricId> {
+        None
+    }
+
+    fn record(&mut self, _: MetricId, _: Kind, _: i64) {}
+}
+
 /// Simulates the day of a proxy. Its index is the seed of its jitter.
-pub(crate) fn day(proxy: u64, day: &mut Day) {
+pub(crate) fn day(index: u64, day: &mut Day) {
     let shared = Shared::default();
-    let key = GRANT.key();
+    let mut proxy = Proxy { shared, day, second: 0, messages: Vec::new(), responses: Vec::new() };
     // The multiplier spreads the bits like those of a random id.
-    let worker = WorkerId(proxy.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    let mut broker = Broker::new(worker, QueueId(0), Limits::default());
-    let mut second = 0;
-    while second < DAY {
-        let now = Timestamp::from_unix_seconds(MIDNIGHT + second);
-        let (answer, _) = broker.get(&GRANT, Need::Usable, StreamId(0), now, &shared);
-        let mut commands = broker.poll(key, now, &shared);
-        commands.extend(broker.tick(now, &shared));
-        let mut served = matches!(answer, TokenLookup::Ready(_));
-        while let Some(command) = commands.pop() {
-            commands.extend(match command {
-                Command::ReadAssertion(_) => broker.assertion_arrived(key, Ok(response(200, &ASSERTION)), now, &shared),
-                Command::CallEndpoint { .. } => {
-                    day.record_exchange(second);
-                    let answer = if OUTAGE.contains(&second) { response(503, b"") } else { response(200, &TOKEN) };
-                    broker.endpoint_answered(key, Ok(answer), now, &shared)
-                }
-                Command::Finish(_, outcome) => {
-                    served |= outcome.is_ok();
-                    Vec::new()
-                }
-                _ => Vec::new(),
-            });
+    let worker = WorkerId(index.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let mut driver = Driver::new(worker, QueueId(0), Limits::default(), None);
+    while proxy.second < DAY {
+        let now = proxy.now();
+        let lookup = driver.request_token(&SPEC, Need::Usable, None, StreamId(0), now, &mut proxy);
+        let mut is_served = matches!(lookup, TokenLookup::Ready(_));
+        let mut finished = driver.timer(&mut proxy);
+        loop {
+            is_served |= finished.iter().any(|end| matches!(end, Finished::Token(_, Ok(_))));
+            finished = if let Some(response) = proxy.responses.pop() {
+                driver.call_finished(CallId(0), Ok(response), &mut proxy)
+            } else if !proxy.messages.is_empty() {
+                driver.woken(&std::mem::take(&mut proxy.messages), &mut proxy)
+            } else {
+                break;
+            };
         }
-        day.without_token += u64::from(!served);
-        // The app sends requests continuously. Nothing changes before the broker's next timer, or before the next second without a token.
-        let due = broker.next_due().map_or(DAY, |due| due.unix_seconds().saturating_sub(MIDNIGHT) + 1);
-        second = if served { due.max(second + 1) } else { second + 1 };
+        proxy.day.without_token += u64::from(!is_served);
+        // The app sends requests continuously. Nothing changes before the driver's next timer, or before the next second without a token.
+        let due = driver.next_due().map_or(DAY, |due| due.unix_seconds().saturating_sub(MIDNIGHT) + 1);
+        proxy.second = if is_served { due.max(proxy.second + 1) } else { proxy.second + 1 };
     }
 }
 
-fn response(status: u16, body: &[u8]) -> Response {
-    Response { status, retry_after: None, request_id: None, body: body.to_vec(), is_envoys_own: false }
+fn response(status: u16, body: &[u8]) -> CallResponse {
+    CallResponse { status, retry_after: None, request_id: None, body: body.to_vec(), is_envoys_own: false }
 }

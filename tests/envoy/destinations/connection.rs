@@ -53,7 +53,7 @@ fn no_token_is_sent_in_plaintext() {
     }
     assert_eq!((upstream.requests(), stack.directory().stats().token_requests), (0, 0));
     assert_clean_log(&stack);
-    let stack = with(&without_a_pin(&json!({"plaintext": "allowed"})), vec![in_cluster(), plaintext()]);
+    let stack = with(&without_a_pin(&json!({"plaintext": "allow"})), vec![in_cluster(), plaintext()]);
     token(&stack.get(LISTED_HOST, "/", &[]));
 }
 

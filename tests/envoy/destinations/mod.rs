@@ -115,7 +115,7 @@ fn report_logs_why_a_request_would_be_rejected() {
 fn unusual_forms_of_a_host() {
     // Every host is routed to the test's upstream, which shows the host that Envoy forwards.
     let stack = with(
-        &json!({"destinations": [{"hosts": [LISTED_HOST], "scope": "https://vault.azure.net/.default", "plaintext": "allowed"}]}),
+        &json!({"destinations": [{"hosts": [LISTED_HOST], "scope": "https://vault.azure.net/.default", "plaintext": "allow"}]}),
         vec![],
     );
     let addr = stack.outbound_addr();

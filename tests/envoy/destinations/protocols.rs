@@ -112,7 +112,7 @@ fn a_connect_request_is_rejected() {
         stack.outbound_addr(),
         format!("CONNECT {LISTED_HOST}:443 HTTP/1.1\r\nHost: {LISTED_HOST}:443\r\n\r\n").as_bytes(),
     );
-    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("tunnel_asked"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("connect_not_supported"), "{answer}");
     assert_eq!(stack.upstream.requests(), 0);
     assert_clean_log(&stack);
 }

@@ -91,7 +91,7 @@ fn check_wildcards(hosts: &[(String, HostPattern)], treatment: &Treatment, mista
         mistakes.add(
             path,
             format!(
-                "strangers can have a host under {:?}: list your own hosts, or write shared_suffix: allowed",
+                "strangers can have a host under {:?}: list your own hosts, or write shared_suffix: allow",
                 host.name()
             ),
         );

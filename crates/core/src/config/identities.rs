@@ -48,7 +48,7 @@ fn read_entra(root: &Object<'_>, variable: &dyn Fn(&str) -> Option<String>, mist
     let object =
         root.get("entra").and_then(|entra| entra.object(&["authority", "unknown_authority", "clusters"], mistakes));
     let unknown_allowed = object.as_ref().is_some_and(|object| {
-        object.choice("unknown_authority", &[("refuse", false), ("allowed", true)], false, mistakes)
+        object.choice("unknown_authority", &[("refuse", false), ("allow", true)], false, mistakes)
     });
     let written = object.as_ref().and_then(|object| object.text("authority", mistakes));
     let authority = match written {

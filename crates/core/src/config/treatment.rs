@@ -74,7 +74,7 @@ impl Default for Treatment {
 impl Treatment {
     /// The same with what is written in this object.
     pub(super) fn with(self, object: &Object<'_>, identities: &[Identity], mistakes: &mut Mistakes) -> Self {
-        let danger = [("refuse", false), ("allowed", true)];
+        let danger = [("refuse", false), ("allow", true)];
         let actions = [
             ("inject", ActionChoice::Inject),
             ("report", ActionChoice::Report),

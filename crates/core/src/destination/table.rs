@@ -10,6 +10,7 @@ use super::rule::Rule;
 use crate::host::{Authority, Host, HostPattern};
 use crate::override_headers;
 use crate::path;
+use crate::small_map::SmallMap;
 
 /// The port of an authority without one: what reaches the filter is HTTP.
 const HTTP_PORT: u16 = 80;
@@ -23,7 +24,7 @@ pub(super) struct Table {
 }
 
 /// By port; `None` is any.
-type Ports = HashMap<Option<u16>, Paths>;
+type Ports = SmallMap<Option<u16>, Paths>;
 
 /// By path prefix, canonical and without a slash at its end.
 #[derive(Default)]
@@ -44,7 +45,7 @@ struct Paths {
 /// By method.
 #[derive(Default)]
 struct Methods {
-    by_name: HashMap<Vec<u8>, Arc<Rule>>,
+    by_name: SmallMap<Vec<u8>, Arc<Rule>>,
     any: Option<Arc<Rule>>,
 }
 
@@ -80,7 +81,10 @@ impl Table {
     pub(super) fn insert(&mut self, host: &HostPattern, prefix: &str, method: Option<&str>, rule: Arc<Rule>) {
         let hosts = if host.wildcard { &mut self.wildcards } else { &mut self.exact };
         let ports = hosts.entry(host.host.name.clone().into_owned()).or_default();
-        let paths = ports.entry(host.host.port).or_default();
+        if ports.get_mut(&host.host.port).is_none() {
+            ports.insert(host.host.port, Paths::default());
+        }
+        let Some(paths) = ports.get_mut(&host.host.port) else { return };
         paths.deepest = paths.deepest.max(prefix.matches('/').count());
         paths.by_method |= method.is_some();
         paths.guards |= !rule.is_report();
@@ -88,7 +92,7 @@ impl Table {
         paths.rejects_overrides |= !rule.allows_override_headers();
         let methods = paths.by_prefix.entry(prefix.as_bytes().to_vec()).or_default();
         match method {
-            Some(method) => drop(methods.by_name.insert(method.as_bytes().to_vec(), rule)),
+            Some(method) => methods.by_name.insert(method.as_bytes().to_vec(), rule),
             None => methods.any = Some(rule),
         }
     }
@@ -98,15 +102,19 @@ impl Table {
     pub(super) fn find(&self, authority: &Authority<'_>, view: &RequestView<'_>) -> Found<'_> {
         let hosts = self.ports_of(&authority.host);
         if authority.port_is_invalid {
-            let mut rules = hosts.into_iter().flatten().flat_map(HashMap::values).peekable();
+            let mut rules = hosts.into_iter().flatten().flat_map(SmallMap::values).peekable();
             if rules.peek().is_none() {
                 return Found::Nothing;
             }
             return Found::Unclear { why: Unclear::Port, guarded: rules.any(|paths| paths.guards) };
         }
         let ports = [Some(authority.host.port.unwrap_or(HTTP_PORT)), None];
-        let candidates =
-            || hosts.into_iter().flatten().flat_map(|of_host| ports.iter().filter_map(|port| of_host.get(port)));
+        let candidates = || {
+            hosts
+                .into_iter()
+                .flatten()
+                .flat_map(|of_host| ports.iter().filter_map(|port| of_host.get(|other| other == port)))
+        };
         for paths in candidates() {
             match paths.find(view) {
                 Found::Nothing => {}
@@ -163,7 +171,7 @@ impl Paths {
 
 impl Methods {
     fn find(&self, method: &[u8]) -> Option<&Rule> {
-        let named = self.by_name.get(method);
+        let named = self.by_name.get(|name| name == method);
         named.or(self.any.as_ref()).map(AsRef::as_ref)
     }
 }

@@ -15,8 +15,8 @@ const CONFIG: &str = r#"{
     "defaults": {"identity": "payments", "scope": "s/.default"},
     "destinations": [
         {"hosts": ["kv.example", "blob.example"], "scope": "https://vault.azure.net/.default", "tls_clusters": ["outbound|80||{host}"]},
-        {"hosts": ["kv.example:8443"], "scope": "api://other/.default", "identity": "reports", "plaintext": "allowed", "existing_credential": "replace"},
-        {"hosts": ["strict.example"], "plaintext": "allowed", "existing_credential": "refuse"},
+        {"hosts": ["kv.example:8443"], "scope": "api://other/.default", "identity": "reports", "plaintext": "allow", "existing_credential": "replace"},
+        {"hosts": ["strict.example"], "plaintext": "allow", "existing_credential": "refuse"},
         {"hosts": ["nowhere.example"]}
     ]
 }"#;
@@ -79,7 +79,7 @@ fn a_listed_host_gets_its_token_by_its_own_cluster_only() {
     ] {
         assert_eq!(said(policy.decide(&routed("kv.example", other))), "403 cluster_not_listed", "{other:?}");
     }
-    assert_eq!(said(policy.decide(&routed("nowhere.example", "x"))), "403 way_not_stated");
+    assert_eq!(said(policy.decide(&routed("nowhere.example", "x"))), "403 tls_clusters_missing");
 }
 
 #[test]
@@ -110,14 +110,14 @@ fn a_port_is_more_specific_than_any_port() {
 #[test]
 fn a_missing_variable_is_told_to_whoever_needs_it() {
     let policy = Policy::new(&Config::parse(CONFIG.as_bytes(), &|_| None).unwrap(), false);
-    assert_eq!(said(policy.decide(&routed("kv.example", "outbound|80||kv.example"))), "503 variable_missing");
+    assert_eq!(said(policy.decide(&routed("kv.example", "outbound|80||kv.example"))), "503 env_var_missing");
     assert_eq!(said(policy.decide(&routed("elsewhere.example", ""))), "ignore");
 }
 
 #[test]
 fn the_most_specific_rule_decides_and_not_the_first() {
     let policy = policy_of(
-        r#"{"defaults": {"plaintext": "allowed"}, "destinations": [
+        r#"{"defaults": {"plaintext": "allow"}, "destinations": [
             {"hosts": ["*.example.com"], "scope": "wild/.default"},
             {"hosts": ["*.example.com"], "scope": "wild-path/.default", "path_prefixes": ["/v1/"]},
             {"hosts": ["api.example.com"], "scope": "v1/.default", "path_prefixes": ["/v1"]},
@@ -154,7 +154,7 @@ fn the_most_specific_rule_decides_and_not_the_first() {
 #[test]
 fn an_ambiguous_path_never_falls_to_a_wider_rule() {
     let policy = policy_of(
-        r#"{"defaults": {"plaintext": "allowed", "scope": "s/.default"}, "destinations": [
+        r#"{"defaults": {"plaintext": "allow", "scope": "s/.default"}, "destinations": [
             {"hosts": ["api.example.com"], "action": "refuse", "path_prefixes": ["/admin"]},
             {"hosts": ["api.example.com"]},
             {"hosts": ["free.example.com"]},
@@ -188,7 +188,7 @@ fn an_ambiguous_path_never_falls_to_a_wider_rule() {
 #[test]
 fn a_rule_for_a_path_holds_for_each_spelling_of_it() {
     let policy = policy_of(
-        r#"{"defaults": {"plaintext": "allowed", "scope": "s/.default"}, "destinations": [
+        r#"{"defaults": {"plaintext": "allow", "scope": "s/.default"}, "destinations": [
             {"hosts": ["api.example.com"]},
             {"hosts": ["api.example.com"], "action": "refuse", "path_prefixes": ["/v1.0/$batch", "/caf%C3%A9", "/a@b:c/(x)"]}
         ]}"#,
@@ -214,7 +214,7 @@ fn a_rule_for_a_path_holds_for_each_spelling_of_it() {
 #[test]
 fn a_header_that_overrides_the_method_or_path_is_rejected_where_rules_depend_on_them() {
     let policy = policy_of(
-        r#"{"defaults": {"plaintext": "allowed", "scope": "s/.default"}, "destinations": [
+        r#"{"defaults": {"plaintext": "allow", "scope": "s/.default"}, "destinations": [
             {"hosts": ["*.example.com"]},
             {"hosts": ["path.example.com"], "action": "refuse", "path_prefixes": ["/admin"]},
             {"hosts": ["method.example.com"], "methods": ["GET"]},
@@ -257,7 +257,7 @@ fn a_header_that_overrides_the_method_or_path_is_rejected_where_rules_depend_on_
 #[test]
 fn an_override_header_is_known_with_hyphens_and_underscores_mixed() {
     let policy = policy_of(
-        r#"{"defaults": {"plaintext": "allowed", "scope": "s/.default"}, "destinations": [
+        r#"{"defaults": {"plaintext": "allow", "scope": "s/.default"}, "destinations": [
             {"hosts": ["a.example"], "methods": ["GET"]},
             {"hosts": ["a.example"], "path_prefixes": ["/admin"], "action": "refuse"}
         ]}"#,
@@ -284,7 +284,7 @@ fn an_override_header_is_known_with_hyphens_and_underscores_mixed() {
 #[test]
 fn a_method_with_lower_case_letters_is_rejected_where_another_rule_is_for_it_in_upper_case() {
     let policy = policy_of(
-        r#"{"defaults": {"plaintext": "allowed", "scope": "s/.default"}, "destinations": [
+        r#"{"defaults": {"plaintext": "allow", "scope": "s/.default"}, "destinations": [
             {"hosts": ["*.corp.example"]},
             {"hosts": ["refuse.corp.example"], "methods": ["DELETE"], "action": "refuse"},
             {"hosts": ["read.corp.example"], "methods": ["GET", "HEAD"]},
@@ -331,7 +331,7 @@ fn a_listed_host_is_known_whatever_its_port_is() {
     }
     assert_eq!(asked("kv.example:80@elsewhere.example"), "ignore", "a user and a password, not a port");
     let report = policy_of(
-        r#"{"destinations": [{"hosts": ["*.example.com"], "scope": "s/.default", "plaintext": "allowed", "action": "report"}]}"#,
+        r#"{"destinations": [{"hosts": ["*.example.com"], "scope": "s/.default", "plaintext": "allow", "action": "report"}]}"#,
     );
     let asked = said(report.decide(&Sent::get("a.example.com:65536", "/")));
     assert_eq!(asked, "report unknown no token, enforced: host_invalid");
@@ -394,7 +394,7 @@ fn the_token_of_an_earlier_attempt_is_no_credential_of_the_apps() {
 #[test]
 fn another_header_can_take_the_token_and_what_is_in_it_is_a_credential() {
     let policy = policy_of(
-        r#"{"destinations": [{"hosts": ["a.example"], "scope": "s/.default", "plaintext": "allowed", "header": "X-Token"}]}"#,
+        r#"{"destinations": [{"hosts": ["a.example"], "scope": "s/.default", "plaintext": "allow", "header": "X-Token"}]}"#,
     );
     let Decision::Exchange(_, Delivery::Inject(injection)) = policy.decide(&Sent::get("a.example", "/")) else {
         panic!("no token")
@@ -407,7 +407,7 @@ fn another_header_can_take_the_token_and_what_is_in_it_is_a_credential() {
 #[test]
 fn a_service_has_credentials_of_its_own_and_a_host_by_hand_the_usual_ones() {
     let policy = policy_of(
-        r#"{"defaults": {"plaintext": "allowed"}, "destinations": [
+        r#"{"defaults": {"plaintext": "allow"}, "destinations": [
             {"azure_service": "event_grid", "names": ["orders.westeurope"]},
             {"azure_service": "ai_services", "names": ["contoso"]},
             {"azure_service": "key_vault", "names": ["payments-kv"]},
@@ -455,7 +455,7 @@ fn a_credential_is_replaced_only_where_the_route_stays_as_it_is() {
         r#"{"defaults": {"scope": "s/.default", "existing_credential": "replace"}, "destinations": [
             {"hosts": ["pinned.example"], "tls_clusters": ["pinned"]},
             {"hosts": ["header.example"], "tls_clusters": ["pinned"], "header": "x-token"},
-            {"hosts": ["plain.example"], "plaintext": "allowed"},
+            {"hosts": ["plain.example"], "plaintext": "allow"},
             {"hosts": ["kept.example"], "tls_clusters": ["pinned"], "existing_credential": "keep"},
             {"hosts": ["trial.example"], "tls_clusters": ["pinned"], "action": "report"}
         ]}"#,
@@ -484,7 +484,7 @@ fn a_credential_is_replaced_only_where_the_route_stays_as_it_is() {
 #[test]
 fn a_trace_gets_no_token() {
     let policy = policy_of(
-        r#"{"defaults": {"scope": "s/.default", "plaintext": "allowed"}, "destinations": [
+        r#"{"defaults": {"scope": "s/.default", "plaintext": "allow"}, "destinations": [
             {"hosts": ["a.example"]}, {"hosts": ["b.example"]}, {"hosts": ["b.example"], "methods": ["TRACE"], "action": "pass"},
             {"hosts": ["c.example"], "action": "report"}
         ]}"#,
@@ -503,10 +503,10 @@ fn a_tunnel_gets_no_token() {
         let request = Sent::default().header(":method", b"CONNECT").header(":authority", b"a.example:443");
         said(policy_of(config).decide(&request))
     };
-    let any = r#"{"destinations": [{"hosts": ["a.example"], "scope": "s/.default", "plaintext": "allowed"}]}"#;
-    assert_eq!(tunnel(any), "403 tunnel_asked");
+    let any = r#"{"destinations": [{"hosts": ["a.example"], "scope": "s/.default", "plaintext": "allow"}]}"#;
+    assert_eq!(tunnel(any), "403 connect_not_supported");
     let excepted = r#"{"destinations": [
-        {"hosts": ["a.example"], "scope": "s/.default", "plaintext": "allowed", "path_prefixes": ["/v1"]},
+        {"hosts": ["a.example"], "scope": "s/.default", "plaintext": "allow", "path_prefixes": ["/v1"]},
         {"hosts": ["a.example"], "methods": ["CONNECT"], "action": "pass"}]}"#;
     assert_eq!(tunnel(excepted), "pass");
 }
@@ -520,7 +520,7 @@ fn a_report_touches_no_request_and_says_what_would_refuse_it() {
         (routed("a.example", "to_a.example"), "forwarded"),
         (routed("a.example", "to_a.example").header("authorization", b"x"), "credential_present"),
         (routed("a.example", "to_b.example"), "cluster_not_listed"),
-        (Sent::default().header(":method", b"CONNECT").header(":authority", b"a.example:443"), "tunnel_asked"),
+        (Sent::default().header(":method", b"CONNECT").header(":authority", b"a.example:443"), "connect_not_supported"),
         // It keeps its own.
         (routed("b.example", "to_b.example").header("authorization", b"x"), "forwarded"),
         // Not paused for it.
@@ -529,7 +529,7 @@ fn a_report_touches_no_request_and_says_what_would_refuse_it() {
         assert_eq!(said(policy.decide(&request)), format!("report default s/.default, enforced: {enforced}"));
     }
     let policy = Policy::new(&Config::parse(configuration.as_bytes(), &|_| None).unwrap(), false);
-    let missing = "report default no token, enforced: variable_missing";
+    let missing = "report default no token, enforced: env_var_missing";
     assert_eq!(said(policy.decide(&routed("a.example", "to_a.example"))), missing);
 }
 
@@ -538,7 +538,7 @@ const GATEWAY: &str = r#"{
         {"name": "payments", "client_id": "aaaaaaaa-0000-4000-8000-000000000001", "principals": ["spiffe://c/ns/payments/sa/api"]},
         {"name": "reports", "client_id": "bbbbbbbb-0000-4000-8000-000000000002", "principals": ["spiffe://c/ns/reports/sa/a", "spiffe://c/ns/reports/sa/b"]}
     ],
-    "defaults": {"plaintext": "allowed", "scope": "s/.default"},
+    "defaults": {"plaintext": "allow", "scope": "s/.default"},
     "destinations": [
         {"hosts": ["a.example"]},
         {"hosts": ["b.example"], "identity": "reports"},
@@ -603,7 +603,7 @@ fn in_a_clusters_own_chain_the_connection_is_looked_at_and_must_have_tls() {
     // In a listener's chain the count is 0, if it is there at all.
     let downstream =
         routed("nowhere.example", "x").property(&["upstream", "request_attempt_count"], "\0\0\0\0\0\0\0\0");
-    assert_eq!(told(downstream.property(&["upstream", "tls_version"], "TLSv1.3")), "403 way_not_stated");
+    assert_eq!(told(downstream.property(&["upstream", "tls_version"], "TLSv1.3")), "403 tls_clusters_missing");
 }
 
 #[test]
@@ -611,13 +611,13 @@ fn a_grpc_client_is_refused_in_one_sentence() {
     let request = routed("nowhere.example", "x").header("content-type", b"application/grpc");
     let Decision::Refuse(Refusal { reply, .. }) = policy().decide(&request) else { panic!("not refused") };
     let text = String::from_utf8(reply.body).unwrap();
-    assert!(text.contains("(way_not_stated): Write the cluster") && !text.contains('{'), "{text}");
+    assert!(text.contains("(tls_clusters_missing): Write the cluster") && !text.contains('{'), "{text}");
 }
 
 #[test]
 fn a_report_on_a_narrower_rule_does_not_undo_a_wider_refuse() {
     let policy = policy_of(
-        r#"{"defaults": {"plaintext": "allowed", "scope": "s/.default"}, "destinations": [
+        r#"{"defaults": {"plaintext": "allow", "scope": "s/.default"}, "destinations": [
             {"hosts": ["*.corp.example.com"], "action": "refuse"},
             {"hosts": ["api.corp.example.com"], "path_prefixes": ["/a"], "action": "report"},
             {"hosts": ["m.corp.example.com"], "methods": ["GET"], "action": "report"},

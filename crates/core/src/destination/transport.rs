@@ -101,6 +101,6 @@ fn connection(label: &str, request: &dyn RequestAccess) -> TransportCheck {
     TransportCheck::Rejected(Problem::new(
         Code::ConnectionNotTls,
         format!("the connection to destination {label:?} is in clear"),
-        "Give the cluster a transport_socket with TLS, or, if the token may travel in clear, write plaintext: allowed.",
+        "Give the cluster a transport_socket with TLS, or, if the token may travel in clear, write plaintext: allow.",
     ))
 }

@@ -74,7 +74,7 @@ impl fmt::Display for AuthorityMistake {
             }
             Self::Unknown => {
                 "is not one of Microsoft's authorities: write one of them, such as https://login.microsoftonline.com, \
-                 or set entra.unknown_authority to \"allowed\""
+                 or set entra.unknown_authority to \"allow\""
             }
         })
     }

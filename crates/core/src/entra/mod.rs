@@ -15,11 +15,13 @@ pub(crate) use catalogue::{RetryClass, is_of_credential};
 pub use token_spec::{CredentialKey, TokenKey, TokenSpec, TokenSpecParts};
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::assertion::Assertion;
+use crate::http::HttpCall;
 
 /// An access token issued by Entra. `Debug` hides it, and there is no `Display`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +81,13 @@ impl fmt::Debug for TokenRequest {
 }
 
 impl TokenRequest {
+    /// Returns the call that sends it through this cluster.
+    pub(crate) fn into_call(self, cluster: String, timeout: Duration) -> HttpCall {
+        let headers = vec![("content-type", "application/x-www-form-urlencoded"), ("accept", "application/json")];
+        let Self { authority, path, body } = self;
+        HttpCall { cluster, method: "POST", authority, path, headers, body: body.into_bytes(), timeout }
+    }
+
     /// Builds the request for a token, authenticated with this assertion.
     pub(crate) fn new(spec: &TokenSpec, assertion: &Assertion) -> Self {
         let body = form_urlencoded::Serializer::new(String::new())

@@ -73,14 +73,14 @@ fn check_problem(problem: &Problem) {
 fn check(effects: &Effects, worker: &Worker) -> Result<(), TestCaseError> {
     match &effects.outcome {
         Some(Ok(issued)) => {
-            prop_assert!(issued.is_usable(worker.now) && !issued.is_usable(issued.expires_at()));
+            prop_assert!(issued.is_usable(worker.now()) && !issued.is_usable(issued.expires_at()));
             prop_assert!(issued.is_due(issued.expires_at()));
-            prop_assert!(issued.expires_at().since(worker.now) <= WEEK);
+            prop_assert!(issued.expires_at().since(worker.now()) <= WEEK);
             prop_assert!(!issued.token().expose().is_empty());
         }
         Some(Err(problem)) => check_problem(problem),
         // A request that still waits has a deadline.
-        None => prop_assert!(worker.broker.next_due().is_some()),
+        None => prop_assert!(worker.driver.next_due().is_some()),
     }
     for line in &effects.lines {
         prop_assert!(line.starts_with("event=exchange ") && line.bytes().all(|byte| byte >= b' '), "{}", line);

@@ -15,7 +15,7 @@ const WORDS: &[&str] = &[
     "authority",
     "clusters",
     "unknown_authority",
-    "allowed",
+    "allow",
     "https://login.microsoftonline.com",
     "identities",
     "name",
@@ -156,7 +156,7 @@ const BOTH: &str = r#"{
     "identities": [{"name": "a", "client_id": "aaaaaaaa-0000-4000-8000-000000000001"}],
     "destinations": [
         {"hosts": ["a.example"], "scope": "https://vault.azure.net/.default", "tls_clusters": ["outbound|80||{host}"]},
-        {"hosts": ["a.example:8443"], "scope": "s/.default", "plaintext": "allowed", "existing_credential": "refuse"}
+        {"hosts": ["a.example:8443"], "scope": "s/.default", "plaintext": "allow", "existing_credential": "refuse"}
     ],
     "managed_identity": {"imds": {"pass": ["/metadata/instance"]}, "app_service": {}, "health": {"hosts": ["localhost"]}},
     "status": {"hosts": ["a.example"]}

@@ -203,7 +203,7 @@ proptest! {
             "identities": [{
                 "tenant_id": "11111111-1111-4111-8111-111111111111", "client_id": "aaaaaaaa-0000-4000-8000-000000000001",
             }],
-            "defaults": {"plaintext": "allowed", "shared_suffix": "allowed"},
+            "defaults": {"plaintext": "allow", "shared_suffix": "allow"},
             "destinations": destinations,
         });
         let config = Config::parse(text.to_string().as_bytes(), &|_| None).unwrap();
@@ -225,7 +225,7 @@ proptest! {
         let ties = !rules.iter().flat_map(Rule::keys).all(|key| taken.insert(key));
         let destinations: Vec<Value> = rules.iter().enumerate().map(|(index, rule)| rule.to_json(index)).collect();
         let text = json!({
-            "defaults": {"plaintext": "allowed", "shared_suffix": "allowed"}, "destinations": destinations,
+            "defaults": {"plaintext": "allow", "shared_suffix": "allow"}, "destinations": destinations,
         });
         prop_assert_eq!(Config::parse(text.to_string().as_bytes(), &|_| None).is_err(), ties);
     }

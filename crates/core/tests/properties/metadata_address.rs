@@ -101,7 +101,7 @@ fn policy(action: &str) -> Policy {
     let text = format!(
         r#"{{
             "identities": [{{"client_id": "aaaaaaaa-0000-4000-8000-000000000001"}}],
-            "destinations": [{{"hosts": ["a.example"], "scope": "s/.default", "plaintext": "allowed"}}, {{"hosts": ["evil"], "action": "pass"}}],
+            "destinations": [{{"hosts": ["a.example"], "scope": "s/.default", "plaintext": "allow"}}, {{"hosts": ["evil"], "action": "pass"}}],
             "managed_identity": {{{app_service} "action": "{action}", "imds": {{"pass": ["/metadata/instance"]}}, "health": {{"hosts": ["localhost"]}}}},
             "status": {{"hosts": ["localhost", "127.0.0.1"]}}
         }}"#

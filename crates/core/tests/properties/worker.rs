@@ -9,10 +9,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use entra_exchange_core::assertion::Source;
 use entra_exchange_core::broker::{
-    Broker, CachedToken, Command, Limits, Need, QueueId, SharedData, StreamId, TokenLookup, WorkerId, prepare,
+    CachedToken, Limits, Need, QueueId, SharedData, StreamId, TokenLookup, WorkerId, prepare,
 };
+use entra_exchange_core::engine::{CallId, Driver, Finished, Host, MetricId};
 use entra_exchange_core::entra::{Authority, TokenSpec, TokenSpecParts};
-use entra_exchange_core::http::{CallResponse, CallResult};
+use entra_exchange_core::event::{Event, Level};
+use entra_exchange_core::http::{CallFailure, CallResponse, CallResult, HttpCall};
+use entra_exchange_core::metrics::Kind;
 use entra_exchange_core::problem::Problem;
 use entra_exchange_core::time::Timestamp;
 use serde_json::{Value, json};
@@ -41,10 +44,48 @@ impl SharedData for Memory {
 }
 
 pub(crate) struct Worker {
-    pub(crate) broker: Broker,
+    pub(crate) driver: Driver,
+    process: Process,
+}
+
+/// What the worker does.
+struct Process {
     memory: Memory,
-    spec: Arc<TokenSpec>,
-    pub(crate) now: Timestamp,
+    now: Timestamp,
+    last_call: u32,
+    messages: Vec<Vec<u8>>,
+    lines: Vec<String>,
+}
+
+impl Host for Process {
+    fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    fn shared(&self) -> &dyn SharedData {
+        &self.memory
+    }
+
+    fn start_call(&mut self, _: &HttpCall) -> Result<CallId, CallFailure> {
+        self.last_call += 1;
+        Ok(CallId(self.last_call))
+    }
+
+    fn wake(&mut self, _: QueueId, message: &[u8]) {
+        self.messages.push(message.to_vec());
+    }
+
+    fn set_timer(&mut self, _: Option<Duration>) {}
+
+    fn log(&mut self, event: &Event) {
+        self.lines.push(event.to_string());
+    }
+
+    fn metric(&mut self, _: Kind, _: &str) -> Option<MetricId> {
+        None
+    }
+
+    fn record(&mut self, _: MetricId, _: Kind, _: i64) {}
 }
 
 /// The effects of a response.
@@ -78,12 +119,18 @@ impl Worker {
         }));
         let memory = Memory::default();
         prepare(&memory);
-        let mut broker = Broker::new(WorkerId(7), QueueId(1), Limits::default());
-        let (answer, look) = broker.get(&spec, Need::Usable, StreamId(1), now, &memory);
-        assert!(matches!(answer, TokenLookup::Pending) && look);
-        let commands = broker.poll(spec.key(), now, &memory);
-        assert!(matches!(commands.as_slice(), [Command::ReadAssertion(_), ..]));
-        Self { broker, memory, spec, now }
+        let mut process = Process { memory, now, last_call: 0, messages: Vec::new(), lines: Vec::new() };
+        let mut driver = Driver::new(WorkerId(7), QueueId(1), Limits::default(), Some(Level::Info));
+        let lookup = driver.request_token(&spec, Need::Usable, None, StreamId(1), now, &mut process);
+        assert!(matches!(lookup, TokenLookup::Pending));
+        let messages = std::mem::take(&mut process.messages);
+        driver.woken(&messages, &mut process);
+        assert_eq!(process.last_call, 1);
+        Self { driver, process }
+    }
+
+    pub(crate) const fn now(&self) -> Timestamp {
+        self.process.now
     }
 
     /// A worker that waits for the token endpoint's response.
@@ -98,34 +145,28 @@ impl Worker {
     /// Gives the worker this response for the assertion. If the worker reads again, because the file may have been read while
     /// it was being written, the same response follows.
     pub(crate) fn assertion(&mut self, answer: CallResult) -> Effects {
-        let key = self.spec.key();
-        let first = effects(self.broker.assertion_arrived(key, answer.clone(), self.now, &self.memory));
+        let first = self.respond(answer.clone());
         if first.calls || first.outcome.is_some() {
             return first;
         }
-        self.now = self.now.plus(Duration::from_millis(100));
-        self.broker.poll(key, self.now, &self.memory);
-        effects(self.broker.assertion_arrived(key, answer, self.now, &self.memory))
+        self.process.now = self.process.now.plus(Duration::from_millis(100));
+        self.driver.timer(&mut self.process);
+        self.respond(answer)
     }
 
     pub(crate) fn endpoint(&mut self, answer: CallResult) -> Effects {
-        effects(self.broker.endpoint_answered(self.spec.key(), answer, self.now, &self.memory))
+        self.respond(answer)
     }
-}
 
-fn effects(commands: Vec<Command>) -> Effects {
-    let mut effects = Effects { outcome: None, calls: false, lines: Vec::new() };
-    for command in commands {
-        match command {
-            Command::Finish(_, outcome) => effects.outcome = Some(outcome),
-            Command::CallEndpoint { .. } => effects.calls = true,
-            Command::Log(event) => effects.lines.push(event.to_string()),
-            Command::ReadAssertion(_)
-            | Command::ReadForCheck(_)
-            | Command::Checked(..)
-            | Command::Wake(..)
-            | Command::Measure(_) => {}
-        }
+    /// Gives the worker this response to its last call.
+    fn respond(&mut self, answer: CallResult) -> Effects {
+        let call = CallId(self.process.last_call);
+        let finished = self.driver.call_finished(call, answer, &mut self.process);
+        let outcome = finished.into_iter().find_map(|finished| match finished {
+            Finished::Token(_, outcome) => Some(outcome),
+            Finished::Readiness(..) => None,
+        });
+        let lines = std::mem::take(&mut self.process.lines);
+        Effects { outcome, calls: CallId(self.process.last_call) != call, lines }
     }
-    effects
 }

@@ -1,5 +1,5 @@
-//! The VM of one worker: its broker, and a shell that carries out the broker's commands like the filter's shell in Envoy
-//! (`src/root.rs`, `src/worker.rs`).
+//! The VM of one worker: its broker, and a shell that carries out the broker's commands like the engine's driver
+//! (`crates/core/src/engine/driver.rs`).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

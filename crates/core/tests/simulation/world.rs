@@ -1,6 +1,6 @@
 //! A simulated Envoy process: its workers, their shared data, and a queue of events that are processed one by one.
 //!
-//! It does the work of the filter's shell in Envoy (`src/root.rs`, `src/worker.rs`). The seed determines everything.
+//! It does the work of the filter's shell in Envoy (`src/`). The seed determines everything.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

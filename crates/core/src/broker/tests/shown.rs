@@ -45,7 +45,7 @@ fn the_status_shows_which_configuration_is_in_use_and_tokens_that_nobody_asked_f
     let process = Process::new();
     let text = r#"{
         "identities": [{"name": "a", "tenant_id": "t.example", "client_id": "aaaaaaaa-0000-4000-8000-000000000001", "resources": ["https://r.example"]}],
-        "destinations": [{"hosts": ["x.example"], "scope": "x/.default", "plaintext": "allowed"}],
+        "destinations": [{"hosts": ["x.example"], "scope": "x/.default", "plaintext": "allow"}],
         "managed_identity": {"imds": {}}
     }"#;
     let body: serde_json::Value = serde_json::from_slice(&status_of(&configured(text), &process).body).unwrap();

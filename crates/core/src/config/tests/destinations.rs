@@ -4,7 +4,7 @@ use super::*;
 
 /// A configuration with these destinations, all of which may send tokens in clear.
 fn destinations(text: &str) -> String {
-    format!(r#"{{"defaults":{{"scope":"s/.default","plaintext":"allowed"}},"destinations":[{text}]}}"#)
+    format!(r#"{{"defaults":{{"scope":"s/.default","plaintext":"allow"}},"destinations":[{text}]}}"#)
 }
 
 /// The mistakes in these destinations, without the place of the first.
@@ -47,7 +47,7 @@ fn defaults_say_what_is_not_a_destinations_own() {
 #[test]
 fn destinations_that_tie_are_refused() {
     assert!(parse(&destinations(
-        r#"{"hosts":["a.example"]},{"hosts":["a.example:80"]},{"hosts":["*.example"],"shared_suffix":"allowed"},
+        r#"{"hosts":["a.example"]},{"hosts":["a.example:80"]},{"hosts":["*.example"],"shared_suffix":"allow"},
            {"hosts":["a.example"],"path_prefixes":["/v1"]},{"hosts":["a.example"],"path_prefixes":["/v1"],"methods":["GET"]},
            {"hosts":["a.example"],"path_prefixes":["/v1"],"methods":["PUT"]}"#
     ))
@@ -99,10 +99,10 @@ fn a_wildcard_under_which_strangers_can_have_hosts_is_refused() {
         )),
         [
             r#"destinations[0].hosts[3]: "*.254.169.254" is no host: write a name such as "api.example.com" or "*.example.com", with :port if only that port is meant"#,
-            r#"destinations[0].hosts[2]: strangers can have a host under "*.vault.azure.net": list your own hosts, or write shared_suffix: allowed"#,
+            r#"destinations[0].hosts[2]: strangers can have a host under "*.vault.azure.net": list your own hosts, or write shared_suffix: allow"#,
         ]
     );
-    assert!(parse(&destinations(r#"{"hosts":["*.vault.azure.net"],"shared_suffix":"allowed"}"#)).is_ok());
+    assert!(parse(&destinations(r#"{"hosts":["*.vault.azure.net"],"shared_suffix":"allow"}"#)).is_ok());
 }
 
 #[test]
@@ -260,7 +260,7 @@ fn a_path_that_is_refused_beside_a_wide_rule_where_odata_is_spoken_is_warned_of(
     let search = r#"{"azure_service":"search","names":["payments"]},
         {"azure_service":"search","names":["payments"],"path_prefixes":["/indexes/secret"],"action":"refuse"}"#;
     assert_eq!(warnings(search).len(), 1);
-    let wildcard = r#"{"hosts":["*.crm4.dynamics.com"],"scope":"s/.default","shared_suffix":"allowed"},
+    let wildcard = r#"{"hosts":["*.crm4.dynamics.com"],"scope":"s/.default","shared_suffix":"allow"},
         {"hosts":["contoso.crm4.dynamics.com"],"path_prefixes":["/api/data/v9.2/accounts"],"action":"refuse"}"#;
     assert_eq!(warnings(wildcard).len(), 1);
     let elsewhere = r#"{"hosts":["api.example.com"],"scope":"s/.default"},

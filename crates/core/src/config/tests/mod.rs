@@ -60,7 +60,7 @@ fn every_mistake_is_told_at_once_with_its_path_and_remedy() {
         "destinations[0].hosts: is missing: write the hosts that get the token, or azure_service",
         r#"destinations[0].scope: "https://vault.azure.net" is a resource: write "https://vault.azure.net/.default""#,
         r#"destinations[0].identity: "nobody" is no identity: write Payments"#,
-        r#"destinations[0].plaintext: "yes" is not one of the words here: write "refuse" or "allowed""#,
+        r#"destinations[0].plaintext: "yes" is not one of the words here: write "refuse" or "allow""#,
         r#"destinations[1].hosts[0]: "https://a.example" is no host: write a name such as "api.example.com" or "*.example.com", with :port if only that port is meant"#,
         r#"destinations[1].hosts[2]: "b.example" stands in two places (also destinations[1]), and which of them decides is not clear: write it once, or tell them apart by port, path_prefixes or methods"#,
         r#"destinations[1].scope: "a/.default b/.default" is more than one scope: write one resource and /.default"#,
@@ -134,7 +134,7 @@ fn limits_log_and_the_rest_of_a_tokens_life_are_read() {
         r#"{"limits":{"exchange":"5s","wait":"1m","waiting":7},"log":{"exchanges":"warn","requests":"info","access":true},
             "entra":{"clusters":["a","b"]},
             "identities":[{"discard_tokens_before":"2026-01-31T02:10:00Z"}],
-            "destinations":[{"hosts":["x.example"],"scope":"s/.default","plaintext":"allowed","on_failure":"pass","warm":true}]}"#,
+            "destinations":[{"hosts":["x.example"],"scope":"s/.default","plaintext":"allow","on_failure":"pass","warm":true}]}"#,
     )
     .unwrap();
     assert_eq!((config.limits.exchange.as_secs(), config.limits.wait.as_secs(), config.limits.waiting), (5, 60, 7));

@@ -18,7 +18,7 @@ fn health_is_answered_to_the_kubelet_and_nothing_else_is() {
     // Without a client id, no exchange can ever succeed: the check will say so.
     let text = r#"{"managed_identity": {"health": {"hosts": ["h"]}}}"#;
     let incomplete = Policy::new(&Config::parse(text.as_bytes(), &variable).unwrap(), false);
-    assert_eq!(said(incomplete.decide(&outside("h", "/readyz"))), "check default (variable_missing)");
+    assert_eq!(said(incomplete.decide(&outside("h", "/readyz"))), "check default (env_var_missing)");
 }
 
 #[test]

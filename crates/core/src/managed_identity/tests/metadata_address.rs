@@ -13,7 +13,7 @@ fn everything(action: &str) -> Policy {
     let text = format!(
         r#"{{
             "identities": [{{"client_id": "{ORDERS}"}}],
-            "destinations": [{{"hosts": ["{LISTED}"], "scope": "https://vault.azure.net/.default", "plaintext": "allowed"}},
+            "destinations": [{{"hosts": ["{LISTED}"], "scope": "https://vault.azure.net/.default", "plaintext": "allow"}},
                              {{"hosts": ["passed.example"], "action": "pass"}}],
             "managed_identity": {{{app_service} "action": "{action}", "imds": {{"pass": ["/metadata/instance"]}},
                                   "health": {{"hosts": ["entra-exchange.health"]}}}},

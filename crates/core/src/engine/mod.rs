@@ -1,0 +1,308 @@
+//! One worker of one host: events in, effects out.
+//!
+//! The [`Engine`] decides about requests by the [`Policy`], has tokens fetched by its [`Driver`], and does to streams through
+//! [`HttpHost`] what was decided. A host hands in every event once, in the order in which it happens, and never one within another.
+//!
+//! # Example
+//!
+//! A host with one request, from the configuration to the token. A real host implements the same traits over Envoy.
+//!
+//! ```
+//! use std::cell::RefCell;
+//! use std::collections::HashMap;
+//! use std::time::Duration;
+//!
+//! use entra_exchange_core::broker::{Build, QueueId, SharedData, StreamId};
+//! use entra_exchange_core::engine::{CallId, Engine, Flow, Host, HttpHost, MetricId};
+//! use entra_exchange_core::http::{CallFailure, CallResponse, HttpCall, Reply};
+//! # use entra_exchange_core::{event::Event, metrics::Kind, time::Timestamp};
+//!
+//! #[derive(Default)]
+//! struct Memory(RefCell<HashMap<String, Vec<u8>>>);
+//!
+//! impl SharedData for Memory {
+//!     fn get(&self, name: &str) -> Option<(Vec<u8>, u32)> {
+//!         self.0.borrow().get(name).map(|value| (value.clone(), 1))
+//!     }
+//!     fn set(&self, name: &str, value: &[u8], _: Option<u32>) -> bool {
+//!         self.0.borrow_mut().insert(name.to_owned(), value.to_vec());
+//!         true
+//!     }
+//! }
+//!
+//! /// One process with one request.
+//! #[derive(Default)]
+//! struct Process {
+//!     memory: Memory,
+//!     headers: HashMap<String, String>,
+//!     messages: Vec<Vec<u8>>,
+//!     calls: Vec<HttpCall>,
+//!     resumed: bool,
+//! }
+//!
+//! impl Host for Process {
+//!     fn now(&self) -> Timestamp {
+//!         Timestamp::from_unix_seconds(1_795_334_000)
+//!     }
+//!     fn shared(&self) -> &dyn SharedData {
+//!         &self.memory
+//!     }
+//!     fn start_call(&mut self, call: &HttpCall) -> Result<CallId, CallFailure> {
+//!         self.calls.push(call.clone());
+//!         Ok(CallId(self.calls.len() as u32))
+//!     }
+//!     fn wake(&mut self, _: QueueId, message: &[u8]) {
+//!         self.messages.push(message.to_vec());
+//!     }
+//! #   fn set_timer(&mut self, _: Option<Duration>) {}
+//! #   fn log(&mut self, _: &Event) {}
+//! #   fn metric(&mut self, _: Kind, _: &str) -> Option<MetricId> { None }
+//! #   fn record(&mut self, _: MetricId, _: Kind, _: i64) {}
+//!     // … the timer, the log and metrics
+//! }
+//!
+//! impl HttpHost for Process {
+//!     fn header(&self, _: StreamId, name: &str) -> Option<Vec<u8>> {
+//!         self.headers.get(name).map(|value| value.clone().into_bytes())
+//!     }
+//!     fn property(&self, _: StreamId, path: &[&str]) -> Option<Vec<u8>> {
+//!         (path == ["xds", "cluster_name"]).then(|| b"vault".to_vec())
+//!     }
+//!     fn set_header(&mut self, _: StreamId, name: &str, value: Option<&str>) {
+//!         self.headers.insert(name.to_owned(), value.unwrap_or_default().to_owned());
+//!     }
+//!     fn resume(&mut self, _: StreamId) {
+//!         self.resumed = true;
+//!     }
+//! #   fn response_status(&self, _: StreamId) -> Option<u16> { None }
+//! #   fn set_filter_state(&mut self, _: StreamId, _: &str, _: &str) -> bool { true }
+//! #   fn clear_route_cache(&mut self, _: StreamId) {}
+//! #   fn reply(&mut self, _: StreamId, _: &Reply, _: &str) {}
+//! #   fn keep_over_redirects(&mut self, _: &str) -> bool { true }
+//! #   fn node_id(&self) -> Option<Vec<u8>> { None }
+//! #   fn random(&mut self) -> u64 { 7 }
+//! #   fn register_queue(&mut self, _: &str) -> QueueId { QueueId(0) }
+//!     // … filter state, local replies and the worker's queue
+//! }
+//!
+//! // Configure.
+//! let configuration = br#"{
+//!     "identities": [{"tenant_id": "11111111-1111-4111-8111-111111111111", "client_id": "aaaaaaaa-0000-4000-8000-000000000001"}],
+//!     "destinations": [{"hosts": ["kv.vault.azure.net"], "scope": "https://vault.azure.net/.default", "tls_clusters": ["vault"]}]
+//! }"#;
+//! let mut process = Process::default();
+//! let build = Build { version: "1.0", commit: "example" };
+//! let mut engine = Engine::configure(configuration, &|_| None, build, &mut process).expect("a valid configuration");
+//!
+//! // Decide: there is no token yet, so the request pauses.
+//! let stream = StreamId(1);
+//! let request = [(":method", "GET"), (":authority", "kv.vault.azure.net"), (":path", "/secrets/db")];
+//! process.headers = request.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+//! assert_eq!(engine.request(stream, &mut process), Flow::Pause);
+//!
+//! // Drive: the engine reads the federated token, then calls the token endpoint.
+//! # let federated_token = {
+//! #     use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
+//! #     let claims = r#"{"iss": "https://issuer.example", "sub": "s", "aud": "a", "exp": 1795337600}"#;
+//! #     format!("{}.{}.c2ln", BASE64.encode(r#"{"alg": "RS256"}"#), BASE64.encode(claims))
+//! # };
+//! let ok = |body: String| Ok(CallResponse::new(|name| (name == ":status").then(|| b"200".to_vec()), body.into_bytes()));
+//! let messages = std::mem::take(&mut process.messages);
+//! engine.woken(&messages, &mut process);
+//! engine.call_finished(CallId(1), ok(federated_token), &mut process);
+//! assert_eq!(process.calls[1].path, "/11111111-1111-4111-8111-111111111111/oauth2/v2.0/token");
+//! let answer = r#"{"token_type": "Bearer", "expires_in": 3600, "access_token": "abc"}"#;
+//! engine.call_finished(CallId(2), ok(answer.to_owned()), &mut process);
+//!
+//! // The request is forwarded with the token.
+//! assert!(process.resumed);
+//! assert_eq!(process.headers["authorization"], "Bearer abc");
+//! ```
+
+mod driver;
+mod host;
+mod meters;
+mod requests;
+
+pub use driver::{Driver, Finished};
+pub use host::{CallId, Host, HttpHost, MetricId};
+
+use std::sync::Arc;
+
+use crate::broker::{self, Build, Limits, Predecessors, StreamId, WorkerId};
+use crate::config::{Config, Log};
+use crate::configuration_status;
+use crate::decision;
+use crate::event::Event;
+use crate::http::{CallResult, RequestAccess};
+use crate::policy::{OWN_HEADER, Policy};
+use crate::request_log::RequestLog;
+use crate::time::Timestamp;
+use meters::Meters;
+use requests::Requests;
+
+/// One configuration in one worker.
+pub struct Engine {
+    policy: Arc<Policy>,
+    limits: Limits,
+    log: Log,
+    build: Build,
+    request_log: RequestLog,
+    meters: Meters,
+    predecessors: Predecessors,
+    /// Whether the host keeps the state that keeps a token off an internal redirect.
+    keeps_state: bool,
+    /// Made with the first request that needs a token, or with the first timer when tokens are kept warm: the VM in which Envoy
+    /// tries a configuration has neither.
+    worker: Option<Worker>,
+}
+
+/// What a worker has once it has work.
+struct Worker {
+    driver: Driver,
+    requests: Requests,
+}
+
+/// Whether a stream goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// The request is forwarded.
+    Continue,
+    /// The stream pauses until it is resumed or answered, or it was answered.
+    Pause,
+}
+
+impl Flow {
+    const fn forward_if(forward: bool) -> Self {
+        if forward { Self::Continue } else { Self::Pause }
+    }
+}
+
+/// A stream's request, as the policy reads it.
+#[derive(Clone, Copy)]
+struct StreamRequest<'a> {
+    host: &'a dyn HttpHost,
+    stream: StreamId,
+}
+
+impl RequestAccess for StreamRequest<'_> {
+    fn header(&self, name: &str) -> Option<Vec<u8>> {
+        self.host.header(self.stream, name)
+    }
+
+    fn property(&self, path: &[&str]) -> Option<Vec<u8>> {
+        self.host.property(self.stream, path)
+    }
+}
+
+impl Engine {
+    /// Reads a configuration; `environment` gives the value of a variable. Logs what it found. `None` when the configuration is
+    /// rejected: the host keeps the former one.
+    pub fn configure(
+        text: &[u8],
+        environment: &dyn Fn(&str) -> Option<String>,
+        build: Build,
+        host: &mut dyn HttpHost,
+    ) -> Option<Self> {
+        let mut config = match Config::parse(text, environment) {
+            Ok(config) => config,
+            Err(refused) => {
+                configuration_status::rejection(text, &refused).iter().for_each(|event| host.log(event));
+                return None;
+            }
+        };
+        let now = host.now();
+        let warnings = config.warnings_at(now);
+        config.warnings.extend(warnings);
+        // Envoy tries a configuration in a VM of its own before any worker has it: nobody else does this at that time.
+        broker::prepare(host.shared());
+        let keeps_state = host.keep_over_redirects(OWN_HEADER);
+        if !keeps_state {
+            let problem = decision::state_unavailable();
+            let event = Event::error("configuration").with("detail", &problem.detail);
+            host.log(&event.with("remedy", &problem.remedy));
+        }
+        let on_gateway = host.node_id().is_some_and(|id| id.starts_with(ISTIO_GATEWAY));
+        let policy = Arc::new(Policy::new(&config, on_gateway));
+        let predecessors = Predecessors::register(config.limits.wait, now, host.shared());
+        for event in policy.configuration().announce(host.shared()) {
+            host.log(&event);
+        }
+        let mut meters = Meters::default();
+        for measurement in policy.configuration().measurements(build.version, build.commit) {
+            meters.record(&measurement, host);
+        }
+        let engine = Self {
+            policy,
+            limits: config.limits,
+            log: config.log,
+            build,
+            request_log: RequestLog::new(config.log),
+            meters,
+            predecessors,
+            keeps_state,
+            worker: None,
+        };
+        let warm = (!engine.policy.warm().is_empty()).then_some(now);
+        if let Some(due) = warm.or(engine.predecessors.next_due()) {
+            host.set_timer(Some(due.since(now)));
+        }
+        Some(engine)
+    }
+
+    /// The timer has fired.
+    pub fn timer(&mut self, host: &mut dyn HttpHost) {
+        if self.predecessors.next_due().is_some()
+            && let Some(event) = self.predecessors.empty(host.now(), host.shared())
+        {
+            host.log(&event);
+        }
+        if self.worker.is_none() && !self.policy.warm().is_empty() {
+            let (warm, now) = (Arc::clone(&self.policy), host.now());
+            self.begin(host).driver.keep_warm(warm.warm(), now);
+        }
+        self.turn(host, |driver, host| driver.timer(host));
+    }
+
+    /// Messages from [`Host::wake`] have arrived.
+    pub fn woken(&mut self, messages: &[Vec<u8>], host: &mut dyn HttpHost) {
+        self.turn(host, |driver, host| driver.woken(messages, host));
+    }
+
+    /// A call that [`Host::start_call`] started has ended.
+    pub fn call_finished(&mut self, id: CallId, result: CallResult, host: &mut dyn HttpHost) {
+        self.turn(host, |driver, host| driver.call_finished(id, result, host));
+    }
+
+    /// Hands one event to the driver, finishes the streams whose wait has ended, and sets the timer.
+    fn turn(&mut self, host: &mut dyn HttpHost, event: impl FnOnce(&mut Driver, &mut dyn Host) -> Vec<Finished>) {
+        let Some(worker) = &mut self.worker else {
+            return set_timer(self.predecessors.next_due(), host);
+        };
+        for finished in event(&mut worker.driver, host) {
+            self.finish(finished, host);
+        }
+        self.poll_connections(host);
+        let driver_due = self.worker.as_ref().and_then(|worker| worker.driver.next_due());
+        set_timer(driver_due.into_iter().chain(self.predecessors.next_due()).min(), host);
+    }
+
+    /// Puts the worker to work, if it is not yet.
+    fn begin(&mut self, host: &mut dyn HttpHost) -> &mut Worker {
+        self.worker.get_or_insert_with(|| {
+            let id = host.random();
+            // A queue has one reader, the last that registered its name: so each worker has a name of its own.
+            let queue = host.register_queue(&format!("entra-exchange/{id:016x}"));
+            let driver = Driver::new(WorkerId(id), queue, self.limits, self.log.exchanges);
+            Worker { driver, requests: Requests::default() }
+        })
+    }
+}
+
+/// How the node id of an Istio gateway begins.
+const ISTIO_GATEWAY: &[u8] = b"router~";
+
+fn set_timer(due: Option<Timestamp>, host: &mut dyn HttpHost) {
+    let now = host.now();
+    host.set_timer(due.map(|due| due.since(now)));
+}

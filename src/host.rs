@@ -1,0 +1,191 @@
+//! What the engine asks of Envoy, as host calls. Headers are bytes throughout.
+
+use std::cell::Cell;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::time::Duration;
+
+use entra_exchange_abi::hostcalls::{self, LogLevel, MapType, MetricType, Status};
+use entra_exchange_core::broker::{QueueId, SharedData, StreamId};
+use entra_exchange_core::engine::{CallId, Host, HttpHost, MetricId};
+use entra_exchange_core::event::{Event, Level};
+use entra_exchange_core::http::{CallFailure, HttpCall, Reply};
+use entra_exchange_core::metrics::Kind;
+use entra_exchange_core::time::Timestamp;
+
+/// Envoy, as one root context sees it.
+pub(crate) struct Envoy {
+    root: u32,
+    /// The context that host calls act on.
+    effective: Cell<u32>,
+}
+
+/// The memory that all workers share.
+struct Shared;
+
+impl SharedData for Shared {
+    fn get(&self, name: &str) -> Option<(Vec<u8>, u32)> {
+        hostcalls::get_shared_data(name).ok()
+    }
+
+    fn set(&self, name: &str, value: &[u8], cas: Option<u32>) -> bool {
+        hostcalls::set_shared_data(name, value, cas).is_ok()
+    }
+}
+
+impl Envoy {
+    pub(crate) fn new(root: u32) -> Self {
+        Self { root, effective: Cell::new(root) }
+    }
+
+    /// Envoy has begun a callback of the root context.
+    pub(crate) fn enter_root_callback(&self) {
+        self.effective.set(self.root);
+    }
+
+    /// Envoy has begun a callback of this stream.
+    pub(crate) fn enter_stream_callback(&self, stream: u32) {
+        self.effective.set(stream);
+    }
+
+    /// Has host calls act on this context. Returns whether it exists.
+    fn act_on(&self, context: u32) -> bool {
+        if self.effective.get() == context {
+            return true;
+        }
+        let exists = hostcalls::set_effective_context(context).is_ok();
+        if exists {
+            self.effective.set(context);
+        }
+        exists
+    }
+}
+
+impl Host for Envoy {
+    fn now(&self) -> Timestamp {
+        Timestamp::default().plus(hostcalls::get_current_time().unwrap_or_default())
+    }
+
+    fn shared(&self) -> &dyn SharedData {
+        &Shared
+    }
+
+    fn start_call(&mut self, call: &HttpCall) -> Result<CallId, CallFailure> {
+        // A call of a stream's ends with the stream.
+        self.act_on(self.root);
+        let pseudo = [(":method", call.method), (":path", call.path.as_str()), (":authority", call.authority.as_str())];
+        let headers: Vec<(&str, &str)> = pseudo.into_iter().chain(call.headers.iter().copied()).collect();
+        match hostcalls::dispatch_http_call(&call.cluster, &headers, &call.body, call.timeout) {
+            Ok(number) => Ok(CallId(number)),
+            Err(Status::BAD_ARGUMENT) => Err(CallFailure::NoSuchCluster),
+            Err(_) => Err(CallFailure::NoEndpoint),
+        }
+    }
+
+    fn wake(&mut self, worker: QueueId, message: &[u8]) {
+        let _ = hostcalls::enqueue_shared_queue(worker.0, message);
+    }
+
+    fn set_timer(&mut self, after: Option<Duration>) {
+        self.act_on(self.root);
+        // No period is no tick.
+        let period = after.map_or(Duration::ZERO, |after| after.max(Duration::from_millis(1)));
+        let _ = hostcalls::set_tick_period(period);
+    }
+
+    fn log(&mut self, event: &Event) {
+        let level = match event.level {
+            Level::Info => LogLevel::Info,
+            Level::Warn => LogLevel::Warn,
+            Level::Error => LogLevel::Error,
+        };
+        let _ = hostcalls::log(level, &event.to_string());
+    }
+
+    fn metric(&mut self, kind: Kind, name: &str) -> Option<MetricId> {
+        let metric_type = match kind {
+            Kind::Counter => MetricType::Counter,
+            Kind::Sum | Kind::Gauge => MetricType::Gauge,
+            Kind::Histogram => MetricType::Histogram,
+        };
+        hostcalls::define_metric(metric_type, name).ok().map(MetricId)
+    }
+
+    fn record(&mut self, metric: MetricId, kind: Kind, value: i64) {
+        let _ = match kind {
+            Kind::Counter | Kind::Sum => hostcalls::increment_metric(metric.0, value),
+            Kind::Gauge | Kind::Histogram => {
+                hostcalls::record_metric(metric.0, u64::try_from(value).unwrap_or_default())
+            }
+        };
+    }
+}
+
+impl HttpHost for Envoy {
+    fn header(&self, stream: StreamId, name: &str) -> Option<Vec<u8>> {
+        self.act_on(stream.0).then(|| hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name).ok())??
+    }
+
+    fn property(&self, stream: StreamId, path: &[&str]) -> Option<Vec<u8>> {
+        self.act_on(stream.0).then(|| hostcalls::get_property(path).ok())??
+    }
+
+    fn response_status(&self, stream: StreamId) -> Option<u16> {
+        let status = self
+            .act_on(stream.0)
+            .then(|| hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, ":status").ok())??;
+        std::str::from_utf8(&status?).ok()?.parse().ok()
+    }
+
+    fn set_header(&mut self, stream: StreamId, name: &str, value: Option<&str>) {
+        if self.act_on(stream.0) {
+            let _ = hostcalls::set_map_value_bytes(MapType::HttpRequestHeaders, name, value.map(str::as_bytes));
+        }
+    }
+
+    fn set_filter_state(&mut self, stream: StreamId, name: &str, value: &str) -> bool {
+        self.act_on(stream.0) && hostcalls::set_property(name, value.as_bytes()).is_ok()
+    }
+
+    fn clear_route_cache(&mut self, stream: StreamId) {
+        if self.act_on(stream.0) {
+            let _ = hostcalls::call_foreign_function("clear_route_cache", &[]);
+        }
+    }
+
+    fn reply(&mut self, stream: StreamId, reply: &Reply, details: &str) {
+        if self.act_on(stream.0) {
+            let headers: Vec<(&str, &str)> =
+                reply.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            let _ = hostcalls::send_local_response(reply.status, details, &headers, &reply.body);
+        }
+    }
+
+    fn resume(&mut self, stream: StreamId) {
+        if self.act_on(stream.0) {
+            let _ = hostcalls::resume_http_request();
+        }
+    }
+
+    fn keep_over_redirects(&mut self, name: &str) -> bool {
+        // `envoy.source.extensions.common.wasm.DeclarePropertyArguments`: field 1 is the name, field 5 how long it lives, 1 for
+        // as long as the client's request.
+        let Ok(length) = u8::try_from(name.len()) else { return false };
+        let arguments = [&[0x0a, length], name.as_bytes(), &[0x28, 0x01]].concat();
+        // What another plugin configuration in this VM has declared already is a bad argument, and stays declared.
+        matches!(hostcalls::call_foreign_function("declare_property", &arguments), Ok(_) | Err(Status::BAD_ARGUMENT))
+    }
+
+    fn node_id(&self) -> Option<Vec<u8>> {
+        hostcalls::get_property(&["xds", "node", "id"]).ok().flatten()
+    }
+
+    fn random(&mut self) -> u64 {
+        // The standard library seeds its hash maps from the host's randomness.
+        RandomState::new().build_hasher().finish()
+    }
+
+    fn register_queue(&mut self, name: &str) -> QueueId {
+        QueueId(hostcalls::register_shared_queue(name).unwrap_or_default())
+    }
+}
