@@ -130,7 +130,7 @@ fn hostile_body(assertion: &str, input: &mut Input<'_>) -> Vec<u8> {
         4 => format!("client_assertion={assertion}&scope=x"),
         5 => assertion.get(..input.below(assertion.len())).unwrap_or_default().to_owned(),
         6 => parts.iter().rev().copied().collect::<Vec<_>>().join(separator),
-        _ => format!("{}{assertion}", "x ".repeat(input.below(200) * 12)),
+        _ => format!("{}{assertion}", "x ".repeat(input.below(200) * 60)),
     };
     let odd = [json!(null), json!(7), json!([echo]), json!({"a": echo}), json!(true)];
     let text = match input.below(6) {
