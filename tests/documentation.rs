@@ -66,7 +66,7 @@ fn the_commands_that_check_plain_envoy_show_what_the_page_says() {
 #[test]
 fn the_commands_that_check_istio_look_for_what_the_manifests_have() {
     let page = document("docs/istio.md");
-    let checks = page.split("### How to see that it works").nth(1).unwrap();
+    let checks = page.split("### Verify on AKS").nth(1).unwrap();
     let block = shell_blocks(checks)[0];
     let objects = |file: &str| stack::document::read(&format!("envoy/istio/{file}")).unwrap();
 
