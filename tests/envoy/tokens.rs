@@ -352,9 +352,9 @@ fn the_status_page_shows_the_state_of_tokens() {
     let accepted = format!("outcome=accepted sha256={}", shown["configuration"]["sha256"].as_str().unwrap());
     assert_eq!(stack.log().matches(&accepted).count(), 1, "only the first VM logs the configuration");
     let key = |place: usize| ["identity", "scope", "state"].map(|name| shown["keys"][place][name].as_str().unwrap());
-    assert_eq!(key(0), ["default", "https://nobody-registered.example/.default", "backing_off"]);
+    assert_eq!(key(0), ["default", "https://nobody-registered.example/.default", "failing"]);
     assert_eq!(shown["keys"][0]["last_problem"]["aadsts"], "AADSTS500011");
-    assert_eq!(key(1), ["default", "https://vault.azure.net/.default", "valid"]);
+    assert_eq!(key(1), ["default", "https://vault.azure.net/.default", "fresh"]);
     assert!(shown["keys"][1]["token"]["usable_for_s"].as_u64().unwrap() > 3000);
     assert!(!answer.text().contains(issued.trim_start_matches("Bearer ")) && !answer.text().contains("eyJ"));
     let posted = status("POST");

@@ -21,7 +21,7 @@ fn every_alert_has_a_runbook_and_is_on_the_troubleshooting_page() {
         let (alert, runbook) = (rule["alert"].as_str().unwrap(), rule["annotations"]["runbook"].as_str().unwrap());
         let text = fs::read_to_string(root().join(runbook)).unwrap_or_else(|error| panic!("{runbook}: {error}"));
         assert!(text.starts_with(&format!("# {alert}\n")), "{runbook} is not about {alert}");
-        for heading in ["## What it means", "## What to look at", "## What to do"] {
+        for heading in ["## Meaning", "## Diagnosis", "## Remedy"] {
             assert!(text.contains(heading), "{runbook} has no {heading:?}");
         }
         let row = format!("| [`{alert}`]({}) |", runbook.trim_start_matches("docs/"));

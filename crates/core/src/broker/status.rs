@@ -20,7 +20,7 @@ struct KeyStatus {
     scope: String,
     /// The start of the key, which tells two keys of the same identity and scope apart, such as another client id's.
     key: String,
-    /// Where it stands.
+    /// The state of its token.
     state: State,
     /// The token that requests get, when there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -30,20 +30,22 @@ struct KeyStatus {
     last_problem: Option<LastProblem>,
 }
 
-/// Where a key stands.
+/// The state of a key's token, in the words of `docs/glossary.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum State {
-    /// An exchange is under way.
-    Exchanging,
-    /// The last exchange failed, and the next is put off.
-    BackingOff,
-    /// Requests get the token, and no other is needed yet.
-    Valid,
-    /// Requests get the token; the next one has another fetched.
-    Due,
-    /// There is no token; the next request has one fetched.
+    /// There is no token; the next request starts an exchange.
     Absent,
+    /// There is no token, and a worker makes an exchange.
+    Fetching,
+    /// Requests get the token, and it is not time to refresh it.
+    Fresh,
+    /// Requests get the token, and it is time to refresh it, or it was rejected.
+    Due,
+    /// Requests get the token, and a worker makes an exchange.
+    Refreshing,
+    /// There is no token, the last exchange failed, and its back-off runs.
+    Failing,
 }
 
 /// A token's times, in seconds from now.
@@ -192,17 +194,15 @@ impl LastProblem {
 
 impl Entry {
     fn state(&self, now: Timestamp) -> State {
-        let usable = self.token.as_ref().filter(|token| token.is_usable(now));
-        if self.lease.as_ref().is_some_and(|lease| lease.is_live(now)) {
-            State::Exchanging
-        } else if self.failure.as_ref().is_some_and(|failure| failure.is_backing_off(now)) {
-            State::BackingOff
-        } else {
-            match usable {
-                Some(token) if token.is_due(now) || self.rejected => State::Due,
-                Some(_) => State::Valid,
-                None => State::Absent,
-            }
+        let is_exchanging = self.lease.as_ref().is_some_and(|lease| lease.is_live(now));
+        let is_backing_off = self.failure.as_ref().is_some_and(|failure| failure.is_backing_off(now));
+        match self.token.as_ref().filter(|token| token.is_usable(now)) {
+            Some(_) if is_exchanging => State::Refreshing,
+            Some(token) if token.is_due(now) || self.rejected => State::Due,
+            Some(_) => State::Fresh,
+            None if is_exchanging => State::Fetching,
+            None if is_backing_off => State::Failing,
+            None => State::Absent,
         }
     }
 }

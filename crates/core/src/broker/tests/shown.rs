@@ -74,12 +74,12 @@ fn the_status_tells_people_where_each_token_stands_and_never_the_token() {
     process.poll(0);
     let (identity, scope) = (process.spec.identity().to_owned(), process.spec.scope().to_owned());
     let key = process.spec.key().short();
-    assert_eq!(status(&process), json!({"identity": identity, "scope": scope, "key": key, "state": "exchanging"}));
+    assert_eq!(status(&process), json!({"identity": identity, "scope": scope, "key": key, "state": "fetching"}));
     process.assertion(0);
     process.endpoint(0, token(3600));
     process.advance(Duration::from_secs(100));
     let seen = status(&process);
-    assert_eq!(seen["state"], "valid");
+    assert_eq!(seen["state"], "fresh");
     assert_eq!(seen["token"]["age_s"], 100);
     assert_eq!((&seen["token"]["usable_for_s"], &seen["token"]["expires_in_s"]), (&json!(3470), &json!(3500)));
     process.advance(Duration::from_secs(3300));
@@ -87,7 +87,7 @@ fn the_status_tells_people_where_each_token_stands_and_never_the_token() {
     process.advance(Duration::from_secs(200));
     process.exchange(0, 2, refusal(90_002));
     let seen = status(&process);
-    assert_eq!(seen["state"], "backing_off");
+    assert_eq!(seen["state"], "failing");
     assert_eq!(seen["last_problem"]["aadsts"], "AADSTS90002");
     assert_eq!((&seen["last_problem"]["failures"], &seen["last_problem"]["age_s"]), (&json!(1), &json!(0)));
     assert!(seen["last_problem"]["next_try_in_s"].as_u64().is_some() && seen.get("token").is_none());
@@ -106,6 +106,29 @@ fn with_exchanges(of: &[(&str, &str)], answer: fn() -> CallResult) -> (Process, 
         commands.extend(process.workers[0].endpoint_answered(key, answer(), process.now, &process.shared));
     }
     (process, commands)
+}
+
+#[test]
+fn the_status_names_each_state_of_a_token_that_is_refreshed_as_the_glossary_does() {
+    let mut process = Process::new();
+    let state = |process: &Process| {
+        let body: serde_json::Value = serde_json::from_slice(&status_of(&CONFIGURATION, process).body).unwrap();
+        body["keys"][0]["state"].as_str().unwrap().to_owned()
+    };
+    process.exchange(0, 1, token(3600));
+    process.ready(0);
+    let mut states = vec![state(&process)];
+    process.advance(process.due_in(0).unwrap());
+    states.push(state(&process));
+    process.poll(0);
+    states.push(state(&process));
+    process.assertion(0);
+    process.endpoint(0, refusal(90_002));
+    states.push(state(&process));
+    assert_eq!(states, ["fresh", "due", "refreshing", "due"]);
+    let glossary = include_str!("../../../../../docs/glossary.md");
+    let states = ["absent", "fetching", "failing"].into_iter().chain(states.iter().map(String::as_str));
+    assert!(states.into_iter().all(|state| glossary.contains(&format!("\n| `{state}` |"))), "the glossary lists them");
 }
 
 #[test]
