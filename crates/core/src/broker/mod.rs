@@ -263,7 +263,7 @@ impl Broker {
             TokenLookup::Pending => {
                 // Only the first one asks for a look.
                 if look && let Err(problem) = self.admit(spec, now, shared) {
-                    return (self.refuse(spec, stream, problem, now), false);
+                    return self.refuse(spec, stream, problem, now);
                 }
                 self.waiting.insert(stream, spec.key());
             }
@@ -294,13 +294,15 @@ impl Broker {
 
     /// Answers the only request that waits for a key whose exchange may not begin: with a token that does not last, where
     /// there is one.
-    fn refuse(&mut self, spec: &TokenSpec, stream: StreamId, problem: Problem, now: Timestamp) -> TokenLookup {
-        let Some(slot) = self.slots.get_mut(&spec.key()) else { return TokenLookup::Failed(problem) };
+    fn refuse(&mut self, spec: &TokenSpec, stream: StreamId, problem: Problem, now: Timestamp) -> (TokenLookup, bool) {
+        let Some(slot) = self.slots.get_mut(&spec.key()) else { return (TokenLookup::Failed(problem), false) };
         let index = slot.waiters.iter().position(|waiter| waiter.stream == stream);
         let rejected = index.and_then(|index| slot.waiters.remove(index).rejected);
         let token = slot.usable_for(rejected.as_ref(), now).cloned();
+        // The other workers must know who holds the token.
+        let look = token.is_some() && slot.use_token();
         self.schedule(spec.key(), now);
-        token.map_or(TokenLookup::Failed(problem), TokenLookup::Ready)
+        (token.map_or(TokenLookup::Failed(problem), TokenLookup::Ready), look)
     }
 
     /// Asks for a token on behalf of a request that does not wait for it.

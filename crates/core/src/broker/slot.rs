@@ -168,9 +168,9 @@ impl Slot {
         self.may_compare(now) || matches!(self.exchange, Exchange::Comparing { .. })
     }
 
-    /// Whether nothing is under way or waited for.
+    /// Whether this worker does nothing for the key, and nobody here waits for it. Another worker may exchange it.
     pub(super) fn is_idle(&self) -> bool {
-        self.waiters.is_empty() && !self.wanted && matches!(self.exchange, Exchange::Idle)
+        self.waiters.is_empty() && !self.wanted && !self.holds_lease()
     }
 
     /// Whether Entra refused it last.

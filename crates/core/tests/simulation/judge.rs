@@ -1,6 +1,7 @@
 //! The invariants, which are checked after every event.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
 use std::time::Duration;
 
 use entra_exchange_core::broker::{CachedToken, Limits, StreamId};
@@ -52,6 +53,8 @@ pub(crate) struct Judge {
     limits: Limits,
     waiting: BTreeMap<(Life, u32), Waiting>,
     calls: Vec<Call>,
+    /// The number of tokens that were put into shared data so far.
+    pub(crate) publications: u64,
     /// For each key, the token in shared data.
     published: HashMap<TokenKey, Published>,
     /// The configuration's `discard_tokens_before`.
@@ -92,6 +95,8 @@ struct Rejected {
 #[derive(Clone, Copy)]
 struct Published {
     number: usize,
+    /// Its place in the order of all tokens that were put into shared data.
+    publication: u64,
     at: u64,
     /// By the wall clock, which the broker uses.
     asked_at: Timestamp,
@@ -137,6 +142,7 @@ impl Judge {
             limits: plan.limits,
             waiting: BTreeMap::new(),
             calls: Vec::new(),
+            publications: 0,
             published: HashMap::new(),
             discard_before: None,
             held_until: HashMap::new(),
@@ -193,16 +199,18 @@ impl Judge {
         }
     }
 
-    /// Checks the problem with which a request is answered.
+    /// Checks the problem with which a request is answered. The worker could not know the tokens of the `unseen` publications:
+    /// other workers made them while it decided.
     pub(crate) fn refuses(
         &mut self,
         requested: &RequestedToken,
         problem: &Problem,
         (life, waiting): (Life, usize),
+        unseen: &Range<u64>,
         clock: &Clock,
     ) {
         self.must_hide_secrets(&format!("{problem:?}"));
-        let usable = self.usable(requested.spec.key(), clock);
+        let usable = self.usable(requested.spec.key(), clock).filter(|token| !unseen.contains(&token.publication));
         let withheld = usable.filter(|token| match requested.rejects {
             Rejects::Nothing => true,
             Rejects::Token(number) => number != token.number && token.is_certain,
@@ -341,8 +349,10 @@ impl Judge {
         }
         let Some(minted) = self.minted.get(number) else { return };
         let until = asked_at.plus(Duration::from_millis(minted.life_ms() - minted.margin_ms()));
+        let (at, publication) = (clock.steady(), self.publications);
+        self.publications += 1;
         let mut published =
-            Published { number, at: clock.steady(), asked_at, until, until_perhaps: until, is_certain: under_lease };
+            Published { number, publication, at, asked_at, until, until_perhaps: until, is_certain: under_lease };
         if let Some(other) = self.usable(key, clock).filter(|_| !under_lease) {
             published.asked_at = asked_at.max(other.asked_at);
             published.until = until.min(other.until);
@@ -423,5 +433,20 @@ impl Judge {
     /// The number of waiting requests.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.len()
+    }
+}
+
+#[test]
+fn only_a_token_that_another_worker_publishes_while_a_worker_decides_may_be_withheld() {
+    for (unseen, is_violation) in [(0..1, false), (1..1, true), (1..2, true)] {
+        let (mut judge, clock) = (Judge::new(&Plan::quiet(2, 1, HOUR)), Clock::default());
+        let spec = specs::all(None).swap_remove(0);
+        let (tenant_id, client_id) = (spec.tenant_id().to_owned(), spec.client_id().to_owned());
+        judge.minted.push(Minted { tenant_id, client_id, scope: spec.scope().to_owned(), life: 3600, at: 0 });
+        judge.succeeds(spec.key(), 0, clock.wall(), true, &clock);
+        let requested = RequestedToken { spec, rejects: Rejects::Nothing };
+        let problem = Problem::new(Code::TokenWaitTimeout, "detail", "remedy");
+        judge.refuses(&requested, &problem, ((1, 0), 1), &unseen, &clock);
+        assert_eq!(judge.violation.is_some(), is_violation, "{unseen:?}: {:?}", judge.violation);
     }
 }

@@ -22,6 +22,7 @@ impl World {
         let waiting = state.streams.len();
         let shared_view = SharedView { world: self, vm };
         let (stale, rejects) = self.stale(&state, spec.key());
+        let began = self.judge.borrow().publications;
         let answer = if let Some(stale) = stale {
             let (answer, rejection) = state.broker.get_another(&spec, need, stale, stream, now, &shared_view);
             let seen = state.handed_out.get(&spec.key()).and_then(|issued| entra::number_of(issued.token().expose()));
@@ -47,7 +48,9 @@ impl World {
             }
             Some(TokenLookup::Failed(problem)) => {
                 let requested = RequestedToken { spec, rejects };
-                self.judge.borrow_mut().refuses(&requested, &problem, (life, waiting), &self.clock);
+                let mut judge = self.judge.borrow_mut();
+                let unseen = began..judge.publications;
+                judge.refuses(&requested, &problem, (life, waiting), &unseen, &self.clock);
             }
             Some(TokenLookup::Pending) => {
                 state.streams.insert(stream, RequestedToken { spec, rejects });

@@ -13,7 +13,7 @@ use crate::world::World;
 const SEEDS: u64 = 100;
 
 /// The seeds that broke a rule once.
-const FAILED_SEEDS: [u64; 2] = [221, 395];
+const FAILED_SEEDS: [u64; 4] = [221, 395, 151_091, 200_095];
 
 impl Plan {
     /// The plan of a seed, with requests for unlisted scopes.
@@ -30,11 +30,12 @@ impl Plan {
         plan
     }
 
-    /// The maximum number of token keys in a worker: the listed ones, those of the budget, and those that requests wait for.
+    /// The maximum number of token keys in a worker: the listed ones, those of the budget, those that requests wait for, and
+    /// those that are refreshed although no request waits.
     pub(crate) fn most_keys(&self) -> usize {
         let Limits { wait, unlisted, .. } = self.limits;
         let waited_for = unlisted.new_per_minute * wait.as_secs().div_ceil(60).max(1) as usize;
-        self.keys + unlisted.scopes + waited_for
+        self.keys + unlisted.scopes + waited_for + unlisted.parallel_exchanges
     }
 }
 

@@ -122,7 +122,11 @@ impl World {
         let shared_view = SharedView { world: self, vm };
         let mut state = self.vms[vm].borrow_mut();
         let life = (vm, state.generation);
+        let publications = || self.judge.borrow().publications;
+        let began = publications();
         let mut commands = VecDeque::from(event(&mut state.broker, now, &shared_view));
+        // Other workers publish tokens while this one processes an event.
+        let unseen = began..publications();
         while let Some(command) = commands.pop_front() {
             self.note(vm, || match &command {
                 Command::ReadAssertion(spec) => format!("  reads for {:?}", spec.key()),
@@ -153,7 +157,13 @@ impl World {
                     match (state.streams.remove(&stream), outcome) {
                         (Some(requested), Ok(issued)) => self.hand_out(&mut state, life, &requested, issued),
                         (Some(requested), Err(problem)) => {
-                            self.judge.borrow_mut().refuses(&requested, &problem, (life, waiting), &self.clock);
+                            self.judge.borrow_mut().refuses(
+                                &requested,
+                                &problem,
+                                (life, waiting),
+                                &unseen,
+                                &self.clock,
+                            );
                         }
                         (None, _) => {}
                     }

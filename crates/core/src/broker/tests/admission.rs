@@ -330,3 +330,45 @@ fn a_rejection_of_a_scope_that_is_dropped_is_remembered_for_as_long_as_it_limits
     shared::remove(&process.shared, key, process.now);
     assert_eq!(shared::read(&process.shared, key), Entry::default());
 }
+
+#[test]
+fn a_worker_that_serves_the_token_in_hand_because_no_exchange_may_begin_is_woken_when_that_is_replaced() {
+    // The token does not last long enough for the request, or the configuration discards it.
+    for (need, discards) in [(Need::LongLived, false), (Need::Usable, true)] {
+        let spec = |before| grant_of("payments", "held/.default", &["entra"], before);
+        let mut process = Process::new();
+        process.switch_to(spec(None)).exchange(0, 1, token(3600));
+        process.advance(Duration::from_secs(3400));
+        process.switch_to(grant_of("payments", "throttled/.default", &["entra"], None));
+        process.exchange(1, 2, throttled(30));
+        process.switch_to(spec(discards.then_some(process.now)));
+        let (answer, look) = process.workers[1].get(&process.spec, need, StreamId(3), process.now, &process.shared);
+        assert!(matches!(answer, TokenLookup::Ready(_)) && look, "{need:?}: {answer:?}");
+        assert_eq!(process.poll(1), []);
+        process.advance(Duration::from_secs(31));
+        let lookup = process.workers[0].get(&process.spec, need, StreamId(4), process.now, &process.shared);
+        assert!(matches!(lookup.0, TokenLookup::Pending), "{need:?}");
+        assert_eq!(process.poll(0), [Observed::Read]);
+        assert_eq!(process.assertion(0), [Observed::EndpointCall]);
+        assert_eq!(process.endpoint(0, token(3600)), [Observed::Wake(1), Observed::Token(4)], "{need:?}");
+    }
+}
+
+#[test]
+fn a_worker_lets_go_of_a_scope_that_another_one_exchanges_to_make_room_for_a_new_one() {
+    let mut process = Process::new();
+    let unlisted_limits = UnlistedLimits { scopes: 1, ..UnlistedLimits::default() };
+    process.workers[1] =
+        Broker::new(WorkerId(8), QueueId(1), Limits { unlisted: unlisted_limits, ..Limits::default() });
+    process.switch_to(unlisted(0)).exchange(0, 1, token(3600));
+    process.ready(1);
+    process.poll(1);
+    process.advance(process.due_in(0).unwrap().max(process.due_in(1).unwrap()));
+    assert_eq!((process.poll(0), process.poll(1)), (vec![Observed::Read], vec![]));
+    process.switch_to(unlisted(1)).pending(1, 2);
+    assert_eq!(process.workers[1].keys(), 1);
+    // The end of the other worker's exchange changes nothing here.
+    process.switch_to(unlisted(0)).assertion(0);
+    process.endpoint(0, token(3600));
+    assert_eq!(process.poll(1), []);
+}
