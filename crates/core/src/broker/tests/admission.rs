@@ -346,7 +346,7 @@ fn a_worker_that_serves_the_token_in_hand_because_no_exchange_may_begin_is_woken
         assert!(matches!(answer, TokenLookup::Ready(_)) && look, "{need:?}: {answer:?}");
         assert_eq!(process.poll(1), []);
         process.advance(Duration::from_secs(31));
-        let lookup = process.workers[0].get(&process.spec, need, StreamId(4), process.now, &process.shared);
+        let lookup = process.workers[0].get(&process.spec, Need::LongLived, StreamId(4), process.now, &process.shared);
         assert!(matches!(lookup.0, TokenLookup::Pending), "{need:?}");
         assert_eq!(process.poll(0), [Observed::Read]);
         assert_eq!(process.assertion(0), [Observed::EndpointCall]);
