@@ -1,4 +1,4 @@
-//! What the engine asks of Envoy, as host calls. Headers are bytes throughout.
+//! Implements the engine's host interface with proxy-wasm host calls. Header values are bytes, because they need not be UTF-8.
 
 use std::cell::Cell;
 use std::collections::hash_map::RandomState;
@@ -13,14 +13,14 @@ use entra_exchange_core::http::{CallFailure, HttpCall, Reply};
 use entra_exchange_core::metrics::Kind;
 use entra_exchange_core::time::Timestamp;
 
-/// Envoy, as one root context sees it.
+/// Envoy, as the host of one root context.
 pub(crate) struct Envoy {
     root: u32,
-    /// The context that host calls act on.
+    /// The context on which host calls act.
     effective: Cell<u32>,
 }
 
-/// The memory that all workers share.
+/// Envoy's shared data, which all workers of a VM id share.
 struct Shared;
 
 impl SharedData for Shared {
@@ -38,17 +38,17 @@ impl Envoy {
         Self { root, effective: Cell::new(root) }
     }
 
-    /// Envoy has begun a callback of the root context.
+    /// Records that Envoy has begun a callback of the root context.
     pub(crate) fn enter_root_callback(&self) {
         self.effective.set(self.root);
     }
 
-    /// Envoy has begun a callback of this stream.
+    /// Records that Envoy has begun a callback of this stream.
     pub(crate) fn enter_stream_callback(&self, stream: u32) {
         self.effective.set(stream);
     }
 
-    /// Has host calls act on this context. Returns whether it exists.
+    /// Makes host calls act on this context. Returns whether the context exists.
     fn act_on(&self, context: u32) -> bool {
         if self.effective.get() == context {
             return true;
@@ -71,7 +71,7 @@ impl Host for Envoy {
     }
 
     fn start_call(&mut self, call: &HttpCall) -> Result<CallId, CallFailure> {
-        // A call of a stream's ends with the stream.
+        // The root context makes the call, because Envoy cancels a stream's calls when the stream ends.
         self.act_on(self.root);
         let pseudo = [(":method", call.method), (":path", call.path.as_str()), (":authority", call.authority.as_str())];
         let headers: Vec<(&str, &str)> = pseudo.into_iter().chain(call.headers.iter().copied()).collect();
@@ -88,7 +88,7 @@ impl Host for Envoy {
 
     fn set_timer(&mut self, after: Option<Duration>) {
         self.act_on(self.root);
-        // No period is no tick.
+        // A period of zero disables the timer.
         let period = after.map_or(Duration::ZERO, |after| after.max(Duration::from_millis(1)));
         let _ = hostcalls::set_tick_period(period);
     }
@@ -168,11 +168,11 @@ impl HttpHost for Envoy {
     }
 
     fn keep_over_redirects(&mut self, name: &str) -> bool {
-        // `envoy.source.extensions.common.wasm.DeclarePropertyArguments`: field 1 is the name, field 5 how long it lives, 1 for
-        // as long as the client's request.
+        // `envoy.source.extensions.common.wasm.DeclarePropertyArguments`: field 1 is the name, field 5 the life span; 1 is
+        // the span of the downstream request.
         let Ok(length) = u8::try_from(name.len()) else { return false };
         let arguments = [&[0x0a, length], name.as_bytes(), &[0x28, 0x01]].concat();
-        // What another plugin configuration in this VM has declared already is a bad argument, and stays declared.
+        // If another plugin configuration in this VM has declared the property, Envoy returns BAD_ARGUMENT, and it stays declared.
         matches!(hostcalls::call_foreign_function("declare_property", &arguments), Ok(_) | Err(Status::BAD_ARGUMENT))
     }
 
@@ -181,7 +181,7 @@ impl HttpHost for Envoy {
     }
 
     fn random(&mut self) -> u64 {
-        // The standard library seeds its hash maps from the host's randomness.
+        // The standard library seeds its hash maps with random numbers of the host.
         RandomState::new().build_hasher().finish()
     }
 

@@ -1,8 +1,8 @@
 //! The filter: a proxy-wasm shell over `entra-exchange-core`'s engine.
 //!
-//! [`plugin`] hands Envoy's callbacks to the engine, [`host`] carries out what the engine asks for. Neither decides anything.
+//! [`plugin`] forwards Envoy's callbacks to the engine, and [`host`] implements the engine's host calls. Neither contains a decision.
 
-// Host calls exist in Envoy only.
+// Host calls exist only in Envoy, so there is nothing to compile for other targets.
 #![cfg(target_family = "wasm")]
 
 mod host;

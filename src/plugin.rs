@@ -1,4 +1,4 @@
-//! Envoy's callbacks.
+//! Forwards Envoy's callbacks to the engine.
 
 use entra_exchange_abi::hostcalls::{self, BufferType, MapType};
 use entra_exchange_abi::{Action, Plugin};
@@ -9,25 +9,25 @@ use entra_exchange_core::http::CallResponse;
 
 use crate::host::Envoy;
 
-/// Which module this is.
+/// The version and commit of this module.
 const BUILD: Build = Build { version: VERSION, commit: env!("ENTRA_EXCHANGE_COMMIT") };
 
 const VERSION: &str =
     if cfg!(feature = "next") { concat!(env!("CARGO_PKG_VERSION"), "+next") } else { env!("CARGO_PKG_VERSION") };
 
-/// The fingerprint of the sources, for the tests: they do not take another checkout's module for this one's.
+/// The fingerprint of the sources, by which tests reject a module that was built from other sources.
 #[used]
 static SOURCES: &str = env!("ENTRA_EXCHANGE_SOURCES");
 
-/// One plugin configuration in one VM.
+/// The filter for one plugin configuration in one VM.
 pub(crate) struct Filter {
     envoy: Envoy,
-    /// Without one no request may be forwarded: there is nothing to decide by.
+    /// The engine; `None` until a configuration is accepted. Without it every request is paused, and none is forwarded.
     engine: Option<Engine>,
 }
 
 impl Filter {
-    /// Hands an event of the root context to the engine.
+    /// Passes an event of the root context to the engine.
     fn root_event(&mut self, event: impl FnOnce(&mut Engine, &mut Envoy)) {
         self.envoy.enter_root_callback();
         if let Some(engine) = &mut self.engine {
@@ -50,7 +50,7 @@ impl Plugin for Filter {
         self.envoy.enter_root_callback();
         let engine = Engine::configure(&text, &|name| std::env::var(name).ok(), BUILD, &mut self.envoy);
         let accepted = engine.is_some();
-        // A rejected configuration leaves the former one in place.
+        // A rejected configuration leaves the previous engine in place.
         self.engine = engine.or(self.engine.take());
         accepted
     }
@@ -96,7 +96,7 @@ impl Plugin for Filter {
     }
 }
 
-/// The answer to the call that is being reported. Without headers it broke off, and Envoy has no map to read.
+/// Reads the response of the call that Envoy reports. A call without response headers failed, and Envoy has no map to read.
 fn response(headers: usize, body_size: usize) -> CallResponse {
     if headers == 0 {
         return CallResponse::broken_off();

@@ -154,7 +154,7 @@ const INVALID: &str = r#"{"destinations":[{"host":["x"],"scope":"https://vault.a
 /// Whether the log lists all mistakes of [`INVALID`].
 fn lists_all_mistakes(log: &str) -> bool {
     [
-        r#"destinations[0].host: there is no such field: did you mean \"hosts\"?"#,
+        r#"destinations[0].host: unknown field: did you mean \"hosts\"?"#,
         r#"destinations[0].scope: \"https://vault.azure.net\" is a resource: write \"https://vault.azure.net/.default\""#,
     ]
     .iter()

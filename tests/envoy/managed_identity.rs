@@ -83,7 +83,7 @@ fn a_build_gets_a_token_for_the_allowed_resource_only() {
     assert_eq!(claims(&ask("https://management.azure.com/"))["aud"], "https://management.azure.com/");
     let other = ask("https://vault.azure.net");
     assert_eq!(other.status, 400);
-    assert!(other.json()["message"].as_str().unwrap().contains("is not offered for the resource"), "{}", other.text());
+    assert!(other.json()["message"].as_str().unwrap().contains("is not allowed for the resource"), "{}", other.text());
     // Without the section `imds`, IMDS requests are not answered.
     assert_eq!(stack.send_imds(&imds("resource=https://management.azure.com/")).unwrap().status, 404);
     assert_clean_log(&stack);
@@ -137,7 +137,7 @@ fn two_identities_are_never_confused() {
     for (query, words) in [
         ("resource=https://vault.azure.net".to_owned(), "Multiple user assigned identities exist"),
         (format!("resource=https://vault.azure.net&client_id={}", stack::CLIENT_ID), "Identity not found"),
-        (format!("resource=https://vault.azure.net&client_id={reports}"), "is not offered for the resource"),
+        (format!("resource=https://vault.azure.net&client_id={reports}"), "is not allowed for the resource"),
         (format!("resource=https://storage.azure.com&msi_res_id={}", resource_id("other")), "Identity not found"),
         (format!("resource=https://storage.azure.com&object_id={reports}"), "Identity not found"),
     ] {
@@ -157,7 +157,7 @@ fn managed_identity_is_rejected_on_a_gateway() {
     let stack = newest(Options { edit: Some(Box::new(edit)), ..Options::default() });
     let answer = stack.send_imds(&imds("resource=https://vault.azure.net")).unwrap();
     assert_eq!(answer.status, 403);
-    assert!(answer.text().contains("never answered on a gateway"), "{}", answer.text());
+    assert!(answer.text().contains("not available on a gateway"), "{}", answer.text());
     assert!(stack.get(LISTED_HOST, "/", &[]).seen_header("authorization").is_some(), "destinations still work");
 }
 

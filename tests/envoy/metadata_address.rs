@@ -223,7 +223,7 @@ fn a_probe_from_outside_gets_only_the_code() {
         for detail in [stack::TENANT_ID, CLIENT_ID, stack::ISSUER_URL, stack::SUBJECT, "default"] {
             assert!(!outside.contains(detail), "{detail} in {outside}");
         }
-        assert!(outside.contains("Only callers in the pod are told the details"), "{outside}");
+        assert!(outside.contains("Details are given only to callers within the pod"), "{outside}");
         assert!(probe("127.0.0.1").contains("JWT"), "{}", probe("127.0.0.1"));
     }
     assert_clean_log(&stack);

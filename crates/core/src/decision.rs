@@ -139,7 +139,7 @@ impl Report {
 
     /// The report in one line, for tests.
     #[cfg(test)]
-    pub(crate) fn in_words(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         let identity = self.identity.as_deref().unwrap_or("unknown");
         let scope = self.spec.as_ref().map_or("no token", |spec| spec.scope());
         let enforced = self.would_refuse.map_or("forwarded", Code::as_str);

@@ -104,7 +104,7 @@ impl CallResponse {
 
 impl std::fmt::Debug for CallResponse {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Response").field("status", &self.status).finish_non_exhaustive()
+        formatter.debug_struct("CallResponse").field("status", &self.status).finish_non_exhaustive()
     }
 }
 
@@ -163,8 +163,8 @@ pub(crate) mod tests {
             body: b"{\"access_token\":\"body\"}".to_vec(),
             is_envoys_own: false,
         };
-        assert_eq!(format!("{response:?}"), "Response { status: 200, .. }");
-        assert_eq!(format!("{:?}", super::CallResult::Ok(response)), "Ok(Response { status: 200, .. })");
+        assert_eq!(format!("{response:?}"), "CallResponse { status: 200, .. }");
+        assert_eq!(format!("{:?}", super::CallResult::Ok(response)), "Ok(CallResponse { status: 200, .. })");
     }
 
     impl RequestAccess for Sent {

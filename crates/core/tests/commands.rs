@@ -1,4 +1,4 @@
-//! The commands and names in the repository's Markdown pages: the shell accepts the former, and the filter has the latter.
+//! Checks the commands and names in the repository's Markdown pages: every command is valid shell, and every name exists.
 
 // A test may panic.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
@@ -42,13 +42,13 @@ fn shell_blocks(text: &str) -> Vec<&str> {
     text.split("\n```sh\n").skip(1).map(|rest| rest.split("\n```").next().unwrap()).collect()
 }
 
-/// The pieces of a document between backquotes, outside of its blocks.
+/// The inline code of a document, outside its code blocks.
 fn code(text: &str) -> Vec<&str> {
     let outside = text.split("\n```").step_by(2);
     outside.flat_map(|part| part.lines()).flat_map(|line| line.split('`').skip(1).step_by(2)).collect()
 }
 
-/// All words of these characters that begin so.
+/// The words of lower-case letters, digits and underscores that follow `beginning`.
 fn words<'a>(text: &'a str, beginning: &str) -> BTreeSet<&'a str> {
     let ends = |character: char| !(character.is_ascii_lowercase() || character.is_ascii_digit() || character == '_');
     let after = text.match_indices(beginning).map(|(start, _)| &text[start + beginning.len()..]);
@@ -57,17 +57,17 @@ fn words<'a>(text: &'a str, beginning: &str) -> BTreeSet<&'a str> {
 
 #[test]
 fn every_command_of_the_documentation_is_valid_shell() {
-    let mut tried = 0;
+    let mut checked = 0;
     for (page, text) in pages() {
         for block in shell_blocks(&text) {
             let mut shell = Command::new("sh").arg("-n").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
             shell.stdin.take().unwrap().write_all(block.as_bytes()).unwrap();
             let output = shell.wait_with_output().unwrap();
             assert!(output.status.success(), "{page}: {}\n{block}", String::from_utf8_lossy(&output.stderr));
-            tried += 1;
+            checked += 1;
         }
     }
-    assert!(tried >= 8, "{tried}");
+    assert!(checked >= 8, "{checked}");
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn every_target_of_make_that_a_page_names_exists() {
     }
 }
 
-/// Whoever greps for a name of the documents must find it.
+/// A name in the documentation must be found in logs, replies and metrics.
 #[test]
 fn every_metric_event_and_code_that_a_page_names_exists() {
     let metrics = file("crates/core/src/metrics.rs");
@@ -98,11 +98,11 @@ fn every_metric_event_and_code_that_a_page_names_exists() {
         for event in words(&text, "event=") {
             assert!(events.contains(&event), "{page}: event={event}");
         }
-        let in_words = words(&text, "entra_exchange{").into_iter().chain(words(&text, "\"code\": \""));
+        let in_details = words(&text, "entra_exchange{").into_iter().chain(words(&text, "\"code\": \""));
         let in_problems = words(&text, "urn:entra-exchange:problem:");
         let after_status =
             code(&text).into_iter().filter_map(|code| code.strip_prefix("403 ").or(code.strip_prefix("503 ")));
-        for found in in_words.chain(in_problems).chain(after_status.filter(|code| !code.contains(' '))) {
+        for found in in_details.chain(in_problems).chain(after_status.filter(|code| !code.contains(' '))) {
             assert!(codes.contains(&found), "{page}: {found}");
         }
     }

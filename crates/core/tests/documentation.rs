@@ -1,4 +1,4 @@
-//! The repository's Markdown pages: every link leads somewhere, and every page can be found from `docs/README.md`.
+//! Checks the links in the repository's Markdown pages: every link has a target, and every page is reachable from `docs/README.md`.
 
 // A test may panic.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
@@ -10,11 +10,11 @@ use std::path::{Component, Path, PathBuf};
 /// The page from which every other page must be reachable.
 const INDEX: &str = "docs/README.md";
 
-/// The page that is ordered by what an operator sees.
+/// The page that is ordered by symptom.
 const TROUBLESHOOTING: &str = "docs/troubleshooting.md";
 
-/// Pages whose readers may be stuck: each links to [`TROUBLESHOOTING`].
-const MAY_BE_STUCK: &[&str] = &[
+/// Pages that must link to [`TROUBLESHOOTING`].
+const MUST_LINK_TO_TROUBLESHOOTING: &[&str] = &[
     "README.md",
     INDEX,
     "docs/absolute-links.md",
@@ -33,7 +33,7 @@ const MAY_BE_STUCK: &[&str] = &[
 const NOT_PAGES: &[&str] = &[".git", ".github", ".tools", "dist", "node_modules", "target"];
 
 #[test]
-fn every_relative_link_leads_to_a_file_and_to_a_heading_in_it() {
+fn every_relative_link_has_an_existing_file_and_heading_as_target() {
     let pages = pages();
     let mut broken = Vec::new();
     for (page, text) in &pages {
@@ -49,7 +49,7 @@ fn every_relative_link_leads_to_a_file_and_to_a_heading_in_it() {
             }
         }
     }
-    assert!(broken.is_empty(), "links that lead nowhere:\n{}", broken.join("\n"));
+    assert!(broken.is_empty(), "links without a target:\n{}", broken.join("\n"));
 }
 
 #[test]
@@ -68,9 +68,9 @@ fn every_page_is_reachable_from_the_index() {
 }
 
 #[test]
-fn a_reader_who_is_stuck_finds_the_troubleshooting_page() {
+fn every_operators_page_links_to_the_troubleshooting_page() {
     let pages = pages();
-    let missing: Vec<&&str> = MAY_BE_STUCK
+    let missing: Vec<&&str> = MUST_LINK_TO_TROUBLESHOOTING
         .iter()
         .filter(|page| !targets(Path::new(page), &pages).any(|target| target == Path::new(TROUBLESHOOTING)))
         .collect();
@@ -78,7 +78,7 @@ fn a_reader_who_is_stuck_finds_the_troubleshooting_page() {
 }
 
 #[test]
-fn links_and_headings_are_read_as_github_reads_them() {
+fn links_and_headings_are_parsed_like_on_github() {
     let text = "# A `code` heading: with *marks*\n\n[a](b.md#c) `[no](link)` [`x`](../d) ![i](e.png \"title\")\n\n\
                 ```sh\n# no heading\n[no](link)\n```\n\n## Twice\n\n## Twice\n\n<https://example.com> [web](https://example.com)\n";
     assert_eq!(links(text), ["b.md#c", "../d", "e.png"]);
@@ -110,13 +110,13 @@ fn pages() -> BTreeMap<PathBuf, String> {
     pages
 }
 
-/// The paths that the links of a page lead to.
+/// The target paths of a page's links.
 fn targets<'a>(page: &'a Path, pages: &'a BTreeMap<PathBuf, String>) -> impl Iterator<Item = PathBuf> + 'a {
     let links = pages.get(page).map(|text| links(text)).unwrap_or_default();
     links.into_iter().map(move |link| resolve(page, link.split('#').next().unwrap_or_default()))
 }
 
-/// The path of a link, seen from the repository's root; the page itself where the link has only an anchor.
+/// The target of a link, as a path from the repository's root; the page itself if the link has only an anchor.
 fn resolve(page: &Path, link: &str) -> PathBuf {
     if link.is_empty() {
         return page.to_owned();
@@ -132,7 +132,7 @@ fn resolve(page: &Path, link: &str) -> PathBuf {
     path
 }
 
-/// The lines of a page that are not in a fenced block.
+/// The lines of a page outside fenced code blocks.
 fn prose(text: &str) -> impl Iterator<Item = &str> {
     let mut fenced = false;
     text.lines().filter(move |line| {
@@ -159,7 +159,7 @@ fn links(text: &str) -> Vec<String> {
     links
 }
 
-/// The anchors of a page's headings, as GitHub makes them.
+/// The anchors that GitHub generates for a page's headings.
 fn anchors(text: &str) -> BTreeSet<String> {
     let mut anchors = BTreeSet::new();
     for line in prose(text).filter(|line| line.starts_with('#')) {

@@ -1,41 +1,41 @@
-//! The field `azure_service` of a destination: its row knows hosts, scope and the form of the header.
+//! Reads the fields `azure_service` and `names` of a destination, from which the hosts, the scope and the form of the header follow.
 
 use super::reader::{Mistakes, Object};
 use crate::azure::{AzureMistake, CredentialPlaces, Endpoint, HeaderForm, Service};
 use crate::entra::Cloud;
 use crate::host::HostPattern;
 
-/// What a service of Azure's makes of a destination.
+/// The settings of a destination that follow from its Azure service.
 pub(super) struct AzureService {
     pub(super) form: HeaderForm,
     pub(super) credentials: CredentialPlaces,
-    /// Whether the row knows the scope; else the operator writes it.
+    /// Whether the table has the scope. If not, the operator configures it.
     pub(super) has_scope: bool,
     resources: Vec<Resource>,
 }
 
-/// One host of it.
+/// One host of an Azure service.
 struct Resource {
-    /// Where its name is written.
+    /// The path of the field that names it, for messages.
     path: String,
     host: HostPattern,
     scope: Option<String>,
 }
 
-/// Reads `azure_service` and `names`; `None` when the destination names its hosts itself.
+/// Reads `azure_service` and `names`. Returns `None` if the destination has no `azure_service`.
 pub(super) fn read(object: &Object<'_>, cloud: Option<Cloud>, mistakes: &mut Mistakes) -> Option<AzureService> {
     let Some(field) = object.get("azure_service") else {
         if object.get("names").is_some() {
-            mistakes.add(&object.path_of("names"), "are the names of what service's resources? Write azure_service");
+            mistakes.add(&object.path_of("names"), "requires azure_service: set azure_service, or remove names");
         }
         return None;
     };
-    let made_by_the_row = |own: &str, mistakes: &mut Mistakes| {
-        if object.get(own).is_some() {
-            mistakes.add(&object.path_of(own), "is what azure_service makes: leave out one of the two");
+    let must_not_be_set = |name: &str, mistakes: &mut Mistakes| {
+        if object.get(name).is_some() {
+            mistakes.add(&object.path_of(name), "is set by azure_service: remove one of the two");
         }
     };
-    made_by_the_row("hosts", mistakes);
+    must_not_be_set("hosts", mistakes);
     let mut read = AzureService {
         form: HeaderForm::Bearer,
         credentials: CredentialPlaces::USUAL,
@@ -43,30 +43,30 @@ pub(super) fn read(object: &Object<'_>, cloud: Option<Cloud>, mistakes: &mut Mis
         resources: Vec::new(),
     };
     let Some(choice) = field.text(mistakes) else { return Some(read) };
-    let of_the_word = |mistake: AzureMistake| format!("{choice:?} {mistake}");
+    let with_choice = |mistake: AzureMistake| format!("{choice:?} {mistake}");
     let service = match Service::find(choice, cloud) {
         Ok(service) => service,
         Err(mistake) => {
-            mistakes.add(&field.path, of_the_word(mistake));
+            mistakes.add(&field.path, with_choice(mistake));
             return Some(read);
         }
     };
     (read.form, read.credentials, read.has_scope) = (service.header(), service.credentials(), service.has_scope());
     if read.has_scope {
-        made_by_the_row("scope", mistakes);
+        must_not_be_set("scope", mistakes);
     }
     let names = object.texts("names", mistakes).unwrap_or_default();
     if object.get("names").is_none() {
         match service.endpoints() {
             Ok(endpoints) => read.resources.extend(endpoints.into_iter().filter_map(|one| resource(&field.path, one))),
-            Err(mistake) => mistakes.add(&field.path, of_the_word(mistake)),
+            Err(mistake) => mistakes.add(&field.path, with_choice(mistake)),
         }
     }
     for (path, name) in names {
         match service.endpoint(name) {
             Ok(endpoint) => read.resources.extend(resource(&path, endpoint)),
             Err(mistake @ AzureMistake::TakesNoNames(_)) => {
-                mistakes.add(&object.path_of("names"), of_the_word(mistake));
+                mistakes.add(&object.path_of("names"), with_choice(mistake));
                 break;
             }
             Err(mistake) => mistakes.add(&path, format!("{name:?} {mistake}")),
@@ -81,12 +81,12 @@ fn resource(path: &str, endpoint: Endpoint) -> Option<Resource> {
 }
 
 impl AzureService {
-    /// The hosts, each with the path of where its name is written.
+    /// The hosts, each with the path of the field that names it.
     pub(super) fn hosts(&self) -> Vec<(String, HostPattern)> {
         self.resources.iter().map(|resource| (resource.path.clone(), resource.host.clone())).collect()
     }
 
-    /// The hosts of each scope; `None` is the one that the operator writes. Few services have more than one.
+    /// The hosts grouped by scope; `None` is the scope that the operator configures. Few services have several scopes.
     pub(super) fn by_scope(self) -> Vec<(Option<String>, Vec<HostPattern>)> {
         let mut groups: Vec<(Option<String>, Vec<HostPattern>)> = Vec::new();
         for Resource { host, scope, .. } in self.resources {

@@ -1,4 +1,4 @@
-//! The sections `defaults` and `destinations`: which requests get which token.
+//! Reads the sections `defaults` and `destinations`.
 
 use std::collections::HashMap;
 
@@ -11,10 +11,10 @@ use crate::entra::Cloud;
 use crate::host::HostPattern;
 use crate::path;
 
-/// What only a destination says.
+/// The fields that only a destination has, not `defaults`.
 const OWN: &[&str] = &["name", "azure_service", "names", "hosts", "methods", "path_prefixes"];
 
-/// What a request must be like, said once: a host with its port, a path prefix, a method.
+/// A condition on requests, which only one destination may have: a host with its port, a path prefix, a method.
 type Match = (HostPattern, String, Option<String>);
 
 pub(super) fn read(
@@ -42,16 +42,16 @@ pub(super) fn read(
         for (path, host) in &hosts {
             for prefix in &path_prefixes {
                 for method in &methods {
-                    let what = (host.clone(), prefix.clone(), method.clone());
-                    if let Some(other) = taken.insert(what, index) {
-                        mistakes.add(path, tie(host, prefix, method.as_deref(), other));
+                    let condition = (host.clone(), prefix.clone(), method.clone());
+                    if let Some(other) = taken.insert(condition, index) {
+                        mistakes.add(path, duplicate_match(host, prefix, method.as_deref(), other));
                     }
                 }
             }
         }
         let mut treatment = defaults.clone().with(&object, identities, mistakes);
         if let Some(azure) = &azure {
-            treatment.be_of(azure);
+            treatment.apply_service(azure);
         }
         check_wildcards(&hosts, &treatment, mistakes);
         let label = object
@@ -81,8 +81,8 @@ pub(super) fn read(
     destinations
 }
 
-/// A token for all hosts of a suffix under which anyone can register one is a token for strangers. Where none is sent there
-/// is no danger.
+/// Rejects a wildcard over a suffix under which anyone can register a host: any of its owners would receive the token. A
+/// destination that sends no token is not affected.
 fn check_wildcards(hosts: &[(String, HostPattern)], treatment: &Treatment, mistakes: &mut Mistakes) {
     if treatment.shared_suffix_allowed || !treatment.sends_tokens() {
         return;
@@ -91,85 +91,90 @@ fn check_wildcards(hosts: &[(String, HostPattern)], treatment: &Treatment, mista
         mistakes.add(
             path,
             format!(
-                "strangers can have a host under {:?}: list your own hosts, or write shared_suffix: allow",
+                "anyone can register a host under {:?}: list your own hosts, or set shared_suffix to \"allow\"",
                 host.name()
             ),
         );
     }
 }
 
-/// What to say where two destinations want the same requests.
-fn tie(host: &HostPattern, prefix: &str, method: Option<&str>, other: usize) -> String {
+/// The message that two destinations match the same requests.
+fn duplicate_match(host: &HostPattern, prefix: &str, method: Option<&str>, other: usize) -> String {
     let path = if prefix.is_empty() { String::new() } else { format!(" with path {prefix:?}") };
     let method = method.map_or_else(String::new, |method| format!(" and method {method}"));
     let host = host.to_string();
     format!(
-        "{host:?}{path}{method} stands in two places (also destinations[{other}]), and which of them decides is not \
-         clear: write it once, or tell them apart by port, path_prefixes or methods"
+        "{host:?}{path}{method} is also listed in destinations[{other}]: remove one of the two, or distinguish them by port, \
+         path_prefixes or methods"
     )
 }
 
-/// The hosts, each with the path of where it is written.
+/// Reads the hosts, each with its path in the configuration.
 fn read_hosts(
     object: &Object<'_>,
     managed_identity: Option<&ManagedIdentity>,
     mistakes: &mut Mistakes,
 ) -> Vec<(String, HostPattern)> {
     if object.get("hosts").is_none() {
-        mistakes.add(&object.path_of("hosts"), "is missing: write the hosts that get the token, or azure_service");
+        mistakes.add(&object.path_of("hosts"), "is missing: list the hosts, or set azure_service");
     }
     let mut hosts = Vec::new();
     for (path, text) in object.texts("hosts", mistakes).unwrap_or_default() {
         let Some(host) = HostPattern::parse(text) else {
-            mistakes.add(&path, format!("{text:?} is no host: write a name such as \"api.example.com\" or \"*.example.com\", with :port if only that port is meant"));
+            mistakes.add(&path, format!("{text:?} is not a valid host: write a name such as \"api.example.com\" or \"*.example.com\", with :port to match that port only"));
             continue;
         };
         let is_answered = |own: &String| !host.wildcard && *own == host.host.name;
         if managed_identity.is_some_and(|answers| answers.hosts().any(is_answered)) {
-            mistakes.add(&path, format!("{text:?} is answered by managed_identity: take it out here or there"));
+            mistakes.add(&path, format!("{text:?} is also a host of managed_identity: remove it from one of the two"));
         }
         hosts.push((path, host));
     }
     hosts
 }
 
-/// The methods; a single `None` is any.
+/// Reads the methods; a single `None` matches any method.
 fn read_methods(object: &Object<'_>, mistakes: &mut Mistakes) -> Vec<Option<String>> {
     let Some(texts) = object.texts("methods", mistakes) else { return vec![None] };
     let mut methods = Vec::new();
     for (path, text) in texts {
-        let right = text.to_ascii_uppercase();
+        let upper = text.to_ascii_uppercase();
         if text == "*" {
-            mistakes.add(&path, "\"*\" is not a method, and there are no patterns: leave methods out for any method");
+            mistakes.add(&path, "\"*\" is not a valid method: remove methods to match any method");
         } else if !is_token(text) {
-            mistakes.add(&path, format!("{text:?} is no method: write such as \"GET\""));
-        } else if right != text {
-            // Methods are case-sensitive (RFC 9110, section 9.1), and hardly one has small letters.
-            mistakes.add(&path, format!("{text:?} is another method than {right:?}: write {right:?}"));
-        } else if methods.contains(&Some(right.clone())) {
+            mistakes.add(&path, format!("{text:?} is not a valid method: write a method such as \"GET\""));
+        } else if upper != text {
+            // Methods are case-sensitive (RFC 9110, section 9.1), and the registered ones have no lower-case letters.
+            mistakes.add(
+                &path,
+                format!("{text:?} is not the method {upper:?}, because methods are case-sensitive: write {upper:?}"),
+            );
+        } else if methods.contains(&Some(upper.clone())) {
             mistakes.add(&path, format!("{text:?} is a duplicate entry: remove it"));
         } else {
-            methods.push(Some(right));
+            methods.push(Some(upper));
         }
     }
     methods
 }
 
-/// The prefixes in their canonical form, without a slash at their end; a single empty one is any path.
+/// Reads the path prefixes, in canonical form and without a trailing slash; a single empty prefix matches any path.
 fn read_prefixes(object: &Object<'_>, mistakes: &mut Mistakes) -> Vec<String> {
     let Some(texts) = object.texts("path_prefixes", mistakes) else { return vec![String::new()] };
     let mut prefixes = Vec::new();
     for (path, text) in texts {
         let plain = text.strip_suffix('/').unwrap_or(text);
         let prefix = path::canonical(plain.as_bytes());
-        // What is canonical is UTF-8.
+        // A canonical path is valid UTF-8.
         let prefix = prefix.map(|prefix| String::from_utf8_lossy(&prefix).into_owned());
         if let Some(whole) =
             text.strip_suffix("/*").or_else(|| text.strip_suffix("/**")).filter(|it| it.starts_with('/'))
         {
             mistakes.add(
                 &path,
-                format!("{text:?} is not a path prefix: a prefix covers all paths below it, so write {whole:?}"),
+                format!(
+                    "{text:?} is not a valid path prefix: a prefix includes all paths below it, so write {whole:?}"
+                ),
             );
             continue;
         }
@@ -177,17 +182,17 @@ fn read_prefixes(object: &Object<'_>, mistakes: &mut Mistakes) -> Vec<String> {
             mistakes.add(
                 &path,
                 format!(
-                    "{text:?} is no path prefix: write whole segments that begin with a slash, such as \"/v1.0/users\""
+                    "{text:?} is not a valid path prefix: write whole segments that begin with a slash, such as \"/v1.0/users\""
                 ),
             );
             continue;
         }
         match (prefix, path::ambiguity(plain.as_bytes())) {
-            (Ok(prefix), Some(what)) => {
-                mistakes.add(&path, format!("{text:?} has {what}: write {prefix:?}"));
+            (Ok(prefix), Some(reason)) => {
+                mistakes.add(&path, format!("{text:?} has {reason}: write {prefix:?}"));
             }
-            (Err(what), _) => mistakes
-                .add(&path, format!("{text:?} has {what}, and requests for such paths are refused: write it without")),
+            (Err(reason), _) => mistakes
+                .add(&path, format!("{text:?} has {reason}, and requests with such paths are rejected: remove it")),
             (Ok(prefix), None) if prefixes.contains(&prefix) => {
                 mistakes.add(&path, format!("{text:?} is a duplicate entry: remove it"));
             }

@@ -1,4 +1,4 @@
-//! The sections `entra`, `assertions` and `identities`: where tokens come from, and who we are there.
+//! Reads the sections `entra`, `assertions` and `identities`, and the environment variables that they default to.
 
 use super::reader::{Field, Mistakes, Object};
 use super::{Client, Identity};
@@ -8,25 +8,25 @@ use crate::host::Host;
 use crate::problem::{Code, Problem};
 use crate::untrusted::{UntrustedText, is_guid};
 
-/// The cluster that leads to the authority, unless `entra.clusters` says another.
+/// The cluster that leads to the authority if `entra.clusters` is not set.
 const ENTRA_CLUSTER: &str = "entra";
 
-/// The assertion that exists unwritten, and its cluster.
+/// The name and the cluster of the assertion that is created implicitly.
 const PROJECTED_TOKEN: &str = "projected_token";
 
-/// The identity that exists unwritten.
+/// The name of the identity that is created implicitly if `identities` is not set.
 const DEFAULT_IDENTITY: &str = "default";
 
 const TENANT_VARIABLE: &str = "AZURE_TENANT_ID";
 const CLIENT_VARIABLE: &str = "AZURE_CLIENT_ID";
 const AUTHORITY_VARIABLE: &str = "AZURE_AUTHORITY_HOST";
 
-const SET_VARIABLES: &str = "Set the variables in the container that runs Envoy (in Istio's sidecars as proxyMetadata in the pod's \
-    annotation proxy.istio.io/config), list them in vm_config.environment_variables.host_env_keys, and restart the pod. Or write \
-    tenant_id and client_id into the identity's configuration.";
+const SET_VARIABLES: &str = "Set the variables in the container that runs Envoy (in an Istio sidecar as proxyMetadata in the pod \
+    annotation proxy.istio.io/config), list them in vm_config.environment_variables.host_env_keys, and restart the pod. Or set \
+    tenant_id and client_id in the identity's configuration.";
 
-/// Reads the three sections. There is always at least one identity. The cloud is the authority's; a variable that names no
-/// authority is told to the requests, whose hosts are the public cloud's then.
+/// Reads the three sections. Returns at least one identity, and the cloud of the authority. If the variable is not a valid
+/// authority, the cloud is the public one, and requests are rejected with the problem.
 pub(super) fn read(
     root: &Object<'_>,
     variable: &dyn Fn(&str) -> Option<String>,
@@ -38,7 +38,7 @@ pub(super) fn read(
     (read_identities(root, &entra, &assertions, variable, mistakes), cloud)
 }
 
-/// Where tokens come from.
+/// The section `entra`: the authority that issues tokens, and the clusters that lead to it.
 struct Entra {
     authority: Result<Authority, Problem>,
     clusters: Vec<String>,
@@ -50,19 +50,19 @@ fn read_entra(root: &Object<'_>, variable: &dyn Fn(&str) -> Option<String>, mist
     let unknown_allowed = object.as_ref().is_some_and(|object| {
         object.choice("unknown_authority", &[("refuse", false), ("allow", true)], false, mistakes)
     });
-    let written = object.as_ref().and_then(|object| object.text("authority", mistakes));
-    let authority = match written {
-        Some(text) => Authority::parse(text, unknown_allowed).or_else(|wrong| {
-            mistakes.add("entra.authority", format!("{text:?} {wrong}"));
+    let configured = object.as_ref().and_then(|object| object.text("authority", mistakes));
+    let authority = match configured {
+        Some(text) => Authority::parse(text, unknown_allowed).or_else(|mistake| {
+            mistakes.add("entra.authority", format!("{text:?} {mistake}"));
             Ok(Authority::public())
         }),
         None => read_variable(AUTHORITY_VARIABLE, variable).and_then(|text| {
             let Some(text) = text else { return Ok(Authority::public()) };
-            Authority::parse(&text, unknown_allowed).map_err(|wrong| {
+            Authority::parse(&text, unknown_allowed).map_err(|mistake| {
                 Problem::new(
                     Code::EnvVarMissing,
-                    format!("{AUTHORITY_VARIABLE}: {:?} {wrong}", UntrustedText::new(&text)),
-                    "Correct the variable, or write entra.authority in the configuration.",
+                    format!("{AUTHORITY_VARIABLE}: {:?} {mistake}", UntrustedText::new(&text)),
+                    "Correct the variable, or set entra.authority in the configuration.",
                 )
             })
         }),
@@ -74,19 +74,19 @@ fn read_entra(root: &Object<'_>, variable: &dyn Fn(&str) -> Option<String>, mist
     Entra { authority, clusters }
 }
 
-/// The value of an environment variable; `None` where it is not set or empty.
+/// The value of an environment variable; `None` if it is not set or empty.
 ///
 /// # Errors
-/// White space at its ends: a Secret that was made from a file often ends in a line break. No header can carry it
-/// (RFC 9110, section 5.5), and no id has it.
+/// If the value begins or ends with white space: a Secret that was created from a file often ends in a line break. A header
+/// value cannot end in one (RFC 9110, section 5.5), and neither can an id.
 pub(super) fn read_variable(name: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, Problem> {
     match variable(name).filter(|text| !text.is_empty()) {
         Some(text) if text.trim() != text => Err(Problem::new(
             Code::EnvVarMissing,
             format!("{name} begins or ends with white space"),
             format!(
-                "Remove the white space from {name}. A Secret has a line break at its end when it was made with echo: \
-                 use printf or echo -n."
+                "Remove the white space from {name}. A Secret that was created with echo ends in a line break: use printf or \
+                 echo -n."
             ),
         )),
         text => Ok(text),
@@ -94,17 +94,17 @@ pub(super) fn read_variable(name: &str, variable: &dyn Fn(&str) -> Option<String
 }
 
 /// The names of all identities, for a message.
-pub(super) fn names(identities: &[Identity], between: &str) -> String {
+pub(super) fn names(identities: &[Identity], separator: &str) -> String {
     let named = identities.iter().map(|identity| identity.name.as_str()).filter(|name| !name.is_empty());
-    named.collect::<Vec<_>>().join(between)
+    named.collect::<Vec<_>>().join(separator)
 }
 
-/// The place of the identity that is named here.
-pub(super) fn read_place(field: &Field<'_>, identities: &[Identity], mistakes: &mut Mistakes) -> Option<usize> {
+/// Reads the name of an identity; returns the identity's index.
+pub(super) fn read_index(field: &Field<'_>, identities: &[Identity], mistakes: &mut Mistakes) -> Option<usize> {
     let name = field.text(mistakes)?;
     let found = identities.iter().position(|identity| identity.name == name);
     if found.is_none() {
-        mistakes.add(&field.path, format!("{name:?} is no identity: write {}", names(identities, " or ")));
+        mistakes.add(&field.path, format!("{name:?} is not a known identity: write {}", names(identities, " or ")));
     }
     found
 }
@@ -121,7 +121,10 @@ fn read_assertions(root: &Object<'_>, mistakes: &mut Mistakes) -> Vec<(String, S
         }
         let cluster = object.required("cluster", "the Envoy cluster that serves the token's file", mistakes);
         if assertions.iter().any(|(other, _)| other == name) {
-            mistakes.add(&object.path_of("name"), format!("{name:?} is the name of another assertion: write another"));
+            mistakes.add(
+                &object.path_of("name"),
+                format!("{name:?} is already the name of another assertion: choose another name"),
+            );
         }
         assertions.push((name.to_owned(), Source::File { cluster: cluster.unwrap_or_default().to_owned() }));
     }
@@ -154,8 +157,8 @@ fn read_identities(
     for (index, item) in items.iter().enumerate() {
         let Some(object) = item.object(KNOWN, mistakes) else { continue };
         let name = read_name(&object, items.len() == 1, &identities, mistakes);
-        let tenant_id = written(&object, "tenant_id", wrong_tenant, mistakes);
-        let client_id = written(&object, "client_id", wrong_client, mistakes);
+        let tenant_id = read_checked(&object, "tenant_id", check_tenant, mistakes);
+        let client_id = read_checked(&object, "client_id", check_client, mistakes);
         let source = match object.text("assertion", mistakes) {
             None => None,
             Some(wanted) => {
@@ -164,7 +167,7 @@ fn read_identities(
                     let all: Vec<&str> = assertions.iter().map(|(name, _)| name.as_str()).collect();
                     mistakes.add(
                         &object.path_of("assertion"),
-                        format!("{wanted:?} is no assertion: write {}", all.join(" or ")),
+                        format!("{wanted:?} is not a known assertion: write {}", all.join(" or ")),
                     );
                 }
                 found.map(|(_, source)| source.clone())
@@ -178,8 +181,8 @@ fn read_identities(
             index,
             name: name.to_owned(),
             allowed_callers: read_principals(&object, mistakes),
-            object_id: written(&object, "object_id", wrong_object, mistakes).map(str::to_owned),
-            resource_id: written(&object, "resource_id", wrong_resource_id, mistakes).map(str::to_owned),
+            object_id: read_checked(&object, "object_id", check_object, mistakes).map(str::to_owned),
+            resource_id: read_checked(&object, "resource_id", check_resource_id, mistakes).map(str::to_owned),
             resources: texts.map(|texts| read_resources(texts, mistakes)),
             client,
         });
@@ -188,7 +191,7 @@ fn read_identities(
         for identity in identities.iter().filter(|identity| identity.allowed_callers.is_empty()) {
             mistakes.add(
                 &format!("identities[{}].principals", identity.index),
-                format!("is missing: another identity has principals, so say who may use {:?} too", identity.name),
+                format!("is missing: another identity has principals, so list those that may use {:?}", identity.name),
             );
         }
     }
@@ -206,7 +209,7 @@ fn read_identities(
     identities
 }
 
-/// The name of an identity; the empty one where it is missing, which is reported.
+/// Reads the name of an identity. Returns an empty name if it is missing, which is reported.
 fn read_name<'a>(object: &Object<'a>, is_only: bool, others: &[Identity], mistakes: &mut Mistakes) -> &'a str {
     let path = object.path_of("name");
     let Some(name) = object.text("name", mistakes) else {
@@ -220,22 +223,22 @@ fn read_name<'a>(object: &Object<'a>, is_only: bool, others: &[Identity], mistak
     };
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-');
     if name.len() > 63 || !name.bytes().all(fits) {
-        mistakes.add(&path, format!("{name:?} is no name: write at most 63 of a-z, 0-9, _ and -"));
+        mistakes.add(&path, format!("{name:?} is not a valid name: write at most 63 characters of a-z, 0-9, _ and -"));
     }
     if others.iter().any(|other| other.name == name) {
-        mistakes.add(&path, format!("{name:?} is the name of another identity: write another"));
+        mistakes.add(&path, format!("{name:?} is already the name of another identity: choose another name"));
     }
     name
 }
 
-/// Who may use it: what stands in callers' certificates as a URI, compared as it is.
+/// Reads the callers that may use an identity: URIs, which are compared exactly with that in the caller's certificate.
 fn read_principals(object: &Object<'_>, mistakes: &mut Mistakes) -> Vec<String> {
     let mut allowed_callers: Vec<String> = Vec::new();
     for (path, text) in object.texts("principals", mistakes).unwrap_or_default() {
         if text.contains('*') || text.contains(char::is_whitespace) {
-            mistakes.add(&path, format!("{text:?} is no principal: write each in full, there are no patterns"));
+            mistakes.add(&path, format!("{text:?} is not a valid principal: write each in full, without patterns"));
         } else if !text.contains("://") {
-            mistakes.add(&path, format!("{text:?} is no URI: write it as the certificate has it, \"spiffe://{text}\""));
+            mistakes.add(&path, format!("{text:?} is not a URI: write it as in the certificate, \"spiffe://{text}\""));
         } else if allowed_callers.iter().any(|other| other == text) {
             mistakes.add(&path, format!("{text:?} is a duplicate entry: remove it"));
         } else {
@@ -245,58 +248,60 @@ fn read_principals(object: &Object<'_>, mistakes: &mut Mistakes) -> Vec<String> 
     allowed_callers
 }
 
-/// What callers may ask for, without a slash at the end.
+/// Reads the resources that callers may request, without a trailing slash.
 fn read_resources(texts: Vec<(String, &str)>, mistakes: &mut Mistakes) -> Vec<String> {
     let mut resources = Vec::new();
     for (path, text) in texts {
         if let Some(resource) = text.strip_suffix("/.default") {
-            mistakes.add(&path, format!("{text:?} is a scope, and callers ask for a resource: write {resource:?}"));
+            mistakes.add(&path, format!("{text:?} is a scope, and callers request a resource: write {resource:?}"));
         }
         resources.push(text.strip_suffix('/').unwrap_or(text).to_owned());
     }
     resources
 }
 
+/// The source of the assertion that is created implicitly, or of the configured one with its name.
 fn projected(assertions: &[(String, Source)]) -> Option<Source> {
     assertions.iter().find(|(name, _)| name == PROJECTED_TOKEN).map(|(_, source)| source.clone())
 }
 
-/// A text that was written, with what `wrong` finds in it told.
-fn written<'a>(
+/// Reads a text that need not be present, and reports the mistake that `check` finds in it.
+fn read_checked<'a>(
     object: &Object<'a>,
     name: &str,
-    wrong: fn(&str) -> Option<&'static str>,
+    check: fn(&str) -> Option<&'static str>,
     mistakes: &mut Mistakes,
 ) -> Option<&'a str> {
     let text = object.text(name, mistakes)?;
-    if let Some(wrong) = wrong(text) {
-        mistakes.add(&object.path_of(name), format!("{text:?} {wrong}"));
+    if let Some(mistake) = check(text) {
+        mistakes.add(&object.path_of(name), format!("{text:?} {mistake}"));
     }
     Some(text)
 }
 
-fn wrong_tenant(text: &str) -> Option<&'static str> {
+fn check_tenant(text: &str) -> Option<&'static str> {
     if matches!(text, "common" | "organizations" | "consumers") {
-        return Some("is no tenant that an application can sign in to: write the tenant's id");
+        return Some("is not a tenant that an application can sign in to: write the tenant's id");
     }
     let domain = text.contains('.') && Host::parse(text.as_bytes()).is_some_and(|host| host.port.is_none());
-    (!is_guid(text) && !domain).then_some("is no tenant: write its id, a GUID, or one of its domain names")
+    (!is_guid(text) && !domain).then_some("is not a valid tenant: write its id, a GUID, or one of its domain names")
 }
 
-fn wrong_client(text: &str) -> Option<&'static str> {
-    (!is_guid(text)).then_some("is no client id: write the application's or managed identity's client id, a GUID")
+fn check_client(text: &str) -> Option<&'static str> {
+    (!is_guid(text))
+        .then_some("is not a valid client id: write the application's or managed identity's client id, a GUID")
 }
 
-fn wrong_object(text: &str) -> Option<&'static str> {
-    (!is_guid(text)).then_some("is no object id: write the managed identity's principal id, a GUID")
+fn check_object(text: &str) -> Option<&'static str> {
+    (!is_guid(text)).then_some("is not a valid object id: write the managed identity's principal id, a GUID")
 }
 
-fn wrong_resource_id(text: &str) -> Option<&'static str> {
+fn check_resource_id(text: &str) -> Option<&'static str> {
     (!text.starts_with("/subscriptions/"))
-        .then_some("is no resource id: write the managed identity's, which starts with /subscriptions/")
+        .then_some("is not a valid resource id: write that of the managed identity, which starts with /subscriptions/")
 }
 
-/// The identity as Entra knows it: what was written, else the variables; or what is missing in the pod.
+/// The identity's client at Entra, from the configuration or else from the variables, or the problem with a variable.
 fn client(
     entra: &Entra,
     tenant_id: Option<&str>,
@@ -304,29 +309,29 @@ fn client(
     assertion: Option<Source>,
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Client, Problem> {
-    let from = |written: Option<&str>, name: &str, wrong: fn(&str) -> Option<&'static str>| {
-        if let Some(text) = written {
+    let from = |configured: Option<&str>, name: &str, check: fn(&str) -> Option<&'static str>| {
+        if let Some(text) = configured {
             return Ok(text.to_owned());
         }
         let found = read_variable(name, variable)?;
-        let wrong = match &found {
+        let mistake = match &found {
             None => Some("is not set"),
-            Some(text) => wrong(text),
+            Some(text) => check(text),
         };
-        match (found, wrong) {
+        match (found, mistake) {
             (Some(text), None) => Ok(text),
-            (found, wrong) => Err(Problem::new(
+            (found, mistake) => Err(Problem::new(
                 Code::EnvVarMissing,
                 match found {
-                    Some(text) => format!("{name}: {:?} {}", UntrustedText::new(&text), wrong.unwrap_or_default()),
+                    Some(text) => format!("{name}: {:?} {}", UntrustedText::new(&text), mistake.unwrap_or_default()),
                     None => format!("{name} is not set"),
                 },
                 SET_VARIABLES,
             )),
         }
     };
-    let tenant_id = from(tenant_id, TENANT_VARIABLE, wrong_tenant);
-    let client_id = from(client_id, CLIENT_VARIABLE, wrong_client);
+    let tenant_id = from(tenant_id, TENANT_VARIABLE, check_tenant);
+    let client_id = from(client_id, CLIENT_VARIABLE, check_client);
     match (tenant_id, client_id, entra.authority.clone()) {
         (Ok(tenant_id), Ok(client_id), Ok(authority)) => Ok(Client {
             tenant_id,
@@ -337,13 +342,13 @@ fn client(
             discard_before: None,
         }),
         (tenant_id, client_id, authority) => {
-            Err(all_in_one([tenant_id.err(), client_id.err(), authority.err()].into_iter().flatten()))
+            Err(combined([tenant_id.err(), client_id.err(), authority.err()].into_iter().flatten()))
         }
     }
 }
 
 /// One problem that names every variable that is missing or wrong, so that one restart of the pod is enough.
-fn all_in_one(problems: impl Iterator<Item = Problem>) -> Problem {
+fn combined(problems: impl Iterator<Item = Problem>) -> Problem {
     let (mut details, mut remedies) = (Vec::new(), Vec::new());
     for problem in problems {
         details.push(problem.detail);

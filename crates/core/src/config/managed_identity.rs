@@ -1,4 +1,4 @@
-//! The section `managed_identity`: who is answered, and as whom.
+//! Reads the section `managed_identity`.
 
 use super::identities;
 use super::reader::{Field, Mistakes, Object};
@@ -7,17 +7,18 @@ use crate::broker::UnlistedLimits;
 use crate::path;
 use crate::problem::{Code, Problem};
 
-/// Where IMDS clients call, unless `managed_identity.imds.hosts` says otherwise.
+/// The hosts to which IMDS clients send requests; the default of `managed_identity.imds.hosts`.
 const IMDS_HOSTS: &[&str] = &["169.254.169.254", "127.0.0.1", "localhost"];
 
-/// Where Google's metadata is, and the name by which Google's clients ask for it.
+/// The path of Google's metadata, and the host to which Google's clients send requests.
 const GOOGLE_PATH: &str = "/computeMetadata";
 const GOOGLE_HOST: &str = "metadata.google.internal";
 
-/// Where App Service clients call, unless `managed_identity.app_service.hosts` says otherwise.
+/// The hosts to which App Service clients send requests; the default of `managed_identity.app_service.hosts`.
 const APP_SERVICE_HOSTS: &[&str] = &["127.0.0.1", "localhost"];
 
-/// The variable with the secret of App Service clients, unless `secret_from_env` says another: theirs is called so too.
+/// The variable with the secret of App Service clients; the default of `secret_from_env`. Clients read a variable of the same
+/// name.
 const SECRET_VARIABLE: &str = "IDENTITY_HEADER";
 
 pub(super) fn read(
@@ -28,22 +29,22 @@ pub(super) fn read(
 ) -> Option<ManagedIdentity> {
     const KNOWN: &[&str] = &["identities", "default_identity", "action", "imds", "app_service", "health", "limits"];
     let object = root.get("managed_identity")?.object(KNOWN, mistakes)?;
-    let (offered, default) = read_offer(&object, identities, mistakes);
+    let (offered, default) = read_offered(&object, identities, mistakes);
     let actions =
         [("answer", ManagedAction::Answer), ("report", ManagedAction::Report), ("refuse", ManagedAction::Refuse)];
     let (health_hosts, health_identities) = read_health(&object, identities, mistakes);
     if ["imds", "app_service", "health"].iter().all(|name| object.get(name).is_none()) {
         mistakes.add(
             &object.path_of("imds"),
-            "is missing: write \"imds\": {} to answer IMDS clients, or \"app_service\": {} to answer those of App Service",
+            "is missing: set \"imds\": {} to answer IMDS clients, or \"app_service\": {} to answer App Service clients",
         );
     }
     let action = object.choice("action", &actions, ManagedAction::Answer, mistakes);
     if action == ManagedAction::Report && object.get("app_service").is_some() {
         mistakes.add(
             &object.path_of("app_service"),
-            "cannot be combined with \"action\": \"report\": nothing else answers App Service's protocol in a pod, and the request would \
-             carry its secret on. Remove app_service while the action is \"report\"",
+            "cannot be combined with \"action\": \"report\": no other server in a pod answers App Service's protocol, and the \
+             forwarded request would contain the secret. Remove app_service while the action is \"report\"",
         );
     }
     Some(ManagedIdentity {
@@ -58,7 +59,7 @@ pub(super) fn read(
     })
 }
 
-/// How many scopes that the configuration does not list callers may ask for.
+/// Reads the limits for scopes that the configuration does not list.
 fn read_limits(object: &Object<'_>, mistakes: &mut Mistakes) -> UnlistedLimits {
     const KNOWN: &[&str] = &["unlisted_scopes", "new_scopes_per_minute", "parallel_exchanges"];
     let defaults = UnlistedLimits::default();
@@ -73,7 +74,7 @@ fn read_limits(object: &Object<'_>, mistakes: &mut Mistakes) -> UnlistedLimits {
     }
 }
 
-/// Where health is answered, and which identities decide; `None` where the configuration does not say which.
+/// Reads the hosts of the health endpoints, and the identities that decide readiness; `None` if they are not configured.
 fn read_health(
     object: &Object<'_>,
     identities: &[Identity],
@@ -82,37 +83,37 @@ fn read_health(
     let Some(health) = object.get("health").and_then(|health| health.object(&["hosts", "identities"], mistakes)) else {
         return (Vec::new(), None);
     };
-    // A kubelet calls by the pod's address, which nobody knows beforehand: there is no default.
+    // There is no default: a kubelet sends the pod's address, which is not known in advance.
     if health.get("hosts").is_none() {
-        mistakes.add(&health.path_of("hosts"), "is missing: write the host that the probe sends");
+        mistakes.add(&health.path_of("hosts"), "is missing: list the host that the probe sends");
     }
-    let decisive = health.get("identities").map(|field| read_places(&field, identities, mistakes));
+    let decisive = health.get("identities").map(|field| read_indexes(&field, identities, mistakes));
     (health.hosts(&[], mistakes), decisive)
 }
 
-/// The places of the identities that a list names.
-fn read_places(field: &Field<'_>, identities: &[Identity], mistakes: &mut Mistakes) -> Vec<usize> {
-    let mut places = Vec::new();
+/// Reads a list of identities' names; returns their indexes.
+fn read_indexes(field: &Field<'_>, identities: &[Identity], mistakes: &mut Mistakes) -> Vec<usize> {
+    let mut indexes = Vec::new();
     for item in field.list(mistakes).unwrap_or_default() {
-        let Some(index) = identities::read_place(&item, identities, mistakes) else { continue };
-        if places.contains(&index) {
+        let Some(index) = identities::read_index(&item, identities, mistakes) else { continue };
+        if indexes.contains(&index) {
             mistakes.add(&item.path, "duplicate entry: remove it");
         } else {
-            places.push(index);
+            indexes.push(index);
         }
     }
-    places
+    indexes
 }
 
-/// Which identities callers may ask for, and whose token they get who name none.
-fn read_offer(object: &Object<'_>, identities: &[Identity], mistakes: &mut Mistakes) -> (Vec<usize>, Option<usize>) {
+/// Reads which identities callers may select, and which is used for a caller that selects none.
+fn read_offered(object: &Object<'_>, identities: &[Identity], mistakes: &mut Mistakes) -> (Vec<usize>, Option<usize>) {
     let offered: Vec<usize> = match object.get("identities") {
-        Some(field) => read_places(&field, identities, mistakes),
+        Some(field) => read_indexes(&field, identities, mistakes),
         None if identities.len() > 1 => {
             let names = identities::names(identities, ", ");
             mistakes.add(
                 &object.path_of("identities"),
-                format!("is missing: say which identities callers may ask for, of {names}"),
+                format!("is missing: list the identities that callers may select, from {names}"),
             );
             Vec::new()
         }
@@ -120,7 +121,7 @@ fn read_offer(object: &Object<'_>, identities: &[Identity], mistakes: &mut Mista
     };
     let default = match (object.get("default_identity"), offered.as_slice()) {
         (Some(field), _) => {
-            let found = identities::read_place(&field, identities, mistakes);
+            let found = identities::read_index(&field, identities, mistakes);
             if let Some(identity) =
                 found.filter(|index| !offered.contains(index)).and_then(|index| identities.get(index))
             {
@@ -144,7 +145,7 @@ fn read_imds(object: &Object<'_>, mistakes: &mut Mistakes) -> Option<Imds> {
             mistakes.add(
                 &index,
                 format!(
-                    "{text:?} would hand out the node's own identity: what is below /metadata/identity never passes"
+                    "{text:?} would expose the node's own identity: paths below /metadata/identity are never forwarded"
                 ),
             );
         } else if !is_metadata_path(text) {
@@ -166,21 +167,21 @@ fn read_imds(object: &Object<'_>, mistakes: &mut Mistakes) -> Option<Imds> {
     Some(Imds { hosts, pass, passes_root: passes_google })
 }
 
-/// One warning for each path of `pass` by which the node's own credentials can be read.
+/// One warning for each path of `pass` that exposes the node's own credentials.
 pub(super) fn warnings(managed_identity: &ManagedIdentity) -> impl Iterator<Item = String> {
     let pass = managed_identity.imds.iter().flat_map(|imds| imds.pass.iter().enumerate());
     pass.filter_map(|(index, prefix)| {
         let credentials = node_credentials(prefix)?;
         Some(format!(
-            "managed_identity.imds.pass[{index}]: {prefix:?} takes in {credentials}, which hands out the node's own credentials. List the \
-             paths that the application needs instead"
+            "managed_identity.imds.pass[{index}]: {prefix:?} includes {credentials}, which exposes the node's own credentials. List only \
+             the paths that the application needs"
         ))
     })
 }
 
-/// The path, of those that hand out the credentials of AWS's or Google's nodes, that a prefix takes in or is below.
+/// The path that serves credentials of an AWS or Google node, if the prefix includes it or is below it.
 fn node_credentials(prefix: &str) -> Option<&'static str> {
-    // AWS has the same tree under `latest` and under dates.
+    // AWS serves the same tree under `latest` and under dates.
     let (first, rest) = prefix.strip_prefix('/')?.split_once('/').unwrap_or((prefix.get(1..)?, ""));
     let first = if is_date(first) { "latest" } else { first };
     let prefix = format!("/{first}/{rest}");
@@ -190,11 +191,12 @@ fn node_credentials(prefix: &str) -> Option<&'static str> {
     credentials.into_iter().find(|path| overlap(path))
 }
 
-fn is_date(choice: &str) -> bool {
-    choice.len() == 10 && choice.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
+/// Whether a path segment is a date, such as `2021-07-15`.
+fn is_date(segment: &str) -> bool {
+    segment.len() == 10 && segment.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
 }
 
-/// Whether it is a path of Azure's metadata service, AWS's (whose trees are `latest` and dates) or Google's.
+/// Whether this is a path of the metadata service of Azure, AWS (whose trees are `latest` and dates) or Google.
 fn is_metadata_path(text: &str) -> bool {
     let first = text.strip_prefix('/').map(|rest| rest.split('/').next().unwrap_or_default());
     let known = first.is_some_and(|first| matches!(first, "metadata" | "latest" | "computeMetadata") || is_date(first));
@@ -214,7 +216,7 @@ fn read_app_service(
                 Code::EnvVarMissing,
                 format!("{name} is not set in the proxy, so no caller can send the right secret"),
                 format!(
-                    "Give the app and the proxy's container the same random {name}, and see that it stands in \
+                    "Set the same random {name} in the app's container and in the proxy's, and list it in \
                      vm_config.environment_variables.host_env_keys."
                 ),
             )

@@ -1,7 +1,7 @@
-//! What an operator writes: JSON, read once into types that cannot be wrong.
+//! The configuration: JSON, parsed once into types that hold only valid values.
 //!
-//! What is written wrongly refuses the configuration, every mistake at once. What is missing in the pod (a variable)
-//! refuses the requests that need it: one forgotten annotation must not take a proxy's listener away.
+//! A mistake in the JSON rejects the configuration; all mistakes are reported at once. A missing environment variable rejects
+//! only the requests that need it, so that one forgotten annotation does not remove a proxy's listener.
 
 mod azure_service;
 mod destinations;
@@ -31,7 +31,7 @@ use reader::{Field, Mistakes};
 use subtle::ConstantTimeEq;
 use tree::Node;
 
-/// A configuration that can be acted on.
+/// A valid configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub(crate) fingerprint: Fingerprint,
@@ -39,44 +39,44 @@ pub struct Config {
     pub(crate) destinations: Vec<Destination>,
     pub(crate) managed_identity: Option<ManagedIdentity>,
     pub(crate) status: Option<Status>,
-    /// How long things may take, and how many may wait.
+    /// Time-outs, and the maximum number of waiting requests.
     pub limits: Limits,
-    /// What is logged.
+    /// What is logged about exchanges and requests.
     pub log: Log,
-    /// What is allowed but probably not meant, one sentence each.
+    /// Warnings about settings that are valid but probably not intended, one sentence each.
     pub warnings: Vec<String>,
 }
 
-/// What is logged, and how loud at the least; `None` is never.
+/// What is logged, with the minimum level of each line; `None` disables the lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Log {
-    /// A line for each exchange. One that failed is a warning at the least.
+    /// The level of the line for each exchange. A failed exchange is logged at `warn` or above.
     pub exchanges: Option<Level>,
-    /// A line for each request that concerns the filter.
+    /// The level of the line for each request that the configuration applies to.
     pub requests: Option<Level>,
-    /// Whether access logs learn of every request that concerns the filter, not only of those that were rejected.
+    /// Whether the value for access logs is set for every request that the configuration applies to, not only for rejected ones.
     pub access: bool,
 }
 
-/// Who we are.
+/// An identity: a client at Entra, and who may use it.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
-    /// Where it is written: its index in the text.
+    /// Its index in `identities` of the configuration.
     pub(crate) index: usize,
     pub(crate) name: String,
-    /// Who may use it, by the URI in the certificate of the caller; without any, everybody.
+    /// The callers that may use it, by the URI in their certificates (`principals`). If empty, every caller may.
     pub(crate) allowed_callers: Vec<String>,
-    /// Managed-identity callers may select it by this.
+    /// The object id by which managed-identity callers may select it.
     pub(crate) object_id: Option<String>,
-    /// And by this: its Azure resource id.
+    /// The Azure resource id by which managed-identity callers may select it.
     pub(crate) resource_id: Option<String>,
-    /// What managed-identity callers may ask for, without a slash at the end; `None` is anything.
+    /// The resources that managed-identity callers may request, without a trailing slash; `None` allows any.
     pub(crate) resources: Option<Vec<String>>,
-    /// As Entra knows it, or what is missing in the pod for that.
+    /// Its client at Entra, or the problem with an environment variable.
     client: Result<Client, Problem>,
 }
 
-/// Who we are, as Entra knows it, and how to ask for it.
+/// An identity's client at Entra, and the parameters with which its tokens are requested.
 #[derive(Clone, Debug)]
 struct Client {
     authority: Authority,
@@ -88,7 +88,10 @@ struct Client {
 }
 
 impl Identity {
-    /// The grant for a scope, or what is missing in the pod for it.
+    /// The token spec for a scope.
+    ///
+    /// # Errors
+    /// If an environment variable is missing or not valid.
     pub(crate) fn spec(&self, scope: &str) -> Result<TokenSpec, Problem> {
         let client = self.client.as_ref().map_err(|problem| problem.clone().about(&self.name, scope))?;
         Ok(TokenSpec::new(&TokenSpecParts {
@@ -103,50 +106,50 @@ impl Identity {
         }))
     }
 
-    /// Its client id, or what is missing in the pod for it.
+    /// The client id, or the problem with an environment variable.
     pub(crate) fn client_id(&self) -> Result<&str, &Problem> {
         self.client.as_ref().map(|client| client.client_id.as_str())
     }
 
-    /// What its readiness hangs on, or what is missing in the pod for it.
+    /// The credential that decides its readiness, or the problem with an environment variable.
     pub(crate) fn credential(&self) -> Result<Credential, Problem> {
         self.client.as_ref().map_err(Clone::clone)?;
-        // It is the same for every scope.
+        // The credential is the same for every scope.
         self.spec("").map(|spec| Credential::of(&spec))
     }
 }
 
-/// Some requests, and what becomes of them.
+/// Conditions on requests, and the action for requests that match.
 #[derive(Clone, Debug)]
 pub(crate) struct Destination {
-    /// Where it is written; one with several scopes is several.
+    /// Its index in `destinations` of the configuration. An entry with several scopes gives several destinations.
     pub(crate) index: usize,
     pub(crate) label: String,
     pub(crate) hosts: Vec<HostPattern>,
-    /// `None` is any.
+    /// `None` matches any method.
     pub(crate) methods: Vec<Option<String>>,
-    /// Canonical, without a slash at the end; the empty one is any path.
+    /// In canonical form, without a trailing slash; the empty prefix matches any path.
     pub(crate) path_prefixes: Vec<String>,
-    /// Whether a request may name another method or path in a header.
+    /// Whether a request may override its method or path in a header.
     pub(crate) override_headers_allowed: bool,
     pub(crate) action: DestinationAction,
 }
 
-/// What becomes of a request.
+/// How a matching request is handled.
 #[derive(Clone, Debug)]
 pub(crate) enum DestinationAction {
-    /// It goes on with the token.
+    /// It is forwarded with the token.
     Inject(Token, InjectionConfig),
-    /// The token is fetched all the same; the request goes on as it came.
+    /// It is forwarded unchanged, and the token is fetched to test the configuration.
     Report(Token, InjectionConfig),
-    /// It goes on as it came.
+    /// It is forwarded unchanged.
     Pass,
-    /// It is answered with a refusal.
+    /// It is rejected.
     Refuse,
 }
 
 impl DestinationAction {
-    /// The token that it is about.
+    /// The token, if the action uses one.
     pub(crate) const fn token(&self) -> Option<&Token> {
         match self {
             Self::Inject(token, _) | Self::Report(token, _) => Some(token),
@@ -154,7 +157,7 @@ impl DestinationAction {
         }
     }
 
-    /// The same with a token for this scope, where there is one.
+    /// The same action with another scope. Without a scope, or without a token, it is unchanged.
     fn with_scope(self, scope: Option<String>) -> Self {
         let Some(scope) = scope else { return self };
         match self {
@@ -170,36 +173,36 @@ impl DestinationAction {
 pub(crate) struct Token {
     pub(crate) scope: String,
     pub(crate) owner: TokenOwner,
-    /// It is kept fresh even when nobody asks.
+    /// Whether the token is fetched in advance and kept fresh, even without requests that use it.
     pub(crate) warm: bool,
 }
 
-/// Whose token it is.
+/// The identity that owns a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum TokenOwner {
-    /// One identity's, by its place in [`Config::identities`].
+    /// This identity, by its index in [`Config::identities`].
     Identity(usize),
-    /// That of the identity which has the caller among its principals.
+    /// The identity that lists the caller in its `principals`.
     Caller,
 }
 
-/// How a token gets into a request, and when it does not.
+/// How a token is injected into a request, and under which conditions.
 #[derive(Clone, Debug)]
 pub(crate) struct InjectionConfig {
     pub(crate) tls_clusters: Vec<String>,
     pub(crate) plaintext_allowed: bool,
     pub(crate) existing_credential: ExistingCredential,
-    /// Where credentials are looked for, beside `Authorization` and the header.
+    /// Where clients put their own credentials, in addition to `Authorization` and the header.
     pub(crate) credentials: CredentialPlaces,
-    /// In lower case.
+    /// The name of the header that carries the token, in lower case.
     pub(crate) header: String,
-    /// How the token stands in `Authorization`.
+    /// The form of the token in `Authorization`.
     pub(crate) form: HeaderForm,
-    /// Without a token, the request goes on as it came.
+    /// Whether the request is forwarded unchanged if no token is available.
     pub(crate) pass_on_failure: bool,
 }
 
-/// What happens to a credential that a request brings.
+/// How a credential that a request already carries is handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ExistingCredential {
     Keep,
@@ -207,69 +210,70 @@ pub(crate) enum ExistingCredential {
     Refuse,
 }
 
-/// Answers to apps that ask a managed-identity endpoint.
+/// The section `managed_identity`: the endpoints that the filter implements.
 #[derive(Clone, Debug)]
 pub(crate) struct ManagedIdentity {
-    /// The identities on offer, by their places in [`Config::identities`].
+    /// The identities that callers may select, by their indexes in [`Config::identities`].
     pub(crate) offered: Vec<usize>,
-    /// Whose token a caller gets that names no identity.
+    /// The identity that is used if the caller selects none.
     pub(crate) default: Option<usize>,
     pub(crate) action: ManagedAction,
     pub(crate) imds: Option<Imds>,
     pub(crate) app_service: Option<AppService>,
-    /// Where `/healthz` and `/readyz` are answered, on any port.
+    /// The hosts at which `/healthz` and `/readyz` are answered, on any port.
     pub(crate) health_hosts: Vec<String>,
-    /// The identities that decide whether the pod is ready, by their places in [`Config::identities`]; `None` is the
-    /// default one, or else all that the configuration uses.
+    /// The identities that decide whether the pod is ready, by their indexes in [`Config::identities`]. `None` stands for the
+    /// default identity, or all that the configuration uses if there is no default.
     pub(crate) health_identities: Option<Vec<usize>>,
-    /// How many scopes that the configuration does not list callers may ask for.
+    /// The limits for scopes that the configuration does not list.
     pub(crate) limits: UnlistedLimits,
 }
 
 impl ManagedIdentity {
-    /// All hosts that it answers.
+    /// The hosts of all its endpoints.
     pub(crate) fn hosts(&self) -> impl Iterator<Item = &String> {
         let imds = self.imds.iter().flat_map(|imds| &imds.hosts);
         imds.chain(self.app_service.iter().flat_map(|app_service| &app_service.hosts)).chain(&self.health_hosts)
     }
 }
 
-/// What becomes of a request for a token.
+/// How a managed-identity token request is handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ManagedAction {
-    /// It is answered.
+    /// It is answered with a token.
     Answer,
-    /// It goes on to the node's own endpoint, and the exchange is made all the same.
+    /// It is forwarded to the node's own endpoint, and the token is fetched to test the configuration.
     Report,
+    /// It is rejected.
     Refuse,
 }
 
-/// Where the instance metadata service is answered.
+/// The settings of the instance metadata service (IMDS) endpoint.
 #[derive(Clone, Debug)]
 pub(crate) struct Imds {
-    /// On any port.
+    /// The hosts of the endpoint, on any port.
     pub(crate) hosts: Vec<String>,
-    /// What goes on to the node's own: paths and all below them.
+    /// The paths that are forwarded to the node's metadata service, with all paths below them.
     pub(crate) pass: Vec<String>,
-    /// The path `/` goes on, too, alone: Google's clients look there whether they run in Google's cloud.
+    /// Whether the path `/` is forwarded as well: Google's clients request it to detect Google's cloud.
     pub(crate) passes_root: bool,
 }
 
-/// Where App Service's endpoint is answered.
+/// The settings of the App Service endpoint.
 #[derive(Clone, Debug)]
 pub(crate) struct AppService {
-    /// On any port.
+    /// The hosts of the endpoint, on any port.
     pub(crate) hosts: Vec<String>,
-    /// What callers must send, or why nobody can.
+    /// The secret that callers must send, or the problem with its environment variable.
     pub(crate) secret: Result<Secret, Problem>,
 }
 
-/// A secret: it has no `Display`, and `Debug` hides it.
+/// A secret. `Debug` hides it, and there is no `Display`.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret(String);
 
 impl Secret {
-    /// Whether this is it, in a time that says nothing of how much of it is right.
+    /// Whether `sent` equals the secret, compared in constant time.
     pub(crate) fn is(&self, sent: &[u8]) -> bool {
         self.0.as_bytes().ct_eq(sent).into()
     }
@@ -281,15 +285,15 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Where the state of all tokens is shown.
+/// The settings of the status page.
 #[derive(Clone, Debug)]
 pub(crate) struct Status {
-    /// On any port.
+    /// The hosts of the endpoint, on any port.
     pub(crate) hosts: Vec<String>,
     pub(crate) path: String,
 }
 
-/// Everything that is wrong in a configuration, one line each.
+/// A rejected configuration: every mistake in it, displayed one line each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused(pub Vec<Mistake>);
 
@@ -306,12 +310,12 @@ impl fmt::Display for Refused {
 impl std::error::Error for Refused {}
 
 impl Config {
-    /// Whether a destination or the managed-identity endpoint uses the identity at this place.
+    /// Whether a destination or the managed-identity endpoint uses the identity with this index.
     pub(crate) fn uses(&self, index: usize) -> bool {
         warnings::uses(index, &self.destinations, self.managed_identity.as_ref())
     }
 
-    /// The scopes that destinations name, each with the name of an identity whose token its requests may get.
+    /// The scopes that destinations use, each with the name of an identity whose token its requests may get.
     pub(crate) fn listed_scopes(&self) -> impl Iterator<Item = (&str, &str)> {
         let tokens = self.destinations.iter().filter_map(|destination| destination.action.token());
         tokens.flat_map(|token| {
@@ -324,7 +328,7 @@ impl Config {
         })
     }
 
-    /// Every identity with every scope that is named for it: by destinations, and by what managed-identity callers may ask for.
+    /// Every identity with every scope that the configuration lists for it, in destinations and in its `resources`.
     pub(crate) fn named_tokens(&self) -> impl Iterator<Item = (&Identity, String)> {
         let named = |name: &str| self.identities.iter().find(|identity| identity.name == name);
         let by_destinations =
@@ -338,10 +342,10 @@ impl Config {
         by_destinations.chain(by_resources)
     }
 
-    /// Reads a configuration; `variable` looks an environment variable up.
+    /// Parses the text of a configuration, which is JSON. `variable` returns the value of an environment variable.
     ///
     /// # Errors
-    /// Every mistake in the text, with its path, what is there and what would be right.
+    /// All mistakes in the text, each with its path, what was found, and what was expected.
     pub fn parse(text: &[u8], variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, Refused> {
         let mut mistakes = Mistakes::default();
         let tree: Node = serde_json::from_slice(text).map_err(|error| {
@@ -349,11 +353,11 @@ impl Config {
             Refused(std::mem::take(&mut mistakes.0))
         })?;
         let config = sections::read(&Field::root(&tree), variable, &mut mistakes);
-        let by_last = tree.by_last();
-        if by_last != tree {
-            // What is written twice is read both ways, so that no mistake hides behind another.
+        let with_last_duplicates = tree.with_last_duplicates();
+        if with_last_duplicates != tree {
+            // Each of two duplicate fields is read, so that neither hides a mistake in the other.
             let mut others = Mistakes::default();
-            sections::read(&Field::root(&by_last), variable, &mut others);
+            sections::read(&Field::root(&with_last_duplicates), variable, &mut others);
             others.0.retain(|other| !mistakes.0.contains(other));
             mistakes.0.append(&mut others.0);
         }
@@ -363,13 +367,13 @@ impl Config {
         }
     }
 
-    /// What is allowed but has no effect at this time, one sentence each.
+    /// Warnings about settings that have no effect at `now`, one sentence each.
     pub fn warnings_at(&self, now: Timestamp) -> Vec<String> {
-        let is_ahead = |identity: &&Identity| {
+        let is_in_future = |identity: &&Identity| {
             identity.client.as_ref().is_ok_and(|client| client.discard_before.is_some_and(|before| before > now))
         };
-        let ahead = self.identities.iter().filter(is_ahead);
-        ahead
+        let in_future = self.identities.iter().filter(is_in_future);
+        in_future
             .map(|Identity { index, name, .. }| {
                 format!(
                     "identities[{index}].discard_tokens_before ({name}) is in the future and has no effect until then; set the \
@@ -380,17 +384,21 @@ impl Config {
     }
 }
 
-/// What to say of a text that is not JSON.
+/// The message that the configuration is not valid JSON.
 fn not_json(text: &[u8], error: &serde_json::Error) -> String {
     match text {
         text if text.iter().all(u8::is_ascii_whitespace) => {
-            "there is no configuration: write at least destinations or managed_identity".to_owned()
+            "the configuration is empty: add destinations, managed_identity, or both".to_owned()
         }
-        [0xef, 0xbb, 0xbf, ..] => "the text begins with a byte order mark: save it as UTF-8 without one".to_owned(),
+        [0xef, 0xbb, 0xbf, ..] => {
+            "the configuration begins with a byte order mark: save it as UTF-8 without one".to_owned()
+        }
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..] => {
-            "the text is UTF-16: save it as UTF-8".to_owned()
+            "the configuration is encoded as UTF-16: save it as UTF-8".to_owned()
         }
-        _ => format!("this is no JSON: {error}. The module takes JSON text in a google.protobuf.StringValue"),
+        _ => format!(
+            "the configuration is not valid JSON: {error}. Write it as JSON text in a google.protobuf.StringValue"
+        ),
     }
 }
 

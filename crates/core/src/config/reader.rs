@@ -1,5 +1,5 @@
-//! Typed reading from the tree. Every mistake is kept, with where it is, what is there and what would be right; reading
-//! goes on.
+//! Typed access to the tree of a configuration. A mistake does not end the reading: all of them are collected, each with its
+//! path, what was found, and what was expected.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -10,12 +10,12 @@ use crate::host::Host;
 use crate::suggest::nearest;
 use crate::time::Timestamp;
 
-/// One thing that is wrong in a configuration.
+/// One mistake in a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
-    /// Where, such as `destinations[2].scope`; empty for the whole text.
+    /// The path of the field, such as `destinations[2].scope`; empty for the whole configuration.
     pub path: String,
-    /// What is there and what would be right.
+    /// What was found, and what was expected.
     pub message: String,
 }
 
@@ -29,7 +29,7 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// Where mistakes are gathered.
+/// The mistakes found so far.
 #[derive(Debug, Default)]
 pub(super) struct Mistakes(pub(super) Vec<Mistake>);
 
@@ -39,7 +39,7 @@ impl Mistakes {
     }
 }
 
-/// A value and where it stands.
+/// A value with its path.
 #[derive(Clone, Debug)]
 pub(super) struct Field<'a> {
     pub(super) path: String,
@@ -51,45 +51,46 @@ impl<'a> Field<'a> {
         Self { path: String::new(), node }
     }
 
-    fn expected(&self, what: &str, mistakes: &mut Mistakes) {
-        mistakes.add(&self.path, format!("{} is not {what}", self.node));
+    /// Reports that the value is not valid; `expected` names what to write instead.
+    fn not_valid(&self, expected: &str, mistakes: &mut Mistakes) {
+        mistakes.add(&self.path, format!("{} is not valid: write {expected}", self.node));
     }
 
-    /// A string that is not empty.
+    /// Reads a string that is not empty.
     pub(super) fn text(&self, mistakes: &mut Mistakes) -> Option<&'a str> {
         match self.node {
             Node::String(text) if !text.is_empty() => Some(text),
             _ => {
-                self.expected("a text: write a string that is not empty", mistakes);
+                self.not_valid("a non-empty string", mistakes);
                 None
             }
         }
     }
 
-    /// `true` or `false`.
+    /// Reads `true` or `false`.
     pub(super) fn switch(&self, mistakes: &mut Mistakes) -> Option<bool> {
         match self.node {
             Node::Bool(value) => Some(*value),
             _ => {
-                self.expected("a switch: write true or false", mistakes);
+                self.not_valid("true or false", mistakes);
                 None
             }
         }
     }
 
-    /// A number from 1 to `most`.
+    /// Reads a number from 1 to `most`.
     pub(super) fn count(&self, most: usize, mistakes: &mut Mistakes) -> Option<usize> {
         let count = match self.node {
             Node::Number(number) => number.parse().ok().filter(|count| (1..=most).contains(count)),
             _ => None,
         };
         if count.is_none() {
-            self.expected(&format!("a number from 1 to {most}"), mistakes);
+            self.not_valid(&format!("a number from 1 to {most}"), mistakes);
         }
         count
     }
 
-    /// A duration, such as `"10s"`.
+    /// Reads a duration, such as `"10s"`.
     pub(super) fn duration(&self, range: RangeInclusive<Duration>, mistakes: &mut Mistakes) -> Option<Duration> {
         let length = match self.node {
             Node::String(text) => humantime::parse_duration(text).ok().filter(|length| range.contains(length)),
@@ -97,24 +98,24 @@ impl<'a> Field<'a> {
         };
         if length.is_none() {
             let (shortest, longest) = (range.start().as_secs(), range.end().as_secs());
-            self.expected(&format!("a duration from {shortest}s to {longest}s: write such as \"10s\""), mistakes);
+            self.not_valid(&format!("a duration from {shortest}s to {longest}s, such as \"10s\""), mistakes);
         }
         length
     }
 
-    /// A point in time (RFC 3339), by UTC or with an offset.
+    /// Reads a point in time (RFC 3339), in UTC or with an offset.
     pub(super) fn time(&self, mistakes: &mut Mistakes) -> Option<Timestamp> {
         let time = match self.node {
             Node::String(text) => read_time(text),
             _ => None,
         };
         if time.is_none() {
-            self.expected("a time: write such as \"2026-01-31T02:10:00Z\" or \"2026-01-31T03:10:00+01:00\"", mistakes);
+            self.not_valid("a time such as \"2026-01-31T02:10:00Z\" or \"2026-01-31T03:10:00+01:00\"", mistakes);
         }
         time
     }
 
-    /// One of several words.
+    /// Reads one of several fixed strings; returns the value that belongs to it.
     pub(super) fn choice<T: Copy>(&self, choices: &[(&str, T)], mistakes: &mut Mistakes) -> Option<T> {
         let found = match self.node {
             Node::String(text) => choices.iter().find(|(choice, _)| choice == text),
@@ -122,12 +123,12 @@ impl<'a> Field<'a> {
         };
         if found.is_none() {
             let all: Vec<String> = choices.iter().map(|(choice, _)| format!("{choice:?}")).collect();
-            self.expected(&format!("one of the words here: write {}", all.join(" or ")), mistakes);
+            self.not_valid(&all.join(" or "), mistakes);
         }
         found.map(|(_, value)| *value)
     }
 
-    /// The items of a list that is not empty.
+    /// Reads the items of a list that is not empty.
     pub(super) fn list(&self, mistakes: &mut Mistakes) -> Option<Vec<Self>> {
         match self.node {
             Node::List(items) if !items.is_empty() => Some(
@@ -138,13 +139,13 @@ impl<'a> Field<'a> {
                     .collect(),
             ),
             _ => {
-                self.expected("a list: write [ … ] with at least one item", mistakes);
+                self.not_valid("a list with at least one item", mistakes);
                 None
             }
         }
     }
 
-    /// The texts of a list that may be empty.
+    /// Reads the strings of a list that may be empty, each with its path.
     pub(super) fn texts_or_none(&self, mistakes: &mut Mistakes) -> Vec<(String, &'a str)> {
         match self.node {
             Node::List(items) if items.is_empty() => Vec::new(),
@@ -152,16 +153,16 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// The texts of a list that is not empty.
+    /// Reads the strings of a list that is not empty, each with its path.
     pub(super) fn texts(&self, mistakes: &mut Mistakes) -> Vec<(String, &'a str)> {
         let items = self.list(mistakes).unwrap_or_default();
         items.into_iter().filter_map(|item| Some((item.path.clone(), item.text(mistakes)?))).collect()
     }
 
-    /// The fields of an object, which may be only those named in `known`.
+    /// Reads an object. Fields that are not in `known`, or that occur twice, are mistakes.
     pub(super) fn object(&self, known: &[&str], mistakes: &mut Mistakes) -> Option<Object<'a>> {
         let Node::Object(fields) = self.node else {
-            self.expected("an object: write { … }", mistakes);
+            self.not_valid("an object, { … }", mistakes);
             return None;
         };
         let object = Object { path: self.path.clone(), fields };
@@ -177,10 +178,10 @@ impl<'a> Field<'a> {
     }
 }
 
-/// Reads a time of RFC 3339, section 5.6. The library that reads dates takes UTC alone.
+/// Parses a time of RFC 3339, section 5.6. `humantime` accepts UTC only, so the offset is parsed here.
 fn read_time(text: &str) -> Option<Timestamp> {
     let utc = |text: &str| {
-        // The library overlooks what follows the `Z`.
+        // `humantime` ignores text after the `Z`.
         if text.bytes().filter(|byte| byte.eq_ignore_ascii_case(&b'z')).count() != 1 {
             return None;
         }
@@ -196,7 +197,7 @@ fn read_time(text: &str) -> Option<Timestamp> {
     }
 }
 
-/// How long an offset from UTC is: a sign, hours and minutes of two digits each.
+/// Parses the length of an offset from UTC: a sign, then hours and minutes of two digits each.
 fn read_offset(text: &str) -> Option<Duration> {
     let (hours, minutes) = text.get(1..)?.split_once(':')?;
     let part = |digits: &str, most: u64| {
@@ -207,15 +208,15 @@ fn read_offset(text: &str) -> Option<Duration> {
     Some(Duration::from_secs(minutes.checked_mul(60)?))
 }
 
-/// What to say of a field that does not exist.
+/// The message for an unknown field.
 fn unknown(name: &str, known: &[&str]) -> String {
     match nearest(name, known) {
-        Some(choice) => format!("there is no such field: did you mean {choice:?}?"),
-        None => format!("there is no such field: write {}", known.join(", ")),
+        Some(choice) => format!("unknown field: did you mean {choice:?}?"),
+        None => format!("unknown field: expected one of {}", known.join(", ")),
     }
 }
 
-/// An object's fields, by name.
+/// An object with its path.
 #[derive(Clone, Debug)]
 pub(super) struct Object<'a> {
     path: String,
@@ -223,41 +224,41 @@ pub(super) struct Object<'a> {
 }
 
 impl<'a> Object<'a> {
-    /// The path of a field, whether it is there or not.
+    /// The path of a field, whether it is present or not.
     pub(super) fn path_of(&self, name: &str) -> String {
         if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
     }
 
-    /// A field that need not be there.
+    /// The field with this name, if it is present.
     pub(super) fn get(&self, name: &str) -> Option<Field<'a>> {
         let (_, node) = self.fields.iter().find(|(field, _)| field == name)?;
         Some(Field { path: self.path_of(name), node })
     }
 
-    /// A text that need not be there.
+    /// Reads a string that need not be present.
     pub(super) fn text(&self, name: &str, mistakes: &mut Mistakes) -> Option<&'a str> {
         self.get(name)?.text(mistakes)
     }
 
-    /// A text that must be there; `what` says what to write.
-    pub(super) fn required(&self, name: &str, what: &str, mistakes: &mut Mistakes) -> Option<&'a str> {
+    /// Reads a string that must be present; `expected` names what to write if it is not.
+    pub(super) fn required(&self, name: &str, expected: &str, mistakes: &mut Mistakes) -> Option<&'a str> {
         if self.get(name).is_none() {
-            mistakes.add(&self.path_of(name), format!("is missing: write {what}"));
+            mistakes.add(&self.path_of(name), format!("is missing: write {expected}"));
         }
         self.text(name, mistakes)
     }
 
-    /// A word that need not be there; `default` when it is not.
+    /// Reads one of several fixed strings; returns `default` if the field is not present.
     pub(super) fn choice<T: Copy>(&self, name: &str, choices: &[(&str, T)], default: T, mistakes: &mut Mistakes) -> T {
         self.get(name).and_then(|field| field.choice(choices, mistakes)).unwrap_or(default)
     }
 
-    /// The items of a list that need not be there.
+    /// Reads the items of a list that need not be present.
     pub(super) fn list(&self, name: &str, mistakes: &mut Mistakes) -> Option<Vec<Field<'a>>> {
         self.get(name)?.list(mistakes)
     }
 
-    /// The field `hosts`, which need not be there: names and addresses, each on any port.
+    /// Reads the field `hosts`, which need not be present: names and addresses without ports.
     pub(super) fn hosts(&self, default: &[&str], mistakes: &mut Mistakes) -> Vec<String> {
         let Some(texts) = self.texts("hosts", mistakes) else {
             return default.iter().map(|host| (*host).to_owned()).collect();
@@ -266,13 +267,14 @@ impl<'a> Object<'a> {
         for (path, text) in texts {
             match Host::parse(text.as_bytes()) {
                 Some(Host { name, port: None }) => hosts.push(name.into_owned()),
-                _ => mistakes.add(&path, format!("{text:?} is no host: write a name or an address without a port")),
+                _ => mistakes
+                    .add(&path, format!("{text:?} is not a valid host: write a name or an address without a port")),
             }
         }
         hosts
     }
 
-    /// The texts of a list that need not be there, with their paths.
+    /// Reads the strings of a list that need not be present, each with its path.
     pub(super) fn texts(&self, name: &str, mistakes: &mut Mistakes) -> Option<Vec<(String, &'a str)>> {
         Some(self.get(name)?.texts(mistakes))
     }

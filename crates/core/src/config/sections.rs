@@ -1,4 +1,4 @@
-//! The sections of a configuration, read one by one into what [`Config`] is made of.
+//! Reads the sections of a configuration into a [`Config`].
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use crate::broker::Limits;
 use crate::configuration_status::Fingerprint;
 use crate::event::Level;
 
-/// Where the state of all tokens is shown, unless `status` says otherwise.
+/// The hosts and the path of the status page if `status` does not set them.
 const STATUS_HOSTS: &[&str] = &["127.0.0.1", "localhost"];
 const STATUS_PATH: &str = "/entra-exchange/status";
 
-/// Reads all sections; with mistakes what comes back is of no use.
+/// Reads all sections. The result is only valid if no mistakes were added.
 pub(super) fn read(
     root: &Field<'_>,
     variable: &dyn Fn(&str) -> Option<String>,
@@ -39,21 +39,21 @@ pub(super) fn read(
     let managed_identity = managed_identity::read(&root, &identities, variable, mistakes);
     let destinations = destinations::read(&root, &identities, cloud, managed_identity.as_ref(), mistakes);
     if root.get("destinations").is_none() && root.get("managed_identity").is_none() {
-        mistakes.add("", "nothing is asked for: write destinations, managed_identity, or both");
+        mistakes.add("", "the configuration is empty: add destinations, managed_identity, or both");
     }
     check_principals(&identities, &destinations, managed_identity.as_ref(), mistakes);
     let status = read_status(&root, mistakes);
     let unlisted = managed_identity.as_ref().map(|answers| answers.limits).unwrap_or_default();
     let limits = Limits { unlisted, ..read_limits(&root, mistakes) };
     let mut warnings = Vec::new();
-    // The one that is created implicitly need not be used.
+    // The identity that is created implicitly need not be used.
     if root.get("identities").is_some() {
         warnings.extend(warnings::unused_identities(&identities, &destinations, managed_identity.as_ref()));
     }
-    warnings.extend(warnings::alike_identities(&identities, managed_identity.as_ref()));
+    warnings.extend(warnings::identities_with_one_client_id(&identities, managed_identity.as_ref()));
     warnings.extend(warnings::evaded_refusals(&destinations));
     warnings.extend(warnings::short_wait(&limits));
-    warnings.extend(warnings::wrong_variables(&identities, managed_identity.as_ref()));
+    warnings.extend(warnings::invalid_variables(&identities, managed_identity.as_ref()));
     warnings.extend(managed_identity.iter().flat_map(managed_identity::warnings));
     let log = read_log(&root, mistakes);
     Some(Config {
@@ -72,7 +72,10 @@ fn read_status(root: &Object<'_>, mistakes: &mut Mistakes) -> Option<Status> {
     let object = root.get("status")?.object(&["hosts", "path"], mistakes)?;
     let path = object.text("path", mistakes).unwrap_or(STATUS_PATH);
     if !path.starts_with('/') || path.contains(['?', '#']) {
-        mistakes.add(&object.path_of("path"), format!("{path:?} is no path: write such as {STATUS_PATH:?}"));
+        mistakes.add(
+            &object.path_of("path"),
+            format!("{path:?} is not a valid path: write a path such as {STATUS_PATH:?}"),
+        );
     }
     Some(Status { hosts: object.hosts(STATUS_HOSTS, mistakes), path: path.to_owned() })
 }
@@ -107,7 +110,8 @@ fn read_limits(root: &Object<'_>, mistakes: &mut Mistakes) -> Limits {
     }
 }
 
-/// An identity with principals is for them alone, and one caller gets one token.
+/// Checks that no identity with principals is available to managed-identity callers, whose certificates are not known, and that
+/// each caller has one identity if a destination selects the identity by caller.
 fn check_principals(
     identities: &[Identity],
     destinations: &[Destination],
@@ -118,7 +122,7 @@ fn check_principals(
         if let Some(identity) = identities.get(*index).filter(|identity| !identity.allowed_callers.is_empty()) {
             mistakes.add(
                 &format!("identities[{}].principals", identity.index),
-                "cannot be looked for among managed-identity callers, who show no certificate: take the identity out of \
+                "cannot be checked for managed-identity callers, which present no certificate: remove the identity from \
                  managed_identity.identities",
             );
         }
@@ -127,13 +131,13 @@ fn check_principals(
     let Some(by_caller) = by_caller.map(|destination| destination.index) else { return };
     let mut owners: HashMap<&str, &str> = HashMap::new();
     for identity in identities {
-        for (number, client) in identity.allowed_callers.iter().enumerate() {
-            if let Some(other) = owners.insert(client, &identity.name) {
+        for (number, principal) in identity.allowed_callers.iter().enumerate() {
+            if let Some(other) = owners.insert(principal, &identity.name) {
                 mistakes.add(
                     &format!("identities[{}].principals[{number}]", identity.index),
                     format!(
-                        "{client:?} stands at {other:?} too, and destinations[{by_caller}] names no identity: write \
-                         it at one of them, or an identity at each destination"
+                        "{principal:?} is also a principal of {other:?}, and destinations[{by_caller}] sets no identity: remove it \
+                         from one of the two, or set identity on each destination"
                     ),
                 );
             }

@@ -1,9 +1,10 @@
-//! Suffixes under which anybody can have a host: a token for all hosts of such a suffix is a token for strangers.
+//! Host suffixes under which anyone can register a host. A wildcard over such a suffix would send the token to hosts of other
+//! owners.
 
 use crate::azure;
 
-/// The suffixes of services that give each customer a host of its own, beside those that [`azure`] has by name. The list knows
-/// Azure best, and it is no proof: a suffix that is missing here may be shared all the same.
+/// Suffixes of services that give each customer a host, in addition to those of the services in [`azure`]. The list covers
+/// Azure best and is not complete: a suffix that is missing here may still be shared.
 const SHARED: &[&str] = &[
     // Azure's clouds
     "attest.azure.net",
@@ -74,17 +75,17 @@ const SHARED: &[&str] = &[
     "workers.dev",
 ];
 
-/// The second labels under which registries of countries give names to anyone: `co.uk`, `com.br`.
+/// The labels below a country code under which registries register names for anyone, as in `co.uk` and `com.br`.
 const REGISTRY_LABELS: [&str; 10] = ["co", "com", "net", "org", "gov", "edu", "ac", "or", "ne", "go"];
 
-/// Whether anyone can register a host right below this suffix: it is listed, or below a listed one, or a public suffix.
+/// Whether anyone can register a host directly below this suffix: it is listed, or below a listed one, or a public suffix.
 pub(super) fn is_shared(suffix: &str) -> bool {
     let below = |shared: &str| suffix.strip_suffix(shared).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
     is_public(suffix) || SHARED.iter().copied().chain(azure::shared_suffixes()).any(below)
 }
 
-/// Whether the suffix is one of a registry (publicsuffix.org), as far as a rule can say it: a single label such as `com`, or two of
-/// which the first is usual among registries and the last is a country code.
+/// Whether this is a public suffix (publicsuffix.org), as far as a rule can decide: a single label such as `com`, or a country
+/// code after one of [`REGISTRY_LABELS`].
 fn is_public(suffix: &str) -> bool {
     match suffix.split_once('.') {
         None => true,
@@ -100,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_suffix_is_shared_with_all_that_is_below_it() {
+    fn a_suffix_below_a_shared_suffix_is_shared() {
         for shared in [
             "vault.azure.net",
             "blob.core.windows.net",
@@ -115,7 +116,7 @@ mod tests {
         }
     }
 
-    /// Whether a registry gives names to anyone right below this suffix, by the list (publicsuffix.org, its ICANN section).
+    /// Whether this is a public suffix by the list itself (publicsuffix.org, ICANN section).
     fn is_on_the_list(suffix: &str) -> bool {
         let found = psl::suffix(suffix.as_bytes());
         found.is_some_and(|found| found == suffix.as_bytes() && found.typ() == Some(psl::Type::Icann))
@@ -126,8 +127,8 @@ mod tests {
         letters().flat_map(move |first| letters().map(move |second| format!("{first}{second}")))
     }
 
-    /// The second labels that registries of five countries or more use besides ours, and some of single countries: wildcards over these
-    /// are not rejected.
+    /// Labels that registries of at least five countries use and [`REGISTRY_LABELS`] does not have, and some of single countries.
+    /// Wildcards over these are not rejected.
     const MISSED: &[&str] = &[
         "art", "asso", "biz", "coop", "ed", "firm", "gob", "gouv", "id", "in", "ind", "info", "int", "k12", "ltd",
         "me", "med", "mil", "mobi", "museum", "name", "nhs", "nom", "plc", "police", "pro", "rec", "sc", "sch",
@@ -135,7 +136,7 @@ mod tests {
     ];
 
     #[test]
-    fn the_rule_for_public_suffixes_beside_the_list() {
+    fn the_rule_for_public_suffixes_agrees_with_the_list_except_for_named_labels() {
         for public in ["com", "co.uk", "com.br", "ac.jp", "gov.au", "net.cn", "or.kr", "go.id", "ne.jp", "edu.pl"] {
             assert!(is_on_the_list(public) && is_shared(public), "{public}");
         }
@@ -152,6 +153,6 @@ mod tests {
             }
         }
         assert!(agreed > 700, "{agreed}");
-        assert_eq!(missed.into_iter().collect::<Vec<_>>(), MISSED, "what is missed is named");
+        assert_eq!(missed.into_iter().collect::<Vec<_>>(), MISSED, "every missed label is in MISSED");
     }
 }

@@ -1,4 +1,4 @@
-//! How the requests of a destination are handled: the fields that `defaults` may set for all.
+//! Reads how the requests of a destination are handled: the fields that `defaults` may set for all destinations.
 
 use super::azure_service::AzureService;
 use super::identities;
@@ -6,7 +6,7 @@ use super::reader::{Field, Mistakes, Object};
 use super::{DestinationAction, ExistingCredential, Identity, InjectionConfig, Token, TokenOwner};
 use crate::azure::{CredentialPlaces, HeaderForm};
 
-/// What `defaults` may say for all, and a destination for itself.
+/// The fields that `defaults` and each destination may have.
 pub(super) const TREATMENT: &[&str] = &[
     "scope",
     "identity",
@@ -21,11 +21,11 @@ pub(super) const TREATMENT: &[&str] = &[
     "warm",
 ];
 
-/// What happens to the requests of a destination, as far as it is written.
+/// How the requests of a destination are handled, as far as it is configured.
 #[derive(Clone)]
 pub(super) struct Treatment {
     scope: Option<String>,
-    /// The identity's place.
+    /// The identity's index.
     identity: Option<usize>,
     action: ActionChoice,
     tls_clusters: Vec<String>,
@@ -40,14 +40,14 @@ pub(super) struct Treatment {
     warm: bool,
 }
 
-/// What `action` says.
+/// The value of `action`.
 #[derive(Clone, Copy)]
 enum ActionChoice {
     Inject,
     Report,
     Pass,
     Refuse,
-    /// Something else, which is reported: nothing more can be said of the destination.
+    /// Any other value, which is reported. The destination is not checked further.
     Unknown,
 }
 
@@ -72,9 +72,9 @@ impl Default for Treatment {
 }
 
 impl Treatment {
-    /// The same with what is written in this object.
+    /// Overrides these settings with the fields of `object`.
     pub(super) fn with(self, object: &Object<'_>, identities: &[Identity], mistakes: &mut Mistakes) -> Self {
-        let danger = [("refuse", false), ("allow", true)];
+        let permission = [("refuse", false), ("allow", true)];
         let actions = [
             ("inject", ActionChoice::Inject),
             ("report", ActionChoice::Report),
@@ -85,18 +85,18 @@ impl Treatment {
             scope: object.get("scope").and_then(|field| read_scope(&field, mistakes)).or(self.scope),
             identity: object
                 .get("identity")
-                .and_then(|field| identities::read_place(&field, identities, mistakes))
+                .and_then(|field| identities::read_index(&field, identities, mistakes))
                 .or(self.identity),
             action: match object.get("action") {
                 Some(field) => field.choice(&actions, mistakes).unwrap_or(ActionChoice::Unknown),
                 None => self.action,
             },
             tls_clusters: object.get("tls_clusters").map_or(self.tls_clusters, |field| read_clusters(&field, mistakes)),
-            plaintext_allowed: object.choice("plaintext", &danger, self.plaintext_allowed, mistakes),
-            shared_suffix_allowed: object.choice("shared_suffix", &danger, self.shared_suffix_allowed, mistakes),
+            plaintext_allowed: object.choice("plaintext", &permission, self.plaintext_allowed, mistakes),
+            shared_suffix_allowed: object.choice("shared_suffix", &permission, self.shared_suffix_allowed, mistakes),
             override_headers_allowed: object.choice(
                 "override_headers",
-                &[("refuse", false), ("allow", true)],
+                &permission,
                 self.override_headers_allowed,
                 mistakes,
             ),
@@ -123,8 +123,8 @@ impl Treatment {
         }
     }
 
-    /// Takes over what the row of a service says.
-    pub(super) fn be_of(&mut self, azure: &AzureService) {
+    /// Applies the settings of an Azure service.
+    pub(super) fn apply_service(&mut self, azure: &AzureService) {
         self.form = azure.form;
         self.credentials = azure.credentials;
         if azure.has_scope {
@@ -132,12 +132,12 @@ impl Treatment {
         }
     }
 
-    /// Whether it can be that a request gets a token.
+    /// Whether the action may fetch a token.
     pub(super) const fn sends_tokens(&self) -> bool {
         matches!(self.action, ActionChoice::Inject | ActionChoice::Report)
     }
 
-    /// What it comes to for a destination, which must say what its action needs.
+    /// The action of a destination. Settings that the action needs and that are missing are mistakes.
     pub(super) fn action(
         self,
         object: &Object<'_>,
@@ -146,7 +146,7 @@ impl Treatment {
     ) -> DestinationAction {
         let writes_warm = object.get("warm").is_some() && self.warm;
         if writes_warm && matches!(self.action, ActionChoice::Pass | ActionChoice::Refuse) {
-            mistakes.add(&object.path_of("warm"), "has no effect, because this action uses no token: leave it out");
+            mistakes.add(&object.path_of("warm"), "has no effect, because this action uses no token: remove it");
         }
         match self.action {
             ActionChoice::Pass => return DestinationAction::Pass,
@@ -184,7 +184,7 @@ impl Treatment {
     }
 }
 
-/// The clusters; `{host}` is the one placeholder. An empty list undoes that of `defaults`.
+/// Reads the clusters; `{host}` is the only placeholder. An empty list overrides that of `defaults`.
 fn read_clusters(field: &Field<'_>, mistakes: &mut Mistakes) -> Vec<String> {
     let texts = field.texts_or_none(mistakes);
     for (path, name) in &texts {
@@ -199,10 +199,10 @@ fn read_clusters(field: &Field<'_>, mistakes: &mut Mistakes) -> Vec<String> {
     texts.into_iter().map(|(_, name)| name.to_owned()).collect()
 }
 
-/// A scope is one resource and `/.default` (learn.microsoft.com, "OAuth 2.0 client credentials flow").
+/// Reads a scope: one resource followed by `/.default` (learn.microsoft.com, "OAuth 2.0 client credentials flow").
 fn read_scope(field: &Field<'_>, mistakes: &mut Mistakes) -> Option<String> {
     let scope = field.text(mistakes)?;
-    let wrong = if scope.contains(char::is_whitespace) {
+    let mistake = if scope.contains(char::is_whitespace) {
         Some("is more than one scope: write one resource and /.default".to_owned())
     } else {
         match scope.strip_suffix("/.default") {
@@ -216,13 +216,13 @@ fn read_scope(field: &Field<'_>, mistakes: &mut Mistakes) -> Option<String> {
             None => Some(without_default(scope)),
         }
     };
-    if let Some(wrong) = wrong {
-        mistakes.add(&field.path, format!("{scope:?} {wrong}"));
+    if let Some(mistake) = mistake {
+        mistakes.add(&field.path, format!("{scope:?} {mistake}"));
     }
     Some(scope.to_owned())
 }
 
-/// What to say of a scope that does not end in `/.default`: a resource, a permission, or one behind the other.
+/// The message for a scope that does not end in `/.default`: a resource, a permission, or a resource with a permission.
 fn without_default(scope: &str) -> String {
     let scope = scope.strip_suffix('/').unwrap_or(scope);
     let authority_end = scope.find("://").map(|colon| colon.saturating_add(3));
@@ -230,8 +230,8 @@ fn without_default(scope: &str) -> String {
         Some((_, permission)) => {
             let resource = scope.strip_suffix(permission).unwrap_or(scope);
             format!(
-                "does not end in /.default: write \"{resource}.default\" if {permission:?} is a permission (a workload gets all that \
-                 it was granted), or \"{scope}/.default\" if it is a part of the resource's identifier"
+                "does not end in /.default: write \"{resource}.default\" if {permission:?} is a permission (a workload gets all \
+                 permissions that it was granted), or \"{scope}/.default\" if it is part of the resource's identifier"
             )
         }
         None if authority_end.is_none() && is_permission(scope) => {
@@ -243,7 +243,7 @@ fn without_default(scope: &str) -> String {
     }
 }
 
-/// Whether a scope without a resource is spelt as permissions are (`User.Read`), or is one of OpenID Connect's.
+/// Whether a scope without a resource has the form of a permission (`User.Read`), or is one of OpenID Connect.
 fn is_permission(scope: &str) -> bool {
     let is_word = |part: &str| part.starts_with(|first: char| first.is_ascii_uppercase());
     (scope.contains('.') && scope.split('.').all(is_word))
@@ -266,33 +266,33 @@ const NOT_FOR_TOKENS: &[&str] = &[
     "upgrade",
 ];
 
-/// Headers that Envoy's default access log and its traces print (Envoy, "Access logging", "Default format string"; "Tracing").
-const PRINTED: &[&str] = &["user-agent", "x-client-trace-id", "x-forwarded-for", "x-request-id"];
+/// Headers that are written to Envoy's default access log and its traces (Envoy, "Access logging", "Default format string"; "Tracing").
+const LOGGED: &[&str] = &["user-agent", "x-client-trace-id", "x-forwarded-for", "x-request-id"];
 
 fn read_header(field: &Field<'_>, mistakes: &mut Mistakes) -> Option<String> {
     let name = field.text(mistakes)?.to_ascii_lowercase();
     if !is_token(&name) {
-        mistakes.add(&field.path, format!("{name:?} is no header: write such as \"authorization\""));
+        mistakes.add(&field.path, format!("{name:?} is not a valid header: write a header such as \"authorization\""));
     } else if NOT_FOR_TOKENS.contains(&name.as_str()) || name.starts_with("x-envoy-") {
         mistakes.add(
             &field.path,
             format!(
-                "{name:?} does not reach the destination as it is: write \"authorization\" or a header of your own"
+                "{name:?} does not reach the destination unchanged: write \"authorization\" or a header of your own"
             ),
         );
-    } else if PRINTED.contains(&name.as_str()) {
+    } else if LOGGED.contains(&name.as_str()) {
         mistakes.add(
             &field.path,
             format!(
-                "{name:?} is printed by Envoy's default access log or traces, and the token with it: write \"authorization\" or a \
-                 header of your own"
+                "{name:?} is written to Envoy's default access log or traces, which would reveal the token: write \"authorization\" \
+                 or a header of your own"
             ),
         );
     }
     Some(name)
 }
 
-/// A name of a method or a header (RFC 9110, section 5.6.2).
+/// Whether a text is a valid method or header name (`token` in RFC 9110, section 5.6.2).
 pub(super) fn is_token(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }

@@ -1,10 +1,11 @@
-//! JSON as it was written: fields in order, doubled names kept.
+//! JSON with the fields in their original order, duplicates included.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-/// A JSON value that forgets nothing (RFC 8259 leaves doubled names to the reader: here they are told).
+/// A JSON value that keeps duplicate fields, so that they can be reported. RFC 8259, section 4, leaves their handling to the
+/// reader.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Node {
     Null,
@@ -16,15 +17,15 @@ pub(super) enum Node {
 }
 
 impl Node {
-    /// The same where of fields with one name the last one stands, not the first.
-    pub(super) fn by_last(&self) -> Self {
+    /// The same value with only the last of each set of duplicate fields.
+    pub(super) fn with_last_duplicates(&self) -> Self {
         match self {
-            Self::List(items) => Self::List(items.iter().map(Self::by_last).collect()),
+            Self::List(items) => Self::List(items.iter().map(Self::with_last_duplicates).collect()),
             Self::Object(fields) => {
                 let later =
                     |index: usize, name: &str| fields.iter().skip(index).skip(1).any(|(other, _)| other == name);
                 let last = fields.iter().enumerate().filter(|(index, (name, _))| !later(*index, name));
-                Self::Object(last.map(|(_, (name, node))| (name.clone(), node.by_last())).collect())
+                Self::Object(last.map(|(_, (name, node))| (name.clone(), node.with_last_duplicates())).collect())
             }
             other => other.clone(),
         }
@@ -32,7 +33,7 @@ impl Node {
 }
 
 impl fmt::Display for Node {
-    /// What was written, short enough for a message.
+    /// The value in JSON, shortened for a message.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Null => formatter.write_str("null"),

@@ -1,4 +1,4 @@
-//! What is allowed but probably not meant.
+//! Warnings about settings that are valid but probably not intended.
 
 use super::{Destination, DestinationAction, Identity, ManagedIdentity, TokenOwner};
 use crate::azure;
@@ -6,12 +6,12 @@ use crate::broker::Limits;
 use crate::host::HostPattern;
 use crate::path;
 
-/// Whose token a destination's requests get.
+/// The owner of the token that a destination's requests get.
 pub(super) fn owner(destination: &Destination) -> Option<TokenOwner> {
     destination.action.token().map(|token| token.owner)
 }
 
-/// Whether a destination or the managed-identity endpoint uses the identity at this place.
+/// Whether a destination or the managed-identity endpoint uses the identity with this index.
 pub(super) fn uses(index: usize, destinations: &[Destination], managed_identity: Option<&ManagedIdentity>) -> bool {
     let by_destination = |destination: &Destination| match owner(destination) {
         Some(TokenOwner::Identity(used)) => used == index,
@@ -21,7 +21,7 @@ pub(super) fn uses(index: usize, destinations: &[Destination], managed_identity:
     destinations.iter().any(by_destination) || managed_identity.is_some_and(|answers| answers.offered.contains(&index))
 }
 
-/// Identities that nothing uses.
+/// Warns about identities that neither a destination nor the managed-identity endpoint uses.
 pub(super) fn unused_identities(
     identities: &[Identity],
     destinations: &[Destination],
@@ -29,13 +29,16 @@ pub(super) fn unused_identities(
 ) -> Vec<String> {
     let unused = identities.iter().enumerate().filter(|(index, _)| !uses(*index, destinations, managed_identity));
     let named = unused.map(|(_, Identity { index, name, .. })| {
-        format!("identities[{index}] ({name}) is used by no destination and not on offer")
+        format!("identities[{index}] ({name}) is not used by any destination or by managed_identity")
     });
     named.collect()
 }
 
-/// Identities on offer that callers cannot tell apart by their client ids.
-pub(super) fn alike_identities(identities: &[Identity], managed_identity: Option<&ManagedIdentity>) -> Vec<String> {
+/// Warns about identities that managed-identity callers cannot select by client id, because another has the same one.
+pub(super) fn identities_with_one_client_id(
+    identities: &[Identity],
+    managed_identity: Option<&ManagedIdentity>,
+) -> Vec<String> {
     let offered = managed_identity.map(|answers| answers.offered.as_slice()).unwrap_or_default();
     let offered: Vec<&Identity> = offered.iter().filter_map(|index| identities.get(*index)).collect();
     let mut warnings = Vec::new();
@@ -44,8 +47,8 @@ pub(super) fn alike_identities(identities: &[Identity], managed_identity: Option
         let before = offered.iter().take(count).find(|other| other.client_id().is_ok_and(|id| id == client_id));
         if let Some(before) = before.filter(|before| before.index != identity.index) {
             warnings.push(format!(
-                "identities[{}] ({}) and identities[{}] ({}) are on offer with one client_id, by which callers cannot select: \
-                 have them select by object_id or resource_id, and set these at both",
+                "identities[{}] ({}) and identities[{}] ({}) have the same client_id, so managed-identity callers cannot \
+                 select one by it: set object_id or resource_id on both, and have callers select by that",
                 before.index, before.name, identity.index, identity.name
             ));
         }
@@ -53,8 +56,9 @@ pub(super) fn alike_identities(identities: &[Identity], managed_identity: Option
     warnings
 }
 
-/// What is wrong with variables, each once. Requests that need them are rejected with the same words.
-pub(super) fn wrong_variables(identities: &[Identity], managed_identity: Option<&ManagedIdentity>) -> Vec<String> {
+/// Warns about environment variables that are missing or not valid, each once. Requests that need them are rejected with the same
+/// text.
+pub(super) fn invalid_variables(identities: &[Identity], managed_identity: Option<&ManagedIdentity>) -> Vec<String> {
     let of_identities = identities.iter().filter_map(|identity| identity.client.as_ref().err());
     let secret = managed_identity.and_then(|answers| answers.app_service.as_ref()?.secret.as_ref().err());
     let mut warnings: Vec<String> = Vec::new();
@@ -67,15 +71,15 @@ pub(super) fn wrong_variables(identities: &[Identity], managed_identity: Option<
     warnings
 }
 
-/// Rules that refuse a path on a host that speaks OData, beside one that uses a token for nearly all paths there. The same
-/// resource has other paths (`/users('id')`, another version), and `$batch` has them in its body.
+/// Warns about destinations that refuse a path on a host with an OData API while another destination injects a token for nearly
+/// all other paths. The same resource has other paths (`/users('id')`, another version), and the body of `$batch` contains paths.
 pub(super) fn evaded_refusals(destinations: &[Destination]) -> Vec<String> {
     let mut warnings = Vec::new();
     for refusal in destinations.iter().filter(|destination| matches!(destination.action, DestinationAction::Refuse)) {
         for host in refusal.hosts.iter().filter(|host| azure::speaks_odata(&sample(host))) {
             let evaded_by = |other: &&Destination| {
                 let is_above = |prefix: &String| {
-                    // A version is the first segment at most, and `$batch` is right below it.
+                    // A version is at most the first segment, and `$batch` is directly below it.
                     prefix.matches('/').count() <= 1
                         && refusal
                             .path_prefixes
@@ -89,9 +93,9 @@ pub(super) fn evaded_refusals(destinations: &[Destination]) -> Vec<String> {
             if let Some(wide) = destinations.iter().find(evaded_by) {
                 let (refusal, wide) = (refusal.index, wide.index);
                 warnings.push(format!(
-                    "destinations[{refusal}] refuses paths on {:?}, which speaks OData, and does not restrict access beside \
-                     destinations[{wide}]: the same resource has other paths (POST /$batch, /users('id'), another version); \
-                     list in destinations[{wide}].path_prefixes and methods what may be reached instead",
+                    "destinations[{refusal}] refuses paths on {:?}, which has an OData API, but destinations[{wide}] still allows access: \
+                     the same resource has other paths (POST /$batch, /users('id'), another version). List the allowed paths and \
+                     methods in path_prefixes and methods of destinations[{wide}] instead",
                     host.name()
                 ));
             }
@@ -100,12 +104,12 @@ pub(super) fn evaded_refusals(destinations: &[Destination]) -> Vec<String> {
     warnings
 }
 
-/// A host that the pattern is for.
+/// A host that matches the pattern.
 fn sample(host: &HostPattern) -> String {
     host.name().replacen('*', "x", 1)
 }
 
-/// Whether there is a host that both patterns are for.
+/// Whether a host can match both patterns.
 fn overlap(one: &HostPattern, other: &HostPattern) -> bool {
     let covers = |pattern: &HostPattern, host: &HostPattern| {
         let parent = host.host.name.split_once('.').map(|(_, parent)| parent);
@@ -114,7 +118,7 @@ fn overlap(one: &HostPattern, other: &HostPattern) -> bool {
     one.name() == other.name() || covers(one, other) || covers(other, one)
 }
 
-/// A request that gives up before the exchange that it waits for can end.
+/// Warns if a request stops waiting before the exchange that it waits for can end.
 pub(super) fn short_wait(limits: &Limits) -> Option<String> {
     (limits.wait < limits.exchange).then(|| {
         let (wait, exchange) = (humantime::format_duration(limits.wait), humantime::format_duration(limits.exchange));

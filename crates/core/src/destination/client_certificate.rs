@@ -1,18 +1,21 @@
-//! Who sends a request, where identities are given out by that: an egress gateway sees its callers' certificates.
+//! The caller of a request, by its client certificate. An egress gateway selects the identity by it.
 
 use crate::http::RequestAccess;
 use crate::problem::{Code, Problem};
 
-/// The caller's name: the URI in its certificate.
+/// Returns the URI in the caller's certificate, which names the caller.
 ///
-/// Envoy tells the first URI only. A certificate for a SPIFFE identity has exactly one (SPIFFE X.509-SVID, section 2);
-/// one with several is refused where Envoy writes them all into `x-forwarded-client-cert`.
+/// Envoy's attribute has the first URI only. A certificate for a SPIFFE identity has exactly one (SPIFFE X.509-SVID, section 2).
+/// A certificate with several is rejected if Envoy lists them all in `x-forwarded-client-cert`.
+///
+/// # Errors
+/// If the caller presented no certificate with a URI, or one with several.
 pub(super) fn principal(request: &dyn RequestAccess) -> Result<String, Problem> {
     let uri = request.property(&["connection", "uri_san_peer_certificate"]).filter(|uri| !uri.is_empty());
     let Some(uri) = uri.and_then(|uri| String::from_utf8(uri).ok()) else {
         return Err(Problem::new(
             Code::PrincipalNotListed,
-            "the caller showed no certificate with a URI, and identities are given out by that",
+            "the caller presented no certificate with a URI, and the identity is selected by that URI",
             "Have callers connect with mutual TLS (in Istio: ISTIO_MUTUAL at the gateway).",
         ));
     };
@@ -20,16 +23,16 @@ pub(super) fn principal(request: &dyn RequestAccess) -> Result<String, Problem> 
     if several {
         return Err(Problem::new(
             Code::PrincipalNotListed,
-            "the caller's certificate has several URIs, so who it is is not clear",
-            "Give the caller a certificate with one URI.",
+            "the caller's certificate has several URIs, so the caller is ambiguous",
+            "Issue the caller a certificate with exactly one URI.",
         ));
     }
     Ok(uri)
 }
 
-/// Whether the last certificate, the one of this connection, has more than one URI. Elements are separated by commas and
-/// their pairs by semicolons. A value with either, or with `=`, is in double quotes, and a double quote in it is `\"`
-/// (Envoy, HTTP header manipulation, "x-forwarded-client-cert"). A header whose quotes do not close counts as several.
+/// Whether the last element, the certificate of this connection, has more than one URI. Elements are separated by commas, and
+/// their pairs by semicolons. A value with either, or with `=`, is in double quotes, in which `\"` is a double quote
+/// (Envoy, HTTP header manipulation, "x-forwarded-client-cert"). A header with an unclosed quote counts as several.
 fn has_several_uris(certificates: &[u8]) -> bool {
     let (mut uris, mut quoted, mut escaped, mut part) = (0_usize, false, false, Vec::new());
     for byte in certificates.iter().chain(b";") {
@@ -85,7 +88,7 @@ mod tests {
             r#"Subject="CN=\"";URI=x;URI=y"#,
             r#"Subject="CN=a\\";URI=x;URI=y"#,
             r#"URI=x;Subject="CN=\",URI=a";URI=y"#,
-            // Not closed: where a value ends cannot be known.
+            // The quote is not closed, so the end of the value is unknown.
             r#"Subject="CN=a\";URI=x;URI=y"#,
         ] {
             assert!(has_several_uris(several.as_bytes()), "{several}");

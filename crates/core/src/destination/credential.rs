@@ -1,4 +1,4 @@
-//! The credentials that a request brings.
+//! The credentials that a request already carries.
 
 use std::sync::Arc;
 
@@ -8,15 +8,15 @@ use crate::decision::form_in;
 use crate::entra::AccessToken;
 use crate::http::RequestAccess;
 
-/// The filter state that names the header into which a token was put: on a retry and after an internal redirect the
-/// request comes again, with our token in it. The shell leaves it with every token.
+/// The filter state that names the header into which the filter injected a token. After a retry or an internal redirect the
+/// request reaches the filter again with that token in it. The shell sets it with every token.
 pub const OWN_HEADER: &str = "entra_exchange_header";
 
-/// Schemes of `Authorization` (RFC 9110, section 11.4; Azure Storage and Service Bus, "SharedKey", "SharedAccessSignature"). One
-/// that nothing follows is what an unset variable leaves of a credential.
+/// Schemes of `Authorization` (RFC 9110, section 11.4; Azure Storage and Service Bus, "SharedKey", "SharedAccessSignature"). A
+/// scheme without a value is not a credential: an unset variable in a client leads to it.
 const SCHEMES: [&[u8]; 5] = [b"bearer", b"basic", b"sharedkey", b"sharedkeylite", b"sharedaccesssignature"];
 
-/// The header with our token of an earlier attempt, whichever destination that was for.
+/// The name of the header with a token that the filter injected in an earlier attempt, possibly for another destination.
 pub(super) fn of_an_earlier_attempt(request: &dyn RequestAccess) -> Option<String> {
     let header = request.property(&[OWN_HEADER]).filter(|header| !header.is_empty())?;
     String::from_utf8(header).ok()
@@ -32,25 +32,25 @@ pub(super) fn carried(request: &dyn RequestAccess, header: &str, form: HeaderFor
     Some(token?.digest())
 }
 
-/// Where a destination's clients put their credentials.
+/// The places in a request where a destination's clients put their credentials.
 pub(super) struct Places {
-    /// `Authorization`, the header that takes the token, and those of the service. In lower case.
+    /// The headers in lower case: `Authorization`, the header that carries the token, and those of the service.
     headers: Vec<Arc<str>>,
-    /// Parameters of the query.
+    /// The query parameters.
     parameters: Vec<&'static str>,
 }
 
-/// The credentials that a request brings, by the names of where they are.
+/// The credentials that a request carries, by the names of their headers and query parameters.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Credentials {
     headers: Vec<Arc<str>>,
-    /// Headers for credentials that hold none.
+    /// Credential headers that are present and hold no credential.
     empty_headers: Vec<Arc<str>>,
     parameters: Vec<&'static str>,
 }
 
 impl Places {
-    /// The places of a service's credentials, for a destination whose token goes into `header`.
+    /// The places for a destination with the credentials of `service`, whose token is injected into `header`.
     pub(super) fn new(service: CredentialPlaces, header: &Arc<str>) -> Self {
         let mut headers = vec![Arc::from("authorization")];
         for name in [Arc::clone(header)].into_iter().chain(service.headers().map(Arc::from)) {
@@ -61,8 +61,8 @@ impl Places {
         Self { headers, parameters: service.parameters().collect() }
     }
 
-    /// What a request brings of its own.
-    pub(super) fn look(&self, view: &RequestView<'_>) -> Credentials {
+    /// Finds the credentials of a request.
+    pub(super) fn find(&self, view: &RequestView<'_>) -> Credentials {
         let mut found = Credentials::default();
         for name in &self.headers {
             match view.request.header(name) {
@@ -72,16 +72,16 @@ impl Places {
             }
         }
         if !self.parameters.is_empty() {
-            let written: Vec<_> = form_urlencoded::parse(view.query()).filter(|(_, value)| !value.is_empty()).collect();
-            let is_there = |name: &&str| written.iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
-            found.parameters = self.parameters.iter().copied().filter(is_there).collect();
+            let present: Vec<_> = form_urlencoded::parse(view.query()).filter(|(_, value)| !value.is_empty()).collect();
+            let is_present = |name: &&str| present.iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
+            found.parameters = self.parameters.iter().copied().filter(is_present).collect();
         }
         found
     }
 }
 
-/// Whether a header's value holds no credential: nothing, or a scheme that nothing follows. Envoy joins several values of a header by
-/// commas.
+/// Whether a header's value holds no credential: it is empty, or a scheme without a value. Envoy joins several values of a header
+/// with commas.
 fn is_empty(value: &[u8]) -> bool {
     let filler = |byte: &u8| byte.is_ascii_whitespace() || *byte == b',';
     let start = value.iter().position(|byte| !filler(byte)).unwrap_or(value.len());
@@ -95,27 +95,27 @@ impl Credentials {
         self.headers.is_empty() && self.parameters.is_empty()
     }
 
-    /// Whether they can be removed: a header can, what is part of the address cannot.
+    /// Whether all of them can be removed: a header can, a query parameter cannot.
     pub(super) const fn are_removable(&self) -> bool {
         self.parameters.is_empty()
     }
 
-    /// The headers to remove when a token is set, those without a credential among them.
+    /// The headers to remove when a token is injected, including those that hold no credential.
     pub(super) fn into_headers(self) -> impl Iterator<Item = String> {
         self.headers.into_iter().chain(self.empty_headers).map(|name| name.as_ref().to_owned())
     }
 
-    /// Their names, for a log line: headers as they are, parameters with a `?`.
+    /// Their names for a log line; a `?` precedes the name of a query parameter.
     pub(super) fn names(&self) -> String {
         let headers = self.headers.iter().map(|name| name.as_ref().to_owned());
         let all: Vec<String> = headers.chain(self.parameters.iter().map(|name| format!("?{name}"))).collect();
         all.join(",")
     }
 
-    /// What they are called in a message.
-    pub(super) fn in_words(&self) -> String {
-        let headers = self.headers.iter().map(|name| format!("a header {name} of its own"));
-        let parameters = self.parameters.iter().map(|name| format!("a parameter {name}= in its query"));
+    /// Their description in a message.
+    pub(super) fn description(&self) -> String {
+        let headers = self.headers.iter().map(|name| format!("a credential in the header {name}"));
+        let parameters = self.parameters.iter().map(|name| format!("a credential in the query parameter {name}"));
         headers.chain(parameters).collect::<Vec<_>>().join(" and ")
     }
 }
@@ -125,8 +125,8 @@ mod tests {
     use super::*;
     use crate::http::tests::Sent;
 
-    fn look(places: &Places, request: &Sent) -> Credentials {
-        places.look(&RequestView::new(request))
+    fn find(places: &Places, request: &Sent) -> Credentials {
+        places.find(&RequestView::new(request))
     }
 
     #[test]
@@ -135,29 +135,32 @@ mod tests {
         for value in
             ["", " ", "Bearer", "bearer ", "BASIC", ",", ", ,", "SharedKey", " Bearer ,", "SharedAccessSignature"]
         {
-            let found = look(&places, &Sent::get("a", "/").header("authorization", value.as_bytes()));
+            let found = find(&places, &Sent::get("a", "/").header("authorization", value.as_bytes()));
             assert!(found.are_none(), "{value:?}");
             assert_eq!(found.into_headers().collect::<Vec<_>>(), ["authorization"], "{value:?}");
         }
         for value in [&b"x"[..], b"Bearer x", b"\xff", b"bearerx", b"Negotiate", b",x"] {
-            assert!(!look(&places, &Sent::get("a", "/").header("authorization", value)).are_none(), "{value:?}");
+            assert!(!find(&places, &Sent::get("a", "/").header("authorization", value)).are_none(), "{value:?}");
         }
         for path in ["/?sig=", "/?sig", "/?sig=&sv=1", "/?s%69g=", "/", "/?signature=x"] {
-            assert!(look(&places, &Sent::get("a", path)).are_none(), "{path}");
+            assert!(find(&places, &Sent::get("a", path)).are_none(), "{path}");
         }
         for path in ["/?sig=x", "/?a&SIG=x", "/?sig=&sig=x", "/?%73ig=%20"] {
-            assert_eq!(look(&places, &Sent::get("a", path)).names(), "?sig", "{path}");
+            assert_eq!(find(&places, &Sent::get("a", path)).names(), "?sig", "{path}");
         }
     }
 
     #[test]
-    fn each_place_is_looked_at_once() {
+    fn each_place_is_read_once() {
         let places = Places::new(CredentialPlaces::USUAL, &Arc::from("api-key"));
         let request = Sent::get("a", "/?sig=x").header("api-key", b"k").header("authorization", b"Bearer ");
-        let found = look(&places, &request);
+        let found = find(&places, &request);
         assert_eq!((found.names().as_str(), found.are_removable()), ("api-key,?sig", false));
         assert_eq!(*request.reads.borrow(), ["authorization", "api-key", ":path"]);
-        assert_eq!(found.in_words(), "a header api-key of its own and a parameter sig= in its query");
+        assert_eq!(
+            found.description(),
+            "a credential in the header api-key and a credential in the query parameter sig"
+        );
         assert_eq!(found.into_headers().collect::<Vec<_>>(), ["api-key", "authorization"]);
     }
 }

@@ -1,4 +1,4 @@
-//! Which request gets which token: the only place that knows.
+//! Decides which token a request to a destination gets, and under which conditions.
 
 mod client_certificate;
 mod credential;
@@ -23,9 +23,9 @@ use crate::problem::{Code, Problem};
 use crate::untrusted::UntrustedText;
 use request_view::RequestView;
 use rule::{IdentityToken, Rule, TokenChooser};
-use table::{Found, Table, Unclear};
+use table::{Ambiguity, Found, Table};
 
-/// The destinations of a configuration, ready to be looked up.
+/// The destinations of a configuration, compiled into a lookup table.
 pub(crate) struct Destinations {
     table: Table,
     warm: Vec<Arc<TokenSpec>>,
@@ -54,18 +54,19 @@ impl Destinations {
         Self { table, warm }
     }
 
-    /// The tokens that are to be kept fresh even when nobody asks.
+    /// The tokens to fetch in advance and keep fresh, even without requests that use them.
     pub(crate) fn warm(&self) -> &[Arc<TokenSpec>] {
         &self.warm
     }
 
+    /// Decides how to handle a request to this authority.
     pub(crate) fn decide(&self, authority: &Authority<'_>, request: &dyn RequestAccess) -> Decision {
         let view = RequestView::new(request);
         match self.table.find(authority, &view) {
             Found::Nothing => Decision::Ignore,
             Found::Rule(rule) => rule.decide(&view),
-            Found::Unclear { why, guarded } => {
-                let problem = unclear(&why, &authority.host);
+            Found::Ambiguous { reason, guarded } => {
+                let problem = ambiguous(&reason, &authority.host);
                 if guarded {
                     let reply = problem.reply_to(request);
                     Decision::Refuse(Refusal { problem, decided_by: ConfigPath::Destinations, reply })
@@ -77,33 +78,32 @@ impl Destinations {
     }
 }
 
-/// What to say of a request of which it is not clear which rule it falls under.
-fn unclear(why: &Unclear, host: &Host<'_>) -> Problem {
+/// The problem that several rules may apply to a request, depending on how a server interprets it.
+fn ambiguous(reason: &Ambiguity, host: &Host<'_>) -> Problem {
     let host = UntrustedText::new(&host.name);
-    match why {
-        Unclear::Path(what) => Problem::new(
+    match reason {
+        Ambiguity::Path(what) => Problem::new(
             Code::AmbiguousPath,
-            format!("the path of the request to {host:?} has {what}, and which rule it falls under is not clear"),
-            "Send the path in its plain form: without empty and dot segments, matrix parameters, backslashes, and escapes of \
-             escapes.",
+            format!("the path of the request to {host:?} has {what}, so it is ambiguous which rule applies"),
+            "Send the path in its normal form, without empty and dot segments, matrix parameters, backslashes and double escapes.",
         ),
-        Unclear::Method => Problem::new(
+        Ambiguity::Method => Problem::new(
             Code::AmbiguousMethod,
             format!(
-                "the method of the request to {host:?} has lower-case letters, and another rule is for the same method in upper case"
+                "the method of the request to {host:?} has lower-case letters, and another rule applies to the same method in upper case"
             ),
             "Send the method in upper case, such as GET.",
         ),
-        Unclear::Override(header) => Problem::new(
+        Ambiguity::Override(header) => Problem::new(
             Code::OverrideHeaderPresent,
             format!(
-                "the request to {host:?} has a header {header}, by which a server may take another method or path than the \
+                "the request to {host:?} has the header {header}, which can make a server use another method or path than the \
                  one that was checked"
             ),
-            "Send the method and path in the request line; or set override_headers: allow at the destination, if the server \
-             is known to ignore such headers.",
+            "Send the method and path in the request line; or, if the server is known to ignore such headers, set \
+             override_headers: allow on the destination.",
         ),
-        Unclear::Port => Problem::new(
+        Ambiguity::Port => Problem::new(
             Code::HostInvalid,
             format!("the port in the Host header of the request to {host:?} is not a number from 0 to 65535"),
             "Set the Host header to the host, with a valid port or none.",
@@ -111,7 +111,7 @@ fn unclear(why: &Unclear, host: &Host<'_>) -> Problem {
     }
 }
 
-/// The tokens of a configuration. Ten thousand destinations may share one.
+/// The tokens of a configuration, built once each: thousands of destinations may share one.
 struct Tokens<'a> {
     config: &'a Config,
     known: HashMap<(TokenOwner, &'a str), Arc<TokenChooser>>,

@@ -1,9 +1,9 @@
-//! The prefixes of a path that a rule could hang on.
+//! The prefixes of a path to which rules may apply.
 
-/// The prefixes of whole segments, the longest first and at most so many segments long; the last is empty.
+/// The prefixes of `path` that consist of whole segments, longest first, with at most `deepest` segments; the last one is empty.
 pub(super) fn of(path: &[u8], deepest: usize) -> impl Iterator<Item = &[u8]> {
-    let slashes = path.iter().enumerate().filter(|(place, byte)| **byte == b'/' && *place > 0);
-    let ends = slashes.map(|(place, _)| place).chain([path.len()]).take(deepest);
+    let slashes = path.iter().enumerate().filter(|(index, byte)| **byte == b'/' && *index > 0);
+    let ends = slashes.map(|(index, _)| index).chain([path.len()]).take(deepest);
     let ends: Vec<usize> = [0].into_iter().chain(ends).collect();
     ends.into_iter().rev().filter_map(|end| path.get(..end))
 }

@@ -1,10 +1,11 @@
-//! A request while it is decided about: what was looked at once is kept, because each look is a call into the proxy.
+//! A view of a request that reads each part at most once, because each read is a call into the proxy.
 
 use std::cell::OnceCell;
 
 use crate::http::RequestAccess;
 use crate::path;
 
+/// A request, with the parts that were read.
 pub(super) struct RequestView<'a> {
     pub(super) request: &'a dyn RequestAccess,
     target: OnceCell<Option<Vec<u8>>>,
@@ -20,7 +21,7 @@ impl<'a> RequestView<'a> {
         self.method.get_or_init(|| self.request.header(":method").unwrap_or_default())
     }
 
-    /// The path without its query; `None` where there is none: a CONNECT asks for a tunnel, not for a resource.
+    /// The path without the query; `None` for a CONNECT request, which has no path.
     pub(super) fn path(&self) -> Option<&[u8]> {
         self.target().map(|target| path::split(target).0)
     }

@@ -1,4 +1,4 @@
-//! What becomes of the requests of one destination on one of its hosts.
+//! The rule for the requests to one host of one destination.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use crate::http::RequestAccess;
 use crate::problem::{Code, Problem};
 use crate::untrusted::UntrustedText;
 
+/// A destination, compiled for one of its hosts.
 pub(super) struct Rule {
     config_path: ConfigPath,
     label: String,
@@ -30,15 +31,15 @@ enum RuleAction {
     Inject(Arc<TokenChooser>, InjectionRule),
 }
 
-/// What becomes of a request that may use an identity, when nothing is against it.
+/// How a request is handled that may use an identity and meets the destination's conditions.
 enum Verdict {
     /// It is forwarded unchanged.
     Pass,
-    /// It is forwarded unchanged, because it brings these credentials.
+    /// It is forwarded unchanged, because it carries these credentials.
     Keep(String),
-    /// It goes on with this token.
+    /// It is forwarded with this token.
     Inject(Arc<TokenSpec>, Injection),
-    /// The same, but its connection must be seen first.
+    /// Like `Inject`, after its upstream connection is established and checked.
     AwaitConnection(Arc<TokenSpec>, Injection),
 }
 
@@ -51,20 +52,20 @@ struct InjectionRule {
     pass_on_failure: bool,
 }
 
-/// Whose token a request gets.
+/// Selects the identity whose token a request gets.
 pub(super) enum TokenChooser {
-    /// This one's, whoever sends it.
+    /// Always this identity.
     Single(Arc<IdentityToken>),
-    /// By the principal who sends it.
+    /// The identity that lists the caller, by the URI in the caller's certificate.
     ByCaller(HashMap<String, Arc<IdentityToken>>),
 }
 
 /// An identity and its token for one scope.
 pub(super) struct IdentityToken {
-    /// By its name in the configuration.
+    /// The identity's name in the configuration.
     identity: Arc<str>,
     scope: String,
-    /// Or what is missing in the pod for it.
+    /// The token spec, or the problem with an environment variable.
     spec: Result<Arc<TokenSpec>, Problem>,
 }
 
@@ -79,7 +80,7 @@ impl IdentityToken {
 }
 
 impl TokenChooser {
-    /// These identities' principals.
+    /// Selects among these identities by their allowed callers.
     pub(super) fn among<'a>(identities: impl Iterator<Item = (&'a Identity, Arc<IdentityToken>)>) -> Self {
         let each = identities.flat_map(|(identity, identity_token)| {
             identity.allowed_callers.iter().map(move |principal| (principal.clone(), Arc::clone(&identity_token)))
@@ -87,7 +88,7 @@ impl TokenChooser {
         Self::ByCaller(each.collect())
     }
 
-    /// All tokens that there can be.
+    /// The specs of all tokens that it may select.
     pub(super) fn specs(&self) -> impl Iterator<Item = &Arc<TokenSpec>> {
         let chooser: Vec<&Arc<IdentityToken>> = match self {
             Self::Single(identity_token) => vec![identity_token],
@@ -96,8 +97,11 @@ impl TokenChooser {
         chooser.into_iter().filter_map(|identity_token| identity_token.spec.as_ref().ok())
     }
 
-    /// Whose token this request gets. A request that may use no identity gets none, whatever else it brings.
-    fn of(&self, label: &str, request: &dyn RequestAccess) -> Result<&Arc<IdentityToken>, Problem> {
+    /// Selects the identity for a request.
+    ///
+    /// # Errors
+    /// If no identity lists the caller. Such a request is rejected even if it carries its own credential.
+    fn choose(&self, label: &str, request: &dyn RequestAccess) -> Result<&Arc<IdentityToken>, Problem> {
         match self {
             Self::Single(identity_token) => Ok(identity_token),
             Self::ByCaller(chooser) => {
@@ -106,7 +110,7 @@ impl TokenChooser {
                     Problem::new(
                         Code::PrincipalNotListed,
                         format!(
-                            "{:?} is no principal of an identity for destination {label:?}",
+                            "{:?} is not in the principals of any identity for destination {label:?}",
                             UntrustedText::new(&principal)
                         ),
                         "Add it to the principals of the identity that it may use.",
@@ -137,7 +141,7 @@ impl Rule {
         }
     }
 
-    /// Whether its requests may name another method or path in a header.
+    /// Whether its requests may override their method or path in a header.
     pub(super) const fn allows_override_headers(&self) -> bool {
         self.override_headers_allowed
     }
@@ -156,24 +160,26 @@ impl Rule {
             RuleAction::Refuse => {
                 let problem = Problem::new(
                     Code::RefusedByRule,
-                    format!("the action of destination {:?} is to refuse", self.label),
-                    "Change the destination's action, if such requests are to go on.",
+                    format!("the action of destination {:?} is \"refuse\"", self.label),
+                    "If such requests are to be forwarded, change the destination's action.",
                 );
                 self.refuse(problem, view.request)
             }
-            RuleAction::Report(chooser, injection) => Decision::Report(match chooser.of(&self.label, view.request) {
-                Ok(identity_token) => Report {
-                    identity: Some(Arc::clone(&identity_token.identity)),
-                    spec: identity_token.spec.as_ref().ok().cloned(),
-                    would_refuse: injection
-                        .judge(self.config_path, &self.label, identity_token, view)
-                        .err()
-                        .map(|problem| problem.code),
-                },
-                Err(problem) => Report::refused(&problem),
-            }),
-            RuleAction::Inject(chooser, injection) => match chooser.of(&self.label, view.request) {
-                Ok(identity_token) => match injection.judge(self.config_path, &self.label, identity_token, view) {
+            RuleAction::Report(chooser, injection) => {
+                Decision::Report(match chooser.choose(&self.label, view.request) {
+                    Ok(identity_token) => Report {
+                        identity: Some(Arc::clone(&identity_token.identity)),
+                        spec: identity_token.spec.as_ref().ok().cloned(),
+                        would_refuse: injection
+                            .evaluate(self.config_path, &self.label, identity_token, view)
+                            .err()
+                            .map(|problem| problem.code),
+                    },
+                    Err(problem) => Report::refused(&problem),
+                })
+            }
+            RuleAction::Inject(chooser, injection) => match chooser.choose(&self.label, view.request) {
+                Ok(identity_token) => match injection.evaluate(self.config_path, &self.label, identity_token, view) {
                     Ok(Verdict::Pass) => Decision::Pass(Some(Arc::clone(&identity_token.identity))),
                     Ok(Verdict::Keep(credentials)) => Decision::Keep(Arc::clone(&identity_token.identity), credentials),
                     Ok(Verdict::Inject(spec, injection)) => Decision::Exchange(spec, Delivery::Inject(injection)),
@@ -208,17 +214,18 @@ impl InjectionRule {
         }
     }
 
-    fn judge(
+    /// Evaluates the destination's conditions for a request that may use this identity.
+    fn evaluate(
         &self,
         decided_by: ConfigPath,
         label: &str,
         identity_token: &IdentityToken,
         view: &RequestView<'_>,
     ) -> Result<Verdict, Problem> {
-        must_be_able_to_carry_a_token(label, view)?;
-        // On the first attempt what the app brought was judged.
+        must_be_able_to_carry_token(label, view)?;
+        // The app's own credentials were checked in the first attempt.
         let earlier = credential::of_an_earlier_attempt(view.request);
-        let credentials = if earlier.is_some() { Credentials::default() } else { self.places.look(view) };
+        let credentials = if earlier.is_some() { Credentials::default() } else { self.places.find(view) };
         if !credentials.are_none() {
             match self.existing_credential {
                 ExistingCredential::Keep => return Ok(Verdict::Keep(credentials.names())),
@@ -227,12 +234,12 @@ impl InjectionRule {
                     return Err(credential_present(
                         label,
                         &credentials,
-                        "Have the app send none; or set the destination's existing_credential to \"keep\" or \"replace\".",
+                        "Remove the credential from the app's request; or set the destination's existing_credential to \"keep\" or \"replace\".",
                     ));
                 }
             }
         }
-        let is_connected = match self.transport.judge(label, view.request) {
+        let is_connected = match self.transport.check(label, view.request) {
             TransportCheck::Allowed => true,
             TransportCheck::Pending => false,
             TransportCheck::Rejected(problem) => return Err(problem),
@@ -252,13 +259,13 @@ impl InjectionRule {
                 let verdict = if is_connected { Verdict::Inject } else { Verdict::AwaitConnection };
                 Ok(verdict(Arc::clone(spec), injection))
             }
-            // Nothing is asked of Entra without the variable: it is as if no token could be had.
+            // Without the variable no token can be requested, so this is a failure to get a token.
             Err(_) if self.pass_on_failure => Ok(Verdict::Pass),
             Err(problem) => Err(problem.clone()),
         }
     }
 
-    /// A credential is replaced where it can be removed, and where that cannot lead the request to another cluster.
+    /// Checks that the credentials can be removed, and that removing them cannot route the request to another cluster.
     fn must_be_replaceable(
         &self,
         label: &str,
@@ -269,10 +276,10 @@ impl InjectionRule {
             return Err(credential_present(
                 label,
                 credentials,
-                "A signature cannot be replaced: have the app send none, or set existing_credential to \"keep\".",
+                "Remove the signature from the app's request, or set existing_credential to \"keep\": a query parameter cannot be replaced.",
             ));
         }
-        if self.transport.survives_a_change(view.request) {
+        if self.transport.keeps_cluster_on_header_change(view.request) {
             return Ok(());
         }
         Err(Problem::new(
@@ -281,33 +288,35 @@ impl InjectionRule {
                 "the request to destination {label:?} has {}, and existing_credential is \"replace\"; in a listener's \
                  filter chain Envoy selects the route again when a header changes, and the token could be sent to another \
                  cluster",
-                credentials.in_words()
+                credentials.description()
             ),
-            "Put the filter into the cluster's own http_filters, where the cluster is fixed; or have the app send no \
-             credential.",
+            "Add the filter to the cluster's own http_filters, where the cluster is fixed; or remove the credential from the app's \
+             request.",
         ))
     }
 }
 
 fn credential_present(label: &str, credentials: &Credentials, remedy: &str) -> Problem {
-    let detail = format!("the request to destination {label:?} has {}", credentials.in_words());
+    let detail = format!("the request to destination {label:?} has {}", credentials.description());
     Problem::new(Code::CredentialPresent, detail, remedy)
 }
 
-/// CONNECT would give the token to whoever makes the tunnel; TRACE would send it back in the answer (RFC 9110, section
-/// 9.3.8: a client must not send credentials with it).
-fn must_be_able_to_carry_a_token(label: &str, view: &RequestView<'_>) -> Result<(), Problem> {
+/// Rejects CONNECT, which would send the token to the proxy that opens the tunnel, and TRACE, whose response would contain it
+/// (RFC 9110, section 9.3.8: a client must not send credentials with it).
+fn must_be_able_to_carry_token(label: &str, view: &RequestView<'_>) -> Result<(), Problem> {
     if view.path().is_none() {
         return Err(Problem::new(
             Code::ConnectNotSupported,
-            format!("the request asks for a tunnel to destination {label:?}, and whoever makes it would get the token"),
-            "Send the request itself through this proxy; or write a destination with methods: [\"CONNECT\"] and action: pass.",
+            format!(
+                "the request is a CONNECT to destination {label:?}, and the proxy that opens the tunnel would receive the token"
+            ),
+            "Send the request itself through this proxy; or add a destination with methods: [\"CONNECT\"] and action: pass.",
         ));
     }
     if view.method().eq_ignore_ascii_case(b"TRACE") {
         return Err(Problem::new(
             Code::TraceNotSupported,
-            format!("the request to destination {label:?} is a TRACE, whose answer would show the token"),
+            format!("the request to destination {label:?} is a TRACE, and its response would contain the token"),
             "Use another method; or add a destination with methods: [\"TRACE\"] and action: pass.",
         ));
     }

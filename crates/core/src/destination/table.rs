@@ -1,5 +1,5 @@
-//! The table in which a request's destination is found. What a look costs does not grow with the number of rules: it is
-//! one for the host and one for its wildcard, for a port and any, for each segment of the path that a rule could hang on.
+//! The table that finds the rule for a request. The cost of a lookup does not depend on the number of rules: there is one for the
+//! host and one for its wildcard, each with the port and without, and one for each path prefix to which a rule may apply.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,72 +12,72 @@ use crate::override_headers;
 use crate::path;
 use crate::small_map::SmallMap;
 
-/// The port of an authority without one: what reaches the filter is HTTP.
+/// The port of an authority without a port: plain HTTP, because apps send plain HTTP to the filter.
 const HTTP_PORT: u16 = 80;
 
-/// Rules by what a request must be like.
+/// The rules, by host, port, path prefix and method.
 #[derive(Default)]
 pub(super) struct Table {
     exact: HashMap<String, Ports>,
-    /// By what stands after `*.`.
+    /// By the part after `*.`.
     wildcards: HashMap<String, Ports>,
 }
 
-/// By port; `None` is any.
+/// By port; `None` matches any port.
 type Ports = SmallMap<Option<u16>, Paths>;
 
-/// By path prefix, canonical and without a slash at its end.
+/// By path prefix, in canonical form and without a trailing slash.
 #[derive(Default)]
 struct Paths {
     by_prefix: HashMap<Vec<u8>, Methods>,
-    /// How many segments the longest prefix has.
+    /// The number of segments of the longest prefix.
     deepest: usize,
-    /// Whether a rule is for some methods only.
+    /// Whether a rule is limited to some methods.
     by_method: bool,
-    /// Whether more than a report hangs on a path.
+    /// Whether a rule has another action than `report`.
     guards: bool,
-    /// Whether one of the rules refuses.
+    /// Whether a rule has the action `refuse`.
     refuses: bool,
-    /// Whether one of the rules rejects override headers.
+    /// Whether a rule rejects override headers.
     rejects_overrides: bool,
 }
 
-/// By method.
+/// By method, with the rule for all other methods.
 #[derive(Default)]
 struct Methods {
     by_name: SmallMap<Vec<u8>, Arc<Rule>>,
     any: Option<Arc<Rule>>,
 }
 
-/// What a look into the table comes to.
+/// The result of a lookup.
 pub(super) enum Found<'a> {
-    /// No rule is for such a request.
+    /// No rule applies.
     Nothing,
-    /// This rule decides.
+    /// This rule applies.
     Rule(&'a Rule),
-    /// It is not clear which rule the request falls under.
-    Unclear {
-        /// Why.
-        why: Unclear,
-        /// Whether more than a report hangs on it.
+    /// Which rule applies depends on how a server interprets the request.
+    Ambiguous {
+        /// The reason.
+        reason: Ambiguity,
+        /// Whether the request must be rejected, because one of the rules has another action than `report`.
         guarded: bool,
     },
 }
 
-/// Why it is not clear which rule a request falls under.
-pub(super) enum Unclear {
-    /// The path has this, and can be read in two ways.
+/// Why it is ambiguous which rule applies.
+pub(super) enum Ambiguity {
+    /// The path contains this, which servers interpret in different ways.
     Path(&'static str),
-    /// The method has lower-case letters, and another rule is for the same method in upper case.
+    /// The method has lower-case letters, and another rule applies to the same method in upper case.
     Method,
-    /// This header names another method or path.
+    /// This header overrides the method or path.
     Override(&'static str),
     /// The authority's port is not a number from 0 to 65535.
     Port,
 }
 
 impl Table {
-    /// Adds a rule for a host, a path prefix (the empty one is any path) and a method (`None` is any).
+    /// Adds a rule for a host, a path prefix (empty for any path) and a method (`None` for any method).
     pub(super) fn insert(&mut self, host: &HostPattern, prefix: &str, method: Option<&str>, rule: Arc<Rule>) {
         let hosts = if host.wildcard { &mut self.wildcards } else { &mut self.exact };
         let ports = hosts.entry(host.host.name.clone().into_owned()).or_default();
@@ -97,8 +97,8 @@ impl Table {
         }
     }
 
-    /// The most specific rule for a request: the exact host before a wildcard, a port before any, the longest path,
-    /// the method before any.
+    /// Finds the most specific rule for a request. The exact host precedes a wildcard, then a port precedes any port, then the
+    /// longest path prefix wins, then a method precedes any method.
     pub(super) fn find(&self, authority: &Authority<'_>, view: &RequestView<'_>) -> Found<'_> {
         let hosts = self.ports_of(&authority.host);
         if authority.port_is_invalid {
@@ -106,7 +106,7 @@ impl Table {
             if rules.peek().is_none() {
                 return Found::Nothing;
             }
-            return Found::Unclear { why: Unclear::Port, guarded: rules.any(|paths| paths.guards) };
+            return Found::Ambiguous { reason: Ambiguity::Port, guarded: rules.any(|paths| paths.guards) };
         }
         let ports = [Some(authority.host.port.unwrap_or(HTTP_PORT)), None];
         let candidates = || {
@@ -118,9 +118,9 @@ impl Table {
         for paths in candidates() {
             match paths.find(view) {
                 Found::Nothing => {}
-                // It may fall under a wider rule, which may refuse what this one only reports.
-                Found::Unclear { why, guarded } => {
-                    return Found::Unclear { why, guarded: guarded || candidates().any(|paths| paths.refuses) };
+                // A wider rule may apply, and may refuse what this one only reports.
+                Found::Ambiguous { reason, guarded } => {
+                    return Found::Ambiguous { reason, guarded: guarded || candidates().any(|paths| paths.refuses) };
                 }
                 found @ Found::Rule(_) => return found,
             }
@@ -137,32 +137,32 @@ impl Table {
 
 impl Paths {
     fn find(&self, view: &RequestView<'_>) -> Found<'_> {
-        let unclear = |why| Found::Unclear { why, guarded: self.guards };
+        let ambiguous = |reason| Found::Ambiguous { reason, guarded: self.guards };
         let path = if self.deepest == 0 { &[] } else { view.path().unwrap_or_default() };
         let path = match path::canonical(path) {
             Ok(path) => path,
-            Err(what) => return unclear(Unclear::Path(what)),
+            Err(what) => return ambiguous(Ambiguity::Path(what)),
         };
         let method = if self.by_method { view.method() } else { &[] };
         let rule = self.rule(&path, method);
         if method.iter().any(u8::is_ascii_lowercase) {
-            // Methods are case-sensitive (RFC 9110, section 9.1), and yet some servers take `delete` for `DELETE`.
-            let in_capitals = self.rule(&path, &method.to_ascii_uppercase());
-            if rule.map(std::ptr::from_ref) != in_capitals.map(std::ptr::from_ref) {
-                return unclear(Unclear::Method);
+            // Methods are case-sensitive (RFC 9110, section 9.1), but some servers treat `delete` as `DELETE`.
+            let in_upper_case = self.rule(&path, &method.to_ascii_uppercase());
+            if rule.map(std::ptr::from_ref) != in_upper_case.map(std::ptr::from_ref) {
+                return ambiguous(Ambiguity::Method);
             }
         }
         let depends = self.by_method || self.deepest > 0;
         if depends && self.rejects_overrides && !rule.is_some_and(|rule| rule.allows_override_headers()) {
             let header = override_headers::in_request(view.request);
             if let Some(header) = header {
-                return unclear(Unclear::Override(header));
+                return ambiguous(Ambiguity::Override(header));
             }
         }
         rule.map_or(Found::Nothing, Found::Rule)
     }
 
-    /// The rule for a canonical path and a method: the longest path before the method.
+    /// The rule for a canonical path and a method. A longer prefix precedes a matching method.
     fn rule(&self, path: &[u8], method: &[u8]) -> Option<&Rule> {
         let rules = prefixes::of(path, self.deepest).filter_map(|prefix| self.by_prefix.get(prefix));
         rules.filter_map(|methods| methods.find(method)).next()

@@ -1,4 +1,4 @@
-//! Who gets which token, and who gets none.
+//! Tests of the decisions about requests to destinations.
 
 use super::*;
 use crate::broker::Stale;
@@ -38,10 +38,11 @@ fn routed(authority: &str, cluster: &str) -> Sent {
     Sent::get(authority, "/").property(&["xds", "cluster_name"], cluster)
 }
 
-fn said(decision: Decision) -> String {
+/// The decision in a few words.
+fn describe(decision: Decision) -> String {
     match decision {
         Decision::Exchange(spec, _) => format!("{} {}", spec.identity(), spec.scope()),
-        Decision::Report(report) | Decision::ReportToNode(report) => report.in_words(),
+        Decision::Report(report) | Decision::ReportToNode(report) => report.summary(),
         Decision::AwaitConnection(..) => "await".to_owned(),
         Decision::Ignore => "ignore".to_owned(),
         Decision::Pass(_) => "pass".to_owned(),
@@ -55,19 +56,19 @@ fn said(decision: Decision) -> String {
 }
 
 #[test]
-fn an_unlisted_host_costs_one_look() {
+fn a_request_to_an_unlisted_host_costs_one_read() {
     let request = Sent::get("elsewhere.example", "/").header("authorization", b"x");
     assert!(matches!(policy().decide(&request), Decision::Ignore));
     assert_eq!(*request.reads.borrow(), [":authority"]);
 }
 
 #[test]
-fn a_listed_host_gets_its_token_by_its_own_cluster_only() {
+fn a_listed_host_gets_its_token_over_its_own_cluster_only() {
     let policy = policy();
     let kv = "payments https://vault.azure.net/.default";
-    assert_eq!(said(policy.decide(&routed("kv.example", "outbound|80||kv.example"))), kv);
-    assert_eq!(said(policy.decide(&routed("KV.example:80", "outbound|80||kv.example"))), kv);
-    assert_eq!(said(policy.decide(&routed("kv.example", "outbound|80||blob.example"))), "403 cluster_not_listed");
+    assert_eq!(describe(policy.decide(&routed("kv.example", "outbound|80||kv.example"))), kv);
+    assert_eq!(describe(policy.decide(&routed("KV.example:80", "outbound|80||kv.example"))), kv);
+    assert_eq!(describe(policy.decide(&routed("kv.example", "outbound|80||blob.example"))), "403 cluster_not_listed");
     for other in [
         "",
         "outbound|80||kv.example.evil",
@@ -77,13 +78,13 @@ fn a_listed_host_gets_its_token_by_its_own_cluster_only() {
         "outbound|80||kv.example ",
         "x|outbound|80||kv.example",
     ] {
-        assert_eq!(said(policy.decide(&routed("kv.example", other))), "403 cluster_not_listed", "{other:?}");
+        assert_eq!(describe(policy.decide(&routed("kv.example", other))), "403 cluster_not_listed", "{other:?}");
     }
-    assert_eq!(said(policy.decide(&routed("nowhere.example", "x"))), "403 tls_clusters_missing");
+    assert_eq!(describe(policy.decide(&routed("nowhere.example", "x"))), "403 tls_clusters_missing");
 }
 
 #[test]
-fn a_look_alike_is_not_the_host() {
+fn a_similar_authority_does_not_match_the_host() {
     let policy = policy();
     for authority in [
         "kv.example.",
@@ -98,24 +99,24 @@ fn a_look_alike_is_not_the_host() {
         "[kv.example]",
         "",
     ] {
-        assert_eq!(said(policy.decide(&routed(authority, "outbound|80||kv.example"))), "ignore", "{authority}");
+        assert_eq!(describe(policy.decide(&routed(authority, "outbound|80||kv.example"))), "ignore", "{authority}");
     }
 }
 
 #[test]
-fn a_port_is_more_specific_than_any_port() {
-    assert_eq!(said(policy().decide(&routed("kv.example:8443", "x"))), "reports api://other/.default");
+fn a_rule_with_a_port_precedes_one_without() {
+    assert_eq!(describe(policy().decide(&routed("kv.example:8443", "x"))), "reports api://other/.default");
 }
 
 #[test]
-fn a_missing_variable_is_told_to_whoever_needs_it() {
+fn a_missing_variable_rejects_the_requests_that_need_it() {
     let policy = Policy::new(&Config::parse(CONFIG.as_bytes(), &|_| None).unwrap(), false);
-    assert_eq!(said(policy.decide(&routed("kv.example", "outbound|80||kv.example"))), "503 env_var_missing");
-    assert_eq!(said(policy.decide(&routed("elsewhere.example", ""))), "ignore");
+    assert_eq!(describe(policy.decide(&routed("kv.example", "outbound|80||kv.example"))), "503 env_var_missing");
+    assert_eq!(describe(policy.decide(&routed("elsewhere.example", ""))), "ignore");
 }
 
 #[test]
-fn the_most_specific_rule_decides_and_not_the_first() {
+fn the_most_specific_rule_applies_regardless_of_the_order() {
     let policy = policy_of(
         r#"{"defaults": {"plaintext": "allow"}, "destinations": [
             {"hosts": ["*.example.com"], "scope": "wild/.default"},
@@ -127,8 +128,8 @@ fn the_most_specific_rule_decides_and_not_the_first() {
             {"hosts": ["other.example.com"], "action": "pass"}
         ]}"#,
     );
-    let asked = |method: &str, authority: &str, path: &str| {
-        said(policy.decide(&Sent::get(authority, path).header(":method", method.as_bytes())))
+    let outcome = |method: &str, authority: &str, path: &str| {
+        describe(policy.decide(&Sent::get(authority, path).header(":method", method.as_bytes())))
     };
     for (method, authority, path, expected) in [
         ("GET", "api.example.com", "/v1", "default v1-get/.default"),
@@ -147,12 +148,12 @@ fn the_most_specific_rule_decides_and_not_the_first() {
         ("GET", "example.com", "/", "ignore"),
         ("GET", "other.example.com", "/v1", "pass"),
     ] {
-        assert_eq!(asked(method, authority, path), expected, "{method} {authority}{path}");
+        assert_eq!(outcome(method, authority, path), expected, "{method} {authority}{path}");
     }
 }
 
 #[test]
-fn an_ambiguous_path_never_falls_to_a_wider_rule() {
+fn a_wider_rule_never_applies_to_an_ambiguous_path() {
     let policy = policy_of(
         r#"{"defaults": {"plaintext": "allow", "scope": "s/.default"}, "destinations": [
             {"hosts": ["api.example.com"], "action": "refuse", "path_prefixes": ["/admin"]},
@@ -161,8 +162,8 @@ fn an_ambiguous_path_never_falls_to_a_wider_rule() {
             {"hosts": ["trial.example.com"], "action": "report", "path_prefixes": ["/admin"]}
         ]}"#,
     );
-    let asked = |authority: &str, path: &str| said(policy.decide(&Sent::get(authority, path)));
-    assert_eq!(asked("api.example.com", "/admin"), "403 refused_by_rule");
+    let outcome = |authority: &str, path: &str| describe(policy.decide(&Sent::get(authority, path)));
+    assert_eq!(outcome("api.example.com", "/admin"), "403 refused_by_rule");
     for path in [
         "/x/../admin",
         "//admin",
@@ -177,23 +178,27 @@ fn an_ambiguous_path_never_falls_to_a_wider_rule() {
         "/%2561dmin",
         "/%c0%afadmin",
     ] {
-        assert_eq!(asked("api.example.com", path), "400 ambiguous_path", "{path}");
-        assert_eq!(asked("free.example.com", path), "default s/.default", "no rule hangs on a path there");
+        assert_eq!(outcome("api.example.com", path), "400 ambiguous_path", "{path}");
+        assert_eq!(outcome("free.example.com", path), "default s/.default", "no rule depends on the path there");
         let reported = "report unknown no token, enforced: ambiguous_path";
-        assert_eq!(asked("trial.example.com", path), reported, "a report refuses nothing");
+        assert_eq!(outcome("trial.example.com", path), reported, "a report refuses nothing");
     }
-    assert_eq!(asked("api.example.com", "/x?u=//admin/../;%2e"), "default s/.default", "the query is no path");
+    assert_eq!(
+        outcome("api.example.com", "/x?u=//admin/../;%2e"),
+        "default s/.default",
+        "the query is not part of the path"
+    );
 }
 
 #[test]
-fn a_rule_for_a_path_holds_for_each_spelling_of_it() {
+fn a_rule_for_a_path_applies_to_every_spelling_of_it() {
     let policy = policy_of(
         r#"{"defaults": {"plaintext": "allow", "scope": "s/.default"}, "destinations": [
             {"hosts": ["api.example.com"]},
             {"hosts": ["api.example.com"], "action": "refuse", "path_prefixes": ["/v1.0/$batch", "/caf%C3%A9", "/a@b:c/(x)"]}
         ]}"#,
     );
-    let asked = |path: &str| said(policy.decide(&Sent::get("api.example.com", path)));
+    let outcome = |path: &str| describe(policy.decide(&Sent::get("api.example.com", path)));
     for path in [
         "/v1.0/$batch",
         "/v1.0/%24batch",
@@ -204,10 +209,10 @@ fn a_rule_for_a_path_holds_for_each_spelling_of_it() {
         "/%63af%C3%a9",
         "/a%40b%3Ac/%28x%29",
     ] {
-        assert_eq!(asked(path), "403 refused_by_rule", "{path}");
+        assert_eq!(outcome(path), "403 refused_by_rule", "{path}");
     }
     for path in ["/v1.0/batch", "/~x", "/%7Ex", "/a%2Bb", "/v1.0/%2424batch"] {
-        assert_eq!(asked(path), "default s/.default", "{path}");
+        assert_eq!(outcome(path), "default s/.default", "{path}");
     }
 }
 
@@ -225,9 +230,9 @@ fn a_header_that_overrides_the_method_or_path_is_rejected_where_rules_depend_on_
             {"hosts": ["trial.example.com"], "methods": ["GET"], "action": "report"}
         ]}"#,
     );
-    let asked = |method: &str, authority: &str, header: &str| {
+    let outcome = |method: &str, authority: &str, header: &str| {
         let request = Sent::get(authority, "/x").header(":method", method.as_bytes()).header(header, b"DELETE");
-        said(policy.decide(&request))
+        describe(policy.decide(&request))
     };
     for header in [
         "x-http-method-override",
@@ -238,31 +243,35 @@ fn a_header_that_overrides_the_method_or_path_is_rejected_where_rules_depend_on_
         "x_http_method_override",
         "x_original_url",
     ] {
-        assert_eq!(asked("GET", "path.example.com", header), "403 override_header_present", "{header}");
-        assert_eq!(asked("GET", "method.example.com", header), "403 override_header_present", "{header}");
-        let wider = asked("POST", "method.example.com", header);
-        assert_eq!(wider, "403 override_header_present", "it falls to no wider rule: {header}");
-        assert_eq!(asked("GET", "known.example.com", header), "default s/.default", "{header}");
-        assert_eq!(asked("PUT", "known.example.com", header), "403 override_header_present", "{header}");
-        assert_eq!(asked("GET", "all.example.com", header), "default s/.default", "{header}");
-        assert_eq!(asked("GET", "any.example.com", header), "default s/.default", "nothing depends on it: {header}");
-        assert_eq!(asked("GET", "port.example.com", header), "default s/.default", "of another port: {header}");
-        assert_eq!(asked("GET", "port.example.com:8443", header), "403 override_header_present", "{header}");
+        assert_eq!(outcome("GET", "path.example.com", header), "403 override_header_present", "{header}");
+        assert_eq!(outcome("GET", "method.example.com", header), "403 override_header_present", "{header}");
+        let wider = outcome("POST", "method.example.com", header);
+        assert_eq!(wider, "403 override_header_present", "no wider rule applies: {header}");
+        assert_eq!(outcome("GET", "known.example.com", header), "default s/.default", "{header}");
+        assert_eq!(outcome("PUT", "known.example.com", header), "403 override_header_present", "{header}");
+        assert_eq!(outcome("GET", "all.example.com", header), "default s/.default", "{header}");
+        assert_eq!(outcome("GET", "any.example.com", header), "default s/.default", "nothing depends on it: {header}");
+        assert_eq!(
+            outcome("GET", "port.example.com", header),
+            "default s/.default",
+            "the rule is for another port: {header}"
+        );
+        assert_eq!(outcome("GET", "port.example.com:8443", header), "403 override_header_present", "{header}");
         let reported = "report unknown no token, enforced: override_header_present";
-        assert_eq!(asked("GET", "trial.example.com", header), reported, "{header}");
+        assert_eq!(outcome("GET", "trial.example.com", header), reported, "{header}");
     }
-    assert_eq!(asked("GET", "method.example.com", "x-forwarded-host"), "default s/.default");
+    assert_eq!(outcome("GET", "method.example.com", "x-forwarded-host"), "default s/.default");
 }
 
 #[test]
-fn an_override_header_is_known_with_hyphens_and_underscores_mixed() {
+fn an_override_header_is_recognized_with_hyphens_and_underscores_mixed() {
     let policy = policy_of(
         r#"{"defaults": {"plaintext": "allow", "scope": "s/.default"}, "destinations": [
             {"hosts": ["a.example"], "methods": ["GET"]},
             {"hosts": ["a.example"], "path_prefixes": ["/admin"], "action": "refuse"}
         ]}"#,
     );
-    let asked = |header: &str| said(policy.decide(&Sent::get("a.example", "/x").header(header, b"/admin")));
+    let outcome = |header: &str| describe(policy.decide(&Sent::get("a.example", "/x").header(header, b"/admin")));
     for header in [
         "x-http_method-override",
         "x_http-method_override",
@@ -273,16 +282,16 @@ fn an_override_header_is_known_with_hyphens_and_underscores_mixed() {
         "x-original_url",
         "x_rewrite-url",
     ] {
-        assert_eq!(asked(header), "403 override_header_present", "{header}");
+        assert_eq!(outcome(header), "403 override_header_present", "{header}");
     }
-    // They name the request that another server got, by which no server is known to choose what it does.
+    // These describe the request that another proxy received. No server is known to use them to select a resource.
     for header in ["x-forwarded-uri", "x-forwarded-method", "x-forwarded-path", "x-original-uri", "x-http-methods"] {
-        assert_eq!(asked(header), "default s/.default", "{header}");
+        assert_eq!(outcome(header), "default s/.default", "{header}");
     }
 }
 
 #[test]
-fn a_method_with_lower_case_letters_is_rejected_where_another_rule_is_for_it_in_upper_case() {
+fn a_method_with_lower_case_letters_is_rejected_if_another_rule_applies_to_it_in_upper_case() {
     let policy = policy_of(
         r#"{"defaults": {"plaintext": "allow", "scope": "s/.default"}, "destinations": [
             {"hosts": ["*.corp.example"]},
@@ -293,8 +302,8 @@ fn a_method_with_lower_case_letters_is_rejected_where_another_rule_is_for_it_in_
             {"hosts": ["trial.corp.example"], "methods": ["GET"], "action": "report"}
         ]}"#,
     );
-    let asked = |method: &str, host: &str| {
-        said(policy.decide(&Sent::get(host, "/admin/x").header(":method", method.as_bytes())))
+    let outcome = |method: &str, host: &str| {
+        describe(policy.decide(&Sent::get(host, "/admin/x").header(":method", method.as_bytes())))
     };
     for (method, host) in [
         ("delete", "refuse.corp.example"),
@@ -304,9 +313,9 @@ fn a_method_with_lower_case_letters_is_rejected_where_another_rule_is_for_it_in_
         ("hEAD", "read.corp.example"),
         ("post", "path.corp.example"),
     ] {
-        assert_eq!(asked(method, host), "400 ambiguous_method", "{method} {host}");
+        assert_eq!(outcome(method, host), "400 ambiguous_method", "{method} {host}");
     }
-    assert_eq!(asked("gEt", "trial.corp.example"), "report unknown no token, enforced: ambiguous_method");
+    assert_eq!(outcome("gEt", "trial.corp.example"), "report unknown no token, enforced: ambiguous_method");
     for (method, host, expected) in [
         ("DELETE", "refuse.corp.example", "403 refused_by_rule"),
         ("GET", "read.corp.example", "default s/.default"),
@@ -315,56 +324,56 @@ fn a_method_with_lower_case_letters_is_rejected_where_another_rule_is_for_it_in_
         ("delete", "path.corp.example", "default s/.default"),
         ("delete", "any.corp.example", "default s/.default"),
     ] {
-        assert_eq!(asked(method, host), expected, "the same rule in any case of letters: {method} {host}");
+        assert_eq!(outcome(method, host), expected, "the same rule in any case of letters: {method} {host}");
     }
 }
 
 #[test]
-fn a_listed_host_is_known_whatever_its_port_is() {
+fn a_listed_host_is_recognized_with_any_port() {
     let policy = policy();
     let kv = "payments https://vault.azure.net/.default";
-    let asked = |authority: &str| said(policy.decide(&routed(authority, "outbound|80||kv.example")));
-    assert_eq!(asked("kv.example:"), kv);
+    let outcome = |authority: &str| describe(policy.decide(&routed(authority, "outbound|80||kv.example")));
+    assert_eq!(outcome("kv.example:"), kv);
     for port in ["65536", "+80", "80:80", "http", "99999999999999999999"] {
-        assert_eq!(asked(&format!("kv.example:{port}")), "400 host_invalid", "{port}");
-        assert_eq!(asked(&format!("elsewhere.example:{port}")), "ignore", "{port}");
+        assert_eq!(outcome(&format!("kv.example:{port}")), "400 host_invalid", "{port}");
+        assert_eq!(outcome(&format!("elsewhere.example:{port}")), "ignore", "{port}");
     }
-    assert_eq!(asked("kv.example:80@elsewhere.example"), "ignore", "a user and a password, not a port");
+    assert_eq!(outcome("kv.example:80@elsewhere.example"), "ignore", "userinfo, not a port");
     let report = policy_of(
         r#"{"destinations": [{"hosts": ["*.example.com"], "scope": "s/.default", "plaintext": "allow", "action": "report"}]}"#,
     );
-    let asked = said(report.decide(&Sent::get("a.example.com:65536", "/")));
-    assert_eq!(asked, "report unknown no token, enforced: host_invalid");
+    let outcome = describe(report.decide(&Sent::get("a.example.com:65536", "/")));
+    assert_eq!(outcome, "report unknown no token, enforced: host_invalid");
 }
 
 #[test]
-fn a_credential_of_its_own_is_kept_replaced_or_refused() {
+fn an_existing_credential_is_kept_replaced_or_refused() {
     let policy = policy();
     for (credential, replaced) in
         [("authorization", "reports api://other/.default"), ("api-key", "reports api://other/.default")]
     {
-        let with = |authority: &str| said(policy.decide(&routed(authority, "x").header(credential, b"\xff")));
+        let with = |authority: &str| describe(policy.decide(&routed(authority, "x").header(credential, b"\xff")));
         assert_eq!(with("kv.example"), format!("payments keeps {credential}"));
         assert_eq!(with("kv.example:8443"), replaced);
         assert_eq!(with("strict.example"), "403 credential_present");
     }
-    let signed = |authority: &str| said(policy.decide(&Sent::get(authority, "/c/b?sv=2022-11-02&%73ig=abc%3D")));
+    let signed = |authority: &str| describe(policy.decide(&Sent::get(authority, "/c/b?sv=2022-11-02&%73ig=abc%3D")));
     assert_eq!(signed("kv.example"), "payments keeps ?sig");
     assert_eq!(signed("kv.example:8443"), "403 credential_present", "a signature cannot be replaced");
     assert_eq!(signed("strict.example"), "403 credential_present");
 }
 
 #[test]
-fn with_the_token_goes_no_other_credential() {
+fn other_credentials_are_removed_when_a_token_is_injected() {
     let request = routed("kv.example:8443", "x").header("authorization", b"a").header("api-key", b"b");
     let Decision::Exchange(_, Delivery::Inject(injection)) = policy().decide(&request) else { panic!("no token") };
     assert_eq!((&*injection.header, injection.in_place_of.as_slice()), ("authorization", &["api-key".to_owned()][..]));
 }
 
 #[test]
-fn the_token_of_an_earlier_attempt_is_no_credential_of_the_apps() {
+fn the_token_of_an_earlier_attempt_is_not_a_credential_of_the_app() {
     let again = |authority: &str| {
-        said(
+        describe(
             policy().decide(
                 &routed(authority, "outbound|80||kv.example")
                     .header("authorization", b"Bearer ours")
@@ -374,7 +383,7 @@ fn the_token_of_an_earlier_attempt_is_no_credential_of_the_apps() {
     };
     assert_eq!(again("kv.example"), "payments https://vault.azure.net/.default");
     assert_eq!(again("strict.example"), "payments s/.default");
-    // The token tells a retry after a 401 from others: it is not sent again.
+    // The decision names the carried token, so that a retry after a 401 does not send it again.
     let carried = |request: Sent| match policy().decide(&request.property(&[OWN_HEADER], "authorization")) {
         Decision::Exchange(_, delivery) => delivery.stale(),
         _ => panic!("no token"),
@@ -392,7 +401,7 @@ fn the_token_of_an_earlier_attempt_is_no_credential_of_the_apps() {
 }
 
 #[test]
-fn another_header_can_take_the_token_and_what_is_in_it_is_a_credential() {
+fn a_value_in_the_configured_header_is_a_credential() {
     let policy = policy_of(
         r#"{"destinations": [{"hosts": ["a.example"], "scope": "s/.default", "plaintext": "allow", "header": "X-Token"}]}"#,
     );
@@ -401,11 +410,11 @@ fn another_header_can_take_the_token_and_what_is_in_it_is_a_credential() {
     };
     assert_eq!(&*injection.header, "x-token");
     let theirs = Sent::get("a.example", "/").header("x-token", b"x");
-    assert_eq!(said(policy.decide(&theirs)), "default keeps x-token");
+    assert_eq!(describe(policy.decide(&theirs)), "default keeps x-token");
 }
 
 #[test]
-fn a_service_has_credentials_of_its_own_and_a_host_by_hand_the_usual_ones() {
+fn an_azure_service_has_its_own_credential_places_and_other_hosts_have_the_usual_ones() {
     let policy = policy_of(
         r#"{"defaults": {"plaintext": "allow"}, "destinations": [
             {"azure_service": "event_grid", "names": ["orders.westeurope"]},
@@ -416,7 +425,8 @@ fn a_service_has_credentials_of_its_own_and_a_host_by_hand_the_usual_ones() {
             {"hosts": ["a.example"], "scope": "s/.default"}
         ]}"#,
     );
-    let with = |host: &str, path: &str, header: &str| said(policy.decide(&Sent::get(host, path).header(header, b"x")));
+    let with =
+        |host: &str, path: &str, header: &str| describe(policy.decide(&Sent::get(host, path).header(header, b"x")));
     let grid = "orders.westeurope.eventgrid.azure.net";
     assert_eq!(with(grid, "/", "aeg-sas-key"), "default keeps aeg-sas-key");
     assert_eq!(with(grid, "/", "aeg-sas-token"), "default keeps aeg-sas-token");
@@ -437,7 +447,7 @@ fn a_service_has_credentials_of_its_own_and_a_host_by_hand_the_usual_ones() {
 }
 
 #[test]
-fn an_empty_credential_is_none_and_its_header_is_removed() {
+fn an_empty_credential_does_not_count_and_its_header_is_removed() {
     let policy = policy();
     for existing in ["kv.example", "kv.example:8443", "strict.example"] {
         let request =
@@ -450,7 +460,7 @@ fn an_empty_credential_is_none_and_its_header_is_removed() {
 }
 
 #[test]
-fn a_credential_is_replaced_only_where_the_route_stays_as_it_is() {
+fn a_credential_is_replaced_only_where_the_route_cannot_change() {
     let policy = policy_of(
         r#"{"defaults": {"scope": "s/.default", "existing_credential": "replace"}, "destinations": [
             {"hosts": ["pinned.example"], "tls_clusters": ["pinned"]},
@@ -466,19 +476,19 @@ fn a_credential_is_replaced_only_where_the_route_stays_as_it_is() {
         let cluster = |host: &str| in_cluster(listener(host)).property(&["upstream", "tls_version"], "TLSv1.3");
         let own = header == "x-token";
         let rejected = if own { token } else { "403 replace_not_supported" };
-        assert_eq!(said(policy.decide(&listener("pinned.example"))), rejected, "{header}");
-        assert_eq!(said(policy.decide(&listener("header.example"))), "403 replace_not_supported", "{header}");
-        assert_eq!(said(policy.decide(&listener("plain.example"))), token, "{header}");
-        assert_eq!(said(policy.decide(&cluster("pinned.example"))), token, "{header}");
-        assert_eq!(said(policy.decide(&cluster("header.example"))), token, "{header}");
+        assert_eq!(describe(policy.decide(&listener("pinned.example"))), rejected, "{header}");
+        assert_eq!(describe(policy.decide(&listener("header.example"))), "403 replace_not_supported", "{header}");
+        assert_eq!(describe(policy.decide(&listener("plain.example"))), token, "{header}");
+        assert_eq!(describe(policy.decide(&cluster("pinned.example"))), token, "{header}");
+        assert_eq!(describe(policy.decide(&cluster("header.example"))), token, "{header}");
     }
-    let authorization = |host: &str| said(policy.decide(&routed(host, "pinned").header("authorization", b"x")));
+    let authorization = |host: &str| describe(policy.decide(&routed(host, "pinned").header("authorization", b"x")));
     assert_eq!(authorization("kept.example"), "default keeps authorization");
     assert_eq!(authorization("trial.example"), "report default s/.default, enforced: replace_not_supported");
-    // Our own token of an earlier attempt is not the app's.
+    // A token that the filter injected in an earlier attempt is not a credential of the app.
     let again =
         routed("pinned.example", "pinned").header("authorization", b"x").property(&[OWN_HEADER], "authorization");
-    assert_eq!(said(policy.decide(&again)), token);
+    assert_eq!(describe(policy.decide(&again)), token);
 }
 
 #[test]
@@ -489,19 +499,19 @@ fn a_trace_gets_no_token() {
             {"hosts": ["c.example"], "action": "report"}
         ]}"#,
     );
-    let asked = |method: &[u8], host: &str| said(policy.decide(&Sent::get(host, "/").header(":method", method)));
-    assert_eq!(asked(b"TRACE", "a.example"), "403 trace_not_supported");
-    assert_eq!(asked(b"trace", "a.example"), "403 trace_not_supported");
-    assert_eq!(asked(b"TRACE", "b.example"), "pass");
-    assert_eq!(asked(b"TRACE", "c.example"), "report default s/.default, enforced: trace_not_supported");
-    assert_eq!(asked(b"TRACK", "a.example"), "default s/.default");
+    let outcome = |method: &[u8], host: &str| describe(policy.decide(&Sent::get(host, "/").header(":method", method)));
+    assert_eq!(outcome(b"TRACE", "a.example"), "403 trace_not_supported");
+    assert_eq!(outcome(b"trace", "a.example"), "403 trace_not_supported");
+    assert_eq!(outcome(b"TRACE", "b.example"), "pass");
+    assert_eq!(outcome(b"TRACE", "c.example"), "report default s/.default, enforced: trace_not_supported");
+    assert_eq!(outcome(b"TRACK", "a.example"), "default s/.default");
 }
 
 #[test]
-fn a_tunnel_gets_no_token() {
+fn a_connect_request_gets_no_token() {
     let tunnel = |config: &str| {
         let request = Sent::default().header(":method", b"CONNECT").header(":authority", b"a.example:443");
-        said(policy_of(config).decide(&request))
+        describe(policy_of(config).decide(&request))
     };
     let any = r#"{"destinations": [{"hosts": ["a.example"], "scope": "s/.default", "plaintext": "allow"}]}"#;
     assert_eq!(tunnel(any), "403 connect_not_supported");
@@ -512,7 +522,7 @@ fn a_tunnel_gets_no_token() {
 }
 
 #[test]
-fn a_report_touches_no_request_and_says_what_would_refuse_it() {
+fn a_report_changes_no_request_and_names_the_code_that_would_reject_it() {
     let configuration = r#"{"defaults": {"action": "report", "scope": "s/.default", "tls_clusters": ["to_{host}"]},
         "destinations": [{"hosts": ["a.example"], "existing_credential": "refuse"}, {"hosts": ["b.example"]}]}"#;
     let policy = policy_of(configuration);
@@ -521,16 +531,16 @@ fn a_report_touches_no_request_and_says_what_would_refuse_it() {
         (routed("a.example", "to_a.example").header("authorization", b"x"), "credential_present"),
         (routed("a.example", "to_b.example"), "cluster_not_listed"),
         (Sent::default().header(":method", b"CONNECT").header(":authority", b"a.example:443"), "connect_not_supported"),
-        // It keeps its own.
+        // The request keeps its own credential.
         (routed("b.example", "to_b.example").header("authorization", b"x"), "forwarded"),
-        // Not paused for it.
+        // The request does not wait for its connection.
         (in_cluster(routed("a.example", "to_a.example")), "forwarded"),
     ] {
-        assert_eq!(said(policy.decide(&request)), format!("report default s/.default, enforced: {enforced}"));
+        assert_eq!(describe(policy.decide(&request)), format!("report default s/.default, enforced: {enforced}"));
     }
     let policy = Policy::new(&Config::parse(configuration.as_bytes(), &|_| None).unwrap(), false);
     let missing = "report default no token, enforced: env_var_missing";
-    assert_eq!(said(policy.decide(&routed("a.example", "to_a.example"))), missing);
+    assert_eq!(describe(policy.decide(&routed("a.example", "to_a.example"))), missing);
 }
 
 const GATEWAY: &str = r#"{
@@ -551,11 +561,11 @@ fn a_caller_gets_the_token_of_its_own_identity_or_none() {
     let policy = policy_of(GATEWAY);
     let calls = |principal: &str, host: &str| {
         let request = Sent::get(host, "/").header("x-identity", b"payments").header("authorization", b"x");
-        said(policy.decide(&request.property(&["connection", "uri_san_peer_certificate"], principal)))
+        describe(policy.decide(&request.property(&["connection", "uri_san_peer_certificate"], principal)))
     };
-    // What a caller brings of its own makes it nobody else.
+    // Without headers of its own.
     let bare = |principal: &str, host: &str| {
-        said(policy.decide(&Sent::get(host, "/").property(&["connection", "uri_san_peer_certificate"], principal)))
+        describe(policy.decide(&Sent::get(host, "/").property(&["connection", "uri_san_peer_certificate"], principal)))
     };
     assert_eq!(bare("spiffe://c/ns/payments/sa/api", "a.example"), "payments s/.default");
     assert_eq!(bare("spiffe://c/ns/reports/sa/b", "a.example"), "reports s/.default");
@@ -571,14 +581,14 @@ fn a_caller_gets_the_token_of_its_own_identity_or_none() {
 }
 
 #[test]
-fn a_certificate_with_several_names_is_refused_where_that_is_seen() {
+fn a_certificate_with_several_uris_is_rejected_if_envoy_lists_them() {
     let request = Sent::get("a.example", "/")
         .header("x-forwarded-client-cert", b"By=x;URI=spiffe://c/ns/payments/sa/api;URI=spiffe://c/other")
         .property(&["connection", "uri_san_peer_certificate"], "spiffe://c/ns/payments/sa/api");
-    assert_eq!(said(policy_of(GATEWAY).decide(&request)), "403 principal_not_listed");
+    assert_eq!(describe(policy_of(GATEWAY).decide(&request)), "403 principal_not_listed");
 }
 
-/// In a cluster's own filter chain, at its first attempt.
+/// The request in a cluster's own filter chain, in its first attempt.
 fn in_cluster(request: Sent) -> Sent {
     request.property(&["upstream", "request_attempt_count"], "\u{1}\0\0\0\0\0\0\0")
 }
@@ -588,34 +598,34 @@ fn upstream(host: &str) -> Sent {
 }
 
 #[test]
-fn in_a_clusters_own_chain_the_connection_is_looked_at_and_must_have_tls() {
+fn in_a_clusters_own_filter_chain_the_connection_must_use_tls() {
     let policy = policy();
     let token = "payments s/.default";
-    let told = |request: Sent| said(policy.decide(&request));
-    assert_eq!(told(upstream("nowhere.example")), "await");
+    let decide = |request: Sent| describe(policy.decide(&request));
+    assert_eq!(decide(upstream("nowhere.example")), "await");
     let with_tls = |host: &str| upstream(host).property(&["upstream", "tls_version"], "TLSv1.3");
-    assert_eq!(told(with_tls("nowhere.example")), token);
-    let in_clear = upstream("nowhere.example").property(&["upstream", "cx_pool_ready_duration"], "1");
-    assert_eq!(told(in_clear), "403 connection_not_tls");
-    // A pin that is written holds here too, and what is allowed needs no connection.
-    assert_eq!(told(with_tls("blob.example")), "403 cluster_not_listed");
-    assert_eq!(told(upstream("strict.example")), token);
-    // In a listener's chain the count is 0, if it is there at all.
+    assert_eq!(decide(with_tls("nowhere.example")), token);
+    let in_plaintext = upstream("nowhere.example").property(&["upstream", "cx_pool_ready_duration"], "1");
+    assert_eq!(decide(in_plaintext), "403 connection_not_tls");
+    // `tls_clusters` applies here as well, and `plaintext: allow` needs no connection.
+    assert_eq!(decide(with_tls("blob.example")), "403 cluster_not_listed");
+    assert_eq!(decide(upstream("strict.example")), token);
+    // In a listener's filter chain the count is 0 or missing.
     let downstream =
         routed("nowhere.example", "x").property(&["upstream", "request_attempt_count"], "\0\0\0\0\0\0\0\0");
-    assert_eq!(told(downstream.property(&["upstream", "tls_version"], "TLSv1.3")), "403 tls_clusters_missing");
+    assert_eq!(decide(downstream.property(&["upstream", "tls_version"], "TLSv1.3")), "403 tls_clusters_missing");
 }
 
 #[test]
-fn a_grpc_client_is_refused_in_one_sentence() {
+fn the_rejection_of_a_grpc_request_is_plain_text() {
     let request = routed("nowhere.example", "x").header("content-type", b"application/grpc");
     let Decision::Refuse(Refusal { reply, .. }) = policy().decide(&request) else { panic!("not refused") };
     let text = String::from_utf8(reply.body).unwrap();
-    assert!(text.contains("(tls_clusters_missing): Write the cluster") && !text.contains('{'), "{text}");
+    assert!(text.contains("(tls_clusters_missing): Add the cluster") && !text.contains('{'), "{text}");
 }
 
 #[test]
-fn a_report_on_a_narrower_rule_does_not_undo_a_wider_refuse() {
+fn a_narrower_report_rule_does_not_disable_a_wider_refuse_rule() {
     let policy = policy_of(
         r#"{"defaults": {"plaintext": "allow", "scope": "s/.default"}, "destinations": [
             {"hosts": ["*.corp.example.com"], "action": "refuse"},
@@ -625,18 +635,18 @@ fn a_report_on_a_narrower_rule_does_not_undo_a_wider_refuse() {
             {"hosts": ["p.example.com:8080"], "path_prefixes": ["/a"], "action": "report"}
         ]}"#,
     );
-    let get = |authority: &str, path: &str| said(policy.decide(&Sent::get(authority, path)));
+    let get = |authority: &str, path: &str| describe(policy.decide(&Sent::get(authority, path)));
     assert_eq!(get("api.corp.example.com", "/b"), "403 refused_by_rule");
     for path in ["//b", "/b;x", "/b%20"] {
         assert_eq!(get("api.corp.example.com", path), "400 ambiguous_path", "{path}");
         assert_eq!(get("p.example.com:8080", path), "400 ambiguous_path", "{path}");
     }
     let overridden = Sent::get("m.corp.example.com", "/").header("x-http-method", b"DELETE");
-    assert_eq!(said(policy.decide(&overridden)), "403 override_header_present");
+    assert_eq!(describe(policy.decide(&overridden)), "403 override_header_present");
 }
 
 #[test]
-fn a_message_about_a_request_is_bounded_whatever_the_request_names() {
+fn the_length_of_a_message_about_a_request_is_bounded() {
     let policy = policy_of(
         r#"{"defaults": {"scope": "s/.default", "tls_clusters": ["a"]}, "destinations": [
             {"hosts": ["*.corp.example.com"], "path_prefixes": ["/v1"]}, {"hosts": ["kv.example.com"]}]}"#,

@@ -1,35 +1,39 @@
-//! The way that a request takes to its destination, and whether a token may go along.
+//! Checks the upstream cluster and connection of a request, to decide whether a token may be sent over it.
 //!
-//! In a listener's filter chain the filter knows the cluster that the route names, and no more. In a cluster's own
-//! chain it sees the connection itself.
+//! In a listener's filter chain the filter knows only the name of the route's cluster. In a cluster's own filter chain it knows
+//! the connection itself.
 
 use crate::http::RequestAccess;
 use crate::problem::{Code, Problem};
 use crate::untrusted::UntrustedText;
 
-/// What a destination says of the way.
+/// A destination's conditions on the upstream cluster and connection.
 pub(super) struct Transport {
-    /// With `{host}` replaced.
+    /// The clusters that use TLS, with `{host}` replaced.
     pub(super) tls_clusters: Vec<String>,
+    /// Whether the token may be sent over any cluster and connection, also in plaintext.
     pub(super) plaintext_allowed: bool,
 }
 
-/// Whether a token may go this way.
+/// Whether a token may be sent with a request.
 pub(super) enum TransportCheck {
+    /// It may.
     Allowed,
-    /// The connection is being made: to be asked again when it is there.
+    /// The connection is not established yet. Check again when it is.
     Pending,
+    /// It may not.
     Rejected(Problem),
 }
 
 impl Transport {
-    /// Whether a request still goes to the cluster that was judged when its headers are changed. In a cluster's own chain it
-    /// does; in a listener's, Envoy selects the route again, and nothing shows the filter which one.
-    pub(super) fn survives_a_change(&self, request: &dyn RequestAccess) -> bool {
+    /// Whether a request is sent to the cluster that was checked even after a header changes. In a cluster's own filter chain it
+    /// is. In a listener's, Envoy selects the route again and does not expose the result to the filter.
+    pub(super) fn keeps_cluster_on_header_change(&self, request: &dyn RequestAccess) -> bool {
         self.plaintext_allowed || attempt(request) > 0
     }
 
-    pub(super) fn judge(&self, label: &str, request: &dyn RequestAccess) -> TransportCheck {
+    /// Checks the cluster and the connection of a request to the destination named `label`.
+    pub(super) fn check(&self, label: &str, request: &dyn RequestAccess) -> TransportCheck {
         if self.plaintext_allowed {
             return TransportCheck::Allowed;
         }
@@ -37,18 +41,18 @@ impl Transport {
         if self.tls_clusters.is_empty() && !in_cluster {
             return TransportCheck::Rejected(Problem::new(
                 Code::TlsClustersMissing,
-                format!("destination {label:?} does not say which cluster leads to it over TLS"),
-                "Write the cluster into the destination's tls_clusters (Envoy's /clusters lists them), or have the filter \
-                 stand in the cluster's own http_filters.",
+                format!("destination {label:?} has no tls_clusters, and the filter is in a listener's filter chain"),
+                "Add the cluster to the destination's tls_clusters (Envoy's /clusters lists the names), or add the filter to the \
+                 cluster's own http_filters.",
             ));
         }
         if let Some(problem) = self.misrouted(label, request) {
             return TransportCheck::Rejected(problem);
         }
-        if in_cluster { connection(label, request) } else { TransportCheck::Allowed }
+        if in_cluster { check_connection(label, request) } else { TransportCheck::Allowed }
     }
 
-    /// The problem when the request was routed to a cluster that is not listed. Where none is listed, any will do.
+    /// The problem that the request was routed to a cluster that is not listed. If none is listed, every cluster is allowed.
     fn misrouted(&self, label: &str, request: &dyn RequestAccess) -> Option<Problem> {
         if self.tls_clusters.is_empty() {
             return None;
@@ -59,7 +63,7 @@ impl Transport {
         }
         let routed = match String::from_utf8_lossy(&cluster) {
             name if name.is_empty() => "to no cluster".to_owned(),
-            // A header of the request may name it.
+            // A header of the request may select the cluster, so its name is untrusted.
             name => format!("to cluster {:?}", UntrustedText::new(&name)),
         };
         Some(Problem::new(
@@ -68,19 +72,19 @@ impl Transport {
                 "the request to destination {label:?} was routed {routed}, and its tls_clusters are {}",
                 self.tls_clusters.join(", ")
             ),
-            "Route it to a cluster with TLS, and list that one in the destination's tls_clusters.",
+            "Route the request to a cluster with TLS, and list that cluster in the destination's tls_clusters.",
         ))
     }
 }
 
-/// Which attempt of the request this is, from 1; 0 in a listener's filter chain, where there are none. Envoy hands an
-/// integer over as eight bytes, the least first.
+/// The number of the request's attempt, from 1; 0 in a listener's filter chain. Envoy encodes an integer as eight bytes in
+/// little-endian order.
 fn attempt(request: &dyn RequestAccess) -> u64 {
     let count = request.property(&["upstream", "request_attempt_count"]);
     count.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
 }
 
-/// Whether the request has a connection: set as soon as it has one, whatever kind it is.
+/// Whether the request's upstream connection is established, with or without TLS.
 pub fn is_established(request: &dyn RequestAccess) -> bool {
     has(request, "cx_pool_ready_duration")
 }
@@ -89,9 +93,9 @@ fn has(request: &dyn RequestAccess, name: &str) -> bool {
     request.property(&["upstream", name]).is_some_and(|value| !value.is_empty())
 }
 
-/// Whether the connection that the request is on has TLS. That the server's certificate was verified is what the
-/// cluster's `validation_context` says; Envoy does not tell it here.
-fn connection(label: &str, request: &dyn RequestAccess) -> TransportCheck {
+/// Checks that the request's upstream connection uses TLS. Verifying the server's certificate is the job of the cluster's
+/// `validation_context`; Envoy does not expose the result here.
+fn check_connection(label: &str, request: &dyn RequestAccess) -> TransportCheck {
     if has(request, "tls_version") {
         return TransportCheck::Allowed;
     }
@@ -100,7 +104,8 @@ fn connection(label: &str, request: &dyn RequestAccess) -> TransportCheck {
     }
     TransportCheck::Rejected(Problem::new(
         Code::ConnectionNotTls,
-        format!("the connection to destination {label:?} is in clear"),
-        "Give the cluster a transport_socket with TLS, or, if the token may travel in clear, write plaintext: allow.",
+        format!("the connection to destination {label:?} is in plaintext"),
+        "Add a transport_socket with TLS to the cluster; or, if the token may be sent in plaintext, set plaintext: allow on the \
+         destination.",
     ))
 }

@@ -1,7 +1,7 @@
-//! App Service's endpoint for tokens, which needs no address of its own and knows its callers by a secret.
+//! App Service's token endpoint. It authenticates callers by a secret, so any local address can serve it.
 //!
 //! Protocol: learn.microsoft.com, "How to use managed identities for App Service and Azure Functions", REST endpoint
-//! reference; its first version (2017-09-01) as the libraries of that time speak it.
+//! reference; its first version (2017-09-01) as the client libraries of that time implement it.
 
 use serde::Serialize;
 
@@ -17,7 +17,7 @@ use crate::time::Timestamp;
 /// The path of `IDENTITY_ENDPOINT` and of `MSI_ENDPOINT`.
 const PATH: &[u8] = b"/msi/token";
 
-/// The version that callers speak.
+/// The version of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Version {
     /// 2017-09-01: `MSI_ENDPOINT` and `MSI_SECRET`.
@@ -27,7 +27,7 @@ pub(crate) enum Version {
 }
 
 impl Version {
-    /// The header that brings the secret.
+    /// The header with the secret.
     const fn secret_header(self) -> &'static str {
         match self {
             Self::First => "secret",
@@ -36,24 +36,24 @@ impl Version {
     }
 }
 
-/// Whether this is the endpoint's path; one slash may stand at its end.
+/// Whether this is the endpoint's path, with or without a trailing slash.
 pub(super) fn is_token_path(path: &[u8]) -> bool {
     path.strip_suffix(b"/").unwrap_or(path) == PATH
 }
 
-/// A request to this endpoint where the configuration does not have it.
-pub(super) fn off() -> Problem {
+/// The problem that the configuration does not enable this endpoint.
+pub(super) fn not_enabled() -> Problem {
     Problem::new(
         Code::PathRefused,
-        "App Service's endpoint is not switched on",
-        "Set managed_identity.app_service, such as to {}, and give the app and the proxy the same IDENTITY_HEADER.",
+        "App Service's endpoint is not enabled",
+        "Set managed_identity.app_service, such as to {}, and set the same IDENTITY_HEADER for the app and the proxy.",
     )
 }
 
-/// Reads a request for a token.
+/// Reads a token request.
 ///
 /// # Errors
-/// When it is not to be answered with one: first of all without the secret.
+/// If the request is not valid. The secret is checked first.
 pub(super) fn read_request(
     request: &dyn RequestAccess,
     query: &[u8],
@@ -69,7 +69,7 @@ pub(super) fn read_request(
         return Err(Problem::new(
             Code::SecretWrong,
             format!("the header {} is missing or wrong", version.secret_header()),
-            "Give the app the same IDENTITY_HEADER (MSI_SECRET) as the proxy.",
+            "Set the app's IDENTITY_HEADER (MSI_SECRET) to that of the proxy.",
         ));
     }
     must_be_get(request)?;
@@ -87,8 +87,8 @@ pub(super) fn read_request(
     Ok((version, query))
 }
 
-/// A token as App Service replies it, all strings. There is no `not_before`: adal for Go reads it as a number in both versions, and fails
-/// on the first version's dates.
+/// The body of a token reply; every value is a string. It has no `not_before`: adal for Go parses that as a number in both versions,
+/// and fails on the first version's dates.
 #[derive(Serialize)]
 struct TokenBody<'a> {
     access_token: &'a str,
@@ -99,6 +99,7 @@ struct TokenBody<'a> {
     token_type: &'static str,
 }
 
+/// The body of an error reply.
 #[derive(Serialize)]
 struct ErrorBody {
     #[serde(rename = "statusCode")]
@@ -106,7 +107,7 @@ struct ErrorBody {
     message: String,
 }
 
-/// What App Service replies with a token for `resource`. The first version shows the client id only to a caller that named one.
+/// The reply with a token for `resource`. In the first version it has the client id only if the caller selected the identity by it.
 pub(super) fn token_reply(
     version: Version,
     cached: &CachedToken,
@@ -114,13 +115,13 @@ pub(super) fn token_reply(
     named_by_client_id: bool,
     resource: &str,
 ) -> Reply {
-    let (expires_on, shows_client_id) = match version {
+    let (expires_on, has_client_id) = match version {
         Version::First => (date(cached.expires_at()), named_by_client_id),
         Version::Current => (cached.expires_at().unix_seconds().to_string(), true),
     };
     let body = TokenBody {
         access_token: cached.token().expose(),
-        client_id: shows_client_id.then_some(client_id),
+        client_id: has_client_id.then_some(client_id),
         expires_on,
         resource,
         token_type: "Bearer",
@@ -128,14 +129,14 @@ pub(super) fn token_reply(
     Reply::json(200, "application/json; charset=utf-8", &body)
 }
 
-/// What App Service replies when something went wrong.
+/// The reply with a problem.
 pub(super) fn problem_reply(problem: &Problem) -> Reply {
     let status = reply::status(problem);
     let body = ErrorBody { status_code: status, message: reply::sentence(problem) };
     reply::with_retry_after(problem, Reply::json(status, "application/json; charset=utf-8", &body))
 }
 
-/// A time as the first version writes it on Linux: `06/20/2019 02:57:58 +00:00`.
+/// Formats a time like the first version on Linux: `06/20/2019 02:57:58 +00:00`.
 fn date(at: Timestamp) -> String {
     let text = at.rfc3339();
     let part = |from: usize, to: usize| text.get(from..to).unwrap_or_default();
@@ -147,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_date_is_written_as_the_first_version_had_it() {
+    fn a_date_has_the_format_of_the_first_version() {
         assert_eq!(date(Timestamp::from_unix_seconds(1_561_000_678)), "06/20/2019 03:17:58 +00:00");
         assert_eq!(date(Timestamp::from_unix_seconds(u64::MAX)), "12/31/9999 23:59:59 +00:00");
     }

@@ -1,4 +1,4 @@
-//! Who asks for a token, and in which protocol the answer is given.
+//! The caller of a managed-identity endpoint, and the replies in its protocol.
 
 use super::{app_service, imds};
 use crate::broker::{CachedToken, Stale};
@@ -7,26 +7,26 @@ use crate::http::Reply;
 use crate::problem::Problem;
 use crate::time::Timestamp;
 
-/// How a caller speaks.
+/// The protocol of a managed-identity endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
-    /// Like a virtual machine's.
+    /// The instance metadata service of a virtual machine.
     Imds,
-    /// Like App Service's.
+    /// App Service, in this version.
     AppService(app_service::Version),
 }
 
-/// Who asked, and for what.
+/// The caller of a managed-identity endpoint, with what its reply needs.
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub(super) protocol: Protocol,
-    /// As it was sent.
+    /// The resource as the caller sent it.
     pub(super) resource: String,
-    /// Whose token it is.
+    /// The client id of the identity.
     pub(super) client_id: String,
-    /// Whether the caller named the identity by its client id.
+    /// Whether the caller selected the identity by its client id.
     pub(super) named_by_client_id: bool,
-    /// The token that the caller does not want any more.
+    /// The token that the caller rejects, if any.
     pub(crate) stale: Option<Stale>,
 }
 
@@ -41,19 +41,19 @@ impl Caller {
         }
     }
 
-    /// The protocol of the answer.
+    /// The protocol of the reply.
     pub(crate) const fn protocol(&self) -> Protocol {
         self.protocol
     }
 
-    /// The reply when there is none.
+    /// The reply with the problem that no token is available.
     pub(crate) fn problem_reply(&self, problem: &Problem) -> Reply {
         self.protocol.problem_reply(problem)
     }
 }
 
 impl Protocol {
-    /// The part of the configuration that switches it on.
+    /// The part of the configuration that enables it.
     pub(crate) const fn decided_by(self) -> ConfigPath {
         match self {
             Self::Imds => ConfigPath::Imds,
@@ -61,11 +61,13 @@ impl Protocol {
         }
     }
 
+    /// Rejects a request with a problem.
     pub(super) fn refuse(self, problem: Problem) -> Decision {
         let reply = self.problem_reply(&problem);
         Decision::Refuse(Refusal { problem, decided_by: self.decided_by(), reply })
     }
 
+    /// The reply with a problem.
     pub(super) fn problem_reply(self, problem: &Problem) -> Reply {
         match self {
             Self::Imds => imds::problem_reply(problem),

@@ -1,4 +1,4 @@
-//! What a probe is told.
+//! The reply to a readiness probe.
 
 use super::guard::Connection;
 use crate::broker::ReadinessStatus;
@@ -6,11 +6,11 @@ use crate::http::{Reply, RequestAccess};
 use crate::path;
 use crate::problem::Problem;
 
-/// The status that a kubelet takes for "not ready".
+/// The HTTP status of a pod that is not ready.
 const NOT_READY: u16 = 503;
 
-/// The reply to a request for `/readyz`, once it is known whether the pod is ready. A caller outside the pod gets the code alone: the
-/// problem's own words name tenant, issuer and subject. A caller in the pod may ask for every identity with `?verbose`.
+/// The reply to a request for `/readyz`, given the readiness of the identities. A caller outside the pod gets only the code, because
+/// the problem's detail names tenant, issuer and subject. A caller within the pod gets every identity with `?verbose`.
 pub fn readiness_reply(status: &ReadinessStatus, request: &dyn RequestAccess) -> Reply {
     let local = Connection::of(request).is_local();
     match status.outcome() {
@@ -20,7 +20,7 @@ pub fn readiness_reply(status: &ReadinessStatus, request: &dyn RequestAccess) ->
         Err(problem) => {
             let public = Problem::new(
                 problem.code,
-                "The pod is not ready. Only callers in the pod are told the details.",
+                "The pod is not ready. Details are given only to callers within the pod.",
                 "Send the same request from within the pod, or read the lines with event=exchange in Envoy's log.",
             );
             Problem { retry_after: problem.retry_after, ..public }.to_reply_of(NOT_READY)
@@ -41,7 +41,7 @@ mod tests {
     use crate::problem::Code;
     use serde_json::{Value, json};
 
-    fn ask(path: &str, address: &str) -> (u16, String) {
+    fn probe(path: &str, address: &str) -> (u16, String) {
         let mut problem = Problem::new(Code::EntraRefused, "issuer https://oidc.example subject sa/api", "tenant 1111")
             .about("payments", "api://payments/.default");
         problem.entra.aadsts = Some(700_213);
@@ -52,25 +52,25 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_outside_the_pod_is_told_the_code_alone() {
+    fn a_caller_outside_the_pod_gets_only_the_code() {
         for path in ["/readyz", "/readyz?verbose"] {
             for address in ["10.0.0.7:15003", "[fd00::7]:15003", "", "127.0.0.1"] {
-                let (status, body) = ask(path, address);
+                let (status, body) = probe(path, address);
                 assert!(status == 503 && body.contains(r#""code":"entra_refused""#), "{address}: {body}");
-                for told in ["oidc.example", "sa/api", "1111", "payments", "orders", "700213"] {
-                    assert!(!body.contains(told), "{address}: {told} in {body}");
+                for detail in ["oidc.example", "sa/api", "1111", "payments", "orders", "700213"] {
+                    assert!(!body.contains(detail), "{address}: {detail} in {body}");
                 }
             }
             for address in ["127.0.0.1:15003", "[::1]:15003", "[::ffff:127.0.0.1]:15003", "169.254.169.254:80"] {
-                let (status, body) = ask(path, address);
+                let (status, body) = probe(path, address);
                 assert!(status == 503 && body.contains("sa/api") && body.contains("AADSTS700213"), "{address}: {body}");
             }
         }
     }
 
     #[test]
-    fn a_verbose_caller_in_the_pod_is_told_of_every_identity() {
-        let (status, body) = ask("/readyz?a=b&verbose=", "127.0.0.1:15003");
+    fn a_caller_within_the_pod_gets_every_identity_with_verbose() {
+        let (status, body) = probe("/readyz?a=b&verbose=", "127.0.0.1:15003");
         let expected = json!({"ready": false, "identities": [
             {"identity": "orders", "ready": true},
             {"identity": "payments", "ready": false, "code": "entra_refused", "aadsts": "AADSTS700213",

@@ -1,7 +1,8 @@
-//! The instance metadata service (IMDS), as a virtual machine has it.
+//! The instance metadata service (IMDS) of an Azure virtual machine.
 //!
-//! Protocol: learn.microsoft.com, "How to use managed identities on an Azure VM to acquire an access token". The guard is
-//! IMDS's own: `Metadata: true` and no `X-Forwarded-For`, so that no app can be tricked into asking for somebody else.
+//! Protocol: learn.microsoft.com, "How to use managed identities on an Azure VM to acquire an access token". Requests
+//! must have `Metadata: true` and no `X-Forwarded-For`, as IMDS itself requires, so that no app can be made to request a token for
+//! somebody else.
 
 use serde::Serialize;
 
@@ -17,20 +18,23 @@ use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 use crate::untrusted::OAuthError;
 
-/// The oldest version of the token request.
+/// The oldest `api-version` of the token request.
 const OLDEST_VERSION: &str = "2018-02-01";
 
-/// What a path of IMDS is.
+/// The kind of a path of the metadata service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Path {
+    /// The token endpoint.
     Token,
-    /// A part of the identity service that does not exist here. A 400 would tell MSAL.NET that it does.
+    /// A part of the identity endpoint that the filter does not implement. MSAL.NET detects that by a 404; it takes a 400 as a sign
+    /// that the part exists.
     Absent,
-    /// Another part of the metadata service, or none of it.
+    /// Any other path.
     Other,
 }
 
-/// What the path is: `metadata` in any case, `//` at its start (an older MSAL4J) and one slash at its end (MSAL Node).
+/// Classifies a path. `metadata` may have any case (some clients write `Metadata`), and the path may begin with `//` (an older
+/// MSAL4J) and end with a slash (MSAL Node).
 pub(super) fn read_path(path: &[u8]) -> Path {
     let path = path.strip_prefix(b"//").or_else(|| path.strip_prefix(b"/")).unwrap_or_default();
     let path = path.strip_suffix(b"/").unwrap_or(path);
@@ -45,12 +49,12 @@ pub(super) fn read_path(path: &[u8]) -> Path {
     }
 }
 
-/// Whether the path is among those that go on to the node's own metadata service. What is below `/metadata/identity` never is.
+/// Whether a path is forwarded to the node's own metadata service. A path below `/metadata/identity` never is.
 pub(super) fn passes(path: &[u8], imds: &Imds) -> bool {
     if path == b"/" {
         return imds.passes_root;
     }
-    // Paths of metadata are plain: what the node's service would have to decode or fold does not go there.
+    // Paths of the metadata service need no encoding. A path that the node's service would decode or normalize is not forwarded.
     let is_plain = path.is_ascii() && !path.contains(&b'%');
     is_plain
         && path::ambiguity(path).is_none()
@@ -58,60 +62,60 @@ pub(super) fn passes(path: &[u8], imds: &Imds) -> bool {
         && imds.pass.iter().any(|prefix| path::is_within(path, prefix.as_bytes()))
 }
 
-/// A request that goes on to the node must not name another path or method in a header.
+/// Rejects a request to be forwarded to the node whose headers override the path or method.
 pub(super) fn must_not_be_overridden(request: &dyn RequestAccess) -> Result<(), Problem> {
     let Some(header) = override_headers::in_request(request) else { return Ok(()) };
     Err(Problem::new(
         Code::OverrideHeaderPresent,
-        format!("the request has a header {header}, from which a server may take another path or method"),
+        format!("the request has the header {header}, which can make a server use another path or method"),
         "Send the request without the header.",
     ))
 }
 
-/// A request to the metadata service's address that names another service.
+/// The problem that a request to the metadata service's address has the host of another service.
 pub(super) fn host_not_listed() -> Problem {
     Problem::new(
         Code::HostNotListed,
-        "the connection was made to 169.254.169.254, but the Host header has no host of managed_identity.imds.hosts",
+        "the client connected to 169.254.169.254, but the Host header is not in managed_identity.imds.hosts",
         "Send Host: 169.254.169.254. For another service, connect to that service's address.",
     )
 }
 
-/// A part of the identity service that is not offered.
+/// The problem that the filter does not implement this part of the identity endpoint.
 pub(super) fn absent() -> Problem {
     Problem::new(
         Code::PathNotFound,
-        "this part of the metadata service is not offered",
-        "Ask for a token at /metadata/identity/oauth2/token.",
+        "the filter does not implement this part of the metadata service",
+        "Request a token at /metadata/identity/oauth2/token.",
     )
 }
 
-/// A path that is not a token request and does not go on to the node.
-pub(super) fn not_passed(path: &[u8]) -> Problem {
-    const ASK: &str = "Ask for a token at /metadata/identity/oauth2/token";
+/// The problem that a path is neither the token endpoint nor forwarded to the node.
+pub(super) fn not_forwarded(path: &[u8]) -> Problem {
+    const REMEDY: &str = "Request a token at /metadata/identity/oauth2/token";
     match path::ambiguity(path) {
-        Some(what) => Problem::new(
+        Some(reason) => Problem::new(
             Code::PathRefused,
-            format!("the path has {what}, and such a path never goes on to the node's metadata service"),
+            format!("the path has {reason}, and such paths are never forwarded to the node's metadata service"),
             "Send the path in its normal form, without empty and dot segments, backslashes and needless escapes.",
         ),
         None if path::is_of_node_identity(path) => Problem::new(
             Code::PathRefused,
-            "only tokens are answered here, and nothing below /metadata/identity goes on to the node",
-            format!("{ASK}."),
+            "the filter serves only tokens, and no path below /metadata/identity is forwarded to the node",
+            format!("{REMEDY}."),
         ),
         None => Problem::new(
             Code::PathRefused,
-            "only tokens are answered here, not other metadata of the node",
-            format!("{ASK}; or list the path in managed_identity.imds.pass."),
+            "the filter serves only tokens, and this path is not forwarded to the node",
+            format!("{REMEDY}; or list the path in managed_identity.imds.pass."),
         ),
     }
 }
 
-/// Reads a request for a token.
+/// Reads a token request.
 ///
 /// # Errors
-/// When it is not to be answered with one, by IMDS's own rules.
+/// If the request is not valid by the rules of IMDS.
 pub(super) fn read_request(request: &dyn RequestAccess, query: &[u8]) -> Result<Query, Problem> {
     if request.header("metadata").is_none_or(|value| !value.eq_ignore_ascii_case(b"true")) {
         return Err(Problem::new(
@@ -124,7 +128,7 @@ pub(super) fn read_request(request: &dyn RequestAccess, query: &[u8]) -> Result<
         return Err(Problem::new(
             Code::Forwarded,
             "the request has an X-Forwarded-For header: a proxy forwarded it",
-            "Call the endpoint without a proxy. If Envoy itself adds the header: set use_remote_address: false on \
+            "Call the endpoint without a proxy. If Envoy itself adds the header, set use_remote_address: false on \
              the listener's connection manager.",
         ));
     }
@@ -133,14 +137,14 @@ pub(super) fn read_request(request: &dyn RequestAccess, query: &[u8]) -> Result<
     if query.version.as_deref().is_none_or(|version| version < OLDEST_VERSION) {
         return Err(bad(
             format!("api-version is missing or older than {OLDEST_VERSION}"),
-            "Send api-version=2018-02-01 or a later one.",
+            "Send api-version=2018-02-01 or a later version.",
         ));
     }
     Ok(query)
 }
 
-/// A token as IMDS replies it: all strings, and `expires_in` before `expires_on`, because MSAL.NET takes the last of
-/// the two, MSAL Python reads only the former and MSAL for Java, Node and Rust only the latter.
+/// The body of a token reply; every value is a string. `expires_in` precedes `expires_on`, because MSAL.NET uses the last of the two;
+/// MSAL Python reads only the former, and MSAL for Java, Node and Rust only the latter.
 #[derive(Serialize)]
 struct TokenBody<'a> {
     access_token: &'a str,
@@ -153,14 +157,14 @@ struct TokenBody<'a> {
     token_type: &'static str,
 }
 
-/// IMDS's error (same page, "Error handling").
+/// The body of an error reply (same page, "Error handling").
 #[derive(Serialize)]
 struct ErrorBody<'a> {
     error: &'a str,
     error_description: String,
 }
 
-/// What IMDS replies with a token for `resource`.
+/// The reply with a token for `resource`.
 pub(super) fn token_reply(cached: &CachedToken, client_id: &str, resource: &str, now: Timestamp) -> Reply {
     let expires_in = cached.expires_at().since(now).as_secs().to_string();
     Reply::json(
@@ -179,12 +183,12 @@ pub(super) fn token_reply(cached: &CachedToken, client_id: &str, resource: &str,
     )
 }
 
-/// What IMDS replies when something went wrong.
+/// The reply with a problem.
 pub(super) fn problem_reply(problem: &Problem) -> Reply {
     let status = reply::status(problem);
     let error = match (problem.entra.error.as_ref().map(OAuthError::as_str), problem.code) {
         (_, Code::ResourceNotAllowed) => "invalid_resource",
-        // As Entra itself says it of a client assertion (RFC 7521, section 4.2.1).
+        // The error of an invalid client assertion (RFC 7521, section 4.2.1), which Entra uses too.
         (_, Code::AssertionInvalid | Code::AssertionMalformed) => "invalid_client",
         (Some(error), _) if status == 400 => error,
         _ if matches!(status, 429 | 503) => "temporarily_unavailable",

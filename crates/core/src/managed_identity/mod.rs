@@ -1,4 +1,5 @@
-//! Managed identity: an app that asks for a token where Azure's hosts have an endpoint for it is answered here.
+//! The managed-identity endpoints of Azure's hosts (IMDS and App Service), which the filter implements for apps in the pod, and the
+//! health endpoints.
 
 mod app_service;
 pub(crate) mod caller;
@@ -27,23 +28,24 @@ use guard::{Connection, must_be_get};
 pub use health::readiness_reply;
 use query::{IdKind, Query, Selector};
 
-/// The endpoint, and the identities on offer.
+/// The endpoints, and the identities that callers may select.
 pub(crate) struct Endpoint {
     imds: Option<Imds>,
     app_service: Option<AppService>,
     health_hosts: Vec<String>,
     action: ManagedAction,
     offered: Vec<Identity>,
-    /// The scopes that destinations name, each with the identity whose token they get.
+    /// The keys of all tokens that the configuration lists.
     listed: HashSet<TokenKey>,
-    /// The place in `offered`.
+    /// The index in `offered`.
     default: Option<usize>,
     readiness: Arc<Readiness>,
-    /// On a gateway, whoever calls is somebody else than the pod itself.
+    /// Whether the proxy is a gateway, whose callers are other pods.
     on_gateway: bool,
 }
 
 impl Endpoint {
+    /// Builds the endpoints of a configuration.
     pub(crate) fn new(answers: &ManagedIdentity, config: &Config, on_gateway: bool) -> Self {
         let offered: Vec<Identity> =
             answers.offered.iter().filter_map(|index| config.identities.get(*index).cloned()).collect();
@@ -64,7 +66,7 @@ impl Endpoint {
         }
     }
 
-    /// Whether requests to this host, on any port, may be its own.
+    /// Whether this is a host of one of the endpoints, on any port.
     pub(crate) fn answers(&self, host: &Host<'_>) -> bool {
         self.imds(host).is_some() || self.app_service(host).is_some() || self.answers_health(host)
     }
@@ -81,9 +83,10 @@ impl Endpoint {
         self.health_hosts.iter().any(|own| *own == host.name)
     }
 
-    /// Decides about a request whose client connected to the metadata service's address: it addressed IMDS, whatever the request says of
-    /// itself, so nothing but IMDS answers. `host` is `None` where the authority is not a valid host. `None` for any other connection;
-    /// without `imds` the connection's address is not read.
+    /// Decides about a request whose client connected to the metadata service's address. Such a request is for IMDS regardless of its
+    /// headers, so only IMDS rules apply. `host` is `None` if the authority is not a valid host.
+    ///
+    /// Returns `None` for any other connection. If `imds` is not configured, the connection's address is not read.
     pub(crate) fn decide_by_address(
         &self,
         host: Option<&Host<'_>>,
@@ -91,13 +94,13 @@ impl Endpoint {
         connection: &Connection<'_>,
     ) -> Option<Decision> {
         let imds = self.imds.as_ref().filter(|_| connection.is_to_metadata_service())?;
-        let named = host.is_some_and(|host| self.imds(host).is_some());
-        let host = if named { Ok(()) } else { Err(imds::host_not_listed()) };
+        let is_listed = host.is_some_and(|host| self.imds(host).is_some());
+        let host = if is_listed { Ok(()) } else { Err(imds::host_not_listed()) };
         let target = request.header(":path").unwrap_or_default();
         Some(self.decide_imds(imds, host, &target, request, connection))
     }
 
-    /// Decides about a request to one of its hosts; `None` when it is none of its own after all.
+    /// Decides about a request to one of its hosts. Returns `None` if no endpoint of that host has the path.
     pub(crate) fn decide(
         &self,
         host: &Host<'_>,
@@ -110,9 +113,9 @@ impl Endpoint {
             return Some(self.decide_health(path, request));
         }
         if let Some(app_service) = self.app_service(host).filter(|_| app_service::is_token_path(path)) {
-            let asked = self.must_be_local(connection);
-            let asked = asked.and_then(|()| app_service::read_request(request, query, &app_service.secret));
-            return Some(match asked {
+            let allowed = self.must_be_local(connection);
+            let token_request = allowed.and_then(|()| app_service::read_request(request, query, &app_service.secret));
+            return Some(match token_request {
                 Ok((version, query)) => self.decide_token(Protocol::AppService(version), Ok(query)),
                 Err(problem) => self.decide_token(Protocol::AppService(app_service::Version::Current), Err(problem)),
             });
@@ -120,8 +123,8 @@ impl Endpoint {
         self.imds(host).map(|imds| self.decide_imds(imds, Ok(()), &target, request, connection))
     }
 
-    /// Decides about a request to IMDS; `host` is the problem with its host, if there is one. Only two kinds of request go on to the node:
-    /// what `pass` lists, and a token request while the action is to report.
+    /// Decides about a request to IMDS; `host` is the problem with its host, if any. Only two kinds of requests are forwarded to the
+    /// node: those whose path is in `pass`, and token requests if the action is `report`.
     fn decide_imds(
         &self,
         imds: &Imds,
@@ -133,12 +136,12 @@ impl Endpoint {
         let (path, query) = path::split(target);
         let kind = imds::read_path(path);
         let allowed = self.must_be_local(connection).and_then(|()| match kind {
-            // The clients that probe for these must read 404 there, whatever they call the host.
+            // Clients that probe for these paths must get a 404, whatever host they send.
             imds::Path::Absent => Err(imds::absent()),
             imds::Path::Token if self.action != ManagedAction::Report => host,
             imds::Path::Token => host.and_then(|()| imds::must_not_be_overridden(request)),
             imds::Path::Other if imds::passes(path, imds) => host.and_then(|()| imds::must_not_be_overridden(request)),
-            imds::Path::Other => host.and_then(|()| Err(self.not_passed(path))),
+            imds::Path::Other => host.and_then(|()| Err(self.not_forwarded(path))),
         });
         match (allowed, kind) {
             (Ok(()), imds::Path::Token) => self.decide_token(Protocol::Imds, imds::read_request(request, query)),
@@ -150,16 +153,16 @@ impl Endpoint {
         }
     }
 
-    /// A path that is not answered and does not go on to the node.
-    fn not_passed(&self, path: &[u8]) -> Problem {
+    /// The problem that a path is neither served nor forwarded to the node.
+    fn not_forwarded(&self, path: &[u8]) -> Problem {
         match &self.app_service {
-            None if app_service::is_token_path(path) => app_service::off(),
-            _ => imds::not_passed(path),
+            None if app_service::is_token_path(path) => app_service::not_enabled(),
+            _ => imds::not_forwarded(path),
         }
     }
 
-    fn decide_token(&self, protocol: Protocol, asked: Result<Query, Problem>) -> Decision {
-        let wanted = asked.and_then(|query| {
+    fn decide_token(&self, protocol: Protocol, query: Result<Query, Problem>) -> Decision {
+        let selected = query.and_then(|query| {
             let identity = self.select(query.selector.as_ref())?;
             must_be_allowed(identity, &query)?;
             let spec = self.spec(identity, &query.scope())?;
@@ -169,20 +172,20 @@ impl Endpoint {
                 Caller { protocol, resource: query.resource, client_id, named_by_client_id, stale: query.stale };
             Ok((Arc::new(spec), caller))
         });
-        match (self.action, wanted) {
+        match (self.action, selected) {
             (ManagedAction::Report, Ok((spec, _))) => Decision::ReportToNode(Report {
                 identity: Some(Arc::from(spec.identity())),
                 spec: Some(spec),
                 would_refuse: None,
             }),
-            // The node's own endpoint judges it.
+            // The node's own endpoint decides.
             (ManagedAction::Report, Err(problem)) => Decision::ReportToNode(Report::refused(&problem)),
             (ManagedAction::Answer, Ok((spec, caller))) => Decision::Exchange(spec, Delivery::ManagedIdentity(caller)),
             (ManagedAction::Refuse, Ok((spec, _))) => {
                 let problem = Problem::new(
                     Code::ManagedIdentityRefused,
-                    "managed_identity.action is \"refuse\": no token is given here",
-                    "Whoever switched it off knows why; \"answer\" switches it on.",
+                    "managed_identity.action is \"refuse\": no token is issued",
+                    "Set managed_identity.action to \"answer\" to enable managed identity.",
                 );
                 protocol.refuse(problem.about(spec.identity(), spec.scope()))
             }
@@ -190,10 +193,11 @@ impl Endpoint {
         }
     }
 
-    /// The token to ask for. A scope that neither `resources` of the identity nor a destination names is within a budget.
+    /// The token spec for a scope. A scope that is neither in the identity's `resources` nor in a destination is marked as unlisted, and
+    /// the limits for such scopes apply.
     fn spec(&self, identity: &Identity, scope: &str) -> Result<TokenSpec, Problem> {
         let spec = identity.spec(scope)?;
-        // By the token itself: the same client may have several names.
+        // Compared by the token's key, because several identities may be the same client.
         let listed = identity.resources.is_some() || self.listed.contains(&spec.key());
         Ok(if listed { spec } else { spec.unlisted() })
     }
@@ -206,18 +210,18 @@ impl Endpoint {
         }
     }
 
-    /// The identity that a caller named; another is never taken in its place.
+    /// Finds the identity that a caller selected; another one is never used in its place.
     fn select(&self, selector: Option<&Selector>) -> Result<&Identity, Problem> {
         let Some(selector) = selector else {
             return self.default.and_then(|index| self.offered.get(index)).ok_or_else(|| {
                 Problem::new(
                     Code::IdentityAmbiguous,
                     "Multiple user assigned identities exist, please specify the clientId / resourceId of the identity in the token request",
-                    "Name an identity with client_id; or write managed_identity.default_identity.",
+                    "Select an identity with client_id, or set managed_identity.default_identity.",
                 )
             });
         };
-        let is_named = |identity: &&Identity| {
+        let is_selected = |identity: &&Identity| {
             let own = match selector.kind {
                 IdKind::Client => identity.client_id().ok(),
                 IdKind::Object => identity.object_id.as_deref(),
@@ -225,27 +229,27 @@ impl Endpoint {
             };
             own.is_some_and(|own| own.eq_ignore_ascii_case(&selector.value))
         };
-        let named: Vec<&Identity> = self.offered.iter().filter(is_named).collect();
-        match named.as_slice() {
+        let found: Vec<&Identity> = self.offered.iter().filter(is_selected).collect();
+        match found.as_slice() {
             [only] => Ok(only),
             [] => Err(self.not_found(selector)),
             [first, second, ..] => Err(Problem::new(
                 Code::IdentityAmbiguous,
                 format!("the identities {:?} and {:?} both have this {}", first.name, second.name, selector.parameter),
-                "Name the identity by another id, or offer one of the two.",
+                "Select the identity by another id, or remove one of the two from managed_identity.identities.",
             )),
         }
     }
 
     fn not_found(&self, selector: &Selector) -> Problem {
-        // It may be the one whose client id is missing in the pod.
+        // The selected identity may be one whose client id is missing in the environment.
         let by_client = self.offered.iter().filter(|_| selector.kind == IdKind::Client);
         by_client.filter_map(|identity| identity.client_id().err().cloned()).next().unwrap_or_else(|| {
             Problem::new(
                 Code::IdentityNotFound,
                 "Identity not found",
                 format!(
-                    "No identity on offer has {} {:?}: add it to managed_identity.identities.",
+                    "Check that an identity in managed_identity.identities has {} {:?}.",
                     selector.parameter,
                     UntrustedText::new(&selector.value)
                 ),
@@ -253,13 +257,13 @@ impl Endpoint {
         })
     }
 
-    /// Only the pod itself is answered: the connection came in on a loopback address or on IMDS's own.
+    /// Rejects a request from outside the pod, which did not arrive on a loopback address or on that of IMDS.
     fn must_be_local(&self, connection: &Connection<'_>) -> Result<(), Problem> {
         if self.on_gateway {
             return Err(Problem::new(
                 Code::NotLocal,
-                "a managed identity is never answered on a gateway: whoever calls is not the gateway's own pod",
-                "Answer it in the sidecar of the pod that asks; a gateway's own workloads use destinations.",
+                "managed identity is not available on a gateway, because its callers are other pods",
+                "Configure managed_identity in the sidecar of the calling pod; on a gateway, use destinations.",
             ));
         }
         if connection.is_local() {
@@ -267,13 +271,13 @@ impl Endpoint {
         }
         Err(Problem::new(
             Code::NotLocal,
-            "this is answered only to its own pod, on a loopback address or 169.254.169.254",
-            "Call the sidecar in the same pod; bind its listener to 127.0.0.1.",
+            "only requests from within the pod are answered, on a loopback address or 169.254.169.254",
+            "Call the sidecar in the same pod, and bind its listener to 127.0.0.1.",
         ))
     }
 }
 
-/// What an identity may be asked for, where that is narrowed. A slash at the end makes no difference.
+/// Rejects a resource that is not in the identity's `resources`, if that is set. A trailing slash is ignored.
 fn must_be_allowed(identity: &Identity, query: &Query) -> Result<(), Problem> {
     let Some(resources) = &identity.resources else { return Ok(()) };
     let resource = query.resource.strip_suffix("/.default").unwrap_or(&query.resource);
@@ -283,14 +287,14 @@ fn must_be_allowed(identity: &Identity, query: &Query) -> Result<(), Problem> {
     }
     let problem = Problem::new(
         Code::ResourceNotAllowed,
-        format!("identity {:?} is not offered for the resource {:?}", identity.name, query.resource),
-        format!("It is offered for {}; the list is resources of the identity.", resources.join(", ")),
+        format!("identity {:?} is not allowed for the resource {:?}", identity.name, query.resource),
+        format!("Request one of {}, or add the resource to the identity's resources.", resources.join(", ")),
     );
     Err(problem.about(&identity.name, &query.scope()))
 }
 
-/// The identities that decide whether the pod is ready: those that the configuration names, else the default one, else
-/// all that it uses.
+/// The identities that decide whether the pod is ready: those in `health.identities`, else the default identity, else all that the
+/// configuration uses.
 fn readiness(answers: &ManagedIdentity, config: &Config) -> Readiness {
     let named = answers.health_identities.clone();
     let decisive = named

@@ -1,12 +1,12 @@
-//! The parameters of a request for a token, as IMDS and App Service have them.
+//! The query parameters of a token request to IMDS or App Service.
 
 use crate::broker::Stale;
 use crate::problem::{Code, Problem};
 use crate::untrusted::{UntrustedText, holds_jwt, is_invisible};
 
-/// The parameters by which the clients of any Azure protocol name an identity, in lower case. Every protocol takes all of
-/// them: real clients send one protocol's name to another's endpoint, and a name that is ignored would get them the default
-/// identity's token. `msi-res-id` is a misspelling of Azure.Identity's for .NET.
+/// The parameters by which clients of any Azure protocol select an identity, in lower case. Every protocol accepts all of them: some
+/// clients send one protocol's parameter to another's endpoint, and if it were ignored they would get the token of the default
+/// identity. `msi-res-id` is a misspelling in Azure.Identity for .NET.
 const SELECTORS: &[(&str, IdKind)] = &[
     ("client_id", IdKind::Client),
     ("clientid", IdKind::Client),
@@ -17,17 +17,18 @@ const SELECTORS: &[(&str, IdKind)] = &[
     ("msi-res-id", IdKind::Resource),
 ];
 
-/// By which of its ids a caller names an identity.
+/// The kind of id by which a caller selects an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum IdKind {
+    /// The client id.
     Client,
-    /// Of the service principal.
+    /// The object id of the service principal.
     Object,
-    /// Its place in Azure.
+    /// The Azure resource id.
     Resource,
 }
 
-/// The identity that a caller names.
+/// The id by which a caller selects an identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Selector {
     pub(super) kind: IdKind,
@@ -36,28 +37,30 @@ pub(super) struct Selector {
     pub(super) value: String,
 }
 
-/// The most parameters that a query may have. Each name is compared with those before it, so without a limit a long query would cost its
-/// length squared; clients send fewer than ten.
+/// The maximum number of query parameters. Each name is compared with all previous ones, so without a limit the cost of a query would
+/// grow with the square of its length. Clients send fewer than ten.
 const MOST_PARAMETERS: usize = 64;
 
-/// What a caller asks for.
+/// The parameters of a token request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Query {
-    /// `api-version`, where one was sent.
+    /// The value of `api-version`, if present.
     pub(super) version: Option<String>,
-    /// As it was sent.
+    /// The resource as the caller sent it.
     pub(super) resource: String,
+    /// The identity that the caller selects, if any.
     pub(super) selector: Option<Selector>,
-    /// The token that the caller does not want any more.
+    /// The token that the caller rejects, if any.
     pub(super) stale: Option<Stale>,
 }
 
 impl Query {
-    /// Reads a query string (application/x-www-form-urlencoded). Parameters are known in any case of letters. An empty selector names
-    /// nobody, as for aad-pod-identity and azwi: `client_id=` is what an unset variable makes of it.
+    /// Parses a query string (application/x-www-form-urlencoded). The case of parameter names is ignored. An empty selector selects no
+    /// identity, as in aad-pod-identity and azwi: clients send `client_id=` if a variable is not set.
     ///
     /// # Errors
-    /// What cannot be judged: a parameter that occurs twice, two that name an identity, no resource, more than [`MOST_PARAMETERS`].
+    /// If a parameter occurs twice, two of them select an identity, the resource is missing or not valid, or there are more than
+    /// [`MOST_PARAMETERS`].
     pub(super) fn read(query: &[u8]) -> Result<Self, Problem> {
         let mut version = None;
         let mut resource = None;
@@ -75,7 +78,7 @@ impl Query {
             if names.contains(&name) {
                 return Err(bad(
                     format!("the parameter {:?} occurs twice", UntrustedText::new(&name)),
-                    "Write each parameter once.",
+                    "Send each parameter once.",
                 ));
             }
             if let Some((parameter, kind)) = SELECTORS.iter().find(|(parameter, _)| *parameter == name) {
@@ -83,8 +86,8 @@ impl Query {
                     let next = Selector { kind: *kind, parameter, value: value.into_owned() };
                     if let Some(before) = selector.replace(next) {
                         return Err(bad(
-                            format!("{} and {parameter} both name an identity", before.parameter),
-                            "Name the identity in one way.",
+                            format!("{} and {parameter} both select an identity", before.parameter),
+                            "Send only one of the two.",
                         ));
                     }
                 }
@@ -92,17 +95,17 @@ impl Query {
                 match name.as_str() {
                     "resource" => resource = Some(value.into_owned()),
                     "api-version" => version = Some(value.into_owned()),
-                    // A hash says more than that any other token will do.
+                    // A hash names the rejected token, so it takes precedence over `bypass_cache`.
                     "bypass_cache" if value.eq_ignore_ascii_case("true") => stale = stale.or(Some(Stale::Any)),
                     "token_sha256_to_refresh" => stale = Some(Stale::Digest(read_digest(&value)?)),
-                    // Clients send more, such as xms_cc; IMDS ignores what it does not know.
+                    // Clients send other parameters, such as xms_cc. IMDS ignores unknown ones.
                     _ => {}
                 }
             }
             names.push(name);
         }
         match resource {
-            Some(resource) if may_be_a_resource(&resource) => Ok(Self { version, resource, selector, stale }),
+            Some(resource) if may_be_resource(&resource) => Ok(Self { version, resource, selector, stale }),
             _ => Err(bad(
                 "the parameter resource is missing, empty, longer than 1 KB, or has a space, a control character or a token",
                 "Send the resource that the token is for, such as resource=https://vault.azure.net.",
@@ -110,24 +113,24 @@ impl Query {
         }
     }
 
-    /// The scope that stands for the resource: Entra takes all before the last slash, so a trailing one is kept.
+    /// The scope for the resource. Entra takes the text before the last slash as the resource, so a trailing slash is kept.
     pub(super) fn scope(&self) -> String {
         if self.resource.ends_with("/.default") { self.resource.clone() } else { format!("{}/.default", self.resource) }
     }
 }
 
-/// Whether a token can be for it. It becomes the scope, which is logged, so a token that was sent by mistake is not a resource.
-fn may_be_a_resource(text: &str) -> bool {
+/// Whether a text can be a resource. It becomes the scope, which is logged, so a token that is sent by mistake is not accepted.
+fn may_be_resource(text: &str) -> bool {
     let is_bad = |character: char| character.is_whitespace() || is_invisible(character);
     (1..=UntrustedText::LONGEST).contains(&text.len()) && !text.contains(is_bad) && !holds_jwt(text)
 }
 
-/// A query that cannot be judged.
+/// The problem that a query is not valid.
 pub(super) fn bad(detail: impl Into<String>, remedy: impl Into<String>) -> Problem {
     Problem::new(Code::BadQuery, detail, remedy)
 }
 
-/// A SHA-256 in hexadecimal digits.
+/// Parses a SHA-256 in hexadecimal digits.
 fn read_digest(text: &str) -> Result<[u8; 32], Problem> {
     let mut digest = [0; 32];
     let mut digits = text.chars().map(|digit| digit.to_digit(16));
@@ -139,11 +142,11 @@ fn read_digest(text: &str) -> Result<[u8; 32], Problem> {
     if digits.next().is_some() { Err(not_a_digest(text)) } else { Ok(digest) }
 }
 
-/// The value is not repeated: it may be the token itself.
+/// The problem that a value is not a SHA-256. The value is not quoted, because it may be the token itself.
 fn not_a_digest(text: &str) -> Problem {
     bad(
         format!("token_sha256_to_refresh has {} characters and is not a SHA-256", text.chars().count()),
-        "Send the SHA-256 of the token that is to be replaced, in 64 hexadecimal digits.",
+        "Send the SHA-256 of the rejected token as 64 hexadecimal digits.",
     )
 }
 
@@ -156,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resource_is_read_escaped_or_not() {
+    fn a_resource_is_read_with_or_without_percent_encoding() {
         for query in ["resource=https%3A%2F%2Fvault.azure.net", "resource=https://vault.azure.net&xms_cc=cp1"] {
             assert_eq!(read(query).unwrap().resource, "https://vault.azure.net");
         }
@@ -174,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_judged_is_refused() {
+    fn an_invalid_query_is_rejected() {
         for query in [
             "",
             "resource=",
@@ -199,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn every_protocols_selector_is_known_in_any_case_and_encoding() {
+    fn every_protocols_selector_is_recognized_in_any_case_and_encoding() {
         for (query, parameter, value) in [
             ("client_id=b", "client_id", "b"),
             ("CLIENT_ID=b", "client_id", "b"),
@@ -211,7 +214,7 @@ mod tests {
             ("MSI_RES_ID=/a+b", "msi_res_id", "/a b"),
             ("Mi_Res_Id=%2Fa%20b", "mi_res_id", "/a b"),
             ("msi-res-id=b", "msi-res-id", "b"),
-            // What is not empty names somebody, however little it says.
+            // Any value that is not empty selects an identity.
             ("client_id=+", "client_id", " "),
             ("client_id=%00", "client_id", "\0"),
         ] {
@@ -224,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_selector_names_nobody() {
+    fn an_empty_selector_selects_no_identity() {
         for query in ["client_id=", "client_id", "ClientId=", "%63lient_id=", "object_id=&mi_res_id=&clientid="] {
             assert_eq!(read(&format!("{query}&resource=x")).unwrap().selector, None, "{query}");
         }
@@ -234,8 +237,8 @@ mod tests {
     }
 
     #[test]
-    fn the_token_that_is_not_wanted_any_more_is_named_by_its_hash() {
-        // The SHA-256 of "test_token", as MSAL's own tests have it.
+    fn a_rejected_token_is_named_by_its_hash() {
+        // The SHA-256 of "test_token", as in MSAL's tests.
         let hash = "cc0af97287543b65da2c7e1476426021826cab166f1e063ed012b855ff819656";
         let stale = read(&format!("resource=x&token_sha256_to_refresh={hash}")).unwrap().stale;
         let token = crate::entra::AccessToken::parse("test_token").unwrap();
@@ -247,13 +250,13 @@ mod tests {
             format!("bypass_cache=true&token_sha256_to_refresh={hash}"),
         ] {
             let stale = read(&format!("resource=x&{both}")).unwrap().stale;
-            assert_eq!(stale, Some(Stale::Digest(token.digest())), "the hash says more: {both}");
+            assert_eq!(stale, Some(Stale::Digest(token.digest())), "the hash takes precedence: {both}");
         }
         assert!(read(&format!("resource=x&token_sha256_to_refresh={hash}0")).is_err());
     }
 
     #[test]
-    fn a_token_that_is_sent_as_a_parameter_is_not_repeated() {
+    fn a_token_that_is_sent_as_a_parameter_is_not_quoted() {
         let token = "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJ4In0.c2lnbmF0dXJl";
         for query in [
             format!("resource={token}"),
@@ -262,8 +265,8 @@ mod tests {
             format!("resource=x&token_sha256_to_refresh=opaque-{}", "0aA".repeat(40)),
         ] {
             let problem = Query::read(query.as_bytes()).unwrap_err();
-            let said = format!("{} {}", problem.detail, problem.remedy);
-            assert!(!said.contains("eyJ") && !said.contains("0aA0aA"), "{said}");
+            let text = format!("{} {}", problem.detail, problem.remedy);
+            assert!(!text.contains("eyJ") && !text.contains("0aA0aA"), "{text}");
         }
         for resource in ["api://monkeyJobs", "api://Contoso-Production-PaymentService-2026-Backend-For-Frontend"] {
             assert_eq!(read(&format!("resource={resource}")).unwrap().resource, resource);
@@ -275,8 +278,8 @@ mod tests {
         let with = |count: usize| -> String { (0..count).map(|number| format!("&p{number}=")).collect() };
         assert!(read(&format!("resource=x{}", with(63))).is_ok());
         assert_eq!(read(&format!("resource=x{}", with(64))).unwrap_err(), "the query has more than 64 parameters");
-        // The limit ends the reading: what follows is not looked at, however long it is.
+        // Parsing ends at the limit, so the rest of a long query costs nothing.
         assert_eq!(read(&format!("resource=x{}", with(100_000))).unwrap_err(), "the query has more than 64 parameters");
-        assert!(read(&format!("resource=x{}", "&".repeat(100_000))).is_ok(), "an empty parameter is none");
+        assert!(read(&format!("resource=x{}", "&".repeat(100_000))).is_ok(), "an empty parameter does not count");
     }
 }

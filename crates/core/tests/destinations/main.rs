@@ -41,7 +41,7 @@ fn every_configuration_of_an_earlier_release_loads_with_the_same_meaning() {
     assert!(checked >= 1);
 }
 
-/// Checks all examples of a document. Returns the number of its configurations and rows.
+/// Checks all examples of a document; returns the numbers of configurations and rows.
 fn check(document: &str) -> (usize, usize) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(document);
     let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));

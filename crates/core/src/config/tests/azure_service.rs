@@ -1,8 +1,8 @@
-//! The field `azure_service`: the services of Azure's that have a row.
+//! Tests of the field `azure_service`.
 
 use super::*;
 
-/// The hosts of each destination, and what their token is for.
+/// The hosts of each destination, and the scope of its token.
 fn targets(text: &str) -> Vec<(Vec<String>, String)> {
     let target = |destination: &Destination| {
         let hosts = destination.hosts.iter().map(ToString::to_string).collect();
@@ -15,7 +15,7 @@ fn targets(text: &str) -> Vec<(Vec<String>, String)> {
 }
 
 #[test]
-fn a_service_of_azures_brings_hosts_and_scope_by_the_clouds_authority() {
+fn hosts_and_scope_of_an_azure_service_depend_on_the_cloud_of_the_authority() {
     let target = |hosts: &[&str], scope: &str| {
         (hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>(), scope.to_owned())
     };
@@ -45,15 +45,15 @@ fn a_service_of_azures_brings_hosts_and_scope_by_the_clouds_authority() {
 }
 
 #[test]
-fn a_service_whose_scope_has_the_name_in_it_is_a_destination_for_each() {
+fn a_service_with_a_scope_for_each_resource_gives_a_destination_for_each() {
     let text = r#"{"identities":[{"name":"a","client_id":"aaaaaaaa-0000-4000-8000-000000000001","principals":["spiffe://x/ns/a/sa/b"]},
         {"name":"b","client_id":"bbbbbbbb-0000-4000-8000-000000000002","principals":["spiffe://x/ns/a/sa/b"]}],
         "destinations":[{"azure_service":"data_explorer","names":["first.weu","second.weu"],"identity":"a"},{"hosts":["x.example"],"scope":"x/.default"}]}"#;
-    // The place that a mistake names is the one that the operator counts.
+    // A mistake names the index in the configuration, not that of the resulting destination.
     assert_eq!(
         mistakes(text),
         [
-            "identities[1].principals[0]: \"spiffe://x/ns/a/sa/b\" stands at \"a\" too, and destinations[1] names no identity: write it at one of them, or an identity at each destination"
+            "identities[1].principals[0]: \"spiffe://x/ns/a/sa/b\" is also a principal of \"a\", and destinations[1] sets no identity: remove it from one of the two, or set identity on each destination"
         ]
     );
     let text = r#"{"destinations":[{"azure_service":"data_explorer","names":["first.weu","second.weu"]}]}"#;
@@ -65,15 +65,15 @@ fn a_service_whose_scope_has_the_name_in_it_is_a_destination_for_each() {
 }
 
 #[test]
-fn a_service_brings_the_form_of_its_header() {
+fn the_header_form_depends_on_the_azure_service() {
     let config = parse(r#"{"destinations":[{"azure_service":"cosmos_db","names":["payments"]}]}"#).unwrap();
     assert_eq!(injection(&config).form, HeaderForm::CosmosDb);
-    assert_eq!(injection(&parse(SMALLEST).unwrap()).form, HeaderForm::Bearer);
+    assert_eq!(injection(&parse(MINIMAL).unwrap()).form, HeaderForm::Bearer);
 }
 
 #[test]
-fn what_is_wrong_with_a_service_is_said_where_it_stands() {
-    let said = |destination: &str| mistakes(&format!(r#"{{"destinations":[{destination}]}}"#));
+fn a_mistake_in_an_azure_service_names_its_field() {
+    let mistakes_in = |destination: &str| mistakes(&format!(r#"{{"destinations":[{destination}]}}"#));
     for (destination, expected) in [
         (
             r#"{"azure_service":"key_valt","names":["kv1"]}"#,
@@ -108,29 +108,29 @@ fn what_is_wrong_with_a_service_is_said_where_it_stands() {
         (
             r#"{"azure_service":"key_vault","names":["kv1"],"hosts":["x.example"],"scope":"x/.default"}"#,
             &[
-                "destinations[0].hosts: is what azure_service makes: leave out one of the two",
-                "destinations[0].scope: is what azure_service makes: leave out one of the two",
+                "destinations[0].hosts: is set by azure_service: remove one of the two",
+                "destinations[0].scope: is set by azure_service: remove one of the two",
             ],
         ),
         (
             r#"{"names":["kv1"],"hosts":["x.example"],"scope":"x/.default"}"#,
-            &["destinations[0].names: are the names of what service's resources? Write azure_service"],
+            &["destinations[0].names: requires azure_service: set azure_service, or remove names"],
         ),
         (
             r#"{"azure_service":"key_vault","names":["kv1"]},{"hosts":["kv1.vault.azure.net"],"scope":"x/.default"}"#,
             &[
-                r#"destinations[1].hosts[0]: "kv1.vault.azure.net" stands in two places (also destinations[0]), and which of them decides is not clear: write it once, or tell them apart by port, path_prefixes or methods"#,
+                r#"destinations[1].hosts[0]: "kv1.vault.azure.net" is also listed in destinations[0]: remove one of the two, or distinguish them by port, path_prefixes or methods"#,
             ],
         ),
     ] {
-        assert_eq!(said(destination), expected, "{destination}");
+        assert_eq!(mistakes_in(destination), expected, "{destination}");
     }
     let sovereign = r#"{"entra":{"authority":"https://login.sovcloud-identity.fr"},"destinations":[{"azure_service":"key_vault","names":["kv1"]}]}"#;
     assert!(mistakes(sovereign)[0].contains("and the authority belongs to none of them"), "{:?}", mistakes(sovereign));
 }
 
 #[test]
-fn a_service_whose_scope_is_the_operators_needs_it_written() {
+fn a_service_without_a_scope_in_the_table_needs_one_in_the_configuration() {
     let functions = |scope: &str| {
         format!(
             r#"{{"destinations":[{{"azure_service":"functions","names":["orders","pay-b2c.westeurope-01"]{scope}}}]}}"#

@@ -1,11 +1,11 @@
-//! Who we are: the sections `entra`, `assertions` and `identities`, and the variables.
+//! Tests of the sections `entra`, `assertions` and `identities`, and of the environment variables.
 
 use super::*;
 use crate::problem::Code;
 
 #[test]
-fn the_smallest_text_takes_the_rest_from_the_variables() {
-    let config = parse(SMALLEST).unwrap();
+fn a_minimal_configuration_uses_the_variables_and_defaults() {
+    let config = parse(MINIMAL).unwrap();
     let spec = config.identities[0].spec("https://vault.azure.net/.default").unwrap();
     assert_eq!(spec.identity(), "default");
     assert_eq!((spec.tenant_id(), spec.client_id()), (TENANT, CLIENT));
@@ -18,7 +18,7 @@ fn the_smallest_text_takes_the_rest_from_the_variables() {
 }
 
 #[test]
-fn what_is_written_wins_over_the_variables() {
+fn the_configuration_overrides_the_variables() {
     let config = parse(
         r#"{"entra":{"authority":"https://login.microsoftonline.us","clusters":["gov"]},
             "assertions":[{"name":"spire","source":"file","cluster":"spire_file"}],
@@ -36,32 +36,32 @@ fn what_is_written_wins_over_the_variables() {
 }
 
 #[test]
-fn a_missing_variable_refuses_requests_and_not_the_text() {
-    let config = Config::parse(SMALLEST.as_bytes(), &|_| None).unwrap();
+fn a_missing_variable_rejects_requests_and_not_the_configuration() {
+    let config = Config::parse(MINIMAL.as_bytes(), &|_| None).unwrap();
     let problem = config.identities[0].spec("s/.default").unwrap_err();
     assert_eq!(problem.code, Code::EnvVarMissing);
     assert_eq!(problem.detail, "AZURE_TENANT_ID is not set; AZURE_CLIENT_ID is not set");
-    // Istio's sidecars get no variable from the Deployment's `env`.
+    // An Istio sidecar does not get the variables in the Deployment's `env`.
     assert!(problem.remedy.contains("proxy.istio.io/config") && problem.remedy.contains("host_env_keys"));
     assert_eq!(problem.remedy.matches("Set the variables").count(), 1);
-    let all_wrong = |name: &str| Some(if name == "AZURE_TENANT_ID" { "contoso ".to_owned() } else { "x".to_owned() });
-    let config = Config::parse(SMALLEST.as_bytes(), &all_wrong).unwrap();
+    let all_invalid = |name: &str| Some(if name == "AZURE_TENANT_ID" { "contoso ".to_owned() } else { "x".to_owned() });
+    let config = Config::parse(MINIMAL.as_bytes(), &all_invalid).unwrap();
     let problem = config.identities[0].spec("s/.default").unwrap_err();
     for variable in ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_AUTHORITY_HOST"] {
         assert!(problem.detail.contains(variable), "{}", problem.detail);
     }
-    let wrong = |name: &str| if name == "AZURE_AUTHORITY_HOST" { Some("http://x".into()) } else { webhook(name) };
-    let config = Config::parse(SMALLEST.as_bytes(), &wrong).unwrap();
+    let invalid = |name: &str| if name == "AZURE_AUTHORITY_HOST" { Some("http://x".into()) } else { webhook(name) };
+    let config = Config::parse(MINIMAL.as_bytes(), &invalid).unwrap();
     assert!(
         config.identities[0].spec("s/.default").unwrap_err().detail.starts_with("AZURE_AUTHORITY_HOST: \"http://x\"")
     );
-    let wrong = |name: &str| if name == "AZURE_CLIENT_ID" { Some("payments".into()) } else { webhook(name) };
-    let config = Config::parse(SMALLEST.as_bytes(), &wrong).unwrap();
-    assert!(config.identities[0].spec("s/.default").unwrap_err().detail.contains("is no client id"));
+    let invalid = |name: &str| if name == "AZURE_CLIENT_ID" { Some("payments".into()) } else { webhook(name) };
+    let config = Config::parse(MINIMAL.as_bytes(), &invalid).unwrap();
+    assert!(config.identities[0].spec("s/.default").unwrap_err().detail.contains("is not a valid client id"));
 }
 
 #[test]
-fn white_space_at_the_ends_of_a_variable_is_named_at_load_and_rejects_requests() {
+fn white_space_at_the_ends_of_a_variable_gives_a_warning_and_rejects_requests() {
     let text = serde_json::json!({"managed_identity": {"app_service": {"secret_from_env": "A_SECRET"}}}).to_string();
     let read = |name: &'static str, value: &'static str| {
         let variable = move |asked: &str| match asked {
@@ -85,14 +85,14 @@ fn white_space_at_the_ends_of_a_variable_is_named_at_load_and_rejects_requests()
 }
 
 #[test]
-fn several_identities_must_be_told_apart_wherever_one_is_meant() {
+fn with_several_identities_each_use_must_name_one() {
     let two = format!(r#""identities":[{{"name":"a","client_id":"{CLIENT}"}},{{"name":"b","client_id":"{CLIENT}"}}]"#);
     assert_eq!(
         mistakes(&format!(
             r#"{{{two},"managed_identity":{{"imds":{{}}}},"destinations":[{{"hosts":["x.example"],"scope":"s/.default"}}]}}"#
         )),
         [
-            "managed_identity.identities: is missing: say which identities callers may ask for, of a, b",
+            "managed_identity.identities: is missing: list the identities that callers may select, from a, b",
             "destinations[0].identity: is missing: write a or b",
         ]
     );
@@ -101,16 +101,16 @@ fn several_identities_must_be_told_apart_wherever_one_is_meant() {
             r#"{{{two},"managed_identity":{{"identities":["a","c"],"default_identity":"b","imds":{{"hosts":["x:1"]}}}}}}"#
         )),
         [
-            r#"managed_identity.identities[1]: "c" is no identity: write a or b"#,
+            r#"managed_identity.identities[1]: "c" is not a known identity: write a or b"#,
             r#"managed_identity.default_identity: "b" is not among managed_identity.identities: add it there"#,
-            r#"managed_identity.imds.hosts[0]: "x:1" is no host: write a name or an address without a port"#,
+            r#"managed_identity.imds.hosts[0]: "x:1" is not a valid host: write a name or an address without a port"#,
         ]
     );
     assert_eq!(
         mistakes(&format!(
             r#"{{{two},"managed_identity":{{"identities":["a"],"health":{{"hosts":["h"],"identities":["c"]}}}}}}"#
         )),
-        [r#"managed_identity.health.identities[0]: "c" is no identity: write a or b"#]
+        [r#"managed_identity.health.identities[0]: "c" is not a known identity: write a or b"#]
     );
     let health = r#""health":{"hosts":["h"],"identities":["b","a"]}"#;
     let config = parse(&format!(r#"{{{two},"managed_identity":{{"identities":["a"],{health}}}}}"#)).unwrap();
@@ -121,7 +121,7 @@ fn several_identities_must_be_told_apart_wherever_one_is_meant() {
 }
 
 #[test]
-fn principals_stand_at_all_identities_or_none_and_one_caller_gets_one_token() {
+fn all_identities_or_none_have_principals_and_each_caller_has_one_identity() {
     let two = |first: &str, second: &str, more: &str| {
         format!(
             r#"{{"identities":[{{"name":"a","client_id":"{CLIENT}"{first}}},{{"name":"b","client_id":"{CLIENT}"{second}}}],
@@ -137,12 +137,12 @@ fn principals_stand_at_all_identities_or_none_and_one_caller_gets_one_token() {
     ));
     assert_eq!(
         mistakes(&two(&spiffe("a"), "", "")),
-        [r#"identities[1].principals: is missing: another identity has principals, so say who may use "b" too"#]
+        [r#"identities[1].principals: is missing: another identity has principals, so list those that may use "b""#]
     );
     assert_eq!(
         mistakes(&two(&spiffe("a"), &spiffe("a"), "")),
         [
-            r#"identities[1].principals[0]: "spiffe://a" stands at "a" too, and destinations[0] names no identity: write it at one of them, or an identity at each destination"#
+            r#"identities[1].principals[0]: "spiffe://a" is also a principal of "a", and destinations[0] sets no identity: remove it from one of the two, or set identity on each destination"#
         ]
     );
     assert!(parse(&two(&spiffe("a"), &spiffe("a"), r#","identity":"b""#)).is_ok());
@@ -153,27 +153,27 @@ fn principals_stand_at_all_identities_or_none_and_one_caller_gets_one_token() {
             ""
         )),
         [
-            r#"identities[0].principals[0]: "c/ns/a/sa/b" is no URI: write it as the certificate has it, "spiffe://c/ns/a/sa/b""#,
-            r#"identities[0].principals[1]: "spiffe://c/ns/*" is no principal: write each in full, there are no patterns"#,
+            r#"identities[0].principals[0]: "c/ns/a/sa/b" is not a URI: write it as in the certificate, "spiffe://c/ns/a/sa/b""#,
+            r#"identities[0].principals[1]: "spiffe://c/ns/*" is not a valid principal: write each in full, without patterns"#,
             r#"identities[0].principals[3]: "spiffe://c" is a duplicate entry: remove it"#,
         ]
     );
     assert_eq!(
         mistakes(r#"{"identities":[{"principals":["spiffe://a"]}],"managed_identity":{"imds":{}}}"#),
         [
-            "identities[0].principals: cannot be looked for among managed-identity callers, who show no certificate: take the identity out of managed_identity.identities"
+            "identities[0].principals: cannot be checked for managed-identity callers, which present no certificate: remove the identity from managed_identity.identities"
         ]
     );
 }
 
 #[test]
-fn what_is_probably_not_meant_is_a_warning() {
+fn an_unused_identity_gives_a_warning() {
     let config = parse(&format!(
         r#"{{"identities":[{{"name":"a"}},{{"name":"b","client_id":"{CLIENT}"}}],
             "destinations":[{{"hosts":["x.example"],"scope":"s/.default","identity":"a"}}]}}"#
     ))
     .unwrap();
-    assert_eq!(config.warnings, ["identities[1] (b) is used by no destination and not on offer"]);
+    assert_eq!(config.warnings, ["identities[1] (b) is not used by any destination or by managed_identity"]);
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn a_time_may_have_an_offset() {
 }
 
 #[test]
-fn a_time_in_the_future_discards_every_token_until_then() {
+fn a_discard_time_in_the_future_gives_a_warning_until_then() {
     let config =
         parse(r#"{"identities":[{"discard_tokens_before":"2026-01-31T02:10:00Z"}],"managed_identity":{"imds":{}}}"#);
     let config = config.unwrap();

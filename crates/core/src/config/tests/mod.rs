@@ -1,4 +1,4 @@
-//! What is taken, what is refused, and in which words.
+//! Tests of whole configurations: accepted values, mistakes and their messages.
 
 mod azure_service;
 mod destinations;
@@ -23,11 +23,11 @@ fn parse(text: &str) -> Result<Config, Refused> {
     Config::parse(text.as_bytes(), &webhook)
 }
 
-fn mistakes(text: impl AsRef<[u8]>) -> Vec<String> {
+fn mistakes(text: &(impl AsRef<[u8]> + ?Sized)) -> Vec<String> {
     Config::parse(text.as_ref(), &webhook).unwrap_err().0.iter().map(ToString::to_string).collect()
 }
 
-/// What the first destination's requests get their token with.
+/// The injection settings of the first destination.
 fn injection(config: &Config) -> &InjectionConfig {
     match &config.destinations[0].action {
         DestinationAction::Inject(_, injection) => injection,
@@ -35,11 +35,11 @@ fn injection(config: &Config) -> &InjectionConfig {
     }
 }
 
-const SMALLEST: &str = r#"{"destinations":[{"hosts":["payments-kv.vault.azure.net"],"scope":"https://vault.azure.net/.default","tls_clusters":["outbound|80||{host}"]}]}"#;
+const MINIMAL: &str = r#"{"destinations":[{"hosts":["payments-kv.vault.azure.net"],"scope":"https://vault.azure.net/.default","tls_clusters":["outbound|80||{host}"]}]}"#;
 
 #[test]
-fn every_mistake_is_told_at_once_with_its_path_and_remedy() {
-    let told = mistakes(
+fn all_mistakes_are_reported_at_once_with_path_and_remedy() {
+    let found = mistakes(
         r#"{"entra":{"authority":"http://login.microsoftonline.com","clusters":["a","b"]},
             "identities":[{"name":"Payments","tenant_id":"common","client_id":"payments","asertion":"x"},{"client_id":"c"}],
             "destinations":[
@@ -50,46 +50,46 @@ fn every_mistake_is_told_at_once_with_its_path_and_remedy() {
     );
     let expected = [
         r#"entra.authority: "http://login.microsoftonline.com" is not a valid authority: write https:// and a host, such as https://login.microsoftonline.com"#,
-        r#"identities[0].asertion: there is no such field: did you mean "assertion"?"#,
-        r#"identities[0].name: "Payments" is no name: write at most 63 of a-z, 0-9, _ and -"#,
-        r#"identities[0].tenant_id: "common" is no tenant that an application can sign in to: write the tenant's id"#,
-        r#"identities[0].client_id: "payments" is no client id: write the application's or managed identity's client id, a GUID"#,
+        r#"identities[0].asertion: unknown field: did you mean "assertion"?"#,
+        r#"identities[0].name: "Payments" is not a valid name: write at most 63 characters of a-z, 0-9, _ and -"#,
+        r#"identities[0].tenant_id: "common" is not a tenant that an application can sign in to: write the tenant's id"#,
+        r#"identities[0].client_id: "payments" is not a valid client id: write the application's or managed identity's client id, a GUID"#,
         "identities[1].name: is missing: with several identities each needs a name",
-        r#"identities[1].client_id: "c" is no client id: write the application's or managed identity's client id, a GUID"#,
-        r#"destinations[0].host: there is no such field: did you mean "hosts"?"#,
-        "destinations[0].hosts: is missing: write the hosts that get the token, or azure_service",
+        r#"identities[1].client_id: "c" is not a valid client id: write the application's or managed identity's client id, a GUID"#,
+        r#"destinations[0].host: unknown field: did you mean "hosts"?"#,
+        "destinations[0].hosts: is missing: list the hosts, or set azure_service",
         r#"destinations[0].scope: "https://vault.azure.net" is a resource: write "https://vault.azure.net/.default""#,
-        r#"destinations[0].identity: "nobody" is no identity: write Payments"#,
-        r#"destinations[0].plaintext: "yes" is not one of the words here: write "refuse" or "allow""#,
-        r#"destinations[1].hosts[0]: "https://a.example" is no host: write a name such as "api.example.com" or "*.example.com", with :port if only that port is meant"#,
-        r#"destinations[1].hosts[2]: "b.example" stands in two places (also destinations[1]), and which of them decides is not clear: write it once, or tell them apart by port, path_prefixes or methods"#,
+        r#"destinations[0].identity: "nobody" is not a known identity: write Payments"#,
+        r#"destinations[0].plaintext: "yes" is not valid: write "refuse" or "allow""#,
+        r#"destinations[1].hosts[0]: "https://a.example" is not a valid host: write a name such as "api.example.com" or "*.example.com", with :port to match that port only"#,
+        r#"destinations[1].hosts[2]: "b.example" is also listed in destinations[1]: remove one of the two, or distinguish them by port, path_prefixes or methods"#,
         r#"destinations[1].scope: "a/.default b/.default" is more than one scope: write one resource and /.default"#,
-        r#"destinations[1].existing_credential: 1 is not one of the words here: write "keep" or "replace" or "refuse""#,
+        r#"destinations[1].existing_credential: 1 is not valid: write "keep" or "replace" or "refuse""#,
         "destinations[1].identity: is missing: write Payments",
         "destinations[2].scope: duplicate entry: remove it",
-        "destinations[2].hosts: [] is not a list: write [ … ] with at least one item",
-        r#"destinations[3]: "x" is not an object: write { … }"#,
+        "destinations[2].hosts: [] is not valid: write a list with at least one item",
+        r#"destinations[3]: "x" is not valid: write an object, { … }"#,
     ];
-    assert_eq!(told, expected);
+    assert_eq!(found, expected);
 }
 
 #[test]
-fn a_mistake_hides_no_other() {
+fn a_mistake_hides_no_other_mistake() {
     let nameless = br#"{"identities":[{"client_id":"x","principals":["a b"]},"y",{"name":"b","principals":["spiffe://b"],"object_id":"z"},{"name":"c"}],
         "managed_identity":{"identities":["b","b","nobody"],"imds":{}}}"#;
     assert_eq!(
         mistakes(nameless),
         [
             "identities[0].name: is missing: with several identities each needs a name",
-            r#"identities[0].client_id: "x" is no client id: write the application's or managed identity's client id, a GUID"#,
-            r#"identities[0].principals[0]: "a b" is no principal: write each in full, there are no patterns"#,
-            r#"identities[1]: "y" is not an object: write { … }"#,
-            r#"identities[2].object_id: "z" is no object id: write the managed identity's principal id, a GUID"#,
-            r#"identities[0].principals: is missing: another identity has principals, so say who may use "" too"#,
-            r#"identities[3].principals: is missing: another identity has principals, so say who may use "c" too"#,
+            r#"identities[0].client_id: "x" is not a valid client id: write the application's or managed identity's client id, a GUID"#,
+            r#"identities[0].principals[0]: "a b" is not a valid principal: write each in full, without patterns"#,
+            r#"identities[1]: "y" is not valid: write an object, { … }"#,
+            r#"identities[2].object_id: "z" is not a valid object id: write the managed identity's principal id, a GUID"#,
+            r#"identities[0].principals: is missing: another identity has principals, so list those that may use """#,
+            r#"identities[3].principals: is missing: another identity has principals, so list those that may use "c""#,
             "managed_identity.identities[1]: duplicate entry: remove it",
-            r#"managed_identity.identities[2]: "nobody" is no identity: write b or c"#,
-            "identities[2].principals: cannot be looked for among managed-identity callers, who show no certificate: take the identity out of managed_identity.identities",
+            r#"managed_identity.identities[2]: "nobody" is not a known identity: write b or c"#,
+            "identities[2].principals: cannot be checked for managed-identity callers, which present no certificate: remove the identity from managed_identity.identities",
         ]
     );
     let doubled = br#"{"destinations":[{"hosts":["a.example"],"scope":"s/.default","scope":5,"methods":["GET"],"methods":["get"]}]}"#;
@@ -98,38 +98,41 @@ fn a_mistake_hides_no_other() {
         [
             "destinations[0].scope: duplicate entry: remove it",
             "destinations[0].methods: duplicate entry: remove it",
-            r#"destinations[0].methods[0]: "get" is another method than "GET": write "GET""#,
-            "destinations[0].scope: 5 is not a text: write a string that is not empty",
+            r#"destinations[0].methods[0]: "get" is not the method "GET", because methods are case-sensitive: write "GET""#,
+            "destinations[0].scope: 5 is not valid: write a non-empty string",
         ]
     );
     let names = br#"{"destinations":[{"azure_service":"key_vault","names":[12345]}]}"#;
-    assert_eq!(mistakes(names), ["destinations[0].names[0]: 12345 is not a text: write a string that is not empty"]);
+    assert_eq!(mistakes(names), ["destinations[0].names[0]: 12345 is not valid: write a non-empty string"]);
 }
 
 #[test]
-fn what_is_no_configuration_is_told_so() {
-    assert_eq!(mistakes(""), ["there is no configuration: write at least destinations or managed_identity"]);
-    assert_eq!(mistakes("{}"), ["nothing is asked for: write destinations, managed_identity, or both"]);
+fn a_text_that_is_not_a_configuration_is_rejected() {
+    assert_eq!(mistakes(""), ["the configuration is empty: add destinations, managed_identity, or both"]);
+    assert_eq!(mistakes("{}"), ["the configuration is empty: add destinations, managed_identity, or both"]);
     assert!(
         mistakes("{\"destinations\": [")
             .first()
             .unwrap()
-            .starts_with("this is no JSON: EOF while parsing a list at line 1 column 18")
+            .starts_with("the configuration is not valid JSON: EOF while parsing a list at line 1 column 18")
     );
-    assert_eq!(mistakes("[]"), ["[] is not an object: write { … }"]);
+    assert_eq!(mistakes("[]"), ["[] is not valid: write an object, { … }"]);
     assert!(mistakes("\u{1}\u{2}")[0].contains("google.protobuf.StringValue"));
 }
 
 #[test]
-fn a_text_in_another_encoding_is_named_as_such() {
-    assert_eq!(mistakes(b"\xef\xbb\xbf{}"), ["the text begins with a byte order mark: save it as UTF-8 without one"]);
+fn a_configuration_in_another_encoding_is_reported_as_such() {
+    assert_eq!(
+        mistakes(b"\xef\xbb\xbf{}"),
+        ["the configuration begins with a byte order mark: save it as UTF-8 without one"]
+    );
     for text in [&b"\xff\xfe{\0}\0"[..], b"\xfe\xff\0{\0}", b"{\0}\0", b"\0{\0}"] {
-        assert_eq!(mistakes(text), ["the text is UTF-16: save it as UTF-8"]);
+        assert_eq!(mistakes(text), ["the configuration is encoded as UTF-16: save it as UTF-8"]);
     }
 }
 
 #[test]
-fn limits_log_and_the_rest_of_a_tokens_life_are_read() {
+fn limits_log_and_token_settings_are_read() {
     let config = parse(
         r#"{"limits":{"exchange":"5s","wait":"1m","waiting":7},"log":{"exchanges":"warn","requests":"info","access":true},
             "entra":{"clusters":["a","b"]},
@@ -150,17 +153,17 @@ fn limits_log_and_the_rest_of_a_tokens_life_are_read() {
                 "identities":[{"discard_tokens_before":"yesterday"}]}"#
         ),
         [
-            r#"identities[0].discard_tokens_before: "yesterday" is not a time: write such as "2026-01-31T02:10:00Z" or "2026-01-31T03:10:00+01:00""#,
-            r#"limits.exchange: "2m" is not a duration from 1s to 60s: write such as "10s""#,
-            r#"limits.wait: 5 is not a duration from 1s to 300s: write such as "10s""#,
-            "limits.waiting: 0 is not a number from 1 to 1000000",
-            r#"log.requests: "debug" is not one of the words here: write "info" or "warn" or "never""#,
+            r#"identities[0].discard_tokens_before: "yesterday" is not valid: write a time such as "2026-01-31T02:10:00Z" or "2026-01-31T03:10:00+01:00""#,
+            r#"limits.exchange: "2m" is not valid: write a duration from 1s to 60s, such as "10s""#,
+            r#"limits.wait: 5 is not valid: write a duration from 1s to 300s, such as "10s""#,
+            "limits.waiting: 0 is not valid: write a number from 1 to 1000000",
+            r#"log.requests: "debug" is not valid: write "info" or "warn" or "never""#,
         ]
     );
 }
 
 #[test]
-fn a_wait_that_ends_before_the_exchange_can_is_warned_of() {
+fn a_wait_that_is_shorter_than_an_exchange_gives_a_warning() {
     let limits = |limits: &str| parse(&format!(r#"{{"managed_identity":{{"imds":{{}}}},"limits":{limits}}}"#)).unwrap();
     assert_eq!(
         limits(r#"{"wait":"5s"}"#).warnings,
@@ -171,7 +174,7 @@ fn a_wait_that_ends_before_the_exchange_can_is_warned_of() {
     assert_eq!(limits(r#"{"wait":"10s"}"#).warnings, Vec::<String>::new());
 }
 
-/// A limit of this name, in its section, as the documentation writes its value.
+/// A configuration with this limit in its section; the value is in the documentation's format.
 fn with_limit(section: &str, name: &str, value: &str) -> String {
     let value = if value.ends_with('s') { format!("{value:?}") } else { value.to_owned() };
     let limits = format!(r#""limits":{{"{name}":{value}}}"#);
@@ -182,7 +185,7 @@ fn with_limit(section: &str, name: &str, value: &str) -> String {
 }
 
 #[test]
-fn the_bounds_of_every_limit_are_those_of_the_documentation() {
+fn the_bounds_of_every_limit_are_those_in_the_documentation() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
     let text = std::fs::read_to_string(path).unwrap();
     let (mut section, mut tried) = ("", Vec::new());
@@ -216,7 +219,7 @@ fn the_bounds_of_every_limit_are_those_of_the_documentation() {
 }
 
 #[test]
-fn the_status_page_is_where_managed_identity_is_unless_it_is_said_otherwise() {
+fn the_status_page_and_managed_identity_have_the_same_default_hosts() {
     let config = parse(r#"{"managed_identity":{"imds":{},"app_service":{}},"status":{}}"#).unwrap();
     let (answers, status) = (config.managed_identity.unwrap(), config.status.unwrap());
     assert_eq!(status.hosts, ["127.0.0.1", "localhost"]);

@@ -1,28 +1,28 @@
-//! `/healthz` and `/readyz`.
+//! Tests of `/healthz` and `/readyz`.
 
 use super::*;
 
 #[test]
-fn health_is_answered_to_the_kubelet_and_nothing_else_is() {
+fn callers_outside_the_pod_get_the_health_paths_only() {
     let outside =
         |host: &str, path: &str| Sent::get(host, path).property(&["destination", "address"], "10.0.0.7:15020");
-    assert_eq!(asked(&outside("entra-exchange.health:15020", "/healthz")), "200 ok");
-    assert_eq!(asked(&outside("entra-exchange.health", "/readyz?verbose")), "check orders reports");
-    assert!(asked(&outside("entra-exchange.health", "/readyz").header(":method", b"POST")).starts_with("405 "));
-    assert_eq!(asked(&outside("entra-exchange.health", TOKEN_PATH)), "ignore");
-    assert!(asked(&outside("127.0.0.1", "/readyz")).starts_with("403 "));
+    assert_eq!(outcome(&outside("entra-exchange.health:15020", "/healthz")), "200 ok");
+    assert_eq!(outcome(&outside("entra-exchange.health", "/readyz?verbose")), "check orders reports");
+    assert!(outcome(&outside("entra-exchange.health", "/readyz").header(":method", b"POST")).starts_with("405 "));
+    assert_eq!(outcome(&outside("entra-exchange.health", TOKEN_PATH)), "ignore");
+    assert!(outcome(&outside("127.0.0.1", "/readyz")).starts_with("403 "));
     let decided = policy_with(r#""default_identity": "reports", "health": {"hosts": ["h"]}"#);
-    assert_eq!(said(decided.decide(&outside("h", "/readyz"))), "check reports");
+    assert_eq!(describe(decided.decide(&outside("h", "/readyz"))), "check reports");
     let named = policy_with(r#""default_identity": "reports", "health": {"hosts": ["h"], "identities": ["orders"]}"#);
-    assert_eq!(said(named.decide(&outside("h", "/readyz"))), "check orders");
-    // Without a client id, no exchange can ever succeed: the check will say so.
+    assert_eq!(describe(named.decide(&outside("h", "/readyz"))), "check orders");
+    // Without a client id no exchange can succeed, which the check reports.
     let text = r#"{"managed_identity": {"health": {"hosts": ["h"]}}}"#;
     let incomplete = Policy::new(&Config::parse(text.as_bytes(), &variable).unwrap(), false);
-    assert_eq!(said(incomplete.decide(&outside("h", "/readyz"))), "check default (env_var_missing)");
+    assert_eq!(describe(incomplete.decide(&outside("h", "/readyz"))), "check default (env_var_missing)");
 }
 
 #[test]
-fn without_a_default_identity_all_that_the_configuration_uses_decide_readiness() {
+fn without_a_default_identity_all_used_identities_decide_readiness() {
     let text = |destination: &str, managed: &str| {
         format!(
             r#"{{
@@ -46,6 +46,6 @@ fn without_a_default_identity_all_that_the_configuration_uses_decide_readiness()
         let config = Config::parse(text(destination, managed).as_bytes(), &variable).unwrap();
         let policy = Policy::new(&config, false);
         let request = Sent::get("h", "/readyz").property(&["destination", "address"], "10.0.0.7:15020");
-        assert_eq!(said(policy.decide(&request)), expected, "{destination} {managed}");
+        assert_eq!(describe(policy.decide(&request)), expected, "{destination} {managed}");
     }
 }

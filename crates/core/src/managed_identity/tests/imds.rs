@@ -1,9 +1,9 @@
-//! IMDS: who is answered, with what.
+//! Tests of the IMDS endpoint.
 
 use super::*;
 
 #[test]
-fn a_token_request_is_read_as_each_library_writes_it() {
+fn a_token_request_is_accepted_in_the_form_of_each_client_library() {
     for target in [
         format!("{TOKEN_PATH}?api-version=2018-02-01&resource=https://vault.azure.net&client_id={ORDERS}"),
         format!("/{TOKEN_PATH}?resource=https%3A%2F%2Fvault.azure.net&api-version=2019-08-01&client_id={ORDERS}"),
@@ -15,13 +15,13 @@ fn a_token_request_is_read_as_each_library_writes_it() {
         ),
     ] {
         let request = local("169.254.169.254:80", &target).header("metadata", b"True");
-        assert_eq!(asked(&request), "orders https://vault.azure.net/.default", "{target}");
+        assert_eq!(outcome(&request), "orders https://vault.azure.net/.default", "{target}");
     }
 }
 
 #[test]
-fn the_guard_is_imdss_own() {
-    let guarded = |request: &Sent| asked(request).split(". ").next().unwrap().to_owned();
+fn a_request_that_imds_itself_would_reject_is_rejected() {
+    let first_sentence = |request: &Sent| outcome(request).split(". ").next().unwrap().to_owned();
     let target = format!("{TOKEN_PATH}?api-version=2018-02-01&resource=x&client_id={REPORTS}");
     for request in [
         local("169.254.169.254", &target),
@@ -30,20 +30,20 @@ fn the_guard_is_imdss_own() {
         local("169.254.169.254", &target).header("metadata", b"true,true"),
     ] {
         assert_eq!(
-            guarded(&request),
+            first_sentence(&request),
             r#"400 {"error":"invalid_request","error_description":"Required metadata header not specified"#
         );
     }
-    // IMDS refuses the header whatever its value, and a proxy may leave an empty one.
+    // IMDS rejects the header with any value, and a proxy may send an empty one.
     for value in ["10.0.0.1", "", " "] {
-        let said = asked(&imds("").header("x-forwarded-for", value.as_bytes()));
+        let said = outcome(&imds("").header("x-forwarded-for", value.as_bytes()));
         assert!(said.starts_with("400") && said.contains("use_remote_address: false"), "{value:?}: {said}");
     }
     for method in ["POST", "HEAD", "get"] {
-        assert!(guarded(&imds("").header(":method", method.as_bytes())).starts_with("405"), "{method}");
+        assert!(first_sentence(&imds("").header(":method", method.as_bytes())).starts_with("405"), "{method}");
     }
     for more in ["&resource=x", "&client_id=a&object_id=b", "&client_id=a&client_id=a"] {
-        assert!(asked(&imds(more)).starts_with(r#"400 {"error":"invalid_request""#), "{more}");
+        assert!(outcome(&imds(more)).starts_with(r#"400 {"error":"invalid_request""#), "{more}");
     }
     for query in [
         "",
@@ -55,13 +55,13 @@ fn the_guard_is_imdss_own() {
         "?api-version=2018-02-01&resource=a%00&client_id=x",
     ] {
         let request = local("127.0.0.1", &format!("{TOKEN_PATH}{query}")).header("metadata", b"true");
-        let answer = asked(&request);
+        let answer = outcome(&request);
         assert!(answer.starts_with("400 ") && !answer.contains("Identity"), "{query}: {answer}");
     }
 }
 
 #[test]
-fn only_the_pod_itself_is_answered() {
+fn only_requests_from_within_the_pod_are_answered() {
     let target = format!("{TOKEN_PATH}?api-version=2018-02-01&resource=x&client_id={REPORTS}");
     for (address, answered) in [
         ("169.254.169.254:80", true),
@@ -74,12 +74,12 @@ fn only_the_pod_itself_is_answered() {
         let request = Sent::get("169.254.169.254", &target)
             .header("metadata", b"true")
             .property(&["destination", "address"], address);
-        assert_eq!(asked(&request).starts_with("reports "), answered, "{address}");
+        assert_eq!(outcome(&request).starts_with("reports "), answered, "{address}");
     }
     let text = r#"{"managed_identity": {"imds": {}, "app_service": {}}}"#;
     let on_gateway = Policy::new(&Config::parse(text.as_bytes(), &variable).unwrap(), true);
     for request in [imds(""), app_service("api-version=2019-08-01&resource=x")] {
-        assert!(said(on_gateway.decide(&request)).contains("never answered on a gateway"));
+        assert!(describe(on_gateway.decide(&request)).contains("not available on a gateway"));
     }
 }
 
@@ -87,7 +87,7 @@ fn only_the_pod_itself_is_answered() {
 fn other_hosts_and_paths_are_not_answered() {
     for host in ["metadata.evil.example", "169.254.169.253", "169.254.169.254.", "2852039166"] {
         let request = local(host, &format!("{TOKEN_PATH}?api-version=2018-02-01&resource=x"));
-        assert_eq!(asked(&request.header("metadata", b"true")), "ignore", "{host}");
+        assert_eq!(outcome(&request.header("metadata", b"true")), "ignore", "{host}");
     }
     for path in [
         "/",
@@ -105,24 +105,24 @@ fn other_hosts_and_paths_are_not_answered() {
         "",
     ] {
         let request = local("169.254.169.254", path).header("metadata", b"true");
-        assert!(asked(&request).starts_with(r#"403 {"error":"invalid_request""#), "{path}: {}", asked(&request));
+        assert!(outcome(&request).starts_with(r#"403 {"error":"invalid_request""#), "{path}: {}", outcome(&request));
     }
     for path in ["/metadata/identity/getplatformmetadata?cred-api-version=2.0", "/metadata/identity/issuecredential"] {
-        assert!(asked(&local("169.254.169.254", path)).starts_with("404 "), "{path}");
+        assert!(outcome(&local("169.254.169.254", path)).starts_with("404 "), "{path}");
     }
 }
 
 #[test]
-fn what_is_listed_goes_on_to_the_node() {
+fn a_listed_path_is_forwarded_to_the_node() {
     for path in ["/metadata/instance", "/metadata/instance/compute?api-version=2021-02-01"] {
-        assert_eq!(asked(&local("169.254.169.254", path)), "ignore");
+        assert_eq!(outcome(&local("169.254.169.254", path)), "ignore");
         let from_outside = Sent::get("169.254.169.254", path).property(&["destination", "address"], "10.0.0.7:80");
-        assert!(asked(&from_outside).starts_with("403 "));
+        assert!(outcome(&from_outside).starts_with("403 "));
     }
 }
 
 #[test]
-fn imds_replies_all_strings_in_its_own_order() {
+fn an_imds_reply_has_only_strings_in_a_fixed_order() {
     let request = imds(&format!("&client_id={ORDERS}"));
     assert_eq!(
         body(reply(&request, Ok(()))),
@@ -133,7 +133,7 @@ fn imds_replies_all_strings_in_its_own_order() {
 }
 
 #[test]
-fn entras_refusal_is_final_and_what_may_pass_is_retried() {
+fn a_permanent_problem_is_a_400_and_a_transient_one_a_503_with_retry_after() {
     let request = imds(&format!("&client_id={ORDERS}"));
     let problem = Problem::new(Code::EntraRefused, "AADSTS700016: no such application.", "Correct it.");
     let mut problem = problem.retry_after(Duration::from_secs(30));
@@ -166,29 +166,32 @@ fn entras_refusal_is_final_and_what_may_pass_is_retried() {
 }
 
 #[test]
-fn report_leaves_the_answer_to_the_node_and_refuse_gives_none() {
+fn report_forwards_token_requests_to_the_node_and_refuse_rejects_them() {
     let request = imds(&format!("&client_id={ORDERS}"));
     let report = policy_with(r#""action": "report", "imds": {}"#);
-    assert_eq!(said(report.decide(&request)), "report orders https://vault.azure.net/.default, enforced: forwarded");
-    // The node's own endpoint judges these.
+    assert_eq!(
+        describe(report.decide(&request)),
+        "report orders https://vault.azure.net/.default, enforced: forwarded"
+    );
+    // The node's own endpoint decides about these.
     for (request, code) in [
         (imds(""), "identity_ambiguous"),
         (imds("&client_id=x"), "identity_not_found"),
         (local("169.254.169.254", TOKEN_PATH), "metadata_header_missing"),
     ] {
-        assert_eq!(said(report.decide(&request)), format!("report unknown no token, enforced: {code}"));
+        assert_eq!(describe(report.decide(&request)), format!("report unknown no token, enforced: {code}"));
     }
     let refuse = policy_with(r#""action": "refuse", "imds": {"pass": ["/metadata/instance"]}"#);
     assert!(
-        said(refuse.decide(&request)).starts_with(
+        describe(refuse.decide(&request)).starts_with(
             r#"403 {"error":"invalid_request","error_description":"managed_identity.action is \"refuse\""#
         )
     );
-    assert_eq!(said(refuse.decide(&local("169.254.169.254", "/metadata/instance"))), "ignore");
+    assert_eq!(describe(refuse.decide(&local("169.254.169.254", "/metadata/instance"))), "ignore");
 }
 
 #[test]
-fn a_token_that_is_not_wanted_any_more_is_named() {
+fn a_decision_names_the_token_that_the_caller_rejects() {
     let stale = |more: &str| match policy().decide(&imds(&format!("&client_id={ORDERS}{more}"))) {
         Decision::Exchange(_, delivery) => delivery.stale(),
         other => panic!("{other:?}"),

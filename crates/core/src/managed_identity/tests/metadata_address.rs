@@ -1,12 +1,12 @@
-//! A request to 169.254.169.254 is IMDS's, whatever it says of itself (invariant: only listed paths, and token requests under
-//! `action: report`, go on to the node).
+//! Tests of requests to 169.254.169.254, to which IMDS rules apply regardless of their headers. Invariant: only listed paths, and token
+//! requests under `action: report`, are forwarded to the node.
 
 use super::*;
 
 const LISTED: &str = "payments-kv.vault.azure.net";
 const STATUS_PATH: &str = "/entra-exchange/status";
 
-/// Everything that another part of the filter would answer or let pass, and an action.
+/// A policy with every other feature that could answer or forward a request, and an action.
 fn everything(action: &str) -> Policy {
     // `report` cannot be combined with App Service's endpoint.
     let app_service = if action == "report" { "" } else { r#""app_service": {},"# };
@@ -39,7 +39,7 @@ fn token_target() -> String {
 const ACTIONS: [&str; 3] = ["answer", "report", "refuse"];
 
 #[test]
-fn under_a_foreign_host_nothing_is_answered_and_nothing_goes_on() {
+fn a_request_with_a_foreign_host_is_neither_answered_nor_forwarded() {
     let foreign: [&[u8]; 18] = [
         b"imds.internal",
         b"evil",
@@ -67,21 +67,21 @@ fn under_a_foreign_host_nothing_is_answered_and_nothing_goes_on() {
         for (host, action) in foreign.iter().flat_map(|host| ACTIONS.map(|action| (host, action))) {
             for method in ["GET", "POST", "PUT", "HEAD", "CONNECT", "TRACE", "get"] {
                 let request = to("169.254.169.254:80", host, &target).header(":method", method.as_bytes());
-                let answer = said(everything(action).decide(&request));
+                let answer = describe(everything(action).decide(&request));
                 let host = String::from_utf8_lossy(host);
                 assert!(answer.starts_with("403 "), "{action}: {method} {target} of {host}: {answer}");
             }
         }
     }
-    let answer = said(everything("answer").decide(&to_metadata_address("evil", &token_target())));
+    let answer = describe(everything("answer").decide(&to_metadata_address("evil", &token_target())));
     assert_eq!(
         answer,
-        r#"403 {"error":"invalid_request","error_description":"the connection was made to 169.254.169.254, but the Host header has no host of managed_identity.imds.hosts. Send Host: 169.254.169.254. For another service, connect to that service's address."}"#
+        r#"403 {"error":"invalid_request","error_description":"the client connected to 169.254.169.254, but the Host header is not in managed_identity.imds.hosts. Send Host: 169.254.169.254. For another service, connect to that service's address."}"#
     );
 }
 
 #[test]
-fn every_form_of_the_address_is_known() {
+fn every_form_of_the_address_is_recognized() {
     for address in [
         "169.254.169.254:80",
         "169.254.169.254:8080",
@@ -89,27 +89,28 @@ fn every_form_of_the_address_is_known() {
         "[::ffff:a9fe:a9fe]:80",
         "[::FFFF:A9FE:A9FE]:80",
     ] {
-        let answer = said(everything("answer").decide(&to(address, b"evil", &token_target())));
+        let answer = describe(everything("answer").decide(&to(address, b"evil", &token_target())));
         assert!(answer.starts_with("403 "), "{address}: {answer}");
-        let answer = said(everything("answer").decide(&to(address, b"169.254.169.254", &token_target())));
+        let answer = describe(everything("answer").decide(&to(address, b"169.254.169.254", &token_target())));
         assert_eq!(answer, "default https://vault.azure.net/.default", "{address}");
     }
     for other in ["169.254.169.253:80", "127.0.0.1:15001", "10.0.0.7:80", "[fe80::a9fe:a9fe]:80", "169.254.169.254", ""]
     {
-        assert_eq!(said(everything("answer").decide(&to(other, b"evil", &token_target()))), "ignore", "{other}");
+        assert_eq!(describe(everything("answer").decide(&to(other, b"evil", &token_target()))), "ignore", "{other}");
     }
 }
 
 #[test]
-fn under_its_own_names_tokens_are_answered_and_listed_paths_go_on() {
+fn with_a_listed_host_tokens_are_answered_and_listed_paths_are_forwarded() {
     for host in ["169.254.169.254", "169.254.169.254:80", "127.0.0.1", "localhost:8080", "LOCALHOST"] {
-        let decide = |action: &str, target: &str| said(everything(action).decide(&to_metadata_address(host, target)));
+        let decide =
+            |action: &str, target: &str| describe(everything(action).decide(&to_metadata_address(host, target)));
         assert_eq!(decide("answer", &token_target()), "default https://vault.azure.net/.default", "{host}");
         assert!(decide("refuse", &token_target()).starts_with("403 "), "{host}");
         assert!(decide("report", &token_target()).starts_with("report default "), "{host}");
         for action in ACTIONS {
             assert_eq!(decide(action, "/metadata/instance/compute?api-version=2021-02-01"), "ignore", "{host}");
-            // Nobody but IMDS answers at this address.
+            // Only IMDS rules apply at this address.
             for target in ["/msi/token", "/healthz", "/readyz", STATUS_PATH, "/", "/secrets", "/metadata/identity/info"]
             {
                 assert!(decide(action, target).starts_with("403 "), "{action}: {host}{target}");
@@ -119,13 +120,13 @@ fn under_its_own_names_tokens_are_answered_and_listed_paths_go_on() {
 }
 
 #[test]
-fn a_probe_for_what_is_not_offered_reads_404_whatever_its_host() {
+fn a_probe_for_an_unimplemented_path_gets_a_404_with_any_host() {
     for host in ["169.254.169.254", "evil", ""] {
         for target in
             ["/metadata/identity/getplatformmetadata?cred-api-version=2.0", "//metadata/identity/issuecredential/"]
         {
             for action in ACTIONS {
-                let answer = said(everything(action).decide(&to_metadata_address(host, target)));
+                let answer = describe(everything(action).decide(&to_metadata_address(host, target)));
                 assert!(answer.starts_with(r#"404 {"error":"invalid_request""#), "{host}{target}: {answer}");
             }
         }
@@ -133,20 +134,20 @@ fn a_probe_for_what_is_not_offered_reads_404_whatever_its_host() {
 }
 
 #[test]
-fn no_spelling_of_a_path_leads_past_the_filter() {
-    // One that no HTTP library sends, and one that Envoy takes apart before the filter sees it.
+fn no_spelling_of_a_path_evades_the_filter() {
+    // A path that no HTTP library sends, and a target that Envoy splits before the filter runs.
     let raw = ["/metadata/identity/oauth2/token\u{0}", "http://169.254.169.254/metadata/identity/oauth2/token"];
     for path in include_str!("../../../tests/path-evasions.txt").lines().chain(raw) {
         let target = format!("{path}?api-version=2018-02-01&resource=https://vault.azure.net");
         for action in ACTIONS {
-            let answer = said(everything(action).decide(&to_metadata_address("169.254.169.254", &target)));
+            let answer = describe(everything(action).decide(&to_metadata_address("169.254.169.254", &target)));
             assert!(answer.starts_with("403 "), "{action}: {path}: {answer}");
         }
     }
 }
 
 #[test]
-fn the_forms_of_azures_own_libraries_are_answered() {
+fn the_path_forms_of_azures_client_libraries_are_answered() {
     for path in [
         "//metadata/identity/oauth2/token",
         "/metadata/identity/oauth2/token/",
@@ -155,53 +156,53 @@ fn the_forms_of_azures_own_libraries_are_answered() {
     ] {
         let target = format!("{path}?api-version=2018-02-01&resource=https://vault.azure.net");
         for address in ["169.254.169.254:80", "127.0.0.1:15001"] {
-            let answer = said(everything("answer").decide(&to(address, b"169.254.169.254", &target)));
+            let answer = describe(everything("answer").decide(&to(address, b"169.254.169.254", &target)));
             assert_eq!(answer, "default https://vault.azure.net/.default", "{path} at {address}");
         }
     }
 }
 
 #[test]
-fn report_leaves_no_request_to_the_node_that_does_not_come_from_the_pod() {
+fn report_forwards_no_request_from_outside_the_pod() {
     for address in ["10.0.0.7:80", "[fd00::7]:80", ""] {
         let request = to(address, b"169.254.169.254", &token_target());
-        assert!(said(everything("report").decide(&request)).starts_with("403 "), "{address}");
+        assert!(describe(everything("report").decide(&request)).starts_with("403 "), "{address}");
     }
 }
 
 #[test]
-fn the_address_is_read_once_and_only_where_imds_is_answered() {
-    let looks = |policy: &Policy, request: &Sent| {
+fn the_address_is_read_once_and_only_if_imds_is_enabled() {
+    let reads_of = |policy: &Policy, request: &Sent| {
         policy.decide(request);
         request.reads.take()
     };
     let unlisted = to("10.0.0.7:80", b"unlisted.example", "/");
-    assert_eq!(looks(&everything("answer"), &unlisted), [":authority", "destination.address"]);
+    assert_eq!(reads_of(&everything("answer"), &unlisted), [":authority", "destination.address"]);
     let token = to_metadata_address("169.254.169.254", &token_target());
-    let read = looks(&everything("answer"), &token);
-    let by_host = looks(&everything("answer"), &to("127.0.0.1:15002", b"169.254.169.254", &token_target()));
+    let read = reads_of(&everything("answer"), &token);
+    let by_host = reads_of(&everything("answer"), &to("127.0.0.1:15002", b"169.254.169.254", &token_target()));
     for once in [":authority", ":path", "destination.address"] {
         for read in [&read, &by_host] {
-            assert_eq!(read.iter().filter(|look| *look == once).count(), 1, "{once}: {read:?}");
+            assert_eq!(read.iter().filter(|name| *name == once).count(), 1, "{once}: {read:?}");
         }
     }
     let without =
         Policy::new(&Config::parse(br#"{"managed_identity": {"app_service": {}}}"#, &variable).unwrap(), false);
-    assert_eq!(looks(&without, &unlisted), [":authority"]);
+    assert_eq!(reads_of(&without, &unlisted), [":authority"]);
 }
 
 #[test]
-fn what_other_clouds_have_at_the_address_goes_on_where_it_is_listed() {
+fn metadata_paths_of_other_clouds_are_forwarded_if_listed() {
     let policy = policy_with(r#""imds": {"pass": ["/latest", "/2021-07-15/meta-data", "/computeMetadata/v1"]}"#);
     let decide = |method: &str, host: &str, target: &str| {
-        said(policy.decide(&to_metadata_address(host, target).header(":method", method.as_bytes())))
+        describe(policy.decide(&to_metadata_address(host, target).header(":method", method.as_bytes())))
     };
     for (method, host, target) in [
         ("PUT", "169.254.169.254", "/latest/api/token"),
         ("GET", "169.254.169.254", "/latest/meta-data/placement/region"),
         ("GET", "169.254.169.254", "/2021-07-15/meta-data/"),
         ("GET", "metadata.google.internal", "/computeMetadata/v1/instance/id?alt=text"),
-        // Google's clients look at the root whether the service is there.
+        // Google's clients request the root to detect the service.
         ("GET", "169.254.169.254", "/"),
         ("GET", "metadata.google.internal:80", "/"),
     ] {
@@ -213,16 +214,16 @@ fn what_other_clouds_have_at_the_address_goes_on_where_it_is_listed() {
         assert!(decide("GET", "169.254.169.254", target).starts_with("403 "), "{target}");
     }
     assert!(decide("GET", "metadata.google.internal.", "/computeMetadata/v1/").starts_with("403 "));
-    // Azure's token request is answered under that name, too, and the name is not known without such a path.
+    // Google's host is only accepted if one of Google's paths is listed.
     let only_aws = policy_with(r#""imds": {"pass": ["/latest"]}"#);
     let google = to_metadata_address("metadata.google.internal", "/latest");
-    assert!(said(only_aws.decide(&google)).starts_with("403 "));
-    assert!(said(only_aws.decide(&to_metadata_address("169.254.169.254", "/"))).starts_with("403 "));
+    assert!(describe(only_aws.decide(&google)).starts_with("403 "));
+    assert!(describe(only_aws.decide(&to_metadata_address("169.254.169.254", "/"))).starts_with("403 "));
 }
 
 #[test]
-fn a_refused_path_is_told_what_helps() {
-    let remedy = |target: &str| said(policy().decide(&to_metadata_address("169.254.169.254", target)));
+fn the_rejection_of_a_path_has_a_fitting_remedy() {
+    let remedy = |target: &str| describe(policy().decide(&to_metadata_address("169.254.169.254", target)));
     assert!(remedy("/metadata/scheduledevents").contains("list the path in managed_identity.imds.pass"));
     for below in ["/metadata/identity/info", "/metadata/Identity/oauth2/token", "/metadata/identity"] {
         assert!(!remedy(below).contains("imds.pass"), "{}", remedy(below));
@@ -231,20 +232,20 @@ fn a_refused_path_is_told_what_helps() {
     let without = policy_with(r#""imds": {}"#);
     for address in ["127.0.0.1:15002", "169.254.169.254:80"] {
         assert_eq!(
-            said(without.decide(&to(address, b"127.0.0.1:15002", "/msi/token?resource=x"))),
-            r#"403 {"statusCode":403,"message":"App Service's endpoint is not switched on. Set managed_identity.app_service, such as to {}, and give the app and the proxy the same IDENTITY_HEADER."}"#
+            describe(without.decide(&to(address, b"127.0.0.1:15002", "/msi/token?resource=x"))),
+            r#"403 {"statusCode":403,"message":"App Service's endpoint is not enabled. Set managed_identity.app_service, such as to {}, and set the same IDENTITY_HEADER for the app and the proxy."}"#
         );
     }
 }
 
 #[test]
-fn no_request_with_a_header_that_overrides_its_path_or_method_goes_on_to_the_node() {
+fn a_request_with_a_header_that_overrides_its_path_or_method_is_not_forwarded() {
     for header in ["x-original-url", "x_rewrite-url", "x-http-method-override", "x-http_method"] {
         for address in ["169.254.169.254:80", "127.0.0.1:15002"] {
             let to_node = |action: &str, target: &str| {
                 let request =
                     to(address, b"169.254.169.254", target).header(header, b"/metadata/identity/oauth2/token");
-                said(everything(action).decide(&request))
+                describe(everything(action).decide(&request))
             };
             for action in ACTIONS {
                 let answer = to_node(action, "/metadata/instance?api-version=2021-02-01");
@@ -253,7 +254,7 @@ fn no_request_with_a_header_that_overrides_its_path_or_method_goes_on_to_the_nod
             let answer = to_node("report", &token_target());
             assert!(answer.starts_with("403 "), "{header}: {answer}");
             let answer = to_node("answer", &token_target());
-            assert_eq!(answer, "default https://vault.azure.net/.default", "it is answered here: {header}");
+            assert_eq!(answer, "default https://vault.azure.net/.default", "the filter answers it itself: {header}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Every reply to the byte, and every way in which a caller may ask.
+//! Tests of the managed-identity endpoints: every form of a request, and the exact bytes of replies.
 
 mod app_service;
 mod health;
@@ -57,7 +57,7 @@ fn local(host: &str, target: &str) -> Sent {
     Sent::get(host, target).property(&["destination", "address"], "127.0.0.1:15002")
 }
 
-/// As IMDS clients send it; the resource and the version are there already.
+/// An IMDS token request with a resource and a version, followed by more parameters.
 fn imds(more: &str) -> Sent {
     let target = format!("{TOKEN_PATH}?api-version=2018-02-01&resource=https://vault.azure.net{more}");
     local("169.254.169.254", &target).header("metadata", b"true")
@@ -67,11 +67,11 @@ fn app_service(query: &str) -> Sent {
     local("127.0.0.1:15091", &format!("/msi/token?{query}"))
 }
 
-/// What was decided, in a line: whose token for what, or the status and body of the reply.
-fn said(decision: Decision) -> String {
+/// The decision in one line: the identity and scope of the token, or the status and body of the reply.
+fn describe(decision: Decision) -> String {
     match decision {
         Decision::Exchange(spec, _) => format!("{} {}", spec.identity(), spec.scope()),
-        Decision::Report(report) | Decision::ReportToNode(report) => report.in_words(),
+        Decision::Report(report) | Decision::ReportToNode(report) => report.summary(),
         Decision::Refuse(Refusal { reply, .. }) | Decision::Reply(reply) => {
             format!("{} {}", reply.status, String::from_utf8(reply.body).unwrap())
         }
@@ -87,8 +87,9 @@ fn said(decision: Decision) -> String {
     }
 }
 
-fn asked(request: &Sent) -> String {
-    said(policy().decide(request))
+/// The decision about a request under [`policy`].
+fn outcome(request: &Sent) -> String {
+    describe(policy().decide(request))
 }
 
 fn cached() -> (CachedToken, Timestamp) {
@@ -97,7 +98,7 @@ fn cached() -> (CachedToken, Timestamp) {
     (cached, at.plus(Duration::from_secs(99)))
 }
 
-/// The reply to a request when its exchange comes to this.
+/// The reply to a request, given the result of its exchange.
 fn reply(request: &Sent, outcome: Result<(), &Problem>) -> Reply {
     let Decision::Exchange(_, delivery) = policy().decide(request) else { panic!("no exchange") };
     assert_eq!(delivery.need(), Need::LongLived);
@@ -115,7 +116,7 @@ fn body(reply: Reply) -> String {
 }
 
 #[test]
-fn a_caller_over_the_rate_reads_429_and_when_to_come_again_in_its_protocol() {
+fn a_caller_over_the_limit_gets_a_429_with_retry_after_in_its_protocol() {
     let problem = Problem::new(Code::TooManyScopes, "d", "r").retry_after(std::time::Duration::from_millis(29_001));
     for (reply, body) in [
         (super::imds::problem_reply(&problem), r#"{"error":"temporarily_unavailable","error_description":"d. r"}"#),

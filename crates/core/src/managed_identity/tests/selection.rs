@@ -1,9 +1,9 @@
-//! Which identity is meant, and for which resource.
+//! Tests of the selection of an identity, and of the resources that it is allowed for.
 
 use super::*;
 
 #[test]
-fn every_selector_finds_its_identity_and_none_falls_back_to_another() {
+fn every_selector_finds_its_identity_and_never_another() {
     for (name, value) in [
         ("client_id", REPORTS.to_uppercase()),
         ("object_id", OBJECT.to_owned()),
@@ -13,26 +13,26 @@ fn every_selector_finds_its_identity_and_none_falls_back_to_another() {
         ("msi-res-id", RESOURCE_ID.replace('/', "%2F")),
         ("clientid", REPORTS.to_owned()),
     ] {
-        assert_eq!(asked(&imds(&format!("&{name}={value}"))), "reports https://vault.azure.net/.default", "{name}");
+        assert_eq!(outcome(&imds(&format!("&{name}={value}"))), "reports https://vault.azure.net/.default", "{name}");
         for unknown in ["cccccccc-0000-4000-8000-000000000003", "orders"] {
-            let said = asked(&imds(&format!("&{name}={unknown}")));
+            let said = outcome(&imds(&format!("&{name}={unknown}")));
             assert_eq!(
                 said,
                 format!(
-                    r#"400 {{"error":"invalid_request","error_description":"Identity not found. No identity on offer has {name} \"{unknown}\": add it to managed_identity.identities."}}"#
+                    r#"400 {{"error":"invalid_request","error_description":"Identity not found. Check that an identity in managed_identity.identities has {name} \"{unknown}\"."}}"#
                 )
             );
         }
     }
     assert_eq!(
-        asked(&imds("")),
-        r#"400 {"error":"invalid_request","error_description":"Multiple user assigned identities exist, please specify the clientId / resourceId of the identity in the token request. Name an identity with client_id; or write managed_identity.default_identity."}"#
+        outcome(&imds("")),
+        r#"400 {"error":"invalid_request","error_description":"Multiple user assigned identities exist, please specify the clientId / resourceId of the identity in the token request. Select an identity with client_id, or set managed_identity.default_identity."}"#
     );
 }
 
 #[test]
-fn no_protocol_gives_a_token_of_an_identity_that_was_not_asked_for() {
-    // With a default identity, which is what a selector that is ignored would get.
+fn no_protocol_returns_the_token_of_an_identity_that_was_not_selected() {
+    // With a default identity, whose token a caller would get if its selector were ignored.
     let policy = policy_with(r#""default_identity": "orders", "imds": {}, "app_service": {}"#);
     let protocols = [
         (TOKEN_PATH, "2018-02-01", "metadata", "true"),
@@ -42,7 +42,7 @@ fn no_protocol_gives_a_token_of_an_identity_that_was_not_asked_for() {
     for (path, version, header, value) in protocols {
         let ask = |more: &str| {
             let target = format!("{path}?api-version={version}&resource=https://storage.azure.com{more}");
-            said(policy.decide(&local("127.0.0.1", &target).header(header, value.as_bytes())))
+            describe(policy.decide(&local("127.0.0.1", &target).header(header, value.as_bytes())))
         };
         for (names, own) in [
             (
@@ -98,7 +98,7 @@ fn no_protocol_gives_a_token_of_an_identity_that_was_not_asked_for() {
                 );
                 let none = ask(&format!("&{name}="));
                 assert!(
-                    none.contains("is not offered for the resource"),
+                    none.contains("is not allowed for the resource"),
                     "the default identity: {version} {name}: {none}"
                 );
             }
@@ -107,15 +107,15 @@ fn no_protocol_gives_a_token_of_an_identity_that_was_not_asked_for() {
 }
 
 #[test]
-fn a_missing_client_id_is_told_to_whoever_names_one() {
+fn a_missing_client_id_is_reported_to_a_caller_that_selects_by_client_id() {
     let text = r#"{"managed_identity": {"imds": {}}}"#;
     let policy = Policy::new(&Config::parse(text.as_bytes(), &variable).unwrap(), false);
-    assert!(said(policy.decide(&imds(&format!("&client_id={ORDERS}")))).contains("AZURE_CLIENT_ID is not set"));
-    assert!(said(policy.decide(&imds(&format!("&object_id={OBJECT}")))).contains("Identity not found"));
+    assert!(describe(policy.decide(&imds(&format!("&client_id={ORDERS}")))).contains("AZURE_CLIENT_ID is not set"));
+    assert!(describe(policy.decide(&imds(&format!("&object_id={OBJECT}")))).contains("Identity not found"));
 }
 
 #[test]
-fn two_identities_that_cannot_be_told_apart_are_nobodys() {
+fn a_selector_that_matches_two_identities_selects_neither() {
     let text = format!(
         r#"{{
             "identities": [
@@ -126,32 +126,33 @@ fn two_identities_that_cannot_be_told_apart_are_nobodys() {
         }}"#
     );
     let policy = Policy::new(&Config::parse(text.as_bytes(), &variable).unwrap(), false);
-    let said_to = |more: String| said(policy.decide(&imds(&more)));
+    let outcome_of = |more: String| describe(policy.decide(&imds(&more)));
     assert!(
-        said_to(format!("&client_id={ORDERS}")).contains(r#"the identities \"a\" and \"b\" both have this client_id"#)
+        outcome_of(format!("&client_id={ORDERS}"))
+            .contains(r#"the identities \"a\" and \"b\" both have this client_id"#)
     );
-    assert!(said_to(format!("&object_id={OBJECT}")).starts_with("b "));
+    assert!(outcome_of(format!("&object_id={OBJECT}")).starts_with("b "));
 }
 
 #[test]
-fn a_resource_that_an_identity_is_not_offered_for_is_refused() {
+fn a_resource_that_an_identity_is_not_allowed_for_is_rejected() {
     let ask = |resource: &str| {
         let target = format!("{TOKEN_PATH}?api-version=2018-02-01&client_id={ORDERS}&resource={resource}");
-        asked(&local("127.0.0.1", &target).header("metadata", b"true"))
+        outcome(&local("127.0.0.1", &target).header("metadata", b"true"))
     };
-    // A slash at the end makes no difference to the list, only to what is asked for.
+    // A trailing slash is ignored in the comparison, but kept in the scope.
     assert_eq!(ask("https://vault.azure.net/"), "orders https://vault.azure.net//.default");
     assert_eq!(ask("https://database.windows.net"), "orders https://database.windows.net/.default");
     assert_eq!(ask("https://vault.azure.net/.default"), "orders https://vault.azure.net/.default");
     assert_eq!(
         ask("https://storage.azure.com"),
-        r#"400 {"error":"invalid_resource","error_description":"identity \"orders\" is not offered for the resource \"https://storage.azure.com\". It is offered for https://vault.azure.net, https://database.windows.net; the list is resources of the identity."}"#
+        r#"400 {"error":"invalid_resource","error_description":"identity \"orders\" is not allowed for the resource \"https://storage.azure.com\". Request one of https://vault.azure.net, https://database.windows.net, or add the resource to the identity's resources."}"#
     );
     assert!(ask("https://vault.azure.net//").starts_with("400 ") && ask("https://VAULT.azure.net").starts_with("400 "));
 }
 
 #[test]
-fn a_resource_is_listed_where_the_identity_or_a_destination_of_its_names_it() {
+fn a_resource_is_listed_if_the_identity_or_one_of_its_destinations_names_it() {
     let text = format!(
         r#"{{
             "identities": [
@@ -184,7 +185,7 @@ fn a_resource_is_listed_where_the_identity_or_a_destination_of_its_names_it() {
 }
 
 #[test]
-fn a_resource_is_listed_whatever_name_its_client_is_asked_by() {
+fn a_resource_is_listed_for_every_identity_of_the_same_client() {
     let text = format!(
         r#"{{
             "identities": [{{"name": "a", "client_id": "{ORDERS}"}}, {{"name": "b", "client_id": "{ORDERS}"}}],
