@@ -243,13 +243,15 @@ impl Broker {
 
     /// Prolongs our lease for the next step. When it went to another worker meanwhile, ours stands down and waits.
     fn renew(&mut self, key: TokenKey, until: Timestamp, turn: &mut Turn<'_>) -> bool {
-        let worker = self.worker;
-        let renewed = shared::update(turn.shared, key, turn.now, |entry| match &mut entry.lease {
+        let (worker, queue, now) = (self.worker, self.queue, turn.now);
+        let Some(slot) = self.slots.get_mut(&key) else { return false };
+        let renewed = shared::update(turn.shared, key, now, |entry| match &mut entry.lease {
             Some(lease) if lease.holder == worker => {
                 lease.until = until;
                 Update::Commit(true)
             }
-            _ => Update::Abandon(false),
+            // The other worker may have published a token meanwhile, which ends a failure that is known here.
+            _ => Update::commit_if(slot.synchronize(entry, queue, now), false),
         });
         if renewed == Some(true) {
             // A worker that did nothing for long may have lost its permit to another scope.

@@ -599,3 +599,17 @@ fn what_another_federated_token_cannot_change_is_not_tried_again_for_it() {
         process.failed(1);
     }
 }
+
+#[test]
+fn a_worker_whose_lease_was_taken_over_serves_the_token_that_came_meanwhile_and_not_a_former_failure() {
+    let mut process = Process::new();
+    process.exchange(0, 1, refusal(50_196));
+    // The failure counts again when the clock has caught up with it.
+    process.now = process.now.minus(Duration::from_secs(10));
+    process.pending(1, 2);
+    assert_eq!(process.poll(1), [Observed::Read]);
+    process.advance(READ_TIMEOUT + GRACE);
+    assert_eq!(process.exchange(0, 3, token(3600)), [Observed::Token(3)]);
+    process.advance(Duration::from_secs(10).saturating_sub(READ_TIMEOUT + GRACE));
+    assert_eq!(process.assertion(1), [Observed::Token(2)]);
+}
