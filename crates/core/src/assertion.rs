@@ -291,7 +291,11 @@ pub(crate) mod tests {
 
     /// A JWT with this header, these claims and a made-up signature.
     pub(crate) fn jwt(header: &Value, claims: &Value) -> String {
-        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        // Sorted by name: the order in a `Value` depends on which features of serde_json other crates of the build use.
+        let part = |value: &Value| {
+            let sorted: std::collections::BTreeMap<_, _> = value.as_object().into_iter().flatten().collect();
+            URL_SAFE_NO_PAD.encode(serde_json::to_string(&sorted).unwrap())
+        };
         format!("{}.{}.c2lnbmF0dXJl", part(header), part(claims))
     }
 
