@@ -1,8 +1,8 @@
 //! The filter's metrics.
 //!
 //! Tags precede the metric's name in the form of Istio's own metrics: `tag=.=value;.;name`. Istio's `extraStatTags` removes exactly
-//! `tag=.=value;.;`, so a dot before a tag would remain and become an underscore in Prometheus. A name of an
-//! identity is one of few and plain ([`crate::config`] sees to that), so the number of series is bounded.
+//! `tag=.=value;.;`, so a dot before a tag would remain and become an underscore in Prometheus. The names of
+//! identities are few and have plain characters only ([`crate::config`] checks them), so the number of series is bounded.
 
 use crate::problem::Code;
 

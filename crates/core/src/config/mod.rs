@@ -41,13 +41,13 @@ pub struct Config {
     pub(crate) status: Option<Status>,
     /// Time-outs, and the maximum number of waiting requests.
     pub limits: Limits,
-    /// What is logged about exchanges and requests.
+    /// The settings of the log.
     pub log: Log,
     /// Warnings about settings that are valid but probably not intended, one sentence each.
     pub warnings: Vec<String>,
 }
 
-/// What is logged, with the minimum level of each line; `None` disables the lines.
+/// The settings of the log: the minimum level of each kind of line. `None` disables the lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Log {
     /// The level of the line for each exchange. A failed exchange is logged at `warn` or above.

@@ -84,8 +84,8 @@ fn a_missing_secret_variable_is_named_in_the_reply() {
     for empty in [None, Some(String::new())] {
         let variable = |name: &str| if name == "SECRET" { empty.clone() } else { variable(name) };
         let policy = Policy::new(&Config::parse(text.as_bytes(), &variable).unwrap(), false);
-        let said =
+        let answer =
             describe(policy.decide(&app_service("api-version=2019-08-01&resource=x").header("x-identity-header", b"")));
-        assert!(said.starts_with(r#"400 {"statusCode":400,"message":"SECRET is not set in the proxy"#), "{said}");
+        assert!(answer.starts_with(r#"400 {"statusCode":400,"message":"SECRET is not set in the proxy"#), "{answer}");
     }
 }

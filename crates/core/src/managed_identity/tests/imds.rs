@@ -36,8 +36,8 @@ fn a_request_that_imds_itself_would_reject_is_rejected() {
     }
     // IMDS rejects the header with any value, and a proxy may send an empty one.
     for value in ["10.0.0.1", "", " "] {
-        let said = outcome(&imds("").header("x-forwarded-for", value.as_bytes()));
-        assert!(said.starts_with("400") && said.contains("use_remote_address: false"), "{value:?}: {said}");
+        let answer = outcome(&imds("").header("x-forwarded-for", value.as_bytes()));
+        assert!(answer.starts_with("400") && answer.contains("use_remote_address: false"), "{value:?}: {answer}");
     }
     for method in ["POST", "HEAD", "get"] {
         assert!(first_sentence(&imds("").header(":method", method.as_bytes())).starts_with("405"), "{method}");

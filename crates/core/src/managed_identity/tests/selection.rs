@@ -15,9 +15,9 @@ fn every_selector_finds_its_identity_and_never_another() {
     ] {
         assert_eq!(outcome(&imds(&format!("&{name}={value}"))), "reports https://vault.azure.net/.default", "{name}");
         for unknown in ["cccccccc-0000-4000-8000-000000000003", "orders"] {
-            let said = outcome(&imds(&format!("&{name}={unknown}")));
+            let answer = outcome(&imds(&format!("&{name}={unknown}")));
             assert_eq!(
-                said,
+                answer,
                 format!(
                     r#"400 {{"error":"invalid_request","error_description":"Identity not found. Check that an identity in managed_identity.identities has {name} \"{unknown}\"."}}"#
                 )
@@ -91,10 +91,10 @@ fn no_protocol_returns_the_token_of_an_identity_that_was_not_selected() {
                     "reports https://storage.azure.com/.default",
                     "{version} {name}"
                 );
-                let nobody = ask(&format!("&{name}=ffffffff-0000-4000-8000-00000000000f"));
+                let unknown = ask(&format!("&{name}=ffffffff-0000-4000-8000-00000000000f"));
                 assert!(
-                    nobody.starts_with("400 ") && nobody.contains("Identity not found"),
-                    "{version} {name}: {nobody}"
+                    unknown.starts_with("400 ") && unknown.contains("Identity not found"),
+                    "{version} {name}: {unknown}"
                 );
                 let none = ask(&format!("&{name}="));
                 assert!(
