@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::azure::HeaderForm;
-use crate::broker::{CachedToken, Need, Readiness, Stale};
+use crate::broker::{CachedToken, Readiness, RejectedToken, RequiredLifetime};
 use crate::entra::TokenSpec;
 use crate::http::{Reply, RequestAccess};
 use crate::managed_identity::caller::Caller;
@@ -195,19 +195,19 @@ pub enum Effect {
 
 impl Delivery {
     /// The minimum remaining lifetime that the token must have.
-    pub const fn need(&self) -> Need {
+    pub const fn required_lifetime(&self) -> RequiredLifetime {
         match self {
-            Self::Inject(_) => Need::Usable,
-            Self::ManagedIdentity(_) => Need::LongLived,
+            Self::Inject(_) => RequiredLifetime::Any,
+            Self::ManagedIdentity(_) => RequiredLifetime::FiveMinutes,
         }
     }
 
     /// The token that the client reports as rejected, which must not be served again.
-    pub const fn stale(&self) -> Option<Stale> {
+    pub const fn rejected_token(&self) -> Option<RejectedToken> {
         match self {
-            Self::Inject(Injection { carried: Some(digest), .. }) => Some(Stale::Carried(*digest)),
+            Self::Inject(Injection { carried: Some(digest), .. }) => Some(RejectedToken::Attempted(*digest)),
             Self::Inject(_) => None,
-            Self::ManagedIdentity(caller) => caller.stale,
+            Self::ManagedIdentity(caller) => caller.rejected_token,
         }
     }
 

@@ -1,10 +1,10 @@
-//! Headers from which servers and their frameworks take another method or path than the request line's. What was decided about
-//! the request line does not hold for such a server. `docs/destinations.md` says why these, and why not others.
+//! Headers that override the method or path of a request in some servers and frameworks. Rules that were checked against the request
+//! line do not apply to what such a server executes. `docs/destinations.md` explains the choice of headers.
 
 use crate::http::RequestAccess;
 
-/// Each header by every name that a server may know it by: servers that hand headers over as variables (CGI, WSGI, Rack) do not
-/// distinguish hyphens and underscores.
+/// The header names, with hyphens and underscores in every combination: servers that pass headers as variables (CGI, WSGI, Rack) do
+/// not distinguish them.
 const NAMES: [&str; 24] = [
     "x-http-method-override",
     "x-http-method_override",
@@ -32,7 +32,7 @@ const NAMES: [&str; 24] = [
     "x_rewrite_url",
 ];
 
-/// The name of one that the request has.
+/// Returns the name of an override header that the request has, if any.
 pub(crate) fn in_request(request: &dyn RequestAccess) -> Option<&'static str> {
     NAMES.into_iter().find(|name| request.header(name).is_some())
 }
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_header_is_known_with_hyphens_and_underscores_in_every_combination() {
+    fn each_header_is_listed_with_hyphens_and_underscores_in_every_combination() {
         let plain: Vec<&str> = NAMES.into_iter().filter(|name| !name.contains('_')).collect();
         assert_eq!(
             plain,

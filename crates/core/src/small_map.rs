@@ -1,8 +1,7 @@
-//! A map for few keys.
-//!
-//! It searches a list. Each type of the standard library's hash map adds 1.6 KB to the module, so it is for maps that can be large.
+//! A map for a few keys, which searches a list. The standard library's hash map adds 1.6 KB to the module for each type, so it is used
+//! only for maps that can be large.
 
-/// Keys with their values, in no particular order.
+/// A map from keys to values, in no particular order.
 #[derive(Clone, Debug)]
 pub(crate) struct SmallMap<K, V>(Vec<(K, V)>);
 
@@ -13,6 +12,7 @@ impl<K, V> Default for SmallMap<K, V> {
 }
 
 impl<K: PartialEq, V> SmallMap<K, V> {
+    /// Returns the value of the first key for which `is_key` is true.
     pub(crate) fn get(&self, is_key: impl Fn(&K) -> bool) -> Option<&V> {
         self.0.iter().find(|(key, _)| is_key(key)).map(|(_, value)| value)
     }
@@ -21,7 +21,7 @@ impl<K: PartialEq, V> SmallMap<K, V> {
         self.0.iter_mut().find(|(other, _)| other == key).map(|(_, value)| value)
     }
 
-    /// Sets the value of a key, in place of the one that it has.
+    /// Sets the value of a key, and replaces an existing value.
     pub(crate) fn insert(&mut self, key: K, value: V) {
         match self.get_mut(&key) {
             Some(old) => *old = value,
@@ -29,11 +29,13 @@ impl<K: PartialEq, V> SmallMap<K, V> {
         }
     }
 
+    /// Removes a key and returns its value.
     pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
         let index = self.0.iter().position(|(other, _)| other == key)?;
         Some(self.0.swap_remove(index).1)
     }
 
+    /// Removes all entries for whose value `keep` is false.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(&V) -> bool) {
         self.0.retain(|(_, value)| keep(value));
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use entra_exchange_core::assertion::Source;
-use entra_exchange_core::broker::{Limits, Need, QueueId, SharedData, StreamId, TokenLookup, WorkerId};
+use entra_exchange_core::broker::{Limits, QueueId, RequiredLifetime, SharedData, StreamId, TokenLookup, WorkerId};
 use entra_exchange_core::engine::{CallId, Driver, Finished, Host, MetricId};
 use entra_exchange_core::entra::{Authority, TokenSpec, TokenSpecParts};
 use entra_exchange_core::event::Event;
@@ -117,7 +117,7 @@ pub(crate) fn day(index: u64, day: &mut Day) {
     let mut driver = Driver::new(worker, QueueId(0), Limits::default(), None);
     while proxy.second < DAY {
         let now = proxy.now();
-        let lookup = driver.request_token(&SPEC, Need::Usable, None, StreamId(0), now, &mut proxy);
+        let lookup = driver.request_token(&SPEC, RequiredLifetime::Any, None, StreamId(0), now, &mut proxy);
         let mut is_served = matches!(lookup, TokenLookup::Ready(_));
         let mut finished = driver.timer(&mut proxy);
         loop {

@@ -1,4 +1,5 @@
-//! What holds an exchange back: Entra throttles the identity, or the scope is over the budget of unlisted scopes.
+//! Admission of exchanges: an exchange is held back while Entra throttles the client or while the budget of unlisted scopes is
+//! exhausted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,28 +7,31 @@ use std::time::Duration;
 use super::budget::{Permit, UnlistedLimits};
 use super::shared::{self, Failure, Update};
 use super::slot::{Exchange, Slot};
-use super::{Broker, CONTENDED, Command, GRACE, Limits, READ_TIMEOUT, SOON, SharedData, Turn, credential};
+use super::{
+    Broker, CONTENTION_RETRY_DELAY, Command, GRACE_PERIOD, IMMEDIATE_RETRY_DELAY, Limits, READ_TIMEOUT, SharedData,
+    Turn, credential,
+};
 use crate::entra::{RetryClass, TokenKey, TokenSpec};
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 
-/// How often the use of a scope is told to the other workers. At the default rate of new scopes, at most half as many as
-/// are kept can come between two uses that are told: a scope in use is not dropped for others.
+/// Interval at which a worker shares that a scope is in use. At the default rate of new scopes, fewer scopes than half of the limit
+/// are new within it, so a scope in use is not evicted.
 const TOUCH_PERIOD: Duration = Duration::from_secs(30);
 
 impl Limits {
-    /// How long an exchange takes at the longest, with both of its tries.
+    /// Returns the maximum duration of an exchange with both of its attempts.
     pub(super) fn longest_exchange(&self) -> Duration {
-        let one = READ_TIMEOUT.saturating_add(GRACE).saturating_add(self.exchange).saturating_add(GRACE);
-        one.saturating_mul(2).saturating_add(SOON).saturating_add(GRACE)
+        let one = READ_TIMEOUT.saturating_add(GRACE_PERIOD).saturating_add(self.exchange).saturating_add(GRACE_PERIOD);
+        one.saturating_mul(2).saturating_add(IMMEDIATE_RETRY_DELAY).saturating_add(GRACE_PERIOD)
     }
 }
 
 impl Broker {
-    /// Whether an exchange for this may begin, before the first request waits for it.
+    /// Checks whether an exchange for this token spec may begin, before the first request waits for it.
     ///
     /// # Errors
-    /// Why the request is answered at once.
+    /// The problem with which the request is answered immediately.
     pub(super) fn admit(
         &mut self,
         spec: &Arc<TokenSpec>,
@@ -41,7 +45,7 @@ impl Broker {
         self.admit_scope(spec, now, shared)
     }
 
-    /// Whether the scope is listed, or within the budget.
+    /// Checks that the scope is listed or within the budget.
     fn admit_scope(&mut self, spec: &TokenSpec, now: Timestamp, shared: &dyn SharedData) -> Result<(), Problem> {
         if spec.is_listed() {
             return Ok(());
@@ -57,31 +61,31 @@ impl Broker {
                 Ok(())
             }
             Some(Err(wait)) => Err(too_many_new_scopes(spec, limits, wait)),
-            // The exchange itself is admitted again.
+            // The exchange checks admission again.
             None => Ok(()),
         }
     }
 
-    /// Holds the exchange of a key back, if Entra throttles its client or its scope is over the budget. Returns whether it
-    /// did, and notes the failure.
+    /// Holds back the exchange of a key if Entra throttles its client or the budget of its scope is exhausted, and records the
+    /// failure. Returns whether the exchange is held back.
     pub(super) fn hold_back(&mut self, key: TokenKey, turn: &mut Turn<'_>) -> bool {
         let (worker, now) = (self.worker, turn.now);
         let Some(slot) = self.slots.get_mut(&key) else { return false };
-        // Another worker's token or exchange does as well.
+        // Another worker's token or exchange is sufficient.
         let entry = shared::read(turn.shared, key);
         slot.adopt(&entry, now);
-        let is_others = |lease: &shared::Lease| lease.holder != worker && lease.is_live(now);
-        if !slot.wants_exchange(now) || entry.lease.as_ref().is_some_and(is_others) {
+        let is_held_by_other = |lease: &shared::Lease| lease.holder != worker && lease.is_live(now);
+        if !slot.needs_exchange(now) || entry.lease.as_ref().is_some_and(is_held_by_other) {
             return false;
         }
         let state = credential::read(turn.shared, slot.spec.credential());
-        if let Some(throttled) = state.throttled(now).and_then(|throttled| put_off(slot, throttled, now)) {
+        if let Some(throttled) = state.throttled(now).and_then(|throttled| throttling_of(slot, throttled, now)) {
             slot.held_back = Some(throttled);
             return true;
         }
         let spec = Arc::clone(&slot.spec);
         let Err(problem) = self.admit_scope(&spec, now, turn.shared) else { return false };
-        let wait = problem.retry_after.unwrap_or(GRACE);
+        let wait = problem.retry_after.unwrap_or(GRACE_PERIOD);
         if let Some(slot) = self.slots.get_mut(&key) {
             let class = RetryClass::Transient;
             slot.held_back = Some(Failure { problem, class, failed_at: now, next_try: now.plus(wait), failures: 1 });
@@ -89,9 +93,9 @@ impl Broker {
         true
     }
 
-    /// Whether the exchange of a key may begin, whose lease this worker has; if not, the lease is given back until there is a
-    /// permit.
-    pub(super) fn has_permit(&mut self, key: TokenKey, turn: &mut Turn<'_>) -> bool {
+    /// Acquires the permit for the exchange of a key whose lease this worker holds. Returns false, and releases the lease, when no
+    /// permit is available.
+    pub(super) fn acquire_permit(&mut self, key: TokenKey, turn: &mut Turn<'_>) -> bool {
         let (worker, queue, limits, now) = (self.worker, self.queue, self.limits, turn.now);
         let Some(slot) = self.slots.get_mut(&key).filter(|slot| !slot.spec.is_listed()) else { return true };
         let ends = now.plus(limits.longest_exchange());
@@ -101,9 +105,9 @@ impl Broker {
         let until = match permit {
             Some(Permit::Granted) => return true,
             Some(Permit::Wait { until }) => until,
-            None => now.plus(CONTENDED),
+            None => now.plus(CONTENTION_RETRY_DELAY),
         };
-        slot.exchange = Exchange::Elsewhere { until };
+        slot.exchange = Exchange::Deferred { until };
         let waiting = shared::update(turn.shared, key, now, |entry| {
             let lease = entry.lease.take_if(|lease| lease.holder == worker);
             Update::Commit(lease.map(|lease| lease.waiting).unwrap_or_default())
@@ -112,7 +116,7 @@ impl Broker {
         false
     }
 
-    /// Ends the exchange of a key. `refused` is what Entra said of its scope, where it said something.
+    /// Ends the exchange of a key. `refused` states whether Entra rejected the scope; it is `None` if Entra's response does not tell.
     pub(super) fn end_exchange(&self, spec: &TokenSpec, refused: Option<bool>, turn: &mut Turn<'_>) {
         if spec.is_listed() {
             return;
@@ -125,7 +129,7 @@ impl Broker {
         }
     }
 
-    /// Tells the other workers now and then that a scope is in use.
+    /// Shares with the other workers, once every [`TOUCH_PERIOD`], that a scope is in use.
     pub(super) fn touch(&mut self, spec: &TokenSpec, now: Timestamp, shared: &dyn SharedData) {
         let key = spec.key();
         let Some(slot) = self.slots.get_mut(&key).filter(|_| !spec.is_listed()) else { return };
@@ -139,34 +143,34 @@ impl Broker {
         }
     }
 
-    /// Makes room for a scope in this worker: the least recently used one is let go, refused ones first. One that
-    /// requests wait for, or whose exchange is under way, stays.
+    /// Makes room for a scope in this worker: evicts a scope that Entra rejected, or else the least recently used one. A scope with
+    /// waiting requests or an exchange in progress is kept.
     pub(super) fn make_room(&mut self, spec: &TokenSpec) {
         let unlisted = |slot: &&Slot| !slot.spec.is_listed() && slot.spec.identity() == spec.identity();
         if spec.is_listed() || self.slots.values().filter(unlisted).count() < self.limits.unlisted.scopes {
             return;
         }
         let idle = self.slots.iter().filter(|(_, slot)| unlisted(slot) && slot.is_idle());
-        let least_wanted = idle.min_by_key(|(_, slot)| (!slot.is_refused(), slot.used_at)).map(|(key, _)| *key);
-        if let Some(key) = least_wanted {
-            self.let_go(key);
+        let next_to_evict = idle.min_by_key(|(_, slot)| (!slot.is_refused(), slot.used_at)).map(|(key, _)| *key);
+        if let Some(key) = next_to_evict {
+            self.remove_slot(key);
         }
     }
 
-    /// Drops a scope: its token and its failure are shared no longer.
+    /// Removes a scope's token and failure from shared data, and from this worker if it is idle.
     fn drop_scope(&mut self, key: TokenKey, now: Timestamp, shared: &dyn SharedData) {
         shared::remove(shared, key, now);
         if self.slots.get(&key).is_some_and(Slot::is_idle) {
-            self.let_go(key);
+            self.remove_slot(key);
         }
     }
 }
 
-/// The throttling, as it holds a key back: a valid token is refreshed within half of what is left of it all the same.
-/// `None` when the key's own back-off was timed by this throttling and is over.
-fn put_off(slot: &Slot, throttled: &Failure, now: Timestamp) -> Option<Failure> {
-    let served = |failure: &Failure| failure.failed_at == throttled.failed_at;
-    if slot.failure.as_ref().is_some_and(served) || slot.held_back.as_ref().is_some_and(served) {
+/// Returns the back-off of a key whose client is throttled. A key with a valid token tries again within half of the token's remaining
+/// lifetime. `None` if the key's own back-off was caused by this throttling and has elapsed.
+fn throttling_of(slot: &Slot, throttled: &Failure, now: Timestamp) -> Option<Failure> {
+    let elapsed = |failure: &Failure| failure.failed_at == throttled.failed_at;
+    if slot.failure.as_ref().is_some_and(elapsed) || slot.held_back.as_ref().is_some_and(elapsed) {
         return None;
     }
     let left = slot.usable(now).map(|token| token.usable_until().since(now));
@@ -182,11 +186,11 @@ fn too_many_new_scopes(spec: &TokenSpec, limits: UnlistedLimits, wait: Duration)
     Problem::new(
         Code::TooManyScopes,
         format!(
-            "callers asked for more than {} new resources of identity {:?} within a minute",
+            "callers requested more than {} new resources of identity {:?} within a minute",
             limits.new_per_minute,
             spec.identity()
         ),
-        "Write the resources that the app needs into the identity's resources: those are not limited. Or raise \
+        "Add the resources that the app needs to the identity's resources, which are not limited, or increase \
          managed_identity.limits.new_scopes_per_minute.",
     )
     .about(spec.identity(), spec.scope())

@@ -1,90 +1,90 @@
-//! The budget of the scopes that callers choose: how many are alive, how many are new in a minute, how many are exchanged
-//! at a time.
+//! The budget of the scopes that callers choose: limits on the scopes that are kept, that are new in a minute, and that are
+//! exchanged in parallel.
 //!
-//! A scope that a destination or the identity's `resources` names is *listed*: the configuration bounds their number. Any
-//! other comes from a managed-identity caller, who can invent as many as there are texts. Each costs an exchange, an
-//! entry in shared data, a slot and a timer in each worker, and a log line; so all workers of one Envoy process share
-//! one budget for each credential.
+//! A scope that a destination or the identity's `resources` names is *listed*, and the configuration bounds their number. Every
+//! other scope is chosen by a managed-identity caller, and callers can choose any number of them. Each costs an exchange, an entry
+//! in shared data, a slot and a timer in each worker, and a log line. All workers of one Envoy process therefore share one budget
+//! for each credential.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{GRACE, QueueId};
+use super::{GRACE_PERIOD, QueueId};
 use crate::entra::TokenKey;
 use crate::time::Timestamp;
 
 /// The period of [`UnlistedLimits::new_per_minute`].
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A scope that nobody used for so long is forgotten: no token of Entra's lives longer.
+/// Time after which an unused scope is removed. No token from Entra has a longer lifetime.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(24 * 3600);
 
-/// How soon to look again whether an exchange may begin. Usually the worker that ends one wakes the next before that.
-const NEXT_LOOK: Duration = Duration::from_secs(1);
+/// Delay before an exchange requests its permit again. Usually the worker that ends another exchange wakes it earlier.
+const PERMIT_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// How many scopes that the configuration does not list callers may ask for, for each credential in one Envoy process.
+/// Limits on the scopes that callers request and the configuration does not list, per credential and Envoy process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnlistedLimits {
-    /// How many are kept: beyond that the least recently used one is dropped, refused ones first.
+    /// Maximum number of scopes that are kept. Beyond it a scope is evicted: one that Entra rejected, or else the least recently used.
     pub scopes: usize,
-    /// How many may be new within a minute: beyond that callers get 429.
+    /// Maximum number of new scopes within a minute. Beyond it callers receive 429.
     pub new_per_minute: usize,
-    /// How many are exchanged at a time: beyond that exchanges wait for each other.
+    /// Maximum number of parallel exchanges. Beyond it an exchange waits until another ends.
     pub parallel_exchanges: usize,
 }
 
 impl Default for UnlistedLimits {
-    /// An app asks for a handful of resources. Sixty-four tokens and their scopes are some 300 KB of shared data, and
-    /// thirty exchanges a minute are far below what Entra throttles.
+    /// Returns limits that suit most apps, which request a handful of resources. 64 tokens with their scopes use about 300 KB of
+    /// shared data, and 30 exchanges a minute are far below Entra's throttling limits.
     fn default() -> Self {
         Self { scopes: 64, new_per_minute: 30, parallel_exchanges: 4 }
     }
 }
 
-/// What the workers share of one credential's unlisted scopes.
+/// The unlisted scopes of one credential, shared by all workers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Budget {
     scopes: Vec<Scope>,
-    /// When a scope was new, within the last minute.
+    /// The times at which a new scope was admitted, within the last minute.
     admitted_at: Vec<Timestamp>,
-    /// The exchanges that wait for another one's end, the first to come first.
+    /// The exchanges that wait for a permit, in order of arrival.
     waiting: Vec<(QueueId, TokenKey)>,
 }
 
-/// A scope that is kept.
+/// An unlisted scope that is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Scope {
     key: TokenKey,
     used_at: Timestamp,
-    /// Whether Entra refused it last.
+    /// Whether Entra rejected the scope in the last exchange.
     refused: bool,
-    /// Which worker exchanges it, and how long that may take.
+    /// The worker that performs its exchange, and the time at which the permit expires.
     exchanging: Option<(QueueId, Timestamp)>,
 }
 
-/// Whether an exchange may begin.
+/// The result of requesting a permit for an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Permit {
     Granted,
-    /// As many as may are under way; look again then at the latest.
+    /// The maximum number of exchanges is in progress. Request the permit again at this time.
     Wait {
         until: Timestamp,
     },
 }
 
 impl Budget {
-    /// Admits a scope. Returns the keys that are dropped for it.
+    /// Admits a scope. Returns the keys that are evicted for it.
     ///
     /// # Errors
-    /// How long until another new one is admitted, when too many were new within the last minute.
+    /// Too many scopes were new within the last minute; the value is the time until the next one is admitted.
     pub(super) fn admit(
         &mut self,
         key: TokenKey,
         limits: UnlistedLimits,
         now: Timestamp,
     ) -> Result<Vec<TokenKey>, Duration> {
-        self.forget_past(now);
+        self.remove_expired(now);
         if let Some(scope) = self.scope(key) {
             scope.used_at = now;
             return Ok(Vec::new());
@@ -96,20 +96,20 @@ impl Budget {
         self.admitted_at.push(now);
         let mut dropped = Vec::new();
         while self.scopes.len() >= limits.scopes {
-            let Some(index) = self.least_wanted() else { break };
+            let Some(index) = self.next_to_evict() else { break };
             dropped.push(self.scopes.swap_remove(index).key);
         }
         self.scopes.push(Scope { key, used_at: now, refused: false, exchanging: None });
         Ok(dropped)
     }
 
-    /// Notes that a scope is used. Returns whether it is kept.
+    /// Records that a scope is used. Returns whether it is kept.
     pub(super) fn touch(&mut self, key: TokenKey, now: Timestamp) -> bool {
         self.scope(key).map(|scope| scope.used_at = now).is_some()
     }
 
-    /// Begins the exchange of a scope, whose lease the worker has; `until` is when it has ended at the latest. A scope that was
-    /// dropped since it was admitted waits until it is admitted again.
+    /// Requests the permit for the exchange of a scope whose lease the worker holds. The permit expires at `until`. A scope that was
+    /// evicted since it was admitted waits until it is admitted again.
     pub(super) fn begin(
         &mut self,
         (queue, key): (QueueId, TokenKey),
@@ -123,7 +123,7 @@ impl Budget {
             if !self.waiting.contains(&(queue, key)) && self.waiting.len() < limits.scopes {
                 self.waiting.push((queue, key));
             }
-            return Permit::Wait { until: now.plus(NEXT_LOOK) };
+            return Permit::Wait { until: now.plus(PERMIT_RETRY_DELAY) };
         }
         self.waiting.retain(|waiting| *waiting != (queue, key));
         if let Some(scope) = self.scope(key) {
@@ -132,8 +132,8 @@ impl Budget {
         Permit::Granted
     }
 
-    /// Ends a worker's exchange of a scope, unless another worker took it over; `refused` is what Entra said of it, where it
-    /// said something. Returns which worker is to begin which exchange next.
+    /// Releases a worker's permit for a scope, unless another worker has taken over the exchange. `refused` states whether Entra
+    /// rejected the scope; it is `None` if Entra's response does not tell. Returns the next exchange and its worker.
     pub(super) fn end(
         &mut self,
         (queue, key): (QueueId, TokenKey),
@@ -146,7 +146,7 @@ impl Budget {
         (!self.waiting.is_empty()).then(|| self.waiting.remove(0))
     }
 
-    /// How many scopes that callers chose are kept.
+    /// The number of unlisted scopes that are kept.
     pub(super) const fn scopes(&self) -> usize {
         self.scopes.len()
     }
@@ -159,18 +159,19 @@ impl Budget {
         self.scopes.iter_mut().find(|scope| scope.key == key)
     }
 
-    /// The place of the scope that is dropped next: refused ones first, then the least recently used; none that is being
-    /// exchanged.
-    fn least_wanted(&self) -> Option<usize> {
+    /// Returns the index of the scope to evict next: one that Entra rejected, or else the least recently used. A scope with an exchange
+    /// in progress is not evicted.
+    fn next_to_evict(&self) -> Option<usize> {
         let idle = self.scopes.iter().enumerate().filter(|(_, scope)| scope.exchanging.is_none());
         idle.min_by_key(|(_, scope)| (!scope.refused, scope.used_at)).map(|(index, _)| index)
     }
 
-    /// Forgets what is over. A time from the future is from before the clock was set back: it counts as now.
-    pub(super) fn forget_past(&mut self, now: Timestamp) {
-        self.admitted_at.retain(|at| *at <= now.plus(GRACE) && now.since(*at) < MINUTE);
+    /// Removes expired scopes, permits and admissions. A time in the future dates from before the clock was set back and is treated as
+    /// now.
+    pub(super) fn remove_expired(&mut self, now: Timestamp) {
+        self.admitted_at.retain(|at| *at <= now.plus(GRACE_PERIOD) && now.since(*at) < MINUTE);
         for scope in &mut self.scopes {
-            scope.used_at = scope.used_at.min(now.plus(GRACE));
+            scope.used_at = scope.used_at.min(now.plus(GRACE_PERIOD));
             scope.exchanging.take_if(|(_, until)| *until <= now || until.since(now) > LONGEST);
         }
         let is_kept = |scope: &Scope| now.since(scope.used_at) < FORGOTTEN_AFTER || scope.exchanging.is_some();
@@ -178,7 +179,7 @@ impl Budget {
     }
 }
 
-/// No exchange takes longer, with both of its tries.
+/// Upper bound of an exchange's duration, with both of its attempts.
 const LONGEST: Duration = Duration::from_secs(150);
 
 #[cfg(test)]
@@ -201,18 +202,18 @@ mod tests {
     }
 
     #[test]
-    fn the_least_recently_used_scope_is_dropped_and_a_refused_one_before_it() {
+    fn the_least_recently_used_scope_is_evicted_after_a_rejected_one() {
         let mut budget = Budget::default();
         for number in 0..3 {
             assert_eq!(budget.admit(key(number), LIMITS, at(u64::from(number))), Ok(vec![]));
         }
         assert!(budget.touch(key(0), at(3)));
         assert_eq!(budget.admit(key(3), LIMITS, at(4)), Ok(vec![key(1)]));
-        assert!(!budget.touch(key(1), at(5)), "it is not kept any more");
+        assert!(!budget.touch(key(1), at(5)), "it is no longer kept");
         begin(&mut budget, 3, 5);
         budget.end((QueueId(7), key(3)), Some(true));
         assert_eq!(budget.admit(key(4), LIMITS, at(61)), Ok(vec![key(3)]));
-        // What said nothing of the scope changes nothing, and a token ends the refusal.
+        // A response that does not concern the scope changes nothing, and a token ends the rejection.
         budget.end((QueueId(7), key(2)), Some(true));
         budget.end((QueueId(7), key(2)), None);
         budget.end((QueueId(7), key(0)), Some(true));
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_scopes_are_new_in_any_minute_and_a_known_one_is_not_new() {
+    fn new_scopes_are_limited_in_every_minute_and_known_scopes_are_not() {
         let mut budget = Budget::default();
         for seconds in [0, 10, 20, 30] {
             assert!(budget.admit(key(seconds), LIMITS, at(u64::from(seconds))).is_ok());
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn exchanges_wait_for_each_other_in_their_order_and_a_scope_that_is_exchanged_is_not_dropped() {
+    fn exchanges_wait_in_order_of_arrival_and_a_scope_with_an_exchange_in_progress_is_not_evicted() {
         let mut budget = Budget::default();
         for number in 0..3 {
             budget.admit(key(number), LIMITS, at(0)).unwrap();
@@ -244,7 +245,7 @@ mod tests {
             [0, 1, 2, 2].map(|number| begin(&mut budget, number, 1)),
             [Permit::Granted, Permit::Granted, wait, wait]
         );
-        // Another worker that takes over the exchange of a scope needs no other permit, and keeps it when the first one ends.
+        // A worker that takes over a scope's exchange needs no second permit, and keeps it when the first worker ends.
         let other = budget.begin((QueueId(8), key(0)), at(31), LIMITS, at(1));
         assert_eq!(other, Permit::Granted);
         budget.end((QueueId(7), key(0)), None);
@@ -255,37 +256,37 @@ mod tests {
     }
 
     #[test]
-    fn an_exchange_that_never_ended_holds_its_permit_no_longer_than_it_may_take() {
+    fn the_permit_of_an_exchange_that_never_ends_expires() {
         let mut budget = Budget::default();
         for number in 0..3 {
             budget.admit(key(number), LIMITS, at(0)).unwrap();
             begin(&mut budget, number, 0);
         }
-        budget.forget_past(at(29));
+        budget.remove_expired(at(29));
         assert_ne!(begin(&mut budget, 2, 29), Permit::Granted);
-        budget.forget_past(at(30));
+        budget.remove_expired(at(30));
         assert_eq!(begin(&mut budget, 2, 30), Permit::Granted);
     }
 
     #[test]
-    fn a_clock_that_is_set_back_blocks_nobody() {
+    fn a_clock_that_is_set_back_blocks_no_scope() {
         let mut budget = Budget::default();
         for number in 0..4 {
             budget.admit(key(number), LIMITS, at(100_000)).unwrap();
         }
         begin(&mut budget, 2, 100_000);
         begin(&mut budget, 3, 100_000);
-        assert!(budget.admit(key(9), LIMITS, at(0)).is_ok(), "what was new then is not new now");
+        assert!(budget.admit(key(9), LIMITS, at(0)).is_ok(), "admissions in the future do not count");
         assert_eq!(begin(&mut budget, 9, 0), Permit::Granted);
     }
 
     #[test]
-    fn what_nobody_uses_for_a_day_is_forgotten() {
+    fn a_scope_that_is_unused_for_a_day_is_removed() {
         let mut budget = Budget::default();
         budget.admit(key(1), LIMITS, at(0)).unwrap();
-        budget.forget_past(at(86_399));
+        budget.remove_expired(at(86_399));
         assert!(!budget.is_empty());
-        budget.forget_past(at(86_400));
+        budget.remove_expired(at(86_400));
         assert!(budget.is_empty());
     }
 }

@@ -1,19 +1,17 @@
-//! How often exchanges of one key failed since the last token, apart for each cause.
+//! Counts of an exchange's failures since the last token, separately for each cause.
 //!
-//! The first failure of a new cause backs off as the first one did: eight time-outs of Entra's must not make the first
-//! refusal wait as long as a ninth. Causes that alternate do not begin anew, so that they cost no more exchanges than each
-//! of them would alone.
+//! The first failure of a new cause gets the shortest back-off: after eight timeouts, the first rejection does not wait as long as a
+//! ninth timeout. Alternating causes keep their counts, so that together they cost no more exchanges than each would alone.
 
 use serde::{Deserialize, Serialize};
 
 use crate::problem::{Code, Problem};
 
-/// The most causes that are counted apart. One more continues the longest row: whatever Entra makes up, the number of
-/// exchanges stays bounded.
-const MOST: usize = 4;
+/// Maximum number of causes with a count of their own. A further cause continues the highest count, so that the number of exchanges
+/// is bounded whatever error codes Entra returns.
+const MAX: usize = 4;
 
-/// What a failure is counted under: the code and, where Entra refused, its code. Entra's own troubles are one cause,
-/// whatever it says.
+/// The cause of a failure: the problem code and, for a rejection, Entra's error code. All failures of Entra itself are one cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Cause {
     code: Code,
@@ -27,12 +25,12 @@ impl Cause {
     }
 }
 
-/// How often each cause made an exchange fail since the last token.
+/// The number of failures of each cause since the last token.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Causes(Vec<(Cause, u32)>);
 
 impl Causes {
-    /// Counts a failure. Returns how many of this cause there were, this one included.
+    /// Counts a failure. Returns the number of failures of its cause, including this one.
     pub(super) fn count(&mut self, problem: &Problem) -> u32 {
         let cause = Cause::of(problem);
         let known = self.0.iter().position(|(other, _)| *other == cause);
@@ -43,14 +41,14 @@ impl Causes {
         })
     }
 
-    /// How many failures there were of all causes.
+    /// Returns the number of failures of all causes.
     pub(super) fn total(&self) -> u32 {
         self.0.iter().fold(0, |total, (_, count)| total.saturating_add(*count))
     }
 
-    /// Adds a cause that has not been counted yet. Returns its index.
+    /// Adds a cause without failures. Returns its index.
     fn add(&mut self, cause: Cause) -> usize {
-        if self.0.len() < MOST {
+        if self.0.len() < MAX {
             self.0.push((cause, 0));
             return self.0.len() - 1;
         }
@@ -73,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn each_cause_has_its_own_row_and_keeps_it_when_another_comes_between() {
+    fn each_cause_keeps_its_own_count_when_another_cause_occurs() {
         let mut causes = Causes::default();
         let mut count = |code, aadsts| causes.count(&problem(code, aadsts));
         assert_eq!([count(Code::EntraUnavailable, None), count(Code::EntraUnavailable, Some(90_033))], [1, 2]);
@@ -82,10 +80,10 @@ mod tests {
     }
 
     #[test]
-    fn causes_without_end_are_one_row_after_the_first_few() {
+    fn the_number_of_counted_causes_is_bounded() {
         let mut causes = Causes::default();
         let counts: Vec<u32> = (0..9).map(|code| causes.count(&problem(Code::EntraRefused, Some(code)))).collect();
         assert_eq!(counts, [1, 1, 1, 1, 2, 3, 4, 5, 6]);
-        assert_eq!(causes.0.len(), MOST);
+        assert_eq!(causes.0.len(), MAX);
     }
 }

@@ -1,38 +1,38 @@
-//! The requests that wait for their upstream connections, and when each of them is looked at.
+//! The requests that wait for their upstream connections, and the times at which each is polled.
 //!
-//! In a cluster's own filter chain a request gets its token when its connection exists and has TLS. Envoy tells a filter
-//! nothing when a connection is established, so the filter must look, and a look costs a call into Envoy. A pool gives
-//! its connections to the requests that came first, so the oldest are looked at in every turn; each of the others waits
-//! for its next look in proportion to its age, because one that has waited long will probably wait on.
+//! In a cluster's own filter chain, a request gets its token once its connection exists and uses TLS. Envoy does not notify a
+//! filter when a connection is established, so the filter polls, and each poll costs a host call. A connection pool serves the
+//! oldest requests first, so these are polled in every turn. The poll interval of every other request grows with its age, because a
+//! request that has waited long will probably wait longer.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::release::{PERIOD, Release};
-use super::{Broker, GRACE, StreamId, too_many_waiting};
+use super::{Broker, GRACE_PERIOD, StreamId, too_many_waiting};
 use crate::entra::TokenSpec;
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 
-/// How many looks in one turn may be in vain: 64 take some 50 µs.
-const LOOKS_IN_VAIN: usize = 64;
+/// Maximum number of unsuccessful polls in one turn. 64 take about 50 µs.
+const MAX_UNSUCCESSFUL_POLLS: usize = 64;
 
-/// How many of these are for the oldest requests.
-const OLDEST: usize = 4;
+/// Number of these that are reserved for the oldest requests.
+const MAX_OLDEST_POLLS: usize = 4;
 
-/// A request is looked at again after this part of its age …
-const PART_OF_AGE: u32 = 16;
-/// … and after this long at the latest.
+/// The poll interval of a request is its age divided by this.
+const AGE_DIVISOR: u32 = 16;
+/// Maximum poll interval.
 const LONGEST: Duration = Duration::from_millis(250);
 
 /// The requests of one worker that wait for their connections.
 #[derive(Default)]
 pub(super) struct Connections {
-    /// In the order of their arrival, which is the order of their deadlines.
+    /// In order of arrival, which is also the order of deadlines.
     waiting: Vec<Waiting>,
-    /// Where the looks at those that are due stopped in the last turn.
-    stopped_at: usize,
-    /// No look and no deadline is due before.
+    /// The index at which the next turn continues to poll the requests that are due.
+    resume_at: usize,
+    /// The earliest poll or deadline.
     next_due: Option<Timestamp>,
 }
 
@@ -41,24 +41,26 @@ struct Waiting {
     spec: Arc<TokenSpec>,
     since: Timestamp,
     deadline: Timestamp,
-    next_look: Timestamp,
+    next_poll: Timestamp,
     ended: bool,
 }
 
-/// How the wait for a connection ends.
+/// The result of waiting for a connection.
 #[derive(Debug)]
-pub enum Connection {
-    /// It is established: the request is to be decided again.
+pub enum ConnectionOutcome {
+    /// The connection is established. Decide the request again.
     Established,
-    /// It was not established in time.
+    /// The connection was not established in time.
     TimedOut(Problem),
 }
 
 impl Broker {
-    /// Has a request wait for its connection.
+    /// Makes a request wait for its connection.
     ///
-    /// Returns whether [`Broker::tick`] and [`Broker::connections`] must be called earlier than [`Broker::next_due`]
-    /// said before; or, when too many requests wait already, the problem.
+    /// Returns whether [`Broker::next_due`] is now earlier than before.
+    ///
+    /// # Errors
+    /// The limit on waiting requests is reached.
     pub fn await_connection(
         &mut self,
         spec: &Arc<TokenSpec>,
@@ -66,8 +68,8 @@ impl Broker {
         now: Timestamp,
     ) -> Result<bool, Problem> {
         self.observe_clock(now);
-        if let Some(most) = self.is_full(spec) {
-            return Err(too_many_waiting(most).about(spec.identity(), spec.scope()));
+        if let Some(limit) = self.is_full(spec) {
+            return Err(too_many_waiting(limit).about(spec.identity(), spec.scope()));
         }
         let next = self.next_due();
         self.waiting.insert(stream, spec.key());
@@ -75,15 +77,15 @@ impl Broker {
         Ok(next.is_none_or(|next| now.plus(PERIOD) < next))
     }
 
-    /// Looks at the connections of requests that wait for them: to be called in every turn of the root context.
-    /// `is_established` tells of one request whether its connection exists.
+    /// Polls the connections that requests wait for. Call it in every turn of the root context. `is_established` returns whether a
+    /// request's connection exists.
     ///
-    /// Returns the requests that wait no more.
-    pub fn connections(
+    /// Returns the requests whose wait has ended.
+    pub fn poll_connections(
         &mut self,
         now: Timestamp,
         is_established: impl FnMut(StreamId) -> bool,
-    ) -> Vec<(StreamId, Connection)> {
+    ) -> Vec<(StreamId, ConnectionOutcome)> {
         self.observe_clock(now);
         let ended = self.connections.turn(now, &mut self.release, is_established);
         for (stream, _) in &ended {
@@ -94,31 +96,31 @@ impl Broker {
 }
 
 impl Connections {
-    /// A request is gone.
+    /// Removes a request whose stream no longer exists.
     pub(super) fn forget(&mut self, stream: StreamId) {
         self.waiting.retain(|waiting| waiting.stream != stream);
     }
 
-    /// The clock was set back.
+    /// Moves all times back after the clock was set back.
     pub(super) fn set_back(&mut self, by: Duration) {
         for waiting in &mut self.waiting {
             waiting.since = waiting.since.minus(by);
             waiting.deadline = waiting.deadline.minus(by);
-            waiting.next_look = waiting.next_look.minus(by);
+            waiting.next_poll = waiting.next_poll.minus(by);
         }
         self.next_due = self.next_due.map(|due| due.minus(by));
     }
 
-    /// When the next turn is due.
+    /// The time of the next turn.
     pub(super) fn next_due(&self) -> Option<Timestamp> {
         self.next_due.filter(|_| !self.waiting.is_empty())
     }
 
     fn add(&mut self, stream: StreamId, spec: &Arc<TokenSpec>, now: Timestamp, deadline: Timestamp) {
-        let next_look = now.plus(PERIOD);
-        self.next_due = Some(self.next_due().map_or(next_look, |due| due.min(next_look)));
+        let next_poll = now.plus(PERIOD);
+        self.next_due = Some(self.next_due().map_or(next_poll, |due| due.min(next_poll)));
         let spec = Arc::clone(spec);
-        self.waiting.push(Waiting { stream, spec, since: now, deadline, next_look, ended: false });
+        self.waiting.push(Waiting { stream, spec, since: now, deadline, next_poll, ended: false });
     }
 
     fn turn(
@@ -126,64 +128,66 @@ impl Connections {
         now: Timestamp,
         release: &mut Release,
         mut is_established: impl FnMut(StreamId) -> bool,
-    ) -> Vec<(StreamId, Connection)> {
+    ) -> Vec<(StreamId, ConnectionOutcome)> {
         let mut ended = Vec::new();
-        let mut in_vain = 0;
+        let mut unsuccessful = 0;
         for waiting in &mut self.waiting {
-            if release.is_spent(now) || (in_vain >= OLDEST && waiting.deadline > now) {
+            if release.is_spent(now) || (unsuccessful >= MAX_OLDEST_POLLS && waiting.deadline > now) {
                 break;
             }
-            let end = waiting.poll(now, &mut is_established).or_else(|| waiting.give_up(now));
-            in_vain += usize::from(end.is_none());
+            let end = waiting.poll(now, &mut is_established).or_else(|| waiting.time_out(now));
+            unsuccessful += usize::from(end.is_none());
             release.take(usize::from(end.is_some()), now);
             ended.extend(end.map(|end| (waiting.stream, end)));
         }
-        // Those that are due, in turn: none is passed over for long, however many there are.
-        let start = self.stopped_at.min(self.waiting.len());
+        // The requests that are due, round-robin, so that none is starved.
+        let start = self.resume_at.min(self.waiting.len());
         let (last, first) = self.waiting.split_at_mut(start);
         let mut steps = 0;
         for waiting in first.iter_mut().chain(last) {
-            if in_vain >= LOOKS_IN_VAIN || release.is_spent(now) {
+            if unsuccessful >= MAX_UNSUCCESSFUL_POLLS || release.is_spent(now) {
                 break;
             }
             steps += 1;
-            if waiting.ended || waiting.next_look > now {
+            if waiting.ended || waiting.next_poll > now {
                 continue;
             }
             let end = waiting.poll(now, &mut is_established);
-            in_vain += usize::from(end.is_none());
+            unsuccessful += usize::from(end.is_none());
             release.take(usize::from(end.is_some()), now);
             ended.extend(end.map(|end| (waiting.stream, end)));
         }
-        self.stopped_at = (start + steps) % self.waiting.len().max(1);
+        self.resume_at = (start + steps) % self.waiting.len().max(1);
         self.waiting.retain(|waiting| !waiting.ended);
-        self.next_due = self.waiting.iter().map(|waiting| waiting.next_look.min(waiting.deadline)).min();
+        self.next_due = self.waiting.iter().map(|waiting| waiting.next_poll.min(waiting.deadline)).min();
         ended
     }
 }
 
 impl Waiting {
-    fn poll(&mut self, now: Timestamp, is_established: &mut impl FnMut(StreamId) -> bool) -> Option<Connection> {
+    fn poll(&mut self, now: Timestamp, is_established: &mut impl FnMut(StreamId) -> bool) -> Option<ConnectionOutcome> {
         if is_established(self.stream) {
             self.ended = true;
-            return Some(Connection::Established);
+            return Some(ConnectionOutcome::Established);
         }
-        let wait = (now.since(self.since) / PART_OF_AGE).clamp(PERIOD, LONGEST);
-        self.next_look = now.plus(wait);
+        let wait = (now.since(self.since) / AGE_DIVISOR).clamp(PERIOD, LONGEST);
+        self.next_poll = now.plus(wait);
         None
     }
 
-    /// How it ends when its time is over.
-    fn give_up(&mut self, now: Timestamp) -> Option<Connection> {
+    /// Ends the wait when the deadline has passed.
+    fn time_out(&mut self, now: Timestamp) -> Option<ConnectionOutcome> {
         if self.deadline > now {
             return None;
         }
         self.ended = true;
         let problem = Problem::new(
             Code::TokenWaitTimeout,
-            format!("no connection to the upstream within {} s", now.since(self.since).as_secs()),
-            "Check that the upstream accepts connections, and that the cluster's circuit breakers allow as many as it needs.",
+            format!("no connection to the upstream was established within {} s", now.since(self.since).as_secs()),
+            "Check that the upstream accepts connections and that the cluster's circuit breakers allow enough connections.",
         );
-        Some(Connection::TimedOut(problem.about(self.spec.identity(), self.spec.scope()).retry_after(GRACE)))
+        Some(ConnectionOutcome::TimedOut(
+            problem.about(self.spec.identity(), self.spec.scope()).retry_after(GRACE_PERIOD),
+        ))
     }
 }

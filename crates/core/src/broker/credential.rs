@@ -1,8 +1,9 @@
-//! What the workers of one Envoy process share for each credential: whether Entra accepts it or throttles it, the budget
-//! of the scopes that callers choose, and whether the federated token that proves it can be read.
+//! The state that the workers of one Envoy process share for each credential: whether Entra accepts or throttles it, the budget of
+//! unlisted scopes, and whether its federated token can be read.
 //!
-//! It is kept apart from the tokens' entries because it is about all of them: a refusal decides readiness whichever
-//! exchange brought it, and a throttled client backs off as a whole. There are as many credentials as identities in the configuration; no caller can add one.
+//! It is separate from the tokens' entries because it concerns all tokens of the credential: a rejection decides readiness whichever
+//! exchange received it, and throttling backs off all exchanges of the client. Each identity in the configuration has one
+//! credential; callers cannot add any.
 
 use std::time::Duration;
 
@@ -11,77 +12,77 @@ use serde::{Deserialize, Serialize};
 use super::budget::Budget;
 use super::freshness::{self, CachedToken};
 use super::shared::{self, Failure, PREFIX, Shelf, Update};
-use super::{GRACE, SharedData};
+use super::{GRACE_PERIOD, SharedData};
 use crate::assertion::{Fingerprint, Source};
 use crate::entra::{CredentialKey, RetryClass, TokenKey, TokenSpec, is_of_credential};
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 
-/// The number of names: each holds the credentials whose key begins so. Names cannot be removed from shared data, and a
-/// compare-and-set needs a name that exists ([`shared`]).
+/// The number of shelves. Each holds the credentials whose key falls to it. Names cannot be removed from shared data, and a
+/// compare-and-set needs an existing name ([`shared`]).
 const SHELVES: u8 = 16;
 
-/// AADSTS700016: the tenant has no such application or managed identity.
+/// AADSTS700016: the tenant has no application or managed identity with this client id.
 const UNKNOWN_CLIENT: u32 = 700_016;
 
-/// For so long after the first such refusal the client may be new.
+/// Time after the first such rejection during which the client may be new and not yet replicated in Entra.
 const REPLICATION: Duration = Duration::from_secs(10 * 60);
 
-/// How many of a credential's tokens are known: with more, the one that was known first is forgotten.
-const MOST_KNOWN: usize = 256;
+/// Maximum number of known tokens of a credential. Beyond it the oldest is removed.
+const MAX_KNOWN: usize = 256;
 
-/// What is shared for one credential.
+/// The shared state of one credential.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct State {
-    /// The issued token that can be sent for longest.
+    /// The issued token that can be sent for the longest time.
     #[serde(default)]
     cached: Option<Lifetime>,
     /// Whether Entra has ever issued a token to the client.
     #[serde(default)]
     client: Client,
-    /// The last refusal of the credential, unless a token was issued since.
+    /// The last rejection of the credential, unless a token was issued since.
     #[serde(default)]
     refusal: Option<Refusal>,
-    /// Entra throttles the client or the tenant: no exchange of the credential before its next try.
+    /// Throttling of the client or tenant. The credential makes no exchange before its next attempt.
     #[serde(default)]
     throttled: Option<Failure>,
-    /// The scopes that callers chose.
+    /// The budget of unlisted scopes.
     #[serde(default)]
     pub(super) budget: Budget,
-    /// The tokens that were exchanged in this process, the last one last, whether they are there still or not.
+    /// The tokens that this process has exchanged, oldest first, including tokens that are no longer cached.
     #[serde(default)]
     pub(super) known: Vec<TokenKey>,
 }
 
-/// Whether Entra knows the client.
+/// Whether Entra knows a client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 enum Client {
-    /// Entra has not said yet.
+    /// Entra has not responded yet.
     #[default]
     Untested,
-    /// Entra has issued no token, and said for the first time at this time that it does not know the client.
+    /// Entra has issued no token, and first rejected the client as unknown at this time.
     UnknownSince(Timestamp),
     /// Entra has issued a token.
     Accepted,
 }
 
-/// From when until when a token can be sent.
+/// The times between which a token can be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Lifetime {
     issued_at: Timestamp,
     usable_until: Timestamp,
 }
 
-/// Entra refused the credential.
+/// A rejection of the credential by Entra.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Refusal {
     pub(super) problem: Problem,
-    /// The federated token that was refused.
+    /// The rejected federated token.
     pub(super) assertion: Fingerprint,
 }
 
 impl State {
-    fn note_issued(&mut self, cached: &CachedToken, now: Timestamp) {
+    fn record_issued(&mut self, cached: &CachedToken, now: Timestamp) {
         let newer = Lifetime { issued_at: cached.issued_at(), usable_until: cached.usable_until() };
         let outlasted = |known: Lifetime| known.usable_until <= newer.usable_until || !known.is_usable(None, now);
         if self.cached.is_none_or(outlasted) {
@@ -92,24 +93,26 @@ impl State {
         self.throttled.take_if(|throttled| !throttled.is_backing_off(now));
     }
 
-    /// The throttling that holds exchanges back.
+    /// Returns the throttling that is in effect.
     pub(super) fn throttled(&self, now: Timestamp) -> Option<&Failure> {
         self.throttled.as_ref().filter(|throttled| throttled.is_backing_off(now))
     }
 
-    /// The refusal that counts, if the federated token is the refused one still: none while a token can be sent that is
-    /// not from before `discard_before`.
+    /// Returns the rejection that applies if the federated token is still the rejected one. There is none while a token can be sent
+    /// that was issued at or after `discard_before`.
     pub(super) fn refusal(&self, discard_before: Option<Timestamp>, now: Timestamp) -> Option<&Refusal> {
         let has_token = self.cached.is_some_and(|cached| cached.is_usable(discard_before, now));
         self.refusal.as_ref().filter(|_| !has_token)
     }
 
-    /// Whether the client, which Entra says it does not know, may have been created a moment ago.
+    /// Returns whether a client that Entra rejects as unknown may have been created only recently.
     fn is_new_client(&mut self, now: Timestamp) -> Update<bool> {
         match self.client {
             Client::Accepted => Update::Abandon(false),
-            // One from the future is from before the clock was set back.
-            Client::UnknownSince(since) if since <= now.plus(GRACE) => Update::Abandon(now.since(since) < REPLICATION),
+            // A time in the future dates from before the clock was set back.
+            Client::UnknownSince(since) if since <= now.plus(GRACE_PERIOD) => {
+                Update::Abandon(now.since(since) < REPLICATION)
+            }
             Client::Untested | Client::UnknownSince(_) => {
                 self.client = Client::UnknownSince(now);
                 Update::Commit(true)
@@ -117,10 +120,10 @@ impl State {
         }
     }
 
-    fn is_over(&self, now: Timestamp) -> bool {
+    fn is_expired(&self, now: Timestamp) -> bool {
         self.refusal.is_none()
             && self.client == Client::Untested
-            && self.throttled.as_ref().is_none_or(|throttled| throttled.is_over(now))
+            && self.throttled.as_ref().is_none_or(|throttled| throttled.is_expired(now))
             && self.budget.is_empty()
             && self.known.is_empty()
             && self.cached.is_none_or(|cached| !cached.is_usable(None, now))
@@ -128,10 +131,10 @@ impl State {
 }
 
 impl Lifetime {
-    /// One from the future is from before the clock was set back, and does not count.
+    /// A token with an issue time in the future dates from before the clock was set back and is not usable.
     fn is_usable(self, discard_before: Option<Timestamp>, now: Timestamp) -> bool {
         let discarded = freshness::is_discarded(self.issued_at, discard_before, now);
-        !discarded && self.issued_at <= now.plus(GRACE) && now < self.usable_until
+        !discarded && self.issued_at <= now.plus(GRACE_PERIOD) && now < self.usable_until
     }
 }
 
@@ -143,12 +146,12 @@ fn shelf_of(credential: CredentialKey) -> String {
     shelf(credential.first_byte() % SHELVES)
 }
 
-/// The sources whose last reading gave a usable federated token, by cluster.
+/// The name of the list of clusters whose last read gave a usable federated token.
 fn readings() -> String {
     format!("{PREFIX}readings")
 }
 
-/// Makes the names that are not there yet, as [`shared::prepare`] does.
+/// Creates the missing names, as [`shared::prepare`] does.
 pub(super) fn prepare(shared: &dyn SharedData) {
     for name in (0..SHELVES).map(shelf).chain([readings()]) {
         if shared.get(&name).is_none() {
@@ -157,13 +160,13 @@ pub(super) fn prepare(shared: &dyn SharedData) {
     }
 }
 
-/// What is shared for a credential.
+/// Reads the shared state of a credential.
 pub(super) fn read(shared: &dyn SharedData, credential: CredentialKey) -> State {
     let bytes = shared.get(&shelf_of(credential)).map(|(bytes, _)| bytes).unwrap_or_default();
     shared::decode::<Shelf<CredentialKey, State>>(&bytes).take(&credential)
 }
 
-/// Changes what is shared for a credential, as [`shared::update`] does for a token.
+/// Updates the shared state of a credential, as [`shared::update`] does for a token.
 pub(super) fn update<T>(
     shared: &dyn SharedData,
     credential: CredentialKey,
@@ -182,30 +185,30 @@ fn update_state(
     shared::update_value(shared, &shelf_of(credential), &mut |bytes| {
         let mut shelf: Shelf<CredentialKey, State> = shared::decode(bytes);
         shelf.change(credential, &mut *change).then(|| {
-            shelf.0.iter_mut().for_each(|(_, state)| state.budget.forget_past(now));
-            shelf.0.retain(|(_, state)| !state.is_over(now));
+            shelf.0.iter_mut().for_each(|(_, state)| state.budget.remove_expired(now));
+            shelf.0.retain(|(_, state)| !state.is_expired(now));
             shared::encode(&shelf)
         })
     })
 }
 
-/// Notes that a token was issued: Entra accepts the credential.
-pub(super) fn note_issued(shared: &dyn SharedData, spec: &TokenSpec, cached: &CachedToken, now: Timestamp) {
+/// Records that Entra issued a token, and so accepts the credential.
+pub(super) fn record_issued(shared: &dyn SharedData, spec: &TokenSpec, cached: &CachedToken, now: Timestamp) {
     update(shared, spec.credential(), now, |state| {
         let before = state.clone();
-        state.note_issued(cached, now);
+        state.record_issued(cached, now);
         if *state == before { Update::Abandon(()) } else { Update::Commit(()) }
     });
 }
 
-/// Whether the problem is that Entra refuses the credential, whatever the scope.
+/// Returns whether the problem is a rejection of the credential, which does not depend on the scope.
 pub(super) fn is_refusal(problem: &Problem) -> bool {
     problem.code == Code::EntraRefused && problem.entra.aadsts.is_some_and(is_of_credential)
 }
 
-/// Notes what Entra's answer says of the credential, when it is final: also the second try, where there is one, came to
-/// this. What is not a refusal of the credential says nothing of it.
-pub(super) fn note_answer(
+/// Records a problem if it is a rejection of the credential. Call it only with the final result of an exchange, after the retry if
+/// there is one.
+pub(super) fn record_refusal(
     shared: &dyn SharedData,
     spec: &TokenSpec,
     problem: &Problem,
@@ -220,9 +223,9 @@ pub(super) fn note_answer(
     }
 }
 
-/// How a refusal passes. Entra does not know a client that was just created, until all of its servers do: for the first
-/// minutes that refusal is one that passes, unless Entra issued a token to the client before.
-pub(super) fn passing_of(
+/// Returns the retry class of a rejection. Entra rejects a new client as unknown until it is replicated to all servers, so this
+/// rejection is transient for the first minutes, unless Entra has issued a token to the client before.
+pub(super) fn retry_class_of(
     shared: &dyn SharedData,
     spec: &TokenSpec,
     problem: &Problem,
@@ -236,14 +239,14 @@ pub(super) fn passing_of(
     if is_new == Some(true) { RetryClass::Immediate } else { retry_class }
 }
 
-/// Notes that a token was exchanged. Returns whether it is the first time in this process.
-pub(super) fn note_known(shared: &dyn SharedData, spec: &TokenSpec, now: Timestamp) -> bool {
+/// Records that a token was exchanged. Returns whether it is the first time in this process.
+pub(super) fn record_known(shared: &dyn SharedData, spec: &TokenSpec, now: Timestamp) -> bool {
     let noted = update(shared, spec.credential(), now, |state| {
         if state.known.contains(&spec.key()) {
             return Update::Abandon(false);
         }
         state.known.push(spec.key());
-        if state.known.len() > MOST_KNOWN {
+        if state.known.len() > MAX_KNOWN {
             state.known.remove(0);
         }
         Update::Commit(true)
@@ -251,10 +254,9 @@ pub(super) fn note_known(shared: &dyn SharedData, spec: &TokenSpec, now: Timesta
     noted.unwrap_or_default()
 }
 
-/// Notes that Entra throttles, and gives the back-off of all exchanges of the credential: how many in a row it
-/// throttled. `wait` says how long to wait after so many. An exchange that began before the back-off does not
-/// lengthen the row.
-pub(super) fn note_throttled(
+/// Records that Entra throttles the credential, and backs off all of its exchanges. `wait` returns the back-off after a number of
+/// consecutive throttled exchanges. Returns that number; an exchange that began before the current back-off does not increase it.
+pub(super) fn record_throttling(
     shared: &dyn SharedData,
     spec: &TokenSpec,
     problem: &Problem,
@@ -273,14 +275,14 @@ pub(super) fn note_throttled(
     noted.unwrap_or(1)
 }
 
-/// Whether the last reading of the source, in whichever worker, gave a usable federated token.
+/// Returns whether the last read of the source, in any worker, gave a usable federated token.
 pub(super) fn is_readable(shared: &dyn SharedData, source: &Source) -> bool {
     let bytes = shared.get(&readings()).map(|(bytes, _)| bytes).unwrap_or_default();
     readable(&bytes).iter().any(|cluster| cluster == source.cluster())
 }
 
-/// Notes what the last reading of the source gave. It is written only when it changes.
-pub(super) fn note_reading(shared: &dyn SharedData, source: &Source, usable: bool) {
+/// Records whether the last read of the source gave a usable federated token. Writes only changes.
+pub(super) fn record_reading(shared: &dyn SharedData, source: &Source, usable: bool) {
     shared::update_value(shared, &readings(), &mut |bytes| {
         let mut clusters = readable(bytes);
         let known = clusters.iter().position(|cluster| cluster == source.cluster());

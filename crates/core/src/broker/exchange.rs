@@ -1,4 +1,4 @@
-//! The steps of an exchange: take the lease, read the assertion, call the token endpoint, publish what came of it.
+//! The steps of an exchange: acquire the lease, read the assertion, call the token endpoint, publish the result.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,8 +8,8 @@ use super::freshness::{self, CachedToken};
 use super::shared::{self, Entry, Failure, Lease, RefusedAssertion, Update};
 use super::slot::{Attempt, EndpointCall, Exchange, Waiter};
 use super::{
-    Broker, CONTENDED, Command, ELSEWHERE_FIRST, ELSEWHERE_LONGEST, GRACE, QueueId, READ_TIMEOUT, SOON, Turn,
-    credential,
+    Broker, CONTENTION_RETRY_DELAY, Command, GRACE_PERIOD, IMMEDIATE_RETRY_DELAY, QueueId, READ_TIMEOUT, Turn,
+    YIELD_INITIAL, YIELD_MAX, credential,
 };
 use crate::assertion::Fingerprint;
 use crate::entra::{RetryClass, TokenKey, TokenSpec};
@@ -19,38 +19,38 @@ use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 use crate::untrusted::Guid;
 
-/// An exchange that failed.
+/// A failed exchange.
 pub(super) struct Failed {
     pub(super) problem: Problem,
     pub(super) retry_class: RetryClass,
-    /// When its last call began.
+    /// The start time of its last call.
     pub(super) began: Timestamp,
-    /// How long Entra asked to wait.
-    pub(super) asked_for: Option<Duration>,
-    /// The federated token, when Entra refused the credential.
+    /// The wait that Entra requested.
+    pub(super) retry_after: Option<Duration>,
+    /// The federated token, if Entra rejected the credential.
     pub(super) refused: Option<Fingerprint>,
 }
 
 impl Failed {
-    /// One that passes by itself.
-    pub(super) const fn transiently(problem: Problem, began: Timestamp) -> Self {
-        Self { problem, retry_class: RetryClass::Transient, began, asked_for: None, refused: None }
+    /// Creates a transient failure.
+    pub(super) const fn transient(problem: Problem, began: Timestamp) -> Self {
+        Self { problem, retry_class: RetryClass::Transient, began, retry_after: None, refused: None }
     }
 }
 
-/// Whose turn it is to fetch.
+/// The result of requesting a key's lease.
 enum LeaseOutcome {
-    Ours,
-    /// This worker reads the file, to see whether it still holds the federated token that Entra refused.
-    Comparison,
-    Theirs {
+    Acquired,
+    /// This worker reads the file to compare its token with the one that Entra rejected.
+    AcquiredToCompare,
+    HeldByOther {
         until: Timestamp,
     },
-    /// There is something newer to look at: a token that is not due, or a failure that backs off.
-    Nobodys,
+    /// Another worker has published a token that is not due, or a failure that backs off.
+    NotNeeded,
 }
 
-/// The class of a failed exchange: what is wrong in the pod needs a change, whatever the back-off is.
+/// Returns the reported class of a failed exchange. A fault in the pod needs a change, whatever its back-off is.
 fn class_of(problem: &Problem, retry_class: RetryClass) -> RetryClass {
     match problem.code {
         Code::ClusterMissing | Code::AssertionMalformed | Code::AssertionExpired | Code::AssertionInvalid => {
@@ -60,7 +60,7 @@ fn class_of(problem: &Problem, retry_class: RetryClass) -> RetryClass {
     }
 }
 
-/// The line about an exchange without a token: the fields that `outcome=failed` and `outcome=retried` share.
+/// Creates the log event of an exchange without a token, with the fields that `outcome=failed` and `outcome=retried` share.
 fn unsuccessful(spec: &TokenSpec, outcome: &str, problem: &Problem, class: RetryClass) -> Event {
     Event::info("exchange")
         .with("outcome", outcome)
@@ -74,7 +74,7 @@ fn unsuccessful(spec: &TokenSpec, outcome: &str, problem: &Problem, class: Retry
         .with("detail", &problem.detail)
 }
 
-/// Counts an exchange that is retried at once, and gives the line to log about it.
+/// Counts an exchange that is retried immediately, and returns its log event.
 fn retried(spec: &TokenSpec, problem: &Problem, class: RetryClass, turn: &mut Turn<'_>) -> Event {
     turn.commands.push(Command::Measure(metrics::exchange(spec.identity(), "retried", class.as_str())));
     unsuccessful(spec, "retried", problem, class)
@@ -92,42 +92,42 @@ impl Broker {
             | Exchange::Calling { until, .. }
             | Exchange::Pausing { until, .. }
                 if until > now => {}
-            // Nobody's yet, another worker's, or one of ours whose answer never came and whose lease is over.
+            // Idle, deferred, or an exchange of this worker whose response is missing and whose lease has expired.
             _ => self.begin(key, turn),
         }
-        // Those that could not be released in the turn that had an outcome for them.
+        // The waiters that the release limit held back in an earlier turn.
         self.finish_waiters(key, turn);
-        self.give_up_waiting(key, turn);
+        self.time_out_waiters(key, turn);
         self.update_timers(key, turn);
     }
 
-    /// Takes what others have published; where that does not do, takes the lease and begins an exchange.
+    /// Adopts the results that other workers published. If an exchange is still needed, acquires the lease and begins it.
     pub(super) fn begin(&mut self, key: TokenKey, turn: &mut Turn<'_>) {
         let (worker, queue, now) = (self.worker, self.queue, turn.now);
         let Some(slot) = self.slots.get_mut(&key) else { return };
         slot.exchange = Exchange::Idle;
-        if !slot.wants_exchange(now) {
-            slot.wanted = false;
+        if !slot.needs_exchange(now) {
+            slot.prefetch = false;
             return self.finish_waiters(key, turn);
         }
         if self.hold_back(key, turn) {
             return self.finish_waiters(key, turn);
         }
         let Some(slot) = self.slots.get_mut(&key) else { return };
-        let until = now.plus(READ_TIMEOUT).plus(GRACE);
+        let until = now.plus(READ_TIMEOUT).plus(GRACE_PERIOD);
         let lease_outcome = shared::update(turn.shared, key, now, |entry| {
-            let entered = slot.synchronize(entry, queue, now);
-            if !slot.wants_exchange(now) {
-                return Update::commit_if(entered, LeaseOutcome::Nobodys);
+            let changed = slot.synchronize(entry, queue, now);
+            if !slot.needs_exchange(now) {
+                return Update::commit_if(changed, LeaseOutcome::NotNeeded);
             }
             match &mut entry.lease {
                 Some(lease) if lease.holder != worker && lease.is_live(now) => {
-                    let lease_outcome = LeaseOutcome::Theirs { until: lease.until };
+                    let lease_outcome = LeaseOutcome::HeldByOther { until: lease.until };
                     let waits = !lease.waiting.contains(&queue);
                     if waits {
                         lease.waiting.push(queue);
                     }
-                    Update::commit_if(waits || entered, lease_outcome)
+                    Update::commit_if(waits || changed, lease_outcome)
                 }
                 lease => {
                     let mut waiting = lease.take().map(|lease| lease.waiting).unwrap_or_default();
@@ -138,37 +138,39 @@ impl Broker {
                     match entry.refused.as_mut().filter(|_| slot.may_compare(now)) {
                         Some(refused) => {
                             refused.read_at = now;
-                            Update::Commit(LeaseOutcome::Comparison)
+                            Update::Commit(LeaseOutcome::AcquiredToCompare)
                         }
-                        None => Update::Commit(LeaseOutcome::Ours),
+                        None => Update::Commit(LeaseOutcome::Acquired),
                     }
                 }
             }
         });
-        if matches!(lease_outcome, Some(LeaseOutcome::Ours | LeaseOutcome::Comparison)) && !self.has_permit(key, turn) {
+        if matches!(lease_outcome, Some(LeaseOutcome::Acquired | LeaseOutcome::AcquiredToCompare))
+            && !self.acquire_permit(key, turn)
+        {
             return self.finish_waiters(key, turn);
         }
         let Some(slot) = self.slots.get_mut(&key) else { return };
         match lease_outcome {
-            Some(LeaseOutcome::Comparison) => {
+            Some(LeaseOutcome::AcquiredToCompare) => {
                 slot.exchange = Exchange::Comparing { until };
                 turn.commands.push(Command::ReadAssertion(Arc::clone(&slot.spec)));
             }
-            Some(LeaseOutcome::Ours) => {
+            Some(LeaseOutcome::Acquired) => {
                 slot.exchange = Exchange::Reading { until, attempt: Attempt::First };
                 slot.malformed = false;
                 turn.commands.push(Command::ReadAssertion(Arc::clone(&slot.spec)));
             }
-            Some(LeaseOutcome::Theirs { until }) => slot.exchange = Exchange::Elsewhere { until },
-            Some(LeaseOutcome::Nobodys) => slot.wanted = false,
-            None => slot.exchange = Exchange::Elsewhere { until: now.plus(CONTENDED) },
+            Some(LeaseOutcome::HeldByOther { until }) => slot.exchange = Exchange::Deferred { until },
+            Some(LeaseOutcome::NotNeeded) => slot.prefetch = false,
+            None => slot.exchange = Exchange::Deferred { until: now.plus(CONTENTION_RETRY_DELAY) },
         }
         self.finish_waiters(key, turn);
     }
 
-    /// Reads the assertion once more.
+    /// Reads the assertion again.
     pub(super) fn read(&mut self, key: TokenKey, attempt: Attempt, turn: &mut Turn<'_>) {
-        let until = turn.now.plus(READ_TIMEOUT).plus(GRACE);
+        let until = turn.now.plus(READ_TIMEOUT).plus(GRACE_PERIOD);
         if !self.renew(key, until, turn) {
             return;
         }
@@ -183,7 +185,7 @@ impl Broker {
         let Some(slot) = self.slots.get(&key) else { return };
         let spec = Arc::clone(&slot.spec);
         let timeout = self.limits.call_timeout(call.cluster_index, spec.clusters().len());
-        let until = turn.now.plus(timeout).plus(GRACE);
+        let until = turn.now.plus(timeout).plus(GRACE_PERIOD);
         if !self.renew(key, until, turn) {
             return;
         }
@@ -194,11 +196,11 @@ impl Broker {
         }
     }
 
-    /// Calls the token endpoint once more at once, through the next of its clusters, when it was not reached. Gives the
-    /// call's problem back when there is no next.
+    /// Repeats a call that did not reach the token endpoint, immediately and through its next cluster. Returns the call's problem if
+    /// there is no further cluster.
     ///
-    /// A pooled connection that a NAT or firewall has forgotten ends a call so, with a reset or with silence, and Entra is
-    /// asked so rarely that every connection may be one.
+    /// A call on a pooled connection that a NAT or firewall has dropped ends with a reset or a timeout. Calls to Entra are so rare that
+    /// every pooled connection may be affected.
     pub(super) fn call_next(
         &mut self,
         key: TokenKey,
@@ -211,37 +213,38 @@ impl Broker {
         let Some(next) = slot.spec.clusters().get(cluster_index) else { return Some(problem) };
         let event = retried(&slot.spec, &problem, RetryClass::Transient, turn).with("next_cluster", next).with(
             "remedy",
-            "If this repeats, check idle_timeout and tcp_keepalive of the cluster: something between this Envoy and \
-             Entra forgets idle connections.",
+            "If this repeats, check idle_timeout and tcp_keepalive of the cluster: a NAT or firewall between this Envoy and \
+             Entra may drop idle connections.",
         );
         turn.commands.push(Command::Log(event.at_least(Level::Warn)));
         self.call(key, EndpointCall { cluster_index, ..call }, turn);
         None
     }
 
-    /// Retries an exchange at once that Entra refused with an error that a second try often cures.
+    /// Retries an exchange that Entra rejected with an error that a second attempt often resolves.
     pub(super) fn retry_refused(&mut self, key: TokenKey, problem: &Problem, class: RetryClass, turn: &mut Turn<'_>) {
         if let Some(slot) = self.slots.get(&key) {
             let event = retried(&slot.spec, problem, class, turn);
             turn.commands.push(Command::Log(event));
         }
         match class {
-            RetryClass::Immediate => self.try_again(key, Attempt::Second, SOON, turn),
+            RetryClass::Immediate => self.try_again(key, Attempt::Second, IMMEDIATE_RETRY_DELAY, turn),
             _ => self.read(key, Attempt::Second, turn),
         }
     }
 
-    /// Reads the assertion once more after `wait`, and goes on with the exchange from there.
+    /// Repeats the exchange from the read of the assertion, after `wait`.
     pub(super) fn try_again(&mut self, key: TokenKey, attempt: Attempt, wait: Duration, turn: &mut Turn<'_>) {
         let until = turn.now.plus(wait);
-        if self.renew(key, until.plus(GRACE), turn)
+        if self.renew(key, until.plus(GRACE_PERIOD), turn)
             && let Some(slot) = self.slots.get_mut(&key)
         {
             slot.exchange = Exchange::Pausing { until, attempt };
         }
     }
 
-    /// Prolongs our lease for the next step. When it went to another worker meanwhile, ours stands down and waits.
+    /// Extends this worker's lease for the next step. If another worker has taken it over, this worker waits for that one. Returns
+    /// whether the exchange may continue.
     fn renew(&mut self, key: TokenKey, until: Timestamp, turn: &mut Turn<'_>) -> bool {
         let (worker, queue, now) = (self.worker, self.queue, turn.now);
         let Some(slot) = self.slots.get_mut(&key) else { return false };
@@ -254,20 +257,20 @@ impl Broker {
             _ => Update::commit_if(slot.synchronize(entry, queue, now), false),
         });
         if renewed == Some(true) {
-            // A worker that did nothing for long may have lost its permit to another scope.
-            return self.has_permit(key, turn);
+            // The permit may have expired and gone to another scope.
+            return self.acquire_permit(key, turn);
         }
         self.begin(key, turn);
         false
     }
 
-    /// The file holds the federated token that Entra refused, or none that could be sent: the back-off goes on.
+    /// Releases the lease and continues the back-off, because the file holds the rejected federated token or no valid one.
     pub(super) fn end_comparison(&mut self, key: TokenKey, turn: &mut Turn<'_>) {
         self.publish(key, None, turn, |_, _| Vec::new());
     }
 
-    /// Whether the federated token that was read ends the back-off, because it is not the one that Entra refused. Then the
-    /// failure is forgotten in all workers; if it does not, the lease is given back.
+    /// Ends the back-off, in all workers, if the federated token is not the one that Entra rejected. Otherwise releases the lease.
+    /// Returns whether the back-off has ended.
     pub(super) fn ends_back_off(&mut self, key: TokenKey, read: Fingerprint, turn: &mut Turn<'_>) -> bool {
         let worker = self.worker;
         let Some(slot) = self.slots.get_mut(&key) else { return false };
@@ -286,18 +289,18 @@ impl Broker {
         true
     }
 
-    /// This VM cannot read the federated token and serves no requests: another one can, and does.
+    /// Leaves the exchange to the workers that serve requests, because this VM serves none and cannot read the federated token.
     pub(super) fn yield_to_workers(&mut self, key: TokenKey, turn: &mut Turn<'_>) {
         let Some(slot) = self.slots.get_mut(&key) else { return };
-        let wait = ELSEWHERE_FIRST.saturating_mul(1 << slot.unreadable.min(6)).min(ELSEWHERE_LONGEST);
+        let wait = YIELD_INITIAL.saturating_mul(1 << slot.unreadable.min(6)).min(YIELD_MAX);
         slot.unreadable = slot.unreadable.saturating_add(1);
         self.publish(key, None, turn, |_, _| Vec::new());
         if let Some(slot) = self.slots.get_mut(&key) {
-            slot.exchange = Exchange::Elsewhere { until: turn.now.plus(wait) };
+            slot.exchange = Exchange::Deferred { until: turn.now.plus(wait) };
         }
     }
 
-    /// Publishes a token, which Entra issued through `cluster` in its answer `request_id`.
+    /// Publishes a token. `cluster` is the cluster of the call, and `request_id` Entra's id of the response.
     pub(super) fn succeed(
         &mut self,
         key: TokenKey,
@@ -322,11 +325,11 @@ impl Broker {
         turn.commands.push(Command::Measure(metrics::exchange(spec.identity(), "issued", "none")));
         turn.commands.push(Command::Measure(metrics::exchange_took(now.since(cached.issued_at()).as_millis())));
         let queue = self.queue;
-        credential::note_issued(turn.shared, &spec, &cached, now);
+        credential::record_issued(turn.shared, &spec, &cached, now);
         self.publish(key, Some(false), turn, |entry, has_lease| {
             (entry.failure, entry.refused) = (None, None);
             entry.causes = Causes::default();
-            // Another worker that took over may have a newer one already.
+            // A worker that took over may already have a newer token.
             let newer = |theirs: &CachedToken| theirs.is_usable(now) && theirs.issued_at() > cached.issued_at();
             match entry.token.as_ref().is_some_and(newer) && !has_lease {
                 true => Vec::new(),
@@ -338,22 +341,22 @@ impl Broker {
 
     /// Publishes a failure and its back-off.
     pub(super) fn fail(&mut self, key: TokenKey, failed: Failed, turn: &mut Turn<'_>) {
-        let Failed { problem, retry_class, began, asked_for, refused } = failed;
+        let Failed { problem, retry_class, began, retry_after, refused } = failed;
         let jitter = self.random.next();
         let Some(slot) = self.slots.get_mut(&key) else { return };
         let now = turn.now;
-        // A worker whose lease had ended may have brought a token all the same: the next try is timed by that.
+        // A worker whose lease had expired may still have published a token. The next attempt depends on it.
         let known = shared::read(turn.shared, key);
         slot.adopt(&known, now);
         let mut causes = known.causes;
         let failures = if retry_class == RetryClass::Throttled {
-            let wait = |failures| freshness::back_off(failures, retry_class, asked_for, Duration::ZERO, jitter);
-            credential::note_throttled(turn.shared, &slot.spec, &problem, now, wait)
+            let wait = |failures| freshness::back_off(failures, retry_class, retry_after, Duration::ZERO, jitter);
+            credential::record_throttling(turn.shared, &slot.spec, &problem, now, wait)
         } else {
             causes.count(&problem)
         };
         let usable_for = slot.usable(now).map(|token| token.usable_until().since(now)).unwrap_or_default();
-        let wait = freshness::back_off(failures, retry_class, asked_for, usable_for, jitter);
+        let wait = freshness::back_off(failures, retry_class, retry_after, usable_for, jitter);
         let class = class_of(&problem, retry_class);
         turn.commands.push(Command::Log(
             unsuccessful(&slot.spec, "failed", &problem, class)
@@ -369,7 +372,7 @@ impl Broker {
         let refused = refused.map(|fingerprint| RefusedAssertion { fingerprint, read_at: now });
         let failure = Failure { problem, class, failed_at: now, next_try: now.plus(wait), failures };
         self.publish(key, refused_scope, turn, |entry, has_lease| {
-            // Another worker that took over has the later word. When nothing is there the entry was let go meanwhile.
+            // A worker that took over decides. An empty entry has been removed in the meantime.
             let is_empty = entry.lease.is_none() && entry.token.is_none() && entry.failure.is_none();
             if has_lease || is_empty {
                 entry.failure = Some(failure.clone());
@@ -381,9 +384,9 @@ impl Broker {
         self.observe_exchange(&spec, turn);
     }
 
-    /// Gives back our lease with what came of it, wakes who waits elsewhere, and finishes our own. `refused` is what Entra
-    /// said of the scope, where it said something. `change` is told whether the lease is ours still, and returns the queues of
-    /// workers that must know of its change.
+    /// Releases this worker's lease with the result of the exchange, wakes the waiting workers, and finishes the waiters of this one.
+    /// `refused` states whether Entra rejected the scope; it is `None` if Entra's response does not tell. `change` receives whether
+    /// this worker still holds the lease, and returns the queues of the workers to wake.
     fn publish(
         &mut self,
         key: TokenKey,
@@ -402,21 +405,21 @@ impl Broker {
             Update::Commit([waiting, wake].concat())
         });
         slot.exchange = Exchange::Idle;
-        // Whoever does not wait is not tried for again and again.
-        slot.wanted = false;
-        // Before another exchange begins below, which needs a permit of its own.
+        // A prefetch is attempted only once.
+        slot.prefetch = false;
+        // The permit must be released before the exchange below begins, which needs a permit itself.
         let spec = Arc::clone(&slot.spec);
         self.end_exchange(&spec, refused, turn);
         turn.commands.extend(waiting.unwrap_or_default().into_iter().map(|queue| Command::Wake(queue, key)));
         self.finish_waiters(key, turn);
-        // Whoever could not be finished, because another worker took over, goes on waiting.
+        // Waiters without a result, because another worker took over, continue to wait.
         if self.slots.get(&key).is_some_and(|slot| !slot.waiters.is_empty() && !slot.has_ready_waiter(turn.now)) {
             self.begin(key, turn);
         }
     }
 
-    /// Finishes those for whom there is a token that does, or a failure that backs off: the first to come first, and
-    /// only as many as may be released now.
+    /// Finishes the waiters for which there is an acceptable token or a failure that backs off, in order of arrival and within the
+    /// release limit.
     fn finish_waiters(&mut self, key: TokenKey, turn: &mut Turn<'_>) {
         let now = turn.now;
         let Some(slot) = self.slots.get_mut(&key) else { return };
@@ -425,15 +428,17 @@ impl Broker {
             if self.release.is_spent(now) {
                 return true;
             }
-            let Some(outcome) = slot.outcome(waiter.need, waiter.rejected.as_ref(), now) else { return true };
+            let Some(outcome) = slot.outcome(waiter.required_lifetime, waiter.rejected.as_ref(), now) else {
+                return true;
+            };
             let outcome = slot.result_of(outcome, now);
             let outcome_is_token = outcome.is_ok();
             slot.used |= outcome_is_token;
             self.release.take(1, now);
             self.waiting.remove(&waiter.stream);
             turn.commands.push(Command::Finish(waiter.stream, outcome));
-            // The other workers must know who holds the token.
-            if outcome_is_token && !std::mem::replace(&mut slot.entered, true) {
+            // The shared entry must list this worker as a holder of the token.
+            if outcome_is_token && !std::mem::replace(&mut slot.registered, true) {
                 turn.commands.push(Command::Wake(self.queue, key));
             }
             false
@@ -441,31 +446,31 @@ impl Broker {
         slot.waiters = waiters;
     }
 
-    /// Answers those whose time is over; with a token that does not last, where there is one.
-    fn give_up_waiting(&mut self, key: TokenKey, turn: &mut Turn<'_>) {
+    /// Answers the waiters whose deadline has passed: with the cached token if it can still be sent, otherwise with a problem.
+    fn time_out_waiters(&mut self, key: TokenKey, turn: &mut Turn<'_>) {
         let now = turn.now;
         let wait = self.limits.wait;
         let Some(slot) = self.slots.get_mut(&key) else { return };
-        let over = slot.waiters.iter().take_while(|waiter| waiter.deadline <= now).count();
-        let over = self.release.take(over, now);
-        let given_up: Vec<Waiter> = slot.waiters.drain(..over).collect();
-        for waiter in given_up {
+        let expired = slot.waiters.iter().take_while(|waiter| waiter.deadline <= now).count();
+        let released = self.release.take(expired, now);
+        let timed_out: Vec<Waiter> = slot.waiters.drain(..released).collect();
+        for waiter in timed_out {
             self.waiting.remove(&waiter.stream);
             let token = slot.usable_for(waiter.rejected.as_ref(), now).cloned();
             let outcome = token.ok_or_else(|| {
                 Problem::new(
                     Code::TokenWaitTimeout,
-                    format!("no token came within {} s", wait.as_secs()),
-                    "See in the log what the exchange waits for: Entra, or the way to it, is slow.",
+                    format!("no token arrived within {} s", wait.as_secs()),
+                    "Check in the log what the exchange waits for: Entra or the network path to it is slow.",
                 )
                 .about(slot.spec.identity(), slot.spec.scope())
-                .retry_after(GRACE)
+                .retry_after(GRACE_PERIOD)
             });
             turn.commands.push(Command::Finish(waiter.stream, outcome));
         }
     }
 
-    /// Counts the lease, and sets the key's timer.
+    /// Updates the lease metric and the key's timer.
     pub(super) fn update_timers(&mut self, key: TokenKey, turn: &mut Turn<'_>) {
         if let Some(slot) = self.slots.get_mut(&key) {
             let leased = slot.holds_lease();
@@ -476,7 +481,7 @@ impl Broker {
         self.schedule(key, turn.now);
     }
 
-    /// Sets the key's timer, or lets the key go.
+    /// Sets the key's timer, or removes the key if it has no further timer.
     pub(super) fn schedule(&mut self, key: TokenKey, now: Timestamp) {
         let Some(slot) = self.slots.get_mut(&key) else { return };
         let due = slot.next_due(now);
@@ -494,8 +499,8 @@ impl Broker {
         }
     }
 
-    /// Lets a key go, and its timer.
-    pub(super) fn let_go(&mut self, key: TokenKey) {
+    /// Removes a key and its timer.
+    pub(super) fn remove_slot(&mut self, key: TokenKey) {
         if let Some(at) = self.slots.remove(&key).and_then(|slot| slot.timer) {
             self.timers.remove(&(at, key));
         }

@@ -1,27 +1,27 @@
-//! When a token is used, refreshed and no longer used; how long to wait after a failure.
+//! The times at which a token is usable, due for refresh and expired, and the back-off after a failure.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::GRACE;
+use super::GRACE_PERIOD;
 use crate::entra::{AccessToken, RetryClass};
 use crate::time::Timestamp;
 
-/// From this life on a token without `refresh_in` is refreshed at its half, as Microsoft's libraries do.
+/// Lifetime above which a token without `refresh_in` is refreshed after half of its lifetime, as Microsoft's libraries do.
 const LONG_LIFE: Duration = Duration::from_secs(2 * 3600);
 
-/// A shorter life is refreshed this long before its end, or at its half when that is later.
+/// Time before expiry at which a token with a shorter lifetime is refreshed, unless half of its lifetime is shorter.
 const REFRESH_MARGIN: Duration = Duration::from_secs(5 * 60);
 
-/// No token is refreshed sooner than this, or than a quarter of its life, whatever `refresh_in` says and the jitter takes
-/// off: one that is due when it comes would be fetched again and again.
+/// Minimum age, or a quarter of the lifetime if that is shorter, at which a token is refreshed, whatever `refresh_in` and the jitter
+/// are. A token that is due on arrival would be fetched endlessly.
 const SOONEST_REFRESH: Duration = Duration::from_secs(30);
 
-/// A token is not used in its last moments: it would expire on its way.
+/// Time before expiry, or a tenth of the lifetime if that is shorter, from which on a token is not sent: it could expire in transit.
 const LAST_MOMENTS: Duration = Duration::from_secs(30);
 
-/// A token and its times.
+/// A cached access token with its times.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CachedToken {
     token: AccessToken,
@@ -32,10 +32,10 @@ pub struct CachedToken {
 }
 
 impl CachedToken {
-    /// A token that was asked for at `asked_at`, so that the time its answer took shortens its life here.
+    /// Creates a cached token. Its lifetime `expires_in` starts at `asked_at`, the time of the request, and not at the response.
     ///
-    /// `jitter` is uniform in 0..=u32::MAX: up to a tenth of the life is taken off the time of refresh, so that
-    /// proxies that start together drift apart.
+    /// `jitter` is uniform in 0..=u32::MAX. It moves the refresh forward by up to a tenth of the lifetime, so that proxies that start
+    /// together do not refresh together.
     pub(crate) fn new(
         token: AccessToken,
         asked_at: Timestamp,
@@ -75,48 +75,49 @@ impl CachedToken {
         self.expires_at
     }
 
-    /// Whether it may still be sent: not in its last min(30 s, life/10), and not when it was requested in the future. The
-    /// clock was set back since, and nobody knows how much of the token's lifetime has elapsed.
+    /// Whether the token may be sent. It may not within min(30 s, lifetime/10) of its expiry, and not if its issue time is in the
+    /// future: the clock was set back since, so the elapsed part of its lifetime is unknown.
     pub fn is_usable(&self, now: Timestamp) -> bool {
-        now < self.usable_until && self.issued_at <= now.plus(GRACE)
+        now < self.usable_until && self.issued_at <= now.plus(GRACE_PERIOD)
     }
 
-    /// Whether another should be fetched.
+    /// Whether the token is due for refresh.
     pub fn is_due(&self, now: Timestamp) -> bool {
         now >= self.refresh_at
     }
 
-    /// From when on another should be fetched.
+    /// The time from which the token is due for refresh.
     pub(crate) const fn refresh_at(&self) -> Timestamp {
         self.refresh_at
     }
 
-    /// From when on it is not sent any more.
+    /// The time from which the token is no longer sent.
     pub(crate) const fn usable_until(&self) -> Timestamp {
         self.usable_until
     }
 
-    /// Whether a client that wants five more minutes of it is served, or it never had that long to give.
+    /// Whether the token satisfies [`super::RequiredLifetime::FiveMinutes`]. A token whose whole lifetime is at most ten minutes always
+    /// does.
     pub(crate) fn is_long_lived(&self, now: Timestamp) -> bool {
         self.expires_at.since(now) >= REFRESH_MARGIN || self.expires_at.since(self.issued_at) <= 2 * REFRESH_MARGIN
     }
 }
 
-/// Whether `discard_tokens_before` discards a token that was asked for at `issued_at`. A time that has not come yet discards
-/// nothing: every new token would be fetched in vain.
+/// Returns whether `discard_tokens_before` discards a token that was requested at `issued_at`. A time in the future discards nothing,
+/// because it would discard every new token as well.
 pub(super) fn is_discarded(issued_at: Timestamp, before: Option<Timestamp>, now: Timestamp) -> bool {
     before.is_some_and(|before| issued_at < before && before <= now)
 }
 
-/// How long to wait after the `failures`-th failure in a row (1 is the first): exponential, with full jitter, never
-/// under a second; what must be changed by somebody is tried less often than what passes by itself.
+/// Returns the back-off after the `failures`-th consecutive failure (1 is the first): exponential with full jitter, and at least one
+/// second. A failure that needs a change backs off longer than a transient one.
 ///
-/// What the endpoint asked for is the least; while a token is valid the next try is never later than half of what is
-/// left of it (`usable_for`).
+/// The back-off is at least `retry_after`, the wait that the endpoint requested. While a token is valid, it is at most half of the
+/// time for which the token can still be sent (`usable_for`).
 pub(crate) fn back_off(
     failures: u32,
     retry_class: RetryClass,
-    asked_for: Option<Duration>,
+    retry_after: Option<Duration>,
     usable_for: Duration,
     jitter: u32,
 ) -> Duration {
@@ -127,14 +128,14 @@ pub(crate) fn back_off(
     let doublings = failures.saturating_sub(1).min(16);
     let window = Duration::from_secs((first << doublings).min(longest));
     let shortest = Duration::from_secs(1);
-    let wait = part(window, jitter).max(shortest).max(asked_for.unwrap_or_default());
+    let wait = part(window, jitter).max(shortest).max(retry_after.unwrap_or_default());
     match usable_for {
         Duration::ZERO => wait,
         left => wait.min((left / 2).max(shortest)),
     }
 }
 
-/// The share of `length` that `share` is of `u32::MAX`.
+/// Returns `length` multiplied by `share / u32::MAX`.
 fn part(length: Duration, share: u32) -> Duration {
     let millis = length.as_millis() * u128::from(share) / u128::from(u32::MAX);
     Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
@@ -146,41 +147,41 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_unix_seconds(1_000_000);
 
-    fn cached(life: u64, refresh_in: Option<u64>, jitter: u32) -> CachedToken {
+    fn cached(lifetime: u64, refresh_in: Option<u64>, jitter: u32) -> CachedToken {
         let token = AccessToken::parse("t").unwrap();
-        CachedToken::new(token, NOW, Duration::from_secs(life), refresh_in.map(Duration::from_secs), jitter)
+        CachedToken::new(token, NOW, Duration::from_secs(lifetime), refresh_in.map(Duration::from_secs), jitter)
     }
 
-    fn refresh_after(life: u64, refresh_in: Option<u64>, jitter: u32) -> u64 {
-        cached(life, refresh_in, jitter).refresh_at.since(NOW).as_secs()
+    fn refresh_after(lifetime: u64, refresh_in: Option<u64>, jitter: u32) -> u64 {
+        cached(lifetime, refresh_in, jitter).refresh_at.since(NOW).as_secs()
     }
 
     #[test]
-    fn refresh_is_as_asked_or_at_half_of_a_long_life_or_a_margin_before_the_end() {
+    fn refresh_follows_refresh_in_or_half_of_a_long_lifetime_or_a_margin_before_expiry() {
         assert_eq!(refresh_after(86400, Some(43200), 0), 43200);
         assert_eq!(refresh_after(86400, None, 0), 43200);
         assert_eq!(refresh_after(3600, None, 0), 3300);
         assert_eq!(refresh_after(7200, None, 0), 6900);
         assert_eq!(refresh_after(7202, None, 0), 3601);
         assert_eq!(refresh_after(120, None, 0), 60);
-        // A refresh_in at or past the end is none.
+        // A refresh_in at or after the expiry is ignored.
         assert_eq!(refresh_after(3600, Some(3600), 0), 3300);
     }
 
     #[test]
-    fn jitter_takes_off_up_to_a_tenth_of_the_life() {
+    fn jitter_moves_the_refresh_forward_by_up_to_a_tenth_of_the_lifetime() {
         assert_eq!(refresh_after(3600, None, u32::MAX), 2940);
     }
 
     #[test]
-    fn a_refresh_that_would_come_at_once_waits_a_little() {
+    fn a_token_has_a_minimum_age_before_it_is_refreshed() {
         assert_eq!(refresh_after(86400, Some(100), u32::MAX), 30);
         assert_eq!(refresh_after(3600, Some(1), 0), 30);
         assert_eq!(refresh_after(60, Some(1), 0), 15);
     }
 
     #[test]
-    fn a_token_is_not_sent_in_its_last_moments() {
+    fn a_token_is_not_sent_shortly_before_it_expires() {
         let hour = cached(3600, None, 0);
         assert!(hour.is_usable(NOW.plus(Duration::from_millis(3_569_999))));
         assert!(!hour.is_usable(NOW.plus(Duration::from_secs(3570))));
@@ -190,14 +191,14 @@ mod tests {
     }
 
     #[test]
-    fn a_token_from_the_future_is_not_usable() {
+    fn a_token_with_an_issue_time_in_the_future_is_not_usable() {
         let hour = cached(3600, None, 0);
-        assert!(hour.is_usable(NOW.minus(GRACE)), "another worker may have read the clock a moment later");
-        assert!(!hour.is_usable(NOW.minus(GRACE + Duration::from_millis(1))));
+        assert!(hour.is_usable(NOW.minus(GRACE_PERIOD)), "another worker may have read the clock a moment later");
+        assert!(!hour.is_usable(NOW.minus(GRACE_PERIOD + Duration::from_millis(1))));
     }
 
     #[test]
-    fn back_off_doubles_to_its_cap_and_obeys_what_was_asked_for() {
+    fn the_back_off_doubles_up_to_its_maximum_and_is_at_least_retry_after() {
         let wait = |failures, retry_class| back_off(failures, retry_class, None, Duration::ZERO, u32::MAX).as_secs();
         assert_eq!([1, 2, 3, 6, 99].map(|failures| wait(failures, RetryClass::Transient)), [2, 4, 8, 60, 60]);
         assert_eq!([1, 2, 9].map(|failures| wait(failures, RetryClass::NeedsChange)), [30, 60, 600]);
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn while_a_token_is_valid_the_next_try_is_within_half_of_its_time() {
+    fn while_a_token_is_valid_the_back_off_is_at_most_half_of_its_remaining_lifetime() {
         let left = Duration::from_secs(100);
         assert_eq!(back_off(9, RetryClass::NeedsChange, None, left, u32::MAX), Duration::from_secs(50));
     }

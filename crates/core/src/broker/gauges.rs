@@ -1,9 +1,9 @@
-//! The gauges of each identity: when its tokens expire, how many exchanges failed in a row, how old its federated token is.
+//! The gauges of each identity: the expiry of its tokens, its consecutive failures, and the age of its federated token.
 //!
-//! All workers of the process share a gauge, and the last value written wins. So a worker computes it from shared data, never from the
-//! tokens that it holds itself. A gauge changes with an exchange, and also with time: a token that nobody uses any more leaves the
-//! minimum, and a federated token that is not renewed must be noticed before an exchange needs it. So every worker that
-//! made an exchange for an identity observes it from then on ([`Broker::next_observation`]).
+//! All workers of the process share a gauge, and the last value written wins. A worker therefore computes gauges from shared data, not
+//! from the tokens that it holds. Gauges change with exchanges and with time: an idle token must leave the minimum, and a federated
+//! token that is not renewed must be detected before an exchange needs it. Every worker that has made an exchange for an identity
+//! therefore observes it from then on ([`Broker::next_observation`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,27 +15,27 @@ use crate::entra::TokenSpec;
 use crate::metrics;
 use crate::time::Timestamp;
 
-/// A token that has been due for this long, and that no worker tries to refresh, is idle: it leaves the minimum.
+/// Time after which a token that is due, and that no worker tries to refresh, is idle and leaves the minimum.
 const IDLE_AFTER: Duration = Duration::from_secs(60);
 
-/// A federated token that is older than 9/10 of its lifetime is read again this often until it is renewed. The kubelet renews it at
-/// 8/10 (Kubernetes documentation, "Configure Service Accounts for Pods").
+/// Interval at which a federated token that is older than 9/10 of its lifetime is read again until it is renewed. The kubelet renews
+/// it at 8/10 (Kubernetes documentation, "Configure Service Accounts for Pods").
 const REREAD_PERIOD: Duration = Duration::from_secs(60);
 
-/// The identities that this worker observes: few, as many as the configuration has.
+/// The identities that this worker observes. The configuration bounds their number.
 #[derive(Default)]
 pub(super) struct Observed(Vec<Identity>);
 
 struct Identity {
     spec: Arc<TokenSpec>,
-    /// When the gauges of its tokens can change without an exchange.
+    /// The next time at which the gauges of its tokens can change without an exchange.
     tokens_at: Option<Timestamp>,
-    /// When its federated token is to be read again.
+    /// The next read of its federated token.
     reading_at: Option<Timestamp>,
 }
 
 impl Observed {
-    /// The one of the grant's name.
+    /// Returns the identity of a token spec, and adds it if it is not observed yet.
     fn identity(&mut self, spec: &Arc<TokenSpec>) -> Option<&mut Identity> {
         let known = self.0.iter().position(|identity| identity.spec.identity() == spec.identity());
         let index = known.unwrap_or_else(|| {
@@ -52,8 +52,8 @@ impl Observed {
         }
     }
 
-    /// The federated token of a source was read: measures it for each identity that has this source.
-    pub(super) fn note_reading(
+    /// Measures a federated token that was read, for each identity that uses this source.
+    pub(super) fn record_reading(
         &mut self,
         source: &Source,
         lifetime: Lifetime,
@@ -62,14 +62,14 @@ impl Observed {
     ) {
         for identity in &mut self.0 {
             if identity.spec.assertion() == source {
-                identity.note_reading(lifetime, now, commands);
+                identity.record_reading(lifetime, now, commands);
             }
         }
     }
 }
 
 impl Identity {
-    fn note_reading(&mut self, lifetime: Lifetime, now: Timestamp, commands: &mut Vec<Command>) {
+    fn record_reading(&mut self, lifetime: Lifetime, now: Timestamp, commands: &mut Vec<Command>) {
         let issued_at = lifetime.issued_at.unwrap_or(now);
         let old_at = issued_at.plus(lifetime.expires_at.since(issued_at) / 10 * 9);
         self.reading_at = Some(old_at.max(now.plus(REREAD_PERIOD)));
@@ -80,7 +80,7 @@ impl Identity {
         commands.push(Command::Measure(metrics::federated_token_expiry(name, lifetime.expires_at.unix_seconds())));
     }
 
-    /// Measures its tokens; `limit` is how many scopes of callers may be kept.
+    /// Measures the identity's tokens. `limit` is the maximum number of unlisted scopes.
     fn measure_tokens(&mut self, limit: usize, now: Timestamp, shared: &dyn SharedData, commands: &mut Vec<Command>) {
         let state = credential::read(shared, self.spec.credential());
         let mut tokens = Tokens::default();
@@ -99,7 +99,7 @@ impl Identity {
     }
 }
 
-/// What the gauges of an identity show of its tokens.
+/// The gauge values that are computed from an identity's tokens.
 #[derive(Default)]
 struct Tokens {
     earliest: Option<Timestamp>,
@@ -109,11 +109,11 @@ struct Tokens {
 
 impl Tokens {
     fn add(&mut self, entry: &Entry, now: Timestamp) {
-        let failure = entry.failure.as_ref().filter(|failure| !failure.is_over(now));
+        let failure = entry.failure.as_ref().filter(|failure| !failure.is_expired(now));
         if let Some(failure) = failure {
-            // Of all causes; throttling is counted for the credential.
+            // The total of all causes. Throttling is counted for the credential.
             self.failures = self.failures.max(failure.failures).max(entry.causes.total());
-            self.change_at(failure.over_at(), now);
+            self.change_at(failure.expires_at(), now);
         }
         let Some(token) = entry.token.as_ref().filter(|token| token.is_usable(now)) else { return };
         let idle_at = token.refresh_at().plus(IDLE_AFTER);
@@ -132,7 +132,7 @@ impl Tokens {
     }
 }
 
-/// Puts a time in the place of a later one, or of none.
+/// Replaces a time that is later or missing.
 fn earlier(known: &mut Option<Timestamp>, at: Timestamp) {
     if known.is_none_or(|known| at < known) {
         *known = Some(at);
@@ -140,7 +140,7 @@ fn earlier(known: &mut Option<Timestamp>, at: Timestamp) {
 }
 
 impl Broker {
-    /// When [`Broker::observe`] must be called next, even if nothing happens.
+    /// The time at which [`Broker::observe`] must be called if no event occurs before.
     pub fn next_observation(&self) -> Option<Timestamp> {
         let mut next = None;
         for identity in &self.observed.0 {
@@ -151,8 +151,8 @@ impl Broker {
         next
     }
 
-    /// Measures what has changed with time, and has federated tokens read that are old. To be called when
-    /// [`Broker::next_observation`] has come.
+    /// Measures the gauges that change with time, and requests reads of old federated tokens. Call it at
+    /// [`Broker::next_observation`].
     pub fn observe(&mut self, now: Timestamp, shared: &dyn SharedData) -> Vec<Command> {
         self.observe_clock(now);
         let mut commands = Vec::new();
@@ -162,15 +162,15 @@ impl Broker {
             }
             if identity.reading_at.is_some_and(|at| at <= now) {
                 identity.reading_at = Some(now.plus(REREAD_PERIOD));
-                commands.push(Command::ReadForCheck(identity.spec.assertion().clone()));
+                commands.push(Command::ReadForProbe(identity.spec.assertion().clone()));
             }
         }
         commands
     }
 
-    /// Measures an identity after an exchange of its.
+    /// Measures an identity after one of its exchanges.
     pub(super) fn observe_exchange(&mut self, spec: &Arc<TokenSpec>, turn: &mut Turn<'_>) {
-        if credential::note_known(turn.shared, spec, turn.now) {
+        if credential::record_known(turn.shared, spec, turn.now) {
             turn.commands.push(Command::Measure(metrics::new_scope(spec.identity())));
         }
         let limit = self.limits.unlisted.scopes;
@@ -182,7 +182,7 @@ impl Broker {
     /// Measures the federated token that was read for an exchange.
     pub(super) fn observe_reading(&mut self, spec: &Arc<TokenSpec>, lifetime: Lifetime, turn: &mut Turn<'_>) {
         if let Some(identity) = self.observed.identity(spec) {
-            identity.note_reading(lifetime, turn.now, &mut turn.commands);
+            identity.record_reading(lifetime, turn.now, &mut turn.commands);
         }
     }
 }

@@ -1,8 +1,9 @@
-//! The broker: one exchange for each token, whatever asks and how often.
+//! The broker makes one exchange for each token, however many requests need the token.
 //!
-//! Each worker has one. It is a state machine: told what happened and when, it says what to do ([`Command`]) and does
-//! none of it. Workers meet only in [`SharedData`]; whoever takes a key's lease there fetches for all. What a worker
-//! is told by another is only ever "look again": a wake-up that is lost, doubled or late changes nothing but the time.
+//! Each worker has one broker. It is a state machine without I/O: the host reports each event with its time, and the broker
+//! returns the [`Command`]s to carry out. Workers share state only through [`SharedData`]; the worker that acquires a key's
+//! lease there performs the exchange for all of them. The only message between workers is "poll this key": a wake-up that is
+//! lost, duplicated or late delays the result and does not change it.
 
 mod admission;
 mod budget;
@@ -23,12 +24,12 @@ mod status;
 mod tests;
 
 pub use budget::UnlistedLimits;
-pub use connections::Connection;
+pub use connections::ConnectionOutcome;
 pub use freshness::CachedToken;
 pub use predecessors::Predecessors;
 pub(crate) use readiness::{Credential, Decisive};
 pub use readiness::{Readiness, ReadinessStatus};
-pub use reject::{RejectedBy, Rejection, Stale};
+pub use reject::{RejectedBy, RejectedToken, Rejection};
 pub use shared::{QueueId, SharedData, WorkerId, prepare};
 pub use status::{Build, status};
 
@@ -50,51 +51,52 @@ use readiness::Checks;
 use release::Release;
 use slot::{Attempt, EndpointCall, Exchange, Slot, Waiter};
 
-/// How long Envoy may take to serve the federated token: it is a file on this machine.
+/// Timeout of a read of the federated token. Envoy serves it from a file on this machine.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A file that is just being written may hold half a token: one that is not a JWT is read once more after this long.
-const TORN: Duration = Duration::from_millis(100);
+/// Delay before a file that holds no JWT is read a second time: it may have been read while it was being written.
+const PARTIAL_FILE_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Entra refuses a correct, new credential now and then: one more try comes this soon.
-const SOON: Duration = Duration::from_millis(250);
+/// Delay before the single retry of an exchange that Entra rejected with [`RetryClass::Immediate`]: Entra sometimes rejects a
+/// credential that is correct but new.
+const IMMEDIATE_RETRY_DELAY: Duration = Duration::from_millis(250);
 
-/// While an exchange backs off because Entra refused the federated token, its file is read this often at most, by all workers
-/// together.
+/// Minimum interval, across all workers, between two reads of the federated token's file while an exchange backs off because
+/// Entra rejected that token.
 const READING_PERIOD: Duration = Duration::from_secs(1);
 
-/// A lease outlasts the call that it is for by this, so that the answer can be dealt with.
-const GRACE: Duration = Duration::from_secs(1);
+/// Time that a lease lasts beyond the timeout of its call, so that the response can still be processed. Also the tolerated
+/// difference between the clock readings of two workers.
+const GRACE_PERIOD: Duration = Duration::from_secs(1);
 
-/// How soon to look again when other workers were faster at every try to change what is shared.
-const CONTENDED: Duration = Duration::from_millis(50);
+/// Delay before a key is polled again after every compare-and-set on shared data failed.
+const CONTENTION_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// A token that was rejected forces an exchange this often at most, for all workers together: a broken upstream cannot
-/// make us hammer Entra.
+/// Minimum interval, across all workers, between two exchanges of a key that rejected tokens force. It bounds the load that a
+/// failing upstream can cause at Entra.
 const FORCED_PERIOD: Duration = Duration::from_secs(30);
 
-/// A VM that serves no requests, and cannot read the federated token, tries again after this long, then twice this, …
-const ELSEWHERE_FIRST: Duration = Duration::from_secs(60);
-/// … and this long at the most.
-const ELSEWHERE_LONGEST: Duration = Duration::from_secs(3600);
+/// First delay before a VM that serves no requests and cannot read the federated token tries again. It doubles with each attempt.
+const YIELD_INITIAL: Duration = Duration::from_secs(60);
+/// Maximum of that delay.
+const YIELD_MAX: Duration = Duration::from_secs(3600);
 
-/// How long things may take, and how many may wait.
+/// Timeouts, and limits on waiting requests and unlisted scopes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// How long the token endpoint may take to answer, through all of its clusters together.
+    /// Timeout of an exchange: the total of the calls to all of the token endpoint's clusters.
     pub exchange: Duration,
-    /// How long a request waits for a token before it is answered without one.
+    /// Time after which a request that waits for a token is answered without one.
     pub wait: Duration,
-    /// How many requests may wait in one worker: each holds its headers and a stream of its client.
+    /// Maximum number of requests that wait in one worker. Each holds its headers and a client stream in memory.
     pub waiting: usize,
-    /// How many scopes that the configuration does not list callers may ask for.
+    /// Limits on the scopes that callers request and the configuration does not list.
     pub unlisted: UnlistedLimits,
 }
 
 impl Default for Limits {
-    /// An exchange usually takes a tenth of a second, and Entra itself gives up within seconds. A request waits for longer than one
-    /// exchange that times out, so that it gets the reason instead of a time-out of its own. Ten thousand waiting requests hold some
-    /// ten megabytes.
+    /// Returns limits that suit most workloads. An exchange usually takes 100 ms. The wait is longer than an exchange that times
+    /// out, so that a request receives the reason and not a timeout of its own. 10,000 waiting requests use about 10 MB.
     fn default() -> Self {
         Self {
             exchange: Duration::from_secs(10),
@@ -106,103 +108,104 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// No request may wait longer.
+    /// Upper bound of [`Limits::wait`].
     pub const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
-    /// No exchange may take longer: a lease that claims more counts for nothing.
+    /// Upper bound of [`Limits::exchange`]. A lease that lasts longer is not valid.
     pub const LONGEST_EXCHANGE: Duration = Duration::from_secs(60);
 
-    /// How long a call may take while another cluster is left: Entra answers within a second, a connection that something
-    /// between forgot never does.
-    const WITH_ANOTHER_LEFT: Duration = Duration::from_secs(3);
+    /// Timeout of a call while another cluster can still be tried. Entra usually responds within a second; a pooled connection
+    /// that a NAT or firewall has dropped never responds.
+    const WITH_FALLBACK: Duration = Duration::from_secs(3);
 
-    /// How long the call through the cluster at `index` of `count` may take. Together they take no longer than an exchange
-    /// may, so that the lease and the patience of requests outlast them all.
+    /// Returns the timeout of the call to the cluster at `index` of `count`. The timeouts add up to [`Limits::exchange`] at most, so
+    /// that the lease and the wait of requests last longer than all calls together.
     fn call_timeout(&self, index: usize, count: usize) -> Duration {
         let count = u32::try_from(count).unwrap_or(u32::MAX).max(1);
         let index = u32::try_from(index).unwrap_or(u32::MAX).min(count - 1);
-        let each = Self::WITH_ANOTHER_LEFT.min(self.exchange / count);
+        let each = Self::WITH_FALLBACK.min(self.exchange / count);
         if index + 1 < count { each } else { self.exchange.saturating_sub(each.saturating_mul(index)) }
     }
 }
 
-/// A paused request, by the shell's number for it.
+/// The host's number of an HTTP stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StreamId(pub u32);
 
-/// What the shell is to do.
+/// An action that the broker requests from its host.
 #[derive(Debug)]
 pub enum Command {
-    /// Ask the cluster of the grant's assertion source, within [`READ_TIMEOUT`]; report to
+    /// Read the federated token from the cluster of the token spec's assertion source, within [`READ_TIMEOUT`]. Report the result to
     /// [`Broker::assertion_arrived`].
     ReadAssertion(Arc<TokenSpec>),
-    /// Send a request to the token endpoint; report to [`Broker::endpoint_answered`].
+    /// Send a request to the token endpoint. Report the response to [`Broker::endpoint_answered`].
     CallEndpoint {
-        /// Whose answer is reported.
+        /// The token that the call requests. Its key identifies the call in the report.
         spec: Arc<TokenSpec>,
-        /// The Envoy cluster to send it to.
+        /// The Envoy cluster to send the request to.
         cluster: String,
-        /// What to send.
+        /// The request.
         request: TokenRequest,
-        /// How long the answer may take.
+        /// Timeout of the call.
         timeout: Duration,
     },
-    /// Ask the cluster of this assertion source, within [`READ_TIMEOUT`]; report to [`Broker::check_answered`].
-    ReadForCheck(Source),
-    /// Answer a request that asks for readiness.
-    Checked(StreamId, ReadinessStatus),
-    /// Have the worker behind this queue look at the key again ([`Broker::look`]).
+    /// Read the federated token from the cluster of this source, within [`READ_TIMEOUT`]. Report the result to
+    /// [`Broker::probe_answered`].
+    ReadForProbe(Source),
+    /// Answer a readiness probe that waits.
+    FinishProbe(StreamId, ReadinessStatus),
+    /// Make the worker that owns this queue poll the key ([`Broker::poll`]).
     Wake(QueueId, TokenKey),
-    /// Finish a paused request.
+    /// Resume or answer a paused request with this result.
     Finish(StreamId, Result<Arc<CachedToken>, Problem>),
-    /// Write a line about an exchange to the log.
+    /// Write an exchange event to the log.
     Log(Event),
-    /// Take a value for a metric.
+    /// Record a metric value.
     Measure(Measurement),
 }
 
-/// What a request needs of a token.
+/// The remaining lifetime that a request requires of its token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Need {
-    /// That it can be sent now.
-    Usable,
-    /// That it lasts for a while: Azure's SDKs treat less than five minutes as expired, and would ask again at once.
-    LongLived,
+pub enum RequiredLifetime {
+    /// The token can be sent now.
+    Any,
+    /// The token lasts at least five minutes. Azure's SDKs treat a token with less as expired and request another immediately.
+    FiveMinutes,
 }
 
-/// What a request for a token comes to.
+/// The immediate result of a token request.
 #[derive(Debug)]
 pub enum TokenLookup {
-    /// Here it is.
+    /// The cached token.
     Ready(Arc<CachedToken>),
-    /// The stream is to pause; [`Command::Finish`] will name it.
+    /// The stream must pause. A later [`Command::Finish`] names it.
     Pending,
-    /// There is none, and none is to be expected within a request's patience.
+    /// There is no token, and the request must not wait for one.
     Failed(Problem),
 }
 
-/// One worker's broker.
+/// The broker of one worker.
 pub struct Broker {
     worker: WorkerId,
     queue: QueueId,
     limits: Limits,
     random: Random,
     slots: HashMap<TokenKey, Slot>,
-    /// When each key is to be looked at next, the earliest first.
+    /// The next poll of each key, earliest first.
     timers: BTreeSet<(Timestamp, TokenKey)>,
     waiting: HashMap<StreamId, TokenKey>,
     checks: Checks,
     observed: Observed,
     connections: Connections,
     release: Release,
-    /// Whether this VM has ever had a request. The one on the main thread never has, and internal listeners do not
-    /// answer it.
-    serves: bool,
-    /// When something last happened here, by the clock as it was then.
+    /// Whether this VM has received a request. The VM on Envoy's main thread never does, and internal listeners do not respond to
+    /// its calls.
+    serves_requests: bool,
+    /// The clock reading of the latest event.
     latest: Timestamp,
 }
 
-/// One thing that happens to a broker: when, what all workers share, and what is to be done about it.
+/// One call into the broker: its time, the shared data, and the commands that it produces.
 struct Turn<'a> {
     now: Timestamp,
     shared: &'a dyn SharedData,
@@ -210,7 +213,7 @@ struct Turn<'a> {
 }
 
 impl Broker {
-    /// A broker for one worker, which `queue` wakes. The worker's id must be as good as random: the jitter comes of it.
+    /// Creates the broker of one worker, which `queue` wakes. The worker's id must be random, because it seeds the jitter.
     pub fn new(worker: WorkerId, queue: QueueId, limits: Limits) -> Self {
         Self {
             worker,
@@ -224,57 +227,57 @@ impl Broker {
             observed: Observed::default(),
             connections: Connections::default(),
             release: Release::default(),
-            serves: false,
+            serves_requests: false,
             latest: Timestamp::default(),
         }
     }
 
-    /// Asks for a token on behalf of a request.
+    /// Looks up a token for a request.
     ///
-    /// The second value says whether [`Broker::look`] must be called for this key soon, where calls can be made.
+    /// The second value is true when [`Broker::poll`] must be called for this key soon, in a context that can make HTTP calls.
     pub fn get(
         &mut self,
         spec: &Arc<TokenSpec>,
-        need: Need,
+        required_lifetime: RequiredLifetime,
         stream: StreamId,
         now: Timestamp,
         shared: &dyn SharedData,
     ) -> (TokenLookup, bool) {
-        let waiter = Waiter { stream, deadline: now.plus(self.limits.wait), need, rejected: None };
+        let waiter = Waiter { stream, deadline: now.plus(self.limits.wait), required_lifetime, rejected: None };
         let full = self.is_full(spec);
         let answered = self.slot_of(spec, now, shared).answer(waiter, full, now);
-        self.note_answer(spec, stream, answered, now, shared)
+        self.record_lookup(spec, stream, answered, now, shared)
     }
 
-    /// Notes what a request for a token came to, before it is answered: that the token is in use, or that the request waits
-    /// for an exchange that is permitted.
-    fn note_answer(
+    /// Records the result of a lookup before it is returned: marks the token's scope as used, or admits the exchange that the request
+    /// waits for.
+    fn record_lookup(
         &mut self,
         spec: &Arc<TokenSpec>,
         stream: StreamId,
-        (answer, look): (TokenLookup, bool),
+        (lookup, poll): (TokenLookup, bool),
         now: Timestamp,
         shared: &dyn SharedData,
     ) -> (TokenLookup, bool) {
-        match answer {
+        match lookup {
             TokenLookup::Ready(_) if spec.is_listed() => {}
             TokenLookup::Ready(_) => self.touch(spec, now, shared),
             TokenLookup::Failed(_) => {}
             TokenLookup::Pending => {
-                // Only the first one asks for a look.
-                if look && let Err(problem) = self.admit(spec, now, shared) {
+                // Only the first waiting request requires a poll.
+                if poll && let Err(problem) = self.admit(spec, now, shared) {
                     return self.refuse(spec, stream, problem, now);
                 }
                 self.waiting.insert(stream, spec.key());
             }
         }
-        (answer, look)
+        (lookup, poll)
     }
 
-    /// How many requests may wait, when no more may wait for this grant.
+    /// Returns the limit that applies if no more requests may wait for this token spec, and `None` otherwise.
     ///
-    /// Callers choose the unlisted scopes. Their requests leave half of the room to all others, and those of one identity take
-    /// at most half of the rest, so that no identity's callers can take it from another's.
+    /// Callers choose unlisted scopes. Requests for them take at most half of [`Limits::waiting`], and those of one identity at most
+    /// a quarter, so that one identity's callers cannot exhaust the limit for the others.
     fn is_full(&self, spec: &TokenSpec) -> Option<usize> {
         let (all, waiting) = (self.limits.waiting, self.waiting.len());
         if spec.is_listed() {
@@ -292,40 +295,40 @@ impl Broker {
         (waiting >= of_identity).then_some(of_identity)
     }
 
-    /// Answers the only request that waits for a key whose exchange may not begin: with a token that does not last, where
-    /// there is one.
+    /// Answers the only request that waits for a key whose exchange is not admitted: with the cached token if it can still be sent,
+    /// otherwise with the problem. The second value is true when [`Broker::poll`] must be called.
     fn refuse(&mut self, spec: &TokenSpec, stream: StreamId, problem: Problem, now: Timestamp) -> (TokenLookup, bool) {
         let Some(slot) = self.slots.get_mut(&spec.key()) else { return (TokenLookup::Failed(problem), false) };
         let index = slot.waiters.iter().position(|waiter| waiter.stream == stream);
         let rejected = index.and_then(|index| slot.waiters.remove(index).rejected);
         let token = slot.usable_for(rejected.as_ref(), now).cloned();
-        // The other workers must know who holds the token.
-        let look = token.is_some() && slot.use_token();
+        // This worker must be registered as a holder of the token.
+        let poll = token.is_some() && slot.mark_used();
         self.schedule(spec.key(), now);
-        (token.map_or(TokenLookup::Failed(problem), TokenLookup::Ready), look)
+        (token.map_or(TokenLookup::Failed(problem), TokenLookup::Ready), poll)
     }
 
-    /// Asks for a token on behalf of a request that does not wait for it.
+    /// Fetches a token into the cache for a request that does not wait for it.
     ///
-    /// The value says whether [`Broker::look`] must be called for this key soon, where calls can be made.
+    /// Returns whether [`Broker::poll`] must be called for this key soon, in a context that can make HTTP calls.
     pub fn prefetch(&mut self, spec: &Arc<TokenSpec>, now: Timestamp, shared: &dyn SharedData) -> bool {
         let slot = self.slot_of(spec, now, shared);
-        let look = slot.timer.is_none();
+        let poll = slot.timer.is_none();
         if slot.usable(now).is_some() {
-            return slot.use_token() || look;
+            return slot.mark_used() || poll;
         }
         if slot.backing_off(now).is_some() {
-            return look;
+            return poll;
         }
-        if !slot.wanted && self.admit(spec, now, shared).is_err() {
+        if !slot.prefetch && self.admit(spec, now, shared).is_err() {
             self.schedule(spec.key(), now);
             return false;
         }
-        let wanted = self.slots.get_mut(&spec.key()).map(|slot| std::mem::replace(&mut slot.wanted, true));
-        wanted != Some(true) || look
+        let before = self.slots.get_mut(&spec.key()).map(|slot| std::mem::replace(&mut slot.prefetch, true));
+        before != Some(true) || poll
     }
 
-    /// A request that waited is gone. What was begun for it goes on: others may wait for the same.
+    /// Removes a waiting request whose stream no longer exists. Its exchange continues, because other requests may wait for it.
     pub fn forget(&mut self, stream: StreamId) {
         self.checks.forget(stream);
         let Some(key) = self.waiting.remove(&stream) else { return };
@@ -335,7 +338,7 @@ impl Broker {
         }
     }
 
-    /// From now on these are fetched, and kept fresh, even when nobody asks.
+    /// Fetches these tokens and keeps them fresh from now on, even if no request needs them.
     pub fn keep_warm(&mut self, specs: &[Arc<TokenSpec>], now: Timestamp) {
         for spec in specs {
             let slot = self.slots.entry(spec.key()).or_insert_with(|| Slot::new(Arc::clone(spec)));
@@ -344,7 +347,7 @@ impl Broker {
         }
     }
 
-    /// Looks at a key again, after a wake-up.
+    /// Polls a key after a wake-up.
     pub fn poll(&mut self, key: TokenKey, now: Timestamp, shared: &dyn SharedData) -> Vec<Command> {
         self.observe_clock(now);
         let mut turn = Turn { now, shared, commands: Vec::new() };
@@ -352,14 +355,14 @@ impl Broker {
         turn.commands
     }
 
-    /// Looks at every key whose time has come: to be called when [`Broker::next_due`] has come.
+    /// Polls every key that is due. Call it at [`Broker::next_due`].
     pub fn tick(&mut self, now: Timestamp, shared: &dyn SharedData) -> Vec<Command> {
         self.observe_clock(now);
         let mut turn = Turn { now, shared, commands: Vec::new() };
-        // Each key once: one that is due again at once comes with the next tick.
+        // Each key is polled once. A key that is due again immediately is polled in the next tick.
         let due: Vec<TokenKey> = self.timers.iter().take_while(|(at, _)| *at <= now).map(|(_, key)| *key).collect();
         for key in due {
-            // The keys that are left over come first in the next tick: none of them waits for ever.
+            // The remaining keys come first in the next tick, so none is starved.
             if self.release.is_spent(now) {
                 break;
             }
@@ -368,18 +371,18 @@ impl Broker {
         turn.commands
     }
 
-    /// How many token keys this worker keeps something of.
+    /// The number of token keys for which this worker keeps state.
     pub fn keys(&self) -> usize {
         self.slots.len()
     }
 
-    /// When [`Broker::tick`] and [`Broker::connections`] must be called next, even if nothing happens.
+    /// The time at which [`Broker::tick`] and [`Broker::poll_connections`] must be called if no event occurs before.
     pub fn next_due(&self) -> Option<Timestamp> {
         let timer = self.timers.first().map(|(at, _)| *at);
         timer.into_iter().chain(self.connections.next_due()).min()
     }
 
-    /// The answer to [`Command::ReadAssertion`].
+    /// Processes the result of [`Command::ReadAssertion`].
     pub fn assertion_arrived(
         &mut self,
         key: TokenKey,
@@ -395,12 +398,13 @@ impl Broker {
             Exchange::Comparing { until } => (Attempt::First, until, true),
             _ => return turn.commands,
         };
-        let began = until.minus(READ_TIMEOUT + GRACE);
+        let began = until.minus(READ_TIMEOUT + GRACE_PERIOD);
         let spec = Arc::clone(&slot.spec);
         let assertion = spec.assertion().read(answer, now);
-        let is_elsewheres = |problem: &Problem| problem.code == Code::AssertionUnavailable && !self.serves;
-        // A VM that serves no requests can never read it: its attempt says nothing of the token.
-        if !assertion.as_ref().is_err_and(is_elsewheres) {
+        let is_unreadable_here =
+            |problem: &Problem| problem.code == Code::AssertionUnavailable && !self.serves_requests;
+        // A VM that serves no requests can never read the token, so its attempt must not be measured.
+        if !assertion.as_ref().is_err_and(is_unreadable_here) {
             let outcome = assertion.as_ref().err().map_or("read", |problem| problem.code.as_str());
             turn.commands.push(Command::Measure(metrics::assertion_read(outcome)));
         }
@@ -408,7 +412,7 @@ impl Broker {
             Ok(assertion) => {
                 slot.unreadable = 0;
                 slot.malformed = false;
-                credential::note_reading(shared, spec.assertion(), true);
+                credential::record_reading(shared, spec.assertion(), true);
                 self.observe_reading(&spec, assertion.lifetime(), &mut turn);
                 if !is_comparison || self.ends_back_off(key, assertion.fingerprint(), &mut turn) {
                     let request = TokenRequest::new(&spec, &assertion);
@@ -419,29 +423,29 @@ impl Broker {
                     );
                 }
             }
-            Err(problem) if is_elsewheres(&problem) => {
+            Err(problem) if is_unreadable_here(&problem) => {
                 self.yield_to_workers(key, &mut turn);
             }
             Err(_) if is_comparison => {
-                credential::note_reading(shared, spec.assertion(), false);
+                credential::record_reading(shared, spec.assertion(), false);
                 self.end_comparison(key, &mut turn);
             }
             Err(problem) if problem.code == Code::AssertionMalformed && !slot.malformed => {
                 slot.malformed = true;
-                self.try_again(key, attempt, TORN, &mut turn);
+                self.try_again(key, attempt, PARTIAL_FILE_RETRY_DELAY, &mut turn);
             }
             Err(problem) => {
                 slot.malformed = false;
-                credential::note_reading(shared, spec.assertion(), false);
+                credential::record_reading(shared, spec.assertion(), false);
                 let problem = problem.about(spec.identity(), spec.scope());
-                self.fail(key, Failed::transiently(problem, began), &mut turn);
+                self.fail(key, Failed::transient(problem, began), &mut turn);
             }
         }
         self.update_timers(key, &mut turn);
         turn.commands
     }
 
-    /// The answer to [`Command::CallEndpoint`].
+    /// Processes the response to [`Command::CallEndpoint`].
     pub fn endpoint_answered(
         &mut self,
         key: TokenKey,
@@ -470,28 +474,29 @@ impl Broker {
                     }
                     (false, Attempt::First) => self.read(key, Attempt::Second, &mut turn),
                     (false, Attempt::Second) => {
-                        let problem = over_on_arrival(&slot.spec, expires_in, now.since(call.asked_at));
-                        self.fail(key, Failed::transiently(problem, call.asked_at), &mut turn);
+                        let problem = expired_on_arrival(&slot.spec, expires_in, now.since(call.asked_at));
+                        self.fail(key, Failed::transient(problem, call.asked_at), &mut turn);
                     }
                 }
             }
             entra::EndpointAnswer::Unreached { problem } => {
                 let began = call.asked_at;
                 if let Some(problem) = self.call_next(key, call, *problem, &mut turn) {
-                    self.fail(key, Failed::transiently(problem, began), &mut turn);
+                    self.fail(key, Failed::transient(problem, began), &mut turn);
                 }
             }
             entra::EndpointAnswer::Refused { problem, retry_class, retry_after } => {
-                let retry_class = credential::passing_of(shared, &slot.spec, &problem, retry_class, now);
+                let retry_class = credential::retry_class_of(shared, &slot.spec, &problem, retry_class, now);
                 match (call.attempt, retry_class) {
                     (Attempt::First, RetryClass::Immediate | RetryClass::StaleAssertion) => {
                         self.retry_refused(key, &problem, retry_class, &mut turn);
                     }
                     _ => {
                         let (assertion, began) = (call.assertion.fingerprint(), call.asked_at);
-                        credential::note_answer(shared, &slot.spec, &problem, assertion, now);
+                        credential::record_refusal(shared, &slot.spec, &problem, assertion, now);
                         let refused = credential::is_refusal(&problem).then_some(assertion);
-                        let failed = Failed { problem: *problem, retry_class, began, asked_for: retry_after, refused };
+                        let failed =
+                            Failed { problem: *problem, retry_class, began, retry_after: retry_after, refused };
                         self.fail(key, failed, &mut turn);
                     }
                 }
@@ -501,10 +506,10 @@ impl Broker {
         turn.commands
     }
 
-    /// What is known of the grant's key, as fresh as a request needs it.
+    /// Returns the slot of a token spec, creates it if necessary, and adopts the shared token if the slot has no usable one.
     fn slot_of(&mut self, spec: &Arc<TokenSpec>, now: Timestamp, shared: &dyn SharedData) -> &mut Slot {
         self.observe_clock(now);
-        self.serves = true;
+        self.serves_requests = true;
         let key = spec.key();
         if !spec.is_listed() && !self.slots.contains_key(&key) {
             self.make_room(spec);
@@ -517,7 +522,7 @@ impl Broker {
         slot
     }
 
-    /// Everything here is timed by a clock that somebody may set back: nobody is to wait for that much longer.
+    /// Detects a clock that was set back, and moves all times back by the same amount, so that no wait becomes longer.
     fn observe_clock(&mut self, now: Timestamp) {
         let back = self.latest.since(now);
         self.latest = now;
@@ -536,29 +541,33 @@ impl Broker {
     }
 }
 
-/// As many requests wait in this worker as may.
-fn too_many_waiting(most: usize) -> Problem {
+/// The problem of a request that arrives when the limit on waiting requests is reached.
+fn too_many_waiting(limit: usize) -> Problem {
     Problem::new(
         Code::TooManyWaiting,
-        format!("{most} requests wait for a token or a connection in this worker already"),
-        "Check in the log what the exchange waits for, and that the upstream accepts connections; requests are accepted \
-         again as soon as one of those that wait has ended.",
+        format!("{limit} requests already wait for a token or a connection in this worker"),
+        "Check in the log what the exchange waits for, and check that the upstream accepts connections. Requests are \
+         accepted again as soon as a waiting request ends.",
     )
-    .retry_after(GRACE)
+    .retry_after(GRACE_PERIOD)
 }
 
-/// A token that nobody can use: without a back-off, it would be fetched again and again.
-fn over_on_arrival(spec: &TokenSpec, life: Duration, took: Duration) -> Problem {
+/// The problem of a token that has expired on arrival. Its back-off prevents an endless sequence of exchanges.
+fn expired_on_arrival(spec: &TokenSpec, lifetime: Duration, took: Duration) -> Problem {
     Problem::new(
         Code::EntraReplyInvalid,
-        format!("the token lives {} s, and that was over when it came, after {} s", life.as_secs(), took.as_secs()),
-        "See how long Entra takes to answer, the life that the tenant gives to tokens, and this node's clock.",
+        format!(
+            "the token's lifetime ({} s) had already elapsed when it arrived, after {} s",
+            lifetime.as_secs(),
+            took.as_secs()
+        ),
+        "Check Entra's response time, the token lifetime policy of the tenant, and this node's clock.",
     )
     .about(spec.identity(), spec.scope())
 }
 
-/// Jitter: SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators"). Nothing secret hangs
-/// on it.
+/// The random number generator for jitter: SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number
+/// generators"). It is not used for secrets.
 struct Random(u64);
 
 impl Random {
@@ -566,7 +575,7 @@ impl Random {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        // The upper half is the better one.
+        // The upper half is of better quality.
         u32::try_from((mixed ^ (mixed >> 31)) >> 32).unwrap_or_default()
     }
 }

@@ -1,9 +1,9 @@
-//! Modules of other versions that ran in this Envoy process before, and the tokens that they left in shared data.
+//! Removes the tokens that modules of other versions left in this Envoy process's shared data.
 //!
-//! A module whose entries have another form uses other shelves, so neither reads what the other wrote. Envoy keeps shared
-//! data for as long as it runs, and a name in it can never be removed: without this, the tokens of the former version
-//! would stay. So every module enters the names of its shelves in a register, the newest last, and the newest empties
-//! the shelves of all others when nobody can be using them any more. Upgrade and rollback are the same to it.
+//! A module with another entry format uses other shelves, so neither reads the entries of the other. Envoy keeps shared data until it
+//! exits, and names in it cannot be removed, so the tokens of a previous version would remain. Every module therefore adds the prefix
+//! of its shelves to a register, newest last, and the newest module clears the shelves of all others once they can no longer be in
+//! use. Upgrades and rollbacks are handled the same way.
 
 use std::time::Duration;
 
@@ -12,35 +12,34 @@ use super::shared::{self, PREFIX, SharedData};
 use crate::event::Event;
 use crate::time::Timestamp;
 
-/// The name of the register. Its form never changes: the prefixes of shelves, one a line.
+/// The name of the register. Its format never changes: the prefixes of shelves, one per line.
 const REGISTER: &str = "entra-exchange/shelves";
 
-/// How every prefix begins: nothing else is ever emptied, whatever the register says.
-const OURS: &str = "entra-exchange/";
+/// The start of every prefix. Other names are never cleared, whatever the register contains.
+const COMMON_PREFIX: &str = "entra-exchange/";
 
-/// How many predecessors the register holds.
-const MOST: usize = 16;
+/// Maximum number of prefixes in the register.
+const MAX: usize = 16;
 
-/// The shelves of a former version are kept for this long at least.
-const KEPT_FOR: Duration = Duration::from_secs(120);
+/// Minimum time for which the shelves of a previous version are kept.
+const MIN_RETENTION: Duration = Duration::from_secs(120);
 
-/// For how long the requests that wait in a former version's VMs may need its shelves: as long as they may wait, and one
-/// exchange more. The former configuration is not known: its `limits.wait` is taken to be that of this one.
-fn kept_for(wait: Duration) -> Duration {
-    wait.saturating_add(Limits::LONGEST_EXCHANGE).max(KEPT_FOR)
+/// Returns the time for which requests in the VMs of a previous version may need its shelves: their maximum wait and one exchange.
+/// The previous configuration is unknown, so its `limits.wait` is assumed to be `wait`, that of this configuration.
+fn retention(wait: Duration) -> Duration {
+    wait.saturating_add(Limits::LONGEST_EXCHANGE).max(MIN_RETENTION)
 }
 
-/// The predecessors of this module, as one VM sees them.
+/// The pending cleanup of other versions' shelves in one VM.
 #[derive(Debug)]
 pub struct Predecessors {
-    /// When their shelves are to be emptied.
+    /// The time at which their shelves are cleared.
     due: Option<Timestamp>,
-    kept_for: Duration,
+    retention: Duration,
 }
 
 impl Predecessors {
-    /// Enters this module in the register, as the newest: to be called for every configuration that is accepted, with its
-    /// `limits.wait`.
+    /// Adds this module to the register as the newest. Call it for every accepted configuration, with its `limits.wait`.
     pub fn register(wait: Duration, now: Timestamp, shared: &dyn SharedData) -> Self {
         Self::register_as(PREFIX, wait, now, shared)
     }
@@ -51,19 +50,19 @@ impl Predecessors {
         if known.last().is_none_or(|newest| newest != own) {
             known.retain(|prefix| prefix != own);
             known.push(own.to_owned());
-            known.drain(..known.len().saturating_sub(MOST));
+            known.drain(..known.len().saturating_sub(MAX));
             shared.set(REGISTER, known.join("\n").as_bytes(), None);
         }
-        let kept_for = kept_for(wait);
-        Self { due: others.then(|| now.plus(kept_for)), kept_for }
+        let retention = retention(wait);
+        Self { due: others.then(|| now.plus(retention)), retention }
     }
 
-    /// When [`Predecessors::empty`] must be called.
+    /// The time at which [`Predecessors::empty`] must be called.
     pub const fn next_due(&self) -> Option<Timestamp> {
         self.due
     }
 
-    /// Empties the shelves of all predecessors when their time has come. Returns what to log about it.
+    /// Clears the shelves of all predecessors if they are due. Returns the event to log.
     pub fn empty(&mut self, now: Timestamp, shared: &dyn SharedData) -> Option<Event> {
         self.empty_as(PREFIX, now, shared)
     }
@@ -71,13 +70,13 @@ impl Predecessors {
     fn empty_as(&mut self, own: &str, now: Timestamp, shared: &dyn SharedData) -> Option<Event> {
         let due = self.due?;
         if now < due {
-            // A clock that was set back does not prolong it.
-            self.due = Some(due.min(now.plus(self.kept_for)));
+            // A clock that was set back does not extend the retention.
+            self.due = Some(due.min(now.plus(self.retention)));
             return None;
         }
         self.due = None;
         let known = read(shared);
-        // When there is a newer one, it is this module that is the predecessor.
+        // If another module is the newest, this module is a predecessor.
         if known.last().is_none_or(|newest| newest != own) {
             return None;
         }
@@ -87,11 +86,11 @@ impl Predecessors {
     }
 }
 
-/// The prefixes that have been used in this process, the newest last.
+/// Reads the prefixes that have been used in this process, newest last.
 fn read(shared: &dyn SharedData) -> Vec<String> {
     let bytes = shared.get(REGISTER).map(|(bytes, _)| bytes).unwrap_or_default();
     let text = String::from_utf8(bytes).unwrap_or_default();
-    text.lines().filter(|line| line.starts_with(OURS) && line.ends_with('/')).map(str::to_owned).collect()
+    text.lines().filter(|line| line.starts_with(COMMON_PREFIX) && line.ends_with('/')).map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -102,7 +101,7 @@ mod tests {
     const WAIT: Duration = Duration::from_secs(15);
     const FORMER: &str = "entra-exchange/former/";
 
-    /// Shelves of this version with tokens on two of them.
+    /// Shared data with shelves of this version, two of which hold tokens.
     fn used(prefix: &str) -> Shared {
         let shared = Shared::default();
         Predecessors::register_as(prefix, WAIT, START, &shared);
@@ -118,20 +117,20 @@ mod tests {
     }
 
     #[test]
-    fn what_a_former_version_left_is_emptied_when_nobody_can_use_it_any_more() {
+    fn the_shelves_of_a_previous_version_are_cleared_once_they_can_no_longer_be_in_use() {
         let shared = used(FORMER);
         let mut newest = Predecessors::register(WAIT, START, &shared);
-        assert_eq!(newest.next_due(), Some(START.plus(KEPT_FOR)));
-        assert_eq!(newest.empty(START.plus(KEPT_FOR).minus(Duration::from_millis(1)), &shared), None);
+        assert_eq!(newest.next_due(), Some(START.plus(MIN_RETENTION)));
+        assert_eq!(newest.empty(START.plus(MIN_RETENTION).minus(Duration::from_millis(1)), &shared), None);
         assert_eq!(left(FORMER, &shared), ["[]", "[secret]", "[secret]"]);
-        let event = newest.empty(START.plus(KEPT_FOR), &shared).unwrap();
+        let event = newest.empty(START.plus(MIN_RETENTION), &shared).unwrap();
         assert_eq!(event.to_string(), "event=upgrade outcome=emptied shelves=2");
         assert_eq!(left(FORMER, &shared), ["[]", "", ""]);
         assert_eq!(newest.next_due(), None);
     }
 
     #[test]
-    fn after_a_rollback_the_older_version_empties_what_the_newer_one_left() {
+    fn after_a_rollback_the_older_version_clears_the_shelves_of_the_newer_one() {
         let shared = used(FORMER);
         let mut newer = Predecessors::register_as(PREFIX, WAIT, START, &shared);
         shared.set(&format!("{PREFIX}07"), b"[secret]", None);
@@ -145,34 +144,34 @@ mod tests {
     }
 
     #[test]
-    fn without_a_predecessor_nothing_is_ever_due_however_often_it_is_configured() {
+    fn without_a_predecessor_no_cleanup_is_due_however_often_the_module_is_configured() {
         let shared = used(PREFIX);
         for _ in 0..3 {
             let mut own = Predecessors::register(WAIT, START, &shared);
-            assert_eq!((own.next_due(), own.empty(START.plus(KEPT_FOR), &shared)), (None, None));
+            assert_eq!((own.next_due(), own.empty(START.plus(MIN_RETENTION), &shared)), (None, None));
         }
         assert_eq!(left(PREFIX, &shared), ["[]", "[secret]", "[secret]"]);
         assert_eq!(shared.get(REGISTER).unwrap().0, PREFIX.as_bytes());
     }
 
     #[test]
-    fn a_clock_that_is_set_back_does_not_prolong_the_life_of_what_was_left() {
+    fn a_clock_that_is_set_back_does_not_extend_the_retention() {
         let shared = used(FORMER);
         let mut newest = Predecessors::register(WAIT, START, &shared);
         let back = START.minus(Duration::from_secs(3600));
         assert_eq!(newest.empty(back, &shared), None);
-        assert_eq!(newest.next_due(), Some(back.plus(KEPT_FOR)));
-        assert!(newest.empty(back.plus(KEPT_FOR), &shared).is_some());
+        assert_eq!(newest.next_due(), Some(back.plus(MIN_RETENTION)));
+        assert!(newest.empty(back.plus(MIN_RETENTION), &shared).is_some());
     }
 
     #[test]
-    fn a_register_that_makes_no_sense_empties_nothing_and_is_written_anew() {
+    fn an_invalid_register_clears_nothing_and_is_replaced() {
         for register in [&b"someone-else/\nentra-exchange"[..], b"\xff\xfe", b"\n\n"] {
             let shared = Shared::default();
             shared.set(REGISTER, register, None);
             shared.set("someone-else/00", b"theirs", None);
             let mut own = Predecessors::register(WAIT, START, &shared);
-            assert_eq!(own.empty(START.plus(KEPT_FOR), &shared), None);
+            assert_eq!(own.empty(START.plus(MIN_RETENTION), &shared), None);
             assert_eq!(shared.get("someone-else/00").unwrap().0, b"theirs");
             assert_eq!(shared.get(REGISTER).unwrap().0, PREFIX.as_bytes());
         }
@@ -185,11 +184,11 @@ mod tests {
             Predecessors::register_as(&format!("entra-exchange/{number}/"), WAIT, START, &shared);
         }
         let known = read(&shared);
-        assert_eq!((known.len(), known.last().map(String::as_str)), (MOST, Some("entra-exchange/99/")));
+        assert_eq!((known.len(), known.last().map(String::as_str)), (MAX, Some("entra-exchange/99/")));
     }
 
     #[test]
-    fn what_a_former_version_left_is_kept_for_as_long_as_its_requests_may_wait() {
+    fn the_shelves_of_a_previous_version_are_kept_for_as_long_as_its_requests_may_wait() {
         let mut newest = Predecessors::register(Duration::from_secs(300), START, &used(FORMER));
         assert_eq!(newest.next_due(), Some(START.plus(Duration::from_secs(360))));
         let back = START.minus(Duration::from_secs(3600));

@@ -1,11 +1,9 @@
-//! Whether a pod is ready: for each identity that decides, the federated token can be read and Entra accepts the
-//! credential.
+//! Readiness of a pod: for each identity that decides, the federated token can be read and Entra accepts the credential.
 //!
-//! An identity is ready when the last reading of its federated token, in whichever worker, gave a usable assertion, and
-//! it has a usable token or Entra's last word on its credential was not a refusal
-//! ([`crate::entra`] lists the codes) of the federated token that is in the file now. A refusal of a resource, an
-//! outage of Entra and a 429 change nothing: no request that a caller can send makes a pod unready, and a pod that is
-//! not ready does not become ready because Entra cannot be reached either.
+//! An identity is ready if the last read of its federated token, in any worker, gave a usable assertion, and if it has a usable token
+//! or Entra has not rejected its credential ([`crate::entra`] lists the codes) with the federated token that is in the file now.
+//! Rejections of a resource, outages of Entra and 429 responses have no influence: no request from a caller can make a pod not ready,
+//! and an outage does not make a pod ready.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,22 +19,22 @@ use crate::metrics::{self, Measurement};
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 
-/// The identities that decide: all of them must be ready.
+/// The identities that decide the readiness of a pod. All of them must be ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Readiness {
     pub(crate) identities: Vec<Decisive>,
 }
 
-/// One identity that decides.
+/// An identity that decides readiness.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Decisive {
     /// Its name in the configuration.
     pub(crate) name: String,
-    /// What is checked, or what is missing in the pod.
+    /// The credential to check, or the problem in the pod that makes the identity unusable.
     pub(crate) credential: Result<Credential, Problem>,
 }
 
-/// What is checked of an identity.
+/// The parts of an identity's credential that readiness checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Credential {
     key: CredentialKey,
@@ -45,23 +43,23 @@ pub(crate) struct Credential {
 }
 
 impl Credential {
-    /// What the tokens of any scope are asked for with.
+    /// Returns the credential with which tokens of any scope are requested.
     pub(crate) fn of(spec: &TokenSpec) -> Self {
         Self { key: spec.credential(), assertion: spec.assertion().clone(), discard_before: spec.discard_before() }
     }
 }
 
-/// Whether each identity that decides is ready.
+/// The readiness of each identity that decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadinessStatus {
-    /// The identities by name, in the order of the configuration, each with what it lacks.
+    /// The identities by name, in the order of the configuration, each with the problem that makes it not ready.
     identities: Vec<(String, Result<(), Problem>)>,
 }
 
-/// What a reading of the federated token came to.
+/// The result of reading the federated token.
 type Reading = Result<Fingerprint, Problem>;
 
-/// A check that waits for federated tokens to be read.
+/// A probe that waits for reads of federated tokens.
 struct Waiting {
     stream: StreamId,
     readiness: Arc<Readiness>,
@@ -69,11 +67,11 @@ struct Waiting {
     read: Vec<(Source, Reading)>,
 }
 
-/// The checks that wait for federated tokens to be read.
+/// The probes that wait for reads of federated tokens.
 #[derive(Default)]
 pub(super) struct Checks {
     waiting: Vec<Waiting>,
-    /// What is being read for them, and until when.
+    /// The sources that are being read, each with the time at which the read times out.
     reading: Vec<(Source, Timestamp)>,
 }
 
@@ -90,9 +88,11 @@ impl Checks {
 }
 
 impl Broker {
-    /// Checks readiness. `None` when the request is to pause: [`Broker::check`] must be called soon, where calls can be made,
-    /// and [`Command::Checked`] will name the request. No token is ever asked for.
-    pub fn ready(
+    /// Checks readiness. Never requests a token.
+    ///
+    /// Returns `None` if the stream must pause. Then [`Broker::start_probe`] must be called soon, in a context that can make HTTP
+    /// calls, and a later [`Command::FinishProbe`] names the stream.
+    pub fn check_readiness(
         &mut self,
         readiness: &Arc<Readiness>,
         stream: StreamId,
@@ -101,7 +101,7 @@ impl Broker {
     ) -> Option<ReadinessStatus> {
         self.observe_clock(now);
         let unread = readiness.unread(now, shared);
-        // Each holds a stream, as a request that waits for a token does: beyond the limit what is known is told.
+        // A waiting probe holds a stream, as a waiting request does. Beyond the limit it is answered from the known state.
         if unread.is_empty() || self.checks.waiting.len() >= self.limits.waiting {
             return Some(readiness.judge(&[], now, shared));
         }
@@ -109,7 +109,7 @@ impl Broker {
         None
     }
 
-    /// Reads the federated tokens for the checks that wait for them, except those that are being read.
+    /// Reads the federated tokens that probes wait for, except those that are already being read.
     pub fn start_probe(&mut self, now: Timestamp) -> Vec<Command> {
         let checks = &mut self.checks;
         checks.reading.retain(|(_, until)| now < *until);
@@ -117,14 +117,14 @@ impl Broker {
         for source in checks.waiting.iter().flat_map(|waiting| &waiting.unread) {
             if checks.reading.iter().all(|(reading, _)| reading != source) {
                 checks.reading.push((source.clone(), now.plus(READ_TIMEOUT)));
-                commands.push(Command::ReadForCheck(source.clone()));
+                commands.push(Command::ReadForProbe(source.clone()));
             }
         }
         commands
     }
 
-    /// The answer to [`Command::ReadForCheck`].
-    pub fn check_answered(
+    /// Processes the result of [`Command::ReadForProbe`].
+    pub fn probe_answered(
         &mut self,
         source: &Source,
         answer: CallResult,
@@ -133,16 +133,16 @@ impl Broker {
     ) -> Vec<Command> {
         self.observe_clock(now);
         let assertion = source.read(answer, now);
-        let word = assertion.as_ref().err().map_or("read", |problem| problem.code.as_str());
-        let mut commands = vec![Command::Measure(metrics::assertion_read(word))];
+        let outcome = assertion.as_ref().err().map_or("read", |problem| problem.code.as_str());
+        let mut commands = vec![Command::Measure(metrics::assertion_read(outcome))];
         if let Ok(assertion) = &assertion {
-            self.observed.note_reading(source, assertion.lifetime(), now, &mut commands);
+            self.observed.record_reading(source, assertion.lifetime(), now, &mut commands);
         }
         let reading = assertion.map(|assertion| assertion.fingerprint());
         let checks = &mut self.checks;
-        // A reading that only the gauges asked for makes no pod unready: its access tokens may last for hours.
+        // A read that only the gauges requested does not make a pod not ready: its access tokens may be valid for hours.
         if reading.is_ok() || checks.waiting.iter().any(|waiting| waiting.unread.contains(source)) {
-            credential::note_reading(shared, source, reading.is_ok());
+            credential::record_reading(shared, source, reading.is_ok());
         }
         checks.reading.retain(|(other, _)| other != source);
         checks.waiting.retain_mut(|waiting| {
@@ -151,7 +151,7 @@ impl Broker {
             }
             if waiting.unread.is_empty() {
                 let status = waiting.readiness.judge(&waiting.read, now, shared);
-                commands.push(Command::Checked(waiting.stream, status));
+                commands.push(Command::FinishProbe(waiting.stream, status));
             }
             !waiting.unread.is_empty()
         });
@@ -160,8 +160,8 @@ impl Broker {
 }
 
 impl Readiness {
-    /// The sources that must be read now: those whose last reading failed, or that nobody read yet, and those whose
-    /// token Entra refused, because another may be in the file since.
+    /// Returns the sources that must be read now: those whose last read failed, those that were never read, and those whose token
+    /// Entra rejected, because the file may hold another token since.
     fn unread(&self, now: Timestamp, shared: &dyn SharedData) -> Vec<Source> {
         let mut unread: Vec<Source> = Vec::new();
         for credential in self.identities.iter().filter_map(|identity| identity.credential.as_ref().ok()) {
@@ -175,7 +175,7 @@ impl Readiness {
         unread
     }
 
-    /// What is known after these readings.
+    /// Returns the readiness after these reads.
     fn judge(&self, read: &[(Source, Reading)], now: Timestamp, shared: &dyn SharedData) -> ReadinessStatus {
         let of = |identity: &Decisive| (identity.name.clone(), identity.judge(read, now, shared));
         ReadinessStatus { identities: self.identities.iter().map(of).collect() }
@@ -183,7 +183,10 @@ impl Readiness {
 }
 
 impl Decisive {
-    /// Whether it is ready, after these readings.
+    /// Returns whether the identity is ready after these reads.
+    ///
+    /// # Errors
+    /// The problem that makes it not ready.
     fn judge(&self, read: &[(Source, Reading)], now: Timestamp, shared: &dyn SharedData) -> Result<(), Problem> {
         let credential = self.credential.as_ref().map_err(Clone::clone)?;
         let reading = read.iter().find(|(source, _)| *source == credential.assertion).map(|(_, reading)| reading);
@@ -210,11 +213,11 @@ fn unread(source: &Source) -> Problem {
     Problem::new(
         Code::AssertionUnavailable,
         format!("the federated token from cluster {:?} has not been read yet", source.cluster()),
-        "Check that few callers ask for readiness at a time: this one was answered without a reading.",
+        "Reduce the number of concurrent readiness probes: too many were waiting, so this one was answered without a read.",
     )
 }
 
-/// What a verbose reply says of one identity.
+/// One identity in a verbose reply.
 #[derive(Serialize)]
 struct IdentityStatus<'a> {
     identity: &'a str,
@@ -236,26 +239,27 @@ struct VerboseBody<'a> {
 }
 
 impl ReadinessStatus {
-    /// For tests.
+    /// Creates a status for tests.
     #[cfg(test)]
     pub(crate) const fn of(identities: Vec<(String, Result<(), Problem>)>) -> Self {
         Self { identities }
     }
 
-    /// Whether the pod is ready, or what the first identity that is not ready lacks.
+    /// Returns whether the pod is ready.
     ///
     /// # Errors
-    /// The problem names tenant, issuer and subject: it is for callers in the pod.
+    /// The problem of the first identity that is not ready. It names tenant, issuer and subject, so only callers in the pod may see it.
     pub fn outcome(&self) -> Result<(), &Problem> {
         self.identities.iter().find_map(|(_, outcome)| outcome.as_ref().err()).map_or(Ok(()), Err)
     }
 
-    /// Whether each identity that decides is ready, as metrics.
+    /// Returns the readiness of each identity as metrics.
     pub fn measurements(&self) -> impl Iterator<Item = Measurement> {
         self.identities.iter().map(|(identity, outcome)| metrics::ready(identity, outcome.is_ok()))
     }
 
-    /// Every identity that decides, as JSON for callers in the pod: `not_ready` is the status while one is not ready.
+    /// Returns the readiness of every identity as JSON, for callers in the pod. The response status is 200, or `not_ready` if an
+    /// identity is not ready.
     pub(crate) fn verbose_reply(&self, not_ready: u16) -> Reply {
         let identities = self.identities.iter().map(|(identity, outcome)| {
             let problem = outcome.as_ref().err();

@@ -1,7 +1,7 @@
-//! Tokens that somebody rejects: the upstream that answered 401, or a caller that asks for another one.
+//! Rejected tokens: the upstream responded with 401, or a caller requested a replacement.
 //!
-//! Fetch first, then replace: the entry marks the token as rejected, one worker fetches another, and everybody else is
-//! served the rejected token until the new one is there. Only the caller that rejected it never gets it again.
+//! A rejected token is marked in its shared entry. One worker fetches a replacement, and all other requests are served the rejected
+//! token until the replacement is available. Only the caller that rejected the token never receives it again.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,47 +9,46 @@ use std::sync::Arc;
 use super::freshness::CachedToken;
 use super::shared::{self, Update};
 use super::slot::{Rejected, Slot, Waiter};
-use super::{Broker, FORCED_PERIOD, GRACE, Need, QueueId, SharedData, StreamId, TokenLookup};
+use super::{Broker, FORCED_PERIOD, GRACE_PERIOD, QueueId, RequiredLifetime, SharedData, StreamId, TokenLookup};
 use crate::entra::{TokenKey, TokenSpec};
 use crate::event::Event;
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 
-/// Which token a caller does not want any more.
+/// The token that a caller rejects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stale {
-    /// The cached one, unless it was fetched in place of a rejected one less than 30 s ago.
-    Any,
-    /// The one with this SHA-256.
+pub enum RejectedToken {
+    /// The cached token, unless it replaced a rejected token less than 30 s ago.
+    Cached,
+    /// The token with this SHA-256.
     Digest([u8; 32]),
-    /// The one with this SHA-256, if it is rejected: an earlier attempt of the same request carried it.
-    Carried([u8; 32]),
+    /// The token with this SHA-256, which an earlier attempt of the same request carried, if it is marked as rejected.
+    Attempted([u8; 32]),
 }
 
 /// The result of rejecting a token.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Rejection {
-    /// Whether the token is marked as rejected since now, and another is fetched.
-    pub marked: bool,
-    /// The workers that must look at the key again ([`Broker::look`]): wake them by these queues, this worker's own
-    /// among them.
+    /// Whether this call marked the token as rejected, so that a replacement is fetched.
+    pub newly_rejected: bool,
+    /// The queues of the workers that must poll the key ([`Broker::poll`]). They may include this worker's queue.
     pub wake: Vec<QueueId>,
 }
 
-/// Who rejects a token.
+/// The origin of a rejection.
 #[derive(Clone, Copy)]
 pub enum RejectedBy<'a> {
-    /// A managed-identity caller, or an attempt of a request that follows a rejected one.
+    /// A managed-identity caller, or a retry of a request whose token was rejected.
     Caller,
-    /// The upstream, which answered 401 to a request of this part of the configuration. (Envoy shows a filter no request
-    /// headers while the response passes, so the host is not known here.)
+    /// The upstream, which responded with 401 to a request of this part of the configuration. (Envoy does not expose request headers
+    /// to a filter in the response phase, so the host is unknown.)
     Upstream(&'a dyn fmt::Display),
 }
 
 impl Rejection {
-    /// What to log, when the token of `spec` is marked as rejected since now.
+    /// Returns the event to log if this call marked the token of `spec` as rejected.
     pub fn event(&self, spec: &TokenSpec, by: RejectedBy<'_>) -> Option<Event> {
-        if !self.marked {
+        if !self.newly_rejected {
             return None;
         }
         let about =
@@ -61,31 +60,32 @@ impl Rejection {
             }
         };
         let event = event.with("next_forced_in_ms", FORCED_PERIOD.as_millis());
-        Some(event.with("detail", "the cached token was rejected: another one is fetched"))
+        Some(event.with("detail", "the cached token was rejected: a replacement is fetched"))
     }
 }
 
-/// What the shared entry says of a token that is rejected.
+/// The result of marking a token as rejected in its shared entry.
 pub(super) enum Verdict {
-    /// It is marked as rejected since now; the queues of the workers that hold it.
+    /// The token is now marked. The value lists the queues of the workers that hold it.
     Marked(Vec<QueueId>),
-    /// It was marked before, and its replacement is not there yet.
+    /// The token was already marked, and its replacement is not available yet.
     Known,
-    /// Another token has replaced it; the slot has that now.
+    /// Another token has replaced it, and the slot has adopted that.
     Replaced,
-    /// A rejected token of this key was replaced, or was to be, at this time: less than [`FORCED_PERIOD`] ago.
+    /// A rejection already forced an exchange of this key at this time, less than [`FORCED_PERIOD`] ago.
     TooSoon(Timestamp),
 }
 
 impl Broker {
-    /// Asks on behalf of a request that rejects the cached token: the answer is another token, or the reason why there
-    /// is none. The rejected token is marked for all workers, and stays in use for other requests until the new one is
-    /// there; at most one exchange for each key is forced so every 30 s.
-    pub fn get_another(
+    /// Looks up a token for a request that rejects one. The result is another token or a problem.
+    ///
+    /// The rejected token is marked for all workers and stays in use for other requests until its replacement is available. At most
+    /// one exchange per key is forced in 30 s.
+    pub fn get_replacement(
         &mut self,
         spec: &Arc<TokenSpec>,
-        need: Need,
-        stale: Stale,
+        required_lifetime: RequiredLifetime,
+        rejected_token: RejectedToken,
         stream: StreamId,
         now: Timestamp,
         shared: &dyn SharedData,
@@ -93,60 +93,62 @@ impl Broker {
         let (queue, full) = (self.queue, self.is_full(spec));
         let deadline = now.plus(self.limits.wait);
         let slot = self.slot_of(spec, now, shared);
-        let rejects_now = !matches!(stale, Stale::Carried(_));
+        let rejects_now = !matches!(rejected_token, RejectedToken::Attempted(_));
         if rejects_now {
-            // The caller may have the token from another worker.
+            // The caller may have received the token from another worker.
             slot.adopt(&shared::read(shared, spec.key()), now);
         }
-        let meant = slot.token.clone().filter(|token| match stale {
-            Stale::Any => true,
-            Stale::Digest(digest) => token.token().digest() == digest,
-            Stale::Carried(digest) => slot.rejected && token.token().digest() == digest,
+        let meant = slot.token.clone().filter(|token| match rejected_token {
+            RejectedToken::Cached => true,
+            RejectedToken::Digest(digest) => token.token().digest() == digest,
+            RejectedToken::Attempted(digest) => slot.rejected && token.token().digest() == digest,
         });
-        let mut rejected = match (stale, meant.clone()) {
+        let mut rejected = match (rejected_token, meant.clone()) {
             (_, Some(token)) => Some(Rejected::This(token)),
-            (Stale::Digest(digest), None) => Some(Rejected::Digest { digest, asked_at: now }),
-            (Stale::Any | Stale::Carried(_), None) => None,
+            (RejectedToken::Digest(digest), None) => Some(Rejected::Digest { digest, asked_at: now }),
+            (RejectedToken::Cached | RejectedToken::Attempted(_), None) => None,
         };
         let mut holders = None;
         if let Some(token) = meant.filter(|token| rejects_now && token.is_usable(now)) {
             match slot.reject(spec.key(), &token, now, shared) {
                 Verdict::Marked(queues) => holders = Some(queues),
                 Verdict::Known | Verdict::Replaced => {}
-                Verdict::TooSoon(at) if stale == Stale::Any && at <= token.issued_at() => rejected = None,
+                Verdict::TooSoon(at) if rejected_token == RejectedToken::Cached && at <= token.issued_at() => {
+                    rejected = None
+                }
                 Verdict::TooSoon(at) => {
                     let problem = replaced_recently(at, now).about(spec.identity(), spec.scope());
-                    // A worker that took the token over just now is to be known as one that holds it.
-                    let wake = if slot.entered { Vec::new() } else { vec![queue] };
-                    return (TokenLookup::Failed(problem), Rejection { marked: false, wake });
+                    // A worker that has just adopted the token must be registered as a holder.
+                    let wake = if slot.registered { Vec::new() } else { vec![queue] };
+                    return (TokenLookup::Failed(problem), Rejection { newly_rejected: false, wake });
                 }
             }
         }
-        let answered = slot.answer(Waiter { stream, deadline, need, rejected }, full, now);
-        let (answer, look) = self.note_answer(spec, stream, answered, now, shared);
-        let marked = holders.is_some();
+        let answered = slot.answer(Waiter { stream, deadline, required_lifetime, rejected }, full, now);
+        let (lookup, poll) = self.record_lookup(spec, stream, answered, now, shared);
+        let newly_rejected = holders.is_some();
         let holders = holders.unwrap_or_default();
-        let wake = if look || marked { with(holders, queue) } else { holders };
-        (answer, Rejection { marked, wake })
+        let wake = if poll || newly_rejected { with(holders, queue) } else { holders };
+        (lookup, Rejection { newly_rejected, wake })
     }
 
-    /// The upstream rejected a token. It is marked for all workers and stays in use until another is there; at most one
-    /// exchange for each key is forced so every 30 s.
+    /// Marks a token that the upstream rejected, for all workers. It stays in use until its replacement is available. At most one
+    /// exchange per key is forced in 30 s.
     pub fn reject(&mut self, key: TokenKey, token: &CachedToken, now: Timestamp, shared: &dyn SharedData) -> Rejection {
         let Some(slot) = self.slots.get_mut(&key).filter(|slot| slot.token.as_deref() == Some(token)) else {
             return Rejection::default();
         };
         match slot.reject(key, token, now, shared) {
-            Verdict::Marked(holders) => Rejection { marked: true, wake: with(holders, self.queue) },
-            // Its timers are those of the old one.
-            Verdict::Known | Verdict::Replaced => Rejection { marked: false, wake: vec![self.queue] },
+            Verdict::Marked(holders) => Rejection { newly_rejected: true, wake: with(holders, self.queue) },
+            // The timers still belong to the old token.
+            Verdict::Known | Verdict::Replaced => Rejection { newly_rejected: false, wake: vec![self.queue] },
             Verdict::TooSoon(_) => Rejection::default(),
         }
     }
 }
 
 impl Slot {
-    /// Marks the token as rejected for all workers, unless another has replaced it or one was forced a moment ago.
+    /// Marks the token as rejected for all workers, unless it was replaced or an exchange was forced recently.
     fn reject(&mut self, key: TokenKey, token: &CachedToken, now: Timestamp, shared: &dyn SharedData) -> Verdict {
         let verdict = shared::update(shared, key, now, |entry| {
             if entry.token.as_ref().is_some_and(|theirs| theirs != token && theirs.is_usable(now)) {
@@ -160,14 +162,14 @@ impl Slot {
             if let Some(at) = entry.forced_at.filter(|_| entry.is_forced(now)) {
                 return Update::Abandon(Verdict::TooSoon(at));
             }
-            // Elsewhere it may be replaced by one that is over: it is not published anew.
+            // Another worker may have replaced it with a token that has expired. It is not published again.
             entry.rejected = entry.token.as_ref() == Some(token);
             entry.forced_at = Some(now);
             self.adopt(entry, now);
             (self.rejected, self.used) = (true, true);
             Update::Commit(Verdict::Marked(entry.holders.clone()))
         });
-        // Others were faster at every try: whatever they wrote is looked at with the next wake-up.
+        // Every compare-and-set failed. The next wake-up reads the other workers' changes.
         verdict.unwrap_or(Verdict::Known)
     }
 }
@@ -179,7 +181,7 @@ fn with(mut queues: Vec<QueueId>, own: QueueId) -> Vec<QueueId> {
     queues
 }
 
-/// The answer to a caller that rejects a token which has just been fetched in place of a rejected one.
+/// The problem of a caller that rejects a token which has just replaced a rejected one.
 fn replaced_recently(at: Timestamp, now: Timestamp) -> Problem {
     let (period, ago) = (FORCED_PERIOD.as_secs(), now.since(at).as_secs());
     Problem::new(
@@ -190,5 +192,5 @@ fn replaced_recently(at: Timestamp, now: Timestamp) -> Problem {
         "Retry after the time in Retry-After. If the service rejects every new token, check the identity's role \
          assignments and the requested resource.",
     )
-    .retry_after(at.plus(FORCED_PERIOD).since(now).max(GRACE))
+    .retry_after(at.plus(FORCED_PERIOD).since(now).max(GRACE_PERIOD))
 }

@@ -1,21 +1,21 @@
-//! How many paused requests are released at a time.
+//! A limit on the paused requests that are released at a time.
 //!
-//! A thousand requests that wait for one token are ready in the same moment. Resumed together they overrun the upstream:
-//! each needs a connection, and Envoy rejects what exceeds the cluster's circuit breakers. So a worker releases a few in
-//! each millisecond, and the others stay what they are, waiting requests with a deadline.
+//! A thousand requests that wait for one token become ready at the same moment. If they were resumed together, they would overload the
+//! upstream: each needs a connection, and Envoy rejects requests beyond the cluster's circuit breakers. A worker therefore releases a
+//! few per millisecond, and the others continue to wait with their deadlines.
 
 use std::time::Duration;
 
 use crate::time::Timestamp;
 
-/// How many paused requests a worker resumes or answers in one [`PERIOD`] at most. Envoy carries out what a callback of
-/// the module decided after it has returned, one request inside the other: hundreds would overflow its stack.
+/// Maximum number of paused requests that a worker resumes or answers in one [`PERIOD`]. Envoy executes these actions recursively
+/// after the module's callback returns, so hundreds would overflow its stack.
 pub(super) const AT_ONCE: usize = 16;
 
-/// The requests that are left over are released this much later.
+/// Time after which the next requests are released.
 pub(super) const PERIOD: Duration = Duration::from_millis(1);
 
-/// What is left of [`AT_ONCE`] at one moment.
+/// The use of [`AT_ONCE`] at one point in time.
 #[derive(Default)]
 pub(super) struct Release {
     at: Timestamp,
@@ -28,15 +28,15 @@ impl Release {
         self.at == now && self.released >= AT_ONCE
     }
 
-    /// Releases up to `wanted` requests: returns how many may go.
+    /// Releases up to `wanted` requests. Returns the number that may be released.
     pub(super) fn take(&mut self, wanted: usize, now: Timestamp) -> usize {
-        // A clock that was set back is another moment, too.
+        // A clock that was set back also starts a new period.
         if self.at != now {
             *self = Self { at: now, released: 0 };
         }
-        let granted = wanted.min(AT_ONCE.saturating_sub(self.released));
-        self.released = self.released.saturating_add(granted);
-        granted
+        let released = wanted.min(AT_ONCE.saturating_sub(self.released));
+        self.released = self.released.saturating_add(released);
+        released
     }
 }
 
@@ -47,7 +47,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_unix_seconds(1_795_334_000);
 
     #[test]
-    fn no_more_than_a_few_are_released_at_one_moment_however_they_are_asked_for() {
+    fn the_number_of_requests_released_at_one_time_is_limited() {
         let mut release = Release::default();
         assert!(!release.is_spent(NOW));
         assert_eq!(release.take(1, NOW), 1);
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_moment_and_a_clock_that_was_set_back_release_as_many_again() {
+    fn the_limit_starts_again_in_the_next_period_and_when_the_clock_is_set_back() {
         let mut release = Release::default();
         for now in [NOW, NOW.plus(PERIOD), NOW.minus(Duration::from_secs(3600))] {
             assert_eq!(release.take(usize::MAX, now), AT_ONCE);

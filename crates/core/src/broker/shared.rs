@@ -1,8 +1,8 @@
-//! What the workers of one Envoy process share: for each token key the token, the last failure, and the lease.
+//! The state that the workers of one Envoy process share for each token key: the token, the last failure and the lease.
 //!
-//! Envoy's shared data has compare-and-set, but a set on a name that does not exist always succeeds, and names can
-//! never be removed. So there is a fixed number of *shelves*, made before any worker runs, and each holds the entries
-//! of the keys that fall to it. Every change is then a true compare-and-set, and what is let go frees its memory.
+//! Envoy's shared data supports compare-and-set, but a set of a name that does not exist always succeeds, and names cannot be removed.
+//! There is therefore a fixed number of *shelves*, created before any worker runs, and each holds the entries of the keys that fall to
+//! it. Every change is then a real compare-and-set, and a removed entry frees its memory.
 
 use std::time::Duration;
 
@@ -11,142 +11,143 @@ use serde::{Deserialize, Serialize};
 
 use super::causes::Causes;
 use super::freshness::CachedToken;
-use super::{FORCED_PERIOD, GRACE, Limits, READING_PERIOD, credential};
+use super::{FORCED_PERIOD, GRACE_PERIOD, Limits, READING_PERIOD, credential};
 use crate::assertion::Fingerprint;
 use crate::entra::{RetryClass, TokenKey};
 use crate::problem::Problem;
 use crate::time::Timestamp;
 
-/// The name contains the number of the entries' form: a module with another form neither reads nor harms these.
+/// The prefix of all names. It contains the version of the entries' format, so a module with another format neither reads nor changes
+/// these entries.
 #[cfg(not(feature = "next"))]
 pub(super) const PREFIX: &str = "entra-exchange/5/";
-/// A module of another version, as the tests of an upgrade need one.
+/// The prefix of a module of another version, for the upgrade tests.
 #[cfg(feature = "next")]
 pub(super) const PREFIX: &str = "entra-exchange/next/";
 
-/// How often a change is tried again when another worker was faster.
+/// Maximum number of attempts of a compare-and-set.
 const TRIES: usize = 64;
 
-/// An entry without a token in use is let go this long after its last failure's next try.
+/// Time after a failure's next attempt at which the failure is removed.
 const KEPT_AFTER_FAILURE: Duration = Duration::from_secs(600);
 
-/// The process-wide memory that all workers see, as the shell reaches it.
+/// The memory that all workers of the process share.
 pub trait SharedData {
-    /// The value under a name and its compare-and-set number; `None` where the name has never been set.
+    /// Returns the value of a name and its compare-and-set number, or `None` if the name has never been set.
     fn get(&self, name: &str) -> Option<(Vec<u8>, u32)>;
 
-    /// Sets a value. With `cas`, only if the number is still that; returns whether it was set.
+    /// Sets a value. With `cas`, only if the compare-and-set number is still this one. Returns whether the value was set.
     fn set(&self, name: &str, value: &[u8], cas: Option<u32>) -> bool;
 }
 
-/// One of the workers: unique in the process, as good as random.
+/// The random id of a worker, unique in the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerId(pub u64);
 
-/// The queue that wakes one worker's root context.
+/// The id of the queue that wakes one worker's root context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueId(pub u32);
 
-/// Who is fetching, until when. A lease always ends, so a worker that dies blocks nobody for long.
+/// The exclusive right of one worker to perform a key's exchange until a given time. A lease always expires, so a worker that dies
+/// does not block the others for long.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Lease {
     pub(super) holder: WorkerId,
     pub(super) until: Timestamp,
-    /// Who wants to be woken when it is over.
+    /// The queues of the workers to wake when the lease ends.
     pub(super) waiting: Vec<QueueId>,
 }
 
 impl Lease {
-    /// The longest that a lease is given for at a time. One that claims more is left from before the clock was set
-    /// back, and counts for nothing.
-    pub(super) const LONGEST: Duration = Limits::LONGEST_EXCHANGE.saturating_add(GRACE);
+    /// Maximum duration of a lease. A longer one dates from before the clock was set back and is not valid.
+    pub(super) const LONGEST: Duration = Limits::LONGEST_EXCHANGE.saturating_add(GRACE_PERIOD);
 
     pub(super) fn is_live(&self, now: Timestamp) -> bool {
         now < self.until && self.until.since(now) <= Self::LONGEST
     }
 }
 
-/// An exchange that failed.
+/// A failed exchange and its back-off.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Failure {
     pub(super) problem: Problem,
-    /// Whether it passes or needs a change.
+    /// Whether the failure is transient or needs a change.
     pub(super) class: RetryClass,
     pub(super) failed_at: Timestamp,
-    /// No exchange before this time.
+    /// The earliest time of the next exchange.
     pub(super) next_try: Timestamp,
-    /// How many failed of this cause since the last token.
+    /// The number of failures with this cause since the last token.
     pub(super) failures: u32,
 }
 
 impl Failure {
-    /// One from the future is left from before the clock was set back, and counts for nothing. Another worker may
-    /// have looked at the clock a moment later.
+    /// Whether the back-off is in effect. A failure with a time in the future dates from before the clock was set back and is ignored;
+    /// [`GRACE_PERIOD`] allows for another worker's clock reading.
     pub(super) fn is_backing_off(&self, now: Timestamp) -> bool {
-        self.failed_at <= now.plus(GRACE) && now < self.next_try
+        self.failed_at <= now.plus(GRACE_PERIOD) && now < self.next_try
     }
 
-    /// Whether it may be forgotten: nothing was tried for so long that the next failure is the first in a row.
-    pub(super) fn is_over(&self, now: Timestamp) -> bool {
-        self.over_at() <= now
+    /// Whether the failure is so old that the next one counts as the first.
+    pub(super) fn is_expired(&self, now: Timestamp) -> bool {
+        self.expires_at() <= now
     }
 
-    /// From when on it may be forgotten.
-    pub(super) fn over_at(&self) -> Timestamp {
+    /// The time from which the failure may be removed.
+    pub(super) fn expires_at(&self) -> Timestamp {
         self.next_try.plus(KEPT_AFTER_FAILURE)
     }
 
-    /// The problem as it is told now.
+    /// Returns the problem with the Retry-After time that applies now.
     pub(super) fn to_problem(&self, now: Timestamp) -> Problem {
         self.problem.clone().retry_after(self.next_try.since(now))
     }
 }
 
-/// A federated token that Entra refused. Another one may be accepted at once, so that the file is read while the back-off runs.
+/// A federated token that Entra rejected. Entra may accept another one immediately, so the file is read during the back-off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RefusedAssertion {
     pub(super) fingerprint: Fingerprint,
-    /// When a worker last read the file.
+    /// The time at which a worker last read the file.
     pub(super) read_at: Timestamp,
 }
 
 impl RefusedAssertion {
     /// Whether the file may be read again. A time in the future dates from before the clock was set back.
     pub(super) fn may_be_compared(&self, now: Timestamp) -> bool {
-        now.since(self.read_at) >= READING_PERIOD || self.read_at > now.plus(GRACE)
+        now.since(self.read_at) >= READING_PERIOD || self.read_at > now.plus(GRACE_PERIOD)
     }
 }
 
-/// What is shared for one key.
+/// The shared state of one token key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Entry {
-    /// Whose token it is, for people.
+    /// The name of the identity, for the status page.
     #[serde(default)]
     pub(super) identity: String,
-    /// What it is for, for people.
+    /// The scope, for the status page.
     #[serde(default)]
     pub(super) scope: String,
     pub(super) token: Option<CachedToken>,
     pub(super) failure: Option<Failure>,
-    /// How often each cause made an exchange fail since the last token.
+    /// The number of failures of each cause since the last token.
     #[serde(default)]
     pub(super) causes: Causes,
-    /// The federated token that Entra refused, if the failure is a refusal of the credential.
+    /// The federated token that Entra rejected, if the failure is a rejection of the credential.
     #[serde(default)]
     pub(super) refused: Option<RefusedAssertion>,
     pub(super) lease: Option<Lease>,
-    /// Whether the token is rejected: it stays in use until another takes its place.
+    /// Whether the token is rejected. It stays in use until another replaces it.
     #[serde(default)]
     pub(super) rejected: bool,
-    /// When a token was last rejected.
+    /// The time at which a rejection last forced an exchange.
     #[serde(default)]
     pub(super) forced_at: Option<Timestamp>,
-    /// The queues of the workers that hold this token or an older one. They are woken when it is rejected and when
-    /// another takes its place; those that are alive then enter themselves anew.
+    /// The queues of the workers that hold this token or an older one. They are woken when the token is rejected or replaced; workers
+    /// that are alive then register again.
     #[serde(default)]
     pub(super) holders: Vec<QueueId>,
-    /// When the last of all tokens that `holders` hold ends. Until then a holder may still send an older token, also when
-    /// the newer one had a shorter life and is over.
+    /// The time until which a token that one of the `holders` holds can be sent. An older token may outlast a newer one with a shorter
+    /// lifetime.
     #[serde(default)]
     pub(super) held_until: Timestamp,
 }
@@ -155,11 +156,10 @@ impl Entry {
     /// Whether a rejection forced an exchange less than [`FORCED_PERIOD`] ago. A time in the future dates from before the
     /// clock was set back and does not count.
     pub(super) fn is_forced(&self, now: Timestamp) -> bool {
-        self.forced_at.is_some_and(|at| at <= now.plus(GRACE) && now.since(at) < FORCED_PERIOD)
+        self.forced_at.is_some_and(|at| at <= now.plus(GRACE_PERIOD) && now.since(at) < FORCED_PERIOD)
     }
 
-    /// Puts another token in the place of the one that is there. Returns the queues of the workers to wake: of all that
-    /// hold an older one, and not the `holder` of this one.
+    /// Replaces the token. Returns the queues of the workers to wake: all that hold an older token, except the `holder` of the new one.
     pub(super) fn replace_token(&mut self, token: CachedToken, holder: QueueId) -> Vec<QueueId> {
         let mut older = std::mem::take(&mut self.holders);
         older.retain(|queue| *queue != holder);
@@ -169,27 +169,27 @@ impl Entry {
         older
     }
 
-    /// Enters a worker among those that hold a token of this key.
+    /// Registers a worker as a holder of a token of this key.
     pub(super) fn enter(&mut self, holder: QueueId, token: &CachedToken) {
         self.holders.push(holder);
         self.held_until = self.held_until.max(token.usable_until());
     }
 
-    /// Whether no worker can hold a token of this key any more.
+    /// Whether no worker can still hold a token of this key.
     fn is_released(&self, now: Timestamp) -> bool {
         self.holders.is_empty() || self.held_until <= now
     }
 
-    /// Forgets a token that can no longer be used: after the clock was set back, it must not come into use again.
+    /// Removes a token that is no longer usable. Otherwise it would be used again after the clock is set back.
     fn clean(&mut self, now: Timestamp) {
         if self.token.take_if(|token| !token.is_usable(now)).is_some() {
             self.rejected = false;
         }
     }
 
-    fn is_over(&self, now: Timestamp) -> bool {
+    fn is_expired(&self, now: Timestamp) -> bool {
         let token_over = self.token.as_ref().is_none_or(|token| !token.is_usable(now));
-        let failure_over = self.failure.as_ref().is_none_or(|failure| failure.is_over(now));
+        let failure_over = self.failure.as_ref().is_none_or(|failure| failure.is_expired(now));
         let lease_over = self.lease.as_ref().is_none_or(|lease| !lease.is_live(now));
         token_over && failure_over && lease_over && !self.is_forced(now) && self.is_released(now)
     }
@@ -198,18 +198,18 @@ impl Entry {
 /// A shelf without entries: the length of an empty list.
 pub(super) const EMPTY: &[u8] = &[0];
 
-/// What is shared, as bytes.
+/// Serializes a shared value.
 pub(super) fn encode(value: &impl Serialize) -> Vec<u8> {
-    // It fails for types that do not know their length only; none of ours is one.
+    // Serialization fails only for types of unknown length, and no shared type is one.
     postcard::to_allocvec(value).unwrap_or_default()
 }
 
-/// What these bytes say. What cannot be read counts as empty, and is written anew.
+/// Deserializes a shared value. Invalid bytes are read as the default value.
 pub(super) fn decode<T: DeserializeOwned + Default>(bytes: &[u8]) -> T {
     postcard::from_bytes(bytes).unwrap_or_default()
 }
 
-/// The entries under one name. There are few, so one is found by looking at each: a map has 10 KB of code for each type.
+/// The entries of one name. They are few, so a list is searched: a map would add 10 KB to the module for each type.
 #[derive(Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Shelf<K, V>(pub(super) Vec<(K, V)>);
@@ -221,7 +221,7 @@ impl<K, V> Default for Shelf<K, V> {
 }
 
 impl<K: PartialEq, V: Default> Shelf<K, V> {
-    /// Changes the entry of a key; a new one where there is none.
+    /// Changes the entry of a key, and creates it if it does not exist.
     pub(super) fn change<T>(&mut self, key: K, change: impl FnOnce(&mut V) -> T) -> T {
         match self.0.iter_mut().find(|(other, _)| *other == key) {
             Some((_, entry)) => change(entry),
@@ -234,7 +234,7 @@ impl<K: PartialEq, V: Default> Shelf<K, V> {
         }
     }
 
-    /// The entry of a key, or an empty one.
+    /// Returns the entry of a key, or the default entry.
     pub(super) fn take(self, key: &K) -> V {
         self.0.into_iter().find(|(other, _)| other == key).map(|(_, entry)| entry).unwrap_or_default()
     }
@@ -248,8 +248,8 @@ fn shelf_of(key: TokenKey) -> String {
     shelf(key.first_byte())
 }
 
-/// Makes the shelves that are not there yet. To be called where no other worker can do the same at the same time:
-/// Envoy configures the canary VM before any worker.
+/// Creates the missing shelves. Call it where no worker can do the same concurrently: Envoy configures the canary VM before any
+/// worker.
 pub fn prepare(shared: &dyn SharedData) {
     for number in 0..=u8::MAX {
         let name = shelf(number);
@@ -260,28 +260,28 @@ pub fn prepare(shared: &dyn SharedData) {
     credential::prepare(shared);
 }
 
-/// Empties the shelves of a version, whose names begin with `prefix`. Returns how many held entries.
+/// Clears the shelves of a version, whose names begin with `prefix`. Returns the number of shelves that held entries.
 pub(super) fn empty(prefix: &str, shared: &dyn SharedData) -> usize {
-    // No form writes an entry in so few bytes, and every form reads a value without bytes as a shelf without entries.
+    // No format writes an entry in so few bytes, and every format reads an empty value as a shelf without entries.
     const NO_ENTRIES: usize = 2;
     let names = (0..=u8::MAX).map(|number| format!("{prefix}{number:02x}"));
     let used = names.filter(|name| shared.get(name).is_some_and(|(bytes, _)| bytes.len() > NO_ENTRIES));
     used.map(|name| shared.set(&name, b"", None)).filter(|emptied| *emptied).count()
 }
 
-/// What is shared for `key`.
+/// Reads the shared entry of `key`.
 pub(super) fn read(shared: &dyn SharedData, key: TokenKey) -> Entry {
     let bytes = shared.get(&shelf_of(key)).map(|(bytes, _)| bytes).unwrap_or_default();
     decode::<Shelf<TokenKey, Entry>>(&bytes).take(&key)
 }
 
-/// What is shared, key by key.
+/// Reads all shared entries.
 pub(super) fn read_all(shared: &dyn SharedData) -> Vec<(TokenKey, Entry)> {
     let shelves = (0..=u8::MAX).filter_map(|number| shared.get(&shelf(number)));
     shelves.flat_map(|(bytes, _)| decode::<Shelf<TokenKey, Entry>>(&bytes).0).collect()
 }
 
-/// Whether a change is to be written.
+/// The result of a change to a shared value, and whether to write the change.
 pub(super) enum Update<T> {
     Commit(T),
     Abandon(T),
@@ -293,10 +293,10 @@ impl<T> Update<T> {
     }
 }
 
-/// Changes the value under a name that was made beforehand, as one step that no other worker can come between.
+/// Atomically changes the value of an existing name.
 ///
-/// `change` may be called several times, each time with the bytes that are there then; it gives the bytes to write, if any. Returns
-/// `false` when others were faster every time.
+/// `change` may be called several times, each time with the current bytes. It returns the bytes to write, or `None` to leave the value
+/// unchanged. Returns `false` if every compare-and-set failed.
 pub(super) fn update_value(
     shared: &dyn SharedData,
     name: &str,
@@ -314,8 +314,8 @@ pub(super) fn update_value(
     false
 }
 
-/// Calls `update` with a change that says whether it is to be written, and gives the result of the last change; `None` when
-/// `update` returns `false`. Everything that does not depend on `T` is in `update`, once in the module.
+/// Calls `update` with a change that returns whether to write it. Returns the result of the last change, or `None` if `update` returns
+/// `false`. `update` does not depend on `T`, so the module contains its code only once.
 pub(super) fn with_result<V, T>(
     mut change: impl FnMut(&mut V) -> Update<T>,
     update: impl FnOnce(&mut dyn FnMut(&mut V) -> bool) -> bool,
@@ -332,8 +332,8 @@ pub(super) fn with_result<V, T>(
     last.filter(|_| done)
 }
 
-/// Changes what is shared for `key`, as [`update_value`] does. The last result of `change` comes back, or `None` when
-/// others were faster every time.
+/// Atomically changes the shared entry of `key`, as [`update_value`] does. Returns the last result of `change`, or `None` if every
+/// compare-and-set failed.
 pub(super) fn update<T>(
     shared: &dyn SharedData,
     key: TokenKey,
@@ -352,20 +352,20 @@ fn update_entry(
     update_value(shared, &shelf_of(key), &mut |bytes| {
         let mut shelf: Shelf<TokenKey, Entry> = decode(bytes);
         shelf.change(key, &mut *change).then(|| {
-            shelf.0.retain(|(_, entry)| !entry.is_over(now));
+            shelf.0.retain(|(_, entry)| !entry.is_expired(now));
             shelf.0.iter_mut().for_each(|(_, entry)| entry.clean(now));
             encode(&shelf)
         })
     })
 }
 
-/// Lets go of what is shared for `key`, unless a worker is fetching it.
+/// Removes the shared entry of `key`, unless its lease is held.
 pub(super) fn remove(shared: &dyn SharedData, key: TokenKey, now: Timestamp) {
     update(shared, key, now, |entry| {
         if entry.lease.as_ref().is_some_and(|lease| lease.is_live(now)) {
             return Update::Abandon(());
         }
-        // A rejection is remembered for as long as it limits the next one.
+        // The time of a forced exchange is kept as long as it limits the next one.
         let forced = std::mem::take(entry);
         if forced.is_forced(now) {
             let Entry { identity, scope, forced_at, .. } = forced;

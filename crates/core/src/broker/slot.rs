@@ -1,75 +1,76 @@
-//! What one worker knows of one key.
+//! The state of one token key in one worker.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::freshness::{self, CachedToken};
 use super::shared::{Entry, Failure, RefusedAssertion};
-use super::{FORCED_PERIOD, Need, QueueId, StreamId, TokenLookup, release, too_many_waiting};
+use super::{FORCED_PERIOD, QueueId, RequiredLifetime, StreamId, TokenLookup, release, too_many_waiting};
 use crate::assertion::Assertion;
 use crate::entra::{TokenRequest, TokenSpec};
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 
-/// What this worker knows of one key.
+/// The state of one token key in this worker.
 pub(super) struct Slot {
     pub(super) spec: Arc<TokenSpec>,
-    /// To be kept fresh even when nobody asks.
+    /// Whether the token is kept fresh even if no request needs it.
     pub(super) warm: bool,
     pub(super) token: Option<Arc<CachedToken>>,
-    /// Whether the token is rejected: it stays in use until another is there.
+    /// Whether the token is rejected. It stays in use until another replaces it.
     pub(super) rejected: bool,
-    /// Whether the shared entry names this worker among those that hold the token, or it will after the next look.
-    pub(super) entered: bool,
-    /// Whether anybody asked since the token came.
+    /// Whether the shared entry lists this worker as a holder of the token, or will after the next poll.
+    pub(super) registered: bool,
+    /// Whether a request has used the token since it was adopted.
     pub(super) used: bool,
-    /// Whether somebody asked who does not wait for it.
-    pub(super) wanted: bool,
+    /// Whether a prefetch is requested.
+    pub(super) prefetch: bool,
     pub(super) failure: Option<Failure>,
-    /// The federated token that Entra refused, if the failure is a refusal of the credential.
+    /// The federated token that Entra rejected, if the failure is a rejection of the credential.
     pub(super) refused: Option<RefusedAssertion>,
-    /// What holds its exchange back though it did not fail itself.
+    /// The throttling or exhausted budget that holds back the exchange.
     pub(super) held_back: Option<Failure>,
-    /// When a request last used or asked for the token.
+    /// The time at which a request last used the token.
     pub(super) used_at: Timestamp,
-    /// When that was last told to the other workers.
+    /// The time at which that use was last shared with the other workers.
     pub(super) touched_at: Timestamp,
-    /// In the order in which they came, which is the order of their deadlines.
+    /// In order of arrival, which is also the order of deadlines.
     pub(super) waiters: Vec<Waiter>,
     pub(super) exchange: Exchange,
-    /// In a VM that serves no requests: how often the federated token could not be read.
+    /// In a VM that serves no requests, the number of failed reads of the federated token.
     pub(super) unreadable: u32,
-    /// Whether the last reading of the federated token gave no JWT, so that one more decides.
+    /// Whether the last read of the federated token gave no JWT, so that the next read decides.
     pub(super) malformed: bool,
-    /// Whether a lease of this worker's is counted.
+    /// Whether the lease metric counts this worker's lease.
     pub(super) leased: bool,
-    /// When the key is to be looked at next, as it stands in [`Broker::timers`].
+    /// The time of the next poll, as in [`Broker::timers`](super::Broker).
     pub(super) timer: Option<Timestamp>,
 }
 
+/// A request that waits for the token.
 pub(super) struct Waiter {
     pub(super) stream: StreamId,
     pub(super) deadline: Timestamp,
-    pub(super) need: Need,
-    /// The token that the caller rejects and must not get.
+    pub(super) required_lifetime: RequiredLifetime,
+    /// The token that the caller rejects and must not receive.
     pub(super) rejected: Option<Rejected>,
 }
 
-/// A token that a caller rejects.
+/// A token that must not be served to the caller that rejected it.
 pub(super) enum Rejected {
     This(Arc<CachedToken>),
-    /// The one with this SHA-256, should it ever come into use here; the caller asked for another at `asked_at`.
+    /// The token with this SHA-256, if this worker ever adopts it. The caller rejected it at `asked_at`.
     Digest {
         digest: [u8; 32],
         asked_at: Timestamp,
     },
 }
 
-/// How a request for a token ends.
+/// The result of a token request.
 pub(super) enum Outcome<'a> {
     Token(&'a Arc<CachedToken>),
     Failure(&'a Failure),
-    /// Entra issued the token again that the request rejects.
+    /// Entra issued the rejected token again.
     SameToken,
 }
 
@@ -81,7 +82,7 @@ impl Rejected {
         }
     }
 
-    /// Whether Entra issued this token, which is the rejected one, once more since the caller rejected it.
+    /// Whether Entra has issued this token, which the caller rejected, again since the rejection.
     fn is_issued_again(&self, token: &CachedToken) -> bool {
         match self {
             Self::This(this) => this.issued_at() != token.issued_at(),
@@ -90,19 +91,19 @@ impl Rejected {
     }
 }
 
-/// Where the exchange for a key stands, as this worker sees it.
+/// The state of a key's exchange in this worker.
 pub(super) enum Exchange {
-    /// Nobody needs one.
+    /// No exchange is needed.
     Idle,
-    /// Another worker has the lease, or this one must not try; look again then at the latest.
-    Elsewhere { until: Timestamp },
-    /// This worker asked for the assertion while the exchange backs off: one that Entra did not refuse ends the back-off.
+    /// Another worker holds the lease, or this worker may not begin yet. Poll again at `until` at the latest.
+    Deferred { until: Timestamp },
+    /// This worker reads the assertion during the back-off. One that Entra has not rejected ends the back-off.
     Comparing { until: Timestamp },
-    /// This worker asked for the assertion.
+    /// This worker reads the assertion.
     Reading { until: Timestamp, attempt: Attempt },
-    /// This worker called the token endpoint.
+    /// This worker calls the token endpoint.
     Calling { until: Timestamp, call: Box<EndpointCall> },
-    /// This worker tries once more, then.
+    /// This worker waits until `until` to read the assertion again.
     Pausing { until: Timestamp, attempt: Attempt },
 }
 
@@ -110,14 +111,14 @@ pub(super) enum Exchange {
 pub(super) struct EndpointCall {
     pub(super) attempt: Attempt,
     pub(super) asked_at: Timestamp,
-    /// What the answer is compared with, so that nothing of it is quoted.
+    /// The assertion that was sent. Parts of it are removed from the texts of the response.
     pub(super) assertion: Assertion,
     pub(super) request: TokenRequest,
-    /// The place of the cluster among the ways to the authority.
+    /// The index of the cluster among the token spec's clusters.
     pub(super) cluster_index: usize,
 }
 
-/// Which try of one exchange this is.
+/// The attempt of an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Attempt {
     First,
@@ -131,9 +132,9 @@ impl Slot {
             warm: false,
             token: None,
             rejected: false,
-            entered: false,
+            registered: false,
             used: false,
-            wanted: false,
+            prefetch: false,
             failure: None,
             refused: None,
             held_back: None,
@@ -156,45 +157,51 @@ impl Slot {
         self.failure.iter().chain(&self.held_back).find(|failure| failure.is_backing_off(now))
     }
 
-    /// Whether the back-off is one that another federated token would end, and the file may be read to see whether it is there.
+    /// Whether another federated token would end the back-off, and the file may be read now to check for one.
     pub(super) fn may_compare(&self, now: Timestamp) -> bool {
         self.failure.as_ref().is_some_and(|failure| failure.is_backing_off(now))
             && self.refused.is_some_and(|refused| refused.may_be_compared(now))
             && !self.held_back.as_ref().is_some_and(|failure| failure.is_backing_off(now))
     }
 
-    /// Whether a request must wait although the exchange backs off: the file is read for it, or is about to be.
+    /// Whether a request must wait although the exchange backs off, because the file is being read or is about to be.
     fn awaits_comparison(&self, now: Timestamp) -> bool {
         self.may_compare(now) || matches!(self.exchange, Exchange::Comparing { .. })
     }
 
-    /// Whether this worker does nothing for the key, and nobody here waits for it. Another worker may exchange it.
+    /// Whether this worker neither performs an exchange for the key nor has waiters. Another worker may perform one.
     pub(super) fn is_idle(&self) -> bool {
-        self.waiters.is_empty() && !self.wanted && !self.holds_lease()
+        self.waiters.is_empty() && !self.prefetch && !self.holds_lease()
     }
 
-    /// Whether Entra refused it last.
+    /// Whether Entra rejected the last exchange.
     pub(super) fn is_refused(&self) -> bool {
         self.failure.as_ref().is_some_and(|failure| failure.problem.code == Code::EntraRefused)
     }
 
-    /// The token, when it does for this need. While a back-off runs, whatever can be sent does.
-    pub(super) fn fitting(&self, need: Need, now: Timestamp) -> Option<&Arc<CachedToken>> {
+    /// Returns the token if it has the required lifetime and is not discarded. During a back-off, every token that can be sent is
+    /// acceptable.
+    pub(super) fn acceptable(&self, required_lifetime: RequiredLifetime, now: Timestamp) -> Option<&Arc<CachedToken>> {
         self.usable(now).filter(|token| {
-            let fits = (need == Need::Usable || token.is_long_lived(now)) && !self.is_discarded(token, now);
+            let fits = (required_lifetime == RequiredLifetime::Any || token.is_long_lived(now))
+                && !self.is_discarded(token, now);
             fits || self.backing_off(now).is_some()
         })
     }
 
-    /// The token that can be sent for a caller, however little of it is left: not the one that the caller rejects.
+    /// Returns the token if it can be sent, whatever its remaining lifetime, and is not the one that the caller rejects.
     pub(super) fn usable_for(&self, rejected: Option<&Rejected>, now: Timestamp) -> Option<&Arc<CachedToken>> {
         self.usable(now).filter(|token| !rejected.is_some_and(|rejected| rejected.is(token)))
     }
 
-    /// How a request ends for which this is needed: with a token that does, or with a failure that backs off; `None` while
-    /// it must wait.
-    pub(super) fn outcome(&self, need: Need, rejected: Option<&Rejected>, now: Timestamp) -> Option<Outcome<'_>> {
-        if let Some(token) = self.fitting(need, now) {
+    /// Returns the result of a request: an acceptable token or a failure that backs off, and `None` while the request must wait.
+    pub(super) fn outcome(
+        &self,
+        required_lifetime: RequiredLifetime,
+        rejected: Option<&Rejected>,
+        now: Timestamp,
+    ) -> Option<Outcome<'_>> {
+        if let Some(token) = self.acceptable(required_lifetime, now) {
             match rejected.filter(|rejected| rejected.is(token)) {
                 None => return Some(Outcome::Token(token)),
                 Some(rejected) if rejected.is_issued_again(token) => return Some(Outcome::SameToken),
@@ -204,7 +211,7 @@ impl Slot {
         self.backing_off(now).filter(|_| !self.awaits_comparison(now)).map(Outcome::Failure)
     }
 
-    /// The outcome as the request gets it.
+    /// Converts an outcome to the result that the request receives.
     pub(super) fn result_of(&self, outcome: Outcome<'_>, now: Timestamp) -> Result<Arc<CachedToken>, Problem> {
         match outcome {
             Outcome::Token(token) => Ok(Arc::clone(token)),
@@ -213,87 +220,88 @@ impl Slot {
         }
     }
 
-    /// Answers a request, or has it wait unless the worker is `full`: then, as many wait there as may. The second value
-    /// says whether [`super::Broker::look`] must be called.
+    /// Answers a request or makes it wait. `full` is the limit on waiting requests if it is reached. The second value is true when
+    /// [`super::Broker::poll`] must be called.
     pub(super) fn answer(&mut self, waiter: Waiter, full: Option<usize>, now: Timestamp) -> (TokenLookup, bool) {
-        // The first use of a token, and a key that is new, need a timer.
-        let look = self.timer.is_none();
-        let outcome = self.outcome(waiter.need, waiter.rejected.as_ref(), now);
+        // The first use of a token and a new key need a timer.
+        let poll = self.timer.is_none();
+        let outcome = self.outcome(waiter.required_lifetime, waiter.rejected.as_ref(), now);
         match outcome.map(|outcome| self.result_of(outcome, now)) {
-            Some(Ok(token)) => return (TokenLookup::Ready(token), self.use_token() || look),
-            Some(Err(problem)) => return (TokenLookup::Failed(problem), look),
+            Some(Ok(token)) => return (TokenLookup::Ready(token), self.mark_used() || poll),
+            Some(Err(problem)) => return (TokenLookup::Failed(problem), poll),
             None => {}
         }
         let Some(waiting) = full else {
             self.waiters.push(waiter);
             return (TokenLookup::Pending, self.waiters.len() == 1);
         };
-        // One that does not last is better than none.
+        // A token with less than the required lifetime is better than none.
         if let Some(token) = self.usable_for(waiter.rejected.as_ref(), now) {
             let token = Arc::clone(token);
-            return (TokenLookup::Ready(token), self.use_token() || look);
+            return (TokenLookup::Ready(token), self.mark_used() || poll);
         }
         let problem = too_many_waiting(waiting).about(self.spec.identity(), self.spec.scope());
-        (TokenLookup::Failed(problem), look)
+        (TokenLookup::Failed(problem), poll)
     }
 
-    /// Notes that the token is used. Returns whether [`super::Broker::look`] must be called: the first use needs a timer, and
-    /// the other workers must know who holds the token.
-    pub(super) const fn use_token(&mut self) -> bool {
-        let (used, entered) = (self.used, self.entered);
-        (self.used, self.entered) = (true, true);
-        !used || !entered
+    /// Records that the token is used. Returns whether [`super::Broker::poll`] must be called: the first use needs a timer, and this
+    /// worker must be registered as a holder.
+    pub(super) const fn mark_used(&mut self) -> bool {
+        let (used, registered) = (self.used, self.registered);
+        (self.used, self.registered) = (true, true);
+        !used || !registered
     }
 
-    /// Whether a waiter can be finished as soon as it may be released.
+    /// Whether there is a result for a waiter, which then only waits for its release.
     pub(super) fn has_ready_waiter(&self, now: Timestamp) -> bool {
-        let is_ready = |waiter: &Waiter| self.outcome(waiter.need, waiter.rejected.as_ref(), now).is_some();
+        let is_ready =
+            |waiter: &Waiter| self.outcome(waiter.required_lifetime, waiter.rejected.as_ref(), now).is_some();
         self.waiters.iter().any(is_ready)
     }
 
-    /// Takes over what another worker has published.
+    /// Adopts the token and failure that another worker has published.
     pub(super) fn adopt(&mut self, entry: &Entry, now: Timestamp) {
         let is_better = |theirs: &&CachedToken| theirs.is_usable(now) || self.usable(now).is_none();
         let theirs = entry.token.as_ref().filter(is_better);
         if let Some(theirs) = theirs.filter(|theirs| self.token.as_deref() != Some(theirs)) {
             self.token = Some(Arc::new(theirs.clone()));
-            self.used = std::mem::take(&mut self.wanted);
-            (self.rejected, self.entered) = (false, false);
+            self.used = std::mem::take(&mut self.prefetch);
+            (self.rejected, self.registered) = (false, false);
         }
         self.rejected |= entry.rejected && self.token.as_deref() == entry.token.as_ref();
         self.failure.clone_from(&entry.failure);
         self.refused = entry.refused;
     }
 
-    /// Takes over what is shared after a wake-up, and enters the queue of this worker among those that hold the token.
-    /// Returns whether the entry changed.
+    /// Adopts the shared entry after a wake-up, and registers this worker's queue as a holder of the token. Returns whether the entry
+    /// changed.
     pub(super) fn synchronize(&mut self, entry: &mut Entry, queue: QueueId, now: Timestamp) -> bool {
         let before = self.token.clone();
         let was_unused = self.is_unused();
         self.adopt(entry, now);
         if was_unused && before.is_some() && before != self.token {
-            // Another worker keeps the token fresh; this one has no use for it.
+            // Another worker keeps the token fresh, and this one does not use it.
             (self.token, self.rejected) = (None, false);
         }
-        // Also an older one, when the one that took its place is over: the next is to be known here.
+        // Also for an older token whose replacement has expired: this worker must be woken for the next one.
         let held = self.usable(now);
-        let enters = held.filter(|_| !entry.holders.contains(&queue));
-        if let Some(token) = enters {
+        let unregistered = held.filter(|_| !entry.holders.contains(&queue));
+        if let Some(token) = unregistered {
             entry.enter(queue, token);
         }
-        let has_entered = enters.is_some();
-        self.entered = held.is_some();
-        has_entered
+        let changed = unregistered.is_some();
+        self.registered = held.is_some();
+        changed
     }
 
-    /// Whether nobody here has asked since the token came.
+    /// Whether no request in this worker has used the token since it was adopted.
     fn is_unused(&self) -> bool {
-        let asked = self.warm || self.used || self.wanted || !self.waiters.is_empty();
+        let asked = self.warm || self.used || self.prefetch || !self.waiters.is_empty();
         !asked && matches!(self.exchange, Exchange::Idle)
     }
 
-    /// The clock was set back: what was to happen in a while is to happen in that while still, and a token from the future
-    /// must not come into use again when the clock has caught up.
+    /// Moves all times back after the clock was set back, so that waits do not become longer, and removes a token with an issue time in
+    /// the future, so that it is not used again when the clock reaches that time.
     pub(super) fn set_back(&mut self, by: Duration, now: Timestamp) {
         if self.token.take_if(|token| !token.is_usable(now)).is_some() {
             self.rejected = false;
@@ -306,7 +314,7 @@ impl Slot {
         }
         match &mut self.exchange {
             Exchange::Idle => {}
-            Exchange::Elsewhere { until }
+            Exchange::Deferred { until }
             | Exchange::Comparing { until }
             | Exchange::Reading { until, .. }
             | Exchange::Pausing { until, .. } => *until = until.minus(by),
@@ -322,36 +330,37 @@ impl Slot {
         freshness::is_discarded(token.issued_at(), self.spec.discard_before(), now)
     }
 
-    /// Whether another token is to be fetched in place of this one.
+    /// Whether the token is to be replaced.
     fn is_due(&self, token: &CachedToken, now: Timestamp) -> bool {
         token.is_due(now) || self.rejected || self.is_discarded(token, now)
     }
 
-    /// Whether an exchange is to be made now.
-    pub(super) fn wants_exchange(&self, now: Timestamp) -> bool {
+    /// Whether an exchange is needed now.
+    pub(super) fn needs_exchange(&self, now: Timestamp) -> bool {
         if self.backing_off(now).is_some() && !self.may_compare(now) {
             return false;
         }
         match self.usable(now) {
-            None => self.warm || self.wanted || !self.waiters.is_empty(),
+            None => self.warm || self.prefetch || !self.waiters.is_empty(),
             Some(token) => {
                 let due = self.is_due(token, now) && (self.warm || self.used || !self.waiters.is_empty());
-                let unserved = |waiter: &Waiter| self.outcome(waiter.need, waiter.rejected.as_ref(), now).is_none();
+                let unserved =
+                    |waiter: &Waiter| self.outcome(waiter.required_lifetime, waiter.rejected.as_ref(), now).is_none();
                 due || self.waiters.iter().any(unserved)
             }
         }
     }
 
-    /// Whether this worker is fetching.
+    /// Whether this worker holds the key's lease.
     pub(super) const fn holds_lease(&self) -> bool {
-        !matches!(self.exchange, Exchange::Idle | Exchange::Elsewhere { .. })
+        !matches!(self.exchange, Exchange::Idle | Exchange::Deferred { .. })
     }
 
-    /// When to look at it, even if nothing happens; `None` when it can be let go.
+    /// Returns the time of the next poll if no event occurs before, or `None` if the slot can be removed.
     pub(super) fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
         let exchange = match &self.exchange {
             Exchange::Idle => None,
-            Exchange::Elsewhere { until }
+            Exchange::Deferred { until }
             | Exchange::Comparing { until }
             | Exchange::Reading { until, .. }
             | Exchange::Calling { until, .. }
@@ -373,19 +382,19 @@ impl Slot {
             }
             Some(token) => Some(token.usable_until()),
             None if self.warm => Some(next_try.unwrap_or(now)),
-            // One that is only held back has nothing to keep: callers could make any number.
+            // A slot that is only held back is not kept, because callers could create any number of them.
             None => self.failure.as_ref().and(next_try),
         }
     }
 }
 
-/// The answer to a caller that rejects a token which Entra issues again: one more exchange would bring the same.
+/// The problem of a caller that rejects a token which Entra issues again. Another exchange would return the same token.
 fn same_token_again() -> Problem {
     Problem::new(
         Code::EntraReplyInvalid,
-        "Entra issued the token again that this request rejects",
-        "Retry after the time in Retry-After. If it repeats, check what is between the filter and Entra: Entra issues a new \
-         token in each exchange.",
+        "Entra issued the same token again that this request rejects",
+        "Retry after the time in Retry-After. If this repeats, check for a cache or proxy between the filter and Entra: Entra \
+         issues a new token in each exchange.",
     )
     .retry_after(FORCED_PERIOD)
 }

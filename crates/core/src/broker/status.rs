@@ -1,4 +1,4 @@
-//! What the workers know of each token, for people who look: never the token.
+//! The status page: the state of each token, never the token itself.
 
 use serde::Serialize;
 
@@ -11,90 +11,90 @@ use crate::problem::Problem;
 use crate::time::Timestamp;
 use crate::untrusted::Guid;
 
-/// What the workers of one Envoy process know of one key.
+/// The state of one token key in one Envoy process.
 #[derive(Debug, Serialize)]
 struct KeyStatus {
     /// The identity, by its name in the configuration.
     identity: String,
-    /// What the token is for.
+    /// The scope of the token.
     scope: String,
-    /// The start of the key, which tells two keys of the same identity and scope apart, such as another client id's.
+    /// The start of the key. It distinguishes keys with the same identity and scope, for example with another client id.
     key: String,
-    /// The state of its token.
+    /// The state of the token.
     state: State,
-    /// The token that requests get, when there is one.
+    /// The times of the cached token, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<TokenTimes>,
-    /// Why the last exchange failed, when it did.
+    /// The failure of the last exchange, if it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     last_problem: Option<LastProblem>,
 }
 
-/// The state of a key's token, in the words of `docs/glossary.md`.
+/// The state of a token. `docs/glossary.md` defines the terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum State {
-    /// There is no token; the next request starts an exchange.
+    /// There is no token. The next request starts an exchange.
     Absent,
-    /// There is no token, and a worker makes an exchange.
+    /// There is no token, and a worker performs an exchange.
     Fetching,
-    /// Requests get the token, and it is not time to refresh it.
+    /// The cached token is served and not due for refresh.
     Fresh,
-    /// Requests get the token, and it is time to refresh it, or it was rejected.
+    /// The cached token is served, and it is due for refresh or was rejected.
     Due,
-    /// Requests get the token, and a worker makes an exchange.
+    /// The cached token is served, and a worker performs an exchange.
     Refreshing,
-    /// There is no token, the last exchange failed, and its back-off runs.
+    /// There is no token, the last exchange failed, and its back-off has not elapsed.
     Failing,
 }
 
-/// A token's times, in seconds from now.
+/// The times of a token, in seconds from now.
 #[derive(Debug, Serialize)]
 struct TokenTimes {
-    /// How long ago it was asked for.
+    /// The time since it was requested.
     age_s: u64,
-    /// When another is fetched, if it is used.
+    /// The time until it is due for refresh.
     refresh_in_s: u64,
-    /// How long it is sent.
+    /// The time for which it can still be sent.
     usable_for_s: u64,
-    /// How long it lives.
+    /// The time until it expires.
     expires_in_s: u64,
 }
 
-/// A failure, and when it is tried again.
+/// A failure and its next attempt.
 #[derive(Debug, Serialize)]
 struct LastProblem {
-    /// What went wrong, in a word.
+    /// The problem code.
     code: &'static str,
-    /// Whether it passes (`transient`, `throttled`) or somebody must change something (`needs_change`).
+    /// `transient` or `throttled`, or `needs_change` if an operator must change something.
     class: &'static str,
-    /// What happened.
+    /// What was found and what was expected.
     detail: String,
-    /// What to do about it.
+    /// What to do.
     remedy: String,
-    /// Entra's code, such as `AADSTS700213`.
+    /// Entra's error code, such as `AADSTS700213`.
     #[serde(skip_serializing_if = "Option::is_none")]
     aadsts: Option<String>,
-    /// Entra's id for its answer.
+    /// Entra's id of the response.
     #[serde(skip_serializing_if = "Option::is_none")]
     trace_id: Option<Guid>,
-    /// Entra's id for the request.
+    /// Entra's id of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     correlation_id: Option<Guid>,
-    /// How long ago it happened.
+    /// The time since the failure, in seconds.
     age_s: u64,
-    /// How many failed in a row.
+    /// The number of consecutive failures.
     failures: u32,
-    /// When the next try is due.
+    /// The time until the next attempt, in seconds.
     next_try_in_s: u64,
 }
 
-/// Which build of the filter it is.
+/// The build of the filter.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Build {
-    /// As the changelog names it.
+    /// The version, as in the changelog.
     pub version: &'static str,
-    /// The commit it was made of.
+    /// The commit that it was built from.
     pub commit: &'static str,
 }
 
@@ -103,19 +103,19 @@ struct Body<'a> {
     #[serde(flatten)]
     build: Build,
     configuration: Shown<'a>,
-    /// RFC 3339.
+    /// The current time, in the format of RFC 3339.
     time: String,
     keys: Vec<KeyStatus>,
-    /// How many keys there are beyond [`MOST_KEYS`].
+    /// The number of keys beyond [`MAX_KEYS`], which are omitted.
     #[serde(skip_serializing_if = "Option::is_none")]
     keys_left_out: Option<usize>,
 }
 
-/// How many keys are shown.
-const MOST_KEYS: usize = 500;
+/// Maximum number of keys on the page.
+const MAX_KEYS: usize = 500;
 
-/// What is known of each key that the configuration names, or that this process has a token or a failure of, by identity and scope: as JSON. Of more than
-/// `MOST_KEYS` the first are shown.
+/// Returns the status page as JSON: each token that the configuration names or for which this process has a token or a failure, in the
+/// order of identity and scope. Only the first `MAX_KEYS` are included.
 pub fn status(build: Build, configuration: &ConfigurationStatus, now: Timestamp, shared: &dyn SharedData) -> Reply {
     let mut keys: Vec<KeyStatus> = Vec::new();
     let mut left_out = 0;
@@ -130,12 +130,12 @@ pub fn status(build: Build, configuration: &ConfigurationStatus, now: Timestamp,
             (token.key, Entry { identity, scope, ..Entry::default() })
         })
         .collect();
-    // Each in its place: the library's sort has 22 KB, for a page that a person reads.
+    // Sorted insertion: the standard library's sort would add 22 KB to the module.
     for (key, entry) in known.into_iter().chain(unknown) {
         let key = KeyStatus::new(key, entry, now);
         let index = keys.partition_point(|other| other.rank() < key.rank());
         keys.insert(index, key);
-        if keys.len() > MOST_KEYS {
+        if keys.len() > MAX_KEYS {
             keys.pop();
             left_out += 1;
         }
@@ -149,7 +149,7 @@ pub fn status(build: Build, configuration: &ConfigurationStatus, now: Timestamp,
 }
 
 impl KeyStatus {
-    /// Where it stands among others.
+    /// The sort key.
     fn rank(&self) -> (&str, &str, &str) {
         (&self.identity, &self.scope, &self.key)
     }

@@ -1,7 +1,7 @@
 //! Tests of the decisions about requests to destinations.
 
 use super::*;
-use crate::broker::Stale;
+use crate::broker::RejectedToken;
 use crate::decision::{Delivery, Refusal};
 use crate::entra::AccessToken;
 use crate::http::tests::Sent;
@@ -385,12 +385,12 @@ fn the_token_of_an_earlier_attempt_is_not_a_credential_of_the_app() {
     assert_eq!(again("strict.example"), "payments s/.default");
     // The decision names the carried token, so that a retry after a 401 does not send it again.
     let carried = |request: Sent| match policy().decide(&request.property(&[OWN_HEADER], "authorization")) {
-        Decision::Exchange(_, delivery) => delivery.stale(),
+        Decision::Exchange(_, delivery) => delivery.rejected_token(),
         _ => panic!("no token"),
     };
     let digest = AccessToken::parse("ours").unwrap().digest();
     let request = || routed("kv.example", "outbound|80||kv.example");
-    assert_eq!(carried(request().header("authorization", b"Bearer ours")), Some(Stale::Carried(digest)));
+    assert_eq!(carried(request().header("authorization", b"Bearer ours")), Some(RejectedToken::Attempted(digest)));
     for value in [&b"ours"[..], b"Bearer \xff", b"Bearer a b", b""] {
         assert_eq!(carried(request().header("authorization", value)), None);
     }

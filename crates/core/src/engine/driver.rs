@@ -1,4 +1,4 @@
-//! The one interpreter of the broker's commands.
+//! Executes the broker's commands through a host.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -7,8 +7,8 @@ use super::host::{CallId, Host};
 use super::meters::Meters;
 use crate::assertion::Source;
 use crate::broker::{
-    Broker, CachedToken, Command, Connection, Limits, Need, QueueId, READ_TIMEOUT, Readiness, ReadinessStatus,
-    RejectedBy, Rejection, SharedData, Stale, StreamId, TokenLookup, WorkerId,
+    Broker, CachedToken, Command, ConnectionOutcome, Limits, QueueId, READ_TIMEOUT, Readiness, ReadinessStatus,
+    RejectedBy, RejectedToken, Rejection, RequiredLifetime, SharedData, StreamId, TokenLookup, WorkerId,
 };
 use crate::decision::ConfigPath;
 use crate::entra::{TokenKey, TokenSpec};
@@ -18,24 +18,24 @@ use crate::problem::Problem;
 use crate::small_map::SmallMap;
 use crate::time::Timestamp;
 
-/// The message that has a worker take a turn and names no key: no key is as short.
+/// The wake-up message that names no key. It is shorter than any key.
 const ANOTHER_TURN: &[u8] = b"";
 
-/// One worker's broker, with its calls.
+/// The broker of one worker and its HTTP calls.
 ///
-/// Each method hands in one event, carries out through the [`Host`] what the broker asks for because of it, and sets the
-/// timer. Paused streams that are to be finished come back, because only the caller knows what a stream is.
+/// Each method processes one event and carries out the resulting commands through the [`Host`]. The caller sets the timer
+/// ([`Driver::next_due`]) and finishes the paused streams that a method returns, because only it knows the streams.
 pub struct Driver {
     broker: Broker,
     queue: QueueId,
     /// Calls in progress.
     calls: SmallMap<CallId, Purpose>,
-    /// The least level of lines about exchanges; `None` writes none.
+    /// The minimum level of exchange events; `None` disables them.
     exchange_log: Option<Level>,
     meters: Meters,
 }
 
-/// What a call is for.
+/// The purpose of a call.
 #[derive(Clone)]
 enum Purpose {
     Assertion(TokenKey),
@@ -46,14 +46,14 @@ enum Purpose {
 /// A paused stream whose wait has ended.
 #[derive(Debug)]
 pub enum Finished {
-    /// It waited for a token.
+    /// The stream waited for a token.
     Token(StreamId, Result<Arc<CachedToken>, Problem>),
-    /// It asked whether the pod is ready.
+    /// The stream is a readiness probe.
     Readiness(StreamId, ReadinessStatus),
 }
 
 impl Driver {
-    /// A driver for one worker, which `queue` wakes. The worker's id must be random: the jitter comes from it.
+    /// Creates the driver of one worker, which `queue` wakes. The worker's id must be random, because it seeds the jitter.
     pub fn new(worker: WorkerId, queue: QueueId, limits: Limits, exchange_log: Option<Level>) -> Self {
         Self {
             broker: Broker::new(worker, queue, limits),
@@ -64,65 +64,67 @@ impl Driver {
         }
     }
 
-    /// Fetches these tokens now and keeps them fresh, even when no request asks for them. The host's timer must be due.
+    /// Fetches these tokens and keeps them fresh, even if no request needs them. Call it only while the host's timer is due.
     pub fn keep_warm(&mut self, specs: &[Arc<TokenSpec>], now: Timestamp) {
         self.broker.keep_warm(specs, now);
     }
 
-    /// Asks for a token on behalf of a request. [`TokenLookup::Pending`] means that the stream is to pause; a [`Finished::Token`]
-    /// will name it. With `stale`, the request rejects the token that is cached. `now` is [`Host::now`], which costs a host call.
+    /// Looks up a token for a request. On [`TokenLookup::Pending`] the stream must pause, and a later [`Finished::Token`] names it.
+    /// `rejected_token` is the token that the request rejects, if any. `now` is [`Host::now`], which costs a host call.
     pub fn request_token(
         &mut self,
         spec: &Arc<TokenSpec>,
-        need: Need,
-        stale: Option<Stale>,
+        required_lifetime: RequiredLifetime,
+        rejected_token: Option<RejectedToken>,
         stream: StreamId,
         now: Timestamp,
         host: &mut dyn Host,
     ) -> TokenLookup {
-        let Some(stale) = stale else {
-            let (lookup, poll) = self.broker.get(spec, need, stream, now, host.shared());
+        let Some(rejected_token) = rejected_token else {
+            let (lookup, poll) = self.broker.get(spec, required_lifetime, stream, now, host.shared());
             if poll {
                 host.wake(self.queue, spec.key().as_bytes());
             }
             return lookup;
         };
-        let (lookup, rejection) = self.broker.get_another(spec, need, stale, stream, now, host.shared());
+        let (lookup, rejection) =
+            self.broker.get_replacement(spec, required_lifetime, rejected_token, stream, now, host.shared());
         report_rejection(spec, &rejection, RejectedBy::Caller, host);
         lookup
     }
 
-    /// Fetches a token for a request that does not wait for it.
+    /// Fetches a token into the cache for a request that does not wait for it.
     pub fn prefetch(&mut self, spec: &Arc<TokenSpec>, host: &mut dyn Host) {
         if self.broker.prefetch(spec, host.now(), host.shared()) {
             host.wake(self.queue, spec.key().as_bytes());
         }
     }
 
-    /// Whether the pod is ready; `None` when the stream is to pause: a [`Finished::Readiness`] will name it.
+    /// Checks whether the pod is ready. On `None` the stream must pause, and a later [`Finished::Readiness`] names it.
     pub fn probe(
         &mut self,
         readiness: &Arc<Readiness>,
         stream: StreamId,
         host: &mut dyn Host,
     ) -> Option<ReadinessStatus> {
-        let status = self.broker.ready(readiness, stream, host.now(), host.shared());
+        let status = self.broker.check_readiness(readiness, stream, host.now(), host.shared());
         if status.is_none() {
             host.wake(self.queue, ANOTHER_TURN);
         }
         status
     }
 
-    /// The upstream answered 401 to a request that carried this token, which `decided_by` gave it.
+    /// Processes a 401 response of the upstream to a request with this token. `decided_by` is the part of the configuration that
+    /// decided about the request.
     pub fn reject(&mut self, spec: &TokenSpec, token: &CachedToken, decided_by: &ConfigPath, host: &mut dyn Host) {
         let rejection = self.broker.reject(spec.key(), token, host.now(), host.shared());
         report_rejection(spec, &rejection, RejectedBy::Upstream(decided_by), host);
     }
 
-    /// A request waits until its upstream connection is established: [`Driver::poll_connections`] will name it.
+    /// Makes a request wait until its upstream connection is established. [`Driver::poll_connections`] returns it then.
     ///
     /// # Errors
-    /// Too many requests wait already.
+    /// The limit on waiting requests is reached.
     pub fn await_connection(
         &mut self,
         spec: &Arc<TokenSpec>,
@@ -135,21 +137,21 @@ impl Driver {
         Ok(())
     }
 
-    /// The streams whose wait for a connection has ended; `is_established` says of one whether its connection exists.
+    /// Returns the streams whose wait for a connection has ended. `is_established` returns whether a stream's connection exists.
     pub fn poll_connections(
         &mut self,
         now: Timestamp,
         is_established: impl FnMut(StreamId) -> bool,
-    ) -> Vec<(StreamId, Connection)> {
-        self.broker.connections(now, is_established)
+    ) -> Vec<(StreamId, ConnectionOutcome)> {
+        self.broker.poll_connections(now, is_established)
     }
 
-    /// A paused stream no longer exists.
+    /// Removes a paused stream that no longer exists.
     pub fn forget(&mut self, stream: StreamId) {
         self.broker.forget(stream);
     }
 
-    /// Messages from [`Host::wake`] have arrived.
+    /// Processes messages from [`Host::wake`].
     pub fn woken(&mut self, messages: &[Vec<u8>], host: &mut dyn Host) -> Vec<Finished> {
         // Sorting a list would add 22 KB to the module.
         let mut keys = BTreeSet::new();
@@ -163,7 +165,7 @@ impl Driver {
         })
     }
 
-    /// The timer has fired.
+    /// Processes the expiry of the timer.
     pub fn timer(&mut self, host: &mut dyn Host) -> Vec<Finished> {
         self.turn(host, |broker, now, shared| {
             let mut commands = broker.tick(now, shared);
@@ -172,7 +174,7 @@ impl Driver {
         })
     }
 
-    /// A call that [`Host::start_call`] started has ended. One that is not known is ignored.
+    /// Processes the result of a call that [`Host::start_call`] started. An unknown call is ignored.
     pub fn call_finished(&mut self, id: CallId, result: CallResult, host: &mut dyn Host) -> Vec<Finished> {
         match self.calls.remove(&id) {
             Some(purpose) => self.turn(host, |broker, now, shared| report(broker, purpose, result, now, shared)),
@@ -180,17 +182,17 @@ impl Driver {
         }
     }
 
-    /// When [`Driver::timer`] is due, even if nothing happens.
+    /// The time at which [`Driver::timer`] must be called if no event occurs before.
     pub fn next_due(&self) -> Option<Timestamp> {
         self.broker.next_due().into_iter().chain(self.broker.next_observation()).min()
     }
 
-    /// How many token keys this worker keeps something of.
+    /// The number of token keys for which this worker keeps state.
     pub fn keys(&self) -> usize {
         self.broker.keys()
     }
 
-    /// Hands one event to the broker, and carries out its commands until there are none.
+    /// Passes one event to the broker, and carries out its commands until there are none.
     fn turn(
         &mut self,
         host: &mut dyn Host,
@@ -202,7 +204,7 @@ impl Driver {
         while let Some(command) = commands.pop_front() {
             let (purpose, call) = match command {
                 Command::ReadAssertion(spec) => (Purpose::Assertion(spec.key()), read(spec.assertion())),
-                Command::ReadForCheck(source) => {
+                Command::ReadForProbe(source) => {
                     let call = read(&source);
                     (Purpose::Probe(source), call)
                 }
@@ -217,7 +219,7 @@ impl Driver {
                     finished.push(Finished::Token(stream, outcome));
                     continue;
                 }
-                Command::Checked(stream, status) => {
+                Command::FinishProbe(stream, status) => {
                     finished.push(Finished::Readiness(stream, status));
                     continue;
                 }
@@ -234,7 +236,7 @@ impl Driver {
             };
             match host.start_call(&call) {
                 Ok(id) => self.calls.insert(id, purpose),
-                // A call that cannot be started has ended.
+                // A call that cannot be started is reported as ended.
                 Err(failure) => {
                     commands.extend(report(&mut self.broker, purpose, Err(failure), now, host.shared()));
                 }
@@ -244,7 +246,7 @@ impl Driver {
     }
 }
 
-/// The call that reads a federated token.
+/// Creates the call that reads a federated token.
 fn read(source: &Source) -> HttpCall {
     let cluster = source.cluster().to_owned();
     HttpCall {
@@ -258,6 +260,7 @@ fn read(source: &Source) -> HttpCall {
     }
 }
 
+/// Reports the result of a call to the broker.
 fn report(
     broker: &mut Broker,
     purpose: Purpose,
@@ -268,11 +271,11 @@ fn report(
     match purpose {
         Purpose::Assertion(key) => broker.assertion_arrived(key, result, now, shared),
         Purpose::Endpoint(key) => broker.endpoint_answered(key, result, now, shared),
-        Purpose::Probe(source) => broker.check_answered(&source, result, now, shared),
+        Purpose::Probe(source) => broker.probe_answered(&source, result, now, shared),
     }
 }
 
-/// Logs that a token was rejected, and wakes the workers that must know.
+/// Logs a rejection and wakes the workers that it concerns.
 fn report_rejection(spec: &TokenSpec, rejection: &Rejection, by: RejectedBy<'_>, host: &mut dyn Host) {
     if let Some(event) = rejection.event(spec, by) {
         host.log(&event);

@@ -1,7 +1,7 @@
-//! What the engine asks of the process that it runs in.
+//! The interface between the engine and the process that it runs in.
 //!
-//! A host hands events in ([`super::Engine`], [`super::Driver`]) and carries out what these traits ask for. It decides nothing, retries nothing and
-//! makes up no header. The Wasm module implements both traits over proxy-wasm's host calls; the tests over a virtual clock.
+//! A host passes events to [`super::Engine`] or [`super::Driver`] and implements these traits. It makes no decisions, retries nothing and
+//! adds no headers. The Wasm module implements both traits with proxy-wasm's host calls, and the tests with a virtual clock.
 
 use std::time::Duration;
 
@@ -11,84 +11,82 @@ use crate::http::{CallFailure, HttpCall, Reply};
 use crate::metrics::Kind;
 use crate::time::Timestamp;
 
-/// A host's number for a call. It is not used for another call before that one has ended.
+/// The host's number of a call. It is not reused before the call has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CallId(pub u32);
 
-/// The host's number for a metric.
+/// The host's number of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MetricId(pub u32);
 
-/// A process, as one worker sees it.
+/// The process, from the view of one worker.
 pub trait Host {
-    /// The wall clock.
+    /// Returns the current time of the wall clock.
     fn now(&self) -> Timestamp;
 
-    /// The memory that all workers of the process share.
+    /// Returns the memory that all workers of the process share.
     fn shared(&self) -> &dyn SharedData;
 
-    /// Starts a call. Its result is reported once, with the number that is returned, to [`super::Engine::call_finished`].
+    /// Starts a call and returns its number. The host reports the result once to [`super::Engine::call_finished`].
     ///
     /// # Errors
     /// The call could not be started; nothing is reported for it.
     fn start_call(&mut self, call: &HttpCall) -> Result<CallId, CallFailure>;
 
-    /// Delivers a message to the worker behind this queue, which may be this one; it is handed to [`super::Engine::woken`] there,
-    /// in a later turn. A message to a worker that no longer exists is dropped.
+    /// Sends a message to the worker that owns this queue, which may be this worker. There the host passes it to
+    /// [`super::Engine::woken`], in a later turn. A message to a worker that no longer exists is dropped.
     fn wake(&mut self, worker: QueueId, message: &[u8]);
 
-    /// Calls [`super::Engine::timer`] once after this time, in place of any time set before; `None` sets no timer.
+    /// Sets the timer, which calls [`super::Engine::timer`] once after this time. Replaces an earlier timer; `None` only cancels it.
     fn set_timer(&mut self, after: Option<Duration>);
 
     /// Writes a line to the log.
     fn log(&mut self, event: &Event);
 
-    /// The number of the metric with this name, which is made when it does not exist; `None` when the host keeps no metrics.
+    /// Returns the number of the metric with this name, and defines the metric if it does not exist. `None` if the host keeps no metrics.
     fn metric(&mut self, kind: Kind, name: &str) -> Option<MetricId>;
 
-    /// Records a value: adds it to a [`Kind::Counter`] or [`Kind::Sum`], sets a [`Kind::Gauge`], adds it to a
-    /// [`Kind::Histogram`]'s distribution.
+    /// Records a value: adds it to a [`Kind::Counter`] or [`Kind::Sum`], sets a [`Kind::Gauge`] to it, or adds it to the distribution of
+    /// a [`Kind::Histogram`].
     fn record(&mut self, metric: MetricId, kind: Kind, value: i64);
 }
 
-/// The HTTP streams of a process. Each method acts on one stream, whether it is paused or in a callback; on one that no
-/// longer exists it does nothing.
+/// The HTTP streams of a process. A stream may be paused or in a callback. Calls for a stream that no longer exists have no effect.
 pub trait HttpHost: Host {
-    /// The first value of a request header; pseudo-headers by their names (`:authority`, `:path`, `:method`).
+    /// Returns the first value of a request header or pseudo-header (`:authority`, `:path`, `:method`).
     fn header(&self, stream: StreamId, name: &str) -> Option<Vec<u8>>;
 
-    /// An Envoy attribute, such as `["xds", "cluster_name"]`.
+    /// Returns an Envoy attribute, such as `["xds", "cluster_name"]`.
     fn property(&self, stream: StreamId, path: &[&str]) -> Option<Vec<u8>>;
 
-    /// The status of the stream's response, once its headers have arrived.
+    /// Returns the status of the stream's response once its headers have arrived.
     fn response_status(&self, stream: StreamId) -> Option<u16>;
 
-    /// Sets a request header, in place of any other of its name; `None` removes it.
+    /// Sets a request header and replaces all existing values; `None` removes the header.
     fn set_header(&mut self, stream: StreamId, name: &str, value: Option<&str>);
 
-    /// Sets filter state that access logs show as `%FILTER_STATE(wasm.<name>:PLAIN)%`, and that [`HttpHost::property`] finds on the
-    /// request's next attempt. Returns whether the host took it.
+    /// Sets filter state, which access logs show as `%FILTER_STATE(wasm.<name>:PLAIN)%` and [`HttpHost::property`] returns in later
+    /// attempts of the request. Returns whether the host accepted it.
     fn set_filter_state(&mut self, stream: StreamId, name: &str, value: &str) -> bool;
 
-    /// Selects the stream's route again: a route may match on filter state.
+    /// Makes Envoy select the stream's route again, because a route may match on filter state.
     fn clear_route_cache(&mut self, stream: StreamId);
 
-    /// Answers a paused stream, or one in its request callback, with a local reply. `details` are Envoy's response code details; empty for
-    /// Envoy's own.
+    /// Answers a stream with a local reply. `details` are the response code details; if they are empty, Envoy sets its own.
     fn reply(&mut self, stream: StreamId, reply: &Reply, details: &str);
 
     /// Resumes a paused stream.
     fn resume(&mut self, stream: StreamId);
 
-    /// Keeps the filter state of this name when an internal redirect makes another request of the same stream. Returns whether the host does.
+    /// Preserves the filter state of this name across internal redirects. Returns whether the host supports this.
     fn keep_over_redirects(&mut self, name: &str) -> bool;
 
-    /// The node's id in Envoy's bootstrap.
+    /// Returns the node id of Envoy's bootstrap.
     fn node_id(&self) -> Option<Vec<u8>>;
 
-    /// A random number, from a source that differs between workers and processes.
+    /// Returns a random number. Workers and processes must get different sequences.
     fn random(&mut self) -> u64;
 
-    /// Registers this worker's queue under a name that no other worker has.
+    /// Registers this worker's queue under a unique name.
     fn register_queue(&mut self, name: &str) -> QueueId;
 }

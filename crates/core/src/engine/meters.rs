@@ -1,4 +1,4 @@
-//! The host's numbers for our metrics.
+//! The metrics that a worker has defined at its host.
 
 use std::collections::HashMap;
 
@@ -7,15 +7,15 @@ use crate::metrics::{self, Kind, Measurement, Outcome};
 use crate::problem::Code;
 use crate::request_log::RequestRecord;
 
-/// The metrics that one worker has defined. Envoy has each of them once for the whole process.
+/// The metrics that one worker has defined. Envoy keeps each metric once for the whole process.
 #[derive(Default)]
 pub(super) struct Meters {
     by_name: HashMap<String, MetricId>,
-    /// Those that count requests, so that no name is put together for each of them. There are few identities.
+    /// The request counters, which are found without building a metric name for each request. There are few identities.
     requests: Vec<RequestCounter>,
 }
 
-/// A counter of requests, by its tags.
+/// A request counter and its tags.
 struct RequestCounter {
     identity: String,
     outcome: Outcome,

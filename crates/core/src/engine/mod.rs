@@ -1,11 +1,11 @@
-//! One worker of one host: events in, effects out.
+//! The engine of one worker: it receives events and acts through its host.
 //!
-//! The [`Engine`] decides about requests by the [`Policy`], has tokens fetched by its [`Driver`], and does to streams through
-//! [`HttpHost`] what was decided. A host hands in every event once, in the order in which it happens, and never one within another.
+//! The [`Engine`] decides requests with the [`Policy`], fetches tokens with its [`Driver`], and applies the decisions to streams through
+//! [`HttpHost`]. A host reports every event once, in order, and never from within another event.
 //!
 //! # Example
 //!
-//! A host with one request, from the configuration to the token. A real host implements the same traits over Envoy.
+//! A host with one request, from configuration to token. A real host implements the same traits with Envoy.
 //!
 //! ```
 //! use std::cell::RefCell;
@@ -141,7 +141,7 @@ use crate::time::Timestamp;
 use meters::Meters;
 use requests::Requests;
 
-/// One configuration in one worker.
+/// The filter with one configuration, in one worker.
 pub struct Engine {
     policy: Arc<Policy>,
     limits: Limits,
@@ -150,25 +150,25 @@ pub struct Engine {
     request_log: RequestLog,
     meters: Meters,
     predecessors: Predecessors,
-    /// Whether the host keeps the state that keeps a token off an internal redirect.
+    /// Whether the host preserves the filter state that removes a token on an internal redirect.
     keeps_state: bool,
-    /// Made with the first request that needs a token, or with the first timer when tokens are kept warm: the VM in which Envoy
-    /// tries a configuration has neither.
+    /// Created by the first request that needs a token or, if tokens are kept warm, by the first timer. The canary VM, in which Envoy
+    /// validates a configuration, has neither.
     worker: Option<Worker>,
 }
 
-/// What a worker has once it has work.
+/// The state of a worker, which is created on first use.
 struct Worker {
     driver: Driver,
     requests: Requests,
 }
 
-/// Whether a stream goes on.
+/// Whether a stream continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
     /// The request is forwarded.
     Continue,
-    /// The stream pauses until it is resumed or answered, or it was answered.
+    /// The stream was answered, or pauses until it is resumed or answered.
     Pause,
 }
 
@@ -178,7 +178,7 @@ impl Flow {
     }
 }
 
-/// A stream's request, as the policy reads it.
+/// Gives the policy access to a stream's request.
 #[derive(Clone, Copy)]
 struct StreamRequest<'a> {
     host: &'a dyn HttpHost,
@@ -196,8 +196,8 @@ impl RequestAccess for StreamRequest<'_> {
 }
 
 impl Engine {
-    /// Reads a configuration; `environment` gives the value of a variable. Logs what it found. `None` when the configuration is
-    /// rejected: the host keeps the former one.
+    /// Creates an engine from a configuration (JSON) and logs warnings or errors. `environment` returns the value of an environment
+    /// variable. Returns `None` if the configuration is rejected; the host then keeps the previous one.
     pub fn configure(
         text: &[u8],
         environment: &dyn Fn(&str) -> Option<String>,
@@ -206,15 +206,15 @@ impl Engine {
     ) -> Option<Self> {
         let mut config = match Config::parse(text, environment) {
             Ok(config) => config,
-            Err(refused) => {
-                configuration_status::rejection(text, &refused).iter().for_each(|event| host.log(event));
+            Err(problems) => {
+                configuration_status::rejection(text, &problems).iter().for_each(|event| host.log(event));
                 return None;
             }
         };
         let now = host.now();
         let warnings = config.warnings_at(now);
         config.warnings.extend(warnings);
-        // Envoy tries a configuration in a VM of its own before any worker has it: nobody else does this at that time.
+        // Envoy validates a configuration in the canary VM before any worker, so no other VM prepares shared data concurrently.
         broker::prepare(host.shared());
         let keeps_state = host.keep_over_redirects(OWN_HEADER);
         if !keeps_state {
@@ -250,7 +250,7 @@ impl Engine {
         Some(engine)
     }
 
-    /// The timer has fired.
+    /// Processes the expiry of the timer.
     pub fn timer(&mut self, host: &mut dyn HttpHost) {
         if self.predecessors.next_due().is_some()
             && let Some(event) = self.predecessors.empty(host.now(), host.shared())
@@ -264,17 +264,17 @@ impl Engine {
         self.turn(host, |driver, host| driver.timer(host));
     }
 
-    /// Messages from [`Host::wake`] have arrived.
+    /// Processes messages from [`Host::wake`].
     pub fn woken(&mut self, messages: &[Vec<u8>], host: &mut dyn HttpHost) {
         self.turn(host, |driver, host| driver.woken(messages, host));
     }
 
-    /// A call that [`Host::start_call`] started has ended.
+    /// Processes the result of a call that [`Host::start_call`] started.
     pub fn call_finished(&mut self, id: CallId, result: CallResult, host: &mut dyn HttpHost) {
         self.turn(host, |driver, host| driver.call_finished(id, result, host));
     }
 
-    /// Hands one event to the driver, finishes the streams whose wait has ended, and sets the timer.
+    /// Passes one event to the driver, finishes the streams whose wait has ended, and sets the timer.
     fn turn(&mut self, host: &mut dyn HttpHost, event: impl FnOnce(&mut Driver, &mut dyn Host) -> Vec<Finished>) {
         let Some(worker) = &mut self.worker else {
             return set_timer(self.predecessors.next_due(), host);
@@ -287,11 +287,11 @@ impl Engine {
         set_timer(driver_due.into_iter().chain(self.predecessors.next_due()).min(), host);
     }
 
-    /// Puts the worker to work, if it is not yet.
+    /// Returns the worker, and creates it on first use.
     fn begin(&mut self, host: &mut dyn HttpHost) -> &mut Worker {
         self.worker.get_or_insert_with(|| {
             let id = host.random();
-            // A queue has one reader, the last that registered its name: so each worker has a name of its own.
+            // Only the last worker that registered a queue's name reads it, so each worker needs a separate name.
             let queue = host.register_queue(&format!("entra-exchange/{id:016x}"));
             let driver = Driver::new(WorkerId(id), queue, self.limits, self.log.exchanges);
             Worker { driver, requests: Requests::default() }
@@ -299,7 +299,7 @@ impl Engine {
     }
 }
 
-/// How the node id of an Istio gateway begins.
+/// The start of an Istio gateway's node id.
 const ISTIO_GATEWAY: &[u8] = b"router~";
 
 fn set_timer(due: Option<Timestamp>, host: &mut dyn HttpHost) {

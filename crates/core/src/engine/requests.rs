@@ -1,10 +1,10 @@
-//! What the engine does to requests: decides, pauses, resumes and answers them.
+//! Request handling of the engine: decides, pauses, resumes and answers requests.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Engine, Finished, Flow, HttpHost, StreamRequest};
-use crate::broker::{self, CachedToken, Connection, ReadinessStatus, StreamId, TokenLookup};
+use crate::broker::{self, CachedToken, ConnectionOutcome, ReadinessStatus, StreamId, TokenLookup};
 use crate::decision::{self, ConfigPath, Decision, Delivery, Effect, Report};
 use crate::entra::TokenSpec;
 use crate::http::{Reply, RequestAccess};
@@ -14,20 +14,20 @@ use crate::problem::{Code, Problem};
 use crate::request_log::{ACCESS_LOG_KEY, RequestRecord, response_code_details};
 use crate::time::Timestamp;
 
-/// The streams of one worker that the engine must know again.
+/// The streams of one worker for which the engine keeps state.
 #[derive(Default)]
 pub(super) struct Requests(HashMap<StreamId, Known>);
 
-/// What is known of a stream.
+/// The state of a stream.
 enum Known {
-    /// It waits for its connection or its token.
+    /// The request waits for its connection or its token.
     Waiting(Waiting),
-    /// It was forwarded with this token, and its response has not arrived.
+    /// The request was forwarded with this token, and its response has not arrived.
     Injected(Arc<TokenSpec>, Arc<CachedToken>, ConfigPath),
 }
 
 impl Requests {
-    /// Takes out a stream that waits.
+    /// Removes a stream and returns its state if it waits.
     fn take_waiting(&mut self, stream: StreamId) -> Option<Waiting> {
         match self.0.remove(&stream)? {
             Known::Waiting(waiting) => Some(waiting),
@@ -36,21 +36,21 @@ impl Requests {
     }
 }
 
-/// A request that waits.
+/// A waiting request.
 struct Waiting {
     spec: Arc<TokenSpec>,
     delivery: Delivery,
     since: Timestamp,
 }
 
-/// How a request ends that needs a token.
+/// The result of a request that needs a token.
 struct Ending {
     spec: Arc<TokenSpec>,
     decided_by: ConfigPath,
     outcome: Outcome,
     problem: Option<Problem>,
     effect: Effect,
-    /// The token that it is forwarded with.
+    /// The token with which the request is forwarded.
     injected: Option<Arc<CachedToken>>,
 }
 
@@ -69,7 +69,7 @@ impl Ending {
         Self { spec, decided_by: delivery.decided_by(), outcome, problem: token.err().cloned(), effect, injected }
     }
 
-    /// The same for a request that must not have its token.
+    /// Replaces the token by a rejection with this problem.
     fn without_token(self, problem: Problem) -> Self {
         let problem = problem.about(self.spec.identity(), self.spec.scope());
         let effect = Effect::Refuse(problem.clone());
@@ -78,7 +78,7 @@ impl Ending {
 }
 
 impl Engine {
-    /// The headers of a request have arrived.
+    /// Processes the headers of a request.
     pub fn request(&mut self, stream: StreamId, host: &mut dyn HttpHost) -> Flow {
         let request = StreamRequest { host, stream };
         let decision = self.policy.decide(&request);
@@ -104,7 +104,7 @@ impl Engine {
             }
             Decision::ReportToNode(report) => {
                 self.report(stream, &report, host);
-                // The route may match on this mark.
+                // The route may match on this filter state.
                 host.set_filter_state(stream, NODE_ROUTE.0, NODE_ROUTE.1);
                 host.clear_route_cache(stream);
                 Flow::Continue
@@ -142,7 +142,7 @@ impl Engine {
         }
     }
 
-    /// The headers of a response have arrived. A token that the upstream rejected is replaced.
+    /// Processes the headers of a response. On a 401 response, the injected token is replaced.
     pub fn response(&mut self, stream: StreamId, host: &mut dyn HttpHost) {
         let Some(worker) = &mut self.worker else { return };
         if let Some(Known::Injected(spec, token, decided_by)) = worker.requests.0.remove(&stream)
@@ -153,7 +153,7 @@ impl Engine {
         }
     }
 
-    /// A stream no longer exists, and its number may be used for another.
+    /// Removes a stream that no longer exists. Its number may be reused.
     pub fn stream_gone(&mut self, stream: StreamId, host: &mut dyn HttpHost) {
         let Some(worker) = &mut self.worker else { return };
         worker.driver.forget(stream);
@@ -170,14 +170,14 @@ impl Engine {
         }
     }
 
-    /// Decides again about the requests whose connections are established, and answers those for which none was in time.
+    /// Decides the requests again whose connections are established, and answers those whose wait has timed out.
     pub(super) fn poll_connections(&mut self, host: &mut dyn HttpHost) {
         let Some(worker) = &mut self.worker else { return };
         let now = host.now();
         let is_established = |stream| policy::is_established(&StreamRequest { host: &*host, stream });
         for (stream, connection) in worker.driver.poll_connections(now, is_established) {
             match connection {
-                Connection::Established => {
+                ConnectionOutcome::Established => {
                     let waited = self.worker.as_mut().and_then(|worker| worker.requests.take_waiting(stream));
                     if waited.is_some() {
                         self.meters.record(&metrics::waiters(-1), host);
@@ -186,11 +186,12 @@ impl Engine {
                         host.resume(stream);
                     }
                 }
-                Connection::TimedOut(problem) => self.finish_waiting(stream, Err(&problem), host),
+                ConnectionOutcome::TimedOut(problem) => self.finish_waiting(stream, Err(&problem), host),
             }
         }
     }
 
+    /// Forwards or answers a waiting request with this result.
     fn finish_waiting(
         &mut self,
         stream: StreamId,
@@ -211,6 +212,7 @@ impl Engine {
         }
     }
 
+    /// Looks up the token of a request, and forwards, answers or pauses the request.
     fn request_token(
         &mut self,
         stream: StreamId,
@@ -220,7 +222,14 @@ impl Engine {
     ) -> Flow {
         let now = host.now();
         let driver = &mut self.begin(host).driver;
-        let ending = match driver.request_token(&spec, delivery.need(), delivery.stale(), stream, now, host) {
+        let ending = match driver.request_token(
+            &spec,
+            delivery.required_lifetime(),
+            delivery.rejected_token(),
+            stream,
+            now,
+            host,
+        ) {
             TokenLookup::Ready(cached) => Ending::new(spec, &delivery, Ok(&cached), now),
             TokenLookup::Failed(problem) => Ending::new(spec, &delivery, Err(&problem), now),
             TokenLookup::Pending => return self.pause(stream, spec, delivery, host),
@@ -228,6 +237,7 @@ impl Engine {
         self.end(stream, ending, host)
     }
 
+    /// Pauses a request until its connection or its token is available.
     fn pause(&mut self, stream: StreamId, spec: Arc<TokenSpec>, delivery: Delivery, host: &mut dyn HttpHost) -> Flow {
         let since = host.now();
         let waiting = Waiting { spec, delivery, since };
@@ -236,7 +246,7 @@ impl Engine {
         Flow::Pause
     }
 
-    /// Records how a request would be handled if its action were not `report`, fetches its token, and leaves it unchanged.
+    /// Records how a request would be handled if its action were not `report`, prefetches its token, and forwards it unchanged.
     fn report(&mut self, stream: StreamId, report: &Report, host: &mut dyn HttpHost) {
         let record = RequestRecord::new(Outcome::Reported, report.identity.as_deref());
         self.record(stream, &RequestRecord { would_refuse: report.would_refuse, ..record }, host);
@@ -246,10 +256,10 @@ impl Engine {
         forward_unchanged(stream, host);
     }
 
-    /// Does to a request what was decided.
+    /// Applies the result of a request and records it.
     fn end(&mut self, stream: StreamId, ending: Ending, host: &mut dyn HttpHost) -> Flow {
         let ending = match &ending.effect {
-            // First the state that keeps the token off an internal redirect: without it there must be no token.
+            // The filter state that removes the token on an internal redirect is set first. Without it no token may be injected.
             Effect::Authorize { header, .. } if !host.set_filter_state(stream, OWN_HEADER, header) => {
                 ending.without_token(decision::state_unavailable())
             }
@@ -269,7 +279,7 @@ impl Engine {
         flow
     }
 
-    /// Answers a request that asks whether the pod is ready.
+    /// Answers a readiness probe.
     fn reply_readiness(&mut self, stream: StreamId, status: &ReadinessStatus, host: &mut dyn HttpHost) {
         for measurement in status.measurements() {
             self.meters.record(&measurement, host);
@@ -278,7 +288,7 @@ impl Engine {
         reply(stream, &answer, status.outcome().err().map(|problem| problem.code), host);
     }
 
-    /// Counts a request, sets its value for access logs, and logs it where that is due.
+    /// Counts a request, sets its value for access logs, and writes its log line if one is due.
     fn record(&mut self, stream: StreamId, record: &RequestRecord<'_>, host: &mut dyn HttpHost) {
         self.meters.count(record, host);
         if let Some(value) = self.request_log.access_log_value(record) {
@@ -290,10 +300,10 @@ impl Engine {
     }
 }
 
-/// RFC 9110, section 15.5.2.
+/// The status 401 (RFC 9110, section 15.5.2).
 const UNAUTHORIZED: u16 = 401;
 
-/// Does to a request what was decided; `code` is the reason, where it is answered with a problem.
+/// Applies an effect to a request. `code` is the problem code of a rejection.
 fn apply(stream: StreamId, effect: &Effect, code: Option<Code>, host: &mut dyn HttpHost) -> Flow {
     match effect {
         Effect::Authorize { header, value, without } => {
@@ -310,7 +320,7 @@ fn apply(stream: StreamId, effect: &Effect, code: Option<Code>, host: &mut dyn H
     Flow::forward_if(matches!(effect, Effect::Authorize { .. } | Effect::Pass))
 }
 
-/// Lets a request be forwarded as its client sent it: on a retry, or after an internal redirect, without the token that it got before.
+/// Restores the client's request before it is forwarded: on a retry or an internal redirect, removes the token of the earlier attempt.
 fn forward_unchanged(stream: StreamId, host: &mut dyn HttpHost) {
     let header = StreamRequest { host, stream }.property(&[OWN_HEADER]).and_then(|name| String::from_utf8(name).ok());
     if let Some(header) = header.filter(|header| !header.is_empty()) {
@@ -319,7 +329,7 @@ fn forward_unchanged(stream: StreamId, host: &mut dyn HttpHost) {
     }
 }
 
-/// Answers a request. With a code, Envoy's response code details name it.
+/// Answers a request. If there is a code, the response code details contain it.
 fn reply(stream: StreamId, answer: &Reply, code: Option<Code>, host: &mut dyn HttpHost) {
     host.reply(stream, answer, &code.map(response_code_details).unwrap_or_default());
 }

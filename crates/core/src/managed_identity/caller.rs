@@ -1,7 +1,7 @@
 //! The caller of a managed-identity endpoint, and the replies in its protocol.
 
 use super::{app_service, imds};
-use crate::broker::{CachedToken, Stale};
+use crate::broker::{CachedToken, RejectedToken};
 use crate::decision::{ConfigPath, Decision, Refusal};
 use crate::http::Reply;
 use crate::problem::Problem;
@@ -27,7 +27,7 @@ pub struct Caller {
     /// Whether the caller selected the identity by its client id.
     pub(super) named_by_client_id: bool,
     /// The token that the caller rejects, if any.
-    pub(crate) stale: Option<Stale>,
+    pub(crate) rejected_token: Option<RejectedToken>,
 }
 
 impl Caller {

@@ -168,8 +168,13 @@ impl Endpoint {
             let spec = self.spec(identity, &query.scope())?;
             let client_id = spec.client_id().to_owned();
             let named_by_client_id = query.selector.is_some_and(|selector| selector.kind == IdKind::Client);
-            let caller =
-                Caller { protocol, resource: query.resource, client_id, named_by_client_id, stale: query.stale };
+            let caller = Caller {
+                protocol,
+                resource: query.resource,
+                client_id,
+                named_by_client_id,
+                rejected_token: query.rejected_token,
+            };
             Ok((Arc::new(spec), caller))
         });
         match (self.action, selected) {

@@ -1,6 +1,6 @@
 //! The query parameters of a token request to IMDS or App Service.
 
-use crate::broker::Stale;
+use crate::broker::RejectedToken;
 use crate::problem::{Code, Problem};
 use crate::untrusted::{UntrustedText, holds_jwt, is_invisible};
 
@@ -51,7 +51,7 @@ pub(super) struct Query {
     /// The identity that the caller selects, if any.
     pub(super) selector: Option<Selector>,
     /// The token that the caller rejects, if any.
-    pub(super) stale: Option<Stale>,
+    pub(super) rejected_token: Option<RejectedToken>,
 }
 
 impl Query {
@@ -65,7 +65,7 @@ impl Query {
         let mut version = None;
         let mut resource = None;
         let mut selector: Option<Selector> = None;
-        let mut stale = None;
+        let mut rejected_token = None;
         let mut names: Vec<String> = Vec::new();
         for (name, value) in form_urlencoded::parse(query) {
             if names.len() == MOST_PARAMETERS {
@@ -96,8 +96,10 @@ impl Query {
                     "resource" => resource = Some(value.into_owned()),
                     "api-version" => version = Some(value.into_owned()),
                     // A hash names the rejected token, so it takes precedence over `bypass_cache`.
-                    "bypass_cache" if value.eq_ignore_ascii_case("true") => stale = stale.or(Some(Stale::Any)),
-                    "token_sha256_to_refresh" => stale = Some(Stale::Digest(read_digest(&value)?)),
+                    "bypass_cache" if value.eq_ignore_ascii_case("true") => {
+                        rejected_token = rejected_token.or(Some(RejectedToken::Cached))
+                    }
+                    "token_sha256_to_refresh" => rejected_token = Some(RejectedToken::Digest(read_digest(&value)?)),
                     // Clients send other parameters, such as xms_cc. IMDS ignores unknown ones.
                     _ => {}
                 }
@@ -105,7 +107,7 @@ impl Query {
             names.push(name);
         }
         match resource {
-            Some(resource) if may_be_resource(&resource) => Ok(Self { version, resource, selector, stale }),
+            Some(resource) if may_be_resource(&resource) => Ok(Self { version, resource, selector, rejected_token }),
             _ => Err(bad(
                 "the parameter resource is missing, empty, longer than 1 KB, or has a space, a control character or a token",
                 "Send the resource that the token is for, such as resource=https://vault.azure.net.",
@@ -240,17 +242,21 @@ mod tests {
     fn a_rejected_token_is_named_by_its_hash() {
         // The SHA-256 of "test_token", as in MSAL's tests.
         let hash = "cc0af97287543b65da2c7e1476426021826cab166f1e063ed012b855ff819656";
-        let stale = read(&format!("resource=x&token_sha256_to_refresh={hash}")).unwrap().stale;
+        let rejected_token = read(&format!("resource=x&token_sha256_to_refresh={hash}")).unwrap().rejected_token;
         let token = crate::entra::AccessToken::parse("test_token").unwrap();
-        assert_eq!(stale, Some(Stale::Digest(token.digest())));
-        assert_eq!(read("resource=x&bypass_cache=True").unwrap().stale, Some(Stale::Any));
-        assert_eq!(read("resource=x&bypass_cache=false").unwrap().stale, None);
+        assert_eq!(rejected_token, Some(RejectedToken::Digest(token.digest())));
+        assert_eq!(read("resource=x&bypass_cache=True").unwrap().rejected_token, Some(RejectedToken::Cached));
+        assert_eq!(read("resource=x&bypass_cache=false").unwrap().rejected_token, None);
         for both in [
             format!("token_sha256_to_refresh={hash}&bypass_cache=true"),
             format!("bypass_cache=true&token_sha256_to_refresh={hash}"),
         ] {
-            let stale = read(&format!("resource=x&{both}")).unwrap().stale;
-            assert_eq!(stale, Some(Stale::Digest(token.digest())), "the hash takes precedence: {both}");
+            let rejected_token = read(&format!("resource=x&{both}")).unwrap().rejected_token;
+            assert_eq!(
+                rejected_token,
+                Some(RejectedToken::Digest(token.digest())),
+                "the hash takes precedence: {both}"
+            );
         }
         assert!(read(&format!("resource=x&token_sha256_to_refresh={hash}0")).is_err());
     }

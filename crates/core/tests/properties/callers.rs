@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use entra_exchange_core::assertion::Source;
 use entra_exchange_core::broker::{
-    Broker, Build, Command, Limits, Need, QueueId, SharedData, StreamId, TokenLookup, UnlistedLimits, WorkerId,
-    prepare, status,
+    Broker, Build, Command, Limits, QueueId, RequiredLifetime, SharedData, StreamId, TokenLookup, UnlistedLimits,
+    WorkerId, prepare, status,
 };
 use entra_exchange_core::config::Config;
 use entra_exchange_core::configuration_status::ConfigurationStatus;
@@ -58,7 +58,7 @@ struct Call {
     after: u64,
     worker: usize,
     resource: usize,
-    need: Need,
+    need: RequiredLifetime,
     /// The number of identical requests at the same time.
     times: u32,
     comes: Comes,
@@ -209,7 +209,8 @@ impl Pod {
             Due::Call(call) => self.handle_call(&call),
             Due::Other(worker) => {
                 let (other, stream) = (Arc::new(spec(OTHER, "https://vault.azure.net")), self.stream());
-                let (answer, look) = self.brokers[worker].get(&other, Need::Usable, stream, self.now, &self.memory);
+                let (answer, look) =
+                    self.brokers[worker].get(&other, RequiredLifetime::Any, stream, self.now, &self.memory);
                 match answer {
                     TokenLookup::Ready(_) => {}
                     TokenLookup::Pending => drop(self.others.insert(stream, self.now)),
@@ -284,7 +285,7 @@ impl Pod {
                     self.line_bytes = self.line_bytes.max(event.to_string().len());
                 }
                 Command::Measure(measurement) => drop(self.metrics.insert(measurement.name)),
-                Command::ReadForCheck(_) | Command::Checked(..) => {}
+                Command::ReadForProbe(_) | Command::FinishProbe(..) => {}
             }
         }
     }
@@ -318,7 +319,7 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
     let comes =
         prop::sample::select(&[Comes::Token, Comes::Refusal, Comes::Outage, Comes::Throttled, Comes::Nothing][..]);
     let after = prop_oneof![3 => Just(0_u64), 3 => 0..300_u64, 1 => 0..20_000_u64];
-    let need = prop_oneof![Just(Need::Usable), Just(Need::LongLived)];
+    let need = prop_oneof![Just(RequiredLifetime::Any), Just(RequiredLifetime::FiveMinutes)];
     let call = (after, 0..WORKERS, 0..60_usize, need, prop_oneof![4 => Just(1_u32), 1 => 1..60_u32], comes)
         .prop_map(|(after, worker, resource, need, times, comes)| Call { after, worker, resource, need, times, comes });
     prop::collection::vec(call, 1..200)

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use entra_exchange_core::assertion::Source;
 use entra_exchange_core::broker::{
-    CachedToken, Limits, Need, QueueId, SharedData, StreamId, TokenLookup, WorkerId, prepare,
+    CachedToken, Limits, QueueId, RequiredLifetime, SharedData, StreamId, TokenLookup, WorkerId, prepare,
 };
 use entra_exchange_core::engine::{CallId, Driver, Finished, Host, MetricId};
 use entra_exchange_core::entra::{Authority, TokenSpec, TokenSpecParts};
@@ -121,7 +121,7 @@ impl Worker {
         prepare(&memory);
         let mut process = Process { memory, now, last_call: 0, messages: Vec::new(), lines: Vec::new() };
         let mut driver = Driver::new(WorkerId(7), QueueId(1), Limits::default(), Some(Level::Info));
-        let lookup = driver.request_token(&spec, Need::Usable, None, StreamId(1), now, &mut process);
+        let lookup = driver.request_token(&spec, RequiredLifetime::Any, None, StreamId(1), now, &mut process);
         assert!(matches!(lookup, TokenLookup::Pending));
         let messages = std::mem::take(&mut process.messages);
         driver.woken(&messages, &mut process);

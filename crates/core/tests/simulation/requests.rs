@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use entra_exchange_core::broker::{CachedToken, Need, Rejection, Stale, StreamId, TokenLookup};
+use entra_exchange_core::broker::{CachedToken, RejectedToken, Rejection, RequiredLifetime, StreamId, TokenLookup};
 use entra_exchange_core::entra::TokenKey;
 use sha2::{Digest as _, Sha256};
 
@@ -13,7 +13,7 @@ use crate::vm::{RequestedToken, Vm};
 use crate::world::{SharedView, SimulatedEvent, World};
 
 impl World {
-    pub(crate) fn handle_request(&self, vm: usize, index: usize, need: Need) {
+    pub(crate) fn handle_request(&self, vm: usize, index: usize, need: RequiredLifetime) {
         let now = self.now(vm);
         let stream = StreamId(self.number() as u32);
         let mut state = self.vms[vm].borrow_mut();
@@ -24,7 +24,7 @@ impl World {
         let (stale, rejects) = self.stale(&state, spec.key());
         let began = self.judge.borrow().publications;
         let answer = if let Some(stale) = stale {
-            let (answer, rejection) = state.broker.get_another(&spec, need, stale, stream, now, &shared_view);
+            let (answer, rejection) = state.broker.get_replacement(&spec, need, stale, stream, now, &shared_view);
             let seen = state.handed_out.get(&spec.key()).and_then(|issued| entra::number_of(issued.token().expose()));
             self.rejects(&state, vm, spec.key(), seen, &rejection);
             Some(answer)
@@ -64,16 +64,16 @@ impl World {
     }
 
     /// The token that a caller rejects: the one that was handed out last, or the cached one.
-    fn stale(&self, state: &Vm, key: TokenKey) -> (Option<Stale>, Rejects) {
+    fn stale(&self, state: &Vm, key: TokenKey) -> (Option<RejectedToken>, Rejects) {
         if !self.chance(self.plan.stale) {
             return (None, Rejects::Nothing);
         }
         match state.handed_out.get(&key).map(|issued| issued.token()) {
             Some(token) if self.chance(50) => {
                 let number = entra::number_of(token.expose()).unwrap_or(usize::MAX);
-                (Some(Stale::Digest(Sha256::digest(token.expose()).into())), Rejects::Token(number))
+                (Some(RejectedToken::Digest(Sha256::digest(token.expose()).into())), Rejects::Token(number))
             }
-            _ => (Some(Stale::Any), Rejects::Any),
+            _ => (Some(RejectedToken::Cached), Rejects::Any),
         }
     }
 
@@ -115,7 +115,7 @@ impl World {
     /// Wakes the workers that the broker names after a rejection.
     fn rejects(&self, state: &Vm, vm: usize, key: TokenKey, number: Option<usize>, rejection: &Rejection) {
         self.note(vm, || format!("  {rejection:?} of token {number:?}"));
-        if rejection.marked {
+        if rejection.newly_rejected {
             self.judge.borrow_mut().marks(key, number, &self.clock);
         }
         for queue in &rejection.wake {

@@ -145,7 +145,7 @@ impl World {
                     (Call::Endpoint(spec.key()), timeout, self.call_entra(&spec, &cluster, &request, timeout))
                 }
                 // No request asks for readiness here.
-                Command::Measure(_) | Command::ReadForCheck(_) | Command::Checked(..) => continue,
+                Command::Measure(_) | Command::ReadForProbe(_) | Command::FinishProbe(..) => continue,
                 Command::Wake(queue, key) => {
                     self.wake(queue, key);
                     continue;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use entra_exchange_core::broker::{Need, QueueId, SharedData, StreamId, prepare};
+use entra_exchange_core::broker::{QueueId, RequiredLifetime, SharedData, StreamId, prepare};
 use entra_exchange_core::entra::TokenKey;
 use entra_exchange_core::time::Timestamp;
 
@@ -29,7 +29,7 @@ pub(crate) const MAIN: usize = 0;
 pub(crate) enum SimulatedEvent {
     RequestAccess {
         index: usize,
-        need: Need,
+        need: RequiredLifetime,
     },
     Leaves {
         generation: u32,
@@ -158,7 +158,11 @@ impl World {
         } else {
             self.random.borrow_mut().index(self.plan.keys)
         };
-        let need = self.random.borrow_mut().pick(&[Need::Usable, Need::Usable, Need::LongLived]);
+        let need = self.random.borrow_mut().pick(&[
+            RequiredLifetime::Any,
+            RequiredLifetime::Any,
+            RequiredLifetime::FiveMinutes,
+        ]);
         self.put(at, self.any_worker(), SimulatedEvent::RequestAccess { index, need });
     }
 
@@ -166,7 +170,7 @@ impl World {
     pub(crate) fn request_all(&self, at: u64) {
         for vm in 1..=self.plan.workers {
             for index in 0..self.plan.keys {
-                self.put(at, vm, SimulatedEvent::RequestAccess { index, need: Need::Usable });
+                self.put(at, vm, SimulatedEvent::RequestAccess { index, need: RequiredLifetime::Any });
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What holds exchanges back: Entra's throttling, and the budget of the scopes that callers choose.
+//! Tests of admission: throttling by Entra, and the budget of unlisted scopes.
 
 use super::*;
 use crate::http::CallResult;
@@ -7,9 +7,9 @@ fn scope(number: usize) -> String {
     format!("api://{number}/.default")
 }
 
-/// A scope that a caller chose, of the identity that all of these tests' callers ask for.
+/// Creates the token spec of an unlisted scope of the identity `payments`.
 fn unlisted(number: usize) -> Arc<TokenSpec> {
-    let listed = grant_of("payments", &scope(number), &["entra"], None);
+    let listed = spec_of("payments", &scope(number), &["entra"], None);
     Arc::new(TokenSpec::clone(&listed).unlisted())
 }
 
@@ -38,12 +38,12 @@ impl Process {
         self
     }
 
-    /// How a request ends at once, without an exchange.
+    /// Requests the token and returns the problem with which the request is answered without an exchange.
     fn refused(&mut self, worker: usize) -> (Code, Option<u64>) {
-        let (answer, look) = self.ask(worker, 999);
+        let (answer, poll) = self.request_token(worker, 999);
         match answer {
             TokenLookup::Failed(problem) => {
-                assert!(!look, "nothing is to be looked at");
+                assert!(!poll, "no poll is needed");
                 (problem.code, problem.retry_after.map(|wait| wait.as_secs()))
             }
             other => panic!("{other:?}"),
@@ -52,34 +52,34 @@ impl Process {
 }
 
 #[test]
-fn when_entra_throttles_every_exchange_of_the_client_backs_off_in_every_worker_and_no_other_client_does() {
+fn throttling_backs_off_every_exchange_of_the_client_in_every_worker_and_no_other_client() {
     for answer in [throttled(30), refusal(50_196), refusal(90_055)] {
         let mut process = Process::new();
-        process.switch_to(grant_of("payments", "a/.default", &["entra"], None));
+        process.switch_to(spec_of("payments", "a/.default", &["entra"], None));
         process.exchange(0, 1, answer);
-        // Under another name it is the same client.
+        // An identity with another name uses the same client.
         for (worker, name) in [(0, "payments"), (1, "payments"), (1, "another name")] {
-            process.switch_to(grant_of(name, "b/.default", &["entra"], None));
+            process.switch_to(spec_of(name, "b/.default", &["entra"], None));
             let (code, wait) = process.refused(worker);
             assert!(code == Code::EntraUnavailable && wait.is_some_and(|wait| wait <= 30), "{code:?} {wait:?}");
         }
         process.switch_to(of_another_client("payments"));
         assert_eq!(process.exchange(1, 2, token(3600)), [Observed::Token(2)]);
         process.advance(Duration::from_secs(31));
-        process.switch_to(grant_of("payments", "b/.default", &["entra"], None));
+        process.switch_to(spec_of("payments", "b/.default", &["entra"], None));
         assert_eq!(process.exchange(1, 3, token(3600)), [Observed::Token(3)]);
     }
 }
 
 #[test]
-fn throttling_is_one_row_of_failures_whichever_exchange_is_throttled() {
+fn consecutive_throttled_exchanges_are_counted_per_credential() {
     let mut process = Process::new();
     let mut waits = Vec::new();
     for number in 0..7 {
-        process.switch_to(grant_of("payments", &scope(number), &["entra"], None));
+        process.switch_to(spec_of("payments", &scope(number), &["entra"], None));
         process.exchange(0, 1, throttled(0));
-        process.switch_to(grant_of("payments", "other/.default", &["entra"], None));
-        let TokenLookup::Failed(problem) = process.ask(1, 999).0 else { panic!() };
+        process.switch_to(spec_of("payments", "other/.default", &["entra"], None));
+        let TokenLookup::Failed(problem) = process.request_token(1, 999).0 else { panic!() };
         waits.push(problem.retry_after.unwrap());
         process.advance(Duration::from_secs(61));
     }
@@ -89,51 +89,51 @@ fn throttling_is_one_row_of_failures_whichever_exchange_is_throttled() {
         Some(7)
     );
     assert!(waits.iter().all(|wait| *wait <= Duration::from_secs(60)), "{waits:?}");
-    // Several that were under way together are one failure.
+    // Several concurrent throttled exchanges count as one failure.
     let mut process = Process::new();
     for number in 0..3 {
-        process.switch_to(grant_of("payments", &scope(number), &["entra"], None));
+        process.switch_to(spec_of("payments", &scope(number), &["entra"], None));
         process.pending(0, number as u32);
         process.poll(0);
         process.assertion(0);
     }
     for number in 0..3 {
-        process.switch_to(grant_of("payments", &scope(number), &["entra"], None));
+        process.switch_to(spec_of("payments", &scope(number), &["entra"], None));
         process.endpoint(0, throttled(20));
     }
     let state = credential::read(&process.shared, process.spec.credential());
     assert_eq!(state.throttled(process.now).map(|throttled| throttled.failures), Some(1));
-    // A token ends the row.
+    // A token resets the count.
     process.advance(Duration::from_secs(21));
-    process.switch_to(grant_of("payments", "x/.default", &["entra"], None));
+    process.switch_to(spec_of("payments", "x/.default", &["entra"], None));
     process.exchange(0, 9, token(3600));
     let state = credential::read(&process.shared, process.spec.credential());
     assert_eq!(state.throttled(START), None);
 }
 
 #[test]
-fn a_token_in_hand_is_served_while_its_client_is_throttled_and_refreshed_within_half_of_its_time() {
-    for held in [grant_of("payments", "held/.default", &["entra"], None), unlisted(0)] {
+fn a_cached_token_is_served_during_throttling_and_refreshed_within_half_of_its_remaining_lifetime() {
+    for held in [spec_of("payments", "held/.default", &["entra"], None), unlisted(0)] {
         let mut process = Process::new();
         process.switch_to(Arc::clone(&held));
         process.exchange(0, 1, token(3600));
         process.advance(Duration::from_secs(3000));
-        process.switch_to(grant_of("payments", "throttled/.default", &["entra"], None));
+        process.switch_to(spec_of("payments", "throttled/.default", &["entra"], None));
         process.exchange(1, 2, throttled(3600));
         process.switch_to(held);
         process.advance(process.due_in(0).unwrap());
-        assert_eq!(process.poll(0), [], "it is due, and held back");
+        assert_eq!(process.poll(0), [], "it is due and held back");
         process.ready(0);
         let left = Duration::from_secs(3570) - process.now.since(START);
         assert_eq!(process.due_in(0), Some(left / 2));
         process.advance(left / 2);
-        assert_eq!(process.poll(0), [Observed::Read], "this is tried all the same");
+        assert_eq!(process.poll(0), [Observed::Read], "the refresh is attempted despite the throttling");
         process.ready(0);
     }
 }
 
 #[test]
-fn unlisted_scopes_are_exchanged_four_at_a_time_and_each_end_begins_another() {
+fn at_most_four_unlisted_scopes_are_exchanged_in_parallel_and_each_end_starts_another() {
     let mut process = Process::new();
     for number in 0..6 {
         process.switch_to(unlisted(number));
@@ -141,8 +141,8 @@ fn unlisted_scopes_are_exchanged_four_at_a_time_and_each_end_begins_another() {
         let begun = process.poll(number % 2);
         assert_eq!(begun.len(), usize::from(number < 4), "{number}: {begun:?}");
     }
-    // What is listed waits for none of them, and neither does another client's.
-    process.switch_to(grant_of("payments", "listed/.default", &["entra"], None));
+    // Listed scopes and those of another client do not wait for them.
+    process.switch_to(spec_of("payments", "listed/.default", &["entra"], None));
     assert_eq!(process.exchange(0, 10, token(3600)), [Observed::Token(10)]);
     process.switch_to(Arc::new(TokenSpec::clone(&of_another_client("b")).unlisted()));
     assert_eq!(process.exchange(0, 11, token(3600)), [Observed::Token(11)]);
@@ -157,7 +157,7 @@ fn unlisted_scopes_are_exchanged_four_at_a_time_and_each_end_begins_another() {
     assert_eq!(woken, [(QueueId(0), unlisted(4).key())]);
     process.switch_to(unlisted(4));
     assert_eq!(process.poll(0), [Observed::Read]);
-    // A wake-up that is lost costs a second at most; a worker that died, its exchange's time.
+    // A lost wake-up costs at most a second; a dead worker costs the duration of its exchange.
     process.advance(Duration::from_secs(1));
     process.switch_to(unlisted(5));
     assert_eq!(process.poll(1), []);
@@ -165,36 +165,36 @@ fn unlisted_scopes_are_exchanged_four_at_a_time_and_each_end_begins_another() {
     process.workers[1].forget(StreamId(5));
     process.pending(1, 20);
     let begun = process.workers[1].poll(unlisted(5).key(), process.now, &process.shared);
-    assert_eq!(seen(begun), [Observed::Read]);
+    assert_eq!(observed(begun), [Observed::Read]);
 }
 
 #[test]
-fn an_exchange_that_begins_when_another_of_its_scope_ends_counts_among_the_four() {
+fn an_exchange_that_begins_when_another_of_its_scope_ends_counts_towards_the_limit() {
     let mut process = Process::new();
     for number in 0..4 {
         process.switch_to(unlisted(number));
         process.pending(0, number as u32);
         assert_eq!(process.poll(0), [Observed::Read]);
     }
-    // The worker is not heard of for so long that another one takes over, fails, and its back-off ends.
+    // The worker stalls until another one takes over and fails, and the back-off of that failure ends.
     process.switch_to(unlisted(0));
     process.assertion(0);
-    process.advance(Limits::default().exchange + GRACE);
+    process.advance(Limits::default().exchange + GRACE_PERIOD);
     process.pending(1, 10);
     assert_eq!(process.poll(1), [Observed::Read]);
     let unreadable = answer(503, &json!({}));
     assert_eq!(process.assertion_answer(1, unreadable), [Observed::Problem(10, Code::AssertionUnavailable)]);
     let back_off = shared::read(&process.shared, process.spec.key()).failure.unwrap().next_try.since(process.now);
     process.advance(back_off);
-    // The late failure of the first has no say: its request waits for another exchange.
+    // The late failure of the first worker is discarded, and its request waits for another exchange.
     assert_eq!(process.endpoint(0, answer(500, &json!({}))), [Observed::Read]);
     process.switch_to(unlisted(4));
     process.pending(1, 11);
-    assert_eq!(process.poll(1), [], "a fifth one waits");
+    assert_eq!(process.poll(1), [], "a fifth exchange waits");
 }
 
 #[test]
-fn beyond_thirty_new_scopes_a_minute_a_caller_is_told_when_to_come_again_and_nothing_is_kept_of_it() {
+fn beyond_thirty_new_scopes_a_minute_a_caller_gets_retry_after_and_no_state_is_kept() {
     let mut process = Process::new();
     for number in 0..30 {
         process.switch_to(unlisted(number));
@@ -212,11 +212,11 @@ fn beyond_thirty_new_scopes_a_minute_a_caller_is_told_when_to_come_again_and_not
         );
     }
     assert_eq!((process.workers.each_ref().map(Broker::keys), process.shared.bytes()), (keys, bytes));
-    // Those that are known are served, and so is what the configuration lists and what another identity asks for.
+    // Known scopes, listed scopes and scopes of another identity are served.
     for number in 0..30 {
         process.switch_to(unlisted(number)).ready(number % 2);
     }
-    process.switch_to(grant_of("payments", "listed/.default", &["entra"], None));
+    process.switch_to(spec_of("payments", "listed/.default", &["entra"], None));
     assert_eq!(process.exchange(0, 50, token(3600)), [Observed::Token(50)]);
     process.switch_to(Arc::new(TokenSpec::clone(&of_another_client("b")).unlisted()));
     assert_eq!(process.exchange(0, 51, token(3600)), [Observed::Token(51)]);
@@ -228,7 +228,7 @@ fn beyond_thirty_new_scopes_a_minute_a_caller_is_told_when_to_come_again_and_not
 }
 
 #[test]
-fn beyond_sixty_four_the_least_recently_used_scope_is_dropped_everywhere_and_one_in_use_is_not() {
+fn beyond_sixty_four_scopes_the_least_recently_used_one_is_evicted_in_every_worker_and_one_in_use_is_not() {
     let mut process = Process::new();
     let in_use = unlisted(1000);
     process.switch_to(Arc::clone(&in_use));
@@ -244,19 +244,19 @@ fn beyond_sixty_four_the_least_recently_used_scope_is_dropped_everywhere_and_one
     assert_eq!((kept.len(), process.workers[0].keys()), (64, 64));
     assert!(kept.iter().any(|(key, _)| *key == in_use.key()));
     assert!(kept.iter().all(|(_, entry)| entry.token.is_some()));
-    // One that was dropped is new again.
+    // An evicted scope is new again.
     process.switch_to(unlisted(0));
     process.advance(Duration::from_secs(60));
     assert_eq!(process.exchange(0, 3, token(3600)), [Observed::Token(3)]);
 }
 
 #[test]
-fn a_refused_scope_is_dropped_before_a_good_one() {
+fn a_rejected_scope_is_evicted_first() {
     let mut process = Process::new();
     for number in 0..64 {
         process.switch_to(unlisted(number));
-        let comes = if number == 40 { refusal(500_011) } else { token(86_400) };
-        process.exchange(0, 1, comes);
+        let response = if number == 40 { refusal(500_011) } else { token(86_400) };
+        process.exchange(0, 1, response);
         process.advance(Duration::from_secs(2));
     }
     process.switch_to(unlisted(64));
@@ -266,7 +266,7 @@ fn a_refused_scope_is_dropped_before_a_good_one() {
 }
 
 #[test]
-fn requests_for_unlisted_scopes_leave_room_for_those_of_other_identities_and_half_of_it_for_listed_ones() {
+fn requests_for_unlisted_scopes_leave_room_for_other_identities_and_half_of_the_limit_for_listed_scopes() {
     let mut process = Process::new();
     process.workers[0] = Broker::new(WorkerId(7), QueueId(0), Limits { waiting: 8, ..Limits::default() });
     let mut full_after = |specs: &[Arc<TokenSpec>], streams: [u32; 2]| {
@@ -277,12 +277,12 @@ fn requests_for_unlisted_scopes_leave_room_for_those_of_other_identities_and_hal
             assert_eq!(process.switch_to(Arc::clone(spec)).failed(0).code, Code::TooManyWaiting);
         }
     };
-    // One identity takes a quarter, whatever its scopes, and leaves as much to another.
+    // One identity takes a quarter, whatever its scopes, and leaves a quarter to another.
     full_after(&[unlisted(0), unlisted(1)], [1, 2]);
     let other = Arc::new(TokenSpec::clone(&of_another_client("b")).unlisted());
     full_after(&[Arc::clone(&other), other], [3, 4]);
     let third = Arc::new(TokenSpec::clone(&of_another_client("c")).unlisted());
-    assert_eq!(process.switch_to(third).failed(0).code, Code::TooManyWaiting, "half of the room is taken");
+    assert_eq!(process.switch_to(third).failed(0).code, Code::TooManyWaiting, "half of the limit is used");
     process.switch_to(of_another_client("b"));
     for stream in 5..9 {
         process.pending(0, stream);
@@ -291,7 +291,7 @@ fn requests_for_unlisted_scopes_leave_room_for_those_of_other_identities_and_hal
 }
 
 #[test]
-fn a_worker_that_uses_what_others_fetch_keeps_no_more_of_it_than_they_may() {
+fn a_worker_that_adopts_tokens_of_other_workers_keeps_no_more_than_the_limit() {
     let mut process = Process::new();
     for number in 0..100 {
         process.switch_to(unlisted(number));
@@ -308,12 +308,12 @@ fn a_worker_that_uses_what_others_fetch_keeps_no_more_of_it_than_they_may() {
     let worker = &process.workers[1];
     assert_eq!((worker.slots.len(), worker.timers.len()), (64, 64));
     let keeps = |number: usize| worker.slots.contains_key(&unlisted(number).key());
-    assert!(!keeps(90), "the refused one goes first");
-    assert!(keeps(36) && !keeps(34), "then the least recently used ones");
+    assert!(!keeps(90), "the rejected scope is evicted first");
+    assert!(keeps(36) && !keeps(34), "then the least recently used scopes");
 }
 
 #[test]
-fn a_rejection_of_a_scope_that_is_dropped_is_remembered_for_as_long_as_it_limits_the_next_one() {
+fn the_rejection_time_of_an_evicted_scope_is_kept_for_as_long_as_it_limits_the_next_one() {
     let mut process = Process::new();
     process.switch_to(unlisted(0));
     process.exchange(0, 1, token(86_400));
@@ -332,30 +332,37 @@ fn a_rejection_of_a_scope_that_is_dropped_is_remembered_for_as_long_as_it_limits
 }
 
 #[test]
-fn a_worker_that_serves_the_token_in_hand_because_no_exchange_may_begin_is_woken_when_that_is_replaced() {
-    // The token does not last long enough for the request, or the configuration discards it.
-    for (need, discards) in [(Need::LongLived, false), (Need::Usable, true)] {
-        let spec = |before| grant_of("payments", "held/.default", &["entra"], before);
+fn a_worker_that_serves_its_cached_token_because_no_exchange_is_admitted_is_woken_when_the_token_is_replaced() {
+    // The token's remaining lifetime is too short for the request, or the configuration discards it.
+    for (required_lifetime, discards) in [(RequiredLifetime::FiveMinutes, false), (RequiredLifetime::Any, true)] {
+        let spec = |before| spec_of("payments", "held/.default", &["entra"], before);
         let mut process = Process::new();
         process.switch_to(spec(None)).exchange(0, 1, token(3600));
         process.advance(Duration::from_secs(3400));
-        process.switch_to(grant_of("payments", "throttled/.default", &["entra"], None));
+        process.switch_to(spec_of("payments", "throttled/.default", &["entra"], None));
         process.exchange(1, 2, throttled(30));
         process.switch_to(spec(discards.then_some(process.now)));
-        let (answer, look) = process.workers[1].get(&process.spec, need, StreamId(3), process.now, &process.shared);
-        assert!(matches!(answer, TokenLookup::Ready(_)) && look, "{need:?}: {answer:?}");
+        let (answer, poll) =
+            process.workers[1].get(&process.spec, required_lifetime, StreamId(3), process.now, &process.shared);
+        assert!(matches!(answer, TokenLookup::Ready(_)) && poll, "{required_lifetime:?}: {answer:?}");
         assert_eq!(process.poll(1), []);
         process.advance(Duration::from_secs(31));
-        let lookup = process.workers[0].get(&process.spec, Need::LongLived, StreamId(4), process.now, &process.shared);
-        assert!(matches!(lookup.0, TokenLookup::Pending), "{need:?}");
+        let lookup = process.workers[0].get(
+            &process.spec,
+            RequiredLifetime::FiveMinutes,
+            StreamId(4),
+            process.now,
+            &process.shared,
+        );
+        assert!(matches!(lookup.0, TokenLookup::Pending), "{required_lifetime:?}");
         assert_eq!(process.poll(0), [Observed::Read]);
         assert_eq!(process.assertion(0), [Observed::EndpointCall]);
-        assert_eq!(process.endpoint(0, token(3600)), [Observed::Wake(1), Observed::Token(4)], "{need:?}");
+        assert_eq!(process.endpoint(0, token(3600)), [Observed::Wake(1), Observed::Token(4)], "{required_lifetime:?}");
     }
 }
 
 #[test]
-fn a_worker_lets_go_of_a_scope_that_another_one_exchanges_to_make_room_for_a_new_one() {
+fn a_worker_evicts_a_scope_that_another_worker_exchanges_to_make_room_for_a_new_one() {
     let mut process = Process::new();
     let unlisted_limits = UnlistedLimits { scopes: 1, ..UnlistedLimits::default() };
     process.workers[1] =
@@ -367,7 +374,7 @@ fn a_worker_lets_go_of_a_scope_that_another_one_exchanges_to_make_room_for_a_new
     assert_eq!((process.poll(0), process.poll(1)), (vec![Observed::Read], vec![]));
     process.switch_to(unlisted(1)).pending(1, 2);
     assert_eq!(process.workers[1].keys(), 1);
-    // The end of the other worker's exchange changes nothing here.
+    // The end of the other worker's exchange has no effect here.
     process.switch_to(unlisted(0)).assertion(0);
     process.endpoint(0, token(3600));
     assert_eq!(process.poll(1), []);

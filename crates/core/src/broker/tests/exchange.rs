@@ -1,9 +1,9 @@
-//! One exchange for all who wait: leases, ways, second tries, and what comes late.
+//! Tests of exchanges: leases, clusters, retries and late responses.
 
 use super::*;
 
 #[test]
-fn one_exchange_serves_all_who_wait_in_every_worker() {
+fn one_exchange_serves_all_waiters_in_every_worker() {
     let mut process = Process::new();
     process.pending(0, 1);
     process.pending(0, 2);
@@ -15,22 +15,22 @@ fn one_exchange_serves_all_who_wait_in_every_worker() {
     assert_eq!(process.poll(1), [Observed::Token(3)]);
     process.ready(0);
     process.ready(1);
-    // What comes next is the refresh.
+    // The next event is the refresh.
     assert!(process.due_in(0).unwrap() > Duration::from_secs(2900));
 }
 
 #[test]
-fn a_worker_that_comes_later_takes_the_published_token_without_pausing() {
+fn a_later_worker_adopts_the_published_token_without_pausing() {
     let mut process = Process::new();
     process.exchange(0, 1, token(3600));
     process.ready(1);
 }
 
 #[test]
-fn only_the_first_who_waits_asks_for_a_look() {
+fn only_the_first_waiter_requires_a_poll() {
     let mut process = Process::new();
-    assert!(process.ask(0, 1).1);
-    assert!(!process.ask(0, 2).1);
+    assert!(process.request_token(0, 1).1);
+    assert!(!process.request_token(0, 2).1);
 }
 
 #[test]
@@ -40,9 +40,9 @@ fn a_waiter_is_answered_when_the_leader_dies() {
     assert_eq!(process.poll(0), [Observed::Read]);
     process.pending(1, 2);
     assert_eq!(process.poll(1), []);
-    // Worker 0 is never heard of again.
+    // Worker 0 has died.
     let wait = process.due_in(1).unwrap();
-    assert_eq!(wait, READ_TIMEOUT + GRACE);
+    assert_eq!(wait, READ_TIMEOUT + GRACE_PERIOD);
     process.advance(wait);
     assert_eq!(process.poll(1), [Observed::Read]);
     assert_eq!(process.assertion(1), [Observed::EndpointCall]);
@@ -50,14 +50,14 @@ fn a_waiter_is_answered_when_the_leader_dies() {
 }
 
 #[test]
-fn a_leader_that_was_given_up_stands_down_and_still_serves_its_own() {
+fn a_worker_whose_lease_was_taken_over_stops_and_still_serves_its_waiters() {
     let mut process = Process::new();
     process.pending(0, 1);
     process.poll(0);
-    process.advance(READ_TIMEOUT + GRACE);
+    process.advance(READ_TIMEOUT + GRACE_PERIOD);
     process.pending(1, 2);
     assert_eq!(process.poll(1), [Observed::Read]);
-    // The answer to worker 0 comes after all: no second exchange begins.
+    // The response to worker 0 arrives late, and no second exchange begins.
     assert_eq!(process.assertion(0), []);
     assert_eq!(process.assertion(1), [Observed::EndpointCall]);
     assert_eq!(process.endpoint(1, token(3600)), [Observed::Wake(0), Observed::Token(2)]);
@@ -65,14 +65,14 @@ fn a_leader_that_was_given_up_stands_down_and_still_serves_its_own() {
 }
 
 #[test]
-fn an_answer_that_never_comes_ends_with_the_lease() {
+fn an_exchange_without_a_response_ends_with_its_lease() {
     let mut process = Process::new();
     process.stall(0, 1);
     assert_eq!(process.poll(0), [Observed::Read]);
 }
 
 #[test]
-fn a_request_that_waits_too_long_is_answered_even_when_nothing_else_happens() {
+fn a_request_that_times_out_is_answered_even_if_no_other_event_occurs() {
     let mut process = Process::new();
     process.pending(0, 1);
     process.poll(0);
@@ -82,7 +82,7 @@ fn a_request_that_waits_too_long_is_answered_even_when_nothing_else_happens() {
 }
 
 #[test]
-fn a_waiter_that_leaves_cancels_nothing_for_the_others() {
+fn a_cancelled_request_does_not_cancel_the_exchange_of_others() {
     let mut process = Process::new();
     process.pending(0, 1);
     process.pending(0, 2);
@@ -103,18 +103,18 @@ fn the_queue_is_bounded() {
 }
 
 #[test]
-fn a_refusal_that_correct_credentials_meet_is_tried_once_more_soon() {
+fn a_rejection_that_a_new_credential_may_get_is_retried_once_shortly_after() {
     let mut process = Process::new();
     assert_eq!(process.exchange(0, 1, refusal(700213)), []);
-    assert_eq!(process.due_in(0), Some(SOON));
-    process.advance(SOON);
+    assert_eq!(process.due_in(0), Some(IMMEDIATE_RETRY_DELAY));
+    process.advance(IMMEDIATE_RETRY_DELAY);
     assert_eq!(process.poll(0), [Observed::Read]);
     assert_eq!(process.assertion(0), [Observed::EndpointCall]);
     assert_eq!(process.endpoint(0, refusal(700213)), [Observed::Problem(1, Code::EntraRefused)]);
 }
 
 #[test]
-fn an_assertion_out_of_its_time_is_read_again_at_once() {
+fn an_expired_assertion_is_read_again_immediately() {
     let mut process = Process::new();
     assert_eq!(process.exchange(0, 1, refusal(700024)), [Observed::Read]);
     assert_eq!(process.assertion(0), [Observed::EndpointCall]);
@@ -122,7 +122,7 @@ fn an_assertion_out_of_its_time_is_read_again_at_once() {
 }
 
 #[test]
-fn while_it_backs_off_requests_fail_at_once_in_every_worker_and_say_when_to_try_again() {
+fn during_a_back_off_requests_fail_immediately_in_every_worker_with_retry_after() {
     let mut process = Process::new();
     assert_eq!(process.exchange(0, 1, refusal(90_002)), [Observed::Problem(1, Code::EntraRefused)]);
     for worker in [0, 1] {
@@ -136,9 +136,9 @@ fn while_it_backs_off_requests_fail_at_once_in_every_worker_and_say_when_to_try_
 }
 
 #[test]
-fn the_ways_to_the_authority_are_tried_in_order_when_one_does_not_reach_it() {
+fn the_clusters_of_the_authority_are_tried_in_order_until_one_reaches_it() {
     let mut process = Process::new();
-    process.spec = grant_of("payments", "s/.default", &["first", "second"], None);
+    process.spec = spec_of("payments", "s/.default", &["first", "second"], None);
     let own = |status| {
         Ok(CallResponse { status, retry_after: None, request_id: None, body: b"reset".to_vec(), is_envoys_own: true })
     };
@@ -154,7 +154,7 @@ fn the_ways_to_the_authority_are_tried_in_order_when_one_does_not_reach_it() {
     process.assertion(0);
     assert_eq!(process.endpoint(0, own(504)), [Observed::EndpointCall]);
     assert_eq!(process.endpoint(0, own(503)), [Observed::Problem(2, Code::EntraUnavailable)]);
-    // An answer is never asked for again elsewhere.
+    // A call with a response is not repeated through another cluster.
     process.advance(Duration::from_secs(60));
     process.pending(0, 3);
     process.poll(0);
@@ -166,7 +166,7 @@ fn the_ways_to_the_authority_are_tried_in_order_when_one_does_not_reach_it() {
 }
 
 #[test]
-fn the_assertion_goes_to_the_authority_by_its_clusters_and_nowhere_else() {
+fn the_assertion_is_sent_only_to_the_clusters_of_the_authority() {
     let mut process = Process::new();
     process.pending(0, 1);
     process.poll(0);
@@ -187,19 +187,19 @@ fn the_assertion_goes_to_the_authority_by_its_clusters_and_nowhere_else() {
 }
 
 #[test]
-fn a_vm_that_serves_no_requests_and_cannot_read_the_token_leaves_it_to_the_others() {
+fn a_vm_that_serves_no_requests_and_cannot_read_the_token_leaves_exchanges_to_the_workers() {
     let mut process = Process::new();
     let warm = [Arc::clone(&process.spec)];
     process.workers[0].keep_warm(&warm, process.now);
     process.workers[1].keep_warm(&warm, process.now);
     assert_eq!(process.poll(0), [Observed::Read]);
     assert_eq!(process.poll(1), []);
-    // Worker 0 is the main thread's: an internal listener does not answer it.
+    // Worker 0 runs on the main thread, to which internal listeners do not respond.
     assert_eq!(process.assertion_answer(0, answer(503, &json!({}))), [Observed::Wake(1)]);
     assert_eq!(process.poll(1), [Observed::Read]);
     process.assertion(1);
     assert_eq!(process.endpoint(1, answer(500, &json!({}))), []);
-    // It tries again only at long, growing intervals, and finds the token there.
+    // It tries again only at long, growing intervals, and then adopts the token.
     let first = process.due_in(0).unwrap();
     process.advance(first);
     process.poll(0);
@@ -208,7 +208,7 @@ fn a_vm_that_serves_no_requests_and_cannot_read_the_token_leaves_it_to_the_other
 }
 
 #[test]
-fn a_token_file_that_cannot_be_read_is_a_problem_and_not_a_hang() {
+fn an_unreadable_token_file_is_reported_as_a_problem() {
     let mut process = Process::new();
     process.pending(0, 1);
     process.poll(0);
@@ -218,7 +218,7 @@ fn a_token_file_that_cannot_be_read_is_a_problem_and_not_a_hang() {
     );
 }
 
-/// A file of which only the first half has been written.
+/// The response with a file of which only the first half has been written.
 fn half_a_token(process: &Process) -> CallResult {
     let mut answer = process.federated_token().unwrap();
     answer.body.truncate(answer.body.len() / 2);
@@ -226,31 +226,31 @@ fn half_a_token(process: &Process) -> CallResult {
 }
 
 #[test]
-fn half_a_token_is_read_once_more_before_anything_is_said_of_it() {
+fn a_partially_written_token_is_read_again_before_a_problem_is_reported() {
     let mut process = Process::new();
     process.pending(0, 1);
     process.poll(0);
     let half = half_a_token(&process);
     assert_eq!(process.assertion_answer(0, half), []);
-    process.advance(TORN - Duration::from_millis(1));
+    process.advance(PARTIAL_FILE_RETRY_DELAY - Duration::from_millis(1));
     assert_eq!(process.poll(0), []);
     process.advance(Duration::from_millis(1));
     assert_eq!(process.poll(0), [Observed::Read]);
     assert_eq!(process.assertion(0), [Observed::EndpointCall]);
-    // Entra's own second chance is not used up by it.
+    // The retry of a rejected exchange is still available.
     assert_eq!(process.endpoint(0, refusal(700213)), []);
-    process.advance(SOON);
+    process.advance(IMMEDIATE_RETRY_DELAY);
     assert_eq!(process.poll(0), [Observed::Read]);
     let half = half_a_token(&process);
-    assert_eq!(process.assertion_answer(0, half), [], "this one is alone again");
-    process.advance(TORN);
+    assert_eq!(process.assertion_answer(0, half), [], "the next partial read is retried again");
+    process.advance(PARTIAL_FILE_RETRY_DELAY);
     assert_eq!(process.poll(0), [Observed::Read]);
     process.assertion(0);
     assert_eq!(process.endpoint(0, token(3600)), [Observed::Token(1)]);
 }
 
 #[test]
-fn a_file_without_a_jwt_is_named_after_two_readings_and_tried_again_after_a_while() {
+fn a_file_without_a_jwt_is_reported_after_two_reads_and_read_again_after_a_back_off() {
     let mut process = Process::new();
     process.pending(0, 1);
     process.poll(0);
@@ -265,14 +265,14 @@ fn a_file_without_a_jwt_is_named_after_two_readings_and_tried_again_after_a_whil
     };
     for stream in [1, 2] {
         assert_eq!(process.assertion_answer(0, nonsense()), []);
-        process.advance(TORN);
+        process.advance(PARTIAL_FILE_RETRY_DELAY);
         assert_eq!(process.poll(0), [Observed::Read]);
         assert_eq!(process.assertion_answer(0, nonsense()), [Observed::Problem(stream, Code::AssertionMalformed)]);
         process.advance(Duration::from_secs(60));
         process.pending(0, stream + 1);
         assert_eq!(process.poll(0), [Observed::Read]);
     }
-    // What another worker takes over begins anew.
+    // A worker that takes over starts from the beginning.
     assert_eq!(process.assertion_answer(0, nonsense()), []);
     process.advance(Duration::from_secs(60));
     process.pending(1, 9);
@@ -281,7 +281,7 @@ fn a_file_without_a_jwt_is_named_after_two_readings_and_tried_again_after_a_whil
 }
 
 #[test]
-fn answers_that_nobody_waits_for_do_nothing() {
+fn unexpected_responses_are_ignored() {
     let mut process = Process::new();
     assert_eq!(process.assertion(0), []);
     assert_eq!(process.endpoint(0, token(60)), []);
@@ -291,13 +291,13 @@ fn answers_that_nobody_waits_for_do_nothing() {
 }
 
 #[test]
-fn a_clock_that_is_set_back_leaves_no_lease_and_no_failure_for_ever() {
+fn a_clock_that_is_set_back_extends_no_lease_and_no_failure() {
     let mut process = Process::new();
     process.pending(0, 1);
     process.poll(0);
     process.now = process.now.minus(Duration::from_secs(86400));
     process.pending(1, 2);
-    assert_eq!(process.poll(1), [Observed::Read], "a lease from the future counts for nothing");
+    assert_eq!(process.poll(1), [Observed::Read], "a lease with a time in the future is not valid");
     process.assertion(1);
     process.endpoint(1, refusal(90_002));
     process.now = process.now.minus(Duration::from_secs(86400));
@@ -305,7 +305,7 @@ fn a_clock_that_is_set_back_leaves_no_lease_and_no_failure_for_ever() {
 }
 
 #[test]
-fn nobody_waits_for_longer_when_the_clock_is_set_back() {
+fn no_request_waits_longer_when_the_clock_is_set_back() {
     let mut process = Process::new();
     process.pending(0, 1);
     process.poll(0);
@@ -313,7 +313,7 @@ fn nobody_waits_for_longer_when_the_clock_is_set_back() {
     process.pending(1, 2);
     process.poll(1);
     process.now = process.now.minus(Duration::from_secs(3600));
-    // Something happens there: the timers are set anew.
+    // The next event sets the timers again.
     process.poll(0);
     process.poll(1);
     assert!(process.due_in(0).unwrap() <= Limits::default().wait);
@@ -324,7 +324,7 @@ fn nobody_waits_for_longer_when_the_clock_is_set_back() {
 }
 
 #[test]
-fn a_back_off_from_before_the_clock_was_set_back_does_not_last_until_its_time_comes_again() {
+fn a_back_off_from_before_the_clock_was_set_back_is_not_in_effect() {
     let mut process = Process::new();
     process.exchange(0, 1, refusal(90_002));
     process.now = process.now.minus(Duration::from_secs(1800));
@@ -333,7 +333,7 @@ fn a_back_off_from_before_the_clock_was_set_back_does_not_last_until_its_time_co
 }
 
 #[test]
-fn a_failure_is_not_told_when_another_worker_has_a_token_since() {
+fn a_failure_is_not_returned_when_another_worker_has_a_newer_token() {
     let mut process = Process::new();
     process.exchange(0, 1, refusal(90_002));
     let wait = process.failed(1).retry_after.unwrap();
@@ -344,7 +344,7 @@ fn a_failure_is_not_told_when_another_worker_has_a_token_since() {
     process.poll(1);
     process.assertion(0);
     process.endpoint(0, token(3600));
-    // By this clock the back-off that worker 1 knows of runs again.
+    // By this clock, the back-off that worker 1 knows is in effect again.
     process.now = process.now.minus(Duration::from_millis(500));
     assert_eq!(process.poll(1), [Observed::Token(3)]);
 }
@@ -357,13 +357,15 @@ fn a_full_queue_withholds_no_token() {
     process.exchange(0, 1, token(3600));
     process.advance(Duration::from_secs(3320));
     let mut ask = |stream| {
-        process.workers[0].get(&process.spec, Need::LongLived, StreamId(stream), process.now, &process.shared).0
+        process.workers[0]
+            .get(&process.spec, RequiredLifetime::FiveMinutes, StreamId(stream), process.now, &process.shared)
+            .0
     };
     assert!(matches!(ask(2), TokenLookup::Pending));
     assert!(matches!(ask(3), TokenLookup::Ready(_)));
 }
 
-/// The time-outs of the calls that a worker is to make.
+/// Returns the timeouts of the requested calls.
 fn timeouts(commands: &[Command]) -> Vec<Duration> {
     let timeout = |command: &Command| match command {
         Command::CallEndpoint { timeout, .. } => Some(*timeout),
@@ -373,10 +375,10 @@ fn timeouts(commands: &[Command]) -> Vec<Duration> {
 }
 
 #[test]
-fn a_call_takes_three_seconds_while_another_cluster_is_left_and_all_calls_the_time_of_an_exchange() {
+fn a_call_times_out_after_three_seconds_while_another_cluster_can_be_tried_and_all_calls_share_the_exchange_timeout() {
     for (clusters, expected) in [(&["a"][..], &[10][..]), (&["a", "b"], &[3, 7]), (&["a", "b", "c"], &[3, 3, 4])] {
         let mut process = Process::new();
-        process.spec = grant_of("payments", "s/.default", clusters, None);
+        process.spec = spec_of("payments", "s/.default", clusters, None);
         process.pending(0, 1);
         process.poll(0);
         let read = process.federated_token();
@@ -394,7 +396,7 @@ fn a_call_takes_three_seconds_while_another_cluster_is_left_and_all_calls_the_ti
             };
             commands = process.workers[0].endpoint_answered(key, Ok(silence), process.now, &process.shared);
         }
-        assert_eq!(seen(commands), [Observed::Problem(1, Code::EntraUnavailable)]);
+        assert_eq!(observed(commands), [Observed::Problem(1, Code::EntraUnavailable)]);
     }
     let short = Limits { exchange: Duration::from_secs(1), ..Limits::default() };
     assert_eq!(short.call_timeout(0, 2) + short.call_timeout(1, 2), short.exchange);
@@ -402,9 +404,9 @@ fn a_call_takes_three_seconds_while_another_cluster_is_left_and_all_calls_the_ti
 }
 
 #[test]
-fn a_call_that_does_not_reach_the_authority_is_one_line_in_the_log_and_no_failure_while_a_cluster_is_left() {
+fn a_call_that_does_not_reach_the_authority_is_logged_and_is_no_failure_while_another_cluster_can_be_tried() {
     let mut process = Process::new();
-    process.spec = grant_of("payments", "s/.default", &["entra", "entra_new_connection"], None);
+    process.spec = spec_of("payments", "s/.default", &["entra", "entra_new_connection"], None);
     process.pending(0, 1);
     process.poll(0);
     process.assertion(0);
@@ -435,41 +437,41 @@ fn a_call_that_does_not_reach_the_authority_is_one_line_in_the_log_and_no_failur
         .collect();
     let retried = "identity=.=payments;.;outcome=.=retried;.;class=.=transient;.;entra_exchange_exchanges_total";
     assert_eq!(counted, [retried]);
-    // Nobody backs off meanwhile.
+    // No back-off is in effect in the meantime.
     process.pending(1, 2);
     assert_eq!(process.endpoint(0, token(3600)), [Observed::Token(1)]);
 }
 
 #[test]
-fn whoever_waited_too_long_gets_the_token_that_a_late_worker_brought() {
+fn a_request_that_times_out_gets_the_token_that_a_late_worker_published() {
     let mut process = Process::new();
     process.stall(1, 1);
-    // The other takes over, and is at its second try when its request has waited for its time.
+    // The other worker takes over, and performs its second attempt when its request times out.
     process.pending(0, 2);
     assert_eq!(process.poll(0), [Observed::Read]);
     process.advance(READ_TIMEOUT);
     assert_eq!(process.assertion(0), [Observed::EndpointCall]);
     process.advance(Limits::default().exchange);
     assert_eq!(process.endpoint(0, refusal(700_213)), []);
-    process.advance(SOON);
+    process.advance(IMMEDIATE_RETRY_DELAY);
     assert_eq!(process.poll(0), [Observed::Read]);
     assert_eq!(process.endpoint(1, token(3600)), [Observed::Token(1)]);
-    process.advance(Limits::default().wait - READ_TIMEOUT - Limits::default().exchange - SOON);
+    process.advance(Limits::default().wait - READ_TIMEOUT - Limits::default().exchange - IMMEDIATE_RETRY_DELAY);
     assert_eq!(process.poll(0), [Observed::Token(2)]);
 }
 
 #[test]
-fn a_request_that_comes_in_the_pause_before_the_second_try_does_not_cut_it_short() {
+fn a_request_in_the_pause_before_the_retry_does_not_shorten_the_pause() {
     let mut process = Process::new();
     assert_eq!(process.exchange(0, 1, refusal(700_213)), []);
-    process.advance(SOON - Duration::from_millis(1));
+    process.advance(IMMEDIATE_RETRY_DELAY - Duration::from_millis(1));
     process.pending(0, 2);
     assert_eq!(process.poll(0), []);
     process.advance(Duration::from_millis(1));
     assert_eq!(process.poll(0), [Observed::Read]);
 }
 
-/// What a worker's exchange comes to when Entra does not know the client: `true` when it was tried once more at once.
+/// Performs an exchange that Entra rejects because the client is unknown. Returns whether it was retried immediately.
 fn unknown_client(process: &mut Process, stream: u32) -> bool {
     process.pending(0, stream);
     assert_eq!(process.poll(0), [Observed::Read]);
@@ -478,7 +480,7 @@ fn unknown_client(process: &mut Process, stream: u32) -> bool {
     if first == [Observed::Problem(stream, Code::EntraRefused)] {
         return false;
     }
-    process.advance(SOON);
+    process.advance(IMMEDIATE_RETRY_DELAY);
     assert_eq!(process.poll(0), [Observed::Read]);
     assert_eq!(process.assertion(0), [Observed::EndpointCall]);
     assert_eq!(process.endpoint(0, refusal(700_016)), [Observed::Problem(stream, Code::EntraRefused)]);
@@ -486,7 +488,7 @@ fn unknown_client(process: &mut Process, stream: u32) -> bool {
 }
 
 #[test]
-fn a_client_that_entra_does_not_know_yet_is_tried_often_for_ten_minutes_and_then_seldom() {
+fn an_unknown_client_has_a_short_back_off_for_ten_minutes_and_then_a_long_one() {
     let mut process = Process::new();
     let started = process.now;
     let (mut stream, mut waits) = (0, Vec::new());
@@ -506,7 +508,7 @@ fn a_client_that_entra_does_not_know_yet_is_tried_often_for_ten_minutes_and_then
 }
 
 #[test]
-fn a_client_that_had_a_token_and_is_gone_is_not_new() {
+fn a_client_that_had_a_token_and_was_deleted_is_not_new() {
     let mut process = Process::new();
     process.exchange(0, 1, token(3600));
     process.advance(Duration::from_secs(3600));
@@ -514,7 +516,7 @@ fn a_client_that_had_a_token_and_is_gone_is_not_new() {
 }
 
 #[test]
-fn failures_of_different_causes_are_counted_apart_and_none_begins_anew_when_another_comes_between() {
+fn failures_are_counted_separately_for_each_cause_and_no_count_is_reset_by_another_cause() {
     let mut process = Process::new();
     let mut stream = 0;
     let mut failed = |process: &mut Process, answer: CallResult| {
@@ -528,7 +530,7 @@ fn failures_of_different_causes_are_counted_apart_and_none_begins_anew_when_anot
     for number in 1..9 {
         assert_eq!(failed(&mut process, answer(500, &json!({}))).0, number);
     }
-    // From one second to thirty, with jitter; the ninth of one cause could be ten minutes.
+    // Between one and thirty seconds, with jitter. The ninth failure with one cause could wait ten minutes.
     for code in [90_002, 53_003] {
         let (failures, wait) = failed(&mut process, refusal(code));
         assert!(failures == 1 && wait <= Duration::from_secs(30), "AADSTS{code}: {wait:?}");
@@ -537,27 +539,27 @@ fn failures_of_different_causes_are_counted_apart_and_none_begins_anew_when_anot
     assert_eq!(failed(&mut process, refusal(53_003)).0, 2);
     assert_eq!(process.exchange(0, 100, token(60)), [Observed::Token(100)]);
     process.advance(Duration::from_secs(60));
-    assert_eq!(failed(&mut process, refusal(53_003)).0, 1, "a token ends every row");
+    assert_eq!(failed(&mut process, refusal(53_003)).0, 1, "a token resets every count");
 }
 
 #[test]
-fn another_federated_token_than_the_refused_one_is_tried_at_once() {
+fn a_new_federated_token_is_exchanged_immediately_after_the_rejection_of_the_previous_one() {
     let mut process = Process::new();
     process.exchange(0, 1, refusal(90_002));
-    // The file holds another token a second later.
+    // A second later the file holds another token.
     process.advance(READING_PERIOD);
     process.pending(1, 2);
     assert_eq!(process.poll(1), [Observed::Read]);
     process.pending(1, 3);
     assert_eq!(process.assertion(1), [Observed::EndpointCall]);
     process.pending(0, 4);
-    assert_eq!(process.poll(0), [], "the exchange of the other worker is awaited");
+    assert_eq!(process.poll(0), [], "it waits for the other worker's exchange");
     assert_eq!(process.endpoint(1, token(3600)), [Observed::Wake(0), Observed::Token(2), Observed::Token(3)]);
     assert_eq!(process.poll(0), [Observed::Token(4)]);
 }
 
 #[test]
-fn while_the_file_holds_the_refused_token_it_is_read_once_a_second_and_entra_is_not_asked() {
+fn while_the_file_holds_the_rejected_token_it_is_read_once_a_second_and_entra_is_not_called() {
     let mut process = Process::new();
     let refused = process.federated_token();
     process.exchange(0, 1, refusal(90_002));
@@ -570,15 +572,15 @@ fn while_the_file_holds_the_refused_token_it_is_read_once_a_second_and_entra_is_
         process.pending(1, second);
         assert_eq!(process.poll(1), [Observed::Read]);
         assert_eq!(process.failed(0).code, Code::EntraRefused, "one worker reads for all");
-        // An unreadable file is no reason to ask Entra either.
+        // An unreadable file does not cause a call to Entra either.
         let read = if second == 2 { answer(503, &json!({})) } else { refused.clone() };
         assert_eq!(process.assertion_answer(1, read), [Observed::Problem(second, Code::EntraRefused)]);
-        assert_eq!(failure(&process), before, "the back-off goes on");
+        assert_eq!(failure(&process), before, "the back-off continues");
     }
 }
 
 #[test]
-fn another_federated_token_that_is_refused_too_continues_the_back_off() {
+fn a_new_federated_token_that_is_also_rejected_continues_the_back_off() {
     let mut process = Process::new();
     process.exchange(0, 1, refusal(90_002));
     process.advance(READING_PERIOD);
@@ -588,11 +590,11 @@ fn another_federated_token_that_is_refused_too_continues_the_back_off() {
 }
 
 #[test]
-fn what_another_federated_token_cannot_change_is_not_tried_again_for_it() {
+fn a_failure_that_a_new_federated_token_cannot_resolve_keeps_its_back_off() {
     for answer in [refusal(500_011), refusal(53_003), answer(500, &json!({})), refusal(50_196)] {
         let mut process = Process::new();
         process.exchange(0, 1, answer);
-        // The back-off is a second at least.
+        // The back-off is at least a second.
         process.advance(READING_PERIOD - Duration::from_millis(1));
         let wait = process.failed(1).retry_after.unwrap();
         process.advance(wait - Duration::from_millis(1));

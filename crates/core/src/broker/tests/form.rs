@@ -1,4 +1,4 @@
-//! The form of what the workers share: modules of different builds that run side by side must not misread each other.
+//! Tests of the format of shared data: modules of different builds in one process must not misread each other's entries.
 
 use super::super::shared::RefusedAssertion;
 use super::super::{causes::Causes, credential, shared::PREFIX};
@@ -10,13 +10,13 @@ use crate::untrusted::{Guid, OAuthError};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-/// Names and values of one process in which every field has a value.
+/// The names and values of a process in which every field has a value.
 ///
-/// If you change the form of an entry, raise the number in [`PREFIX`], and replace these lines by those that the failing test
-/// prints. Lines of a number that was released never change.
+/// If you change the format of an entry, increase the number in [`PREFIX`] and replace these lines with those that the failing test
+/// prints. The lines of a released number never change.
 const LAST_FORM: &str = include_str!("last-form.txt");
 
-/// When those lines were written.
+/// The time at which those lines were written.
 const WRITTEN: Timestamp = START;
 
 /// A problem with a value in every field.
@@ -41,7 +41,7 @@ fn fingerprint() -> Fingerprint {
 }
 
 fn entry() -> Entry {
-    let next_try = WRITTEN.plus(GRACE);
+    let next_try = WRITTEN.plus(GRACE_PERIOD);
     let mut causes = Causes::default();
     causes.count(&problem());
     Entry {
@@ -65,7 +65,7 @@ fn entry() -> Entry {
     }
 }
 
-/// A process that has written every field of everything that is shared.
+/// Shared data in which every field has been written.
 fn written() -> Shared {
     let shared = Shared::default();
     prepare(&shared);
@@ -74,24 +74,24 @@ fn written() -> Shared {
         *written = entry();
         Update::Commit(())
     });
-    credential::note_reading(&shared, spec.assertion(), true);
-    credential::note_issued(&shared, &spec, &cached(), WRITTEN);
-    credential::note_known(&shared, &spec, WRITTEN);
-    credential::note_throttled(&shared, &spec, &problem(), WRITTEN, |_| GRACE);
-    credential::note_answer(&shared, &spec, &problem(), fingerprint(), WRITTEN);
+    credential::record_reading(&shared, spec.assertion(), true);
+    credential::record_issued(&shared, &spec, &cached(), WRITTEN);
+    credential::record_known(&shared, &spec, WRITTEN);
+    credential::record_throttling(&shared, &spec, &problem(), WRITTEN, |_| GRACE_PERIOD);
+    credential::record_refusal(&shared, &spec, &problem(), fingerprint(), WRITTEN);
     let limits = UnlistedLimits { scopes: 2, parallel_exchanges: 1, ..UnlistedLimits::default() };
     credential::update(&shared, spec.credential(), WRITTEN, |state| {
         for (queue, scope) in [(QueueId(1), "a/.default"), (QueueId(2), "b/.default")] {
-            let key = grant_of("payments", scope, &["entra"], None).key();
+            let key = spec_of("payments", scope, &["entra"], None).key();
             state.budget.admit(key, limits, WRITTEN).unwrap();
-            state.budget.begin((queue, key), WRITTEN.plus(GRACE), limits, WRITTEN);
+            state.budget.begin((queue, key), WRITTEN.plus(GRACE_PERIOD), limits, WRITTEN);
         }
         Update::Commit(())
     });
     shared
 }
 
-/// The paths of what has no value.
+/// Returns the paths of the fields without a value.
 fn without_value(path: &str, value: &serde_json::Value) -> Vec<String> {
     match value {
         serde_json::Value::Null => vec![path.to_owned()],
@@ -131,15 +131,15 @@ impl Shared {
 }
 
 #[test]
-fn what_is_shared_has_the_form_that_the_number_in_its_names_stands_for() {
+fn shared_data_has_the_format_of_the_version_number_in_its_names() {
     let (spec, written) = (spec(), written());
     let state = credential::read(&written, spec.credential());
     let without = [without_value("entry", &json_of(&entry())), without_value("state", &json_of(&state))].concat();
-    assert_eq!(without, [""; 0], "these fields have no value, so that a change of their form is not noticed");
+    assert_eq!(without, [""; 0], "these fields have no value, so a change of their format is not detected");
     let lines = written.lines();
     assert!(
         lines == LAST_FORM,
-        "The form has changed, or its number has. A module of a released version reads what is under these names: raise the \
+        "The format or its number has changed. A module of a released version reads the entries under these names: increase the \
          number in PREFIX, and write these lines to src/broker/tests/last-form.txt.\n{lines}"
     );
     assert!(lines.lines().all(|line| line.starts_with(PREFIX)));
@@ -149,10 +149,10 @@ fn what_is_shared_has_the_form_that_the_number_in_its_names_stands_for() {
 }
 
 #[test]
-fn what_a_module_of_another_form_left_is_not_read() {
+fn entries_of_a_module_with_another_format_are_not_read() {
     let shared = Shared::of(&LAST_FORM.replace(PREFIX, "entra-exchange/1/"));
     assert_eq!(shared::read(&shared, spec().key()), Entry::default());
     let mut worker = Broker::new(WorkerId(7), QueueId(0), Limits::default());
-    let (answer, _) = worker.get(&Arc::new(spec()), Need::Usable, StreamId(1), WRITTEN, &shared);
+    let (answer, _) = worker.get(&Arc::new(spec()), RequiredLifetime::Any, StreamId(1), WRITTEN, &shared);
     assert!(matches!(answer, TokenLookup::Pending));
 }

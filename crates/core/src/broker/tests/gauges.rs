@@ -1,9 +1,9 @@
-//! The gauges of an identity, whichever worker measures them.
+//! Tests of the gauges of an identity, which any worker can measure.
 
 use super::*;
 use crate::assertion::Source;
 
-/// The last value of a gauge among these commands; `None` when it is not measured.
+/// Returns the last value of a gauge in these commands, or `None` if it is not measured.
 fn gauge(commands: &[Command], name: &str) -> Option<u64> {
     let measured = commands.iter().rev().find_map(|command| match command {
         Command::Measure(measured) if measured.name.ends_with(&format!("entra_exchange_{name}")) => {
@@ -15,9 +15,9 @@ fn gauge(commands: &[Command], name: &str) -> Option<u64> {
 }
 
 impl Process {
-    /// Worker 0 or 1 has an exchange for this scope of identity `a`, which comes to `answer`.
+    /// Performs an exchange for this scope of identity `a`, to which the token endpoint responds with `answer`.
     fn exchanged(&mut self, worker: usize, scope: &str, answer: CallResult) -> Vec<Command> {
-        self.spec = grant_of("a", scope, &["entra"], None);
+        self.spec = spec_of("a", scope, &["entra"], None);
         self.pending(worker, 1);
         self.poll(worker);
         let mut commands = {
@@ -29,18 +29,18 @@ impl Process {
         commands
     }
 
-    /// Lets time pass until the worker measures again, and returns what it measures.
-    fn observed(&mut self, worker: usize) -> Vec<Command> {
+    /// Advances the clock to the worker's next measurement and returns its commands.
+    fn next_measurements(&mut self, worker: usize) -> Vec<Command> {
         self.now = self.workers[worker].next_observation().unwrap().max(self.now);
         self.workers[worker].observe(self.now, &self.shared)
     }
 
-    /// Lets `seconds` pass, and has the worker measure whenever it is due.
+    /// Advances the clock by `seconds` and performs all measurements of the worker that are due.
     fn observe_for(&mut self, worker: usize, seconds: u64) -> Vec<Command> {
         let end = self.now.plus(Duration::from_secs(seconds));
         let mut commands = Vec::new();
         while self.workers[worker].next_observation().is_some_and(|at| at <= end) {
-            commands.extend(self.observed(worker));
+            commands.extend(self.next_measurements(worker));
         }
         self.now = end;
         commands
@@ -50,25 +50,25 @@ impl Process {
 const EXPIRY: &str = "token_expiry_timestamp_seconds";
 
 #[test]
-fn the_earliest_expiry_is_of_all_workers_tokens_and_an_idle_token_leaves_it() {
+fn the_earliest_expiry_includes_the_tokens_of_all_workers_and_excludes_idle_tokens() {
     let mut process = Process::new();
     let at = |seconds: u64| Some(START.unix_seconds() + seconds);
     assert_eq!(gauge(&process.exchanged(0, "x/.default", token(3600)), EXPIRY), at(3600));
     assert_eq!(gauge(&process.exchanged(1, "y/.default", token(7000)), EXPIRY), at(3600), "another worker's token");
-    // Nobody uses x: a minute after it was due it is no more waited for, well before it expires.
+    // x is not used: it leaves the minimum a minute after it was due, long before it expires.
     let commands = process.observe_for(1, 3400);
     assert_eq!(gauge(&commands, EXPIRY), at(7000));
     assert_eq!(gauge(&process.observe_for(0, 7000), EXPIRY), Some(0), "no token is held");
 }
 
 #[test]
-fn a_token_whose_refresh_fails_stays_the_earliest_until_it_can_be_sent_no_more() {
+fn a_token_whose_refresh_fails_remains_the_earliest_until_it_can_no_longer_be_sent() {
     let mut process = Process::new();
     process.exchanged(0, "x/.default", token(3600));
     process.ready(0);
     process.poll(0);
     process.exchanged(1, "y/.default", token(7000));
-    process.spec = grant_of("a", "x/.default", &["entra"], None);
+    process.spec = spec_of("a", "x/.default", &["entra"], None);
     let refresh_in = process.workers[0].next_due().unwrap().since(process.now);
     process.advance(refresh_in);
     assert_eq!(process.poll(0), [Observed::Read]);
@@ -85,7 +85,7 @@ fn a_token_whose_refresh_fails_stays_the_earliest_until_it_can_be_sent_no_more()
 }
 
 #[test]
-fn failures_in_a_row_are_the_most_of_any_token_and_end_with_a_success_or_when_nobody_tries_any_more() {
+fn failures_in_a_row_are_the_maximum_of_all_tokens_and_end_with_a_success_or_without_further_attempts() {
     let mut process = Process::new();
     let failures = |commands: &[Command]| gauge(commands, "failures_in_a_row").unwrap();
     assert_eq!(failures(&process.exchanged(0, "x/.default", refusal(90_002))), 1);
@@ -95,7 +95,7 @@ fn failures_in_a_row_are_the_most_of_any_token_and_end_with_a_success_or_when_no
     process.advance(Duration::from_secs(120));
     assert_eq!(failures(&process.exchanged(0, "x/.default", token(3600))), 0);
     process.exchanged(0, "z/.default", refusal(90_002));
-    assert_eq!(failures(&process.observe_for(0, 700)), 0, "nobody tried again");
+    assert_eq!(failures(&process.observe_for(0, 700)), 0, "there was no further attempt");
 }
 
 #[test]
@@ -108,16 +108,16 @@ fn the_federated_token_is_measured_and_read_again_when_it_is_old_until_it_is_ren
     let file = Source::File { cluster: "projected_token".to_owned() };
     let first = process.federated_token();
     let is_read = |commands: &[Command]| {
-        commands.iter().any(|command| matches!(command, Command::ReadForCheck(source) if *source == file))
+        commands.iter().any(|command| matches!(command, Command::ReadForProbe(source) if *source == file))
     };
     assert!(!is_read(&process.observe_for(0, 3239)));
     assert!(is_read(&process.observe_for(0, 1)), "9/10 of its lifetime");
     let read = |process: &mut Process, content: CallResult| {
-        process.workers[0].check_answered(&file, content, process.now, &process.shared)
+        process.workers[0].probe_answered(&file, content, process.now, &process.shared)
     };
     assert_eq!(gauge(&read(&mut process, first.clone()), cached), Some(START.unix_seconds()));
     assert!(is_read(&process.observe_for(0, 60)), "once a minute");
-    // It expires, and nothing else can be measured than what was read last.
+    // It expires, and the last read remains the only measurement.
     process.advance(Duration::from_secs(3600));
     assert_eq!(gauge(&read(&mut process, first), cached), None);
     assert!(is_read(&process.observe_for(0, 60)));
@@ -127,12 +127,12 @@ fn the_federated_token_is_measured_and_read_again_when_it_is_old_until_it_is_ren
 }
 
 #[test]
-fn a_reading_for_the_gauges_makes_no_pod_unready() {
+fn a_read_for_the_gauges_does_not_make_a_pod_not_ready() {
     let mut process = Process::new();
     process.exchanged(0, "x/.default", token(86_400));
     let file = Source::File { cluster: "projected_token".to_owned() };
     assert!(credential::is_readable(&process.shared, &file));
-    process.workers[0].check_answered(&file, answer(503, &json!({})), process.now, &process.shared);
+    process.workers[0].probe_answered(&file, answer(503, &json!({})), process.now, &process.shared);
     assert!(credential::is_readable(&process.shared, &file));
 }
 
@@ -143,11 +143,11 @@ fn a_scope_is_new_once_in_a_process() {
     assert!(is_new(&process.exchanged(0, "x/.default", token(3600))));
     process.advance(Duration::from_secs(86_400));
     assert!(!is_new(&process.exchanged(1, "x/.default", token(3600))), "another worker, a day later");
-    assert!(is_new(&process.exchanged(1, "y/.default", refusal(90_002))), "one that is refused too");
+    assert!(is_new(&process.exchanged(1, "y/.default", refusal(90_002))), "a rejected scope also counts");
 }
 
 #[test]
-fn the_scopes_that_are_remembered_are_bounded() {
+fn the_number_of_known_scopes_is_bounded() {
     let mut process = Process::new();
     for number in 0..300 {
         process.exchanged(0, &format!("{number}/.default"), token(3600));
@@ -162,6 +162,6 @@ fn a_clock_that_is_set_back_delays_no_measurement() {
     process.exchanged(0, "x/.default", token(3600));
     let wait = process.workers[0].next_observation().unwrap().since(process.now);
     process.now = process.now.minus(Duration::from_secs(86_400));
-    process.ask(0, 9);
+    process.request_token(0, 9);
     assert!(process.workers[0].next_observation().unwrap().since(process.now) <= wait);
 }

@@ -1,4 +1,4 @@
-//! The life of a token: used, refreshed, rejected, wanted, let go.
+//! Tests of the lifetime of a token: use, refresh, prefetch and removal.
 
 use super::*;
 
@@ -12,20 +12,20 @@ fn a_token_that_is_used_is_refreshed_in_time_and_served_meanwhile() {
     assert!((2940..=3300).contains(&wait.as_secs()), "{wait:?}");
     process.advance(wait);
     assert_eq!(process.poll(0), [Observed::Read]);
-    assert_eq!(process.poll(1), [], "the other worker leaves it to the first");
+    assert_eq!(process.poll(1), [], "the first worker performs the refresh");
     process.ready(0);
     assert_eq!(process.assertion(0), [Observed::EndpointCall]);
     assert_eq!(process.endpoint(0, token(3600)), [Observed::Wake(1)]);
     process.poll(1);
-    assert_eq!(process.due_in(1), process.due_in(0), "both have the new one");
+    assert_eq!(process.due_in(1), process.due_in(0), "both have the new token");
 }
 
 #[test]
-fn a_token_that_nobody_used_since_its_refresh_is_let_go() {
+fn a_token_that_is_unused_since_its_refresh_is_removed() {
     let mut process = Process::new();
     process.exchange(0, 1, token(3600));
     process.refresh(0);
-    // Nobody asks for it: it is not refreshed again.
+    // No request uses it, so it is not refreshed again.
     process.advance(Duration::from_secs(3569));
     assert_eq!(process.poll(0), []);
     process.advance(Duration::from_secs(1));
@@ -34,12 +34,12 @@ fn a_token_that_nobody_used_since_its_refresh_is_let_go() {
 }
 
 #[test]
-fn a_refresh_that_fails_is_invisible_while_the_token_is_valid() {
+fn a_failed_refresh_affects_no_request_while_the_token_is_valid() {
     let mut process = Process::new();
     process.exchange(0, 1, token(3600));
     process.advance(process.due_in(0).unwrap());
     let mut tries = 0;
-    // Entra is down until the token's last moments.
+    // Entra is unavailable until shortly before the token expires.
     while process.now < START.plus(Duration::from_secs(3569)) {
         if process.poll(0) == [Observed::Read] {
             process.assertion(0);
@@ -55,22 +55,24 @@ fn a_refresh_that_fails_is_invisible_while_the_token_is_valid() {
 }
 
 #[test]
-fn a_client_that_wants_five_minutes_waits_for_a_fresh_token_unless_a_back_off_runs() {
+fn a_client_that_requires_five_minutes_waits_for_a_new_token_unless_a_back_off_is_in_effect() {
     let mut process = Process::new();
     process.exchange(0, 1, token(3600));
     process.advance(Duration::from_secs(3320));
     let key = process.spec.key();
     let ask = |process: &mut Process, stream: u32| {
-        process.workers[0].get(&process.spec, Need::LongLived, StreamId(stream), process.now, &process.shared).0
+        process.workers[0]
+            .get(&process.spec, RequiredLifetime::FiveMinutes, StreamId(stream), process.now, &process.shared)
+            .0
     };
     assert!(matches!(ask(&mut process, 2), TokenLookup::Pending));
     process.ready(0);
     assert_eq!(process.poll(0), [Observed::Read]);
     process.assertion(0);
-    // The exchange fails: what is valid does.
+    // The exchange fails, and the valid token is served.
     assert_eq!(process.endpoint(0, answer(500, &json!({}))), [Observed::Token(2)]);
     assert!(matches!(ask(&mut process, 3), TokenLookup::Ready(_)));
-    // And so it does when its patience ends.
+    // It is also served when the request times out.
     process.advance(Duration::from_secs(61));
     assert!(matches!(ask(&mut process, 4), TokenLookup::Pending));
     process.workers[0].poll(key, process.now, &process.shared);
@@ -80,16 +82,17 @@ fn a_client_that_wants_five_minutes_waits_for_a_fresh_token_unless_a_back_off_ru
 }
 
 #[test]
-fn a_short_lived_token_serves_clients_that_want_five_minutes_too() {
+fn a_short_lived_token_also_serves_clients_that_require_five_minutes() {
     let mut process = Process::new();
     process.exchange(0, 1, token(600));
     process.advance(Duration::from_secs(500));
-    let (answer, _) = process.workers[0].get(&process.spec, Need::LongLived, StreamId(2), process.now, &process.shared);
+    let (answer, _) =
+        process.workers[0].get(&process.spec, RequiredLifetime::FiveMinutes, StreamId(2), process.now, &process.shared);
     assert!(matches!(answer, TokenLookup::Ready(_)));
 }
 
 #[test]
-fn a_token_from_before_a_given_time_is_not_used() {
+fn a_token_from_before_the_discard_time_is_not_used() {
     let mut process = Process::new();
     process.exchange(0, 1, token(3600));
     let source = crate::assertion::Source::File { cluster: "projected_token".to_owned() };
@@ -112,7 +115,7 @@ fn a_token_from_before_a_given_time_is_not_used() {
 }
 
 #[test]
-fn a_warm_token_is_fetched_before_anybody_asks_and_kept() {
+fn a_warm_token_is_fetched_before_the_first_request_and_kept_fresh() {
     let mut process = Process::new();
     process.workers[0].keep_warm(&[Arc::clone(&process.spec)], process.now);
     assert_eq!(process.due_in(0), Some(Duration::ZERO));
@@ -126,7 +129,7 @@ fn a_warm_token_is_fetched_before_anybody_asks_and_kept() {
 }
 
 #[test]
-fn a_token_that_is_over_when_it_comes_is_fetched_once_more_and_then_a_problem() {
+fn a_token_that_has_expired_on_arrival_is_fetched_once_more_and_then_reported_as_a_problem() {
     let mut process = Process::new();
     process.pending(0, 1);
     assert_eq!(process.poll(0), [Observed::Read]);
@@ -140,7 +143,7 @@ fn a_token_that_is_over_when_it_comes_is_fetched_once_more_and_then_a_problem() 
 }
 
 #[test]
-fn what_nobody_uses_any_more_is_let_go() {
+fn unused_state_is_removed() {
     let mut process = Process::new();
     process.exchange(0, 1, token(3600));
     process.advance(Duration::from_secs(7200));
@@ -158,36 +161,36 @@ fn what_nobody_uses_any_more_is_let_go() {
 }
 
 #[test]
-fn a_request_that_does_not_wait_has_a_token_fetched_and_is_told_of_no_failure() {
+fn a_prefetch_fetches_a_token_and_reports_no_failure() {
     let mut process = Process::new();
-    let want = |process: &mut Process| process.workers[0].prefetch(&process.spec, process.now, &process.shared);
-    assert!(want(&mut process));
-    assert!(!want(&mut process) || process.due_in(0).is_none());
+    let prefetch = |process: &mut Process| process.workers[0].prefetch(&process.spec, process.now, &process.shared);
+    assert!(prefetch(&mut process));
+    assert!(!prefetch(&mut process) || process.due_in(0).is_none());
     assert_eq!(process.poll(0), [Observed::Read]);
     assert_eq!(process.assertion(0), [Observed::EndpointCall]);
     assert_eq!(process.endpoint(0, refusal(90_002)), []);
-    // Nobody waits, so it is not tried again until somebody asks.
+    // No request waits, so the exchange is not repeated until the next request.
     let next_try = process.due_in(0).unwrap();
     process.advance(next_try);
     assert_eq!(process.poll(0), []);
     assert_eq!(process.due_in(0), None);
-    assert!(want(&mut process));
+    assert!(prefetch(&mut process));
     assert_eq!(process.poll(0), [Observed::Read]);
     assert_eq!(process.assertion(0), [Observed::EndpointCall]);
     assert_eq!(process.endpoint(0, token(3600)), []);
-    // It counts as used: it is refreshed in time, and served.
+    // The prefetched token counts as used: it is refreshed in time and served.
     assert!(process.due_in(0).unwrap() < Duration::from_secs(3400));
-    want(&mut process);
+    prefetch(&mut process);
     process.ready(1);
 }
 
 #[test]
-fn what_was_wanted_and_came_from_another_worker_is_not_fetched_again() {
+fn a_prefetched_token_that_another_worker_published_is_not_fetched_again() {
     let mut process = Process::new();
     process.workers[0].prefetch(&process.spec, process.now, &process.shared);
     process.exchange(1, 1, token(3600));
     assert_eq!(process.poll(0), []);
-    // Nobody asks any more: after one refresh it is let go.
+    // Without further requests, it is removed after one refresh.
     let refresh = process.due_in(0).unwrap();
     process.advance(refresh);
     assert_eq!(process.poll(0), [Observed::Read]);
@@ -198,7 +201,7 @@ fn what_was_wanted_and_came_from_another_worker_is_not_fetched_again() {
     assert_eq!(process.due_in(0), None);
 }
 
-/// The generator's published sequence for this seed, of which the upper halves are taken.
+/// The generator's published sequence for this seed, of which the upper halves are used.
 #[test]
 fn the_jitter_is_split_mix_64() {
     let mut random = Random(1_234_567);
@@ -214,43 +217,43 @@ fn the_jitter_is_split_mix_64() {
     }
 }
 
-/// A look sets the timer for the refresh; without one it would never come.
+/// A poll sets the timer of the refresh. Without it the token would not be refreshed.
 #[test]
-fn the_first_use_of_a_token_asks_for_a_look_and_the_next_does_not() {
+fn the_first_use_of_a_token_requires_a_poll_and_the_next_does_not() {
     let mut process = Process::new();
     process.exchange(0, 1, token(3600));
     process.refresh(0);
-    // It is new, nobody has used it, and its timer is that of its end.
-    assert!(process.ask(0, 2).1);
-    assert!(!process.ask(0, 3).1);
-    let want = |process: &mut Process| process.workers[0].prefetch(&process.spec, process.now, &process.shared);
-    assert!(!want(&mut process));
+    // The new token is unused, and its timer is that of its expiry.
+    assert!(process.request_token(0, 2).1);
+    assert!(!process.request_token(0, 3).1);
+    let prefetch = |process: &mut Process| process.workers[0].prefetch(&process.spec, process.now, &process.shared);
+    assert!(!prefetch(&mut process));
     process.poll(0);
     process.refresh(0);
-    assert!(want(&mut process));
-    assert!(!want(&mut process));
+    assert!(prefetch(&mut process));
+    assert!(!prefetch(&mut process));
 }
 
 #[test]
-fn what_is_wanted_after_a_back_off_asks_for_a_look_and_only_once() {
+fn a_prefetch_after_a_back_off_requires_a_poll_only_once() {
     let mut process = Process::new();
     process.exchange(0, 1, refusal(90_002));
-    let want = |process: &mut Process| process.workers[0].prefetch(&process.spec, process.now, &process.shared);
-    assert!(!want(&mut process), "while it backs off there is nothing to look at");
+    let prefetch = |process: &mut Process| process.workers[0].prefetch(&process.spec, process.now, &process.shared);
+    assert!(!prefetch(&mut process), "no poll is needed during a back-off");
     process.advance(process.due_in(0).unwrap());
-    assert!(want(&mut process));
-    assert!(!want(&mut process));
+    assert!(prefetch(&mut process));
+    assert!(!prefetch(&mut process));
 }
 
 #[test]
-fn a_token_that_comes_late_takes_no_newer_ones_place() {
+fn a_late_token_does_not_replace_a_newer_one() {
     let mut process = Process::new();
     process.stall(0, 1);
     let began = process.now;
     process.exchange(1, 2, token(3600));
     process.endpoint(0, token(3600));
     for worker in [0, 1] {
-        match process.ask(worker, 3).0 {
+        match process.request_token(worker, 3).0 {
             TokenLookup::Ready(cached) => assert_eq!(cached.issued_at(), began, "worker {worker}"),
             other => panic!("{other:?}"),
         }
@@ -258,7 +261,7 @@ fn a_token_that_comes_late_takes_no_newer_ones_place() {
 }
 
 #[test]
-fn an_older_token_is_taken_where_the_newer_is_over_or_there_is_none() {
+fn an_older_token_is_published_if_the_newer_one_has_expired_or_there_is_none() {
     let mut process = Process::new();
     process.stall(0, 1);
     process.exchange(1, 2, token(60));
@@ -268,9 +271,9 @@ fn an_older_token_is_taken_where_the_newer_is_over_or_there_is_none() {
 }
 
 #[test]
-fn a_token_of_the_very_moment_from_which_on_it_counts_is_kept() {
+fn a_token_from_exactly_the_discard_time_is_kept() {
     let mut process = Process::new();
-    let spec = |before| grant_of("payments", "s/.default", &["entra"], Some(before));
+    let spec = |before| spec_of("payments", "s/.default", &["entra"], Some(before));
     process.spec = spec(START);
     process.exchange(0, 1, token(3600));
     process.ready(0);
@@ -279,11 +282,11 @@ fn a_token_of_the_very_moment_from_which_on_it_counts_is_kept() {
     process.pending(1, 2);
 }
 
-/// An unused token is let go at its end and not looked at before.
+/// An unused token is removed when it expires and not polled before.
 #[test]
-fn nothing_is_looked_at_for_a_token_that_nobody_uses() {
+fn an_unused_token_is_not_polled_before_it_expires() {
     let mut process = Process::new();
     process.exchange(0, 1, token(3600));
     process.refresh(0);
-    assert_eq!(process.due_in(0), Some(Duration::from_secs(3570)), "its end, not its refresh");
+    assert_eq!(process.due_in(0), Some(Duration::from_secs(3570)), "its expiry, not its refresh");
 }

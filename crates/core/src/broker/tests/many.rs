@@ -1,8 +1,8 @@
-//! Many requests whose token arrives at once.
+//! Tests of many requests whose token arrives at the same time.
 
 use super::*;
 
-/// Many requests wait in worker 0, and one in worker 1; worker 0 has called the endpoint.
+/// Creates a process in which many requests wait in worker 0 and one in worker 1. Worker 0 has called the endpoint.
 fn many(streams: u32) -> Process {
     let mut process = Process::new();
     for stream in 0..streams {
@@ -31,23 +31,23 @@ fn a_thousand_requests_for_one_token_are_released_a_few_at_a_time_in_the_order_o
     }
     assert_eq!(released, (0..1_000).map(Observed::Token).collect::<Vec<_>>());
     assert!(process.workers[0].waiting.is_empty());
-    assert!(process.due_in(0).unwrap() > Duration::from_secs(2900), "nothing but the refresh is left to do");
+    assert!(process.due_in(0).unwrap() > Duration::from_secs(2900), "only the refresh remains");
 }
 
 #[test]
-fn a_failure_reaches_a_thousand_requests_a_few_at_a_time() {
+fn a_failure_is_returned_to_many_requests_a_few_at_a_time() {
     let mut process = many(100);
-    let mut told = process.endpoint(0, answer(500, &json!({})));
-    while told.len() < 100 {
+    let mut problems = process.endpoint(0, answer(500, &json!({})));
+    while problems.len() < 100 {
         let more = millisecond(&mut process);
         assert!(!more.is_empty() && more.len() <= release::AT_ONCE, "{more:?}");
-        told.extend(more);
+        problems.extend(more);
     }
-    assert_eq!(told, (0..100).map(|stream| Observed::Problem(stream, Code::EntraUnavailable)).collect::<Vec<_>>());
+    assert_eq!(problems, (0..100).map(|stream| Observed::Problem(stream, Code::EntraUnavailable)).collect::<Vec<_>>());
 }
 
 #[test]
-fn a_request_that_is_reset_before_its_release_leaves_nothing_behind() {
+fn a_request_that_is_reset_before_its_release_leaves_no_state() {
     let mut process = many(100);
     process.endpoint(0, token(3600));
     for stream in 50..100 {
@@ -72,20 +72,20 @@ fn a_request_whose_deadline_comes_before_its_release_gets_the_token() {
 }
 
 #[test]
-fn deadlines_of_many_are_answered_a_few_at_a_time_and_none_is_forgotten() {
+fn many_requests_that_time_out_are_answered_a_few_at_a_time_and_none_is_lost() {
     let mut process = many(100);
     process.advance(Limits::default().wait);
-    let mut told = process.poll(0);
-    told.retain(|seen| *seen != Observed::Read);
-    assert_eq!(told.len(), release::AT_ONCE);
-    while told.len() < 100 {
-        told.extend(millisecond(&mut process));
+    let mut problems = process.poll(0);
+    problems.retain(|seen| *seen != Observed::Read);
+    assert_eq!(problems.len(), release::AT_ONCE);
+    while problems.len() < 100 {
+        problems.extend(millisecond(&mut process));
     }
-    assert_eq!(told, (0..100).map(|stream| Observed::Problem(stream, Code::TokenWaitTimeout)).collect::<Vec<_>>());
+    assert_eq!(problems, (0..100).map(|stream| Observed::Problem(stream, Code::TokenWaitTimeout)).collect::<Vec<_>>());
 }
 
 #[test]
-fn a_token_that_ends_before_all_are_released_is_sent_to_none_of_the_rest() {
+fn a_token_that_expires_during_the_release_is_not_given_to_the_remaining_requests() {
     let mut process = many(100);
     process.endpoint(0, token(3600));
     process.advance(Duration::from_secs(3600));
@@ -101,30 +101,33 @@ fn a_token_that_ends_before_all_are_released_is_sent_to_none_of_the_rest() {
 fn the_requests_of_one_token_do_not_wait_for_those_of_another_to_be_released() {
     let mut process = many(1_000);
     process.endpoint(0, token(3600));
-    let other = grant_of("reports", "api://other/.default", &["entra"], None);
-    let (answer, _) = process.workers[0].get(&other, Need::Usable, StreamId(5_000), process.now, &process.shared);
+    let other = spec_of("reports", "api://other/.default", &["entra"], None);
+    let (answer, _) =
+        process.workers[0].get(&other, RequiredLifetime::Any, StreamId(5_000), process.now, &process.shared);
     assert!(matches!(answer, TokenLookup::Pending));
     process.workers[0].poll(other.key(), process.now, &process.shared);
     let read = process.federated_token();
     process.workers[0].assertion_arrived(other.key(), read, process.now, &process.shared);
     let answered = process.workers[0].endpoint_answered(other.key(), token(3600), process.now, &process.shared);
-    assert_eq!(seen(answered), [], "no more are released in this millisecond");
+    assert_eq!(observed(answered), [], "no more are released in this millisecond");
     let mut soon = Vec::new();
     for _ in 0..2 {
         process.advance(release::PERIOD);
-        soon.extend(seen(process.workers[0].tick(process.now, &process.shared)));
+        soon.extend(observed(process.workers[0].tick(process.now, &process.shared)));
     }
     assert!(soon.contains(&Observed::Token(5_000)), "{soon:?}");
 }
 
 #[test]
-fn a_refresh_under_way_holds_up_nobody_whose_token_is_there() {
+fn a_refresh_in_progress_delays_no_request_with_an_acceptable_token() {
     let mut process = many(100);
     process.endpoint(0, token(3600));
     let long_lived = |process: &mut Process, stream| {
-        process.workers[0].get(&process.spec, Need::LongLived, StreamId(stream), process.now, &process.shared).0
+        process.workers[0]
+            .get(&process.spec, RequiredLifetime::FiveMinutes, StreamId(stream), process.now, &process.shared)
+            .0
     };
-    // The rest are still to be released when a caller needs a longer-lived token and an exchange begins.
+    // Waiters remain to be released when a caller requires a longer remaining lifetime and an exchange begins.
     process.advance(Duration::from_secs(3320));
     assert!(matches!(long_lived(&mut process, 900), TokenLookup::Pending));
     let mut seen = process.poll(0);

@@ -1,4 +1,4 @@
-//! The broker among other workers, on a clock and a shared memory that the tests own.
+//! Tests of the broker with several workers, a clock and shared data that the tests control.
 
 mod admission;
 mod exchange;
@@ -24,7 +24,7 @@ use crate::http::CallResponse;
 
 pub(super) const START: Timestamp = Timestamp::from_unix_seconds(1_795_334_000);
 
-/// Shared data as Envoy has it.
+/// Shared data with the semantics of Envoy's.
 #[derive(Default)]
 pub(super) struct Shared {
     values: RefCell<HashMap<String, (Vec<u8>, u32)>>,
@@ -32,7 +32,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// What the shelves of tokens hold. What is shared of the credentials stays: there are as many as the configuration has.
+    /// The values of the shelves of tokens, without those of credentials, whose number the configuration bounds.
     fn shelves(&self) -> impl Iterator<Item = Vec<u8>> {
         let of_tokens = |name: &str| !name.contains("/credential/") && !name.ends_with("/readings");
         let values = self.values.borrow().clone();
@@ -41,7 +41,7 @@ impl Shared {
 }
 
 impl Shared {
-    /// How much all values hold.
+    /// The total size of all values.
     fn bytes(&self) -> usize {
         self.values.borrow().values().map(|(value, _)| value.len()).sum()
     }
@@ -84,7 +84,7 @@ enum Observed {
     Ready(u32),
 }
 
-fn seen(commands: Vec<Command>) -> Vec<Observed> {
+fn observed(commands: Vec<Command>) -> Vec<Observed> {
     commands
         .into_iter()
         .filter_map(|command| match command {
@@ -93,8 +93,8 @@ fn seen(commands: Vec<Command>) -> Vec<Observed> {
             Command::Wake(QueueId(queue), _) => Some(Observed::Wake(queue)),
             Command::Finish(StreamId(stream), Ok(_)) => Some(Observed::Token(stream)),
             Command::Finish(StreamId(stream), Err(problem)) => Some(Observed::Problem(stream, problem.code)),
-            Command::ReadForCheck(_) => Some(Observed::Read),
-            Command::Checked(StreamId(stream), status) => Some(match status.outcome() {
+            Command::ReadForProbe(_) => Some(Observed::Read),
+            Command::FinishProbe(StreamId(stream), status) => Some(match status.outcome() {
                 Ok(()) => Observed::Ready(stream),
                 Err(problem) => Observed::Problem(stream, problem.code),
             }),
@@ -124,8 +124,8 @@ fn refusal(code: u32) -> CallResult {
     )
 }
 
-/// A grant of identity and scope, by these ways.
-fn grant_of(identity: &str, scope: &str, clusters: &[&str], discard_before: Option<Timestamp>) -> Arc<TokenSpec> {
+/// Creates a token spec of an identity and scope with these clusters of the token endpoint.
+fn spec_of(identity: &str, scope: &str, clusters: &[&str], discard_before: Option<Timestamp>) -> Arc<TokenSpec> {
     let clusters: Vec<String> = clusters.iter().map(|cluster| (*cluster).to_owned()).collect();
     Arc::new(TokenSpec::new(&TokenSpecParts {
         identity,
@@ -151,21 +151,21 @@ impl Process {
         self.now = self.now.plus(length);
     }
 
-    /// A request arrives; `Err` is how it ended at once.
-    fn ask(&mut self, worker: usize, stream: u32) -> (TokenLookup, bool) {
-        self.workers[worker].get(&self.spec, Need::Usable, StreamId(stream), self.now, &self.shared)
+    /// Requests the token in a worker.
+    fn request_token(&mut self, worker: usize, stream: u32) -> (TokenLookup, bool) {
+        self.workers[worker].get(&self.spec, RequiredLifetime::Any, StreamId(stream), self.now, &self.shared)
     }
 
     fn pending(&mut self, worker: usize, stream: u32) {
-        assert!(matches!(self.ask(worker, stream).0, TokenLookup::Pending));
+        assert!(matches!(self.request_token(worker, stream).0, TokenLookup::Pending));
     }
 
     fn ready(&mut self, worker: usize) {
-        assert!(matches!(self.ask(worker, 999).0, TokenLookup::Ready(_)));
+        assert!(matches!(self.request_token(worker, 999).0, TokenLookup::Ready(_)));
     }
 
     fn failed(&mut self, worker: usize) -> Problem {
-        match self.ask(worker, 999).0 {
+        match self.request_token(worker, 999).0 {
             TokenLookup::Failed(problem) => problem,
             other => panic!("{other:?}"),
         }
@@ -175,10 +175,10 @@ impl Process {
         let key = self.spec.key();
         let mut commands = self.workers[worker].poll(key, self.now, &self.shared);
         commands.extend(self.workers[worker].tick(self.now, &self.shared));
-        seen(commands)
+        observed(commands)
     }
 
-    /// A federated token that is good now, as Envoy serves it.
+    /// Envoy's response with a federated token that is valid now.
     fn federated_token(&self) -> CallResult {
         let mut claims = claims();
         claims["nbf"] = json!(self.now.unix_seconds());
@@ -193,14 +193,14 @@ impl Process {
     }
 
     fn assertion_answer(&mut self, worker: usize, answer: CallResult) -> Vec<Observed> {
-        seen(self.workers[worker].assertion_arrived(self.spec.key(), answer, self.now, &self.shared))
+        observed(self.workers[worker].assertion_arrived(self.spec.key(), answer, self.now, &self.shared))
     }
 
     fn endpoint(&mut self, worker: usize, answer: CallResult) -> Vec<Observed> {
-        seen(self.workers[worker].endpoint_answered(self.spec.key(), answer, self.now, &self.shared))
+        observed(self.workers[worker].endpoint_answered(self.spec.key(), answer, self.now, &self.shared))
     }
 
-    /// A worker asks, and its exchange comes to `answer`.
+    /// Performs an exchange in a worker to which the token endpoint responds with `answer`.
     fn exchange(&mut self, worker: usize, stream: u32, answer: CallResult) -> Vec<Observed> {
         self.pending(worker, stream);
         assert_eq!(self.poll(worker), [Observed::Read]);
@@ -208,7 +208,7 @@ impl Process {
         self.endpoint(worker, answer)
     }
 
-    /// Waits until the token is due, and has it refreshed by this worker.
+    /// Waits until the token is due, and refreshes it in this worker.
     fn refresh(&mut self, worker: usize) -> Vec<Observed> {
         self.advance(self.due_in(worker).unwrap());
         assert_eq!(self.poll(worker), [Observed::Read]);
@@ -216,12 +216,12 @@ impl Process {
         self.endpoint(worker, token(3600))
     }
 
-    /// Has this worker begin an exchange for a stream, and hear nothing more until its lease has ended.
+    /// Begins an exchange in this worker for a stream, and lets its lease expire without a response.
     fn stall(&mut self, worker: usize, stream: u32) {
         self.pending(worker, stream);
         self.poll(worker);
         self.assertion(worker);
-        self.advance(Limits::default().exchange + GRACE);
+        self.advance(Limits::default().exchange + GRACE_PERIOD);
     }
 
     fn due_in(&self, worker: usize) -> Option<Duration> {

@@ -1,8 +1,8 @@
-//! Readiness: what decides it, in whichever order it happens.
+//! Tests of readiness, after events in every order.
 
 use super::*;
 
-/// The identities of these grants, all of which decide.
+/// The readiness that the identities of these token specs decide.
 fn readiness_of(specs: &[&TokenSpec]) -> Arc<Readiness> {
     let of = |spec: &&TokenSpec| Decisive { name: spec.identity().to_owned(), credential: Ok(Credential::of(spec)) };
     Arc::new(Readiness { identities: specs.iter().map(of).collect() })
@@ -12,15 +12,15 @@ fn code(status: &ReadinessStatus) -> Result<(), Code> {
     status.outcome().map_err(|problem| problem.code)
 }
 
-/// What happens to a pod whose identity is asked for tokens.
+/// An event in a pod whose tokens are requested.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Happening {
     CachedToken,
     /// AADSTS90002.
     CredentialRefused,
-    /// AADSTS700213, on the first and on the second try.
+    /// AADSTS700213, in both attempts.
     CredentialRefusedTwice,
-    /// AADSTS700213 on the first try, a token on the second.
+    /// AADSTS700213 in the first attempt, a token in the second.
     CredentialRefusedOnce,
     /// AADSTS500011.
     ResourceRefused,
@@ -30,7 +30,7 @@ enum Happening {
     FileRenewed,
     /// The file holds no token.
     FileBroken,
-    /// The tokens that were issued end.
+    /// The issued tokens expire.
     TokensEnd,
 }
 
@@ -49,13 +49,13 @@ const HAPPENINGS: [Happening; 10] = [
     TokensEnd,
 ];
 
-/// The definition, in a few lines: what a pod's readiness hangs on.
+/// A model of the definition of readiness.
 #[derive(Clone, Copy, Debug, Default)]
 struct Expected {
-    /// Which token is in the file; `None` is none that can be used.
+    /// The token in the file; `None` if it is not usable.
     file: Option<u32>,
     last_reading_usable: bool,
-    /// The token that was refused, when Entra's last word on the credential was a refusal.
+    /// The rejected token, if Entra's last response about the credential was a rejection.
     refused: Option<u32>,
     has_token: bool,
 }
@@ -77,7 +77,8 @@ impl Expected {
         }
     }
 
-    /// A check reads the file where its last reading was not usable, and where the refused token may have been renewed.
+    /// Returns the expected readiness. A probe reads the file if its last read was not usable or if the rejected token may have been
+    /// renewed.
     fn is_ready(&mut self) -> bool {
         let refused = self.refused.filter(|_| !self.has_token);
         if !self.last_reading_usable || refused.is_some() {
@@ -87,7 +88,7 @@ impl Expected {
     }
 }
 
-/// A pod, and what its file holds.
+/// A pod and the content of its token file.
 struct Pod {
     process: Process,
     file: CallResult,
@@ -110,10 +111,10 @@ impl Pod {
         self.file = Ok(CallResponse { status: 200, retry_after: None, request_id: None, body, is_envoys_own: false });
     }
 
-    /// An exchange for a scope of its own: whichever exchange brings it counts.
+    /// Performs an exchange for a separate scope. The result counts whichever exchange receives it.
     fn exchange(&mut self, worker: usize, answers: &[CallResult]) {
         self.scopes += 1;
-        self.process.spec = grant_of("payments", &format!("{}/.default", self.scopes), &["entra"], None);
+        self.process.spec = spec_of("payments", &format!("{}/.default", self.scopes), &["entra"], None);
         self.process.pending(worker, self.scopes);
         assert_eq!(self.process.poll(worker), [Observed::Read]);
         for answer in answers {
@@ -121,18 +122,18 @@ impl Pod {
                 return;
             }
             self.process.endpoint(worker, answer.clone());
-            self.process.advance(SOON);
+            self.process.advance(IMMEDIATE_RETRY_DELAY);
             self.process.poll(worker);
         }
     }
 
-    /// Whether the file holds a token. One that holds none is read once more, because it may be half written.
+    /// Returns whether the file holds a token. A file without one is read again, because it may be partially written.
     fn reads_a_token(&mut self, worker: usize) -> bool {
         let first = self.process.assertion_answer(worker, self.file.clone());
         if !first.is_empty() {
             return first == [Observed::EndpointCall];
         }
-        self.process.advance(TORN);
+        self.process.advance(PARTIAL_FILE_RETRY_DELAY);
         assert_eq!(self.process.poll(worker), [Observed::Read]);
         self.process.assertion_answer(worker, self.file.clone()) == [Observed::EndpointCall]
     }
@@ -159,17 +160,17 @@ impl Pod {
         let spec = Arc::clone(&self.process.spec);
         let readiness = readiness_of(&[&spec]);
         let Process { workers, shared, now, .. } = &mut self.process;
-        if let Some(status) = workers[worker].ready(&readiness, StreamId(999_999), *now, shared) {
+        if let Some(status) = workers[worker].check_readiness(&readiness, StreamId(999_999), *now, shared) {
             return status.outcome().is_ok();
         }
-        assert_eq!(seen(workers[worker].start_probe(*now)), [Observed::Read]);
-        let answered = workers[worker].check_answered(spec.assertion(), self.file.clone(), *now, shared);
-        seen(answered) == [Observed::Ready(999_999)]
+        assert_eq!(observed(workers[worker].start_probe(*now)), [Observed::Read]);
+        let answered = workers[worker].probe_answered(spec.assertion(), self.file.clone(), *now, shared);
+        observed(answered) == [Observed::Ready(999_999)]
     }
 }
 
 #[test]
-fn a_pod_is_ready_by_the_definition_in_every_order_of_events() {
+fn readiness_follows_its_definition_in_every_order_of_events() {
     let count = HAPPENINGS.len();
     let (mut ready, mut not_ready) = (0, 0);
     for order in 0..count.pow(4) {
@@ -177,7 +178,7 @@ fn a_pod_is_ready_by_the_definition_in_every_order_of_events() {
             (0..4).map(|index: u32| HAPPENINGS[order / count.pow(index) % count]).collect();
         let (mut pod, mut expected) = (Pod::new(), Expected { file: Some(0), ..Expected::default() });
         for (number, happening) in (1..).zip(&happenings) {
-            // One worker has the exchange, another one the probe.
+            // One worker performs the exchange, and the other one answers the probe.
             let worker = number as usize % 2;
             pod.happens(*happening, worker, number);
             expected.happens(*happening, number);
@@ -199,40 +200,41 @@ fn a_request_for_a_wrong_resource_leaves_a_pod_ready() {
 }
 
 #[test]
-fn what_was_not_read_yet_is_read_once_for_all_who_ask_and_nothing_is_exchanged() {
+fn an_unread_token_is_read_once_for_all_probes_and_not_exchanged() {
     let mut process = Process::new();
     let readiness = readiness_of(&[&Arc::clone(&process.spec)]);
     let source = process.spec.assertion().clone();
     let ready = |process: &mut Process, worker: usize, stream: u32| {
-        let status = process.workers[worker].ready(&readiness, StreamId(stream), process.now, &process.shared);
+        let status =
+            process.workers[worker].check_readiness(&readiness, StreamId(stream), process.now, &process.shared);
         status.map(|status| code(&status))
     };
     assert_eq!((ready(&mut process, 0, 1), ready(&mut process, 0, 2), ready(&mut process, 0, 3)), (None, None, None));
     process.workers[0].forget(StreamId(3));
-    assert_eq!(seen(process.workers[0].start_probe(process.now)), [Observed::Read]);
-    assert_eq!(seen(process.workers[0].start_probe(process.now)), []);
+    assert_eq!(observed(process.workers[0].start_probe(process.now)), [Observed::Read]);
+    assert_eq!(observed(process.workers[0].start_probe(process.now)), []);
     let missing =
         Ok(CallResponse { status: 503, retry_after: None, request_id: None, body: Vec::new(), is_envoys_own: true });
-    let answered = seen(process.workers[0].check_answered(&source, missing, process.now, &process.shared));
+    let answered = observed(process.workers[0].probe_answered(&source, missing, process.now, &process.shared));
     assert_eq!(
         answered,
         [Observed::Problem(1, Code::AssertionUnavailable), Observed::Problem(2, Code::AssertionUnavailable)]
     );
-    // It is tried again with each probe, until it could be read; then every worker knows it.
+    // Each probe repeats the read until it succeeds. Then all workers share the result.
     assert_eq!(ready(&mut process, 0, 4), None);
-    assert_eq!(seen(process.workers[0].start_probe(process.now)), [Observed::Read]);
+    assert_eq!(observed(process.workers[0].start_probe(process.now)), [Observed::Read]);
     let read = process.federated_token();
-    let answered = seen(process.workers[0].check_answered(&source, read, process.now, &process.shared));
+    let answered = observed(process.workers[0].probe_answered(&source, read, process.now, &process.shared));
     assert_eq!(answered, [Observed::Ready(4)]);
     assert_eq!((ready(&mut process, 0, 5), ready(&mut process, 1, 6)), (Some(Ok(())), Some(Ok(()))));
 }
 
 #[test]
-fn all_identities_that_decide_must_be_ready_and_what_is_missing_in_the_pod_is_told() {
+fn all_deciding_identities_must_be_ready_and_a_problem_in_the_pod_is_reported() {
     let mut process = Process::new();
     process.exchange(0, 1, token(3600));
     let accepted = Arc::clone(&process.spec);
-    process.spec = grant_of("refused", "x/.default", &["entra"], None);
+    process.spec = spec_of("refused", "x/.default", &["entra"], None);
     process.exchange(0, 2, refusal(90_002));
     let refused = Arc::clone(&process.spec);
     let mut ready = |specs: &[&TokenSpec], missing: Option<Code>| {
@@ -241,19 +243,19 @@ fn all_identities_that_decide_must_be_ready_and_what_is_missing_in_the_pod_is_to
             missing.map(|code| Decisive { name: "missing".to_owned(), credential: Err(Problem::new(code, "d", "r")) }),
         );
         let broker = &mut process.workers[1];
-        if let Some(status) = broker.ready(&Arc::new(readiness), StreamId(9), process.now, &process.shared) {
+        if let Some(status) = broker.check_readiness(&Arc::new(readiness), StreamId(9), process.now, &process.shared) {
             return code(&status);
         }
         let source = accepted.assertion();
         broker.start_probe(process.now);
-        // The file as it was: the claims are the same at the same time.
+        // The original file: at the same time the claims are the same.
         let mut claims = claims();
         claims["nbf"] = json!(process.now.unix_seconds());
         claims["exp"] = json!(process.now.unix_seconds() + 3600);
         let body = jwt(&json!({"alg": "RS256"}), &claims).into_bytes();
         let read = Ok(CallResponse { status: 200, retry_after: None, request_id: None, body, is_envoys_own: false });
-        match &broker.check_answered(source, read, process.now, &process.shared)[..] {
-            [_, Command::Checked(StreamId(9), status)] => code(status),
+        match &broker.probe_answered(source, read, process.now, &process.shared)[..] {
+            [_, Command::FinishProbe(StreamId(9), status)] => code(status),
             other => panic!("{other:?}"),
         }
     };
@@ -264,7 +266,7 @@ fn all_identities_that_decide_must_be_ready_and_what_is_missing_in_the_pod_is_to
 }
 
 #[test]
-fn each_source_that_decides_is_read_and_a_check_waits_for_all_of_them() {
+fn each_deciding_source_is_read_and_a_probe_waits_for_all_of_them() {
     let mut process = Process::new();
     let source = |cluster: &str| crate::assertion::Source::File { cluster: cluster.to_owned() };
     let spec = |cluster: &str| {
@@ -282,25 +284,25 @@ fn each_source_that_decides_is_read_and_a_check_waits_for_all_of_them() {
     let readiness = readiness_of(&[&spec("a"), &spec("b")]);
     let read = process.federated_token();
     let (broker, now) = (&mut process.workers[0], process.now);
-    assert_eq!(broker.ready(&readiness, StreamId(1), now, &process.shared), None);
-    assert_eq!(seen(broker.start_probe(now)), [Observed::Read, Observed::Read]);
-    assert_eq!(seen(broker.check_answered(&source("a"), read, now, &process.shared)), []);
-    let answered = broker.check_answered(&source("b"), answer(200, &json!("x")), now, &process.shared);
-    assert_eq!(seen(answered), [Observed::Problem(1, Code::AssertionMalformed)]);
+    assert_eq!(broker.check_readiness(&readiness, StreamId(1), now, &process.shared), None);
+    assert_eq!(observed(broker.start_probe(now)), [Observed::Read, Observed::Read]);
+    assert_eq!(observed(broker.probe_answered(&source("a"), read, now, &process.shared)), []);
+    let answered = broker.probe_answered(&source("b"), answer(200, &json!("x")), now, &process.shared);
+    assert_eq!(observed(answered), [Observed::Problem(1, Code::AssertionMalformed)]);
 }
 
 #[test]
-fn a_check_reads_once_at_a_time_also_when_the_clock_is_set_back() {
+fn a_source_is_read_once_at_a_time_also_when_the_clock_is_set_back() {
     let mut process = Process::new();
     let source = process.spec.assertion().clone();
     let readiness = readiness_of(&[&Arc::clone(&process.spec)]);
     let ready = |process: &mut Process, stream: u32| {
-        process.workers[0].ready(&readiness, StreamId(stream), process.now, &process.shared)
+        process.workers[0].check_readiness(&readiness, StreamId(stream), process.now, &process.shared)
     };
-    let check = |process: &mut Process| seen(process.workers[0].start_probe(process.now));
+    let check = |process: &mut Process| observed(process.workers[0].start_probe(process.now));
     assert_eq!(ready(&mut process, 1), None);
     assert_eq!(check(&mut process), [Observed::Read]);
-    // An answer that never came is waited for no longer than it may take.
+    // A read without a response times out.
     process.now = process.now.minus(Duration::from_secs(3600));
     assert_eq!(ready(&mut process, 2), None);
     process.advance(READ_TIMEOUT - Duration::from_millis(1));
@@ -308,25 +310,25 @@ fn a_check_reads_once_at_a_time_also_when_the_clock_is_set_back() {
     process.advance(Duration::from_millis(1));
     assert_eq!(check(&mut process), [Observed::Read]);
     let read = process.federated_token();
-    let answered = process.workers[0].check_answered(&source, read, process.now, &process.shared);
-    assert_eq!(seen(answered), [Observed::Ready(1), Observed::Ready(2)]);
+    let answered = process.workers[0].probe_answered(&source, read, process.now, &process.shared);
+    assert_eq!(observed(answered), [Observed::Ready(1), Observed::Ready(2)]);
 }
 
 #[test]
-fn a_check_beyond_the_limit_is_answered_with_what_is_known() {
+fn a_probe_beyond_the_limit_is_answered_from_the_known_state() {
     let mut process = Process::new();
     let limits = Limits { waiting: 1, ..Limits::default() };
     process.workers[0] = Broker::new(WorkerId(7), QueueId(0), limits);
     let readiness = readiness_of(&[&Arc::clone(&process.spec)]);
     let mut ready = |stream: u32| {
-        let status = process.workers[0].ready(&readiness, StreamId(stream), process.now, &process.shared);
+        let status = process.workers[0].check_readiness(&readiness, StreamId(stream), process.now, &process.shared);
         status.map(|status| code(&status))
     };
     assert_eq!((ready(1), ready(2)), (None, Some(Err(Code::AssertionUnavailable))));
 }
 
 #[test]
-fn a_token_that_the_configuration_discards_or_that_is_from_the_future_does_not_make_a_pod_ready() {
+fn a_discarded_token_or_one_with_an_issue_time_in_the_future_does_not_make_a_pod_ready() {
     let mut pod = Pod::new();
     pod.exchange(0, &[token(3600)]);
     pod.process.advance(Duration::from_secs(60));
@@ -334,11 +336,11 @@ fn a_token_that_the_configuration_discards_or_that_is_from_the_future_does_not_m
     assert!(pod.is_ready(1), "the token can be sent");
     let after = pod.process.now;
     let spec = Arc::clone(&pod.process.spec);
-    pod.process.spec = grant_of(spec.identity(), spec.scope(), &["entra"], Some(after));
+    pod.process.spec = spec_of(spec.identity(), spec.scope(), &["entra"], Some(after));
     assert!(!pod.is_ready(1), "the token is discarded");
     let tomorrow = after.plus(Duration::from_secs(86_400));
-    pod.process.spec = grant_of(spec.identity(), spec.scope(), &["entra"], Some(tomorrow));
-    assert!(pod.is_ready(1), "a time in the future discards nothing yet");
+    pod.process.spec = spec_of(spec.identity(), spec.scope(), &["entra"], Some(tomorrow));
+    assert!(pod.is_ready(1), "a discard time in the future has no effect");
     pod.process.spec = spec;
     pod.process.now = pod.process.now.minus(Duration::from_secs(7200));
     assert!(!pod.is_ready(1), "the token is from before the clock was set back");

@@ -1,8 +1,8 @@
-//! Rejected and discarded tokens, and tokens from the future: another is fetched first, and then takes their place.
+//! Tests of rejected tokens, discarded tokens and tokens with an issue time in the future, which are replaced once another is fetched.
 
 use super::*;
 
-/// A token whose text tells it from others.
+/// The response with an access token of this text.
 fn named(name: &str) -> CallResult {
     answer(200, &json!({"token_type": "Bearer", "expires_in": 3600, "access_token": name}))
 }
@@ -12,15 +12,15 @@ fn digest(name: &str) -> [u8; 32] {
 }
 
 impl Process {
-    /// The text of the token that a request gets at once.
+    /// Returns the text of the cached token that a request gets.
     fn served(&mut self, worker: usize) -> String {
-        match self.ask(worker, 999).0 {
+        match self.request_token(worker, 999).0 {
             TokenLookup::Ready(cached) => cached.token().expose().to_owned(),
             other => panic!("{other:?}"),
         }
     }
 
-    /// Both workers serve a token of this name, and have looked at it since.
+    /// Creates a process in which both workers serve a token of this name and have polled its key.
     fn serving(name: &str) -> Self {
         let mut process = Self::new();
         process.exchange(0, 1, named(name));
@@ -30,19 +30,31 @@ impl Process {
         process
     }
 
-    /// The upstream of this worker's requests answers 401 to the token that it serves.
+    /// Rejects the token that this worker serves, as on a 401 response of the upstream.
     fn rejected(&mut self, worker: usize) -> Rejection {
         let key = self.spec.key();
         let token = self.workers[worker].slots[&key].token.clone().unwrap();
         self.workers[worker].reject(key, &token, self.now, &self.shared)
     }
 
-    fn ask_for_another(&mut self, worker: usize, stream: u32, stale: Stale) -> (TokenLookup, Rejection) {
-        let (need, stream) = (Need::LongLived, StreamId(stream));
-        self.workers[worker].get_another(&self.spec, need, stale, stream, self.now, &self.shared)
+    fn request_replacement(
+        &mut self,
+        worker: usize,
+        stream: u32,
+        rejected_token: RejectedToken,
+    ) -> (TokenLookup, Rejection) {
+        let (required_lifetime, stream) = (RequiredLifetime::FiveMinutes, StreamId(stream));
+        self.workers[worker].get_replacement(
+            &self.spec,
+            required_lifetime,
+            rejected_token,
+            stream,
+            self.now,
+            &self.shared,
+        )
     }
 
-    /// One exchange of this worker's, from its wake-up on.
+    /// Performs an exchange in this worker after its wake-up.
     fn replace(&mut self, worker: usize, answer: CallResult) -> Vec<Observed> {
         assert_eq!(self.poll(worker), [Observed::Read]);
         assert_eq!(self.assertion(worker), [Observed::EndpointCall]);
@@ -55,10 +67,10 @@ fn queues(numbers: &[u32]) -> Vec<QueueId> {
 }
 
 #[test]
-fn a_rejected_token_is_served_until_another_is_there_and_then_by_no_worker() {
+fn a_rejected_token_is_served_until_it_is_replaced_and_then_by_no_worker() {
     let mut process = Process::serving("old");
     let rejection = process.rejected(0);
-    assert!(rejection.marked);
+    assert!(rejection.newly_rejected);
     assert_eq!(rejection.wake, queues(&[0, 1]), "every worker that holds it");
     assert_eq!((process.served(0), process.served(1)), ("old".into(), "old".into()));
     assert_eq!(process.poll(0), [Observed::Read]);
@@ -71,13 +83,13 @@ fn a_rejected_token_is_served_until_another_is_there_and_then_by_no_worker() {
 }
 
 #[test]
-fn a_rejected_token_is_served_while_its_replacement_cannot_be_had() {
+fn a_rejected_token_is_served_while_its_replacement_cannot_be_fetched() {
     for answer in [answer_500(), refusal(90_002)] {
         let mut process = Process::serving("old");
         process.rejected(1);
         assert_eq!(process.replace(1, answer), []);
         assert_eq!((process.served(0), process.served(1)), ("old".into(), "old".into()));
-        // It is tried again, although nobody asks, and taken by all.
+        // The exchange is repeated without a request, and all workers adopt the token.
         process.advance(process.due_in(1).unwrap());
         assert_eq!(process.replace(1, named("new")), [Observed::Wake(0)]);
         process.poll(0);
@@ -86,7 +98,7 @@ fn a_rejected_token_is_served_while_its_replacement_cannot_be_had() {
 }
 
 #[test]
-fn the_next_worker_fetches_when_the_one_that_rejects_dies() {
+fn another_worker_fetches_the_replacement_when_the_rejecting_worker_dies() {
     let mut process = Process::serving("old");
     process.rejected(0);
     assert_eq!(process.replace(1, named("new")), [Observed::Wake(0)]);
@@ -94,20 +106,20 @@ fn the_next_worker_fetches_when_the_one_that_rejects_dies() {
 }
 
 #[test]
-fn a_caller_that_rejects_the_token_gets_another_or_the_failure_and_all_others_are_served() {
-    for stale in [Stale::Any, Stale::Digest(digest("old"))] {
+fn a_caller_that_rejects_the_token_gets_another_or_a_failure_and_all_others_are_served() {
+    for rejected_token in [RejectedToken::Cached, RejectedToken::Digest(digest("old"))] {
         let mut process = Process::serving("old");
-        let (answer, rejection) = process.ask_for_another(1, 2, stale);
+        let (answer, rejection) = process.request_replacement(1, 2, rejected_token);
         assert!(matches!(answer, TokenLookup::Pending));
-        assert_eq!((rejection.marked, rejection.wake), (true, queues(&[0, 1])));
+        assert_eq!((rejection.newly_rejected, rejection.wake), (true, queues(&[0, 1])));
         assert_eq!(process.served(1), "old");
         assert_eq!(process.replace(1, answer_500()), [Observed::Problem(2, Code::EntraUnavailable)]);
         assert_eq!((process.served(0), process.served(1)), ("old".into(), "old".into()));
-        // While the back-off runs it is told the failure at once, and never gets the old token.
-        let (answer, _) = process.ask_for_another(0, 3, stale);
+        // During the back-off it receives the failure immediately, and never the old token.
+        let (answer, _) = process.request_replacement(0, 3, rejected_token);
         assert!(matches!(answer, TokenLookup::Failed(problem) if problem.code == Code::EntraUnavailable));
         process.advance(process.due_in(1).unwrap());
-        let (answer, _) = process.ask_for_another(0, 4, stale);
+        let (answer, _) = process.request_replacement(0, 4, rejected_token);
         assert!(matches!(answer, TokenLookup::Pending));
         assert_eq!(process.replace(0, named("new")), [Observed::Wake(1), Observed::Token(4)]);
         process.poll(1);
@@ -120,9 +132,9 @@ fn answer_500() -> CallResult {
 }
 
 #[test]
-fn a_caller_that_rejects_the_token_and_waits_too_long_does_not_get_it() {
+fn a_caller_that_rejects_the_token_and_times_out_does_not_get_it() {
     let mut process = Process::serving("old");
-    process.ask_for_another(0, 2, Stale::Any);
+    process.request_replacement(0, 2, RejectedToken::Cached);
     process.poll(0);
     process.assertion(0);
     process.advance(Limits::default().wait);
@@ -135,7 +147,7 @@ fn a_full_queue_does_not_give_the_caller_the_token_that_it_rejects() {
     let mut process = Process::new();
     process.workers[0] = Broker::new(WorkerId(7), QueueId(0), Limits { waiting: 1, ..Limits::default() });
     process.exchange(0, 1, named("old"));
-    let ask = |process: &mut Process, stream| process.ask_for_another(0, stream, Stale::Any).0;
+    let ask = |process: &mut Process, stream| process.request_replacement(0, stream, RejectedToken::Cached).0;
     assert!(matches!(ask(&mut process, 2), TokenLookup::Pending));
     assert!(matches!(ask(&mut process, 3), TokenLookup::Failed(problem) if problem.code == Code::TooManyWaiting));
     assert_eq!(process.served(0), "old");
@@ -144,78 +156,80 @@ fn a_full_queue_does_not_give_the_caller_the_token_that_it_rejects() {
 #[test]
 fn a_caller_that_rejects_another_token_gets_the_cached_one() {
     let mut process = Process::serving("old");
-    let (answer, rejection) = process.ask_for_another(1, 2, Stale::Digest(digest("another")));
+    let (answer, rejection) = process.request_replacement(1, 2, RejectedToken::Digest(digest("another")));
     assert!(matches!(answer, TokenLookup::Ready(_)));
     assert_eq!(rejection, Rejection::default());
 }
 
 #[test]
-fn a_worker_that_missed_the_wake_up_takes_the_newer_token_for_the_one_that_is_rejected_there() {
+fn a_worker_that_missed_the_wake_up_adopts_the_newer_token_when_the_old_one_is_rejected() {
     let mut process = Process::serving("old");
     process.rejected(0);
     process.replace(0, named("new"));
-    assert_eq!(process.served(1), "old", "its wake-up is on its way");
-    let (answer, rejection) = process.ask_for_another(1, 3, Stale::Digest(digest("old")));
+    assert_eq!(process.served(1), "old", "its wake-up has not arrived");
+    let (answer, rejection) = process.request_replacement(1, 3, RejectedToken::Digest(digest("old")));
     assert!(matches!(answer, TokenLookup::Ready(cached) if cached.token().expose() == "new"));
-    assert!(!rejection.marked);
+    assert!(!rejection.newly_rejected);
     let mut process = Process::serving("old");
     process.rejected(0);
     process.replace(0, named("new"));
-    assert!(!process.rejected(1).marked);
+    assert!(!process.rejected(1).newly_rejected);
     assert_eq!(process.served(1), "new");
 }
 
 #[test]
-fn rejections_force_one_exchange_in_thirty_seconds_for_all_workers_together() {
+fn rejections_force_at_most_one_exchange_in_thirty_seconds_across_all_workers() {
     let mut process = Process::serving("old");
     process.rejected(0);
     let forced = process.now;
     process.replace(0, named("new"));
     process.poll(1);
     process.advance(Duration::from_secs(10));
-    // The upstream rejects the new one too: it stays in use.
+    // The upstream also rejects the new token, which stays in use.
     assert_eq!(process.rejected(1), Rejection::default());
     assert_eq!(process.poll(1), []);
-    // Who wants a new one gets it: it is. Who wants another than this one is told when.
-    let (answer, _) = process.ask_for_another(1, 3, Stale::Any);
+    // A caller that rejects the cached token gets it, because it is new. A caller that rejects this token gets Retry-After.
+    let (answer, _) = process.request_replacement(1, 3, RejectedToken::Cached);
     assert!(matches!(answer, TokenLookup::Ready(cached) if cached.token().expose() == "new"));
-    let TokenLookup::Failed(problem) = process.ask_for_another(0, 4, Stale::Digest(digest("new"))).0 else { panic!() };
+    let TokenLookup::Failed(problem) = process.request_replacement(0, 4, RejectedToken::Digest(digest("new"))).0 else {
+        panic!()
+    };
     assert_eq!(problem.code, Code::TokenReplacedRecently);
     assert_eq!(problem.retry_after, Some(Duration::from_secs(20)));
     process.now = forced.plus(FORCED_PERIOD);
-    assert!(process.rejected(1).marked);
+    assert!(process.rejected(1).newly_rejected);
 }
 
 #[test]
-fn a_rejection_from_before_the_clock_was_set_back_does_not_keep_the_next_one_away() {
+fn a_rejection_from_before_the_clock_was_set_back_does_not_delay_the_next_one() {
     let mut process = Process::serving("old");
     process.rejected(0);
     process.replace(0, named("new"));
     process.now = process.now.minus(Duration::from_secs(3600));
     process.exchange(0, 2, named("after"));
     process.advance(Duration::from_secs(1));
-    assert!(process.rejected(0).marked);
+    assert!(process.rejected(0).newly_rejected);
     // Another worker may have read the clock a moment later.
     let mut process = Process::serving("old");
     process.rejected(0);
     process.replace(0, named("new"));
-    process.now = process.now.minus(GRACE);
-    assert!(!process.rejected(0).marked);
+    process.now = process.now.minus(GRACE_PERIOD);
+    assert!(!process.rejected(0).newly_rejected);
 }
 
 #[test]
-fn a_dead_worker_is_woken_no_more_after_the_next_token() {
+fn a_dead_worker_is_no_longer_woken_after_the_next_token() {
     let mut process = Process::serving("old");
     process.rejected(0);
     assert_eq!(process.replace(0, named("new")), [Observed::Wake(1)]);
-    // Worker 1 is dead and does not answer.
+    // Worker 1 is dead and does not respond.
     process.advance(FORCED_PERIOD);
     assert_eq!(process.rejected(0).wake, queues(&[0]));
     assert_eq!(process.replace(0, named("newer")), []);
 }
 
 #[test]
-fn a_worker_in_which_nobody_uses_the_token_lets_it_go_when_another_replaces_it() {
+fn a_worker_removes_an_unused_token_when_it_is_replaced() {
     let mut process = Process::serving("old");
     process.refresh(0);
     process.poll(1);
@@ -228,7 +242,7 @@ fn a_worker_in_which_nobody_uses_the_token_lets_it_go_when_another_replaces_it()
 }
 
 #[test]
-fn a_cached_request_reads_nothing_that_is_shared() {
+fn a_cache_hit_does_not_read_shared_data() {
     let mut process = Process::serving("old");
     process.rejected(0);
     process.poll(1);
@@ -243,19 +257,19 @@ fn an_expired_token_is_not_sent_after_the_clock_was_set_back() {
         let mut process = Process::serving("old");
         process.now = START.plus(Duration::from_secs(age)).minus(Duration::from_secs(back));
         for worker in [0, 1] {
-            let served = matches!(process.ask(worker, 2).0, TokenLookup::Ready(_));
+            let served = matches!(process.request_token(worker, 2).0, TokenLookup::Ready(_));
             assert_eq!(served, usable, "worker {worker}, {age} s old, {back} s back");
         }
         if !usable {
             assert_eq!(process.poll(0), [Observed::Read]);
-            // It does not come into use again when the clock has caught up.
+            // It is not used again when the clock reaches its issue time.
             assert!(shared::read(&process.shared, process.spec.key()).token.is_none());
         }
     }
 }
 
 #[test]
-fn the_time_that_an_answer_took_counts_also_when_the_clock_is_set_back_meanwhile() {
+fn the_duration_of_a_call_counts_also_when_the_clock_is_set_back_during_it() {
     let mut process = Process::new();
     process.pending(0, 1);
     process.poll(0);
@@ -265,13 +279,13 @@ fn the_time_that_an_answer_took_counts_also_when_the_clock_is_set_back_meanwhile
     process.now = process.now.minus(Duration::from_secs(3600));
     assert_eq!(process.endpoint(0, token(3600)), [Observed::Token(1)]);
     assert_eq!(process.due_in(0).map(|due| due < Duration::from_secs(3300)), Some(true));
-    let TokenLookup::Ready(cached) = process.ask(0, 2).0 else { panic!() };
+    let TokenLookup::Ready(cached) = process.request_token(0, 2).0 else { panic!() };
     assert_eq!(cached.expires_at().since(process.now), Duration::from_secs(3595));
 }
 
 #[test]
-fn a_discarded_token_is_better_than_none() {
-    let spec = |before| grant_of("payments", "s/.default", &["entra"], Some(before));
+fn a_discarded_token_is_served_if_no_other_can_be_fetched() {
+    let spec = |before| spec_of("payments", "s/.default", &["entra"], Some(before));
     let mut process = Process::new();
     process.spec = spec(START);
     process.exchange(0, 1, named("old"));
@@ -286,9 +300,9 @@ fn a_discarded_token_is_better_than_none() {
 }
 
 #[test]
-fn a_time_in_the_future_discards_nothing_until_it_comes() {
+fn a_discard_time_in_the_future_has_no_effect_until_it_is_reached() {
     let mut process = Process::new();
-    process.spec = grant_of("payments", "s/.default", &["entra"], Some(START.plus(Duration::from_secs(60))));
+    process.spec = spec_of("payments", "s/.default", &["entra"], Some(START.plus(Duration::from_secs(60))));
     process.exchange(0, 1, named("old"));
     process.ready(0);
     process.advance(Duration::from_secs(60));
@@ -298,7 +312,7 @@ fn a_time_in_the_future_discards_nothing_until_it_comes() {
 }
 
 #[test]
-fn a_warm_token_that_is_rejected_is_replaced_although_nobody_asks() {
+fn a_rejected_warm_token_is_replaced_without_a_request() {
     let mut process = Process::new();
     process.workers[0].keep_warm(&[Arc::clone(&process.spec)], process.now);
     process.poll(0);
@@ -310,54 +324,54 @@ fn a_warm_token_that_is_rejected_is_replaced_although_nobody_asks() {
 }
 
 #[test]
-fn a_request_that_waited_for_another_workers_token_is_woken_when_that_is_replaced() {
+fn a_worker_that_served_another_workers_token_is_woken_when_that_is_replaced() {
     let mut process = Process::new();
     process.pending(1, 1);
     process.poll(1);
-    process.advance(READ_TIMEOUT + GRACE);
+    process.advance(READ_TIMEOUT + GRACE_PERIOD);
     process.exchange(0, 2, named("old"));
-    // Its lease was taken over: it serves its own request with the other worker's token.
+    // Its lease was taken over, and its own request gets the other worker's token.
     assert_eq!(process.assertion(1), [Observed::Token(1)]);
     assert_eq!(process.rejected(0).wake, queues(&[0, 1]));
 }
 
 #[test]
-fn a_caller_gets_no_token_with_the_hash_that_it_rejects_whichever_worker_fetched_it() {
+fn a_caller_never_gets_the_token_whose_hash_it_rejects_whichever_worker_fetched_it() {
     let mut process = Process::new();
     process.exchange(0, 1, named("old"));
     process.ready(1);
     process.poll(1);
     process.advance(Duration::from_secs(3320));
     assert_eq!(process.replace(0, named("new")), [Observed::Wake(1)]);
-    // Worker 1 has the old one still, and too little is left of that.
+    // Worker 1 still has the old token, whose remaining lifetime is too short.
     assert_eq!(process.served(1), "old");
-    let (answer, rejection) = process.ask_for_another(1, 3, Stale::Digest(digest("new")));
-    assert!(matches!(answer, TokenLookup::Pending) && rejection.marked);
+    let (answer, rejection) = process.request_replacement(1, 3, RejectedToken::Digest(digest("new")));
+    assert!(matches!(answer, TokenLookup::Pending) && rejection.newly_rejected);
     assert_eq!(process.replace(1, named("newest")), [Observed::Wake(0), Observed::Token(3)]);
     assert_eq!(process.served(1), "newest");
 }
 
 #[test]
-fn a_retry_of_the_request_that_was_rejected_waits_for_another_token_and_any_other_retry_carries_the_same() {
+fn a_retry_after_a_rejection_waits_for_another_token_and_any_other_retry_carries_the_same_token() {
     let mut process = Process::serving("old");
-    let carried = Stale::Carried(digest("old"));
-    // After a 503 the token is as good as before.
-    let (answer, rejection) = process.ask_for_another(0, 2, carried);
+    let carried = RejectedToken::Attempted(digest("old"));
+    // After a 503 response the token is still served.
+    let (answer, rejection) = process.request_replacement(0, 2, carried);
     assert!(matches!(answer, TokenLookup::Ready(cached) if cached.token().expose() == "old"));
     assert_eq!(rejection, Rejection::default());
     process.rejected(0);
-    let (answer, rejection) = process.ask_for_another(0, 3, carried);
-    assert!(matches!(answer, TokenLookup::Pending) && !rejection.marked);
+    let (answer, rejection) = process.request_replacement(0, 3, carried);
+    assert!(matches!(answer, TokenLookup::Pending) && !rejection.newly_rejected);
     assert_eq!(process.served(0), "old", "another request");
     assert_eq!(process.replace(0, named("new")), [Observed::Wake(1), Observed::Token(3)]);
-    // The new one is rejected as well, which forces no exchange so soon: it is as good as any.
+    // The new token is also rejected, which forces no exchange so soon, so it is served.
     process.rejected(0);
-    let (answer, _) = process.ask_for_another(0, 4, Stale::Carried(digest("new")));
+    let (answer, _) = process.request_replacement(0, 4, RejectedToken::Attempted(digest("new")));
     assert!(matches!(answer, TokenLookup::Ready(cached) if cached.token().expose() == "new"));
 }
 
 #[test]
-fn a_worker_that_holds_a_rejected_token_is_woken_also_after_a_shorter_token_came_and_ended() {
+fn a_worker_that_holds_a_rejected_token_is_woken_even_after_a_shorter_lived_replacement_has_expired() {
     let mut process = Process::serving("old");
     process.rejected(0);
     let short = answer(200, &json!({"token_type": "Bearer", "expires_in": 10, "access_token": "short"}));
@@ -365,7 +379,7 @@ fn a_worker_that_holds_a_rejected_token_is_woken_also_after_a_shorter_token_came
     process.advance(Duration::from_secs(10));
     process.poll(1);
     assert_eq!(process.served(1), "old", "better than none");
-    // The rejection counts no more, and the entry has no token. It survives a write on its shelf all the same.
+    // The rejection is no longer in effect, and the entry has no token. It still survives a write of its shelf.
     process.advance(FORCED_PERIOD);
     shared::update(&process.shared, process.spec.key(), process.now, |_| Update::Commit(()));
     assert_eq!(process.exchange(0, 2, named("new")), [Observed::Wake(1), Observed::Token(2)]);
@@ -374,11 +388,11 @@ fn a_worker_that_holds_a_rejected_token_is_woken_also_after_a_shorter_token_came
 }
 
 #[test]
-fn a_caller_is_not_given_the_token_that_it_rejects_when_entra_issues_that_again() {
-    for stale in [Stale::Any, Stale::Digest(digest("old"))] {
+fn a_caller_does_not_get_the_token_that_it_rejects_when_entra_issues_it_again() {
+    for rejected_token in [RejectedToken::Cached, RejectedToken::Digest(digest("old"))] {
         let mut process = Process::serving("old");
-        assert!(matches!(process.ask_for_another(1, 2, stale).0, TokenLookup::Pending));
-        // The caller does not make the filter ask Entra until another comes.
+        assert!(matches!(process.request_replacement(1, 2, rejected_token).0, TokenLookup::Pending));
+        // The caller does not cause further exchanges until another token is issued.
         assert_eq!(
             process.replace(1, named("old")),
             [Observed::Wake(0), Observed::Problem(2, Code::EntraReplyInvalid)]
@@ -389,10 +403,10 @@ fn a_caller_is_not_given_the_token_that_it_rejects_when_entra_issues_that_again(
 }
 
 #[test]
-fn a_caller_that_rejects_a_token_which_is_not_cached_is_not_given_it_when_entra_issues_it() {
+fn a_caller_that_rejects_an_uncached_token_does_not_get_it_when_entra_issues_it() {
     let mut process = Process::new();
-    assert!(matches!(process.ask_for_another(0, 1, Stale::Digest(digest("old"))).0, TokenLookup::Pending));
-    // Time that is set back meanwhile changes nothing.
+    assert!(matches!(process.request_replacement(0, 1, RejectedToken::Digest(digest("old"))).0, TokenLookup::Pending));
+    // A clock that is set back in the meantime changes nothing.
     process.now = process.now.minus(Duration::from_secs(60));
     assert_eq!(process.replace(0, named("old")), [Observed::Problem(1, Code::EntraReplyInvalid)]);
     assert_eq!(process.poll(0), []);

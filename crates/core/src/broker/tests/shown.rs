@@ -1,4 +1,4 @@
-//! What can be seen of tokens from outside: readiness, status, metrics, shelves.
+//! Tests of the status page, metrics, the exchange log and the shelves.
 
 use super::*;
 use crate::config::Config;
@@ -41,7 +41,7 @@ fn status_of(configuration: &ConfigurationStatus, process: &Process) -> Reply {
 }
 
 #[test]
-fn the_status_shows_which_configuration_is_in_use_and_tokens_that_nobody_asked_for_yet() {
+fn the_status_shows_the_configuration_in_use_and_tokens_that_were_not_requested_yet() {
     let process = Process::new();
     let text = r#"{
         "identities": [{"name": "a", "tenant_id": "t.example", "client_id": "aaaaaaaa-0000-4000-8000-000000000001", "resources": ["https://r.example"]}],
@@ -60,7 +60,7 @@ fn the_status_shows_which_configuration_is_in_use_and_tokens_that_nobody_asked_f
 }
 
 #[test]
-fn the_status_tells_people_where_each_token_stands_and_never_the_token() {
+fn the_status_shows_the_state_of_each_token_and_never_the_token() {
     let mut process = Process::new();
     let status = |process: &Process| {
         let reply = status_of(&CONFIGURATION, process);
@@ -93,12 +93,12 @@ fn the_status_tells_people_where_each_token_stands_and_never_the_token() {
     assert!(seen["last_problem"]["next_try_in_s"].as_u64().is_some() && seen.get("token").is_none());
 }
 
-/// A process whose worker 0 has had an exchange for each of these, which came to this.
+/// Creates a process in which worker 0 has performed an exchange for each identity and scope, with this response.
 fn with_exchanges(of: &[(&str, &str)], answer: fn() -> CallResult) -> (Process, Vec<Command>) {
     let mut process = Process::new();
     let mut commands = Vec::new();
     for (identity, scope) in of {
-        process.spec = grant_of(identity, scope, &["entra"], None);
+        process.spec = spec_of(identity, scope, &["entra"], None);
         process.pending(0, 1);
         process.poll(0);
         process.assertion(0);
@@ -146,7 +146,7 @@ fn the_status_is_in_the_order_of_identity_and_scope() {
 }
 
 #[test]
-fn the_status_shows_the_first_keys_of_many_and_says_how_many_there_are_more() {
+fn the_status_shows_the_first_keys_and_the_number_of_omitted_keys() {
     let scopes: Vec<String> = (0..503).map(|number| format!("{number:03}/.default")).collect();
     let of: Vec<(&str, &str)> = scopes.iter().rev().map(|scope| ("a", scope.as_str())).collect();
     let (process, _) = with_exchanges(&of, || token(3600));
@@ -156,7 +156,7 @@ fn the_status_shows_the_first_keys_of_many_and_says_how_many_there_are_more() {
     assert_eq!((keys.len(), &keys[499]["scope"], &body["keys_left_out"]), (500, &json!("499/.default"), &json!(3)));
 }
 
-/// The tags `outcome` and `class` of the exchanges that were counted.
+/// Returns the tags `outcome` and `class` of the counted exchanges.
 fn counted(commands: &[Command]) -> Vec<String> {
     let measured = commands.iter().filter_map(|command| match command {
         Command::Measure(measured) if measured.name.ends_with("entra_exchange_exchanges_total") => Some(&measured.name),
@@ -167,7 +167,7 @@ fn counted(commands: &[Command]) -> Vec<String> {
         .collect()
 }
 
-/// The lines about exchanges that were logged.
+/// Returns the logged exchange events.
 fn logged(commands: &[Command]) -> Vec<String> {
     let events = commands.iter().filter_map(|command| match command {
         Command::Log(event) => Some(event.to_string()),
@@ -176,7 +176,7 @@ fn logged(commands: &[Command]) -> Vec<String> {
     events.collect()
 }
 
-/// Has worker 0 exchange a token: each call for the assertion or for the token gets the next of these answers.
+/// Performs an exchange in worker 0. Each call gets the next of these responses.
 fn exchange_with(process: &mut Process, answers: Vec<CallResult>) -> Vec<Command> {
     process.pending(0, 1);
     let key = process.spec.key();
@@ -188,7 +188,7 @@ fn exchange_with(process: &mut Process, answers: Vec<CallResult>) -> Vec<Command
             .all(|command| !matches!(command, Command::ReadAssertion(_) | Command::CallEndpoint { .. }))
         {
             all.append(&mut commands);
-            process.advance(SOON);
+            process.advance(IMMEDIATE_RETRY_DELAY);
             commands = process.workers[0].tick(process.now, &process.shared);
         }
         let reads = commands.iter().any(|command| matches!(command, Command::ReadAssertion(_)));
@@ -204,13 +204,13 @@ fn exchange_with(process: &mut Process, answers: Vec<CallResult>) -> Vec<Command
 }
 
 #[test]
-fn a_failure_is_counted_logged_and_shown_by_whether_it_passes_or_needs_a_change() {
+fn a_failure_is_counted_logged_and_shown_with_its_class() {
     type Answers = fn(&Process) -> Vec<CallResult>;
     let cases: [(Answers, &[&str]); 9] = [
         (|process| vec![process.federated_token(), refusal(90_002)], &["failed needs_change"]),
         (|process| vec![process.federated_token(), refusal(90_033)], &["failed transient"]),
         (|process| vec![process.federated_token(), refusal(50_196)], &["failed throttled"]),
-        // A wrong subject survives the second try, and so does a token that is out of its time.
+        // A wrong subject and an expired token are also rejected in the second attempt.
         (
             |process| [700_213; 2].into_iter().flat_map(|code| [process.federated_token(), refusal(code)]).collect(),
             &["retried retry_once", "failed needs_change"],
@@ -258,7 +258,7 @@ fn a_failure_is_counted_logged_and_shown_by_whether_it_passes_or_needs_a_change(
 }
 
 #[test]
-fn a_failed_line_says_how_long_the_exchange_took_and_how_many_failed_in_a_row() {
+fn a_failed_exchange_is_logged_with_its_duration_and_the_number_of_failures() {
     let mut process = Process::new();
     process.pending(0, 1);
     process.poll(0);
@@ -278,7 +278,7 @@ fn a_failed_line_says_how_long_the_exchange_took_and_how_many_failed_in_a_row() 
     assert!(line.contains("code=assertion_unavailable") && line.contains(" took_ms=70 failures=2 "), "{line}");
 }
 
-/// The keys of a line, in their order.
+/// Returns the keys of a line, in order.
 fn keys(line: &str) -> Vec<String> {
     let (mut keys, mut rest) = (Vec::new(), line);
     while let Some((key, value)) = rest.split_once('=') {
@@ -294,9 +294,9 @@ fn keys(line: &str) -> Vec<String> {
     keys
 }
 
-/// The schema of the audit trail: a later version may add fields at the end, and changes none.
+/// The schema of the audit trail. Later versions may add fields at the end and do not change existing ones.
 #[test]
-fn the_lines_of_the_audit_trail_have_exactly_the_fields_that_are_documented() {
+fn the_audit_trail_has_exactly_the_documented_fields() {
     const PAGE: &str = include_str!("../../../../../docs/audit.md");
     const FAILED: &str = "event outcome identity scope code class aadsts trace_id correlation_id detail took_ms failures next_try_in_ms remedy";
     const RETRIED: &str = "event outcome identity scope code class aadsts trace_id correlation_id detail";
@@ -327,7 +327,7 @@ fn the_lines_of_the_audit_trail_have_exactly_the_fields_that_are_documented() {
         ),
     ] {
         let mut process = Process::new();
-        process.spec = grant_of("payments", "s/.default", &["entra", "entra_new_connection"], None);
+        process.spec = spec_of("payments", "s/.default", &["entra", "entra_new_connection"], None);
         let of_this = logged(&exchange_with(&mut process, answers));
         assert_eq!(of_this.iter().map(|line| keys(line).join(" ")).collect::<Vec<_>>(), expected);
         lines.extend(of_this);
@@ -337,7 +337,7 @@ fn the_lines_of_the_audit_trail_have_exactly_the_fields_that_are_documented() {
     }
 }
 
-/// Internal listeners do not answer the VM on the main thread: it cannot read the federated token, and need not.
+/// Internal listeners do not respond to the VM on the main thread, which cannot read the federated token and does not need it.
 #[test]
 fn a_vm_that_serves_no_requests_counts_no_failure_when_it_cannot_read_the_federated_token() {
     let mut process = Process::new();
@@ -352,9 +352,9 @@ fn a_vm_that_serves_no_requests_counts_no_failure_when_it_cannot_read_the_federa
     assert!(!named("assertion_reads") && !named("exchanges_total") && logged(&commands).is_empty());
 }
 
-/// Names can never be removed from Envoy's shared data: their number is fixed, whatever is asked for.
+/// Names cannot be removed from Envoy's shared data, so their number is fixed, whatever tokens are requested.
 #[test]
-fn keys_are_spread_over_shelves_that_were_made_beforehand() {
+fn keys_are_distributed_over_existing_shelves() {
     let made: Vec<String> = {
         let shared = Shared::default();
         prepare(&shared);

@@ -192,13 +192,13 @@ fn report_forwards_token_requests_to_the_node_and_refuse_rejects_them() {
 
 #[test]
 fn a_decision_names_the_token_that_the_caller_rejects() {
-    let stale = |more: &str| match policy().decide(&imds(&format!("&client_id={ORDERS}{more}"))) {
-        Decision::Exchange(_, delivery) => delivery.stale(),
+    let rejected_token = |more: &str| match policy().decide(&imds(&format!("&client_id={ORDERS}{more}"))) {
+        Decision::Exchange(_, delivery) => delivery.rejected_token(),
         other => panic!("{other:?}"),
     };
-    assert_eq!(stale(""), None);
-    assert_eq!(stale("&bypass_cache=true"), Some(Stale::Any));
+    assert_eq!(rejected_token(""), None);
+    assert_eq!(rejected_token("&bypass_cache=true"), Some(RejectedToken::Cached));
     let digest = AccessToken::parse("test_token").unwrap().digest();
     let hash = "cc0af97287543b65da2c7e1476426021826cab166f1e063ed012b855ff819656";
-    assert_eq!(stale(&format!("&token_sha256_to_refresh={hash}")), Some(Stale::Digest(digest)));
+    assert_eq!(rejected_token(&format!("&token_sha256_to_refresh={hash}")), Some(RejectedToken::Digest(digest)));
 }

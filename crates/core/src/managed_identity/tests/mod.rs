@@ -9,7 +9,7 @@ mod selection;
 use std::time::Duration;
 
 use super::*;
-use crate::broker::{CachedToken, Need, Stale};
+use crate::broker::{CachedToken, RejectedToken, RequiredLifetime};
 use crate::decision::{Effect, Refusal};
 use crate::entra::AccessToken;
 use crate::http::tests::Sent;
@@ -101,7 +101,7 @@ fn cached() -> (CachedToken, Timestamp) {
 /// The reply to a request, given the result of its exchange.
 fn reply(request: &Sent, outcome: Result<(), &Problem>) -> Reply {
     let Decision::Exchange(_, delivery) = policy().decide(request) else { panic!("no exchange") };
-    assert_eq!(delivery.need(), Need::LongLived);
+    assert_eq!(delivery.required_lifetime(), RequiredLifetime::FiveMinutes);
     let (cached, now) = cached();
     match delivery.deliver(outcome.map(|()| &cached), now) {
         (Effect::Reply(reply), Outcome::Answered | Outcome::Failed) => reply,
