@@ -14,7 +14,7 @@ use crate::sidecar::{ENTRA_AGAIN_CLUSTER, ENTRA_CLUSTER, TOKEN_CLUSTER, idle_tim
 /// No line of the log is longer.
 const LONGEST_LINE: usize = 8192;
 
-/// The filter's own limit on a wait, and a second for whoever answers then.
+/// The filter's own limit on a wait, and a second for the worker to answer.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(16);
 
 /// What an access token begins with, and what a federated token does: no log, no stranger may see either. Of a federated
@@ -169,7 +169,7 @@ impl Case {
     }
 
     pub(crate) fn finish(mut self) {
-        // Whoever is alive answers in its time, though no call is answered any more.
+        // A worker that is alive answers in time, although no call gets a response any more.
         self.host.advance(ANSWERED_WITHIN);
         let log = self.host.log_text();
         for waiting in &self.streams {

@@ -1,4 +1,4 @@
-//! What may become of a request, whatever happened to it.
+//! The permitted ends of a request, independent of what happened to it.
 
 use stack::{HEALTH_HOST, IMDS_HOST};
 use wasm_host::{Forwarded, Headers, Reply, StreamState};
