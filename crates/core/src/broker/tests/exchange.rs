@@ -610,8 +610,8 @@ fn a_worker_whose_lease_was_taken_over_serves_the_token_that_came_meanwhile_and_
     process.now = process.now.minus(Duration::from_secs(10));
     process.pending(1, 2);
     assert_eq!(process.poll(1), [Observed::Read]);
-    process.advance(READ_TIMEOUT + GRACE);
+    process.advance(READ_TIMEOUT + GRACE_PERIOD);
     assert_eq!(process.exchange(0, 3, token(3600)), [Observed::Token(3)]);
-    process.advance(Duration::from_secs(10).saturating_sub(READ_TIMEOUT + GRACE));
+    process.advance(Duration::from_secs(10).saturating_sub(READ_TIMEOUT + GRACE_PERIOD));
     assert_eq!(process.assertion(1), [Observed::Token(2)]);
 }
