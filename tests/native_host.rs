@@ -27,7 +27,7 @@ use entra_exchange_core::time::Timestamp;
 use fake_entra::{Directory, Disconnect};
 use in_process::{MAX_WAIT, Surroundings, local_reply, received, upstream};
 use libtest_mimic::{Arguments, Trial};
-use scenarios::{Scenario, World};
+use scenarios::{Scenario, TestHost};
 use stack::{AUDIENCE, LISTED_HOST};
 use wasm_host::Headers;
 
@@ -361,7 +361,7 @@ impl NativeHost {
     }
 }
 
-impl World for NativeHost {
+impl TestHost for NativeHost {
     fn outbound(&self, requests: &[stack::Request]) -> Vec<stack::Response> {
         let ends = self.send(requests, "127.0.0.1:15001");
         let answered = requests.iter().zip(ends);

@@ -18,7 +18,7 @@ use caught::caught;
 use fake_entra::{Directory, Disconnect};
 use in_process::{MAX_WAIT, Surroundings, local_reply, received, upstream};
 use libtest_mimic::{Arguments, Trial};
-use scenarios::{Scenario, World};
+use scenarios::{Scenario, TestHost};
 use stack::AUDIENCE;
 use wasm_host::{Callout, Host, StreamState};
 
@@ -155,7 +155,7 @@ impl WasmHost {
     }
 }
 
-impl World for WasmHost {
+impl TestHost for WasmHost {
     fn outbound(&self, requests: &[stack::Request]) -> Vec<stack::Response> {
         let outcomes = self.send(requests, "127.0.0.1:15001");
         let answered = requests.iter().zip(outcomes);

@@ -28,7 +28,7 @@ use std::time::{Duration, SystemTime};
 use caught::caught;
 use fake_entra::Directory;
 use libtest_mimic::{Arguments, Trial};
-use scenarios::{Scenario, World};
+use scenarios::{Scenario, TestHost};
 use stack::{LISTED_HOST, Options, Request, Response, Stack, StartError, TOKEN_LIFETIME, envoy};
 
 fn main() -> ExitCode {
@@ -124,7 +124,7 @@ fn filter_log(log: &str) -> String {
 /// Runs scenarios on Envoy.
 struct Envoy<'a>(&'a Stack);
 
-impl World for Envoy<'_> {
+impl TestHost for Envoy<'_> {
     fn outbound(&self, requests: &[Request]) -> Vec<Response> {
         thread::scope(|scope| {
             let sent: Vec<_> = requests.iter().map(|request| scope.spawn(|| self.0.send(request).unwrap())).collect();

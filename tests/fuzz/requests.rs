@@ -130,10 +130,18 @@ fn path(authority: &[u8], input: &mut Input<'_>) -> Vec<u8> {
     if authority == RULES_HOST.as_bytes() {
         // Half of them lead a lenient server to the forbidden path by one detour, the others are of any pieces.
         if input.once_in(2) {
-            let detour = input.pick(&["/", "/.", "/x/..", "/%2e", "/x/%2e%2e", "/x/..;", "/x\\..", ""]);
-            let name =
-                input.pick(&["admin", "admin", "%61dmin", "a%64min", "admin;a=1", "admin.", "admin%20", "admin%3b"]);
-            return format!("{detour}/{name}{}", input.pick(&["", "/", "/x", "?x"])).into_bytes();
+            let detour = input.pick(&["/", "/.", "/x/..", "/x/%2e%2e", "/x/..;", "/\\", "/x/%c0%ae%c0%ae", "", "", ""]);
+            let name = input.pick(&[
+                "admin",
+                "admin",
+                "%61dmin",
+                "%2561dmin",
+                "admin;a=1",
+                "admin.",
+                "admin%20",
+                "admin::$DATA",
+            ]);
+            return format!("{detour}/{name}{}", input.pick(&["", "/", "/x", "?x", "%3fx", "%23x"])).into_bytes();
         }
         let start = input.pick(&["/", "/", "/", "/x/", ""]);
         let pieces: String = (0..input.below(7)).map(|_| input.pick(&PIECES)).collect();

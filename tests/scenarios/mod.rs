@@ -17,7 +17,7 @@ pub(crate) struct Scenario {
     /// Whether it runs on every supported version of Envoy, not only on the newest.
     pub(crate) on_every_version: bool,
     /// Panics if the sentence is not true.
-    pub(crate) run: fn(&dyn World),
+    pub(crate) run: fn(&dyn TestHost),
 }
 
 /// The environment of a scenario.
@@ -37,7 +37,7 @@ const DEFAULT: Setup =
     Setup { configuration: None, layout: Layout::Webhook160, audience: AUDIENCE, unset_variable: None };
 
 /// A host that runs the filter, with its environment.
-pub(crate) trait World {
+pub(crate) trait TestHost {
     /// Sends these requests concurrently, each on its own connection, and waits for all responses.
     fn outbound(&self, requests: &[Request]) -> Vec<Response>;
     /// Sends a request to the listener for managed identity.
@@ -288,7 +288,10 @@ pub(crate) const ALL: &[Scenario] = &[
             let answer = one(world, Request::get(LISTED_HOST, "/s/M").header("content-type", "application/grpc"));
             assert_eq!((answer.status, answer.header("grpc-status").as_deref()), (200, Some("7")));
             let message = answer.header("grpc-message").unwrap();
-            assert!(message.contains("(cluster_not_listed): Route it to") && !message.contains('{'), "{message}");
+            assert!(
+                message.contains("(cluster_not_listed): Route the request to") && !message.contains('{'),
+                "{message}"
+            );
         },
     },
     Scenario {
@@ -466,7 +469,7 @@ pub(crate) const ALL: &[Scenario] = &[
 const IMDS_PATH: &str = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fvault.azure.net";
 
 /// Entra rejects the first federated token. After the rotation, the next exchange uses the new one.
-fn rotation(world: &dyn World) {
+fn rotation(world: &dyn TestHost) {
     let answer = get(world, LISTED_HOST, "/");
     problem(&answer, 502, "entra_refused");
     world.rotate();
@@ -491,11 +494,11 @@ pub(crate) fn destination(more: &Value) -> Value {
     json!({"destinations": [destination]})
 }
 
-fn one(world: &dyn World, request: Request) -> Response {
+fn one(world: &dyn TestHost, request: Request) -> Response {
     world.outbound(&[request]).remove(0)
 }
 
-fn get(world: &dyn World, host: &str, path: &str) -> Response {
+fn get(world: &dyn TestHost, host: &str, path: &str) -> Response {
     one(world, Request::get(host, path))
 }
 

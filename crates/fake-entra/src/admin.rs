@@ -16,10 +16,10 @@ use crate::directory::{Credential, Directory};
 use crate::faults::Fault;
 use crate::fields::{Fields, InvalidField};
 use crate::http::HttpResponse;
-use crate::request::Request;
+use crate::request::ReceivedRequest;
 
 /// Handles a request to the admin port.
-pub(crate) fn respond(directory: &Directory, request: &Request) -> HttpResponse {
+pub(crate) fn respond(directory: &Directory, request: &ReceivedRequest) -> HttpResponse {
     let allowed = match request.path.as_str() {
         "/stats" => "GET",
         "/faults" | "/credentials" | "/resources" | "/reset" => "POST",
@@ -46,12 +46,12 @@ pub(crate) fn respond(directory: &Directory, request: &Request) -> HttpResponse 
     }
 }
 
-fn faults(directory: &Directory, request: &Request) -> Result<(), InvalidField> {
+fn faults(directory: &Directory, request: &ReceivedRequest) -> Result<(), InvalidField> {
     directory.add_faults(Fault::list_from_json(&document(request)?)?);
     Ok(())
 }
 
-fn credential(directory: &Directory, request: &Request) -> Result<(), InvalidField> {
+fn credential(directory: &Directory, request: &ReceivedRequest) -> Result<(), InvalidField> {
     let mut fields = Fields::of(&document(request)?)?;
     let credential = Credential {
         tenant_id: fields.required_text("tenant_id")?,
@@ -67,7 +67,7 @@ fn credential(directory: &Directory, request: &Request) -> Result<(), InvalidFie
     })
 }
 
-fn resource(directory: &Directory, request: &Request) -> Result<(), InvalidField> {
+fn resource(directory: &Directory, request: &ReceivedRequest) -> Result<(), InvalidField> {
     let mut fields = Fields::of(&document(request)?)?;
     let resource = fields.required_text("resource")?;
     let client_id = fields.text("client_id")?;
@@ -82,7 +82,7 @@ fn resource(directory: &Directory, request: &Request) -> Result<(), InvalidField
     Ok(())
 }
 
-fn document(request: &Request) -> Result<Value, InvalidField> {
+fn document(request: &ReceivedRequest) -> Result<Value, InvalidField> {
     serde_json::from_slice(&request.body)
         .map_err(|error| InvalidField::new("", format!("the body is not JSON: {error}")))
 }

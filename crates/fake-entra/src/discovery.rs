@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::catalogue::EntraError;
 use crate::directory::Directory;
 use crate::http::{HttpResponse, TokenRequest};
-use crate::request::Request;
+use crate::request::ReceivedRequest;
 use crate::token::PUBLIC_AUTHORITY;
 use crate::validation::tenant_not_found;
 
@@ -19,7 +19,7 @@ const CLOUDS: [&[&str]; 3] = [
 ];
 
 /// Handles a request to the HTTPS port.
-pub(crate) fn respond(directory: &Directory, request: &Request, now: SystemTime) -> HttpResponse {
+pub(crate) fn respond(directory: &Directory, request: &ReceivedRequest, now: SystemTime) -> HttpResponse {
     let segments: Vec<&str> = request.path.split('/').skip(1).collect();
     match segments.as_slice() {
         [tenant_id, "oauth2", "v2.0", "token"] => token(directory, request, tenant_id, now),
@@ -32,14 +32,14 @@ pub(crate) fn respond(directory: &Directory, request: &Request, now: SystemTime)
     }
 }
 
-fn get(request: &Request, handle: impl FnOnce() -> HttpResponse) -> HttpResponse {
+fn get(request: &ReceivedRequest, handle: impl FnOnce() -> HttpResponse) -> HttpResponse {
     if request.method == "GET" {
         return handle();
     }
     HttpResponse::of_type("text/plain", 405, b"Only GET is allowed\n".to_vec()).header("allow", "GET")
 }
 
-fn token(directory: &Directory, request: &Request, tenant_id: &str, now: SystemTime) -> HttpResponse {
+fn token(directory: &Directory, request: &ReceivedRequest, tenant_id: &str, now: SystemTime) -> HttpResponse {
     let client_request_id = request.client_request_id.as_deref();
     if request.method != "POST" {
         let text = format!("The endpoint only accepts POST requests. Received a {} request.", request.method);
@@ -51,7 +51,7 @@ fn token(directory: &Directory, request: &Request, tenant_id: &str, now: SystemT
 }
 
 /// Returns the authority of the cloud that the request's host belongs to, or of the public cloud for any other host.
-fn authority(request: &Request) -> String {
+fn authority(request: &ReceivedRequest) -> String {
     let host = request.host.split(':').next().unwrap_or_default();
     match CLOUDS.iter().find(|aliases| aliases.contains(&host)).and_then(|aliases| aliases.first()) {
         Some(preferred) => format!("https://{preferred}"),
@@ -60,7 +60,12 @@ fn authority(request: &Request) -> String {
 }
 
 /// Returns the tenant's OpenID configuration. Its URLs have the request's host; its issuer is the issuer of the tokens.
-fn openid_configuration(directory: &Directory, request: &Request, tenant_id: &str, now: SystemTime) -> HttpResponse {
+fn openid_configuration(
+    directory: &Directory,
+    request: &ReceivedRequest,
+    tenant_id: &str,
+    now: SystemTime,
+) -> HttpResponse {
     let is_template = matches!(tenant_id, "common" | "organizations");
     if !is_template && !directory.has_tenant(tenant_id) {
         return HttpResponse::error(&tenant_not_found(tenant_id), request.client_request_id.as_deref(), now);
@@ -89,7 +94,7 @@ fn openid_configuration(directory: &Directory, request: &Request, tenant_id: &st
 
 /// Handles instance discovery, from which MSAL learns the aliases of a cloud and the URL of the tenant's
 /// configuration. The host of `authorization_endpoint` must be a known cloud or this server.
-fn instance(request: &Request, now: SystemTime) -> HttpResponse {
+fn instance(request: &ReceivedRequest, now: SystemTime) -> HttpResponse {
     let reject = |error| HttpResponse::error(&error, request.client_request_id.as_deref(), now);
     let missing =
         |name: &str| EntraError::new(900144, format!("The request must contain the following parameter: '{name}'."));

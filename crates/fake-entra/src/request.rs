@@ -8,7 +8,7 @@ use hyper::header::{CONTENT_TYPE, HOST};
 const MAX_BODY: usize = 1 << 20;
 
 /// A request with its complete body.
-pub(crate) struct Request {
+pub(crate) struct ReceivedRequest {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) query: String,
@@ -20,7 +20,7 @@ pub(crate) struct Request {
     pub(crate) body: Bytes,
 }
 
-impl Request {
+impl ReceivedRequest {
     /// Reads the complete request; `None` when the body is incomplete or too large.
     pub(crate) async fn read(request: hyper::Request<Incoming>) -> Option<Self> {
         let (head, body) = request.into_parts();

@@ -23,7 +23,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::directory::Directory;
 use crate::http::{Disconnect, HttpResponse};
-use crate::request::Request;
+use crate::request::ReceivedRequest;
 use crate::{admin, discovery, tls};
 
 /// A running fake Entra on its own thread. Dropping it closes its ports and connections.
@@ -120,7 +120,7 @@ async fn serve_https(listener: TcpListener, acceptor: TlsAcceptor, directory: Di
             let Ok(stream) = acceptor.accept(stream).await else {
                 return;
             };
-            let handle = move |request: &Request| discovery::respond(&directory, request, SystemTime::now());
+            let handle = move |request: &ReceivedRequest| discovery::respond(&directory, request, SystemTime::now());
             serve(stream, handle).await;
         });
     }
@@ -132,17 +132,17 @@ async fn serve_admin(listener: TcpListener, directory: Directory) {
             continue;
         };
         let directory = directory.clone();
-        tokio::spawn(serve(stream, move |request: &Request| admin::respond(&directory, request)));
+        tokio::spawn(serve(stream, move |request: &ReceivedRequest| admin::respond(&directory, request)));
     }
 }
 
 /// Serves a connection until it is closed or a response requires a reset.
-async fn serve<S: Socket>(stream: S, handle: impl Fn(&Request) -> HttpResponse) {
+async fn serve<S: Socket>(stream: S, handle: impl Fn(&ReceivedRequest) -> HttpResponse) {
     let reset = Arc::new(Notify::new());
     let service = service_fn(|request: hyper::Request<Incoming>| {
         let (handle, reset) = (&handle, reset.clone());
         Box::pin(async move {
-            let response = match Request::read(request).await {
+            let response = match ReceivedRequest::read(request).await {
                 Some(request) => handle(&request),
                 None => HttpResponse::of_type("text/plain", 413, b"The body is too large or incomplete\n".to_vec()),
             };

@@ -30,7 +30,7 @@ fn a_grpc_client_gets_a_rejection_as_grpc_message() {
         let answer = stack.get(LISTED_HOST, "/service/Method", &[("content-type", kind)]);
         assert_eq!((answer.status, answer.header("grpc-status").as_deref()), (200, Some("7")));
         let message = answer.header("grpc-message").unwrap();
-        assert!(message.contains("(cluster_not_listed): Route it to a cluster with TLS"), "{message}");
+        assert!(message.contains("(cluster_not_listed): Route the request to a cluster with TLS"), "{message}");
         assert!(!message.contains('{'), "{message}");
     }
     // The same for a rejection after the request has waited for Entra.

@@ -67,7 +67,7 @@ pub(super) enum Rejected {
 }
 
 /// The result of a token request.
-pub(super) enum Outcome<'a> {
+pub(super) enum TokenRequestResult<'a> {
     Token(&'a Arc<CachedToken>),
     Failure(&'a Failure),
     /// Entra issued the rejected token again.
@@ -200,23 +200,27 @@ impl Slot {
         required_lifetime: RequiredLifetime,
         rejected: Option<&Rejected>,
         now: Timestamp,
-    ) -> Option<Outcome<'_>> {
+    ) -> Option<TokenRequestResult<'_>> {
         if let Some(token) = self.acceptable(required_lifetime, now) {
             match rejected.filter(|rejected| rejected.is(token)) {
-                None => return Some(Outcome::Token(token)),
-                Some(rejected) if rejected.is_issued_again(token) => return Some(Outcome::SameToken),
+                None => return Some(TokenRequestResult::Token(token)),
+                Some(rejected) if rejected.is_issued_again(token) => return Some(TokenRequestResult::SameToken),
                 Some(_) => {}
             }
         }
-        self.backing_off(now).filter(|_| !self.awaits_comparison(now)).map(Outcome::Failure)
+        self.backing_off(now).filter(|_| !self.awaits_comparison(now)).map(TokenRequestResult::Failure)
     }
 
     /// Converts an outcome to the result that the request receives.
-    pub(super) fn result_of(&self, outcome: Outcome<'_>, now: Timestamp) -> Result<Arc<CachedToken>, Problem> {
+    pub(super) fn result_of(
+        &self,
+        outcome: TokenRequestResult<'_>,
+        now: Timestamp,
+    ) -> Result<Arc<CachedToken>, Problem> {
         match outcome {
-            Outcome::Token(token) => Ok(Arc::clone(token)),
-            Outcome::Failure(failure) => Err(failure.to_problem(now)),
-            Outcome::SameToken => Err(same_token_again().about(self.spec.identity(), self.spec.scope())),
+            TokenRequestResult::Token(token) => Ok(Arc::clone(token)),
+            TokenRequestResult::Failure(failure) => Err(failure.to_problem(now)),
+            TokenRequestResult::SameToken => Err(same_token_again().about(self.spec.identity(), self.spec.scope())),
         }
     }
 

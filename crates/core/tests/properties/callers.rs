@@ -53,7 +53,7 @@ enum Comes {
 
 /// A caller's request for a resource.
 #[derive(Clone, Debug)]
-struct Call {
+struct CallInProgress {
     /// The time after the previous request, in milliseconds.
     after: u64,
     worker: usize,
@@ -84,7 +84,7 @@ impl SharedData for Memory {
 }
 
 enum Due {
-    Call(Call),
+    CallInProgress(CallInProgress),
     /// A request of the other identity's caller.
     Other(usize),
     Look(usize, TokenKey),
@@ -206,7 +206,7 @@ impl Pod {
 
     fn process(&mut self, due: Due) {
         match due {
-            Due::Call(call) => self.handle_call(&call),
+            Due::CallInProgress(call) => self.handle_call(&call),
             Due::Other(worker) => {
                 let (other, stream) = (Arc::new(spec(OTHER, "https://vault.azure.net")), self.stream());
                 let (answer, look) =
@@ -238,7 +238,7 @@ impl Pod {
         }
     }
 
-    fn handle_call(&mut self, call: &Call) {
+    fn handle_call(&mut self, call: &CallInProgress) {
         let spec = Arc::new(spec(CALLED, &resource(call.resource)).unlisted());
         self.answers.insert(spec.key(), call.comes);
         for _ in 0..call.times {
@@ -315,13 +315,14 @@ fn answer(comes: Comes, spec: &TokenSpec) -> CallResult {
     })
 }
 
-fn calls() -> impl Strategy<Value = Vec<Call>> {
+fn calls() -> impl Strategy<Value = Vec<CallInProgress>> {
     let comes =
         prop::sample::select(&[Comes::Token, Comes::Refusal, Comes::Outage, Comes::Throttled, Comes::Nothing][..]);
     let after = prop_oneof![3 => Just(0_u64), 3 => 0..300_u64, 1 => 0..20_000_u64];
     let need = prop_oneof![Just(RequiredLifetime::Any), Just(RequiredLifetime::FiveMinutes)];
-    let call = (after, 0..WORKERS, 0..60_usize, need, prop_oneof![4 => Just(1_u32), 1 => 1..60_u32], comes)
-        .prop_map(|(after, worker, resource, need, times, comes)| Call { after, worker, resource, need, times, comes });
+    let call = (after, 0..WORKERS, 0..60_usize, need, prop_oneof![4 => Just(1_u32), 1 => 1..60_u32], comes).prop_map(
+        |(after, worker, resource, need, times, comes)| CallInProgress { after, worker, resource, need, times, comes },
+    );
     prop::collection::vec(call, 1..200)
 }
 
@@ -335,7 +336,7 @@ proptest! {
         let mut at = 0;
         for call in calls {
             at += call.after;
-            pod.put(at, Due::Call(call));
+            pod.put(at, Due::CallInProgress(call));
         }
         for number in 0..10 {
             pod.put(number * at / 10, Due::Other(number as usize % WORKERS));

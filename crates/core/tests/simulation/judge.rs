@@ -52,7 +52,7 @@ pub(crate) struct Judge {
     pub(crate) handed_out: u64,
     limits: Limits,
     waiting: BTreeMap<(Life, u32), Waiting>,
-    calls: Vec<Call>,
+    calls: Vec<ObservedCall>,
     /// The number of tokens that were put into shared data so far.
     pub(crate) publications: u64,
     /// For each key, the token in shared data.
@@ -79,7 +79,7 @@ struct Waiting {
     stalled: u64,
 }
 
-struct Call {
+struct ObservedCall {
     number: u64,
     life: Life,
     key: TokenKey,
@@ -306,7 +306,7 @@ impl Judge {
             .map(|call| format!("worker {} calls for {key:?} while worker {} does so", life.0, call.life.0));
         self.must(other.is_none(), "one exchange", || other.unwrap_or_default());
         self.must_be_in_parallel(key, clock);
-        self.calls.push(Call { number, life, key, at: now, timeout: timeout.as_millis() as u64 });
+        self.calls.push(ObservedCall { number, life, key, at: now, timeout: timeout.as_millis() as u64 });
     }
 
     /// Checks the number of unlisted scopes that are exchanged at a time.
@@ -317,7 +317,7 @@ impl Judge {
         }
         let now = clock.steady();
         let is_running =
-            |call: &&Call| now < call.at + call.timeout && !clock.jumped_since(call.at.saturating_sub(HOUR));
+            |call: &&ObservedCall| now < call.at + call.timeout && !clock.jumped_since(call.at.saturating_sub(HOUR));
         let keys = self.calls.iter().filter(is_running).map(|call| call.key).chain([key]);
         let exchanged: HashSet<TokenKey> = keys.filter(|key| specs::is_unlisted(*key)).collect();
         let (count, most) = (exchanged.len(), self.limits.unlisted.parallel_exchanges);

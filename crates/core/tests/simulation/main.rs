@@ -40,13 +40,13 @@ const DAY: u64 = 24 * HOUR;
 
 /// The result of a run.
 #[derive(Debug, Default)]
-struct Outcome {
+struct RunResult {
     violation: Option<String>,
     exchanges: u64,
     handed_out: u64,
 }
 
-fn run(seed: u64, sabotage: Option<Sabotage>) -> Outcome {
+fn run(seed: u64, sabotage: Option<Sabotage>) -> RunResult {
     let mut random = Random::new(seed);
     let mut plan = Plan::of(&mut random);
     // A separate generator, so that the rest of the plan does not depend on the attacks.
@@ -55,7 +55,7 @@ fn run(seed: u64, sabotage: Option<Sabotage>) -> Outcome {
 }
 
 /// Runs a plan, and the calm after it.
-fn run_plan(plan: Plan, random: Random, sabotage: Option<Sabotage>) -> Outcome {
+fn run_plan(plan: Plan, random: Random, sabotage: Option<Sabotage>) -> RunResult {
     let world = World::new(plan, random, sabotage);
     let end = world.plan.end;
     world.run_until(end);
@@ -72,7 +72,7 @@ fn run_plan(plan: Plan, random: Random, sabotage: Option<Sabotage>) -> Outcome {
         world.expect_nothing_left();
     }
     let judge = world.judge.borrow();
-    Outcome { violation: judge.violation.clone(), exchanges: judge.exchanges, handed_out: judge.handed_out }
+    RunResult { violation: judge.violation.clone(), exchanges: judge.exchanges, handed_out: judge.handed_out }
 }
 
 fn number(variable: &str) -> Option<u64> {

@@ -23,7 +23,7 @@ use crate::world::{MAIN, SharedView, SimulatedEvent, World};
 
 /// The purpose of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Call {
+pub(crate) enum CallPurpose {
     Assertion(TokenKey),
     Endpoint(TokenKey),
 }
@@ -60,7 +60,7 @@ pub(crate) struct Vm {
     /// The second in which the timer fired last, and how often it fired in that second.
     pub(crate) ticks: (u64, u64),
     /// The outstanding calls. Envoy drops them together with the VM.
-    pub(crate) calls: HashMap<u64, Call>,
+    pub(crate) calls: HashMap<u64, CallPurpose>,
     /// The waiting requests.
     pub(crate) streams: HashMap<StreamId, RequestedToken>,
     /// The last token that was handed out for each key.
@@ -99,14 +99,14 @@ impl Vm {
 /// Passes the result of a call to a broker.
 pub(crate) fn report(
     broker: &mut Broker,
-    call: Call,
+    call: CallPurpose,
     answer: CallResult,
     now: Timestamp,
     shared: &dyn SharedData,
 ) -> Vec<Command> {
     match call {
-        Call::Assertion(key) => broker.assertion_arrived(key, answer, now, shared),
-        Call::Endpoint(key) => broker.endpoint_answered(key, answer, now, shared),
+        CallPurpose::Assertion(key) => broker.assertion_arrived(key, answer, now, shared),
+        CallPurpose::Endpoint(key) => broker.endpoint_answered(key, answer, now, shared),
     }
 }
 
@@ -136,13 +136,13 @@ impl World {
             let (call, timeout, answered) = match command {
                 Command::ReadAssertion(spec) => {
                     self.judge.borrow_mut().reads(spec.key(), &self.clock);
-                    (Call::Assertion(spec.key()), READ_TIMEOUT, self.read_file(vm))
+                    (CallPurpose::Assertion(spec.key()), READ_TIMEOUT, self.read_file(vm))
                 }
                 Command::CallEndpoint { spec, cluster, request, timeout } => {
                     let is_first = spec.clusters().first() == Some(&cluster);
                     let assertion = entra::assertion_in(&request);
                     self.judge.borrow_mut().asks_entra(spec.key(), assertion, is_first, &self.clock);
-                    (Call::Endpoint(spec.key()), timeout, self.call_entra(&spec, &cluster, &request, timeout))
+                    (CallPurpose::Endpoint(spec.key()), timeout, self.call_entra(&spec, &cluster, &request, timeout))
                 }
                 // No request asks for readiness here.
                 Command::Measure(_) | Command::ReadForProbe(_) | Command::FinishProbe(..) => continue,
@@ -179,7 +179,7 @@ impl World {
                 continue;
             }
             let number = self.number();
-            let (Call::Assertion(key) | Call::Endpoint(key)) = call;
+            let (CallPurpose::Assertion(key) | CallPurpose::Endpoint(key)) = call;
             self.judge.borrow_mut().calls(number, life, key, timeout, &self.clock);
             // A response to an earlier call for the key is dropped: the broker would take it for the response to this one.
             state.calls.retain(|_, other| *other != call);
@@ -292,10 +292,12 @@ impl World {
         }
     }
 
-    fn mixed_up(&self, call: Call, specs: &[Arc<TokenSpec>]) -> Call {
+    fn mixed_up(&self, call: CallPurpose, specs: &[Arc<TokenSpec>]) -> CallPurpose {
         let other = |key: TokenKey| specs.iter().map(|spec| spec.key()).find(|other| *other != key).unwrap_or(key);
         match call {
-            Call::Endpoint(key) if self.sabotage == Some(Sabotage::AnswersMixedUp) => Call::Endpoint(other(key)),
+            CallPurpose::Endpoint(key) if self.sabotage == Some(Sabotage::AnswersMixedUp) => {
+                CallPurpose::Endpoint(other(key))
+            }
             call => call,
         }
     }

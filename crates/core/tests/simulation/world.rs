@@ -19,7 +19,7 @@ use crate::plan::Plan;
 use crate::random::Random;
 use crate::sabotage::Sabotage;
 use crate::specs;
-use crate::vm::{After, Call, Vm, report};
+use crate::vm::{After, CallPurpose, Vm, report};
 
 /// The VM of the main thread. It gets no requests, and the cluster that serves the token file does not answer it.
 pub(crate) const MAIN: usize = 0;
@@ -47,7 +47,7 @@ pub(crate) enum SimulatedEvent {
     TokenLookup {
         generation: u32,
         number: u64,
-        call: Call,
+        call: CallPurpose,
         answered: Answered,
     },
     Rejected {
@@ -361,7 +361,7 @@ impl World {
         }
     }
 
-    fn answered(&self, (vm, generation): Life, number: u64, call: Call, answered: Answered) {
+    fn answered(&self, (vm, generation): Life, number: u64, call: CallPurpose, answered: Answered) {
         let known = {
             let mut state = self.vms[vm].borrow_mut();
             state.generation == generation && state.calls.remove(&number).is_some()
