@@ -78,7 +78,7 @@ impl Surroundings {
             disconnect: answer.disconnect,
             status: answer.status,
             headers: std::iter::once(date).chain(headers).collect(),
-            body: answer.body.into(),
+            body: answer.body,
         }
     }
 }

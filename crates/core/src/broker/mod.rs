@@ -495,8 +495,7 @@ impl Broker {
                         let (assertion, began) = (call.assertion.fingerprint(), call.asked_at);
                         credential::record_refusal(shared, &slot.spec, &problem, assertion, now);
                         let refused = credential::is_refusal(&problem).then_some(assertion);
-                        let failed =
-                            Failed { problem: *problem, retry_class, began, retry_after: retry_after, refused };
+                        let failed = Failed { problem: *problem, retry_class, began, retry_after, refused };
                         self.fail(key, failed, &mut turn);
                     }
                 }
