@@ -169,3 +169,10 @@ fn hostile_body(assertion: &str, input: &mut Input<'_>) -> Vec<u8> {
     }
     body.into_bytes()
 }
+
+/// Entra's refusal of the federated token.
+pub(crate) fn refusal() -> Response {
+    let body =
+        json!({"error": "invalid_client", "error_description": "AADSTS700213: no match", "error_codes": [700_213]});
+    Response::new(401, body.to_string()).header("date", "Thu, 01 Jan 2026 00:00:00 GMT")
+}

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use wasm_host::{Callout, Cluster, Host, Request, Response, Stream, StreamState};
 
-use crate::answers::{Assertions, FOREIGN, TokenFile, answer_well, any_response};
+use crate::answers::{Assertions, FOREIGN, TokenFile, answer_well, any_response, refusal};
 use crate::input::Input;
 use crate::requests::Asked;
 use crate::setup::Setup;
@@ -79,7 +79,7 @@ impl Case {
                     self.host.deliver(turn);
                 }
             }
-            8 => self.settle(),
+            8 => self.settle(input.once_in(4)),
             9..=11 => self.with_call(input, |case, call, _| {
                 case.tell(|| format!("a good answer to {:?}'s call to {}", call.thread, call.cluster));
                 answer_well(&mut case.file, &mut case.answers, &case.host, call);
@@ -139,17 +139,25 @@ impl Case {
         }
     }
 
-    /// Delivers all events and gives every call a good response, so that many requests get tokens.
-    fn settle(&mut self) {
-        self.tell(|| "every call gets a good response".to_owned());
+    /// Delivers all events and gives every call a good response, so that many requests get tokens; or has Entra refuse the federated
+    /// token, also at the second try.
+    fn settle(&mut self, refuses: bool) {
+        self.tell(|| format!("every call gets a response, refused: {refuses}"));
         for _ in 0..16 {
             self.host.run_until_idle();
             let calls = self.host.callouts();
-            if calls.is_empty() {
+            if calls.is_empty() && !refuses {
                 return;
             }
             for call in &calls {
-                answer_well(&mut self.file, &mut self.answers, &self.host, call);
+                if refuses && call.cluster != TOKEN_CLUSTER {
+                    self.host.respond(call, refusal());
+                } else {
+                    answer_well(&mut self.file, &mut self.answers, &self.host, call);
+                }
+            }
+            if refuses {
+                self.host.advance(Duration::from_millis(100));
             }
         }
     }

@@ -100,9 +100,11 @@ impl Builder {
         self
     }
 
-    /// Sets a function that selects the cluster, instead of [`Builder::route`]. It runs again after every change of the headers.
+    /// Sets a function that selects the cluster, instead of [`Builder::route`] and [`Builder::default_route`]. It runs again after every change of the headers.
     #[must_use]
     pub fn route_by(mut self, route: impl Fn(&Headers) -> Option<String> + 'static) -> Self {
+        self.routes.clear();
+        self.default_route = None;
         self.settings.route = Rc::new(route);
         self
     }
