@@ -1,6 +1,7 @@
 //! Implements the engine's host interface with proxy-wasm host calls. Header values are bytes, because they need not be UTF-8.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::time::Duration;
@@ -18,6 +19,8 @@ pub(crate) struct Envoy {
     root: u32,
     /// The context on which host calls act.
     effective: Cell<u32>,
+    /// The metrics that this VM has defined. Envoy keeps each metric once for the whole process.
+    metrics: HashMap<String, MetricId>,
 }
 
 /// Envoy's shared data, which all workers of a VM id share.
@@ -35,7 +38,7 @@ impl SharedData for Shared {
 
 impl Envoy {
     pub(crate) fn new(root: u32) -> Self {
-        Self { root, effective: Cell::new(root) }
+        Self { root, effective: Cell::new(root), metrics: HashMap::new() }
     }
 
     /// Records that Envoy has begun a callback of the root context.
@@ -103,12 +106,17 @@ impl Host for Envoy {
     }
 
     fn metric(&mut self, kind: Kind, name: &str) -> Option<MetricId> {
+        if let Some(metric) = self.metrics.get(name) {
+            return Some(*metric);
+        }
         let metric_type = match kind {
             Kind::Counter => MetricType::Counter,
             Kind::Sum | Kind::Gauge => MetricType::Gauge,
             Kind::Histogram => MetricType::Histogram,
         };
-        hostcalls::define_metric(metric_type, name).ok().map(MetricId)
+        let metric = hostcalls::define_metric(metric_type, name).ok().map(MetricId)?;
+        self.metrics.insert(name.to_owned(), metric);
+        Some(metric)
     }
 
     fn record(&mut self, metric: MetricId, kind: Kind, value: i64) {

@@ -11,14 +11,13 @@ mod in_process;
 mod scenarios;
 mod sidecar;
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::process::ExitCode;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use caught::caught;
-use entra_exchange_core::broker::{Build, QueueId, SharedData, StreamId};
+use entra_exchange_core::broker::{Build, LocalData, QueueId, SharedData, StreamId};
 use entra_exchange_core::engine::{CallId, Engine, Flow, Host, HttpHost, MetricId};
 use entra_exchange_core::event::Event;
 use entra_exchange_core::http::{CallFailure, CallResponse, HttpCall, Reply};
@@ -59,7 +58,7 @@ struct Process {
     started_at: SystemTime,
     /// The time since then.
     now: Duration,
-    memory: Memory,
+    memory: LocalData,
     streams: HashMap<StreamId, Stream>,
     last_stream: u32,
     /// The results of calls, by when they come.
@@ -83,21 +82,6 @@ struct Stream {
 enum End {
     Forwarded,
     Replied(wasm_host::Reply),
-}
-
-/// What one worker of many would share with the others. Here it is the only one.
-#[derive(Default)]
-struct Memory(RefCell<HashMap<String, (Vec<u8>, u32)>>);
-
-impl SharedData for Memory {
-    fn get(&self, name: &str) -> Option<(Vec<u8>, u32)> {
-        self.0.borrow().get(name).cloned()
-    }
-
-    fn set(&self, name: &str, value: &[u8], _: Option<u32>) -> bool {
-        self.0.borrow_mut().insert(name.to_owned(), (value.to_vec(), 1));
-        true
-    }
 }
 
 impl Process {
@@ -300,7 +284,7 @@ impl NativeHost {
             surroundings: Surroundings::new(),
             started_at: SystemTime::now(),
             now: Duration::ZERO,
-            memory: Memory::default(),
+            memory: LocalData::default(),
             streams: HashMap::new(),
             last_stream: 0,
             results: BTreeMap::new(),

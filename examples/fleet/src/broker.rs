@@ -1,14 +1,14 @@
 //! Simulates a proxy with one worker and the broker of `crates/core`.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use entra_exchange_core::assertion::Source;
-use entra_exchange_core::broker::{Limits, QueueId, RequiredLifetime, SharedData, StreamId, TokenLookup, WorkerId};
+use entra_exchange_core::broker::{
+    Limits, LocalData, QueueId, RequiredLifetime, SharedData, StreamId, TokenLookup, WorkerId,
+};
 use entra_exchange_core::engine::{CallId, Driver, Finished, Host, MetricId};
 use entra_exchange_core::entra::{Authority, TokenSpec, TokenSpecParts};
 use entra_exchange_core::event::Event;
@@ -48,24 +48,9 @@ static TOKEN: LazyLock<Vec<u8>> = LazyLock::new(|| {
     json!({"token_type": "Bearer", "expires_in": LIFETIME, "access_token": "t"}).to_string().into_bytes()
 });
 
-/// The shared data of a process.
-#[derive(Default)]
-struct Shared(RefCell<HashMap<String, (Vec<u8>, u32)>>);
-
-impl SharedData for Shared {
-    fn get(&self, name: &str) -> Option<(Vec<u8>, u32)> {
-        self.0.borrow().get(name).cloned()
-    }
-
-    fn set(&self, name: &str, value: &[u8], _: Option<u32>) -> bool {
-        self.0.borrow_mut().insert(name.to_owned(), (value.to_vec(), 1));
-        true
-    }
-}
-
 /// A proxy during its day.
 struct Proxy<'a> {
-    shared: Shared,
+    shared: LocalData,
     day: &'a mut Day,
     second: u64,
     messages: Vec<Vec<u8>>,
@@ -110,7 +95,7 @@ impl Host for Proxy<'_> {
 
 /// Simulates the day of a proxy. Its index is the seed of its jitter.
 pub(crate) fn day(index: u64, day: &mut Day) {
-    let shared = Shared::default();
+    let shared = LocalData::default();
     let mut proxy = Proxy { shared, day, second: 0, messages: Vec::new(), responses: Vec::new() };
     // The multiplier spreads the bits like those of a random id.
     let worker = WorkerId(index.wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -119,13 +104,13 @@ pub(crate) fn day(index: u64, day: &mut Day) {
         let now = proxy.now();
         let lookup = driver.request_token(&SPEC, RequiredLifetime::Any, None, StreamId(0), now, &mut proxy);
         let mut is_served = matches!(lookup, TokenLookup::Ready(_));
-        let mut finished = driver.timer(&mut proxy);
+        let mut finished = driver.timer(now, &mut proxy);
         loop {
             is_served |= finished.iter().any(|end| matches!(end, Finished::Token(_, Ok(_))));
             finished = if let Some(response) = proxy.responses.pop() {
-                driver.call_finished(CallId(0), Ok(response), &mut proxy)
+                driver.call_finished(CallId(0), Ok(response), now, &mut proxy)
             } else if !proxy.messages.is_empty() {
-                driver.woken(&std::mem::take(&mut proxy.messages), &mut proxy)
+                driver.woken(&std::mem::take(&mut proxy.messages), now, &mut proxy)
             } else {
                 break;
             };

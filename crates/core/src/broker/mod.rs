@@ -30,7 +30,7 @@ pub use predecessors::Predecessors;
 pub(crate) use readiness::{Credential, Decisive};
 pub use readiness::{Readiness, ReadinessStatus};
 pub use reject::{RejectedBy, RejectedToken, Rejection};
-pub use shared::{QueueId, SharedData, WorkerId, prepare};
+pub use shared::{LocalData, QueueId, SharedData, WorkerId, prepare};
 pub use status::{Build, status};
 
 use std::collections::{BTreeSet, HashMap};

@@ -4,6 +4,8 @@
 //! There is therefore a fixed number of *shelves*, created before any worker runs, and each holds the entries of the keys that fall to
 //! it. Every change is then a real compare-and-set, and a removed entry frees its memory.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -38,6 +40,22 @@ pub trait SharedData {
 
     /// Sets a value. With `cas`, only if the compare-and-set number is still this one. Returns whether the value was set.
     fn set(&self, name: &str, value: &[u8], cas: Option<u32>) -> bool;
+}
+
+/// Shared data of a process with one worker, which shares it with nobody: a compare-and-set always succeeds. It
+/// holds tokens, so it has no `Debug`.
+#[derive(Default)]
+pub struct LocalData(RefCell<HashMap<String, Vec<u8>>>);
+
+impl SharedData for LocalData {
+    fn get(&self, name: &str) -> Option<(Vec<u8>, u32)> {
+        self.0.borrow().get(name).map(|value| (value.clone(), 1))
+    }
+
+    fn set(&self, name: &str, value: &[u8], _: Option<u32>) -> bool {
+        self.0.borrow_mut().insert(name.to_owned(), value.to_vec());
+        true
+    }
 }
 
 /// The random id of a worker, unique in the process.

@@ -109,12 +109,8 @@ impl Table {
             return Found::Ambiguous { reason: Ambiguity::Port, guarded: rules.any(|paths| paths.guards) };
         }
         let ports = [Some(authority.host.port.unwrap_or(HTTP_PORT)), None];
-        let candidates = || {
-            hosts
-                .into_iter()
-                .flatten()
-                .flat_map(|of_host| ports.iter().filter_map(|port| of_host.get(|other| other == port)))
-        };
+        let candidates =
+            || hosts.into_iter().flatten().flat_map(|of_host| ports.iter().filter_map(|port| of_host.get(port)));
         for paths in candidates() {
             match paths.find(view) {
                 Found::Nothing => {}
@@ -171,7 +167,7 @@ impl Paths {
 
 impl Methods {
     fn find(&self, method: &[u8]) -> Option<&Rule> {
-        let named = self.by_name.get(|name| name == method);
+        let named = self.by_name.get(method);
         named.or(self.any.as_ref()).map(AsRef::as_ref)
     }
 }

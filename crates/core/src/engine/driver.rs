@@ -1,10 +1,10 @@
 //! Executes the broker's commands through a host.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::host::{CallId, Host};
-use super::meters::Meters;
+use super::meters;
 use crate::assertion::Source;
 use crate::broker::{
     Broker, CachedToken, Command, ConnectionOutcome, Limits, QueueId, READ_TIMEOUT, Readiness, ReadinessStatus,
@@ -15,7 +15,6 @@ use crate::entra::{TokenKey, TokenSpec};
 use crate::event::Level;
 use crate::http::{CallResult, HttpCall};
 use crate::problem::Problem;
-use crate::small_map::SmallMap;
 use crate::time::Timestamp;
 
 /// The wake-up message that names no key. It is shorter than any key.
@@ -24,19 +23,18 @@ const ANOTHER_TURN: &[u8] = b"";
 /// The broker of one worker and its HTTP calls.
 ///
 /// Each method processes one event and carries out the resulting commands through the [`Host`]. The caller sets the timer
-/// ([`Driver::next_due`]) and finishes the paused streams that a method returns, because only it knows the streams.
+/// ([`Driver::next_due`]) and finishes the paused streams that a method returns, because only it knows the streams. `now` is
+/// [`Host::now`], which a caller reads once for each event because it costs a host call.
 pub struct Driver {
     broker: Broker,
     queue: QueueId,
     /// Calls in progress.
-    calls: SmallMap<CallId, Purpose>,
+    calls: HashMap<CallId, Purpose>,
     /// The minimum level of exchange events; `None` disables them.
     exchange_log: Option<Level>,
-    meters: Meters,
 }
 
 /// The purpose of a call.
-#[derive(Clone)]
 enum Purpose {
     Assertion(TokenKey),
     Endpoint(TokenKey),
@@ -55,13 +53,7 @@ pub enum Finished {
 impl Driver {
     /// Creates the driver of one worker, which `queue` wakes. The worker's id must be random, because it seeds the jitter.
     pub fn new(worker: WorkerId, queue: QueueId, limits: Limits, exchange_log: Option<Level>) -> Self {
-        Self {
-            broker: Broker::new(worker, queue, limits),
-            queue,
-            calls: SmallMap::default(),
-            exchange_log,
-            meters: Meters::default(),
-        }
+        Self { broker: Broker::new(worker, queue, limits), queue, calls: HashMap::new(), exchange_log }
     }
 
     /// Fetches these tokens and keeps them fresh, even if no request needs them. Call it only while the host's timer is due.
@@ -70,7 +62,7 @@ impl Driver {
     }
 
     /// Looks up a token for a request. On [`TokenLookup::Pending`] the stream must pause, and a later [`Finished::Token`] names it.
-    /// `rejected_token` is the token that the request rejects, if any. `now` is [`Host::now`], which costs a host call.
+    /// `rejected_token` is the token that the request rejects, if any.
     pub fn request_token(
         &mut self,
         spec: &Arc<TokenSpec>,
@@ -94,8 +86,8 @@ impl Driver {
     }
 
     /// Fetches a token into the cache for a request that does not wait for it.
-    pub fn prefetch(&mut self, spec: &Arc<TokenSpec>, host: &mut dyn Host) {
-        if self.broker.prefetch(spec, host.now(), host.shared()) {
+    pub fn prefetch(&mut self, spec: &Arc<TokenSpec>, now: Timestamp, host: &mut dyn Host) {
+        if self.broker.prefetch(spec, now, host.shared()) {
             host.wake(self.queue, spec.key().as_bytes());
         }
     }
@@ -105,9 +97,10 @@ impl Driver {
         &mut self,
         readiness: &Arc<Readiness>,
         stream: StreamId,
+        now: Timestamp,
         host: &mut dyn Host,
     ) -> Option<ReadinessStatus> {
-        let status = self.broker.check_readiness(readiness, stream, host.now(), host.shared());
+        let status = self.broker.check_readiness(readiness, stream, now, host.shared());
         if status.is_none() {
             host.wake(self.queue, ANOTHER_TURN);
         }
@@ -116,8 +109,15 @@ impl Driver {
 
     /// Processes a 401 response of the upstream to a request with this token. `decided_by` is the part of the configuration that
     /// decided about the request.
-    pub fn reject(&mut self, spec: &TokenSpec, token: &CachedToken, decided_by: &ConfigPath, host: &mut dyn Host) {
-        let rejection = self.broker.reject(spec.key(), token, host.now(), host.shared());
+    pub fn reject(
+        &mut self,
+        spec: &TokenSpec,
+        token: &CachedToken,
+        decided_by: &ConfigPath,
+        now: Timestamp,
+        host: &mut dyn Host,
+    ) {
+        let rejection = self.broker.reject(spec.key(), token, now, host.shared());
         report_rejection(spec, &rejection, RejectedBy::Upstream(decided_by), host);
     }
 
@@ -129,9 +129,10 @@ impl Driver {
         &mut self,
         spec: &Arc<TokenSpec>,
         stream: StreamId,
+        now: Timestamp,
         host: &mut dyn Host,
     ) -> Result<(), Problem> {
-        if self.broker.await_connection(spec, stream, host.now())? {
+        if self.broker.await_connection(spec, stream, now)? {
             host.wake(self.queue, ANOTHER_TURN);
         }
         Ok(())
@@ -152,13 +153,13 @@ impl Driver {
     }
 
     /// Processes messages from [`Host::wake`].
-    pub fn woken(&mut self, messages: &[Vec<u8>], host: &mut dyn Host) -> Vec<Finished> {
+    pub fn woken(&mut self, messages: &[Vec<u8>], now: Timestamp, host: &mut dyn Host) -> Vec<Finished> {
         // Sorting a list would add 22 KB to the module.
         let mut keys = BTreeSet::new();
         messages.iter().filter_map(|message| TokenKey::from_bytes(message)).for_each(|key| {
             keys.insert(key);
         });
-        self.turn(host, |broker, now, shared| {
+        self.turn(now, host, |broker, shared| {
             let mut commands: Vec<Command> = keys.into_iter().flat_map(|key| broker.poll(key, now, shared)).collect();
             commands.extend(broker.start_probe(now));
             commands
@@ -166,8 +167,8 @@ impl Driver {
     }
 
     /// Processes the expiry of the timer.
-    pub fn timer(&mut self, host: &mut dyn Host) -> Vec<Finished> {
-        self.turn(host, |broker, now, shared| {
+    pub fn timer(&mut self, now: Timestamp, host: &mut dyn Host) -> Vec<Finished> {
+        self.turn(now, host, |broker, shared| {
             let mut commands = broker.tick(now, shared);
             commands.extend(broker.observe(now, shared));
             commands
@@ -175,9 +176,15 @@ impl Driver {
     }
 
     /// Processes the result of a call that [`Host::start_call`] started. An unknown call is ignored.
-    pub fn call_finished(&mut self, id: CallId, result: CallResult, host: &mut dyn Host) -> Vec<Finished> {
+    pub fn call_finished(
+        &mut self,
+        id: CallId,
+        result: CallResult,
+        now: Timestamp,
+        host: &mut dyn Host,
+    ) -> Vec<Finished> {
         match self.calls.remove(&id) {
-            Some(purpose) => self.turn(host, |broker, now, shared| report(broker, purpose, result, now, shared)),
+            Some(purpose) => self.turn(now, host, |broker, shared| report(broker, purpose, result, now, shared)),
             None => Vec::new(),
         }
     }
@@ -195,12 +202,12 @@ impl Driver {
     /// Passes one event to the broker, and carries out its commands until there are none.
     fn turn(
         &mut self,
+        now: Timestamp,
         host: &mut dyn Host,
-        event: impl FnOnce(&mut Broker, Timestamp, &dyn SharedData) -> Vec<Command>,
+        event: impl FnOnce(&mut Broker, &dyn SharedData) -> Vec<Command>,
     ) -> Vec<Finished> {
-        let now = host.now();
         let mut finished = Vec::new();
-        let mut commands = VecDeque::from(event(&mut self.broker, now, host.shared()));
+        let mut commands = VecDeque::from(event(&mut self.broker, host.shared()));
         while let Some(command) = commands.pop_front() {
             let (purpose, call) = match command {
                 Command::ReadAssertion(spec) => (Purpose::Assertion(spec.key()), read(spec.assertion())),
@@ -230,12 +237,12 @@ impl Driver {
                     continue;
                 }
                 Command::Measure(measurement) => {
-                    self.meters.record(&measurement, host);
+                    meters::record(&measurement, host);
                     continue;
                 }
             };
             match host.start_call(&call) {
-                Ok(id) => self.calls.insert(id, purpose),
+                Ok(id) => drop(self.calls.insert(id, purpose)),
                 // A call that cannot be started is reported as ended.
                 Err(failure) => {
                     commands.extend(report(&mut self.broker, purpose, Err(failure), now, host.shared()));

@@ -44,6 +44,7 @@ pub trait Host {
     fn log(&mut self, event: &Event);
 
     /// Returns the number of the metric with this name, and defines the metric if it does not exist. `None` if the host keeps no metrics.
+    /// A host to which a definition is expensive remembers the numbers.
     fn metric(&mut self, kind: Kind, name: &str) -> Option<MetricId>;
 
     /// Records a value: adds it to a [`Kind::Counter`] or [`Kind::Sum`], sets a [`Kind::Gauge`] to it, or adds it to the distribution of

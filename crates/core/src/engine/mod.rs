@@ -8,32 +8,18 @@
 //! A host with one request, from configuration to token. A real host implements the same traits with Envoy.
 //!
 //! ```
-//! use std::cell::RefCell;
 //! use std::collections::HashMap;
 //! use std::time::Duration;
 //!
-//! use entra_exchange_core::broker::{Build, QueueId, SharedData, StreamId};
+//! use entra_exchange_core::broker::{Build, LocalData, QueueId, SharedData, StreamId};
 //! use entra_exchange_core::engine::{CallId, Engine, Flow, Host, HttpHost, MetricId};
 //! use entra_exchange_core::http::{CallFailure, CallResponse, HttpCall, Reply};
 //! # use entra_exchange_core::{event::Event, metrics::Kind, time::Timestamp};
 //!
-//! #[derive(Default)]
-//! struct Memory(RefCell<HashMap<String, Vec<u8>>>);
-//!
-//! impl SharedData for Memory {
-//!     fn get(&self, name: &str) -> Option<(Vec<u8>, u32)> {
-//!         self.0.borrow().get(name).map(|value| (value.clone(), 1))
-//!     }
-//!     fn set(&self, name: &str, value: &[u8], _: Option<u32>) -> bool {
-//!         self.0.borrow_mut().insert(name.to_owned(), value.to_vec());
-//!         true
-//!     }
-//! }
-//!
 //! /// One process with one request.
 //! #[derive(Default)]
 //! struct Process {
-//!     memory: Memory,
+//!     memory: LocalData,
 //!     headers: HashMap<String, String>,
 //!     messages: Vec<Vec<u8>>,
 //!     calls: Vec<HttpCall>,
@@ -138,7 +124,7 @@ use crate::http::{CallResult, RequestAccess};
 use crate::policy::{OWN_HEADER, Policy};
 use crate::request_log::RequestLog;
 use crate::time::Timestamp;
-use meters::Meters;
+use meters::RequestCounters;
 use requests::Requests;
 
 /// The filter with one configuration, in one worker.
@@ -148,7 +134,7 @@ pub struct Engine {
     log: Log,
     build: Build,
     request_log: RequestLog,
-    meters: Meters,
+    request_counters: RequestCounters,
     predecessors: Predecessors,
     /// Whether the host preserves the filter state that removes a token on an internal redirect.
     keeps_state: bool,
@@ -170,12 +156,6 @@ pub enum Flow {
     Continue,
     /// The stream was answered, or pauses until it is resumed or answered.
     Pause,
-}
-
-impl Flow {
-    const fn forward_if(forward: bool) -> Self {
-        if forward { Self::Continue } else { Self::Pause }
-    }
 }
 
 /// Gives the policy access to a stream's request.
@@ -228,9 +208,8 @@ impl Engine {
         for event in policy.configuration().announce(host.shared()) {
             host.log(&event);
         }
-        let mut meters = Meters::default();
         for measurement in policy.configuration().measurements(build.version, build.commit) {
-            meters.record(&measurement, host);
+            meters::record(&measurement, host);
         }
         let engine = Self {
             policy,
@@ -238,7 +217,7 @@ impl Engine {
             log: config.log,
             build,
             request_log: RequestLog::new(config.log),
-            meters,
+            request_counters: RequestCounters::default(),
             predecessors,
             keeps_state,
             worker: None,
@@ -252,39 +231,47 @@ impl Engine {
 
     /// Processes the expiry of the timer.
     pub fn timer(&mut self, host: &mut dyn HttpHost) {
+        let now = host.now();
         if self.predecessors.next_due().is_some()
-            && let Some(event) = self.predecessors.empty(host.now(), host.shared())
+            && let Some(event) = self.predecessors.empty(now, host.shared())
         {
             host.log(&event);
         }
         if self.worker.is_none() && !self.policy.warm().is_empty() {
-            let (warm, now) = (Arc::clone(&self.policy), host.now());
-            self.begin(host).driver.keep_warm(warm.warm(), now);
+            let policy = Arc::clone(&self.policy);
+            self.begin(host).driver.keep_warm(policy.warm(), now);
         }
-        self.turn(host, |driver, host| driver.timer(host));
+        self.turn(now, host, |driver, host| driver.timer(now, host));
     }
 
     /// Processes messages from [`Host::wake`].
     pub fn woken(&mut self, messages: &[Vec<u8>], host: &mut dyn HttpHost) {
-        self.turn(host, |driver, host| driver.woken(messages, host));
+        let now = host.now();
+        self.turn(now, host, |driver, host| driver.woken(messages, now, host));
     }
 
     /// Processes the result of a call that [`Host::start_call`] started.
     pub fn call_finished(&mut self, id: CallId, result: CallResult, host: &mut dyn HttpHost) {
-        self.turn(host, |driver, host| driver.call_finished(id, result, host));
+        let now = host.now();
+        self.turn(now, host, |driver, host| driver.call_finished(id, result, now, host));
     }
 
     /// Passes one event to the driver, finishes the streams whose wait has ended, and sets the timer.
-    fn turn(&mut self, host: &mut dyn HttpHost, event: impl FnOnce(&mut Driver, &mut dyn Host) -> Vec<Finished>) {
-        let Some(worker) = &mut self.worker else {
-            return set_timer(self.predecessors.next_due(), host);
-        };
-        for finished in event(&mut worker.driver, host) {
-            self.finish(finished, host);
+    fn turn(
+        &mut self,
+        now: Timestamp,
+        host: &mut dyn HttpHost,
+        event: impl FnOnce(&mut Driver, &mut dyn Host) -> Vec<Finished>,
+    ) {
+        if let Some(worker) = &mut self.worker {
+            for finished in event(&mut worker.driver, host) {
+                self.finish(finished, now, host);
+            }
+            self.poll_connections(now, host);
         }
-        self.poll_connections(host);
         let driver_due = self.worker.as_ref().and_then(|worker| worker.driver.next_due());
-        set_timer(driver_due.into_iter().chain(self.predecessors.next_due()).min(), host);
+        let due = driver_due.into_iter().chain(self.predecessors.next_due()).min();
+        host.set_timer(due.map(|due| due.since(now)));
     }
 
     /// Returns the worker, and creates it on first use.
@@ -301,8 +288,3 @@ impl Engine {
 
 /// The start of an Istio gateway's node id.
 const ISTIO_GATEWAY: &[u8] = b"router~";
-
-fn set_timer(due: Option<Timestamp>, host: &mut dyn HttpHost) {
-    let now = host.now();
-    host.set_timer(due.map(|due| due.since(now)));
-}

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Engine, Finished, Flow, HttpHost, StreamRequest};
+use super::{Engine, Finished, Flow, HttpHost, StreamRequest, meters};
 use crate::broker::{self, CachedToken, ConnectionOutcome, ReadinessStatus, StreamId, TokenLookup};
 use crate::decision::{self, ConfigPath, Decision, Delivery, Effect, Report};
 use crate::entra::TokenSpec;
-use crate::http::{Reply, RequestAccess};
+use crate::http::Reply;
 use crate::metrics::{self, Outcome};
 use crate::policy::{self, NODE_ROUTE, OWN_HEADER};
 use crate::problem::{Code, Problem};
@@ -119,7 +119,8 @@ impl Engine {
                 Flow::Pause
             }
             Decision::Check(readiness) => {
-                if let Some(status) = self.begin(host).driver.probe(&readiness, stream, host) {
+                let now = host.now();
+                if let Some(status) = self.begin(host).driver.probe(&readiness, stream, now, host) {
                     self.reply_readiness(stream, &status, host);
                 }
                 Flow::Pause
@@ -130,10 +131,11 @@ impl Engine {
                 Flow::Pause
             }
             Decision::AwaitConnection(spec, delivery) => {
-                match self.begin(host).driver.await_connection(&spec, stream, host) {
-                    Ok(()) => self.pause(stream, spec, delivery, host),
+                let now = host.now();
+                match self.begin(host).driver.await_connection(&spec, stream, now, host) {
+                    Ok(()) => self.pause(stream, spec, delivery, now, host),
                     Err(problem) => {
-                        let ending = Ending::new(spec, &delivery, Err(&problem), host.now());
+                        let ending = Ending::new(spec, &delivery, Err(&problem), now);
                         self.end(stream, ending, host)
                     }
                 }
@@ -148,8 +150,8 @@ impl Engine {
         if let Some(Known::Injected(spec, token, decided_by)) = worker.requests.0.remove(&stream)
             && host.response_status(stream) == Some(UNAUTHORIZED)
         {
-            self.meters.record(&metrics::rejected_by_upstream(spec.identity()), host);
-            worker.driver.reject(&spec, &token, &decided_by, host);
+            meters::record(&metrics::rejected_by_upstream(spec.identity()), host);
+            worker.driver.reject(&spec, &token, &decided_by, host.now(), host);
         }
     }
 
@@ -158,35 +160,34 @@ impl Engine {
         let Some(worker) = &mut self.worker else { return };
         worker.driver.forget(stream);
         if worker.requests.take_waiting(stream).is_some() {
-            self.meters.record(&metrics::waiters(-1), host);
+            meters::record(&metrics::waiters(-1), host);
         }
     }
 
     /// Finishes a stream whose wait has ended.
-    pub(super) fn finish(&mut self, finished: Finished, host: &mut dyn HttpHost) {
+    pub(super) fn finish(&mut self, finished: Finished, now: Timestamp, host: &mut dyn HttpHost) {
         match finished {
-            Finished::Token(stream, token) => self.finish_waiting(stream, token.as_ref(), host),
+            Finished::Token(stream, token) => self.finish_waiting(stream, token.as_ref(), now, host),
             Finished::Readiness(stream, status) => self.reply_readiness(stream, &status, host),
         }
     }
 
     /// Decides the requests again whose connections are established, and answers those whose wait has timed out.
-    pub(super) fn poll_connections(&mut self, host: &mut dyn HttpHost) {
+    pub(super) fn poll_connections(&mut self, now: Timestamp, host: &mut dyn HttpHost) {
         let Some(worker) = &mut self.worker else { return };
-        let now = host.now();
         let is_established = |stream| policy::is_established(&StreamRequest { host: &*host, stream });
         for (stream, connection) in worker.driver.poll_connections(now, is_established) {
             match connection {
                 ConnectionOutcome::Established => {
                     let waited = self.worker.as_mut().and_then(|worker| worker.requests.take_waiting(stream));
                     if waited.is_some() {
-                        self.meters.record(&metrics::waiters(-1), host);
+                        meters::record(&metrics::waiters(-1), host);
                     }
                     if self.request(stream, host) == Flow::Continue {
                         host.resume(stream);
                     }
                 }
-                ConnectionOutcome::TimedOut(problem) => self.finish_waiting(stream, Err(&problem), host),
+                ConnectionOutcome::TimedOut(problem) => self.finish_waiting(stream, Err(&problem), now, host),
             }
         }
     }
@@ -196,15 +197,15 @@ impl Engine {
         &mut self,
         stream: StreamId,
         token: Result<&Arc<CachedToken>, &Problem>,
+        now: Timestamp,
         host: &mut dyn HttpHost,
     ) {
         let Some(waiting) = self.worker.as_mut().and_then(|worker| worker.requests.take_waiting(stream)) else {
             return;
         };
-        let now = host.now();
-        self.meters.record(&metrics::waiters(-1), host);
+        meters::record(&metrics::waiters(-1), host);
         for measurement in metrics::waited(waiting.spec.identity(), now.since(waiting.since).as_millis()) {
-            self.meters.record(&measurement, host);
+            meters::record(&measurement, host);
         }
         let ending = Ending::new(waiting.spec, &waiting.delivery, token, now);
         if self.end(stream, ending, host) == Flow::Continue {
@@ -232,17 +233,23 @@ impl Engine {
         ) {
             TokenLookup::Ready(cached) => Ending::new(spec, &delivery, Ok(&cached), now),
             TokenLookup::Failed(problem) => Ending::new(spec, &delivery, Err(&problem), now),
-            TokenLookup::Pending => return self.pause(stream, spec, delivery, host),
+            TokenLookup::Pending => return self.pause(stream, spec, delivery, now, host),
         };
         self.end(stream, ending, host)
     }
 
     /// Pauses a request until its connection or its token is available.
-    fn pause(&mut self, stream: StreamId, spec: Arc<TokenSpec>, delivery: Delivery, host: &mut dyn HttpHost) -> Flow {
-        let since = host.now();
+    fn pause(
+        &mut self,
+        stream: StreamId,
+        spec: Arc<TokenSpec>,
+        delivery: Delivery,
+        since: Timestamp,
+        host: &mut dyn HttpHost,
+    ) -> Flow {
         let waiting = Waiting { spec, delivery, since };
         self.begin(host).requests.0.insert(stream, Known::Waiting(waiting));
-        self.meters.record(&metrics::waiters(1), host);
+        meters::record(&metrics::waiters(1), host);
         Flow::Pause
     }
 
@@ -251,7 +258,8 @@ impl Engine {
         let record = RequestRecord::new(Outcome::Reported, report.identity.as_deref());
         self.record(stream, &RequestRecord { would_refuse: report.would_refuse, ..record }, host);
         if let Some(spec) = &report.spec {
-            self.begin(host).driver.prefetch(spec, host);
+            let now = host.now();
+            self.begin(host).driver.prefetch(spec, now, host);
         }
         forward_unchanged(stream, host);
     }
@@ -282,7 +290,7 @@ impl Engine {
     /// Answers a readiness probe.
     fn reply_readiness(&mut self, stream: StreamId, status: &ReadinessStatus, host: &mut dyn HttpHost) {
         for measurement in status.measurements() {
-            self.meters.record(&measurement, host);
+            meters::record(&measurement, host);
         }
         let answer = policy::readiness_reply(status, &StreamRequest { host, stream });
         reply(stream, &answer, status.outcome().err().map(|problem| problem.code), host);
@@ -290,7 +298,7 @@ impl Engine {
 
     /// Counts a request, sets its value for access logs, and writes its log line if one is due.
     fn record(&mut self, stream: StreamId, record: &RequestRecord<'_>, host: &mut dyn HttpHost) {
-        self.meters.count(record, host);
+        self.request_counters.count(record, host);
         if let Some(value) = self.request_log.access_log_value(record) {
             host.set_filter_state(stream, ACCESS_LOG_KEY, &value);
         }
@@ -309,20 +317,27 @@ fn apply(stream: StreamId, effect: &Effect, code: Option<Code>, host: &mut dyn H
         Effect::Authorize { header, value, without } => {
             without.iter().for_each(|name| host.set_header(stream, name, None));
             host.set_header(stream, header, Some(value));
+            Flow::Continue
         }
-        Effect::Pass => forward_unchanged(stream, host),
+        Effect::Pass => {
+            forward_unchanged(stream, host);
+            Flow::Continue
+        }
         Effect::Refuse(problem) => {
             let answer = problem.reply_to(&StreamRequest { host, stream });
             reply(stream, &answer, code, host);
+            Flow::Pause
         }
-        Effect::Reply(answer) => reply(stream, answer, code, host),
+        Effect::Reply(answer) => {
+            reply(stream, answer, code, host);
+            Flow::Pause
+        }
     }
-    Flow::forward_if(matches!(effect, Effect::Authorize { .. } | Effect::Pass))
 }
 
 /// Restores the client's request before it is forwarded: on a retry or an internal redirect, removes the token of the earlier attempt.
 fn forward_unchanged(stream: StreamId, host: &mut dyn HttpHost) {
-    let header = StreamRequest { host, stream }.property(&[OWN_HEADER]).and_then(|name| String::from_utf8(name).ok());
+    let header = host.property(stream, &[OWN_HEADER]).and_then(|name| String::from_utf8(name).ok());
     if let Some(header) = header.filter(|header| !header.is_empty()) {
         host.set_header(stream, &header, None);
         host.set_filter_state(stream, OWN_HEADER, "");

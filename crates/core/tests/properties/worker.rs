@@ -1,7 +1,5 @@
 //! A worker with one waiting request, which tests give responses to.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use entra_exchange_core::assertion::Source;
 use entra_exchange_core::broker::{
-    CachedToken, Limits, QueueId, RequiredLifetime, SharedData, StreamId, TokenLookup, WorkerId, prepare,
+    CachedToken, Limits, LocalData, QueueId, RequiredLifetime, SharedData, StreamId, TokenLookup, WorkerId, prepare,
 };
 use entra_exchange_core::engine::{CallId, Driver, Finished, Host, MetricId};
 use entra_exchange_core::entra::{Authority, TokenSpec, TokenSpecParts};
@@ -29,20 +27,6 @@ pub(crate) const NOWS: [Timestamp; 3] = [
     Timestamp::from_unix_millis(u64::MAX - 86_400_000),
 ];
 
-#[derive(Default)]
-struct Memory(RefCell<HashMap<String, (Vec<u8>, u32)>>);
-
-impl SharedData for Memory {
-    fn get(&self, name: &str) -> Option<(Vec<u8>, u32)> {
-        self.0.borrow().get(name).cloned()
-    }
-
-    fn set(&self, name: &str, value: &[u8], _: Option<u32>) -> bool {
-        self.0.borrow_mut().insert(name.to_owned(), (value.to_vec(), 1));
-        true
-    }
-}
-
 pub(crate) struct Worker {
     pub(crate) driver: Driver,
     process: Process,
@@ -50,7 +34,7 @@ pub(crate) struct Worker {
 
 /// What the worker does.
 struct Process {
-    memory: Memory,
+    memory: LocalData,
     now: Timestamp,
     last_call: u32,
     messages: Vec<Vec<u8>>,
@@ -117,14 +101,14 @@ impl Worker {
             clusters: &["entra".to_owned()],
             discard_before: None,
         }));
-        let memory = Memory::default();
+        let memory = LocalData::default();
         prepare(&memory);
         let mut process = Process { memory, now, last_call: 0, messages: Vec::new(), lines: Vec::new() };
         let mut driver = Driver::new(WorkerId(7), QueueId(1), Limits::default(), Some(Level::Info));
         let lookup = driver.request_token(&spec, RequiredLifetime::Any, None, StreamId(1), now, &mut process);
         assert!(matches!(lookup, TokenLookup::Pending));
         let messages = std::mem::take(&mut process.messages);
-        driver.woken(&messages, &mut process);
+        driver.woken(&messages, now, &mut process);
         assert_eq!(process.last_call, 1);
         Self { driver, process }
     }
@@ -150,7 +134,7 @@ impl Worker {
             return first;
         }
         self.process.now = self.process.now.plus(Duration::from_millis(100));
-        self.driver.timer(&mut self.process);
+        self.driver.timer(self.process.now, &mut self.process);
         self.respond(answer)
     }
 
@@ -161,7 +145,7 @@ impl Worker {
     /// Gives the worker this response to its last call.
     fn respond(&mut self, answer: CallResult) -> Effects {
         let call = CallId(self.process.last_call);
-        let finished = self.driver.call_finished(call, answer, &mut self.process);
+        let finished = self.driver.call_finished(call, answer, self.process.now, &mut self.process);
         let outcome = finished.into_iter().find_map(|finished| match finished {
             Finished::Token(_, outcome) => Some(outcome),
             Finished::Readiness(..) => None,
