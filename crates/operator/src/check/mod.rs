@@ -1,0 +1,84 @@
+//! `check`: every mistake and every risk in configurations and manifests, each at its place.
+
+mod clusters;
+mod configuration;
+mod environment;
+mod istio;
+mod listeners;
+mod logs;
+mod risks;
+mod sentences;
+mod token_file;
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use crate::document;
+use crate::finding::{Finding, Findings, Severity};
+use crate::inventory::Inventory;
+use crate::source::Source;
+
+/// What `check` is told in addition to the files.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Environment variables of the proxy's container, which override those in the files.
+    pub variables: Vec<(String, String)>,
+    /// The time, in seconds since 1970, for settings that depend on it.
+    pub now: Option<u64>,
+    /// The codes of warnings that are accepted in all files.
+    pub accepted: Vec<String>,
+}
+
+/// The result of `check`.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// The findings, in the order of the sources and of their places. Accepted ones are left out.
+    pub findings: Vec<Finding>,
+    /// How many configurations of the filter were found.
+    pub configurations: usize,
+    /// How many findings a comment accepts.
+    pub accepted: usize,
+}
+
+impl Checked {
+    /// How many findings have this severity.
+    pub fn count(&self, severity: Severity) -> usize {
+        self.findings.iter().filter(|finding| finding.severity == severity).count()
+    }
+}
+
+/// The comment that accepts all findings with a code in its file: `entra-exchange check: accept CODE, because …`.
+const ACCEPT: &str = "entra-exchange check: accept ";
+
+/// Checks the sources together: a cluster may be in one file, and the configuration that names it in another.
+pub fn check(sources: &[Source], options: &Options) -> Checked {
+    let mut findings = Findings::default();
+    let documents = document::read(sources, &mut findings);
+    let inventory = Inventory::of(sources, &documents);
+    let environment = environment::of(&inventory, options);
+    configuration::check(&inventory, &environment, options, &mut findings);
+    risks::check(&inventory, &mut findings);
+    clusters::check(&inventory, &environment, &mut findings);
+    listeners::check(&inventory, &mut findings);
+    logs::check(sources, &inventory, &mut findings);
+    istio::check(sources, &inventory, &mut findings);
+    token_file::check(&inventory, &mut findings);
+    let mut findings = findings.0;
+    findings.sort_by_key(|finding| (finding.source, finding.span.start, finding.severity));
+    // An object that is used again by a YAML alias is checked once for each use.
+    let mut seen: HashSet<(usize, Range<usize>, &str, String)> = HashSet::new();
+    findings
+        .retain(|finding| seen.insert((finding.source, finding.span.clone(), finding.code, finding.message.clone())));
+    let all = findings.len();
+    findings.retain(|finding| !is_accepted(sources, options, finding));
+    let accepted = all.saturating_sub(findings.len());
+    Checked { findings, configurations: inventory.configurations.len(), accepted }
+}
+
+/// Whether the options, or a comment in the file, accept the finding. A mistake cannot be accepted.
+fn is_accepted(sources: &[Source], options: &Options, finding: &Finding) -> bool {
+    let text = sources.get(finding.source).map(Source::text).unwrap_or_default();
+    let accepts = |rest: &str| rest.split([',', ' ', '\n', ':']).next().is_some_and(|code| code == finding.code);
+    finding.severity == Severity::Warning
+        && (options.accepted.iter().any(|code| code == finding.code) || text.split(ACCEPT).skip(1).any(accepts))
+}

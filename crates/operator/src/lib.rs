@@ -1,0 +1,19 @@
+//! What an operator asks about entra-exchange before and after it ships, as a library: no I/O, no clock, no network.
+//!
+//! The decisions are those of `entra-exchange-core`, which the filter itself runs. The command `entra-exchange`
+//! (`crates/cli`) reads files and prints what this library returns.
+
+mod check;
+mod document;
+mod embedded;
+mod finding;
+mod inventory;
+mod json;
+pub mod report;
+mod source;
+mod tree;
+mod yaml;
+
+pub use check::{Checked, Options, check};
+pub use finding::{CODES, Code, Finding, Severity, code};
+pub use source::{LONGEST, NotText, Position, Source};
