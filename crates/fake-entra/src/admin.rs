@@ -10,27 +10,26 @@
 //!
 //! A successful POST returns 204. An invalid document returns 400 with the name of the field.
 
+use fake_http::{Request, Response};
 use serde_json::{Value, json};
 
 use crate::directory::{Credential, Directory};
 use crate::faults::Fault;
 use crate::fields::{Fields, InvalidField};
-use crate::http::HttpResponse;
-use crate::request::ReceivedRequest;
 
 /// Handles a request to the admin port.
-pub(crate) fn respond(directory: &Directory, request: &ReceivedRequest) -> HttpResponse {
-    let allowed = match request.path.as_str() {
+pub(crate) fn respond(directory: &Directory, request: &Request) -> Response {
+    let allowed = match request.path() {
         "/stats" => "GET",
         "/faults" | "/credentials" | "/resources" | "/reset" => "POST",
         unknown => return error(404, "", &format!("unknown path {unknown}")),
     };
     if request.method != allowed {
-        return error(405, "", &format!("{} accepts {allowed} only", request.path)).header("allow", allowed);
+        return error(405, "", &format!("{} accepts {allowed} only", request.path())).header("allow", allowed);
     }
-    let done = match request.path.as_str() {
+    let done = match request.path() {
         "/stats" => {
-            return HttpResponse::json(200, serde_json::to_vec(&directory.stats()).unwrap_or_default());
+            return Response::json(200, serde_json::to_vec(&directory.stats()).unwrap_or_default());
         }
         "/reset" => {
             directory.reset();
@@ -41,17 +40,17 @@ pub(crate) fn respond(directory: &Directory, request: &ReceivedRequest) -> HttpR
         _ => resource(directory, request),
     };
     match done {
-        Ok(()) => HttpResponse::json(204, Vec::new()),
+        Ok(()) => Response::json(204, Vec::new()),
         Err(InvalidField { field, reason }) => error(400, &field, &reason),
     }
 }
 
-fn faults(directory: &Directory, request: &ReceivedRequest) -> Result<(), InvalidField> {
+fn faults(directory: &Directory, request: &Request) -> Result<(), InvalidField> {
     directory.add_faults(Fault::list_from_json(&document(request)?)?);
     Ok(())
 }
 
-fn credential(directory: &Directory, request: &ReceivedRequest) -> Result<(), InvalidField> {
+fn credential(directory: &Directory, request: &Request) -> Result<(), InvalidField> {
     let mut fields = Fields::of(&document(request)?)?;
     let credential = Credential {
         tenant_id: fields.required_text("tenant_id")?,
@@ -67,7 +66,7 @@ fn credential(directory: &Directory, request: &ReceivedRequest) -> Result<(), In
     })
 }
 
-fn resource(directory: &Directory, request: &ReceivedRequest) -> Result<(), InvalidField> {
+fn resource(directory: &Directory, request: &Request) -> Result<(), InvalidField> {
     let mut fields = Fields::of(&document(request)?)?;
     let resource = fields.required_text("resource")?;
     let client_id = fields.text("client_id")?;
@@ -82,12 +81,12 @@ fn resource(directory: &Directory, request: &ReceivedRequest) -> Result<(), Inva
     Ok(())
 }
 
-fn document(request: &ReceivedRequest) -> Result<Value, InvalidField> {
+fn document(request: &Request) -> Result<Value, InvalidField> {
     serde_json::from_slice(&request.body)
         .map_err(|error| InvalidField::new("", format!("the body is not JSON: {error}")))
 }
 
-fn error(status: u16, field: &str, reason: &str) -> HttpResponse {
+fn error(status: u16, field: &str, reason: &str) -> Response {
     let body = if field.is_empty() { json!({ "error": reason }) } else { json!({ "error": reason, "field": field }) };
-    HttpResponse::json(status, body.to_string().into_bytes())
+    Response::json(status, body.to_string().into_bytes())
 }

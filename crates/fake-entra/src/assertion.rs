@@ -77,6 +77,11 @@ impl<'a> Assertion<'a> {
         })
     }
 
+    /// Whether the subject is an Azure DevOps service connection, the only one whose tokens Entra both issues and accepts.
+    pub(crate) fn is_of_service_connection(&self) -> bool {
+        self.subject.starts_with("/eid1/") && self.subject.contains("/sc/")
+    }
+
     /// Verifies the RS256 signature against the issuer's JWKS. The error is 7000272 when the JWKS has no RSA
     /// signing key with this `kid`, and 700027 when the signature is not valid.
     pub(crate) fn verify_signature(&self, jwks: &Value) -> Result<(), EntraError> {

@@ -2,12 +2,13 @@
 
 use std::time::SystemTime;
 
+use fake_http::{Request, Response};
 use serde_json::{Value, json};
 
 use crate::catalogue::EntraError;
 use crate::directory::Directory;
-use crate::http::{HttpResponse, TokenRequest};
-use crate::request::ReceivedRequest;
+use crate::http::{TokenRequest, error};
+
 use crate::token::PUBLIC_AUTHORITY;
 use crate::validation::tenant_not_found;
 
@@ -19,40 +20,40 @@ const CLOUDS: [&[&str]; 3] = [
 ];
 
 /// Handles a request to the HTTPS port.
-pub(crate) fn respond(directory: &Directory, request: &ReceivedRequest, now: SystemTime) -> HttpResponse {
-    let segments: Vec<&str> = request.path.split('/').skip(1).collect();
+pub(crate) fn respond(directory: &Directory, request: &Request, now: SystemTime) -> Response {
+    let segments: Vec<&str> = request.path().split('/').skip(1).collect();
     match segments.as_slice() {
         [tenant_id, "oauth2", "v2.0", "token"] => token(directory, request, tenant_id, now),
         ["common", "discovery", "instance"] => get(request, || instance(request, now)),
         [tenant_id, "v2.0", ".well-known", "openid-configuration"] => {
             get(request, || openid_configuration(directory, request, tenant_id, now))
         }
-        [_, "discovery", "v2.0", "keys"] => get(request, || HttpResponse::json(200, document(&directory.jwks()))),
-        _ => HttpResponse::of_type("text/plain", 404, b"Not found\n".to_vec()),
+        [_, "discovery", "v2.0", "keys"] => get(request, || Response::json(200, document(&directory.jwks()))),
+        _ => Response::of_type("text/plain", 404, b"Not found\n".to_vec()),
     }
 }
 
-fn get(request: &ReceivedRequest, handle: impl FnOnce() -> HttpResponse) -> HttpResponse {
+fn get(request: &Request, handle: impl FnOnce() -> Response) -> Response {
     if request.method == "GET" {
         return handle();
     }
-    HttpResponse::of_type("text/plain", 405, b"Only GET is allowed\n".to_vec()).header("allow", "GET")
+    Response::of_type("text/plain", 405, b"Only GET is allowed\n".to_vec()).header("allow", "GET")
 }
 
-fn token(directory: &Directory, request: &ReceivedRequest, tenant_id: &str, now: SystemTime) -> HttpResponse {
-    let client_request_id = request.client_request_id.as_deref();
+fn token(directory: &Directory, request: &Request, tenant_id: &str, now: SystemTime) -> Response {
+    let client_request_id = request.header("client-request-id");
     if request.method != "POST" {
         let text = format!("The endpoint only accepts POST requests. Received a {} request.", request.method);
-        return HttpResponse::error(&EntraError::new(900561, text), client_request_id, now).header("allow", "POST");
+        return error(&EntraError::new(900561, text), client_request_id, now).header("allow", "POST");
     }
     // A body of another content type contains no parameters.
-    let form = if request.is_form { &request.body[..] } else { &[] };
+    let form = if request.is_form() { &request.body[..] } else { &[] };
     directory.respond(&TokenRequest { tenant_id, form, authority: &authority(request), client_request_id, now })
 }
 
 /// Returns the authority of the cloud that the request's host belongs to, or of the public cloud for any other host.
-fn authority(request: &ReceivedRequest) -> String {
-    let host = request.host.split(':').next().unwrap_or_default();
+fn authority(request: &Request) -> String {
+    let host = request.host().split(':').next().unwrap_or_default();
     match CLOUDS.iter().find(|aliases| aliases.contains(&host)).and_then(|aliases| aliases.first()) {
         Some(preferred) => format!("https://{preferred}"),
         None => PUBLIC_AUTHORITY.to_owned(),
@@ -60,19 +61,14 @@ fn authority(request: &ReceivedRequest) -> String {
 }
 
 /// Returns the tenant's OpenID configuration. Its URLs have the request's host; its issuer is the issuer of the tokens.
-fn openid_configuration(
-    directory: &Directory,
-    request: &ReceivedRequest,
-    tenant_id: &str,
-    now: SystemTime,
-) -> HttpResponse {
+fn openid_configuration(directory: &Directory, request: &Request, tenant_id: &str, now: SystemTime) -> Response {
     let is_template = matches!(tenant_id, "common" | "organizations");
     if !is_template && !directory.has_tenant(tenant_id) {
-        return HttpResponse::error(&tenant_not_found(tenant_id), request.client_request_id.as_deref(), now);
+        return error(&tenant_not_found(tenant_id), request.header("client-request-id"), now);
     }
-    let base = format!("https://{}/{tenant_id}", request.host);
+    let base = format!("https://{}/{tenant_id}", request.host());
     let issuer_tenant = if is_template { "{tenantid}".to_owned() } else { tenant_id.to_ascii_lowercase() };
-    HttpResponse::json(
+    Response::json(
         200,
         document(&json!({
             "token_endpoint": format!("{base}/oauth2/v2.0/token"),
@@ -94,12 +90,12 @@ fn openid_configuration(
 
 /// Handles instance discovery, from which MSAL learns the aliases of a cloud and the URL of the tenant's
 /// configuration. The host of `authorization_endpoint` must be a known cloud or this server.
-fn instance(request: &ReceivedRequest, now: SystemTime) -> HttpResponse {
-    let reject = |error| HttpResponse::error(&error, request.client_request_id.as_deref(), now);
+fn instance(request: &Request, now: SystemTime) -> Response {
+    let reject = |problem: EntraError| error(&problem, request.header("client-request-id"), now);
     let missing =
         |name: &str| EntraError::new(900144, format!("The request must contain the following parameter: '{name}'."));
     let parameter = |name: &str| {
-        form_urlencoded::parse(request.query.as_bytes())
+        form_urlencoded::parse(request.query().as_bytes())
             .find(|(key, _)| key == name)
             .map(|(_, value)| value.into_owned())
     };
@@ -111,7 +107,7 @@ fn instance(request: &ReceivedRequest, now: SystemTime) -> HttpResponse {
     };
     let mut parts = endpoint.strip_prefix("https://").unwrap_or_default().split('/');
     let (host, tenant_id) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-    let is_known = host == request.host || CLOUDS.iter().any(|aliases| aliases.contains(&host));
+    let is_known = host == request.host() || CLOUDS.iter().any(|aliases| aliases.contains(&host));
     if !is_known || host.is_empty() || tenant_id.is_empty() {
         return reject(EntraError::from_code(50049));
     }
@@ -126,7 +122,7 @@ fn instance(request: &ReceivedRequest, now: SystemTime) -> HttpResponse {
             })
         })
         .collect();
-    HttpResponse::json(
+    Response::json(
         200,
         document(&json!({
             "tenant_discovery_endpoint": format!("https://{host}/{tenant_id}/v2.0/.well-known/openid-configuration"),

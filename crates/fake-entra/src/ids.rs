@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Returns a GUID that is unique in this process.
-pub(crate) fn unique_guid() -> String {
+pub fn unique_guid() -> String {
     static CALLS: AtomicU64 = AtomicU64::new(0);
     let call = CALLS.fetch_add(1, Ordering::Relaxed);
     let state = RandomState::new();
@@ -13,7 +13,7 @@ pub(crate) fn unique_guid() -> String {
 }
 
 /// Derives a GUID from these words, for example the object id of an application.
-pub(crate) fn guid_of(words: &[&str]) -> String {
+pub fn guid_of(words: &[&str]) -> String {
     let half = |salt: u8| {
         let mut hasher = DefaultHasher::new();
         (salt, words).hash(&mut hasher);
@@ -36,7 +36,7 @@ pub(crate) fn is_guid(word: &str) -> bool {
 }
 
 /// Returns the seconds since the Unix epoch; zero for earlier times.
-pub(crate) fn unix_seconds(at: SystemTime) -> u64 {
+pub fn unix_seconds(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 

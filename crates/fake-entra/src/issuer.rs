@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
+use crate::algorithms::OtherAlgorithm;
 use crate::ids::{guid_of, unique_guid, unix_seconds};
 use crate::keys::SigningKey;
 
@@ -49,6 +50,19 @@ impl Issuer {
     /// When `claims` is not a JSON object.
     pub fn sign(&self, claims: &Value) -> String {
         self.key.sign(claims.as_object().expect("the claims of a JWT are a JSON object"))
+    }
+
+    /// Signs exactly these claims with an algorithm that Entra does not accept, and with a key that [`Issuer::jwks`] does not contain.
+    ///
+    /// # Panics
+    /// When `claims` is not a JSON object.
+    pub fn sign_with(&self, algorithm: OtherAlgorithm, claims: &Value) -> String {
+        algorithm.sign(claims.as_object().expect("the claims of a JWT are a JSON object"))
+    }
+
+    /// Whether this issuer's key signed the JWT and the JWT is valid at `now`. All issuers created by [`Issuer::new`] share one key.
+    pub fn signed(&self, token: &str, now: SystemTime) -> bool {
+        self.key.signed(token, now)
     }
 
     /// Creates a token like the one that the kubelet projects into a pod (TokenRequest, bound to a pod):

@@ -1,22 +1,23 @@
 //! RSA keys that sign JWTs with RS256.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use jwt_simple::prelude::{
-    JWTClaims, NoCustomClaims, RS256KeyPair, RSAKeyPairLike, RSAPublicKeyLike, UnixTimeStamp, VerificationOptions,
+    NoCustomClaims, RS256KeyPair, RSAKeyPairLike, RSAPublicKeyLike, UnixTimeStamp, VerificationOptions,
 };
 use serde_json::{Map, Value, json};
 
+use crate::algorithms::jwt_claims;
 use crate::ids::unix_seconds;
 
 /// The smallest key size that Entra and common issuers use.
-const MODULUS_BITS: usize = 2048;
+pub(crate) const MODULUS_BITS: usize = 2048;
 
 /// A key pair with its `kid`, the RFC 7638 thumbprint of the public key.
 #[derive(Clone)]
 pub(crate) struct SigningKey {
-    pair: RS256KeyPair,
+    pair: Arc<RS256KeyPair>,
     kid: String,
 }
 
@@ -25,7 +26,7 @@ impl SigningKey {
     pub(crate) fn generate() -> Self {
         let pair = RS256KeyPair::generate(MODULUS_BITS).expect("2048 bits are an accepted RSA key size");
         let kid = pair.jwk_thumbprint();
-        Self { pair: pair.with_key_id(&kid), kid }
+        Self { pair: Arc::new(pair.with_key_id(&kid)), kid }
     }
 
     /// Returns Entra's own key: one per process, so that many directories need only one key.
@@ -46,18 +47,7 @@ impl SigningKey {
 
     /// Signs a JWT with exactly these claims.
     pub(crate) fn sign(&self, claims: &Map<String, Value>) -> String {
-        let claims = JWTClaims {
-            issued_at: None,
-            expires_at: None,
-            invalid_before: None,
-            issuer: None,
-            subject: None,
-            audiences: None,
-            jwt_id: None,
-            nonce: None,
-            custom: claims.clone(),
-        };
-        self.pair.sign(claims).expect("an RSA key signs any JSON object")
+        self.pair.sign(jwt_claims(claims)).expect("an RSA key signs any JSON object")
     }
 
     /// Whether this key signed the JWT and the JWT is valid at `now`.

@@ -36,6 +36,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod algorithms;
 mod assertion;
 mod catalogue;
 mod directory;
@@ -46,17 +47,18 @@ mod http;
 mod ids;
 mod issuer;
 mod keys;
-mod request;
 mod scope;
 mod server;
-mod tls;
 mod token;
 mod validation;
 
+pub use algorithms::OtherAlgorithm;
 pub use assertion::claims;
 pub use directory::{Credential, Directory, KeyCount, Stats};
+pub use fake_http::{Disconnect, Response};
 pub use faults::{Fault, FaultKind};
 pub use fields::InvalidField;
-pub use http::{Disconnect, HttpResponse, TokenRequest};
+pub use http::TokenRequest;
+pub use ids::{guid_of, unique_guid, unix_seconds};
 pub use issuer::Issuer;
 pub use server::Server;

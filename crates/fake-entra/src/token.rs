@@ -5,13 +5,14 @@
 
 use std::time::SystemTime;
 
+use fake_http::{Disconnect, Response};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::catalogue::EntraError;
 use crate::directory::Directory;
 use crate::faults::FaultKind;
-use crate::http::{Disconnect, HttpResponse, TokenRequest};
+use crate::http::{TokenRequest, error_with_status};
 use crate::ids::{guid_of, unique_guid, unix_seconds};
 use crate::validation::{Form, ValidRequest, Version, validate};
 
@@ -46,7 +47,7 @@ struct Overrides {
 impl Directory {
     /// Handles a token request to the public cloud without sockets and without a clock. The response
     /// contains the delay and the disconnect that the transport must apply.
-    pub fn token(&self, tenant_id: &str, form_body: &[u8], now: SystemTime) -> HttpResponse {
+    pub fn token(&self, tenant_id: &str, form_body: &[u8], now: SystemTime) -> Response {
         self.respond(&TokenRequest {
             tenant_id,
             form: form_body,
@@ -57,7 +58,7 @@ impl Directory {
     }
 
     /// Handles a token request with its authority and correlation id.
-    pub fn respond(&self, request: &TokenRequest<'_>) -> HttpResponse {
+    pub fn respond(&self, request: &TokenRequest<'_>) -> Response {
         let form = Form::parse(request.form);
         let scope = form.get("scope").unwrap_or_default();
         let fault = {
@@ -71,16 +72,15 @@ impl Directory {
                 self.respond_normally(request, &form, Overrides { expires_in, refresh_in, audience })
             }
             Some(FaultKind::Delay(delay)) => {
-                HttpResponse { delay, ..self.respond_normally(request, &form, Overrides::default()) }
+                Response { delay, ..self.respond_normally(request, &form, Overrides::default()) }
             }
             Some(FaultKind::Truncate) => {
                 let complete = self.respond_normally(request, &form, Overrides::default());
-                HttpResponse { disconnect: Some(Disconnect::Truncate), ..complete }
+                Response { disconnect: Some(Disconnect::Truncate), ..complete }
             }
-            Some(FaultKind::Reset) => HttpResponse {
-                disconnect: Some(Disconnect::Reset),
-                ..HttpResponse::of_type("text/plain", 503, Vec::new())
-            },
+            Some(FaultKind::Reset) => {
+                Response { disconnect: Some(Disconnect::Reset), ..Response::of_type("text/plain", 503, Vec::new()) }
+            }
             Some(FaultKind::Aadsts { code }) => self.reject(request, &EntraError::from_code(code), None),
             Some(FaultKind::Status { status, code, retry_after }) => {
                 let response = match (code, status) {
@@ -90,7 +90,7 @@ impl Directory {
                     (None, 400..=499) => self.reject(request, &EntraError::from_code(90100), Some(status)),
                     (None, _) => {
                         self.state().stats.count_rejection(format!("HTTP{status}"));
-                        HttpResponse::of_type("text/plain", status, format!("HTTP status {status}\n").into_bytes())
+                        Response::of_type("text/plain", status, format!("HTTP status {status}\n").into_bytes())
                     }
                 };
                 match retry_after {
@@ -101,13 +101,13 @@ impl Directory {
         }
     }
 
-    fn reject(&self, request: &TokenRequest<'_>, error: &EntraError, status: Option<u16>) -> HttpResponse {
+    fn reject(&self, request: &TokenRequest<'_>, error: &EntraError, status: Option<u16>) -> Response {
         self.state().stats.count_rejection(error.name());
         let status = status.unwrap_or_else(|| error.status());
-        HttpResponse::error_with_status(error, status, request.client_request_id, request.now)
+        error_with_status(error, status, request.client_request_id, request.now)
     }
 
-    fn respond_normally(&self, request: &TokenRequest<'_>, form: &Form, overrides: Overrides) -> HttpResponse {
+    fn respond_normally(&self, request: &TokenRequest<'_>, form: &Form, overrides: Overrides) -> Response {
         let validated = validate(&self.state(), self.key().kid(), request, form);
         match validated {
             Err(error) => self.reject(request, &error, None),
@@ -118,7 +118,7 @@ impl Directory {
         }
     }
 
-    fn issue(&self, request: &TokenRequest<'_>, valid: &ValidRequest, overrides: Overrides) -> HttpResponse {
+    fn issue(&self, request: &TokenRequest<'_>, valid: &ValidRequest, overrides: Overrides) -> Response {
         let expires_in = overrides.expires_in.unwrap_or(EXPIRES_IN);
         let half = (expires_in >= LONG_LIVED).then_some(expires_in / 2);
         let audience = overrides.audience.as_deref().unwrap_or(&valid.audience);
@@ -129,7 +129,7 @@ impl Directory {
             refresh_in: overrides.refresh_in.or(half),
             access_token: self.key().sign(&access_token(request, valid, audience, expires_in)),
         };
-        HttpResponse::json(200, serde_json::to_vec(&body).unwrap_or_default()).header("x-ms-request-id", &unique_guid())
+        Response::json(200, serde_json::to_vec(&body).unwrap_or_default()).header("x-ms-request-id", &unique_guid())
     }
 }
 

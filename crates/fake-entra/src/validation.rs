@@ -12,6 +12,10 @@ const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer
 /// Names that are valid in the place of a tenant but do not denote one.
 const MULTI_TENANT_NAMES: [&str; 3] = ["common", "organizations", "consumers"];
 
+/// The audience of federated credentials, and the GUID of the application that has it.
+const EXCHANGE_AUDIENCE: &str = "api://AzureADTokenExchange";
+const EXCHANGE_APPLICATION: &str = "fb60f99c-7a34-4190-8149-302f77469936";
+
 /// A request that passed all checks: the claims of the access token that depend on the request.
 pub(crate) struct ValidRequest {
     pub(crate) client_id: String,
@@ -111,7 +115,7 @@ fn authenticate(
         return Err(EntraError::from_code(90011));
     }
     let assertion = Assertion::parse(assertion)?;
-    if assertion.is_from_entra() || assertion.kid == own_kid {
+    if assertion.kid == own_kid || (assertion.is_from_entra() && !assertion.is_of_service_connection()) {
         return Err(EntraError::from_code(700222));
     }
     match_credential(&assertion, client_id, credentials)?;
@@ -136,7 +140,12 @@ fn match_credential(assertion: &Assertion<'_>, client_id: &str, credentials: &[C
     let [audience] = assertion.audiences.as_slice() else {
         return Err(no_match(700212, "audience", &assertion.audiences.join(", "), ""));
     };
-    candidates.retain(|credential| credential.audience == *audience);
+    // The tokens that Entra itself makes for a federated credential name its audience by the GUID of the application.
+    let audience = match audience.as_str() {
+        EXCHANGE_APPLICATION if assertion.is_from_entra() => EXCHANGE_AUDIENCE,
+        other => other,
+    };
+    candidates.retain(|credential| credential.audience == audience);
     if candidates.is_empty() {
         return Err(no_match(700212, "audience", audience, ""));
     }

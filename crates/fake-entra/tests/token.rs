@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fake_entra::{Credential, Directory, Disconnect, Fault, FaultKind, HttpResponse, Issuer, TokenRequest};
+use fake_entra::{Credential, Directory, Disconnect, Fault, FaultKind, Issuer, Response, TokenRequest};
 use jwt_simple::prelude::{Claims, NoCustomClaims, Token};
 use jwt_simple::prelude::{ECDSAP256KeyPairLike, ES256KeyPair, HS256Key, MACLike};
 use serde_json::{Value, json};
@@ -84,20 +84,20 @@ fn form(changes: &[(&str, &str)]) -> Vec<u8> {
     form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish().into_bytes()
 }
 
-fn request_token(directory: &Directory, changes: &[(&str, &str)]) -> HttpResponse {
+fn request_token(directory: &Directory, changes: &[(&str, &str)]) -> Response {
     directory.token(TENANT, &form(changes), now())
 }
 
-fn body(response: &HttpResponse) -> Value {
+fn body(response: &Response) -> Value {
     serde_json::from_slice(&response.body).expect("the body is JSON")
 }
 
-fn claims(response: &HttpResponse) -> Value {
+fn claims(response: &Response) -> Value {
     fake_entra::claims(body(response)["access_token"].as_str().expect("a token")).expect("claims")
 }
 
 #[track_caller]
-fn assert_rejected(response: &HttpResponse, status: u16, error: &str, code: u64) {
+fn assert_rejected(response: &Response, status: u16, error: &str, code: u64) {
     let body = body(response);
     assert_eq!(
         (response.status, body["error"].as_str(), body["error_codes"][0].as_u64()),
@@ -108,7 +108,7 @@ fn assert_rejected(response: &HttpResponse, status: u16, error: &str, code: u64)
 }
 
 #[track_caller]
-fn assert_issued(response: &HttpResponse) {
+fn assert_issued(response: &Response) {
     assert_eq!(response.status, 200, "{}", body(response)["error_description"]);
 }
 

@@ -1,0 +1,58 @@
+//! Strict fakes of the services that issue federated tokens over HTTP.
+//!
+//! | fake | service | token in the response |
+//! |---|---|---|
+//! | [`GitHub`] | the OIDC endpoint of GitHub Actions | `/value` |
+//! | [`AzurePipelines`] | the OIDC endpoint of an Azure Pipelines job | `/oidcToken` |
+//! | [`Google`] | Google's metadata server | the body |
+//! | [`Vault`] | the identity tokens of Vault and OpenBao | `/data/token` |
+//! | [`TokenEndpoint`] | an OAuth 2.0 token endpoint: client credentials and token exchange (RFC 8693) | `/access_token` |
+//! | [`JsonService`] | a token service with an API of its own, in JSON | `/result/jwt` |
+//!
+//! Each implements [`Source`]: a function from a request and a time to a response, so that a test can call it without a network and with
+//! any time. [`Server`] serves one on a loopback port. Each rejects what the service rejects, and records why
+//! ([`Stats::rejected`]). [`Fault`] makes the next responses wrong, late or incomplete. Clones share one state.
+//!
+//! The tokens are really signed. [`Source::register`] makes the fake Entra accept them.
+//!
+//! ```
+//! use std::time::SystemTime;
+//! use fake_http::Request;
+//! use fake_sources::{GitHub, Source};
+//!
+//! let github = GitHub::new();
+//! let target = format!("{}&audience=api%3A%2F%2FAzureADTokenExchange", github.target());
+//! let request = Request::new("GET", &target).with_header("authorization", &format!("Bearer {}", github.bearer()));
+//! let response = github.respond(&request, SystemTime::now());
+//! assert_eq!(response.status, 200);
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod azure_pipelines;
+mod client_auth;
+mod faults;
+mod github;
+mod google;
+mod json_service;
+mod parameters;
+mod server;
+mod source;
+mod token;
+mod token_endpoint;
+mod vault;
+
+pub use azure_pipelines::{AzurePipelines, ConnectionIssuer};
+pub use client_auth::{Client, ClientAuth};
+pub use faults::{Delivery, Fault, TokenFault};
+pub use github::{GitHub, SubjectForm};
+pub use google::Google;
+pub use json_service::JsonService;
+pub use server::Server;
+pub use source::{Rejection, Source, State, Stats};
+pub use token::{Claims, Mint};
+pub use token_endpoint::{GrantType, TokenEndpoint};
+pub use vault::Vault;
+
+/// The audience of federated credentials in the public cloud.
+pub const AUDIENCE: &str = "api://AzureADTokenExchange";
