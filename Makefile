@@ -1,7 +1,7 @@
 # All commands of the repository. `make` without a target lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help tools envoy sdks build next demo stack check test test-sdks istio-schema prometheus check-observe test-observe lint deny advisories doc fmt simulate simulate-mutants mutants fuzz fuzz-mutants bench bench-module bench-load fleet clean
+.PHONY: help tools envoy sdks build next demo stack check test test-sdks istio-schema prometheus check-observe test-observe lint deny advisories doc fmt simulate simulate-mutants mutants fuzz fuzz-mutants bench bench-all bench-module bench-envoy bench-imds bench-cold bench-size bench-load wrk fleet clean
 
 PYTHON ?= python3
 export PYTHON
@@ -52,7 +52,7 @@ test-sdks: envoy build ## run the Azure SDKs for Node.js, Go and Java against th
 	$(CARGO) test --workspace --test sdks -- --ignored
 
 prometheus: ## fetch Debian's Prometheus into .tools/ (nothing to do where prometheus and promtool are on the PATH)
-	@scripts/fetch-prometheus
+	@scripts/fetch-debian prometheus "prometheus promtool" prometheus
 
 check-observe: prometheus ## check observe/prometheus/ with promtool: the rules, and a test of each alert
 	@PATH="$(CURDIR)/.tools/prometheus/usr/bin:$$PATH" promtool check rules observe/prometheus/rules.yaml
@@ -85,9 +85,31 @@ bench-module: build ## measure the cost of a request in the module and write ben
 	BENCH_WRITE=1 $(CARGO) test --workspace --test module_fuel -- --nocapture
 	@cat benches/module-fuel.txt
 
+wrk: ## fetch Debian's wrk, the load generator of the benchmarks, into .tools/ (nothing to do where wrk is on the PATH)
+	@scripts/fetch-debian wrk wrk "wrk libluajit-5.1-2"
+
+BENCH := $(CARGO) run --quiet --package entra-exchange-bench --bin
+
+bench-envoy: envoy build wrk ## measure the CPU time that the filter adds to a request in Envoy, beside other filters (ROUNDS=n)
+	@$(BENCH) envoy $(ROUNDS)
+
+bench-imds: envoy build wrk ## measure the CPU time of a managed-identity reply (ENDPOINT=address:port PID=n measures another one beside it)
+	@ENDPOINT="$(ENDPOINT)" PID="$(PID)" ENDPOINT_PATH="$(ENDPOINT_PATH)" $(BENCH) imds $(ROUNDS)
+
+N ?= 900
+bench-cold: envoy build ## measure N requests at once without a cached token, beside as many with one
+	@$(BENCH) cold $(N) $(ROUNDS)
+
+bench-size: envoy build ## measure the module's size, its memory, and the memory of Envoy with and without the filter
+	@$(BENCH) size
+	@$(CARGO) test --quiet --workspace --test workers -- memory_does_not_grow --nocapture
+
 bench-load: envoy build ## measure 1,000 and 10,000 requests that wait for connections, and 2,000 resumed at once
-	@$(CARGO) run --quiet --package entra-exchange-stack --bin load connections 100 1000 10000
-	@$(CARGO) run --quiet --package entra-exchange-stack --bin load release 2000
+	@$(BENCH) load connections 100 1000 10000
+	@$(BENCH) load release 2000
+
+bench-all: bench-size bench-envoy bench-imds bench-cold ## run the benchmarks of docs/performance.md, one after the other (takes six minutes)
+	@cat benches/module-fuel.txt benches/module-host-calls.txt
 
 fleet: tools ## simulate 100,000 proxies over a day and draw target/fleet.svg
 	@$(CARGO) run --quiet --release --package fleet

@@ -44,7 +44,7 @@ const MAX_KEPT: usize = 100;
 /// An HTTPS server with its own CA for HTTP/1 and HTTP/2, and a plaintext server. Both respond to every request with 200, or with the
 /// status in the path (`/status/401`), and `{"method", "path", "headers": [[name, value], …], "body_length", "trailers", "tls"}`; bytes
 /// of a header that are not UTF-8 become U+FFFD. `/redirect?<url>` redirects to the URL, `/delay/<milliseconds>` delays the response,
-/// and a WebSocket echoes. The servers stop when the value is dropped.
+/// a WebSocket echoes, and `/empty` has an empty response and is only counted, for benchmarks. The servers stop when the value is dropped.
 #[derive(Debug)]
 pub struct Upstream {
     addr: SocketAddr,
@@ -194,6 +194,9 @@ async fn respond(
     requests: Arc<Requests>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     requests.count.fetch_add(1, Ordering::SeqCst);
+    if request.uri().path() == "/empty" {
+        return Ok(Response::new(Full::default()));
+    }
     let is_websocket = request.headers().get(header::UPGRADE).is_some_and(|kind| kind == "websocket");
     let upgrade = is_websocket.then(|| hyper::upgrade::on(&mut request));
     let (head, mut body) = request.into_parts();
