@@ -1,7 +1,7 @@
 # All commands of the repository. `make` without a target lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help tools envoy sdks build next demo stack check test test-sdks istio-schema prometheus check-observe test-observe lint deny advisories doc fmt simulate simulate-mutants mutants fuzz fuzz-mutants bench bench-all bench-module bench-envoy bench-imds bench-cold bench-size bench-load wrk fleet clean
+.PHONY: help tools envoy sdks build next demo stack check test test-sdks test-keycloak test-vault istio-schema prometheus check-observe test-observe lint deny advisories doc fmt simulate simulate-mutants mutants fuzz fuzz-mutants bench bench-all bench-module bench-envoy bench-imds bench-cold bench-size bench-load wrk fleet clean
 
 PYTHON ?= python3
 export PYTHON
@@ -50,6 +50,14 @@ istio-schema: ## check envoy/istio/ against Istio's published CRDs (requires Go)
 test-sdks: envoy build ## run the Azure SDKs for Node.js, Go and Java against the filter, if their runtimes are installed
 	@scripts/fetch-sdks node go java
 	$(CARGO) test --workspace --test sdks -- --ignored
+
+test-keycloak: tools ## get federated tokens from a real Keycloak (requires Java and Maven; the first run takes some minutes)
+	@scripts/fetch-keycloak
+	$(CARGO) test --workspace --test keycloak -- --ignored
+
+test-vault: tools ## get federated tokens from a real Vault (requires Go; the first run builds Vault for some minutes)
+	@scripts/fetch-vault
+	$(CARGO) test --workspace --test vault -- --ignored
 
 prometheus: ## fetch Debian's Prometheus into .tools/ (nothing to do where prometheus and promtool are on the PATH)
 	@scripts/fetch-debian prometheus "prometheus promtool" prometheus

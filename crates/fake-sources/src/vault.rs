@@ -12,7 +12,7 @@ use crate::faults::Fault;
 use crate::source::{Rejection, Source, State};
 use crate::token::{Claims, Mint};
 
-const PATH: &str = "/v1/identity/oidc/token/";
+const PATH: &str = "identity/oidc/token/";
 /// The role's ttl, in seconds.
 const LIFETIME: u64 = 3600;
 
@@ -96,14 +96,17 @@ impl Source for Vault {
         if self.requires_request_header && request.header("x-vault-request") != Some("true") {
             return Err(reject(412, "missing 'X-Vault-Request' header"));
         }
-        let Some(role) = request.path().strip_prefix(PATH) else {
-            return Err(reject(404, "no handler for route"));
+        match request.header("x-vault-token") {
+            Some(token) if token == self.token() => {}
+            Some(_) => return Err(reject(403, "2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n")),
+            None => return Err(reject(403, "permission denied")),
+        }
+        let path = request.path().strip_prefix("/v1/").unwrap_or_default();
+        let Some(role) = path.strip_prefix(PATH) else {
+            return Err(reject(404, &format!("no handler for route \"{path}\". route entry not found.")));
         };
         if request.method != "GET" {
-            return Err(reject(405, "unsupported operation"));
-        }
-        if request.header("x-vault-token") != Some(&self.token()) {
-            return Err(reject(403, "permission denied"));
+            return Err(reject(405, "1 error occurred:\n\t* unsupported operation\n\n"));
         }
         if role != Self::ROLE {
             return Err(reject(400, &format!("role \"{role}\" not found")));

@@ -57,6 +57,29 @@ pub enum StartError {
         /// The last lines of the log.
         tail: String,
     },
+    /// A tool is not installed.
+    #[error("there is nothing at {}: run `{remedy}`", path.display())]
+    NotInstalled {
+        /// The missing file.
+        path: PathBuf,
+        /// The command that installs it.
+        remedy: &'static str,
+    },
+    /// Another server exited or did not become ready in time.
+    #[error("{name} did not start ({state}); the last lines of {}:\n{tail}", log.display())]
+    ServerNotReady {
+        /// The server.
+        name: &'static str,
+        /// The exit status, or the time.
+        state: String,
+        /// The log file.
+        log: PathBuf,
+        /// The last lines of the log.
+        tail: String,
+    },
+    /// A server answered an administrative request with an error.
+    #[error("{0}")]
+    Administration(String),
     /// The fake Entra rejected the workload's credential.
     #[error("the fake Entra rejected the workload's credential: {0}")]
     Registration(String),

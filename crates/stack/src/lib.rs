@@ -17,13 +17,16 @@ pub mod envoy;
 mod error;
 mod folder;
 pub mod forwarder;
+pub mod keycloak;
 mod listeners;
 mod mesh;
 mod options;
+mod process;
 pub mod sidecar;
 mod sources;
 mod token_directory;
 pub mod upstream;
+pub mod vault;
 mod workload;
 mod workspace;
 
@@ -39,10 +42,12 @@ pub use client::{Request, Response};
 pub use envoy::Envoy;
 pub use error::{NoSuchPath, PushError, StartError};
 pub use forwarder::{DropMode, Forwarder};
+pub use keycloak::Keycloak;
 pub use mesh::Mesh;
 pub use options::{Edit, Options};
 pub use token_directory::{Layout, TokenDirectory};
 pub use upstream::Upstream;
+pub use vault::Vault;
 pub use workload::{
     AUDIENCE, AUTHORITY_HOST, CLIENT_ID, HEALTH_HOST, IDENTITY_HEADER, IMDS_HOST, ISSUER_URL, LISTED_HOST, NAMESPACE,
     RESOURCES, SERVICE_ACCOUNT, SUBJECT, TENANT_ID, TOKEN_LIFETIME, UNLISTED_HOST, credential,

@@ -16,10 +16,11 @@ fn only_a_valid_vault_token_reads_the_role() {
         &[
             ("no request header", 412, "X-Vault-Request", &|request| set(request, "x-vault-request", "")),
             ("no token", 403, "permission denied", &|request| set(request, "x-vault-token", "")),
+            ("another token", 403, "invalid token", &|request| set(request, "x-vault-token", "x")),
             ("another role", 400, "role \"orders\" not found", &|request| {
                 request.target = "/v1/identity/oidc/token/orders".to_owned();
             }),
-            ("another path", 404, "no handler", &|request| request.target = "/v1/identity/token/payments".to_owned()),
+            ("another path", 404, "no handler", &|request| request.target = "/v1/another/payments".to_owned()),
             ("a POST", 405, "unsupported operation", &|request| request.method = "POST".to_owned()),
         ],
     );

@@ -1,0 +1,18 @@
+//! A real Keycloak issues the federated tokens: `make test-keycloak`.
+//!
+//! Its realm is `workloads.json`. The tests are ignored by default, because they require Java.
+
+// A test may panic.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
+#[path = "../caught/mod.rs"]
+mod caught;
+#[path = "../real_server/mod.rs"]
+mod real_server;
+mod tokens;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    real_server::run(stack::Keycloak::start, tokens::ALL)
+}

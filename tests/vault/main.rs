@@ -1,0 +1,18 @@
+//! A real Vault issues the federated tokens: `make test-vault`.
+//!
+//! The tests are ignored by default, because they require Go and a long build.
+
+// A test may panic.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
+#[path = "../caught/mod.rs"]
+mod caught;
+#[path = "../real_server/mod.rs"]
+mod real_server;
+mod tokens;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    real_server::run(stack::Vault::start, tokens::ALL)
+}
