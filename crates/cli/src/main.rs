@@ -1,7 +1,9 @@
 //! The command `entra-exchange`: a shell over the library `entra-exchange-operator`. It reads files, and prints what the library
 //! returns.
 
+mod clock;
 mod input;
+mod network;
 mod output;
 mod verbs;
 
@@ -36,6 +38,16 @@ Exit codes:
 enum Verb {
     /// Find mistakes and risks in configurations and manifests
     Check(verbs::check::Check),
+    /// Show what a token says and what Entra will think of it
+    Inspect(verbs::inspect::Inspect),
+    /// Explain an error code of Microsoft Entra
+    Aadsts(verbs::aadsts::Aadsts),
+    /// Print the federated credentials that a configuration needs
+    Credentials(verbs::credentials::Credentials),
+    /// Show the tokens of a running filter (fetches its status page)
+    Status(verbs::status::Status),
+    /// Look at a machine or pod: variables, token file, and with the flags the filter, Envoy and the authority
+    Doctor(verbs::doctor::Doctor),
     /// Print a script for the completion of arguments in a shell
     Completions(verbs::completions::Completions),
 }
@@ -52,6 +64,11 @@ fn run(command: &Command) -> Result<Verdict, Failure> {
     let output = Output { form: command.output, colour: command.color };
     match &command.verb {
         Verb::Check(check) => check.run(output),
+        Verb::Aadsts(aadsts) => aadsts.run(output),
+        Verb::Inspect(inspect) => inspect.run(output),
+        Verb::Credentials(credentials) => credentials.run(output),
+        Verb::Status(status) => status.run(output),
+        Verb::Doctor(doctor) => doctor.run(output),
         Verb::Completions(completions) => completions.run::<Command>(),
     }
 }

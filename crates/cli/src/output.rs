@@ -18,6 +18,16 @@ impl Failure {
         Self { message: message.into(), code: 2 }
     }
 
+    /// Another server did not answer as expected.
+    pub(crate) fn remote(message: impl Into<String>) -> Self {
+        Self { message: message.into(), code: 3 }
+    }
+
+    /// The message without the name of the file that it begins with.
+    pub(crate) fn without(self, name: &str) -> String {
+        self.message.strip_prefix(name).map_or(self.message.clone(), |rest| rest.trim_start().to_owned())
+    }
+
     /// Prints the line, and returns the exit code.
     pub(crate) fn report(self) -> ExitCode {
         let Self { message, code } = self;
@@ -93,6 +103,15 @@ impl Output {
             Colour::Auto => {
                 std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
             }
+        }
+    }
+
+    /// Prints text or JSON, as the form says.
+    pub(crate) fn print(self, text: &str, json: &serde_json::Value) -> Result<(), Failure> {
+        match self.form {
+            Form::Text => print(text),
+            Form::Json => print_json(json),
+            Form::Sarif => Err(Failure::input("--output sarif is a form of check alone: write text or json")),
         }
     }
 }

@@ -116,7 +116,10 @@ impl fmt::Display for Claims {
 
 impl Assertion {
     /// Parses the content of the token file and checks that the token is valid at `now`.
-    pub(crate) fn parse(content: &[u8], now: Timestamp) -> Result<Self, Problem> {
+    ///
+    /// # Errors
+    /// If Entra would not accept the token: the code, what was found, and a remedy.
+    pub fn parse(content: &[u8], now: Timestamp) -> Result<Self, Problem> {
         if content.len() > LONGEST {
             return Err(Problem::new(
                 Code::AssertionMalformed,
@@ -171,8 +174,8 @@ impl Assertion {
         self.lifetime
     }
 
-    /// The claims, for the detail of a problem.
-    pub(crate) const fn claims(&self) -> &Claims {
+    /// The claims with which a federated credential is compared.
+    pub const fn claims(&self) -> &Claims {
         &self.claims
     }
 }

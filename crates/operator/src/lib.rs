@@ -3,7 +3,10 @@
 //! The decisions are those of `entra-exchange-core`, which the filter itself runs. The command `entra-exchange`
 //! (`crates/cli`) reads files and prints what this library returns.
 
+pub mod aadsts;
 mod check;
+pub mod credentials;
+pub mod doctor;
 mod document;
 mod embedded;
 mod finding;
@@ -11,9 +14,13 @@ mod inventory;
 mod json;
 pub mod report;
 mod source;
+pub mod status;
+mod times;
+pub mod token;
 mod tree;
 mod yaml;
 
 pub use check::{Checked, Options, check};
 pub use finding::{CODES, Code, Finding, Severity, code};
 pub use source::{LONGEST, NotText, Position, Source};
+pub use times::length;

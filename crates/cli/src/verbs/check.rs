@@ -1,13 +1,11 @@
 //! `check`: every mistake and every risk, at its line and column.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use clap::Args;
 use operator::{Checked, Options, Severity, report};
 use serde_json::json;
 
-use crate::input;
 use crate::output::{Failure, Form, Output, Verdict, print, print_json};
+use crate::{clock, input};
 
 /// The arguments of `check`.
 #[derive(Debug, Args)]
@@ -28,7 +26,8 @@ pub(crate) struct Check {
     variables: Vec<(String, String)>,
 }
 
-fn variable(text: &str) -> Result<(String, String), String> {
+/// Reads `NAME=VALUE`.
+pub(crate) fn variable(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
 }
@@ -36,7 +35,7 @@ fn variable(text: &str) -> Result<(String, String), String> {
 impl Check {
     pub(crate) fn run(&self, output: Output) -> Result<Verdict, Failure> {
         let sources = input::sources(&self.files)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|now| now.as_secs());
+        let now = Some(clock::now());
         if let Some(unknown) = self.accepted.iter().find(|code| operator::code(code).is_none()) {
             return Err(Failure::input(format!("--accept {unknown}: no finding has this code")));
         }

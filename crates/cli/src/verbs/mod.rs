@@ -1,4 +1,9 @@
 //! The verbs of the command, one a file: the arguments, and what is read and printed.
 
+pub(crate) mod aadsts;
 pub(crate) mod check;
 pub(crate) mod completions;
+pub(crate) mod credentials;
+pub(crate) mod doctor;
+pub(crate) mod inspect;
+pub(crate) mod status;

@@ -152,6 +152,29 @@ pub(crate) fn row(code: u32) -> Option<&'static Row> {
     ROWS.binary_search_by_key(&code, |row| row.code).ok().and_then(|index| ROWS.get(index))
 }
 
+/// What the catalogue says of an AADSTS code, for tools that explain errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CatalogueEntry {
+    /// The code, without `AADSTS`.
+    pub code: u32,
+    /// The retry class, as in logs and metrics.
+    pub class: &'static str,
+    /// Whether Entra refuses the credential regardless of the resource, so that a pod is not ready.
+    pub refuses_credential: bool,
+    /// An instruction for the operator.
+    pub remedy: &'static str,
+}
+
+/// All entries of the catalogue, in ascending order of their codes.
+pub fn catalogue() -> impl Iterator<Item = CatalogueEntry> {
+    ROWS.iter().map(|row| CatalogueEntry {
+        code: row.code,
+        class: row.retry_class.as_str(),
+        refuses_credential: is_of_credential(row.code),
+        remedy: row.remedy,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,6 +11,7 @@ mod token_spec;
 
 pub(crate) use answer::{EndpointAnswer, read_answer};
 pub use authority::{Authority, AuthorityMistake, Cloud};
+pub use catalogue::{CatalogueEntry, catalogue};
 pub(crate) use catalogue::{RetryClass, is_of_credential};
 pub use token_spec::{CredentialKey, TokenKey, TokenSpec, TokenSpecParts};
 

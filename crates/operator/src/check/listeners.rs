@@ -77,8 +77,8 @@ fn check_metadata(listener: Found<'_>, manager: Found<'_>, findings: &mut Findin
         findings.add(
             "original_dst_missing",
             listener.place_of("name"),
-            "the filter cannot see which address a redirected client called",
-            "Add the listener filter envoy.filters.listener.original_dst: without it the filter cannot see that a redirected client \
+            "the filter does not learn which address a redirected client called",
+            "Add the listener filter envoy.filters.listener.original_dst: without it the filter does not learn that a redirected client \
              called 169.254.169.254.",
         );
     }

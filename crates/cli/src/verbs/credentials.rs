@@ -1,0 +1,104 @@
+//! `credentials`: the federated credentials that a configuration needs.
+
+use clap::{Args, ValueEnum};
+use operator::credentials::{self, Format, Workloads};
+use operator::token;
+use serde_json::json;
+
+use crate::output::{Failure, Form, Output, Verdict, print, print_json};
+use crate::{clock, input};
+
+/// The arguments of `credentials`.
+#[derive(Debug, Args)]
+pub(crate) struct Credentials {
+    /// The configuration, or the manifest that contains it; - is standard input
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<String>,
+    /// The form of the result
+    #[arg(long, value_enum, default_value = "az")]
+    format: Chosen,
+    /// The issuer of the federated tokens, such as the cluster's OIDC issuer URL
+    #[arg(long, value_name = "URL", required_unless_present = "token")]
+    issuer: Option<String>,
+    /// The subject of a workload's token; may be repeated
+    #[arg(long = "subject", value_name = "SUBJECT")]
+    subjects: Vec<String>,
+    /// A Kubernetes service account, NAMESPACE/NAME; may be repeated
+    #[arg(long = "service-account", value_name = "NAMESPACE/NAME", value_parser = service_account)]
+    service_accounts: Vec<String>,
+    /// The audience, if it is not that of the authority's cloud
+    #[arg(long, value_name = "AUDIENCE")]
+    audience: Option<String>,
+    /// Take issuer, subject and audience from the token in this file
+    #[arg(long, value_name = "FILE")]
+    token: Option<String>,
+    /// An environment variable of the proxy's container, such as AZURE_CLIENT_ID=…
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = super::check::variable)]
+    variables: Vec<(String, String)>,
+}
+
+/// The form of the result.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Chosen {
+    /// Commands of the Azure CLI
+    Az,
+    /// Bicep
+    Bicep,
+    /// Terraform
+    Terraform,
+    /// JSON
+    Json,
+}
+
+fn service_account(text: &str) -> Result<String, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok(format!("system:serviceaccount:{namespace}:{name}"))
+        }
+        _ => Err("write NAMESPACE/NAME".to_owned()),
+    }
+}
+
+impl Credentials {
+    pub(crate) fn run(&self, output: Output) -> Result<Verdict, Failure> {
+        let sources = input::sources(&self.files)?;
+        let workloads = self.workloads()?;
+        let list = credentials::credentials(&sources, &workloads);
+        let list = list.map_err(|reason| Failure::input(reason.to_string()))?;
+        let format = match self.format {
+            Chosen::Az => Format::Az,
+            Chosen::Bicep => Format::Bicep,
+            Chosen::Terraform => Format::Terraform,
+            Chosen::Json => Format::Json,
+        };
+        match output.form {
+            Form::Json => print_json(&json!(list))?,
+            _ => print(&credentials::render(&list, format))?,
+        }
+        Ok(Verdict::Good)
+    }
+
+    fn workloads(&self) -> Result<Workloads, Failure> {
+        let mut subjects = [self.subjects.clone(), self.service_accounts.clone()].concat();
+        let mut issuer = self.issuer.clone();
+        let mut audience = self.audience.clone();
+        if let Some(file) = &self.token {
+            let source = input::source(file)?;
+            let inspected = token::inspect(source.text(), clock::now());
+            let inspected = inspected.map_err(|reason| Failure::input(format!("{file} {reason}")))?;
+            let claims = inspected.credential.ok_or_else(|| {
+                Failure::input(format!("{file} is not a federated token with issuer, subject and audience"))
+            })?;
+            issuer = issuer.or(Some(claims.issuer));
+            audience = audience.or(Some(claims.audience));
+            if subjects.is_empty() {
+                subjects.push(claims.subject);
+            }
+        }
+        if subjects.is_empty() {
+            return Err(Failure::input("no workload is named: write --service-account, --subject or --token"));
+        }
+        let issuer = issuer.unwrap_or_default();
+        Ok(Workloads { issuer, subjects, audience, variables: self.variables.clone() })
+    }
+}

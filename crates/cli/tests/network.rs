@@ -1,0 +1,86 @@
+//! The verbs that call another server: what they show, and what they say if it does not answer.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
+use std::process::{Command, Output};
+
+/// Serves one response for each request, by the path's beginning.
+fn serve(pages: Vec<(&'static str, u16, String)>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = String::new();
+            BufReader::new(&stream).read_line(&mut request).unwrap();
+            let path = request.split(' ').nth(1).unwrap();
+            let found = pages.iter().find(|(beginning, ..)| path.starts_with(beginning));
+            let (status, body) = found.map_or((404, ""), |(_, status, body)| (*status, body.as_str()));
+            let length = body.len();
+            write!(stream, "HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+                .unwrap();
+        }
+    });
+    format!("http://{address}")
+}
+
+fn run(arguments: &[&str]) -> (i32, String, String) {
+    let output: Output = Command::new(env!("CARGO_BIN_EXE_entra-exchange")).args(arguments).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+fn fixture(name: &str) -> String {
+    std::fs::read_to_string(format!("{}/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+#[test]
+fn status_shows_each_token_and_the_exit_code_says_whether_one_has_a_problem() {
+    let server = serve(vec![("/status", 200, fixture("status.json"))]);
+    let (code, stdout, _) = run(&["status", &format!("{server}/status")]);
+    assert!(code == 1 && stdout.contains("https://storage.azure.com/.default  failing"), "{stdout}");
+    let (code, stdout, _) = run(&["status", &format!("{server}/status"), "--output", "json"]);
+    assert!(code == 1 && stdout.contains("\"next_try_in_s\": 108"), "{stdout}");
+}
+
+#[test]
+fn a_server_that_does_not_answer_as_expected_is_one_line_and_exit_code_3() {
+    let server = serve(vec![("/html", 200, "<html>".to_owned()), ("/forbidden", 403, String::new())]);
+    for (page, reason) in [("/html", "not a status page"), ("/forbidden", "answered 403"), ("/other", "answered 404")] {
+        let (code, stdout, stderr) = run(&["status", &format!("{server}{page}")]);
+        assert!(code == 3 && stdout.is_empty() && stderr.contains(reason) && stderr.lines().count() == 1, "{stderr}");
+    }
+    let (code, _, stderr) = run(&["status", "http://127.0.0.1:1/"]);
+    assert!(code == 3 && stderr.contains("cannot be reached"), "{stderr}");
+}
+
+#[test]
+fn doctor_judges_what_envoy_and_the_filter_answer() {
+    let server = serve(vec![
+        ("/clusters", 200, fixture("clusters.txt")),
+        ("/stats", 200, fixture("stats.txt")),
+        ("/status", 200, fixture("status.json")),
+    ]);
+    let (code, stdout, _) = run(&["doctor", "--remote", "--admin", &server, "--status", &format!("{server}/status")]);
+    let lines: Vec<&str> = stdout.lines().filter(|line| !line.starts_with(' ')).collect();
+    assert_eq!(code, 1);
+    for (line, beginning) in
+        lines.iter().zip(["wrong filter", "ok    cluster entra: 14 connections", "wrong cluster entra_new_connection"])
+    {
+        assert!(line.starts_with(beginning), "{stdout}");
+    }
+    assert_eq!(run(&["doctor", "--remote"]).0, 2);
+    let (code, stdout, _) = run(&["doctor", "--remote", "--connect", "--authority", "https://127.0.0.1:1"]);
+    assert!(code == 1 && stdout.starts_with("wrong connection"), "{stdout}");
+}
+
+#[test]
+fn inspect_verifies_with_a_key_set_that_it_fetches() {
+    let server = serve(vec![("/keys", 200, "{\"keys\": []}".to_owned())]);
+    let token = format!("{}/tests/fixtures/token.jwt", env!("CARGO_MANIFEST_DIR"));
+    let arguments = ["inspect", &token, "--at", "2026-01-31T02:10:00Z"];
+    let (code, stdout, _) = run(&arguments);
+    assert!(code == 0 && !stdout.contains("bm90"), "{stdout}");
+    let (code, stdout, _) = run(&[&arguments[..], &["--jwks", &format!("{server}/keys")]].concat());
+    assert!(code == 1 && stdout.contains("not verified: the key set has no key \"2026-01\""), "{stdout}");
+}

@@ -1,0 +1,372 @@
+//! `credentials`: the federated credentials that a configuration needs, as commands or declarations that create them.
+
+use std::fmt::Write as _;
+
+use entra_exchange_core::entra::{Authority, Cloud};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::check::{Options, check};
+use crate::document;
+use crate::finding::{Findings, Severity};
+use crate::inventory::Inventory;
+use crate::source::Source;
+use crate::tree::Node;
+
+/// How many federated credentials an application or a managed identity may have (learn.microsoft.com, "Important considerations and
+/// restrictions for federated identity credentials").
+pub const MOST: usize = 20;
+
+/// What the configuration does not say.
+#[derive(Clone, Debug, Default)]
+pub struct Workloads {
+    /// The issuer of the federated tokens.
+    pub issuer: String,
+    /// The subjects: the workloads that may use the identities.
+    pub subjects: Vec<String>,
+    /// The audience; `None` for that of the authority's cloud.
+    pub audience: Option<String>,
+    /// Environment variables of the proxy's container.
+    pub variables: Vec<(String, String)>,
+}
+
+/// A federated credential of one client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FederatedCredential {
+    /// The identity in the configuration.
+    pub identity: String,
+    /// The client id; `None` if it is not known.
+    pub client_id: Option<String>,
+    /// The Azure resource id, if it is a managed identity and the configuration has it.
+    pub resource_id: Option<String>,
+    /// The name of the credential.
+    pub name: String,
+    /// The issuer.
+    pub issuer: String,
+    /// The subject.
+    pub subject: String,
+    /// The audience.
+    pub audience: String,
+}
+
+/// The form of the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Commands of the Azure CLI.
+    Az,
+    /// Bicep.
+    Bicep,
+    /// Terraform.
+    Terraform,
+    /// JSON.
+    Json,
+}
+
+/// Why there is no list of credentials.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoCredentials {
+    /// The configuration has mistakes.
+    Mistakes(usize),
+    /// The files contain no configuration, or several.
+    Configurations(usize),
+    /// A client would have more than [`MOST`] credentials: its identity, and how many.
+    TooMany(String, usize),
+    /// A value is longer than Entra allows, or empty: its name.
+    NotValid(&'static str),
+}
+
+impl std::fmt::Display for NoCredentials {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Mistakes(count) => {
+                write!(formatter, "the configuration has {count} mistakes: run entra-exchange check, and correct them")
+            }
+            Self::Configurations(count) => {
+                write!(formatter, "the files contain {count} configurations of the filter: give the files of one")
+            }
+            Self::TooMany(identity, count) => write!(
+                formatter,
+                "{identity} would have {count} federated credentials, and Entra allows {MOST} per application or managed identity: let \
+                 workloads share a service account, divide them among several identities, use AKS identity bindings, which need one \
+                 credential, or a flexible federated credential, whose subject is a pattern"
+            ),
+            Self::NotValid(name) => write!(formatter, "the {name} is empty or longer than 600 characters"),
+        }
+    }
+}
+
+/// The credentials that the configuration in the sources needs.
+///
+/// # Errors
+/// If the configuration has mistakes, or Entra does not allow so many credentials.
+pub fn credentials(sources: &[Source], workloads: &Workloads) -> Result<Vec<FederatedCredential>, NoCredentials> {
+    let options = Options { variables: workloads.variables.clone(), ..Options::default() };
+    let mistakes = check(sources, &options).count(Severity::Error);
+    if mistakes > 0 {
+        return Err(NoCredentials::Mistakes(mistakes));
+    }
+    let documents = document::read(sources, &mut Findings::default());
+    let inventory = Inventory::of(sources, &documents);
+    let [configuration] = inventory.configurations.as_slice() else {
+        return Err(NoCredentials::Configurations(inventory.configurations.len()));
+    };
+    for (name, value) in
+        [("issuer", &workloads.issuer)].into_iter().chain(workloads.subjects.iter().map(|one| ("subject", one)))
+    {
+        if value.is_empty() || value.len() > 600 {
+            return Err(NoCredentials::NotValid(name));
+        }
+    }
+    let variable =
+        |name: &str| workloads.variables.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone());
+    let authority = configuration.get("entra").and_then(|entra| entra.text_of("authority")).map(str::to_owned);
+    let audience =
+        workloads.audience.clone().unwrap_or_else(|| audience(authority.or_else(|| variable("AZURE_AUTHORITY_HOST"))));
+    let listed: Vec<Option<&Node>> = match configuration.get("identities") {
+        Some(identities) => identities.items().map(Some).collect(),
+        None => vec![None],
+    };
+    let mut credentials = Vec::new();
+    for identity in listed {
+        let text = |name: &str| identity.and_then(|identity| identity.text_of(name)).map(str::to_owned);
+        let named = text("name").unwrap_or_else(|| "default".to_owned());
+        if workloads.subjects.len() > MOST {
+            return Err(NoCredentials::TooMany(named, workloads.subjects.len()));
+        }
+        for subject in &workloads.subjects {
+            credentials.push(FederatedCredential {
+                name: name_of(subject),
+                identity: named.clone(),
+                client_id: text("client_id").or_else(|| variable("AZURE_CLIENT_ID")),
+                resource_id: text("resource_id"),
+                issuer: workloads.issuer.clone(),
+                subject: subject.clone(),
+                audience: audience.clone(),
+            });
+        }
+    }
+    Ok(credentials)
+}
+
+/// The audience for the authority's cloud (learn.microsoft.com, "Workload identity federation": audiences of the clouds).
+fn audience(authority: Option<String>) -> String {
+    let cloud = authority.and_then(|text| Authority::parse(&text, true).ok()).and_then(|authority| authority.cloud());
+    match cloud {
+        Some(Cloud::UsGovernment) => "api://AzureADTokenExchangeUSGov",
+        Some(Cloud::China) => "api://AzureADTokenExchangeChina",
+        Some(Cloud::Public) | None => "api://AzureADTokenExchange",
+    }
+    .to_owned()
+}
+
+/// A name from a subject: letters, digits and hyphens, 3 to 120 characters. For a service account its namespace and name.
+fn name_of(subject: &str) -> String {
+    let short = subject.strip_prefix("system:serviceaccount:").unwrap_or(subject);
+    let plain: String = short.chars().map(|one| if one.is_ascii_alphanumeric() { one } else { '-' }).collect();
+    let mut name = plain.trim_matches('-').to_owned();
+    name.truncate(110);
+    if name.len() < 3 { format!("credential-{name}") } else { name }
+}
+
+/// The credentials in a format.
+pub fn render(credentials: &[FederatedCredential], format: Format) -> String {
+    let mut text = String::new();
+    for (index, credential) in credentials.iter().enumerate() {
+        match format {
+            Format::Json => {}
+            Format::Az => text.push_str(&az(credential)),
+            Format::Bicep => text.push_str(&bicep(credential, index)),
+            Format::Terraform => text.push_str(&terraform(credential, index)),
+        }
+        text.push('\n');
+    }
+    match format {
+        Format::Json => serde_json::to_string_pretty(credentials).unwrap_or_default(),
+        Format::Bicep if credentials.iter().any(|one| one.resource_id.is_none()) => {
+            format!("extension microsoftGraphV1\n\n{text}")
+        }
+        _ => text,
+    }
+}
+
+/// The subscription, resource group and name in the id of a managed identity.
+fn parts(resource_id: &str) -> Option<(&str, &str, &str)> {
+    let mut parts = resource_id.trim_matches('/').split('/');
+    let subscription = parts.nth(1)?;
+    let group = parts.nth(1)?;
+    Some((subscription, group, parts.next_back()?))
+}
+
+/// A text in single quotes for a shell.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+fn client_of(credential: &FederatedCredential) -> &str {
+    credential.client_id.as_deref().unwrap_or("<client id>")
+}
+
+fn az(credential: &FederatedCredential) -> String {
+    let FederatedCredential { name, issuer, subject, audience, resource_id, identity, .. } = credential;
+    let mut text = format!("# identity {identity}\n");
+    // Writing to a string does not fail.
+    let _ = match resource_id.as_deref().and_then(parts) {
+        Some((subscription, group, managed)) => write!(
+            text,
+            "az identity federated-credential create --subscription {} --resource-group {} --identity-name {} \\\n  --name {} \\\n  \
+             --issuer {} \\\n  --subject {} \\\n  --audiences {}\n",
+            quoted(subscription),
+            quoted(group),
+            quoted(managed),
+            quoted(name),
+            quoted(issuer),
+            quoted(subject),
+            quoted(audience),
+        ),
+        None => {
+            // In this order, whatever features of serde_json a build uses.
+            let parameters = format!(
+                "{{\"name\":{},\"issuer\":{},\"subject\":{},\"audiences\":[{}]}}",
+                json!(name),
+                json!(issuer),
+                json!(subject),
+                json!(audience)
+            );
+            let (client, parameters) = (quoted(client_of(credential)), quoted(&parameters));
+            writeln!(text, "az ad app federated-credential create --id {client} --parameters {parameters}")
+        }
+    };
+    text
+}
+
+/// A text in single quotes for Bicep, in which a backslash, a quote and `${` are escaped.
+fn bicep_text(text: &str) -> String {
+    format!("'{}'", text.replace('\\', r"\\").replace('\'', r"\'").replace("${", r"\${"))
+}
+
+fn bicep(credential: &FederatedCredential, index: usize) -> String {
+    let FederatedCredential { name, issuer, subject, audience, resource_id, identity, .. } = credential;
+    let values = format!(
+        "issuer: {}\n    subject: {}\n    audiences: [{}]",
+        bicep_text(issuer),
+        bicep_text(subject),
+        bicep_text(audience)
+    );
+    match resource_id.as_deref().and_then(parts) {
+        Some((_, _, managed)) => format!(
+            "// identity {identity}\nresource credential{index} \
+             'Microsoft.ManagedIdentity/userAssignedIdentities/federatedIdentityCredentials@2023-01-31' = {{\n  name: {}\n  properties: \
+             {{\n    {values}\n  }}\n}}\n",
+            bicep_text(&format!("{managed}/{name}")),
+        ),
+        None => {
+            let values = values.replace("\n  ", "\n");
+            format!(
+                "// identity {identity}\nresource application{index} 'Microsoft.Graph/applications@v1.0' existing = {{\n  uniqueName: \
+                 '<unique name of the application {}>'\n}}\n\nresource credential{index} \
+                 'Microsoft.Graph/applications/federatedIdentityCredentials@v1.0' = {{\n  name: \
+                 '${{application{index}.uniqueName}}/{name}'\n  {values}\n}}\n",
+                client_of(credential),
+            )
+        }
+    }
+}
+
+/// A text in double quotes for Terraform, in which templates are escaped.
+fn terraform_text(text: &str) -> String {
+    json!(text).to_string().replace("${", "$${").replace("%{", "%%{")
+}
+
+fn terraform(credential: &FederatedCredential, index: usize) -> String {
+    let FederatedCredential { name, issuer, subject, audience, resource_id, identity, .. } = credential;
+    let text = terraform_text;
+    match resource_id.as_deref().and_then(|id| parts(id).map(|parts| (id, parts))) {
+        Some((id, (_, group, _))) => format!(
+            "# identity {identity}\nresource \"azurerm_federated_identity_credential\" \"credential_{index}\" {{\n  name                = \
+             {}\n  resource_group_name = {}\n  parent_id           = {}\n  issuer              = {}\n  subject             = {}\n  audience            = [{}]\n}}\n",
+            text(name),
+            text(group),
+            text(id),
+            text(issuer),
+            text(subject),
+            text(audience)
+        ),
+        None => format!(
+            "# identity {identity}\ndata \"azuread_application\" \"application_{index}\" {{\n  client_id = {}\n}}\n\nresource \
+             \"azuread_application_federated_identity_credential\" \"credential_{index}\" {{\n  application_id = \
+             data.azuread_application.application_{index}.id\n  display_name   = {}\n  issuer         = {}\n  subject        = {}\n  \
+             audiences      = [{}]\n}}\n",
+            text(client_of(credential)),
+            text(name),
+            text(issuer),
+            text(subject),
+            text(audience)
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(text: &str) -> Vec<Source> {
+        vec![Source::new("f.yaml", text)]
+    }
+
+    fn workloads(count: usize) -> Workloads {
+        let subjects = (0..count).map(|number| format!("system:serviceaccount:payments:api-{number}")).collect();
+        Workloads { issuer: "https://issuer.example/".to_owned(), subjects, ..Workloads::default() }
+    }
+
+    const TWO: &str = "identities:
+- { name: a, client_id: aaaaaaaa-0000-4000-8000-000000000001 }
+- { name: b, client_id: aaaaaaaa-0000-4000-8000-000000000002, resource_id: /subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/m }
+destinations: [ { hosts: [x.example], action: pass } ]\n";
+
+    #[test]
+    fn each_identity_needs_a_credential_for_each_workload() {
+        let found = credentials(&source(TWO), &workloads(2)).unwrap();
+        let summary: Vec<(&str, &str)> = found.iter().map(|one| (one.identity.as_str(), one.name.as_str())).collect();
+        assert_eq!(
+            summary,
+            [("a", "payments-api-0"), ("a", "payments-api-1"), ("b", "payments-api-0"), ("b", "payments-api-1")]
+        );
+        assert!(found.iter().all(|one| one.audience == "api://AzureADTokenExchange"));
+    }
+
+    #[test]
+    fn the_audience_is_that_of_the_cloud() {
+        let text = format!("entra: {{ authority: \"https://login.microsoftonline.us\" }}\n{TWO}");
+        assert_eq!(credentials(&source(&text), &workloads(1)).unwrap()[0].audience, "api://AzureADTokenExchangeUSGov");
+    }
+
+    #[test]
+    fn more_than_twenty_are_refused_with_the_ways_out() {
+        assert!(credentials(&source(TWO), &workloads(20)).is_ok());
+        let refused = credentials(&source(TWO), &workloads(21)).unwrap_err();
+        assert_eq!(refused, NoCredentials::TooMany("a".to_owned(), 21));
+        assert!(refused.to_string().contains("identity bindings"));
+    }
+
+    #[test]
+    fn a_configuration_with_mistakes_is_refused() {
+        let refused = credentials(&source("destinations: [ {} ]\n"), &workloads(1)).unwrap_err();
+        assert!(matches!(refused, NoCredentials::Mistakes(count) if count > 0));
+        let no_issuer = Workloads { issuer: String::new(), ..workloads(1) };
+        assert_eq!(credentials(&source(TWO), &no_issuer), Err(NoCredentials::NotValid("issuer")));
+    }
+
+    #[test]
+    fn values_cannot_leave_their_quotes() {
+        let subjects = vec!["a'; rm -rf ~ #${x}%{y}\"".to_owned()];
+        let found = credentials(&source(TWO), &Workloads { subjects, ..workloads(0) }).unwrap();
+        let rendered = |format| render(&found, format);
+        assert!(rendered(Format::Az).contains(r"'a'\''; rm -rf ~ #${x}%{y}"), "{}", rendered(Format::Az));
+        assert!(rendered(Format::Bicep).contains(r#"'a\'; rm -rf ~ #\${x}%{y}"'"#), "{}", rendered(Format::Bicep));
+        assert!(
+            rendered(Format::Terraform).contains(r##""a'; rm -rf ~ #$${x}%%{y}\"""##),
+            "{}",
+            rendered(Format::Terraform)
+        );
+    }
+}
