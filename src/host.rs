@@ -1,9 +1,11 @@
 //! Implements the engine's host interface with proxy-wasm host calls. Header values are bytes, because they need not be UTF-8.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use entra_exchange_abi::hostcalls::{self, LogLevel, MapType, MetricType, Status};
@@ -12,6 +14,7 @@ use entra_exchange_core::engine::{CallId, Host, HttpHost, MetricId};
 use entra_exchange_core::event::{Event, Level};
 use entra_exchange_core::http::{CallFailure, HttpCall, Reply};
 use entra_exchange_core::metrics::Kind;
+use entra_exchange_core::request::{Headers, RequestSource};
 use entra_exchange_core::time::Timestamp;
 
 /// Envoy, as the host of one root context.
@@ -129,13 +132,88 @@ impl Host for Envoy {
     }
 }
 
-impl HttpHost for Envoy {
-    fn header(&self, stream: StreamId, name: &str) -> Option<Vec<u8>> {
-        self.act_on(stream.0).then(|| hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name).ok())??
+/// The request of the context on which host calls act.
+struct EffectiveRequest;
+
+/// An attribute of the request. Its parts are separated by NUL.
+fn property(path: &str) -> Option<Vec<u8>> {
+    hostcalls::get_property(path).ok().flatten()
+}
+
+/// An attribute that is a text.
+fn text(path: &str) -> Option<String> {
+    String::from_utf8(property(path)?).ok()
+}
+
+/// Parses an IPv4 address and port. Envoy writes them without leading zeros, and every request has one, so this is much shorter than
+/// the standard library's parser.
+fn ipv4(text: &[u8]) -> Option<SocketAddr> {
+    let (mut numbers, mut index) = ([0_u16; 5], 0_usize);
+    for byte in text {
+        match byte {
+            b'0'..=b'9' => {
+                let number = numbers.get_mut(index)?;
+                *number = number.checked_mul(10)?.checked_add(u16::from(byte - b'0'))?;
+            }
+            b'.' if index < 3 => index += 1,
+            b':' if index == 3 => index = 4,
+            _ => return None,
+        }
+    }
+    let [a, b, c, d, port] = numbers;
+    let octet = |number: u16| u8::try_from(number).ok();
+    let address = [octet(a)?, octet(b)?, octet(c)?, octet(d)?];
+    (index == 4).then(|| (address, port).into())
+}
+
+fn is_set(path: &str) -> bool {
+    property(path).is_some_and(|value| !value.is_empty())
+}
+
+impl RequestSource for EffectiveRequest {
+    fn authority(&self) -> Option<Cow<'_, [u8]>> {
+        hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, ":authority").ok().flatten().map(Cow::Owned)
     }
 
-    fn property(&self, stream: StreamId, path: &[&str]) -> Option<Vec<u8>> {
-        self.act_on(stream.0).then(|| hostcalls::get_property(path).ok())??
+    fn headers(&self) -> Cow<'_, Headers> {
+        let (block, positions) = hostcalls::get_map(MapType::HttpRequestHeaders).unwrap_or_default();
+        Cow::Owned(Headers::in_block(block, positions))
+    }
+
+    fn cluster_name(&self) -> Option<Cow<'_, str>> {
+        text("xds\0cluster_name").map(Cow::Owned)
+    }
+
+    fn attempt(&self) -> Option<u64> {
+        // Envoy encodes an integer as eight bytes in little-endian order.
+        property("upstream\0request_attempt_count")?.try_into().ok().map(u64::from_le_bytes)
+    }
+
+    fn upstream_is_established(&self) -> bool {
+        is_set("upstream\0cx_pool_ready_duration")
+    }
+
+    fn upstream_tls(&self) -> bool {
+        is_set("upstream\0tls_version")
+    }
+
+    fn peer_uri(&self) -> Option<Cow<'_, str>> {
+        text("connection\0uri_san_peer_certificate").map(Cow::Owned)
+    }
+
+    fn destination_address(&self) -> Option<SocketAddr> {
+        let address = property("destination\0address")?;
+        ipv4(&address).or_else(|| str::from_utf8(&address).ok()?.parse().ok())
+    }
+
+    fn filter_state(&self, name: &str) -> Option<Cow<'_, str>> {
+        text(name).map(Cow::Owned)
+    }
+}
+
+impl HttpHost for Envoy {
+    fn request(&self, stream: StreamId) -> Option<&dyn RequestSource> {
+        self.act_on(stream.0).then_some(&EffectiveRequest)
     }
 
     fn response_status(&self, stream: StreamId) -> Option<u16> {
@@ -185,7 +263,7 @@ impl HttpHost for Envoy {
     }
 
     fn node_id(&self) -> Option<Vec<u8>> {
-        hostcalls::get_property(&["xds", "node", "id"]).ok().flatten()
+        property("xds\0node\0id")
     }
 
     fn random(&mut self) -> u64 {

@@ -11,7 +11,9 @@ mod in_process;
 mod scenarios;
 mod sidecar;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
@@ -22,6 +24,7 @@ use entra_exchange_core::engine::{CallId, Engine, Flow, Host, HttpHost, MetricId
 use entra_exchange_core::event::Event;
 use entra_exchange_core::http::{CallFailure, CallResponse, HttpCall, Reply};
 use entra_exchange_core::metrics::Kind;
+use entra_exchange_core::request::{self, RequestSource};
 use entra_exchange_core::time::Timestamp;
 use fake_entra::{Directory, Disconnect};
 use in_process::{MAX_WAIT, Surroundings, local_reply, received, upstream};
@@ -75,6 +78,49 @@ struct Stream {
     destination_address: &'static str,
     filter_state: HashMap<String, String>,
     end: Option<End>,
+}
+
+impl RequestSource for Stream {
+    fn authority(&self) -> Option<Cow<'_, [u8]>> {
+        self.headers.get(":authority").map(Cow::Borrowed)
+    }
+
+    fn headers(&self) -> Cow<'_, request::Headers> {
+        let mut headers = request::Headers::default();
+        for (name, value) in self.headers.iter() {
+            headers.push(std::str::from_utf8(name).unwrap(), value);
+        }
+        Cow::Owned(headers)
+    }
+
+    fn cluster_name(&self) -> Option<Cow<'_, str>> {
+        let is_listed = self.headers.text(":authority").as_deref() == Some(LISTED_HOST);
+        Some(Cow::Borrowed(if is_listed { sidecar::LISTED_CLUSTER } else { "elsewhere" }))
+    }
+
+    fn attempt(&self) -> Option<u64> {
+        None
+    }
+
+    fn upstream_is_established(&self) -> bool {
+        false
+    }
+
+    fn upstream_tls(&self) -> bool {
+        false
+    }
+
+    fn peer_uri(&self) -> Option<Cow<'_, str>> {
+        None
+    }
+
+    fn destination_address(&self) -> Option<SocketAddr> {
+        self.destination_address.parse().ok()
+    }
+
+    fn filter_state(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.filter_state.get(name).map(|value| Cow::Borrowed(value.as_str()))
+    }
 }
 
 /// How a request ended.
@@ -162,22 +208,8 @@ impl Host for Process {
 }
 
 impl HttpHost for Process {
-    fn header(&self, stream: StreamId, name: &str) -> Option<Vec<u8>> {
-        self.streams[&stream].headers.get(name).map(<[u8]>::to_vec)
-    }
-
-    fn property(&self, stream: StreamId, path: &[&str]) -> Option<Vec<u8>> {
-        let stream = &self.streams[&stream];
-        let value = match path {
-            ["xds", "cluster_name"] if stream.headers.text(":authority").as_deref() == Some(LISTED_HOST) => {
-                sidecar::LISTED_CLUSTER
-            }
-            ["xds", "cluster_name"] => "elsewhere",
-            ["destination", "address"] => stream.destination_address,
-            [name] => stream.filter_state.get(*name)?,
-            _ => return None,
-        };
-        Some(value.as_bytes().to_vec())
+    fn request(&self, stream: StreamId) -> Option<&dyn RequestSource> {
+        self.streams.get(&stream).map(|stream| stream as &dyn RequestSource)
     }
 
     fn response_status(&self, _: StreamId) -> Option<u16> {

@@ -2,6 +2,7 @@
 //!
 //! Function names are those of the ABI without `proxy_`; sizes and enum values are the ABI's.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::sys;
@@ -135,6 +136,16 @@ pub fn get_map_value_bytes(map: MapType, name: &str) -> Result<Option<Vec<u8>>, 
     optional(sys::header(map as u32, name), Status::NOT_FOUND)
 }
 
+/// Returns all headers of a map: a block of bytes, and the positions of each name and value in it.
+///
+/// # Errors
+/// The host's status.
+pub fn get_map(map: MapType) -> Result<(Vec<u8>, Vec<(Range<usize>, Range<usize>)>), Status> {
+    let block = sys::headers(map as u32)?;
+    let positions = positions(&block);
+    Ok((block, positions))
+}
+
 /// Replaces all values of a header with one; `None` removes the header.
 ///
 /// # Errors
@@ -146,12 +157,12 @@ pub fn set_map_value_bytes(map: MapType, name: &str, value: Option<&[u8]>) -> Re
     }
 }
 
-/// Returns an attribute, such as `["xds", "cluster_name"]`; `None` when it does not exist.
+/// Returns an attribute, such as `"xds\0cluster_name"`, whose parts are separated by NUL; `None` when it does not exist.
 ///
 /// # Errors
 /// The host's status.
-pub fn get_property(path: &[&str]) -> Result<Option<Vec<u8>>, Status> {
-    optional(sys::property(path.join("\0").as_bytes()), Status::NOT_FOUND)
+pub fn get_property(path: &str) -> Result<Option<Vec<u8>>, Status> {
+    optional(sys::property(path.as_bytes()), Status::NOT_FOUND)
 }
 
 /// Sets a property of the effective context's stream for access logs and later callbacks. Envoy stores it as filter state.
@@ -272,6 +283,22 @@ pub fn record_metric(metric: u32, value: u64) -> Result<(), Status> {
 /// The host's status; [`Status::NOT_FOUND`] when the host has no such function.
 pub fn call_foreign_function(name: &str, arguments: &[u8]) -> Result<Vec<u8>, Status> {
     sys::call_foreign_function(name, arguments)
+}
+
+/// The positions of each name and value in a header map that [`pairs`] encodes.
+fn positions(block: &[u8]) -> Vec<(Range<usize>, Range<usize>)> {
+    let Some((count, rest)) = block.split_first_chunk() else { return Vec::new() };
+    let count = u32::from_le_bytes(*count) as usize;
+    let (sizes, _) = rest.as_chunks::<8>();
+    let mut end = count.saturating_mul(8).saturating_add(4);
+    let mut next = |size: [u8; 4]| {
+        let start = end;
+        let after = start.saturating_add(u32::from_le_bytes(size) as usize);
+        end = after.saturating_add(1);
+        start..after
+    };
+    let pair = |[a, b, c, d, e, f, g, h]: &[u8; 8]| (next([*a, *b, *c, *d]), next([*e, *f, *g, *h]));
+    sizes.iter().take(count).map(pair).collect()
 }
 
 /// Encodes a header map as the ABI defines it: the number of pairs, the sizes of each name and value, then the names and values, each

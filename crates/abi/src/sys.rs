@@ -21,6 +21,7 @@ unsafe extern "C" {
         to: *mut *mut u8,
         size: *mut usize,
     ) -> u32;
+    fn proxy_get_header_map_pairs(map: u32, to: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_replace_header_map_value(
         map: u32,
         name: *const u8,
@@ -159,6 +160,11 @@ pub(crate) fn buffer(buffer: u32, start: usize, max_size: usize) -> Result<Vec<u
 pub(crate) fn header(map: u32, name: &str) -> Result<Vec<u8>, Status> {
     // SAFETY: see the module's documentation.
     returned(|to, size| unsafe { proxy_get_header_map_value(map, name.as_ptr(), name.len(), to, size) })
+}
+
+pub(crate) fn headers(map: u32) -> Result<Vec<u8>, Status> {
+    // SAFETY: see the module's documentation.
+    returned(|to, size| unsafe { proxy_get_header_map_pairs(map, to, size) })
 }
 
 pub(crate) fn replace_header(map: u32, name: &str, value: &[u8]) -> Result<(), Status> {

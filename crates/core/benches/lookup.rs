@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use entra_exchange_core::config::Config;
 use entra_exchange_core::decision::Decision;
-use entra_exchange_core::http::RequestAccess;
 use entra_exchange_core::policy::Policy;
+use entra_exchange_core::request::{DescribedRequest, RequestView};
 use serde_json::{Value, json};
 
 const FEW: usize = 10;
@@ -23,49 +23,33 @@ const REQUESTS: usize = 2_000;
 /// The ratio above which the time depends on the number of rules. Smaller differences are due to the processor's cache.
 const LIMIT: f64 = 4.0;
 
-struct Sent {
-    authority: String,
-    path: String,
-}
-
-impl RequestAccess for Sent {
-    fn header(&self, name: &str) -> Option<Vec<u8>> {
-        match name {
-            ":authority" => Some(self.authority.clone().into_bytes()),
-            ":path" => Some(self.path.clone().into_bytes()),
-            ":method" => Some(b"GET".to_vec()),
-            _ => None,
-        }
-    }
-
-    fn property(&self, _: &[&str]) -> Option<Vec<u8>> {
-        None
-    }
+fn sent(authority: &str, path: &str) -> DescribedRequest {
+    DescribedRequest::new("GET", authority, path)
 }
 
 /// A kind of rule: its name, and the rule and a matching request for a number.
-type Kind = (&'static str, fn(usize) -> Value, fn(usize) -> Sent);
+type Kind = (&'static str, fn(usize) -> Value, fn(usize) -> DescribedRequest);
 
 const KINDS: &[Kind] = &[
     (
         "hosts",
         |number| json!({"hosts": [format!("kv-{number}.vault.azure.net")]}),
-        |number| Sent { authority: format!("kv-{number}.vault.azure.net"), path: "/secrets/a".to_owned() },
+        |number| sent(&format!("kv-{number}.vault.azure.net"), "/secrets/a"),
     ),
     (
         "wildcards",
         |number| json!({"hosts": [format!("*.team-{number}.example.com")]}),
-        |number| Sent { authority: format!("a.team-{number}.example.com"), path: "/".to_owned() },
+        |number| sent(&format!("a.team-{number}.example.com"), "/"),
     ),
     (
         "paths on one host",
         |number| json!({"hosts": ["api.example.com"], "path_prefixes": [format!("/tenants/{number}")]}),
-        |number| Sent { authority: "api.example.com".to_owned(), path: format!("/tenants/{number}/orders/1") },
+        |number| sent("api.example.com", &format!("/tenants/{number}/orders/1")),
     ),
     (
         "an unlisted host",
         |number| json!({"hosts": [format!("kv-{number}.vault.azure.net")]}),
-        |number| Sent { authority: format!("other-{number}.example.com"), path: "/".to_owned() },
+        |number| sent(&format!("other-{number}.example.com"), "/"),
     ),
 ];
 
@@ -92,12 +76,12 @@ fn nanoseconds((_, rule, request): &Kind, rules: usize) -> f64 {
     });
     let policy = Policy::new(&Config::parse(text.to_string().as_bytes(), &|_| None).unwrap(), false);
     // The same number of different requests, spread over all rules.
-    let requests: Vec<Sent> = (0..FEW).map(|number| request(number * (rules / FEW))).collect();
+    let requests: Vec<DescribedRequest> = (0..FEW).map(|number| request(number * (rules / FEW))).collect();
     let mut times: Vec<f64> = (0..ROUNDS)
         .map(|_| {
             let started = Instant::now();
             for number in 0..REQUESTS {
-                let decision: Decision = policy.decide(black_box(&requests[number % FEW]));
+                let decision: Decision = policy.decide(&RequestView::new(black_box(&requests[number % FEW])));
                 black_box(&decision);
             }
             started.elapsed().as_secs_f64() * 1e9 / REQUESTS as f64

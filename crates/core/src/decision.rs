@@ -6,10 +6,11 @@ use std::sync::Arc;
 use crate::azure::HeaderForm;
 use crate::broker::{CachedToken, Readiness, RejectedToken, RequiredLifetime};
 use crate::entra::TokenSpec;
-use crate::http::{Reply, RequestAccess};
+use crate::http::Reply;
 use crate::managed_identity::caller::Caller;
 use crate::metrics::Outcome;
 use crate::problem::{Code, Problem};
+use crate::request::RequestView;
 use crate::request_log::RequestRecord;
 use crate::time::Timestamp;
 
@@ -50,7 +51,7 @@ impl Decision {
     /// The shell calls this if Envoy does not let it declare filter state that survives an internal redirect: without that
     /// state, an injected token could follow a redirect to any cluster.
     #[must_use]
-    pub fn without_state(self, request: &dyn RequestAccess) -> Self {
+    pub fn without_state(self, request: &RequestView<'_>) -> Self {
         match self {
             Self::Exchange(spec, Delivery::Inject(injection))
             | Self::AwaitConnection(spec, Delivery::Inject(injection)) => {
@@ -305,15 +306,17 @@ mod tests {
 
     #[test]
     fn a_request_gets_no_token_if_filter_state_is_unavailable_and_other_decisions_stay_the_same() {
-        use crate::http::tests::Sent;
-        let request = Sent::get("a.example", "/");
+        use crate::request::tests::Sent;
+        let sent = Sent::get("a.example", "/");
+        let request = RequestView::new(&sent);
         let config = br#"{"identities": [{"tenant_id": "11111111-1111-4111-8111-111111111111", "client_id": "aaaaaaaa-0000-4000-8000-000000000001"}],
             "destinations": [{"hosts": ["a.example"], "scope": "s/.default", "plaintext": "allow", "on_failure": "pass"}]}"#;
         let policy = crate::policy::Policy::new(&crate::config::Config::parse(config, &|_| None).unwrap(), false);
         let Decision::Refuse(refusal) = policy.decide(&request).without_state(&request) else { panic!("not refused") };
         assert_eq!((refusal.problem.identity.as_deref(), refusal.reply.status), (Some("default"), 503));
         assert!(String::from_utf8(refusal.reply.body).unwrap().contains("proxy_call_foreign_function"));
-        let unlisted = Sent::get("b.example", "/");
+        let sent = Sent::get("b.example", "/");
+        let unlisted = RequestView::new(&sent);
         assert!(matches!(policy.decide(&unlisted).without_state(&unlisted), Decision::Ignore));
     }
 }

@@ -1,17 +1,6 @@
-//! The core's view of HTTP: a request's headers and attributes, the filter's replies, and the responses to its own calls.
-//!
-//! Header values are bytes: HTTP does not require them to be UTF-8 (RFC 9110, section 5.5).
+//! The filter's replies, its own calls, and the responses to them.
 
 use std::time::Duration;
-
-/// Read access to a request. Each read may be a call into the proxy, so read only what a decision needs.
-pub trait RequestAccess {
-    /// Returns the first value of a header. Pseudo-headers have their HTTP/2 names (`:authority`, `:path`, `:method`).
-    fn header(&self, name: &str) -> Option<Vec<u8>>;
-
-    /// Returns the raw value of an Envoy attribute, such as `["xds", "cluster_name"]`.
-    fn property(&self, path: &[&str]) -> Option<Vec<u8>>;
-}
 
 /// A local reply: the shell sends it to the client instead of forwarding the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,40 +109,8 @@ pub enum CallFailure {
 /// The result of a call that the shell made for the broker.
 pub type CallResult = Result<CallResponse, CallFailure>;
 
-/// A request for tests.
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::RequestAccess;
-    use std::cell::RefCell;
-    use std::collections::HashMap;
-
-    #[derive(Default)]
-    pub(crate) struct Sent {
-        headers: HashMap<String, Vec<u8>>,
-        properties: HashMap<String, Vec<u8>>,
-        /// The headers and attributes that were read, in order.
-        pub(crate) reads: RefCell<Vec<String>>,
-    }
-
-    impl Sent {
-        pub(crate) fn get(authority: &str, path: &str) -> Self {
-            Self::default()
-                .header(":method", b"GET")
-                .header(":authority", authority.as_bytes())
-                .header(":path", path.as_bytes())
-        }
-
-        pub(crate) fn header(mut self, name: &str, value: &[u8]) -> Self {
-            self.headers.insert(name.to_owned(), value.to_vec());
-            self
-        }
-
-        pub(crate) fn property(mut self, path: &[&str], value: &str) -> Self {
-            self.properties.insert(path.join("."), value.as_bytes().to_vec());
-            self
-        }
-    }
-
+mod tests {
     #[test]
     fn debug_shows_a_responses_status_and_neither_body_nor_headers() {
         let response = super::CallResponse {
@@ -165,17 +122,5 @@ pub(crate) mod tests {
         };
         assert_eq!(format!("{response:?}"), "CallResponse { status: 200, .. }");
         assert_eq!(format!("{:?}", super::CallResult::Ok(response)), "Ok(CallResponse { status: 200, .. })");
-    }
-
-    impl RequestAccess for Sent {
-        fn header(&self, name: &str) -> Option<Vec<u8>> {
-            self.reads.borrow_mut().push(name.to_owned());
-            self.headers.get(name).cloned()
-        }
-
-        fn property(&self, path: &[&str]) -> Option<Vec<u8>> {
-            self.reads.borrow_mut().push(path.join("."));
-            self.properties.get(&path.join(".")).cloned()
-        }
     }
 }

@@ -18,6 +18,7 @@ pub mod azure;
 pub mod broker;
 pub mod entra;
 pub mod problem;
+pub mod request;
 
 pub mod event;
 mod host;

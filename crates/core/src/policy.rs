@@ -5,17 +5,16 @@ use std::sync::Arc;
 
 use crate::config::{Config, Status};
 use crate::configuration_status::ConfigurationStatus;
-use crate::decision::Decision;
+use crate::decision::{ConfigPath, Decision, Refusal};
 use crate::destination::Destinations;
-pub use crate::destination::{OWN_HEADER, is_established};
+pub use crate::destination::OWN_HEADER;
 use crate::entra::TokenSpec;
 use crate::host::{Authority, Host};
-use crate::http::RequestAccess;
 use crate::managed_identity::Endpoint;
-use crate::managed_identity::guard::{Connection, must_be_get};
+use crate::managed_identity::guard::{is_local, must_be_get};
 pub use crate::managed_identity::readiness_reply;
-use crate::path;
 use crate::problem::{Code, Problem};
+use crate::request::RequestView;
 
 /// The name and value of the filter state that allows a request to be routed to the node's metadata service although its
 /// path is not listed. A client cannot set filter state, so a route that matches on it (as `wasm.entra_exchange_route`)
@@ -56,26 +55,36 @@ impl Policy {
     ///
     /// A request that needs no token costs one read, of its authority. If the IMDS endpoint is enabled, the address that the
     /// client connected to is read as well.
-    pub fn decide(&self, request: &dyn RequestAccess) -> Decision {
-        let authority = request.header(":authority").unwrap_or_default();
-        let connection = Connection::of(request);
-        let parsed = Authority::parse(&authority);
+    pub fn decide(&self, request: &RequestView<'_>) -> Decision {
+        let decision = self.decide_by_rule(request);
+        // Without headers, no rule about a path, a method or a credential can be relied on.
+        if request.lacks_headers() && !matches!(decision, Decision::Report(_)) {
+            let problem = headers_unavailable();
+            let reply = problem.to_reply();
+            return Decision::Refuse(Refusal { problem, decided_by: ConfigPath::Destinations, reply });
+        }
+        decision
+    }
+
+    fn decide_by_rule(&self, request: &RequestView<'_>) -> Decision {
+        let authority = request.authority();
+        let parsed = Authority::parse(authority);
         // At the metadata service's address, its host names are accepted in their usual spelling only.
         let usual = parsed.as_ref().filter(|parsed| !parsed.port_is_invalid && !authority.ends_with(b":"));
         let host = usual.map(|parsed| &parsed.host);
         // This check comes first, so that no header can make a request to the metadata service's address evade it.
-        let by_address = |endpoint: &Endpoint| endpoint.decide_by_address(host, request, &connection);
+        let by_address = |endpoint: &Endpoint| endpoint.decide_by_address(host, request);
         if let Some(decision) = self.managed_identity.as_ref().and_then(by_address) {
             return decision;
         }
         let Some(authority) = parsed else { return Decision::Ignore };
         let host = &authority.host;
-        if let Some(decision) = self.status.as_ref().and_then(|status| status.decide(host, request, &connection)) {
+        if let Some(decision) = self.status.as_ref().and_then(|status| status.decide(host, request)) {
             return decision;
         }
         let endpoint = self.managed_identity.as_ref().filter(|endpoint| endpoint.answers(host));
         match endpoint {
-            Some(endpoint) => endpoint.decide(host, request, &connection).unwrap_or(Decision::Ignore),
+            Some(endpoint) => endpoint.decide(host, request).unwrap_or(Decision::Ignore),
             None => self.destinations.decide(&authority, request),
         }
     }
@@ -83,21 +92,27 @@ impl Policy {
 
 impl Status {
     /// Decides about a request for the status page. Returns `None` if the host or path is not that of the status page.
-    fn decide(&self, host: &Host<'_>, request: &dyn RequestAccess, connection: &Connection<'_>) -> Option<Decision> {
+    fn decide(&self, host: &Host<'_>, request: &RequestView<'_>) -> Option<Decision> {
         if self.hosts.iter().all(|own| *own != host.name) {
             return None;
         }
-        let target = request.header(":path").unwrap_or_default();
-        let (path, _) = path::split(&target);
-        if path != self.path.as_bytes() {
+        if request.path().unwrap_or_default() != self.path.as_bytes() {
             return None;
         }
-        let allowed = if connection.is_local() { must_be_get(request) } else { Err(not_local()) };
+        let allowed = if is_local(request) { must_be_get(request) } else { Err(not_local()) };
         Some(match allowed {
             Ok(()) => Decision::Status,
             Err(problem) => Decision::Reply(problem.to_reply()),
         })
     }
+}
+
+fn headers_unavailable() -> Problem {
+    Problem::new(
+        Code::HeadersUnavailable,
+        "Envoy does not let the filter read the request's headers",
+        "Add proxy_get_header_map_pairs to the plugin's capability_restriction_config.allowed_capabilities.",
+    )
 }
 
 fn not_local() -> Problem {
@@ -109,16 +124,38 @@ fn not_local() -> Problem {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::http::tests::Sent;
+    use crate::request::tests::Sent;
+
+    pub(crate) fn decide(policy: &Policy, sent: &Sent) -> Decision {
+        policy.decide(&RequestView::new(sent))
+    }
+
+    #[test]
+    fn a_request_whose_headers_are_needed_and_cannot_be_read_is_rejected() {
+        let text = r#"{"identities": [{"tenant_id": "11111111-1111-4111-8111-111111111111", "client_id": "aaaaaaaa-0000-4000-8000-000000000001"}],
+            "defaults": {"scope": "s/.default", "plaintext": "allow"}, "destinations": [
+            {"hosts": ["token.example"]}, {"hosts": ["report.example"], "action": "report"}, {"hosts": ["pass.example"], "action": "pass"},
+            {"hosts": ["path.example"], "action": "pass"}, {"hosts": ["path.example"], "path_prefixes": ["/admin"], "action": "refuse"}
+        ]}"#;
+        let policy = Policy::new(&Config::parse(text.as_bytes(), &|_| None).unwrap(), false);
+        let decide = |authority: &str| decide(&policy, &Sent::without_readable_headers(authority));
+        for authority in ["token.example", "path.example"] {
+            let Decision::Refuse(refusal) = decide(authority) else { panic!("{authority} is not rejected") };
+            assert_eq!((refusal.problem.code, refusal.reply.status), (Code::HeadersUnavailable, 503));
+        }
+        assert!(matches!(decide("report.example"), Decision::Report(_)));
+        assert!(matches!(decide("pass.example"), Decision::Pass(_)));
+        assert!(matches!(decide("unlisted.example"), Decision::Ignore));
+    }
 
     #[test]
     fn the_status_page_is_available_on_local_addresses_only_and_not_if_the_address_is_unknown() {
         let text = r#"{"status": {"hosts": ["status.internal"]}, "destinations": [{"hosts": ["a.example"], "action": "pass"}]}"#;
         let policy = Policy::new(&Config::parse(text.as_bytes(), &|_| None).unwrap(), false);
         let page = || Sent::get("status.internal", &policy.status.as_ref().unwrap().path);
-        let decide_at = |address: &str| policy.decide(&page().property(&["destination", "address"], address));
+        let decide_at = |address: &str| decide(&policy, &page().to(address));
 
         for local in ["127.0.0.1:15002", "127.0.0.2:80", "[::1]:15002", "169.254.169.254:80"] {
             assert!(matches!(decide_at(local), Decision::Status), "{local}");
@@ -132,7 +169,7 @@ mod tests {
             "localhost:80",
             "",
         ];
-        for decision in foreign.map(decide_at).into_iter().chain([policy.decide(&page())]) {
+        for decision in foreign.map(decide_at).into_iter().chain([decide(&policy, &page())]) {
             let Decision::Reply(reply) = decision else { panic!("{decision:?}") };
             let body = String::from_utf8(reply.body).unwrap();
             assert!(reply.status == 403 && body.contains("not_local"), "{body}");

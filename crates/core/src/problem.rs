@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::http::{CallFailure, Reply, RequestAccess};
+use crate::http::{CallFailure, Reply};
+use crate::request::RequestView;
 use crate::untrusted::{Guid, OAuthError};
 
 /// One row for each code: its name in Rust, its stable string, its HTTP status for a request to a destination, its title.
@@ -126,6 +127,8 @@ codes! {
     FilterStateUnavailable = "filter_state_unavailable", 503, "Envoy does not let the filter set filter state";
     /// Rules depend on the request's method, and it has lower-case letters, which servers interpret in different ways.
     AmbiguousMethod = "ambiguous_method", 400, "The method is ambiguous";
+    /// The request's headers cannot be read.
+    HeadersUnavailable = "headers_unavailable", 503, "Envoy does not let the filter read the request's headers";
 }
 
 /// The diagnostic fields of Entra's error response, each if present.
@@ -267,7 +270,7 @@ impl Problem {
 
     /// The reply to a request to a destination, in the form for its client: plain text for a gRPC client, else
     /// [`Self::to_reply`]. Envoy puts the whole body of a local reply into `grpc-message`.
-    pub fn reply_to(&self, request: &dyn RequestAccess) -> Reply {
+    pub fn reply_to(&self, request: &RequestView<'_>) -> Reply {
         if !request.header("content-type").is_some_and(|value| value.starts_with(b"application/grpc")) {
             return self.to_reply();
         }
@@ -336,17 +339,18 @@ mod tests {
 
     #[test]
     fn a_grpc_client_gets_one_line_of_plain_text() {
-        use crate::http::tests::Sent;
+        use crate::request::tests::Sent;
         let problem =
             Problem::new(Code::TlsClustersMissing, "it says\nnothing", "Say it.").retry_after(Duration::from_secs(1));
-        let grpc = |kind: &str| problem.reply_to(&Sent::get("a", "/").header("content-type", kind.as_bytes()));
+        let reply_to = |sent: &Sent| problem.reply_to(&RequestView::new(sent));
+        let grpc = |kind: &str| reply_to(&Sent::get("a", "/").header("content-type", kind.as_bytes()));
         for kind in ["application/grpc", "application/grpc+proto", "application/grpc-web"] {
             let reply = grpc(kind);
             assert_eq!(String::from_utf8(reply.body).unwrap(), "it says nothing (tls_clusters_missing): Say it.");
             assert_eq!((reply.status, reply.headers.len()), (403, 3));
         }
         assert_eq!(grpc("application/json"), problem.to_reply());
-        assert_eq!(problem.reply_to(&Sent::get("a", "/")), problem.to_reply());
+        assert_eq!(reply_to(&Sent::get("a", "/")), problem.to_reply());
     }
 
     /// An operator who sees a code, event or metric must be able to look it up.

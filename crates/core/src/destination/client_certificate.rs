@@ -1,7 +1,9 @@
 //! The caller of a request, by its client certificate. An egress gateway selects the identity by it.
 
-use crate::http::RequestAccess;
+use std::borrow::Cow;
+
 use crate::problem::{Code, Problem};
+use crate::request::RequestView;
 
 /// Returns the URI in the caller's certificate, which names the caller.
 ///
@@ -10,16 +12,15 @@ use crate::problem::{Code, Problem};
 ///
 /// # Errors
 /// If the caller presented no certificate with a URI, or one with several.
-pub(super) fn principal(request: &dyn RequestAccess) -> Result<String, Problem> {
-    let uri = request.property(&["connection", "uri_san_peer_certificate"]).filter(|uri| !uri.is_empty());
-    let Some(uri) = uri.and_then(|uri| String::from_utf8(uri).ok()) else {
+pub(super) fn principal<'a>(request: &RequestView<'a>) -> Result<Cow<'a, str>, Problem> {
+    let Some(uri) = request.source().peer_uri().filter(|uri| !uri.is_empty()) else {
         return Err(Problem::new(
             Code::PrincipalNotListed,
             "the caller presented no certificate with a URI, and the identity is selected by that URI",
             "Have callers connect with mutual TLS (in Istio: ISTIO_MUTUAL at the gateway).",
         ));
     };
-    let several = request.header("x-forwarded-client-cert").is_some_and(|certificates| has_several_uris(&certificates));
+    let several = request.header("x-forwarded-client-cert").is_some_and(has_several_uris);
     if several {
         return Err(Problem::new(
             Code::PrincipalNotListed,

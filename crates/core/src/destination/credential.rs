@@ -1,12 +1,12 @@
 //! The credentials that a request already carries.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::request_view::RequestView;
 use crate::azure::{CredentialPlaces, HeaderForm};
 use crate::decision::form_in;
 use crate::entra::AccessToken;
-use crate::http::RequestAccess;
+use crate::request::RequestView;
 
 /// The filter state that names the header into which the filter injected a token. After a retry or an internal redirect the
 /// request reaches the filter again with that token in it. The shell sets it with every token.
@@ -17,17 +17,16 @@ pub const OWN_HEADER: &str = "entra_exchange_header";
 const SCHEMES: [&[u8]; 5] = [b"bearer", b"basic", b"sharedkey", b"sharedkeylite", b"sharedaccesssignature"];
 
 /// The name of the header with a token that the filter injected in an earlier attempt, possibly for another destination.
-pub(super) fn of_an_earlier_attempt(request: &dyn RequestAccess) -> Option<String> {
-    let header = request.property(&[OWN_HEADER]).filter(|header| !header.is_empty())?;
-    String::from_utf8(header).ok()
+pub(super) fn of_an_earlier_attempt<'a>(request: &RequestView<'a>) -> Option<Cow<'a, str>> {
+    request.source().filter_state(OWN_HEADER).filter(|header| !header.is_empty())
 }
 
 /// The SHA-256 of the token that an earlier attempt carried in this header.
-pub(super) fn carried(request: &dyn RequestAccess, header: &str, form: HeaderForm) -> Option<[u8; 32]> {
+pub(super) fn carried(request: &RequestView<'_>, header: &str, form: HeaderForm) -> Option<[u8; 32]> {
     let value = request.header(header)?;
     let token = match form_in(header, form) {
-        Some(form) => form.token_in(&value),
-        None => AccessToken::parse(str::from_utf8(&value).ok()?),
+        Some(form) => form.token_in(value),
+        None => AccessToken::parse(str::from_utf8(value).ok()?),
     };
     Some(token?.digest())
 }
@@ -65,8 +64,8 @@ impl Places {
     pub(super) fn find(&self, view: &RequestView<'_>) -> Credentials {
         let mut found = Credentials::default();
         for name in &self.headers {
-            match view.request.header(name) {
-                Some(value) if is_empty(&value) => found.empty_headers.push(Arc::clone(name)),
+            match view.header(name) {
+                Some(value) if is_empty(value) => found.empty_headers.push(Arc::clone(name)),
                 Some(_) => found.headers.push(Arc::clone(name)),
                 None => {}
             }
@@ -123,7 +122,7 @@ impl Credentials {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::tests::Sent;
+    use crate::request::tests::Sent;
 
     fn find(places: &Places, request: &Sent) -> Credentials {
         places.find(&RequestView::new(request))
@@ -151,12 +150,12 @@ mod tests {
     }
 
     #[test]
-    fn each_place_is_read_once() {
+    fn all_places_are_found_in_one_read() {
         let places = Places::new(CredentialPlaces::USUAL, &Arc::from("api-key"));
         let request = Sent::get("a", "/?sig=x").header("api-key", b"k").header("authorization", b"Bearer ");
         let found = find(&places, &request);
         assert_eq!((found.names().as_str(), found.are_removable()), ("api-key,?sig", false));
-        assert_eq!(*request.reads.borrow(), ["authorization", "api-key", ":path"]);
+        assert_eq!(*request.reads.borrow(), ["headers"]);
         assert_eq!(
             found.description(),
             "a credential in the header api-key and a credential in the query parameter sig"

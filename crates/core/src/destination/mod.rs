@@ -3,13 +3,11 @@
 mod client_certificate;
 mod credential;
 mod prefixes;
-mod request_view;
 mod rule;
 mod table;
 mod transport;
 
 pub use credential::OWN_HEADER;
-pub use transport::is_established;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,10 +16,9 @@ use crate::config::{Config, Token, TokenOwner};
 use crate::decision::{ConfigPath, Decision, Refusal, Report};
 use crate::entra::TokenSpec;
 use crate::host::{Authority, Host};
-use crate::http::RequestAccess;
 use crate::problem::{Code, Problem};
+use crate::request::RequestView;
 use crate::untrusted::UntrustedText;
-use request_view::RequestView;
 use rule::{IdentityToken, Rule, TokenChooser};
 use table::{Ambiguity, Found, Table};
 
@@ -60,15 +57,14 @@ impl Destinations {
     }
 
     /// Decides how to handle a request to this authority.
-    pub(crate) fn decide(&self, authority: &Authority<'_>, request: &dyn RequestAccess) -> Decision {
-        let view = RequestView::new(request);
-        match self.table.find(authority, &view) {
+    pub(crate) fn decide(&self, authority: &Authority<'_>, view: &RequestView<'_>) -> Decision {
+        match self.table.find(authority, view) {
             Found::Nothing => Decision::Ignore,
-            Found::Rule(rule) => rule.decide(&view),
+            Found::Rule(rule) => rule.decide(view),
             Found::Ambiguous { reason, guarded } => {
                 let problem = ambiguous(&reason, &authority.host);
                 if guarded {
-                    let reply = problem.reply_to(request);
+                    let reply = problem.reply_to(view);
                     Decision::Refuse(Refusal { problem, decided_by: ConfigPath::Destinations, reply })
                 } else {
                     Decision::Report(Report::refused(&problem))

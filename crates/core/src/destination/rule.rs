@@ -1,19 +1,19 @@
 //! The rule for the requests to one host of one destination.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::client_certificate;
 use super::credential::{self, Credentials, Places};
-use super::request_view::RequestView;
 use super::transport::{Transport, TransportCheck};
 use crate::azure::HeaderForm;
 use crate::config::{self, Destination, ExistingCredential, Identity};
 use crate::decision::{ConfigPath, Decision, Delivery, Injection, Refusal, Report};
 use crate::entra::TokenSpec;
 use crate::host::HostPattern;
-use crate::http::RequestAccess;
 use crate::problem::{Code, Problem};
+use crate::request::RequestView;
 use crate::untrusted::UntrustedText;
 
 /// A destination, compiled for one of its hosts.
@@ -101,12 +101,12 @@ impl TokenChooser {
     ///
     /// # Errors
     /// If no identity lists the caller. Such a request is rejected even if it carries its own credential.
-    fn choose(&self, label: &str, request: &dyn RequestAccess) -> Result<&Arc<IdentityToken>, Problem> {
+    fn choose(&self, label: &str, request: &RequestView<'_>) -> Result<&Arc<IdentityToken>, Problem> {
         match self {
             Self::Single(identity_token) => Ok(identity_token),
             Self::ByCaller(chooser) => {
                 let principal = client_certificate::principal(request)?;
-                chooser.get(&principal).ok_or_else(|| {
+                chooser.get(&*principal).ok_or_else(|| {
                     Problem::new(
                         Code::PrincipalNotListed,
                         format!(
@@ -163,22 +163,20 @@ impl Rule {
                     format!("the action of destination {:?} is \"refuse\"", self.label),
                     "If such requests are to be forwarded, change the destination's action.",
                 );
-                self.refuse(problem, view.request)
+                self.refuse(problem, view)
             }
-            RuleAction::Report(chooser, injection) => {
-                Decision::Report(match chooser.choose(&self.label, view.request) {
-                    Ok(identity_token) => Report {
-                        identity: Some(Arc::clone(&identity_token.identity)),
-                        spec: identity_token.spec.as_ref().ok().cloned(),
-                        would_refuse: injection
-                            .evaluate(self.config_path, &self.label, identity_token, view)
-                            .err()
-                            .map(|problem| problem.code),
-                    },
-                    Err(problem) => Report::refused(&problem),
-                })
-            }
-            RuleAction::Inject(chooser, injection) => match chooser.choose(&self.label, view.request) {
+            RuleAction::Report(chooser, injection) => Decision::Report(match chooser.choose(&self.label, view) {
+                Ok(identity_token) => Report {
+                    identity: Some(Arc::clone(&identity_token.identity)),
+                    spec: identity_token.spec.as_ref().ok().cloned(),
+                    would_refuse: injection
+                        .evaluate(self.config_path, &self.label, identity_token, view)
+                        .err()
+                        .map(|problem| problem.code),
+                },
+                Err(problem) => Report::refused(&problem),
+            }),
+            RuleAction::Inject(chooser, injection) => match chooser.choose(&self.label, view) {
                 Ok(identity_token) => match injection.evaluate(self.config_path, &self.label, identity_token, view) {
                     Ok(Verdict::Pass) => Decision::Pass(Some(Arc::clone(&identity_token.identity))),
                     Ok(Verdict::Keep(credentials)) => Decision::Keep(Arc::clone(&identity_token.identity), credentials),
@@ -186,16 +184,14 @@ impl Rule {
                     Ok(Verdict::AwaitConnection(spec, injection)) => {
                         Decision::AwaitConnection(spec, Delivery::Inject(injection))
                     }
-                    Err(problem) => {
-                        self.refuse(problem.about(&identity_token.identity, &identity_token.scope), view.request)
-                    }
+                    Err(problem) => self.refuse(problem.about(&identity_token.identity, &identity_token.scope), view),
                 },
-                Err(problem) => self.refuse(problem, view.request),
+                Err(problem) => self.refuse(problem, view),
             },
         }
     }
 
-    fn refuse(&self, problem: Problem, request: &dyn RequestAccess) -> Decision {
+    fn refuse(&self, problem: Problem, request: &RequestView<'_>) -> Decision {
         Decision::Refuse(Refusal { reply: problem.reply_to(request), problem, decided_by: self.config_path })
     }
 }
@@ -224,7 +220,7 @@ impl InjectionRule {
     ) -> Result<Verdict, Problem> {
         must_be_able_to_carry_token(label, view)?;
         // The app's own credentials were checked in the first attempt.
-        let earlier = credential::of_an_earlier_attempt(view.request);
+        let earlier = credential::of_an_earlier_attempt(view);
         let credentials = if earlier.is_some() { Credentials::default() } else { self.places.find(view) };
         if !credentials.are_none() {
             match self.existing_credential {
@@ -239,15 +235,15 @@ impl InjectionRule {
                 }
             }
         }
-        let is_connected = match self.transport.check(label, view.request) {
+        let is_connected = match self.transport.check(label, view) {
             TransportCheck::Allowed => true,
             TransportCheck::Pending => false,
             TransportCheck::Rejected(problem) => return Err(problem),
         };
         match &identity_token.spec {
             Ok(spec) => {
-                let carried = earlier.as_ref().and_then(|header| credential::carried(view.request, header, self.form));
-                let others = credentials.into_headers().chain(earlier);
+                let carried = earlier.as_ref().and_then(|header| credential::carried(view, header, self.form));
+                let others = credentials.into_headers().chain(earlier.map(Cow::into_owned));
                 let injection = Injection {
                     decided_by,
                     header: Arc::clone(&self.header),
@@ -279,7 +275,7 @@ impl InjectionRule {
                 "Remove the signature from the app's request, or set existing_credential to \"keep\": a query parameter cannot be replaced.",
             ));
         }
-        if self.transport.keeps_cluster_on_header_change(view.request) {
+        if self.transport.keeps_cluster_on_header_change(view) {
             return Ok(());
         }
         Err(Problem::new(

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::prefixes;
-use super::request_view::RequestView;
 use super::rule::Rule;
 use crate::host::{Authority, Host, HostPattern};
 use crate::override_headers;
 use crate::path;
+use crate::request::RequestView;
 use crate::small_map::SmallMap;
 
 /// The port of an authority without a port: plain HTTP, because apps send plain HTTP to the filter.
@@ -150,7 +150,7 @@ impl Paths {
         }
         let depends = self.by_method || self.deepest > 0;
         if depends && self.rejects_overrides && !rule.is_some_and(|rule| rule.allows_override_headers()) {
-            let header = override_headers::in_request(view.request);
+            let header = override_headers::in_request(view);
             if let Some(header) = header {
                 return ambiguous(Ambiguity::Override(header));
             }

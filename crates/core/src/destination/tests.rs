@@ -4,8 +4,9 @@ use super::*;
 use crate::broker::RejectedToken;
 use crate::decision::{Delivery, Refusal};
 use crate::entra::AccessToken;
-use crate::http::tests::Sent;
 use crate::policy::Policy;
+use crate::policy::tests::decide;
+use crate::request::tests::Sent;
 
 const CONFIG: &str = r#"{
     "identities": [
@@ -35,7 +36,7 @@ fn policy() -> Policy {
 }
 
 fn routed(authority: &str, cluster: &str) -> Sent {
-    Sent::get(authority, "/").property(&["xds", "cluster_name"], cluster)
+    Sent::get(authority, "/").routed_to(cluster)
 }
 
 /// The decision in a few words.
@@ -58,17 +59,17 @@ fn describe(decision: Decision) -> String {
 #[test]
 fn a_request_to_an_unlisted_host_costs_one_read() {
     let request = Sent::get("elsewhere.example", "/").header("authorization", b"x");
-    assert!(matches!(policy().decide(&request), Decision::Ignore));
-    assert_eq!(*request.reads.borrow(), [":authority"]);
+    assert!(matches!(decide(&policy(), &request), Decision::Ignore));
+    assert_eq!(*request.reads.borrow(), ["authority"]);
 }
 
 #[test]
 fn a_listed_host_gets_its_token_over_its_own_cluster_only() {
     let policy = policy();
     let kv = "payments https://vault.azure.net/.default";
-    assert_eq!(describe(policy.decide(&routed("kv.example", "outbound|80||kv.example"))), kv);
-    assert_eq!(describe(policy.decide(&routed("KV.example:80", "outbound|80||kv.example"))), kv);
-    assert_eq!(describe(policy.decide(&routed("kv.example", "outbound|80||blob.example"))), "403 cluster_not_listed");
+    assert_eq!(describe(decide(&policy, &routed("kv.example", "outbound|80||kv.example"))), kv);
+    assert_eq!(describe(decide(&policy, &routed("KV.example:80", "outbound|80||kv.example"))), kv);
+    assert_eq!(describe(decide(&policy, &routed("kv.example", "outbound|80||blob.example"))), "403 cluster_not_listed");
     for other in [
         "",
         "outbound|80||kv.example.evil",
@@ -78,9 +79,9 @@ fn a_listed_host_gets_its_token_over_its_own_cluster_only() {
         "outbound|80||kv.example ",
         "x|outbound|80||kv.example",
     ] {
-        assert_eq!(describe(policy.decide(&routed("kv.example", other))), "403 cluster_not_listed", "{other:?}");
+        assert_eq!(describe(decide(&policy, &routed("kv.example", other))), "403 cluster_not_listed", "{other:?}");
     }
-    assert_eq!(describe(policy.decide(&routed("nowhere.example", "x"))), "403 tls_clusters_missing");
+    assert_eq!(describe(decide(&policy, &routed("nowhere.example", "x"))), "403 tls_clusters_missing");
 }
 
 #[test]
@@ -99,20 +100,20 @@ fn a_similar_authority_does_not_match_the_host() {
         "[kv.example]",
         "",
     ] {
-        assert_eq!(describe(policy.decide(&routed(authority, "outbound|80||kv.example"))), "ignore", "{authority}");
+        assert_eq!(describe(decide(&policy, &routed(authority, "outbound|80||kv.example"))), "ignore", "{authority}");
     }
 }
 
 #[test]
 fn a_rule_with_a_port_precedes_one_without() {
-    assert_eq!(describe(policy().decide(&routed("kv.example:8443", "x"))), "reports api://other/.default");
+    assert_eq!(describe(decide(&policy(), &routed("kv.example:8443", "x"))), "reports api://other/.default");
 }
 
 #[test]
 fn a_missing_variable_rejects_the_requests_that_need_it() {
     let policy = Policy::new(&Config::parse(CONFIG.as_bytes(), &|_| None).unwrap(), false);
-    assert_eq!(describe(policy.decide(&routed("kv.example", "outbound|80||kv.example"))), "503 env_var_missing");
-    assert_eq!(describe(policy.decide(&routed("elsewhere.example", ""))), "ignore");
+    assert_eq!(describe(decide(&policy, &routed("kv.example", "outbound|80||kv.example"))), "503 env_var_missing");
+    assert_eq!(describe(decide(&policy, &routed("elsewhere.example", ""))), "ignore");
 }
 
 #[test]
@@ -129,7 +130,7 @@ fn the_most_specific_rule_applies_regardless_of_the_order() {
         ]}"#,
     );
     let outcome = |method: &str, authority: &str, path: &str| {
-        describe(policy.decide(&Sent::get(authority, path).header(":method", method.as_bytes())))
+        describe(decide(&policy, &Sent::get(authority, path).header(":method", method.as_bytes())))
     };
     for (method, authority, path, expected) in [
         ("GET", "api.example.com", "/v1", "default v1-get/.default"),
@@ -162,7 +163,7 @@ fn a_wider_rule_never_applies_to_an_ambiguous_path() {
             {"hosts": ["trial.example.com"], "action": "report", "path_prefixes": ["/admin"]}
         ]}"#,
     );
-    let outcome = |authority: &str, path: &str| describe(policy.decide(&Sent::get(authority, path)));
+    let outcome = |authority: &str, path: &str| describe(decide(&policy, &Sent::get(authority, path)));
     assert_eq!(outcome("api.example.com", "/admin"), "403 refused_by_rule");
     for path in [
         "/x/../admin",
@@ -198,7 +199,7 @@ fn a_rule_for_a_path_applies_to_every_spelling_of_it() {
             {"hosts": ["api.example.com"], "action": "refuse", "path_prefixes": ["/v1.0/$batch", "/caf%C3%A9", "/a@b:c/(x)"]}
         ]}"#,
     );
-    let outcome = |path: &str| describe(policy.decide(&Sent::get("api.example.com", path)));
+    let outcome = |path: &str| describe(decide(&policy, &Sent::get("api.example.com", path)));
     for path in [
         "/v1.0/$batch",
         "/v1.0/%24batch",
@@ -232,7 +233,7 @@ fn a_header_that_overrides_the_method_or_path_is_rejected_where_rules_depend_on_
     );
     let outcome = |method: &str, authority: &str, header: &str| {
         let request = Sent::get(authority, "/x").header(":method", method.as_bytes()).header(header, b"DELETE");
-        describe(policy.decide(&request))
+        describe(decide(&policy, &request))
     };
     for header in [
         "x-http-method-override",
@@ -271,7 +272,7 @@ fn an_override_header_is_recognized_with_hyphens_and_underscores_mixed() {
             {"hosts": ["a.example"], "path_prefixes": ["/admin"], "action": "refuse"}
         ]}"#,
     );
-    let outcome = |header: &str| describe(policy.decide(&Sent::get("a.example", "/x").header(header, b"/admin")));
+    let outcome = |header: &str| describe(decide(&policy, &Sent::get("a.example", "/x").header(header, b"/admin")));
     for header in [
         "x-http_method-override",
         "x_http-method_override",
@@ -303,7 +304,7 @@ fn a_method_with_lower_case_letters_is_rejected_if_another_rule_applies_to_it_in
         ]}"#,
     );
     let outcome = |method: &str, host: &str| {
-        describe(policy.decide(&Sent::get(host, "/admin/x").header(":method", method.as_bytes())))
+        describe(decide(&policy, &Sent::get(host, "/admin/x").header(":method", method.as_bytes())))
     };
     for (method, host) in [
         ("delete", "refuse.corp.example"),
@@ -332,7 +333,7 @@ fn a_method_with_lower_case_letters_is_rejected_if_another_rule_applies_to_it_in
 fn a_listed_host_is_recognized_with_any_port() {
     let policy = policy();
     let kv = "payments https://vault.azure.net/.default";
-    let outcome = |authority: &str| describe(policy.decide(&routed(authority, "outbound|80||kv.example")));
+    let outcome = |authority: &str| describe(decide(&policy, &routed(authority, "outbound|80||kv.example")));
     assert_eq!(outcome("kv.example:"), kv);
     for port in ["65536", "+80", "80:80", "http", "99999999999999999999"] {
         assert_eq!(outcome(&format!("kv.example:{port}")), "400 host_invalid", "{port}");
@@ -342,7 +343,7 @@ fn a_listed_host_is_recognized_with_any_port() {
     let report = policy_of(
         r#"{"destinations": [{"hosts": ["*.example.com"], "scope": "s/.default", "plaintext": "allow", "action": "report"}]}"#,
     );
-    let outcome = describe(report.decide(&Sent::get("a.example.com:65536", "/")));
+    let outcome = describe(decide(&report, &Sent::get("a.example.com:65536", "/")));
     assert_eq!(outcome, "report unknown no token, enforced: host_invalid");
 }
 
@@ -352,12 +353,12 @@ fn an_existing_credential_is_kept_replaced_or_refused() {
     for (credential, replaced) in
         [("authorization", "reports api://other/.default"), ("api-key", "reports api://other/.default")]
     {
-        let with = |authority: &str| describe(policy.decide(&routed(authority, "x").header(credential, b"\xff")));
+        let with = |authority: &str| describe(decide(&policy, &routed(authority, "x").header(credential, b"\xff")));
         assert_eq!(with("kv.example"), format!("payments keeps {credential}"));
         assert_eq!(with("kv.example:8443"), replaced);
         assert_eq!(with("strict.example"), "403 credential_present");
     }
-    let signed = |authority: &str| describe(policy.decide(&Sent::get(authority, "/c/b?sv=2022-11-02&%73ig=abc%3D")));
+    let signed = |authority: &str| describe(decide(&policy, &Sent::get(authority, "/c/b?sv=2022-11-02&%73ig=abc%3D")));
     assert_eq!(signed("kv.example"), "payments keeps ?sig");
     assert_eq!(signed("kv.example:8443"), "403 credential_present", "a signature cannot be replaced");
     assert_eq!(signed("strict.example"), "403 credential_present");
@@ -366,25 +367,24 @@ fn an_existing_credential_is_kept_replaced_or_refused() {
 #[test]
 fn other_credentials_are_removed_when_a_token_is_injected() {
     let request = routed("kv.example:8443", "x").header("authorization", b"a").header("api-key", b"b");
-    let Decision::Exchange(_, Delivery::Inject(injection)) = policy().decide(&request) else { panic!("no token") };
+    let Decision::Exchange(_, Delivery::Inject(injection)) = decide(&policy(), &request) else { panic!("no token") };
     assert_eq!((&*injection.header, injection.in_place_of.as_slice()), ("authorization", &["api-key".to_owned()][..]));
 }
 
 #[test]
 fn the_token_of_an_earlier_attempt_is_not_a_credential_of_the_app() {
     let again = |authority: &str| {
-        describe(
-            policy().decide(
-                &routed(authority, "outbound|80||kv.example")
-                    .header("authorization", b"Bearer ours")
-                    .property(&[OWN_HEADER], "authorization"),
-            ),
-        )
+        describe(decide(
+            &policy(),
+            &routed(authority, "outbound|80||kv.example")
+                .header("authorization", b"Bearer ours")
+                .state(OWN_HEADER, "authorization"),
+        ))
     };
     assert_eq!(again("kv.example"), "payments https://vault.azure.net/.default");
     assert_eq!(again("strict.example"), "payments s/.default");
     // The decision names the carried token, so that a retry after a 401 does not send it again.
-    let carried = |request: Sent| match policy().decide(&request.property(&[OWN_HEADER], "authorization")) {
+    let carried = |request: Sent| match decide(&policy(), &request.state(OWN_HEADER, "authorization")) {
         Decision::Exchange(_, delivery) => delivery.rejected_token(),
         _ => panic!("no token"),
     };
@@ -395,8 +395,8 @@ fn the_token_of_an_earlier_attempt_is_not_a_credential_of_the_app() {
         assert_eq!(carried(request().header("authorization", value)), None);
     }
     // An internal redirect may lead from a destination with one header to one with another.
-    let redirected = Sent::get("strict.example", "/").property(&[OWN_HEADER], "x-token");
-    let Decision::Exchange(_, Delivery::Inject(injection)) = policy().decide(&redirected) else { panic!("no token") };
+    let redirected = Sent::get("strict.example", "/").state(OWN_HEADER, "x-token");
+    let Decision::Exchange(_, Delivery::Inject(injection)) = decide(&policy(), &redirected) else { panic!("no token") };
     assert_eq!(injection.in_place_of, ["x-token"]);
 }
 
@@ -405,12 +405,12 @@ fn a_value_in_the_configured_header_is_a_credential() {
     let policy = policy_of(
         r#"{"destinations": [{"hosts": ["a.example"], "scope": "s/.default", "plaintext": "allow", "header": "X-Token"}]}"#,
     );
-    let Decision::Exchange(_, Delivery::Inject(injection)) = policy.decide(&Sent::get("a.example", "/")) else {
+    let Decision::Exchange(_, Delivery::Inject(injection)) = decide(&policy, &Sent::get("a.example", "/")) else {
         panic!("no token")
     };
     assert_eq!(&*injection.header, "x-token");
     let theirs = Sent::get("a.example", "/").header("x-token", b"x");
-    assert_eq!(describe(policy.decide(&theirs)), "default keeps x-token");
+    assert_eq!(describe(decide(&policy, &theirs)), "default keeps x-token");
 }
 
 #[test]
@@ -426,7 +426,7 @@ fn an_azure_service_has_its_own_credential_places_and_other_hosts_have_the_usual
         ]}"#,
     );
     let with =
-        |host: &str, path: &str, header: &str| describe(policy.decide(&Sent::get(host, path).header(header, b"x")));
+        |host: &str, path: &str, header: &str| describe(decide(&policy, &Sent::get(host, path).header(header, b"x")));
     let grid = "orders.westeurope.eventgrid.azure.net";
     assert_eq!(with(grid, "/", "aeg-sas-key"), "default keeps aeg-sas-key");
     assert_eq!(with(grid, "/", "aeg-sas-token"), "default keeps aeg-sas-token");
@@ -452,7 +452,7 @@ fn an_empty_credential_does_not_count_and_its_header_is_removed() {
     for existing in ["kv.example", "kv.example:8443", "strict.example"] {
         let request =
             routed(existing, "outbound|80||kv.example").header("api-key", b" ").header("authorization", b"Bearer");
-        let Decision::Exchange(_, Delivery::Inject(injection)) = policy.decide(&request) else {
+        let Decision::Exchange(_, Delivery::Inject(injection)) = decide(&policy, &request) else {
             panic!("no token for {existing}")
         };
         assert_eq!(injection.in_place_of, ["api-key"], "{existing}");
@@ -473,22 +473,21 @@ fn a_credential_is_replaced_only_where_the_route_cannot_change() {
     let token = "default s/.default";
     for header in ["authorization", "api-key", "x-token"] {
         let listener = |host: &str| routed(host, "pinned").header(header, b"x");
-        let cluster = |host: &str| in_cluster(listener(host)).property(&["upstream", "tls_version"], "TLSv1.3");
+        let cluster = |host: &str| in_cluster(listener(host)).with(|request| request.upstream_tls = Some(true));
         let own = header == "x-token";
         let rejected = if own { token } else { "403 replace_not_supported" };
-        assert_eq!(describe(policy.decide(&listener("pinned.example"))), rejected, "{header}");
-        assert_eq!(describe(policy.decide(&listener("header.example"))), "403 replace_not_supported", "{header}");
-        assert_eq!(describe(policy.decide(&listener("plain.example"))), token, "{header}");
-        assert_eq!(describe(policy.decide(&cluster("pinned.example"))), token, "{header}");
-        assert_eq!(describe(policy.decide(&cluster("header.example"))), token, "{header}");
+        assert_eq!(describe(decide(&policy, &listener("pinned.example"))), rejected, "{header}");
+        assert_eq!(describe(decide(&policy, &listener("header.example"))), "403 replace_not_supported", "{header}");
+        assert_eq!(describe(decide(&policy, &listener("plain.example"))), token, "{header}");
+        assert_eq!(describe(decide(&policy, &cluster("pinned.example"))), token, "{header}");
+        assert_eq!(describe(decide(&policy, &cluster("header.example"))), token, "{header}");
     }
-    let authorization = |host: &str| describe(policy.decide(&routed(host, "pinned").header("authorization", b"x")));
+    let authorization = |host: &str| describe(decide(&policy, &routed(host, "pinned").header("authorization", b"x")));
     assert_eq!(authorization("kept.example"), "default keeps authorization");
     assert_eq!(authorization("trial.example"), "report default s/.default, enforced: replace_not_supported");
     // A token that the filter injected in an earlier attempt is not a credential of the app.
-    let again =
-        routed("pinned.example", "pinned").header("authorization", b"x").property(&[OWN_HEADER], "authorization");
-    assert_eq!(describe(policy.decide(&again)), token);
+    let again = routed("pinned.example", "pinned").header("authorization", b"x").state(OWN_HEADER, "authorization");
+    assert_eq!(describe(decide(&policy, &again)), token);
 }
 
 #[test]
@@ -499,7 +498,8 @@ fn a_trace_gets_no_token() {
             {"hosts": ["c.example"], "action": "report"}
         ]}"#,
     );
-    let outcome = |method: &[u8], host: &str| describe(policy.decide(&Sent::get(host, "/").header(":method", method)));
+    let outcome =
+        |method: &[u8], host: &str| describe(decide(&policy, &Sent::get(host, "/").header(":method", method)));
     assert_eq!(outcome(b"TRACE", "a.example"), "403 trace_not_supported");
     assert_eq!(outcome(b"trace", "a.example"), "403 trace_not_supported");
     assert_eq!(outcome(b"TRACE", "b.example"), "pass");
@@ -510,8 +510,8 @@ fn a_trace_gets_no_token() {
 #[test]
 fn a_connect_request_gets_no_token() {
     let tunnel = |config: &str| {
-        let request = Sent::default().header(":method", b"CONNECT").header(":authority", b"a.example:443");
-        describe(policy_of(config).decide(&request))
+        let request = Sent::connect("a.example:443");
+        describe(decide(&policy_of(config), &request))
     };
     let any = r#"{"destinations": [{"hosts": ["a.example"], "scope": "s/.default", "plaintext": "allow"}]}"#;
     assert_eq!(tunnel(any), "403 connect_not_supported");
@@ -530,17 +530,17 @@ fn a_report_changes_no_request_and_names_the_code_that_would_reject_it() {
         (routed("a.example", "to_a.example"), "forwarded"),
         (routed("a.example", "to_a.example").header("authorization", b"x"), "credential_present"),
         (routed("a.example", "to_b.example"), "cluster_not_listed"),
-        (Sent::default().header(":method", b"CONNECT").header(":authority", b"a.example:443"), "connect_not_supported"),
+        (Sent::connect("a.example:443"), "connect_not_supported"),
         // The request keeps its own credential.
         (routed("b.example", "to_b.example").header("authorization", b"x"), "forwarded"),
         // The request does not wait for its connection.
         (in_cluster(routed("a.example", "to_a.example")), "forwarded"),
     ] {
-        assert_eq!(describe(policy.decide(&request)), format!("report default s/.default, enforced: {enforced}"));
+        assert_eq!(describe(decide(&policy, &request)), format!("report default s/.default, enforced: {enforced}"));
     }
     let policy = Policy::new(&Config::parse(configuration.as_bytes(), &|_| None).unwrap(), false);
     let missing = "report default no token, enforced: env_var_missing";
-    assert_eq!(describe(policy.decide(&routed("a.example", "to_a.example"))), missing);
+    assert_eq!(describe(decide(&policy, &routed("a.example", "to_a.example"))), missing);
 }
 
 const GATEWAY: &str = r#"{
@@ -561,12 +561,10 @@ fn a_caller_gets_the_token_of_its_own_identity_or_none() {
     let policy = policy_of(GATEWAY);
     let calls = |principal: &str, host: &str| {
         let request = Sent::get(host, "/").header("x-identity", b"payments").header("authorization", b"x");
-        describe(policy.decide(&request.property(&["connection", "uri_san_peer_certificate"], principal)))
+        describe(decide(&policy, &request.from(principal)))
     };
     // Without headers of its own.
-    let bare = |principal: &str, host: &str| {
-        describe(policy.decide(&Sent::get(host, "/").property(&["connection", "uri_san_peer_certificate"], principal)))
-    };
+    let bare = |principal: &str, host: &str| describe(decide(&policy, &Sent::get(host, "/").from(principal)));
     assert_eq!(bare("spiffe://c/ns/payments/sa/api", "a.example"), "payments s/.default");
     assert_eq!(bare("spiffe://c/ns/reports/sa/b", "a.example"), "reports s/.default");
     assert_eq!(bare("spiffe://c/ns/reports/sa/a", "b.example"), "reports s/.default");
@@ -584,13 +582,13 @@ fn a_caller_gets_the_token_of_its_own_identity_or_none() {
 fn a_certificate_with_several_uris_is_rejected_if_envoy_lists_them() {
     let request = Sent::get("a.example", "/")
         .header("x-forwarded-client-cert", b"By=x;URI=spiffe://c/ns/payments/sa/api;URI=spiffe://c/other")
-        .property(&["connection", "uri_san_peer_certificate"], "spiffe://c/ns/payments/sa/api");
-    assert_eq!(describe(policy_of(GATEWAY).decide(&request)), "403 principal_not_listed");
+        .from("spiffe://c/ns/payments/sa/api");
+    assert_eq!(describe(decide(&policy_of(GATEWAY), &request)), "403 principal_not_listed");
 }
 
 /// The request in a cluster's own filter chain, in its first attempt.
 fn in_cluster(request: Sent) -> Sent {
-    request.property(&["upstream", "request_attempt_count"], "\u{1}\0\0\0\0\0\0\0")
+    request.with(|request| request.attempt = Some(1))
 }
 
 fn upstream(host: &str) -> Sent {
@@ -601,25 +599,26 @@ fn upstream(host: &str) -> Sent {
 fn in_a_clusters_own_filter_chain_the_connection_must_use_tls() {
     let policy = policy();
     let token = "payments s/.default";
-    let decide = |request: Sent| describe(policy.decide(&request));
+    let decide = |request: Sent| describe(decide(&policy, &request));
     assert_eq!(decide(upstream("nowhere.example")), "await");
-    let with_tls = |host: &str| upstream(host).property(&["upstream", "tls_version"], "TLSv1.3");
+    let with_tls = |host: &str| upstream(host).with(|request| request.upstream_tls = Some(true));
     assert_eq!(decide(with_tls("nowhere.example")), token);
-    let in_plaintext = upstream("nowhere.example").property(&["upstream", "cx_pool_ready_duration"], "1");
+    let in_plaintext = upstream("nowhere.example").with(|request| request.upstream_tls = Some(false));
     assert_eq!(decide(in_plaintext), "403 connection_not_tls");
     // `tls_clusters` applies here as well, and `plaintext: allow` needs no connection.
     assert_eq!(decide(with_tls("blob.example")), "403 cluster_not_listed");
     assert_eq!(decide(upstream("strict.example")), token);
     // In a listener's filter chain the count is 0 or missing.
-    let downstream =
-        routed("nowhere.example", "x").property(&["upstream", "request_attempt_count"], "\0\0\0\0\0\0\0\0");
-    assert_eq!(decide(downstream.property(&["upstream", "tls_version"], "TLSv1.3")), "403 tls_clusters_missing");
+    let downstream = routed("nowhere.example", "x").with(|request| {
+        (request.attempt, request.upstream_tls) = (Some(0), Some(true));
+    });
+    assert_eq!(decide(downstream), "403 tls_clusters_missing");
 }
 
 #[test]
 fn the_rejection_of_a_grpc_request_is_plain_text() {
     let request = routed("nowhere.example", "x").header("content-type", b"application/grpc");
-    let Decision::Refuse(Refusal { reply, .. }) = policy().decide(&request) else { panic!("not refused") };
+    let Decision::Refuse(Refusal { reply, .. }) = decide(&policy(), &request) else { panic!("not refused") };
     let text = String::from_utf8(reply.body).unwrap();
     assert!(text.contains("(tls_clusters_missing): Add the cluster") && !text.contains('{'), "{text}");
 }
@@ -635,14 +634,14 @@ fn a_narrower_report_rule_does_not_disable_a_wider_refuse_rule() {
             {"hosts": ["p.example.com:8080"], "path_prefixes": ["/a"], "action": "report"}
         ]}"#,
     );
-    let get = |authority: &str, path: &str| describe(policy.decide(&Sent::get(authority, path)));
+    let get = |authority: &str, path: &str| describe(decide(&policy, &Sent::get(authority, path)));
     assert_eq!(get("api.corp.example.com", "/b"), "403 refused_by_rule");
     for path in ["//b", "/b;x", "/b%20"] {
         assert_eq!(get("api.corp.example.com", path), "400 ambiguous_path", "{path}");
         assert_eq!(get("p.example.com:8080", path), "400 ambiguous_path", "{path}");
     }
     let overridden = Sent::get("m.corp.example.com", "/").header("x-http-method", b"DELETE");
-    assert_eq!(describe(policy.decide(&overridden)), "403 override_header_present");
+    assert_eq!(describe(decide(&policy, &overridden)), "403 override_header_present");
 }
 
 #[test]
@@ -653,7 +652,7 @@ fn the_length_of_a_message_about_a_request_is_bounded() {
     );
     let long = "a".repeat(50_000);
     for request in [Sent::get(&format!("{long}.corp.example.com"), "//"), routed("kv.example.com", &long)] {
-        let Decision::Refuse(refusal) = policy.decide(&request) else { panic!("not refused") };
+        let Decision::Refuse(refusal) = decide(&policy, &request) else { panic!("not refused") };
         assert!(
             refusal.reply.body.len() < 4096 && refusal.problem.detail.len() < 3072,
             "{}",

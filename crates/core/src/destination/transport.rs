@@ -3,8 +3,8 @@
 //! In a listener's filter chain the filter knows only the name of the route's cluster. In a cluster's own filter chain it knows
 //! the connection itself.
 
-use crate::http::RequestAccess;
 use crate::problem::{Code, Problem};
+use crate::request::RequestView;
 use crate::untrusted::UntrustedText;
 
 /// A destination's conditions on the upstream cluster and connection.
@@ -28,16 +28,16 @@ pub(super) enum TransportCheck {
 impl Transport {
     /// Whether a request is sent to the cluster that was checked even after a header changes. In a cluster's own filter chain it
     /// is. In a listener's, Envoy selects the route again and does not expose the result to the filter.
-    pub(super) fn keeps_cluster_on_header_change(&self, request: &dyn RequestAccess) -> bool {
-        self.plaintext_allowed || attempt(request) > 0
+    pub(super) fn keeps_cluster_on_header_change(&self, request: &RequestView<'_>) -> bool {
+        self.plaintext_allowed || request.is_in_cluster()
     }
 
     /// Checks the cluster and the connection of a request to the destination named `label`.
-    pub(super) fn check(&self, label: &str, request: &dyn RequestAccess) -> TransportCheck {
+    pub(super) fn check(&self, label: &str, request: &RequestView<'_>) -> TransportCheck {
         if self.plaintext_allowed {
             return TransportCheck::Allowed;
         }
-        let in_cluster = attempt(request) > 0;
+        let in_cluster = request.is_in_cluster();
         if self.tls_clusters.is_empty() && !in_cluster {
             return TransportCheck::Rejected(Problem::new(
                 Code::TlsClustersMissing,
@@ -53,18 +53,18 @@ impl Transport {
     }
 
     /// The problem that the request was routed to a cluster that is not listed. If none is listed, every cluster is allowed.
-    fn misrouted(&self, label: &str, request: &dyn RequestAccess) -> Option<Problem> {
+    fn misrouted(&self, label: &str, request: &RequestView<'_>) -> Option<Problem> {
         if self.tls_clusters.is_empty() {
             return None;
         }
-        let cluster = request.property(&["xds", "cluster_name"]).unwrap_or_default();
-        if self.tls_clusters.iter().any(|listed| listed.as_bytes() == cluster) {
+        let cluster = request.source().cluster_name().unwrap_or_default();
+        if self.tls_clusters.iter().any(|listed| *listed == cluster) {
             return None;
         }
-        let routed = match String::from_utf8_lossy(&cluster) {
-            name if name.is_empty() => "to no cluster".to_owned(),
+        let routed = match &*cluster {
+            "" => "to no cluster".to_owned(),
             // A header of the request may select the cluster, so its name is untrusted.
-            name => format!("to cluster {:?}", UntrustedText::new(&name)),
+            name => format!("to cluster {:?}", UntrustedText::new(name)),
         };
         Some(Problem::new(
             Code::ClusterNotListed,
@@ -77,29 +77,13 @@ impl Transport {
     }
 }
 
-/// The number of the request's attempt, from 1; 0 in a listener's filter chain. Envoy encodes an integer as eight bytes in
-/// little-endian order.
-fn attempt(request: &dyn RequestAccess) -> u64 {
-    let count = request.property(&["upstream", "request_attempt_count"]);
-    count.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
-}
-
-/// Whether the request's upstream connection is established, with or without TLS.
-pub fn is_established(request: &dyn RequestAccess) -> bool {
-    has(request, "cx_pool_ready_duration")
-}
-
-fn has(request: &dyn RequestAccess, name: &str) -> bool {
-    request.property(&["upstream", name]).is_some_and(|value| !value.is_empty())
-}
-
 /// Checks that the request's upstream connection uses TLS. Verifying the server's certificate is the job of the cluster's
 /// `validation_context`; Envoy does not expose the result here.
-fn check_connection(label: &str, request: &dyn RequestAccess) -> TransportCheck {
-    if has(request, "tls_version") {
+fn check_connection(label: &str, request: &RequestView<'_>) -> TransportCheck {
+    if request.source().upstream_tls() {
         return TransportCheck::Allowed;
     }
-    if !is_established(request) {
+    if !request.source().upstream_is_established() {
         return TransportCheck::Pending;
     }
     TransportCheck::Rejected(Problem::new(

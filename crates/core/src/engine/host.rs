@@ -9,6 +9,7 @@ use crate::broker::{QueueId, SharedData, StreamId};
 use crate::event::Event;
 use crate::http::{CallFailure, HttpCall, Reply};
 use crate::metrics::Kind;
+use crate::request::RequestSource;
 use crate::time::Timestamp;
 
 /// The host's number of a call. It is not reused before the call has ended.
@@ -54,11 +55,9 @@ pub trait Host {
 
 /// The HTTP streams of a process. A stream may be paused or in a callback. Calls for a stream that no longer exists have no effect.
 pub trait HttpHost: Host {
-    /// Returns the first value of a request header or pseudo-header (`:authority`, `:path`, `:method`).
-    fn header(&self, stream: StreamId, name: &str) -> Option<Vec<u8>>;
-
-    /// Returns an Envoy attribute, such as `["xds", "cluster_name"]`.
-    fn property(&self, stream: StreamId, path: &[&str]) -> Option<Vec<u8>>;
+    /// Returns read access to a stream's request; `None` if the stream no longer exists. The engine reads one request at a time, so a
+    /// host may make the stream its current one.
+    fn request(&self, stream: StreamId) -> Option<&dyn RequestSource>;
 
     /// Returns the status of the stream's response once its headers have arrived.
     fn response_status(&self, stream: StreamId) -> Option<u16>;
@@ -66,7 +65,8 @@ pub trait HttpHost: Host {
     /// Sets a request header and replaces all existing values; `None` removes the header.
     fn set_header(&mut self, stream: StreamId, name: &str, value: Option<&str>);
 
-    /// Sets filter state, which access logs show as `%FILTER_STATE(wasm.<name>:PLAIN)%` and [`HttpHost::property`] returns in later
+    /// Sets filter state, which access logs show as `%FILTER_STATE(wasm.<name>:PLAIN)%` and
+    /// [`RequestSource::filter_state`] returns in later
     /// attempts of the request. Returns whether the host accepted it.
     fn set_filter_state(&mut self, stream: StreamId, name: &str, value: &str) -> bool;
 

@@ -14,13 +14,15 @@
 //! use entra_exchange_core::broker::{Build, LocalData, QueueId, SharedData, StreamId};
 //! use entra_exchange_core::engine::{CallId, Engine, Flow, Host, HttpHost, MetricId};
 //! use entra_exchange_core::http::{CallFailure, CallResponse, HttpCall, Reply};
+//! use entra_exchange_core::request::{DescribedRequest, RequestSource};
 //! # use entra_exchange_core::{event::Event, metrics::Kind, time::Timestamp};
 //!
 //! /// One process with one request.
 //! #[derive(Default)]
 //! struct Process {
 //!     memory: LocalData,
-//!     headers: HashMap<String, String>,
+//!     request: DescribedRequest,
+//!     set: HashMap<String, String>,
 //!     messages: Vec<Vec<u8>>,
 //!     calls: Vec<HttpCall>,
 //!     resumed: bool,
@@ -48,14 +50,11 @@
 //! }
 //!
 //! impl HttpHost for Process {
-//!     fn header(&self, _: StreamId, name: &str) -> Option<Vec<u8>> {
-//!         self.headers.get(name).map(|value| value.clone().into_bytes())
-//!     }
-//!     fn property(&self, _: StreamId, path: &[&str]) -> Option<Vec<u8>> {
-//!         (path == ["xds", "cluster_name"]).then(|| b"vault".to_vec())
+//!     fn request(&self, _: StreamId) -> Option<&dyn RequestSource> {
+//!         Some(&self.request)
 //!     }
 //!     fn set_header(&mut self, _: StreamId, name: &str, value: Option<&str>) {
-//!         self.headers.insert(name.to_owned(), value.unwrap_or_default().to_owned());
+//!         self.set.insert(name.to_owned(), value.unwrap_or_default().to_owned());
 //!     }
 //!     fn resume(&mut self, _: StreamId) {
 //!         self.resumed = true;
@@ -82,8 +81,8 @@
 //!
 //! // Decide: there is no token yet, so the request pauses.
 //! let stream = StreamId(1);
-//! let request = [(":method", "GET"), (":authority", "kv.vault.azure.net"), (":path", "/secrets/db")];
-//! process.headers = request.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+//! process.request = DescribedRequest::new("GET", "kv.vault.azure.net", "/secrets/db");
+//! process.request.cluster_name = Some("vault".to_owned());
 //! assert_eq!(engine.request(stream, &mut process), Flow::Pause);
 //!
 //! // Drive: the engine reads the federated token, then calls the token endpoint.
@@ -102,7 +101,7 @@
 //!
 //! // The request is forwarded with the token.
 //! assert!(process.resumed);
-//! assert_eq!(process.headers["authorization"], "Bearer abc");
+//! assert_eq!(process.set["authorization"], "Bearer abc");
 //! ```
 
 mod driver;
@@ -115,12 +114,12 @@ pub use host::{CallId, Host, HttpHost, MetricId};
 
 use std::sync::Arc;
 
-use crate::broker::{self, Build, Limits, Predecessors, StreamId, WorkerId};
+use crate::broker::{self, Build, Limits, Predecessors, WorkerId};
 use crate::config::{Config, Log};
 use crate::configuration_status;
 use crate::decision;
 use crate::event::Event;
-use crate::http::{CallResult, RequestAccess};
+use crate::http::CallResult;
 use crate::policy::{OWN_HEADER, Policy};
 use crate::request_log::RequestLog;
 use crate::time::Timestamp;
@@ -156,23 +155,6 @@ pub enum Flow {
     Continue,
     /// The stream was answered, or pauses until it is resumed or answered.
     Pause,
-}
-
-/// Gives the policy access to a stream's request.
-#[derive(Clone, Copy)]
-struct StreamRequest<'a> {
-    host: &'a dyn HttpHost,
-    stream: StreamId,
-}
-
-impl RequestAccess for StreamRequest<'_> {
-    fn header(&self, name: &str) -> Option<Vec<u8>> {
-        self.host.header(self.stream, name)
-    }
-
-    fn property(&self, path: &[&str]) -> Option<Vec<u8>> {
-        self.host.property(self.stream, path)
-    }
 }
 
 impl Engine {

@@ -1,9 +1,10 @@
 //! Request handling of the engine: decides, pauses, resumes and answers requests.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Engine, Finished, Flow, HttpHost, StreamRequest, meters};
+use super::{Engine, Finished, Flow, HttpHost, meters};
 use crate::broker::{self, CachedToken, ConnectionOutcome, ReadinessStatus, StreamId, TokenLookup};
 use crate::decision::{self, ConfigPath, Decision, Delivery, Effect, Report};
 use crate::entra::TokenSpec;
@@ -11,6 +12,7 @@ use crate::http::Reply;
 use crate::metrics::{self, Outcome};
 use crate::policy::{self, NODE_ROUTE, OWN_HEADER};
 use crate::problem::{Code, Problem};
+use crate::request::{RequestSource, RequestView};
 use crate::request_log::{ACCESS_LOG_KEY, RequestRecord, response_code_details};
 use crate::time::Timestamp;
 
@@ -80,7 +82,8 @@ impl Ending {
 impl Engine {
     /// Processes the headers of a request.
     pub fn request(&mut self, stream: StreamId, host: &mut dyn HttpHost) -> Flow {
-        let request = StreamRequest { host, stream };
+        let Some(request) = host.request(stream) else { return Flow::Pause };
+        let request = RequestView::new(request);
         let decision = self.policy.decide(&request);
         match if self.keeps_state { decision } else { decision.without_state(&request) } {
             Decision::Ignore => {
@@ -175,7 +178,7 @@ impl Engine {
     /// Decides the requests again whose connections are established, and answers those whose wait has timed out.
     pub(super) fn poll_connections(&mut self, now: Timestamp, host: &mut dyn HttpHost) {
         let Some(worker) = &mut self.worker else { return };
-        let is_established = |stream| policy::is_established(&StreamRequest { host: &*host, stream });
+        let is_established = |stream| host.request(stream).is_some_and(RequestSource::upstream_is_established);
         for (stream, connection) in worker.driver.poll_connections(now, is_established) {
             match connection {
                 ConnectionOutcome::Established => {
@@ -292,7 +295,8 @@ impl Engine {
         for measurement in status.measurements() {
             meters::record(&measurement, host);
         }
-        let answer = policy::readiness_reply(status, &StreamRequest { host, stream });
+        let Some(request) = host.request(stream) else { return };
+        let answer = policy::readiness_reply(status, &RequestView::new(request));
         reply(stream, &answer, status.outcome().err().map(|problem| problem.code), host);
     }
 
@@ -302,7 +306,7 @@ impl Engine {
         if let Some(value) = self.request_log.access_log_value(record) {
             host.set_filter_state(stream, ACCESS_LOG_KEY, &value);
         }
-        if let Some(event) = self.request_log.line(record, || host.header(stream, ":authority"), || host.now()) {
+        if let Some(event) = self.request_log.line(record, || authority(stream, host), || host.now()) {
             host.log(&event);
         }
     }
@@ -324,8 +328,9 @@ fn apply(stream: StreamId, effect: &Effect, code: Option<Code>, host: &mut dyn H
             Flow::Continue
         }
         Effect::Refuse(problem) => {
-            let answer = problem.reply_to(&StreamRequest { host, stream });
-            reply(stream, &answer, code, host);
+            if let Some(answer) = host.request(stream).map(|request| problem.reply_to(&RequestView::new(request))) {
+                reply(stream, &answer, code, host);
+            }
             Flow::Pause
         }
         Effect::Reply(answer) => {
@@ -335,9 +340,13 @@ fn apply(stream: StreamId, effect: &Effect, code: Option<Code>, host: &mut dyn H
     }
 }
 
+fn authority(stream: StreamId, host: &dyn HttpHost) -> Option<Vec<u8>> {
+    host.request(stream).and_then(|request| request.authority().map(Cow::into_owned))
+}
+
 /// Restores the client's request before it is forwarded: on a retry or an internal redirect, removes the token of the earlier attempt.
 fn forward_unchanged(stream: StreamId, host: &mut dyn HttpHost) {
-    let header = host.property(stream, &[OWN_HEADER]).and_then(|name| String::from_utf8(name).ok());
+    let header = host.request(stream).and_then(|request| request.filter_state(OWN_HEADER).map(Cow::into_owned));
     if let Some(header) = header.filter(|header| !header.is_empty()) {
         host.set_header(stream, &header, None);
         host.set_filter_state(stream, OWN_HEADER, "");

@@ -10,8 +10,9 @@ use super::query::{Query, bad};
 use super::reply;
 use crate::broker::CachedToken;
 use crate::config::Secret;
-use crate::http::{Reply, RequestAccess};
+use crate::http::Reply;
 use crate::problem::{Code, Problem};
+use crate::request::RequestView;
 use crate::time::Timestamp;
 
 /// The path of `IDENTITY_ENDPOINT` and of `MSI_ENDPOINT`.
@@ -55,7 +56,7 @@ pub(super) fn not_enabled() -> Problem {
 /// # Errors
 /// If the request is not valid. The secret is checked first.
 pub(super) fn read_request(
-    request: &dyn RequestAccess,
+    request: &RequestView<'_>,
     query: &[u8],
     secret: &Result<Secret, Problem>,
 ) -> Result<(Version, Query), Problem> {
@@ -65,7 +66,7 @@ pub(super) fn read_request(
         _ => Version::Current,
     };
     let secret = secret.as_ref().map_err(Clone::clone)?;
-    if !request.header(version.secret_header()).is_some_and(|sent| secret.is(&sent)) {
+    if !request.header(version.secret_header()).is_some_and(|sent| secret.is(sent)) {
         return Err(Problem::new(
             Code::SecretWrong,
             format!("the header {} is missing or wrong", version.secret_header()),

@@ -1,18 +1,19 @@
 //! The reply to a readiness probe.
 
-use super::guard::Connection;
+use super::guard;
 use crate::broker::ReadinessStatus;
-use crate::http::{Reply, RequestAccess};
+use crate::http::Reply;
 use crate::path;
 use crate::problem::Problem;
+use crate::request::RequestView;
 
 /// The HTTP status of a pod that is not ready.
 const NOT_READY: u16 = 503;
 
 /// The reply to a request for `/readyz`, given the readiness of the identities. A caller outside the pod gets only the code, because
 /// the problem's detail names tenant, issuer and subject. A caller within the pod gets every identity with `?verbose`.
-pub fn readiness_reply(status: &ReadinessStatus, request: &dyn RequestAccess) -> Reply {
-    let local = Connection::of(request).is_local();
+pub fn readiness_reply(status: &ReadinessStatus, request: &RequestView<'_>) -> Reply {
+    let local = guard::is_local(request);
     match status.outcome() {
         _ if local && is_verbose(request) => status.verbose_reply(NOT_READY),
         Ok(()) => Reply::ok(),
@@ -28,17 +29,17 @@ pub fn readiness_reply(status: &ReadinessStatus, request: &dyn RequestAccess) ->
     }
 }
 
-fn is_verbose(request: &dyn RequestAccess) -> bool {
-    let target = request.header(":path").unwrap_or_default();
-    let (_, query) = path::split(&target);
+fn is_verbose(request: &RequestView<'_>) -> bool {
+    let target = request.target().unwrap_or_default();
+    let (_, query) = path::split(target);
     form_urlencoded::parse(query).any(|(name, _)| name == "verbose")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::tests::Sent;
     use crate::problem::Code;
+    use crate::request::tests::Sent;
     use serde_json::{Value, json};
 
     fn probe(path: &str, address: &str) -> (u16, String) {
@@ -46,8 +47,8 @@ mod tests {
             .about("payments", "api://payments/.default");
         problem.entra.aadsts = Some(700_213);
         let status = ReadinessStatus::of([("orders".to_owned(), Ok(())), ("payments".to_owned(), Err(problem))].into());
-        let request = Sent::get("h", path).property(&["destination", "address"], address);
-        let reply = readiness_reply(&status, &request);
+        let request = Sent::get("h", path).to(address);
+        let reply = readiness_reply(&status, &RequestView::new(&request));
         (reply.status, String::from_utf8(reply.body).unwrap())
     }
 
@@ -78,8 +79,8 @@ mod tests {
         ]});
         assert_eq!((status, serde_json::from_str::<Value>(&body).unwrap()), (503, expected));
         let ready = ReadinessStatus::of([("orders".to_owned(), Ok(()))].into());
-        let request = Sent::get("h", "/readyz?verbose").property(&["destination", "address"], "127.0.0.1:1");
-        let reply = readiness_reply(&ready, &request);
+        let request = Sent::get("h", "/readyz?verbose").to("127.0.0.1:1");
+        let reply = readiness_reply(&ready, &RequestView::new(&request));
         assert_eq!(
             (reply.status, reply.body),
             (200, br#"{"ready":true,"identities":[{"identity":"orders","ready":true}]}"#.to_vec())

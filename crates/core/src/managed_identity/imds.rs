@@ -11,10 +11,11 @@ use super::query::{Query, bad};
 use super::reply;
 use crate::broker::CachedToken;
 use crate::config::Imds;
-use crate::http::{Reply, RequestAccess};
+use crate::http::Reply;
 use crate::override_headers;
 use crate::path;
 use crate::problem::{Code, Problem};
+use crate::request::RequestView;
 use crate::time::Timestamp;
 use crate::untrusted::OAuthError;
 
@@ -63,7 +64,7 @@ pub(super) fn passes(path: &[u8], imds: &Imds) -> bool {
 }
 
 /// Rejects a request to be forwarded to the node whose headers override the path or method.
-pub(super) fn must_not_be_overridden(request: &dyn RequestAccess) -> Result<(), Problem> {
+pub(super) fn must_not_be_overridden(request: &RequestView<'_>) -> Result<(), Problem> {
     let Some(header) = override_headers::in_request(request) else { return Ok(()) };
     Err(Problem::new(
         Code::OverrideHeaderPresent,
@@ -116,7 +117,7 @@ pub(super) fn not_forwarded(path: &[u8]) -> Problem {
 ///
 /// # Errors
 /// If the request is not valid by the rules of IMDS.
-pub(super) fn read_request(request: &dyn RequestAccess, query: &[u8]) -> Result<Query, Problem> {
+pub(super) fn read_request(request: &RequestView<'_>, query: &[u8]) -> Result<Query, Problem> {
     if request.header("metadata").is_none_or(|value| !value.eq_ignore_ascii_case(b"true")) {
         return Err(Problem::new(
             Code::MetadataHeaderMissing,

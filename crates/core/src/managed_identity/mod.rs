@@ -19,12 +19,13 @@ use crate::config::{AppService, Config, Identity, Imds, ManagedAction, ManagedId
 use crate::decision::{Decision, Delivery, Report};
 use crate::entra::{TokenKey, TokenSpec};
 use crate::host::Host;
-use crate::http::{Reply, RequestAccess};
+use crate::http::Reply;
 use crate::path;
 use crate::problem::{Code, Problem};
+use crate::request::RequestView;
 use crate::untrusted::UntrustedText;
 use caller::{Caller, Protocol};
-use guard::{Connection, must_be_get};
+use guard::must_be_get;
 pub use health::readiness_reply;
 use query::{IdKind, Query, Selector};
 
@@ -87,40 +88,30 @@ impl Endpoint {
     /// headers, so only IMDS rules apply. `host` is `None` if the authority is not a valid host.
     ///
     /// Returns `None` for any other connection. If `imds` is not configured, the connection's address is not read.
-    pub(crate) fn decide_by_address(
-        &self,
-        host: Option<&Host<'_>>,
-        request: &dyn RequestAccess,
-        connection: &Connection<'_>,
-    ) -> Option<Decision> {
-        let imds = self.imds.as_ref().filter(|_| connection.is_to_metadata_service())?;
+    pub(crate) fn decide_by_address(&self, host: Option<&Host<'_>>, request: &RequestView<'_>) -> Option<Decision> {
+        let imds = self.imds.as_ref().filter(|_| guard::is_to_metadata_service(request))?;
         let is_listed = host.is_some_and(|host| self.imds(host).is_some());
         let host = if is_listed { Ok(()) } else { Err(imds::host_not_listed()) };
-        let target = request.header(":path").unwrap_or_default();
-        Some(self.decide_imds(imds, host, &target, request, connection))
+        let target = request.target().unwrap_or_default();
+        Some(self.decide_imds(imds, host, target, request))
     }
 
     /// Decides about a request to one of its hosts. Returns `None` if no endpoint of that host has the path.
-    pub(crate) fn decide(
-        &self,
-        host: &Host<'_>,
-        request: &dyn RequestAccess,
-        connection: &Connection<'_>,
-    ) -> Option<Decision> {
-        let target = request.header(":path").unwrap_or_default();
-        let (path, query) = path::split(&target);
+    pub(crate) fn decide(&self, host: &Host<'_>, request: &RequestView<'_>) -> Option<Decision> {
+        let target = request.target().unwrap_or_default();
+        let (path, query) = path::split(target);
         if self.answers_health(host) && matches!(path, b"/healthz" | b"/readyz") {
             return Some(self.decide_health(path, request));
         }
         if let Some(app_service) = self.app_service(host).filter(|_| app_service::is_token_path(path)) {
-            let allowed = self.must_be_local(connection);
+            let allowed = self.must_be_local(request);
             let token_request = allowed.and_then(|()| app_service::read_request(request, query, &app_service.secret));
             return Some(match token_request {
                 Ok((version, query)) => self.decide_token(Protocol::AppService(version), Ok(query)),
                 Err(problem) => self.decide_token(Protocol::AppService(app_service::Version::Current), Err(problem)),
             });
         }
-        self.imds(host).map(|imds| self.decide_imds(imds, Ok(()), &target, request, connection))
+        self.imds(host).map(|imds| self.decide_imds(imds, Ok(()), target, request))
     }
 
     /// Decides about a request to IMDS; `host` is the problem with its host, if any. Only two kinds of requests are forwarded to the
@@ -130,12 +121,11 @@ impl Endpoint {
         imds: &Imds,
         host: Result<(), Problem>,
         target: &[u8],
-        request: &dyn RequestAccess,
-        connection: &Connection<'_>,
+        request: &RequestView<'_>,
     ) -> Decision {
         let (path, query) = path::split(target);
         let kind = imds::read_path(path);
-        let allowed = self.must_be_local(connection).and_then(|()| match kind {
+        let allowed = self.must_be_local(request).and_then(|()| match kind {
             // Clients that probe for these paths must get a 404, whatever host they send.
             imds::Path::Absent => Err(imds::absent()),
             imds::Path::Token if self.action != ManagedAction::Report => host,
@@ -207,7 +197,7 @@ impl Endpoint {
         Ok(if listed { spec } else { spec.unlisted() })
     }
 
-    fn decide_health(&self, path: &[u8], request: &dyn RequestAccess) -> Decision {
+    fn decide_health(&self, path: &[u8], request: &RequestView<'_>) -> Decision {
         match (must_be_get(request), path) {
             (Err(problem), _) => Decision::Reply(problem.to_reply()),
             (Ok(()), b"/healthz") => Decision::Reply(Reply::ok()),
@@ -263,7 +253,7 @@ impl Endpoint {
     }
 
     /// Rejects a request from outside the pod, which did not arrive on a loopback address or on that of IMDS.
-    fn must_be_local(&self, connection: &Connection<'_>) -> Result<(), Problem> {
+    fn must_be_local(&self, request: &RequestView<'_>) -> Result<(), Problem> {
         if self.on_gateway {
             return Err(Problem::new(
                 Code::NotLocal,
@@ -271,7 +261,7 @@ impl Endpoint {
                 "Configure managed_identity in the sidecar of the calling pod; on a gateway, use destinations.",
             ));
         }
-        if connection.is_local() {
+        if guard::is_local(request) {
             return Ok(());
         }
         Err(Problem::new(

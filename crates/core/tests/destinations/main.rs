@@ -8,14 +8,13 @@
 // A test may panic.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
-use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
 use entra_exchange_core::config::Config;
 use entra_exchange_core::decision::{Decision, Refusal};
-use entra_exchange_core::http::RequestAccess;
 use entra_exchange_core::policy::Policy;
+use entra_exchange_core::request::{DescribedRequest, RequestView};
 
 #[test]
 fn every_example_of_a_deployment_has_the_outcomes_in_its_table() {
@@ -89,53 +88,29 @@ fn policy_of(text: &str) -> Policy {
     Policy::new(&config, false)
 }
 
-/// A request with its attributes.
-#[derive(Default)]
-struct Sent {
-    headers: HashMap<String, String>,
-    properties: HashMap<String, String>,
-}
-
-impl RequestAccess for Sent {
-    fn header(&self, name: &str) -> Option<Vec<u8>> {
-        self.headers.get(name).map(|value| value.clone().into_bytes())
-    }
-
-    fn property(&self, path: &[&str]) -> Option<Vec<u8>> {
-        self.properties.get(&path.join(".")).map(|value| value.clone().into_bytes())
-    }
-}
-
 fn outcome_of(policy: &Policy, request: &[String], with: &[String]) -> String {
     let [line] = request else { panic!("{request:?} is not a valid request") };
     let (method, target) = line.split_once(' ').unwrap();
     let (host, path) = target.split_at(target.find('/').unwrap_or(target.len()));
-    let mut sent = Sent::default();
-    sent.headers.insert(":method".to_owned(), method.to_owned());
-    sent.headers.insert(":authority".to_owned(), host.to_owned());
-    if method != "CONNECT" {
-        sent.headers.insert(":path".to_owned(), path.to_owned());
-    }
+    let mut sent = DescribedRequest::new(method, host, if method == "CONNECT" { "" } else { path });
     for more in with {
         let (kind, value) = more.split_once(": ").unwrap();
-        let property = match kind {
+        match kind {
             "header" => {
                 let (name, value) = value.split_once(": ").unwrap();
-                sent.headers.insert(name.to_owned(), value.to_owned());
-                continue;
+                sent = sent.with_header(name, value.as_bytes());
             }
             "connection" => {
-                sent.properties.insert("upstream.request_attempt_count".to_owned(), "\u{1}\0\0\0\0\0\0\0".to_owned());
-                if value == "TLS" { "upstream.tls_version" } else { "upstream.cx_pool_ready_duration" }
+                sent.attempt = Some(1);
+                sent.upstream_tls = Some(value == "TLS");
             }
-            "cluster" => "xds.cluster_name",
-            "principal" => "connection.uri_san_peer_certificate",
-            "to" => "destination.address",
+            "cluster" => sent.cluster_name = Some(value.to_owned()),
+            "principal" => sent.peer_uri = Some(value.to_owned()),
+            "to" => sent.destination_address = value.parse().ok(),
             _ => panic!("{more:?} is not a known property"),
-        };
-        sent.properties.insert(property.to_owned(), value.to_owned());
+        }
     }
-    match policy.decide(&sent) {
+    match policy.decide(&RequestView::new(&sent)) {
         Decision::Exchange(spec, _) => format!("{}: {}", spec.identity(), spec.scope()),
         Decision::Report(report) | Decision::ReportToNode(report) => {
             let token =

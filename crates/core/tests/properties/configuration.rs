@@ -2,8 +2,8 @@
 
 use entra_exchange_core::config::Config;
 use entra_exchange_core::decision::{Decision, Refusal};
-use entra_exchange_core::http::RequestAccess;
 use entra_exchange_core::policy::Policy;
+use entra_exchange_core::request::{DescribedRequest, Headers, RequestView};
 use proptest::prelude::*;
 
 use crate::json;
@@ -82,22 +82,6 @@ const WORDS: &[&str] = &[
     "aaaaaaaa-0000-4000-8000-000000000001",
 ];
 
-#[derive(Debug)]
-struct Sent {
-    headers: Vec<(String, Vec<u8>)>,
-    property: Option<Vec<u8>>,
-}
-
-impl RequestAccess for Sent {
-    fn header(&self, name: &str) -> Option<Vec<u8>> {
-        self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.clone())
-    }
-
-    fn property(&self, _: &[&str]) -> Option<Vec<u8>> {
-        self.property.clone()
-    }
-}
-
 fn bytes(likely: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         3 => prop::sample::select(likely).prop_map(|text| text.as_bytes().to_vec()),
@@ -122,14 +106,18 @@ prop_compose! {
         metadata in bytes(&["true", "True", ""]),
         secret in bytes(&["s", ""]),
         authorization in prop::option::of(bytes(&["Bearer x"])),
-        property in prop::option::of(bytes(&["outbound|80||a.example", "127.0.0.1:80", "169.254.169.254:80"])),
-    ) -> Sent {
-        let mut headers = vec![
-            (":authority".to_owned(), authority), (":path".to_owned(), path), (":method".to_owned(), method),
-            ("metadata".to_owned(), metadata), ("x-identity-header".to_owned(), secret),
-        ];
-        headers.extend(authorization.map(|value| ("authorization".to_owned(), value)));
-        Sent { headers, property }
+        cluster_name in prop::option::of(prop_oneof![Just("outbound|80||a.example".to_owned()), any::<String>()]),
+        address in prop::option::of(prop::sample::select(&["127.0.0.1:80", "169.254.169.254:80", "10.0.0.7:80"][..])),
+        attempt in prop::option::of(0..2_u64),
+        upstream_tls in prop::option::of(any::<bool>()),
+    ) -> DescribedRequest {
+        let mut headers = Headers::default();
+        let sent = [(":authority", authority), (":path", path), (":method", method), ("metadata", metadata), ("x-identity-header", secret)];
+        for (name, value) in sent.into_iter().chain(authorization.map(|value| ("authorization", value))) {
+            headers.push(name, &value);
+        }
+        let destination_address = address.map(|address| address.parse().unwrap());
+        DescribedRequest { headers, cluster_name, destination_address, attempt, upstream_tls, ..DescribedRequest::default() }
     }
 }
 
@@ -186,7 +174,7 @@ proptest! {
     #[test]
     fn any_request_is_forwarded_unchanged_answered_or_given_a_token_for_its_host(request in sent()) {
         let policy = Policy::new(&parse(BOTH.as_bytes()).unwrap(), false);
-        match policy.decide(&request) {
+        match policy.decide(&RequestView::new(&request)) {
             Decision::Ignore | Decision::Pass(_) | Decision::Keep(..) | Decision::AwaitConnection(..) => {}
             Decision::Refuse(Refusal { reply, .. }) => {
                 prop_assert!((400..600).contains(&reply.status));
@@ -195,7 +183,7 @@ proptest! {
             Decision::Status | Decision::Check(_) | Decision::Reply(_) => {}
             Decision::Report(_) | Decision::ReportToNode(_) => prop_assert!(false, "no action is report"),
             Decision::Exchange(spec, _) => {
-                let authority = request.header(":authority").unwrap_or_default().to_ascii_lowercase();
+                let authority = request.headers.get(":authority").unwrap_or_default().to_ascii_lowercase();
                 let listed = ["a.example", "a.example:80", "a.example:8443", "169.254.169.254", "localhost", "127.0.0.1"];
                 prop_assert!(listed.iter().any(|host| authority.starts_with(host.as_bytes())));
                 prop_assert!(spec.scope().ends_with("/.default"));

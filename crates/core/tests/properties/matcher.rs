@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use entra_exchange_core::config::Config;
 use entra_exchange_core::decision::{Decision, Refusal};
-use entra_exchange_core::http::RequestAccess;
 use entra_exchange_core::policy::Policy;
+use entra_exchange_core::request::{DescribedRequest, RequestView};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -78,27 +78,16 @@ impl SentRequest {
         format!("/{}{}", self.segments.join("/"), self.query)
     }
 
+    fn described(&self) -> DescribedRequest {
+        let port = self.port.map_or_else(String::new, |port| format!(":{port}"));
+        DescribedRequest::new(self.method, &format!("{}{port}", self.host), &self.path())
+    }
+
     /// Whether a server could interpret the path as another one. An empty segment at the end is only a trailing slash.
     fn is_ambiguous(&self) -> bool {
         let (last, others) = self.segments.split_last().unwrap();
         let odd = |segment: &&str| AMBIGUOUS.contains(segment);
         others.iter().any(|segment| segment.is_empty() || odd(segment)) || odd(last)
-    }
-}
-
-impl RequestAccess for SentRequest {
-    fn header(&self, name: &str) -> Option<Vec<u8>> {
-        let port = self.port.map_or_else(String::new, |port| format!(":{port}"));
-        match name {
-            ":authority" => Some(format!("{}{port}", self.host).into_bytes()),
-            ":path" => Some(self.path().into_bytes()),
-            ":method" => Some(self.method.into()),
-            _ => None,
-        }
-    }
-
-    fn property(&self, _: &[&str]) -> Option<Vec<u8>> {
-        None
     }
 }
 
@@ -209,7 +198,7 @@ proptest! {
         let config = Config::parse(text.to_string().as_bytes(), &|_| None).unwrap();
         let policy = Policy::new(&config, false);
         for request in &requests {
-            let actual = match policy.decide(request) {
+            let actual = match policy.decide(&RequestView::new(&request.described())) {
                 Decision::Exchange(spec, _) => spec.scope().to_owned(),
                 Decision::Refuse(Refusal { reply, .. }) if reply.status == 400 => "ambiguous".to_owned(),
                 Decision::Ignore => "untouched".to_owned(),

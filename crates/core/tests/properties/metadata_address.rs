@@ -3,8 +3,8 @@
 
 use entra_exchange_core::config::Config;
 use entra_exchange_core::decision::Decision;
-use entra_exchange_core::http::RequestAccess;
 use entra_exchange_core::policy::Policy;
+use entra_exchange_core::request::{DescribedRequest, RequestView};
 use proptest::prelude::*;
 
 const TENANT: &str = "11111111-1111-4111-8111-111111111111";
@@ -17,21 +17,11 @@ struct Sent {
     address: &'static str,
 }
 
-impl RequestAccess for Sent {
-    fn header(&self, name: &str) -> Option<Vec<u8>> {
-        let value = match name {
-            ":authority" => &self.authority,
-            ":path" => &self.path,
-            ":method" => self.method,
-            "metadata" => "true",
-            "x-identity-header" => "s",
-            _ => return None,
-        };
-        Some(value.as_bytes().to_vec())
-    }
-
-    fn property(&self, path: &[&str]) -> Option<Vec<u8>> {
-        (path == ["destination", "address"]).then(|| self.address.as_bytes().to_vec())
+impl Sent {
+    fn described(&self) -> DescribedRequest {
+        let mut request = DescribedRequest::new(self.method, &self.authority, &self.path);
+        request.destination_address = Some(self.address.parse().unwrap());
+        request.with_header("metadata", b"true").with_header("x-identity-header", b"s")
     }
 }
 
@@ -146,7 +136,7 @@ proptest! {
     ) {
         let named = is_imdss_name(&request.authority);
         let segments = most_lenient(&request.path);
-        match policy(action).decide(&request) {
+        match policy(action).decide(&RequestView::new(&request.described())) {
             Decision::Ignore => {
                 prop_assert!(named, "{}", request.authority);
                 prop_assert_eq!(&segments[..2], ["metadata", "instance"], "{}", request.path);

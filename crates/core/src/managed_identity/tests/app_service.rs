@@ -25,7 +25,7 @@ fn app_service_answers_only_requests_with_the_secret() {
     }
     let request = Sent::get("127.0.0.1", &format!("/msi/token?{current}"))
         .header("x-identity-header", SECRET.as_bytes())
-        .property(&["destination", "address"], "10.0.0.7:15091");
+        .to("10.0.0.7:15091");
     assert!(outcome(&request).starts_with("403 "));
 }
 
@@ -84,8 +84,10 @@ fn a_missing_secret_variable_is_named_in_the_reply() {
     for empty in [None, Some(String::new())] {
         let variable = |name: &str| if name == "SECRET" { empty.clone() } else { variable(name) };
         let policy = Policy::new(&Config::parse(text.as_bytes(), &variable).unwrap(), false);
-        let answer =
-            describe(policy.decide(&app_service("api-version=2019-08-01&resource=x").header("x-identity-header", b"")));
+        let answer = describe(decide(
+            &policy,
+            &app_service("api-version=2019-08-01&resource=x").header("x-identity-header", b""),
+        ));
         assert!(answer.starts_with(r#"400 {"statusCode":400,"message":"SECRET is not set in the proxy"#), "{answer}");
     }
 }

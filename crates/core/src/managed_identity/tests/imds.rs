@@ -71,15 +71,13 @@ fn only_requests_from_within_the_pod_are_answered() {
         ("169.254.169.253:80", false),
         ("", false),
     ] {
-        let request = Sent::get("169.254.169.254", &target)
-            .header("metadata", b"true")
-            .property(&["destination", "address"], address);
+        let request = Sent::get("169.254.169.254", &target).header("metadata", b"true").to(address);
         assert_eq!(outcome(&request).starts_with("reports "), answered, "{address}");
     }
     let text = r#"{"managed_identity": {"imds": {}, "app_service": {}}}"#;
     let on_gateway = Policy::new(&Config::parse(text.as_bytes(), &variable).unwrap(), true);
     for request in [imds(""), app_service("api-version=2019-08-01&resource=x")] {
-        assert!(describe(on_gateway.decide(&request)).contains("not available on a gateway"));
+        assert!(describe(decide(&on_gateway, &request)).contains("not available on a gateway"));
     }
 }
 
@@ -116,7 +114,7 @@ fn other_hosts_and_paths_are_not_answered() {
 fn a_listed_path_is_forwarded_to_the_node() {
     for path in ["/metadata/instance", "/metadata/instance/compute?api-version=2021-02-01"] {
         assert_eq!(outcome(&local("169.254.169.254", path)), "ignore");
-        let from_outside = Sent::get("169.254.169.254", path).property(&["destination", "address"], "10.0.0.7:80");
+        let from_outside = Sent::get("169.254.169.254", path).to("10.0.0.7:80");
         assert!(outcome(&from_outside).starts_with("403 "));
     }
 }
@@ -170,7 +168,7 @@ fn report_forwards_token_requests_to_the_node_and_refuse_rejects_them() {
     let request = imds(&format!("&client_id={ORDERS}"));
     let report = policy_with(r#""action": "report", "imds": {}"#);
     assert_eq!(
-        describe(report.decide(&request)),
+        describe(decide(&report, &request)),
         "report orders https://vault.azure.net/.default, enforced: forwarded"
     );
     // The node's own endpoint decides about these.
@@ -179,20 +177,20 @@ fn report_forwards_token_requests_to_the_node_and_refuse_rejects_them() {
         (imds("&client_id=x"), "identity_not_found"),
         (local("169.254.169.254", TOKEN_PATH), "metadata_header_missing"),
     ] {
-        assert_eq!(describe(report.decide(&request)), format!("report unknown no token, enforced: {code}"));
+        assert_eq!(describe(decide(&report, &request)), format!("report unknown no token, enforced: {code}"));
     }
     let refuse = policy_with(r#""action": "refuse", "imds": {"pass": ["/metadata/instance"]}"#);
     assert!(
-        describe(refuse.decide(&request)).starts_with(
+        describe(decide(&refuse, &request)).starts_with(
             r#"403 {"error":"invalid_request","error_description":"managed_identity.action is \"refuse\""#
         )
     );
-    assert_eq!(describe(refuse.decide(&local("169.254.169.254", "/metadata/instance"))), "ignore");
+    assert_eq!(describe(decide(&refuse, &local("169.254.169.254", "/metadata/instance"))), "ignore");
 }
 
 #[test]
 fn a_decision_names_the_token_that_the_caller_rejects() {
-    let rejected_token = |more: &str| match policy().decide(&imds(&format!("&client_id={ORDERS}{more}"))) {
+    let rejected_token = |more: &str| match decide(&policy(), &imds(&format!("&client_id={ORDERS}{more}"))) {
         Decision::Exchange(_, delivery) => delivery.rejected_token(),
         other => panic!("{other:?}"),
     };

@@ -25,7 +25,7 @@ fn everything(action: &str) -> Policy {
 
 fn to(address: &str, host: &[u8], target: &str) -> Sent {
     let request = Sent::get("", target).header(":authority", host).header("metadata", b"true");
-    request.header("x-identity-header", SECRET.as_bytes()).property(&["destination", "address"], address)
+    request.header("x-identity-header", SECRET.as_bytes()).to(address)
 }
 
 fn to_metadata_address(host: &str, target: &str) -> Sent {
@@ -67,13 +67,13 @@ fn a_request_with_a_foreign_host_is_neither_answered_nor_forwarded() {
         for (host, action) in foreign.iter().flat_map(|host| ACTIONS.map(|action| (host, action))) {
             for method in ["GET", "POST", "PUT", "HEAD", "CONNECT", "TRACE", "get"] {
                 let request = to("169.254.169.254:80", host, &target).header(":method", method.as_bytes());
-                let answer = describe(everything(action).decide(&request));
+                let answer = describe(decide(&everything(action), &request));
                 let host = String::from_utf8_lossy(host);
                 assert!(answer.starts_with("403 "), "{action}: {method} {target} of {host}: {answer}");
             }
         }
     }
-    let answer = describe(everything("answer").decide(&to_metadata_address("evil", &token_target())));
+    let answer = describe(decide(&everything("answer"), &to_metadata_address("evil", &token_target())));
     assert_eq!(
         answer,
         r#"403 {"error":"invalid_request","error_description":"the client connected to 169.254.169.254, but the Host header is not in managed_identity.imds.hosts. Send Host: 169.254.169.254. For another service, connect to that service's address."}"#
@@ -89,14 +89,14 @@ fn every_form_of_the_address_is_recognized() {
         "[::ffff:a9fe:a9fe]:80",
         "[::FFFF:A9FE:A9FE]:80",
     ] {
-        let answer = describe(everything("answer").decide(&to(address, b"evil", &token_target())));
+        let answer = describe(decide(&everything("answer"), &to(address, b"evil", &token_target())));
         assert!(answer.starts_with("403 "), "{address}: {answer}");
-        let answer = describe(everything("answer").decide(&to(address, b"169.254.169.254", &token_target())));
+        let answer = describe(decide(&everything("answer"), &to(address, b"169.254.169.254", &token_target())));
         assert_eq!(answer, "default https://vault.azure.net/.default", "{address}");
     }
     for other in ["169.254.169.253:80", "127.0.0.1:15001", "10.0.0.7:80", "[fe80::a9fe:a9fe]:80", "169.254.169.254", ""]
     {
-        assert_eq!(describe(everything("answer").decide(&to(other, b"evil", &token_target()))), "ignore", "{other}");
+        assert_eq!(describe(decide(&everything("answer"), &to(other, b"evil", &token_target()))), "ignore", "{other}");
     }
 }
 
@@ -104,7 +104,7 @@ fn every_form_of_the_address_is_recognized() {
 fn with_a_listed_host_tokens_are_answered_and_listed_paths_are_forwarded() {
     for host in ["169.254.169.254", "169.254.169.254:80", "127.0.0.1", "localhost:8080", "LOCALHOST"] {
         let decide =
-            |action: &str, target: &str| describe(everything(action).decide(&to_metadata_address(host, target)));
+            |action: &str, target: &str| describe(decide(&everything(action), &to_metadata_address(host, target)));
         assert_eq!(decide("answer", &token_target()), "default https://vault.azure.net/.default", "{host}");
         assert!(decide("refuse", &token_target()).starts_with("403 "), "{host}");
         assert!(decide("report", &token_target()).starts_with("report default "), "{host}");
@@ -126,7 +126,7 @@ fn a_probe_for_an_unimplemented_path_gets_a_404_with_any_host() {
             ["/metadata/identity/getplatformmetadata?cred-api-version=2.0", "//metadata/identity/issuecredential/"]
         {
             for action in ACTIONS {
-                let answer = describe(everything(action).decide(&to_metadata_address(host, target)));
+                let answer = describe(decide(&everything(action), &to_metadata_address(host, target)));
                 assert!(answer.starts_with(r#"404 {"error":"invalid_request""#), "{host}{target}: {answer}");
             }
         }
@@ -140,7 +140,7 @@ fn no_spelling_of_a_path_evades_the_filter() {
     for path in include_str!("../../../tests/path-evasions.txt").lines().chain(raw) {
         let target = format!("{path}?api-version=2018-02-01&resource=https://vault.azure.net");
         for action in ACTIONS {
-            let answer = describe(everything(action).decide(&to_metadata_address("169.254.169.254", &target)));
+            let answer = describe(decide(&everything(action), &to_metadata_address("169.254.169.254", &target)));
             assert!(answer.starts_with("403 "), "{action}: {path}: {answer}");
         }
     }
@@ -156,7 +156,7 @@ fn the_path_forms_of_azures_client_libraries_are_answered() {
     ] {
         let target = format!("{path}?api-version=2018-02-01&resource=https://vault.azure.net");
         for address in ["169.254.169.254:80", "127.0.0.1:15001"] {
-            let answer = describe(everything("answer").decide(&to(address, b"169.254.169.254", &target)));
+            let answer = describe(decide(&everything("answer"), &to(address, b"169.254.169.254", &target)));
             assert_eq!(answer, "default https://vault.azure.net/.default", "{path} at {address}");
         }
     }
@@ -166,36 +166,36 @@ fn the_path_forms_of_azures_client_libraries_are_answered() {
 fn report_forwards_no_request_from_outside_the_pod() {
     for address in ["10.0.0.7:80", "[fd00::7]:80", ""] {
         let request = to(address, b"169.254.169.254", &token_target());
-        assert!(describe(everything("report").decide(&request)).starts_with("403 "), "{address}");
+        assert!(describe(decide(&everything("report"), &request)).starts_with("403 "), "{address}");
     }
 }
 
 #[test]
 fn the_address_is_read_once_and_only_if_imds_is_enabled() {
     let reads_of = |policy: &Policy, request: &Sent| {
-        policy.decide(request);
+        decide(policy, request);
         request.reads.take()
     };
     let unlisted = to("10.0.0.7:80", b"unlisted.example", "/");
-    assert_eq!(reads_of(&everything("answer"), &unlisted), [":authority", "destination.address"]);
+    assert_eq!(reads_of(&everything("answer"), &unlisted), ["authority", "destination_address"]);
     let token = to_metadata_address("169.254.169.254", &token_target());
     let read = reads_of(&everything("answer"), &token);
     let by_host = reads_of(&everything("answer"), &to("127.0.0.1:15002", b"169.254.169.254", &token_target()));
-    for once in [":authority", ":path", "destination.address"] {
+    for once in ["authority", "headers", "destination_address"] {
         for read in [&read, &by_host] {
             assert_eq!(read.iter().filter(|name| *name == once).count(), 1, "{once}: {read:?}");
         }
     }
     let without =
         Policy::new(&Config::parse(br#"{"managed_identity": {"app_service": {}}}"#, &variable).unwrap(), false);
-    assert_eq!(reads_of(&without, &unlisted), [":authority"]);
+    assert_eq!(reads_of(&without, &unlisted), ["authority"]);
 }
 
 #[test]
 fn metadata_paths_of_other_clouds_are_forwarded_if_listed() {
     let policy = policy_with(r#""imds": {"pass": ["/latest", "/2021-07-15/meta-data", "/computeMetadata/v1"]}"#);
-    let decide = |method: &str, host: &str, target: &str| {
-        describe(policy.decide(&to_metadata_address(host, target).header(":method", method.as_bytes())))
+    let answer_to = |method: &str, host: &str, target: &str| {
+        describe(decide(&policy, &to_metadata_address(host, target).header(":method", method.as_bytes())))
     };
     for (method, host, target) in [
         ("PUT", "169.254.169.254", "/latest/api/token"),
@@ -206,24 +206,24 @@ fn metadata_paths_of_other_clouds_are_forwarded_if_listed() {
         ("GET", "169.254.169.254", "/"),
         ("GET", "metadata.google.internal:80", "/"),
     ] {
-        assert_eq!(decide(method, host, target), "ignore", "{method} {host}{target}");
+        assert_eq!(answer_to(method, host, target), "ignore", "{method} {host}{target}");
     }
     for target in
         ["/latest/../metadata/identity/oauth2/token", "/metadata/identity/info", "/2020-01-01/meta-data", "/x"]
     {
-        assert!(decide("GET", "169.254.169.254", target).starts_with("403 "), "{target}");
+        assert!(answer_to("GET", "169.254.169.254", target).starts_with("403 "), "{target}");
     }
-    assert!(decide("GET", "metadata.google.internal.", "/computeMetadata/v1/").starts_with("403 "));
+    assert!(answer_to("GET", "metadata.google.internal.", "/computeMetadata/v1/").starts_with("403 "));
     // Google's host is only accepted if one of Google's paths is listed.
     let only_aws = policy_with(r#""imds": {"pass": ["/latest"]}"#);
     let google = to_metadata_address("metadata.google.internal", "/latest");
-    assert!(describe(only_aws.decide(&google)).starts_with("403 "));
-    assert!(describe(only_aws.decide(&to_metadata_address("169.254.169.254", "/"))).starts_with("403 "));
+    assert!(describe(decide(&only_aws, &google)).starts_with("403 "));
+    assert!(describe(decide(&only_aws, &to_metadata_address("169.254.169.254", "/"))).starts_with("403 "));
 }
 
 #[test]
 fn the_rejection_of_a_path_has_a_fitting_remedy() {
-    let remedy = |target: &str| describe(policy().decide(&to_metadata_address("169.254.169.254", target)));
+    let remedy = |target: &str| describe(decide(&policy(), &to_metadata_address("169.254.169.254", target)));
     assert!(remedy("/metadata/scheduledevents").contains("list the path in managed_identity.imds.pass"));
     for below in ["/metadata/identity/info", "/metadata/Identity/oauth2/token", "/metadata/identity"] {
         assert!(!remedy(below).contains("imds.pass"), "{}", remedy(below));
@@ -232,7 +232,7 @@ fn the_rejection_of_a_path_has_a_fitting_remedy() {
     let without = policy_with(r#""imds": {}"#);
     for address in ["127.0.0.1:15002", "169.254.169.254:80"] {
         assert_eq!(
-            describe(without.decide(&to(address, b"127.0.0.1:15002", "/msi/token?resource=x"))),
+            describe(decide(&without, &to(address, b"127.0.0.1:15002", "/msi/token?resource=x"))),
             r#"403 {"statusCode":403,"message":"App Service's endpoint is not enabled. Set managed_identity.app_service, such as to {}, and set the same IDENTITY_HEADER for the app and the proxy."}"#
         );
     }
@@ -245,7 +245,7 @@ fn a_request_with_a_header_that_overrides_its_path_or_method_is_not_forwarded() 
             let to_node = |action: &str, target: &str| {
                 let request =
                     to(address, b"169.254.169.254", target).header(header, b"/metadata/identity/oauth2/token");
-                describe(everything(action).decide(&request))
+                describe(decide(&everything(action), &request))
             };
             for action in ACTIONS {
                 let answer = to_node(action, "/metadata/instance?api-version=2021-02-01");

@@ -12,9 +12,10 @@ use super::*;
 use crate::broker::{CachedToken, RejectedToken, RequiredLifetime};
 use crate::decision::{Effect, Refusal};
 use crate::entra::AccessToken;
-use crate::http::tests::Sent;
 use crate::metrics::Outcome;
 use crate::policy::Policy;
+use crate::policy::tests::decide;
+use crate::request::tests::Sent;
 use crate::time::Timestamp;
 
 const ORDERS: &str = "aaaaaaaa-0000-4000-8000-000000000001";
@@ -54,7 +55,7 @@ fn policy() -> Policy {
 }
 
 fn local(host: &str, target: &str) -> Sent {
-    Sent::get(host, target).property(&["destination", "address"], "127.0.0.1:15002")
+    Sent::get(host, target).to("127.0.0.1:15002")
 }
 
 /// An IMDS token request with a resource and a version, followed by more parameters.
@@ -89,7 +90,7 @@ fn describe(decision: Decision) -> String {
 
 /// The decision about a request under [`policy`].
 fn outcome(request: &Sent) -> String {
-    describe(policy().decide(request))
+    describe(decide(&policy(), request))
 }
 
 fn cached() -> (CachedToken, Timestamp) {
@@ -100,7 +101,7 @@ fn cached() -> (CachedToken, Timestamp) {
 
 /// The reply to a request, given the result of its exchange.
 fn reply(request: &Sent, outcome: Result<(), &Problem>) -> Reply {
-    let Decision::Exchange(_, delivery) = policy().decide(request) else { panic!("no exchange") };
+    let Decision::Exchange(_, delivery) = decide(&policy(), request) else { panic!("no exchange") };
     assert_eq!(delivery.required_lifetime(), RequiredLifetime::FiveMinutes);
     let (cached, now) = cached();
     match delivery.deliver(outcome.map(|()| &cached), now) {

@@ -42,7 +42,7 @@ fn no_protocol_returns_the_token_of_an_identity_that_was_not_selected() {
     for (path, version, header, value) in protocols {
         let ask = |more: &str| {
             let target = format!("{path}?api-version={version}&resource=https://storage.azure.com{more}");
-            describe(policy.decide(&local("127.0.0.1", &target).header(header, value.as_bytes())))
+            describe(decide(&policy, &local("127.0.0.1", &target).header(header, value.as_bytes())))
         };
         for (names, own) in [
             (
@@ -110,8 +110,8 @@ fn no_protocol_returns_the_token_of_an_identity_that_was_not_selected() {
 fn a_missing_client_id_is_reported_to_a_caller_that_selects_by_client_id() {
     let text = r#"{"managed_identity": {"imds": {}}}"#;
     let policy = Policy::new(&Config::parse(text.as_bytes(), &variable).unwrap(), false);
-    assert!(describe(policy.decide(&imds(&format!("&client_id={ORDERS}")))).contains("AZURE_CLIENT_ID is not set"));
-    assert!(describe(policy.decide(&imds(&format!("&object_id={OBJECT}")))).contains("Identity not found"));
+    assert!(describe(decide(&policy, &imds(&format!("&client_id={ORDERS}")))).contains("AZURE_CLIENT_ID is not set"));
+    assert!(describe(decide(&policy, &imds(&format!("&object_id={OBJECT}")))).contains("Identity not found"));
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn a_selector_that_matches_two_identities_selects_neither() {
         }}"#
     );
     let policy = Policy::new(&Config::parse(text.as_bytes(), &variable).unwrap(), false);
-    let outcome_of = |more: String| describe(policy.decide(&imds(&more)));
+    let outcome_of = |more: String| describe(decide(&policy, &imds(&more)));
     assert!(
         outcome_of(format!("&client_id={ORDERS}"))
             .contains(r#"the identities \"a\" and \"b\" both have this client_id"#)
@@ -170,7 +170,7 @@ fn a_resource_is_listed_if_the_identity_or_one_of_its_destinations_names_it() {
     let policy = Policy::new(&Config::parse(text.as_bytes(), &variable).unwrap(), false);
     let is_listed = |client: &str, resource: &str| {
         let path = format!("{TOKEN_PATH}?api-version=2018-02-01&resource={resource}&client_id={client}");
-        match policy.decide(&local("169.254.169.254", &path).header("metadata", b"true")) {
+        match decide(&policy, &local("169.254.169.254", &path).header("metadata", b"true")) {
             Decision::Exchange(spec, _) => spec.is_listed(),
             other => panic!("{other:?}"),
         }
@@ -198,6 +198,6 @@ fn a_resource_is_listed_for_every_identity_of_the_same_client() {
     let policy = Policy::new(&Config::parse(text.as_bytes(), &variable).unwrap(), false);
     let path = format!("{TOKEN_PATH}?api-version=2018-02-01&resource=api://x");
     let request = local("169.254.169.254", &path).header("metadata", b"true");
-    let Decision::Exchange(spec, _) = policy.decide(&request) else { panic!("no token") };
+    let Decision::Exchange(spec, _) = decide(&policy, &request) else { panic!("no token") };
     assert_eq!((spec.identity(), spec.is_listed()), ("b", true), "it is the token of the destination");
 }

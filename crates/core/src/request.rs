@@ -1,0 +1,378 @@
+//! A request, as the rules see it: typed values, which a host decodes from its own encoding.
+//!
+//! Header values are bytes: HTTP does not require them to be UTF-8 (RFC 9110, section 5.5).
+
+use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use crate::path;
+
+/// Reads a request. Each method may be a call into the proxy, so the rules call it only for a value that they need, and
+/// [`RequestView`] keeps what is read more than once. `None` means that the request does not have the value.
+pub trait RequestSource {
+    /// `:authority`. It is read first: for most requests it alone decides that no rule applies.
+    fn authority(&self) -> Option<Cow<'_, [u8]>>;
+
+    /// All headers, including the pseudo-headers. They are empty only if the host cannot read them.
+    fn headers(&self) -> Cow<'_, Headers>;
+
+    /// The name of the cluster to which the request is routed.
+    fn cluster_name(&self) -> Option<Cow<'_, str>>;
+
+    /// The number of this attempt to send the request, from 1, in an upstream cluster's filter chain; 0 or `None` in a listener's.
+    fn attempt(&self) -> Option<u64>;
+
+    /// Whether the upstream connection is established. Only an upstream cluster's filter chain knows this.
+    fn upstream_is_established(&self) -> bool;
+
+    /// Whether the upstream connection is established and uses TLS. Only an upstream cluster's filter chain knows this.
+    fn upstream_tls(&self) -> bool;
+
+    /// The first URI in the client's certificate.
+    fn peer_uri(&self) -> Option<Cow<'_, str>>;
+
+    /// The address and port that the client connected to, before any redirection; `None` also for a Unix domain socket.
+    fn destination_address(&self) -> Option<SocketAddr>;
+
+    /// The filter state of this name that the filter set in this or an earlier attempt.
+    fn filter_state(&self, name: &str) -> Option<Cow<'_, str>>;
+}
+
+/// The headers of a request: one block of bytes, and the position of each name and value in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Headers {
+    block: Vec<u8>,
+    positions: Vec<HeaderPosition>,
+}
+
+/// The positions of a header's name, in lower case, and of its value.
+pub type HeaderPosition = (Range<usize>, Range<usize>);
+
+impl Headers {
+    /// Headers whose names and values are at these positions of a block. A position outside the block is an absent text.
+    pub const fn in_block(block: Vec<u8>, positions: Vec<HeaderPosition>) -> Self {
+        Self { block, positions }
+    }
+
+    /// The first value of a header. Pseudo-headers have their HTTP/2 names (`:authority`, `:path`, `:method`).
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        // Most names have another length, and comparing it first costs a request fewer instructions.
+        let is_named = |position: &Range<usize>| {
+            position.end.wrapping_sub(position.start) == name.len() && self.at(position) == name.as_bytes()
+        };
+        self.positions.iter().find(|(position, _)| is_named(position)).map(|(_, value)| self.at(value))
+    }
+
+    /// The names, in the host's order.
+    pub fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.positions.iter().map(|(name, _)| self.at(name))
+    }
+
+    /// Whether there are no headers.
+    pub const fn is_empty(&self) -> bool {
+        self.positions.is_empty()
+    }
+
+    /// Adds a header, whose name is in lower case.
+    pub fn push(&mut self, name: &str, value: &[u8]) {
+        let mut add = |text: &[u8]| {
+            let start = self.block.len();
+            self.block.extend_from_slice(text);
+            start..self.block.len()
+        };
+        let position = (add(name.as_bytes()), add(value));
+        self.positions.push(position);
+    }
+
+    fn at(&self, position: &Range<usize>) -> &[u8] {
+        self.block.get(position.clone()).unwrap_or_default()
+    }
+}
+
+/// A view of a request that reads each part at most once.
+pub struct RequestView<'a> {
+    source: &'a dyn RequestSource,
+    authority: OnceCell<Cow<'a, [u8]>>,
+    headers: OnceCell<Cow<'a, Headers>>,
+    destination_address: OnceCell<Option<SocketAddr>>,
+    attempt: OnceCell<Option<u64>>,
+}
+
+impl<'a> RequestView<'a> {
+    /// A view that has read nothing.
+    pub const fn new(source: &'a dyn RequestSource) -> Self {
+        Self {
+            source,
+            authority: OnceCell::new(),
+            headers: OnceCell::new(),
+            destination_address: OnceCell::new(),
+            attempt: OnceCell::new(),
+        }
+    }
+
+    /// `:authority`; empty if there is none.
+    pub(crate) fn authority(&self) -> &[u8] {
+        self.authority.get_or_init(|| self.source.authority().unwrap_or_default())
+    }
+
+    /// All headers.
+    pub(crate) fn headers(&self) -> &Headers {
+        self.headers.get_or_init(|| self.source.headers())
+    }
+
+    /// Whether the headers were needed, and the host could not read them.
+    pub(crate) fn lacks_headers(&self) -> bool {
+        self.headers.get().is_some_and(|headers| headers.is_empty())
+    }
+
+    /// The first value of a header.
+    pub(crate) fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers().get(name)
+    }
+
+    pub(crate) fn method(&self) -> &[u8] {
+        self.header(":method").unwrap_or_default()
+    }
+
+    /// The path and query; `None` for a CONNECT request, which has no path.
+    pub(crate) fn target(&self) -> Option<&[u8]> {
+        self.header(":path").filter(|target| !target.is_empty())
+    }
+
+    /// The path without the query; `None` for a CONNECT request.
+    pub(crate) fn path(&self) -> Option<&[u8]> {
+        self.target().map(|target| path::split(target).0)
+    }
+
+    pub(crate) fn query(&self) -> &[u8] {
+        self.target().map_or(&[], |target| path::split(target).1)
+    }
+
+    /// The address and port that the client connected to.
+    pub(crate) fn destination_address(&self) -> Option<SocketAddr> {
+        *self.destination_address.get_or_init(|| self.source.destination_address())
+    }
+
+    /// Whether the filter is in an upstream cluster's filter chain, where it knows the connection.
+    pub(crate) fn is_in_cluster(&self) -> bool {
+        self.attempt.get_or_init(|| self.source.attempt()).is_some_and(|attempt| attempt > 0)
+    }
+
+    /// What is read in one place only.
+    pub(crate) const fn source(&self) -> &'a dyn RequestSource {
+        self.source
+    }
+}
+
+/// A request that is described instead of received: for tests, and to ask how a request would be handled.
+#[derive(Clone, Debug, Default)]
+pub struct DescribedRequest {
+    /// All headers, including `:method`, `:authority` and `:path`.
+    pub headers: Headers,
+    /// See [`RequestSource::cluster_name`].
+    pub cluster_name: Option<String>,
+    /// See [`RequestSource::attempt`].
+    pub attempt: Option<u64>,
+    /// The upstream connection, if it is established: whether it uses TLS.
+    pub upstream_tls: Option<bool>,
+    /// See [`RequestSource::peer_uri`].
+    pub peer_uri: Option<String>,
+    /// See [`RequestSource::destination_address`].
+    pub destination_address: Option<SocketAddr>,
+    /// The names and values of filter state.
+    pub filter_state: Vec<(String, String)>,
+}
+
+impl DescribedRequest {
+    /// A request with this method, authority and target (path and query).
+    pub fn new(method: &str, authority: &str, target: &str) -> Self {
+        let headers = [(":method", method), (":authority", authority), (":path", target)];
+        headers.into_iter().fold(Self::default(), |request, (name, value)| request.with_header(name, value.as_bytes()))
+    }
+
+    /// Adds a header, whose name is in lower case. The first of several values counts.
+    #[must_use]
+    pub fn with_header(mut self, name: &str, value: &[u8]) -> Self {
+        self.headers.push(name, value);
+        self
+    }
+}
+
+impl RequestSource for DescribedRequest {
+    fn authority(&self) -> Option<Cow<'_, [u8]>> {
+        self.headers.get(":authority").map(Cow::Borrowed)
+    }
+
+    fn headers(&self) -> Cow<'_, Headers> {
+        Cow::Borrowed(&self.headers)
+    }
+
+    fn cluster_name(&self) -> Option<Cow<'_, str>> {
+        self.cluster_name.as_deref().map(Cow::Borrowed)
+    }
+
+    fn attempt(&self) -> Option<u64> {
+        self.attempt
+    }
+
+    fn upstream_is_established(&self) -> bool {
+        self.upstream_tls.is_some()
+    }
+
+    fn upstream_tls(&self) -> bool {
+        self.upstream_tls == Some(true)
+    }
+
+    fn peer_uri(&self) -> Option<Cow<'_, str>> {
+        self.peer_uri.as_deref().map(Cow::Borrowed)
+    }
+
+    fn destination_address(&self) -> Option<SocketAddr> {
+        self.destination_address
+    }
+
+    fn filter_state(&self, name: &str) -> Option<Cow<'_, str>> {
+        let mut named = self.filter_state.iter().filter(|(other, _)| other == name);
+        named.next().map(|(_, value)| Cow::Borrowed(value.as_str()))
+    }
+}
+
+/// A request for tests.
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    /// A described request that records what is read.
+    #[derive(Default)]
+    pub(crate) struct Sent {
+        pub(crate) request: DescribedRequest,
+        unreadable: bool,
+        /// The methods of [`RequestSource`] that were called, in order.
+        pub(crate) reads: RefCell<Vec<String>>,
+    }
+
+    impl Sent {
+        pub(crate) fn get(authority: &str, path: &str) -> Self {
+            Self { request: DescribedRequest::new("GET", authority, path), ..Self::default() }
+        }
+
+        /// A request to a host that cannot read more than its authority.
+        pub(crate) fn without_readable_headers(authority: &str) -> Self {
+            Self { unreadable: true, ..Self::get(authority, "/") }
+        }
+
+        /// A CONNECT request, which has no path.
+        pub(crate) fn connect(authority: &str) -> Self {
+            Self::default().header(":method", b"CONNECT").header(":authority", authority.as_bytes())
+        }
+
+        /// Sets a header.
+        pub(crate) fn header(mut self, name: &str, value: &[u8]) -> Self {
+            let mut headers = Headers::default();
+            headers.push(name, value);
+            for (other, position) in &self.request.headers.positions {
+                let other = std::str::from_utf8(self.request.headers.at(other)).unwrap();
+                if other != name {
+                    headers.push(other, self.request.headers.at(position));
+                }
+            }
+            self.request.headers = headers;
+            self
+        }
+
+        /// Sets other properties.
+        pub(crate) fn with(mut self, set: impl FnOnce(&mut DescribedRequest)) -> Self {
+            set(&mut self.request);
+            self
+        }
+
+        pub(crate) fn routed_to(self, cluster: &str) -> Self {
+            self.with(|request| request.cluster_name = Some(cluster.to_owned()))
+        }
+
+        pub(crate) fn from(self, uri: &str) -> Self {
+            self.with(|request| request.peer_uri = Some(uri.to_owned()))
+        }
+
+        /// Sets the address that the client connected to; none if the text has not both an address and a port.
+        pub(crate) fn to(self, address: &str) -> Self {
+            self.with(|request| request.destination_address = address.parse().ok())
+        }
+
+        pub(crate) fn state(self, name: &str, value: &str) -> Self {
+            self.with(|request| request.filter_state.push((name.to_owned(), value.to_owned())))
+        }
+
+        fn read<T>(&self, what: &str, value: T) -> T {
+            self.reads.borrow_mut().push(what.to_owned());
+            value
+        }
+    }
+
+    impl RequestSource for Sent {
+        fn authority(&self) -> Option<Cow<'_, [u8]>> {
+            self.read("authority", self.request.authority())
+        }
+
+        fn headers(&self) -> Cow<'_, Headers> {
+            self.read("headers", if self.unreadable { Cow::default() } else { self.request.headers() })
+        }
+
+        fn cluster_name(&self) -> Option<Cow<'_, str>> {
+            self.read("cluster_name", self.request.cluster_name())
+        }
+
+        fn attempt(&self) -> Option<u64> {
+            self.read("attempt", self.request.attempt())
+        }
+
+        fn upstream_is_established(&self) -> bool {
+            self.read("upstream_is_established", self.request.upstream_is_established())
+        }
+
+        fn upstream_tls(&self) -> bool {
+            self.read("upstream_tls", self.request.upstream_tls())
+        }
+
+        fn peer_uri(&self) -> Option<Cow<'_, str>> {
+            self.read("peer_uri", self.request.peer_uri())
+        }
+
+        fn destination_address(&self) -> Option<SocketAddr> {
+            self.read("destination_address", self.request.destination_address())
+        }
+
+        fn filter_state(&self, name: &str) -> Option<Cow<'_, str>> {
+            self.read("filter_state", self.request.filter_state(name))
+        }
+    }
+
+    #[test]
+    fn the_first_of_several_values_counts_and_a_position_outside_the_block_is_empty() {
+        let headers =
+            Headers::in_block(b"a12b3".to_vec(), vec![(0..1, 1..2), (0..1, 2..3), (3..4, 4..9), (7..8, 0..1)]);
+        assert_eq!(headers.get("a"), Some(&b"1"[..]));
+        assert_eq!(headers.get("b"), Some(&b""[..]));
+        assert_eq!(headers.get("3"), None);
+        assert_eq!(headers.names().collect::<Vec<_>>(), [&b"a"[..], b"a", b"b", b""]);
+    }
+
+    #[test]
+    fn a_view_reads_each_part_once() {
+        let sent = Sent::get("a.example", "/p?q").to("127.0.0.1:80");
+        let view = RequestView::new(&sent);
+        for _ in 0..2 {
+            assert_eq!(
+                (view.authority(), view.method(), view.target()),
+                (&b"a.example"[..], &b"GET"[..], Some(&b"/p?q"[..]))
+            );
+            assert_eq!((view.path(), view.query(), view.is_in_cluster()), (Some(&b"/p"[..]), &b"q"[..], false));
+            assert_eq!(view.destination_address().unwrap().port(), 80);
+        }
+        assert_eq!(*sent.reads.borrow(), ["authority", "headers", "attempt", "destination_address"]);
+    }
+}
