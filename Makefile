@@ -44,7 +44,7 @@ next: tools ## build the module as the next version, for the upgrade test
 test: envoy sdks build next ## run all tests: core, fake Entra, and the module in a real Envoy and in the test host
 	$(CARGO) test --workspace
 
-istio-schema: ## check envoy/istio/ against Istio's published CRDs (requires Go)
+istio-schema: ## check envoy/istio/ and envoy/sources/istio/ against Istio's published CRDs (requires Go)
 	@scripts/check-istio-schema
 
 test-sdks: envoy build ## run the Azure SDKs for Node.js, Go and Java against the filter, if their runtimes are installed
