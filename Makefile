@@ -125,6 +125,8 @@ fleet: tools ## simulate 100,000 proxies over a day and draw target/fleet.svg
 lint: tools ## check formatting and lints
 	$(CARGO) fmt --all --check
 	@scripts/check-words
+	@scripts/fuzz-mutants --check
+	@scripts/simulate-mutants --check
 	$(CARGO) clippy --workspace --all-targets -- --deny warnings
 	$(CARGO) clippy --package entra-exchange --lib --profile module --target wasm32-wasip1 -- --deny warnings
 

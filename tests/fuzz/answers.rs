@@ -3,15 +3,18 @@
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use wasm_host::{Callout, Headers, Host, Response};
 
 use crate::input::Input;
 use crate::sidecar::simple::{self, Answers};
 use crate::sidecar::{TOKEN_CLUSTER, unsigned_assertion};
 
-/// What an access token with claims of another tenant begins with: nobody may get it.
-pub(crate) const FOREIGN: &str = "e30.eyJ0aWQiOi";
+/// An access token that has no form by which it could be recognized, in answers that grant none: nobody may see it.
+pub(crate) const OPAQUE: &str = "0paque-access-t0ken";
+
+/// What an access token with a `tid` that is not our tenant begins with, whatever type that is of: nobody may get it.
+pub(crate) const FOREIGN: &str = "e30.eyJ0aWQiO";
 
 /// The token's file: the same federated token for some minutes.
 #[derive(Default)]
@@ -71,13 +74,36 @@ impl Assertions {
     }
 }
 
+/// A federated token with a claim or an algorithm that says too much.
+pub(crate) fn hostile_assertion(host: &Host, input: &mut Input<'_>) -> String {
+    use base64::Engine as _;
+    let encode = |value: &Value| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(value.to_string());
+    let decode = |part: &str| -> Value {
+        let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(part).unwrap();
+        serde_json::from_slice(&bytes).unwrap()
+    };
+    let token = unsigned_assertion(host);
+    let parts: Vec<&str> = token.split('.').collect();
+    let (mut header, mut claims) = (decode(parts[0]), decode(parts[1]));
+    let text = json!(hostile_text("issuer", input));
+    match input.pick(&["alg", "iss", "sub", "aud"]) {
+        "alg" => header["alg"] = text,
+        claim => claims[claim] = text,
+    }
+    format!("{}.{}.{}", encode(&header), encode(&claims), parts[2])
+}
+
 /// An answer that may be anything, and is often nearly right.
 pub(crate) fn any_response(call: &Callout, input: &mut Input<'_>) -> Response {
-    let statuses = [200, 200, 200, 201, 204, 302, 400, 401, 403, 429, 500, 503, 0, 999];
-    let status = statuses[input.below(statuses.len())];
+    let statuses = [200, 200, 200, 201, 204, 302, 400, 400, 401, 403, 429, 500, 503, 0, 999];
+    let mut status = statuses[input.below(statuses.len())];
     let scope = simple::scope(&call.body);
-    let body = match input.below(9) {
-        6.. if call.cluster != TOKEN_CLUSTER => hostile_body(&simple::assertion(&call.body), input),
+    let body = match input.below(12) {
+        6 | 7 if call.cluster != TOKEN_CLUSTER => {
+            status = if input.once_in(4) { status } else { 200 };
+            hostile_grant(call, input)
+        }
+        8.. if call.cluster != TOKEN_CLUSTER => hostile_body(call, input),
         0 => input.some_bytes(),
         1 => Vec::new(),
         2 => {
@@ -115,59 +141,121 @@ pub(crate) fn any_response(call: &Callout, input: &mut Input<'_>) -> Response {
     }
 }
 
-/// What a token endpoint says that repeats the federated token, in any form and anywhere, or says too much.
-fn hostile_body(assertion: &str, input: &mut Input<'_>) -> Vec<u8> {
+/// What a token endpoint says that repeats a token, says too much, or forges a line.
+fn hostile_body(call: &Callout, input: &mut Input<'_>) -> Vec<u8> {
+    let echo = echo(call, input);
+    let text = hostile_text(&echo, input);
+    let odd = [json!(null), json!(7), json!([text]), json!({"a": text}), json!(true)];
+    let value = if input.once_in(6) { odd[input.below(odd.len())].clone() } else { json!(text) };
+    let mut body = match input.below(6) {
+        0 => json!({"error": value, "trace_id": value, "correlation_id": value}).to_string(),
+        // As long as an error code may be.
+        1 => json!({"error": start(&echo, 64)}).to_string(),
+        2 => text,
+        3 => opaque_answer(input),
+        _ => json!({
+            "error": "invalid_client", "error_description": value, "error_codes": value, "trace_id": value,
+            "token_type": value, "access_token": value,
+        })
+        .to_string(),
+    };
+    if input.once_in(16) {
+        body.push_str(&" ".repeat(300 * 1024));
+    }
+    body.into_bytes()
+}
+
+/// A token that the endpoint knows, in any form: the federated token of the call, or an access token that it has issued.
+fn echo(call: &Callout, input: &mut Input<'_>) -> String {
+    let assertion = simple::assertion(&call.body);
     let parts: Vec<&str> = assertion.split('.').collect();
     let length = 8 + input.below(60);
     let separator = input.pick(&[" ", "\n", ".", "\u{200b}", "\u{202e}", " and then ", "|", "\u{2028}"]);
     let pieces: Vec<String> =
         assertion.as_bytes().chunks(length).map(|piece| String::from_utf8_lossy(piece).into_owned()).collect();
-    let echo = match input.below(8) {
-        0 => assertion.to_owned(),
+    match input.below(9) {
+        0 => assertion,
         1 => parts[input.below(parts.len())].to_owned(),
         2 => pieces.join(separator),
         3 => assertion.to_uppercase(),
         4 => format!("client_assertion={assertion}&scope=x"),
-        5 => assertion.get(..input.below(assertion.len())).unwrap_or_default().to_owned(),
+        5 => start(&assertion, input.below(assertion.len())).to_owned(),
         6 => parts.iter().rev().copied().collect::<Vec<_>>().join(separator),
-        _ => format!("{}{assertion}", "x ".repeat(input.below(200) * 60)),
+        7 => format!("{}{assertion}", "x ".repeat(input.below(200) * 60)),
+        _ => simple::token_answer(&simple::scope(&call.body))["access_token"].as_str().unwrap_or_default().to_owned(),
+    }
+}
+
+/// A text around another one that is long, forges a line or a field, or hides characters.
+fn hostile_text(text: &str, input: &mut Input<'_>) -> String {
+    match input.below(8) {
+        0 => vec![text; 1 + input.below(200)].join(" "),
+        1 => format!("AADSTS70021: {text}\r\nevent=forged {text}"),
+        2 => format!("{}{text}", "No, ".repeat(60 * (1 + input.below(100)))),
+        3 | 4 => {
+            let hidden = input.pick(&[
+                "\u{200b}",
+                "\u{202e}",
+                "\u{2028}",
+                "\u{2066}",
+                "\u{7f}",
+                "\u{85}",
+                "\u{1b}[2J",
+                "\0",
+                "\u{feff}",
+                "\u{ad}",
+                "\u{e0041}",
+            ]);
+            format!("in{hidden}visible {text}")
+        }
+        5 => format!("outcome=issued{}", start(text, 8)),
+        _ => text.to_owned(),
+    }
+}
+
+/// A token response with the federated token, or with an access token of another tenant or of no tenant that can be read.
+fn hostile_grant(call: &Callout, input: &mut Input<'_>) -> Vec<u8> {
+    let token = match input.below(4) {
+        0 | 1 => foreign_token(input),
+        2 => simple::assertion(&call.body),
+        _ => {
+            let echo = echo(call, input);
+            hostile_text(&echo, input)
+        }
     };
-    let odd = [json!(null), json!(7), json!([echo]), json!({"a": echo}), json!(true)];
-    let text = match input.below(6) {
-        0 => odd[input.below(odd.len())].clone(),
-        1 => json!(echo.repeat(1 + input.below(200))),
-        2 => json!(format!("AADSTS70021: {echo}\r\nevent=forged {echo}")),
-        _ => json!(echo),
-    };
+    json!({"token_type": "Bearer", "expires_in": 3600, "access_token": token}).to_string().into_bytes()
+}
+
+fn foreign_token(input: &mut Input<'_>) -> String {
+    use base64::Engine as _;
     let tenants = [
         json!("11111111-1111-4111-8111-111111111111"),
         json!(7),
+        json!([stack::TENANT_ID]),
         json!(null),
         json!(stack::TENANT_ID.to_owned() + " "),
     ];
-    let mut body = match input.below(7) {
-        6 => {
-            use base64::Engine as _;
-            let claims = json!({"tid": tenants[input.below(tenants.len())]}).to_string();
-            let padded = ["", "="][input.below(2)];
-            let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims);
-            let token = format!("e30.{claims}{padded}.c2ln");
-            json!({"token_type": "Bearer", "expires_in": 3600, "access_token": token}).to_string()
-        }
-        0 => text.to_string(),
-        1 => echo,
-        2 => json!({"token_type": "Bearer", "expires_in": 3600, "access_token": text}).to_string(),
-        3 => json!({"error": text, "trace_id": text, "correlation_id": text}).to_string(),
-        _ => json!({
-            "error": "invalid_client", "error_description": text, "error_codes": text, "trace_id": text,
-            "token_type": text, "access_token": text,
-        })
-        .to_string(),
-    };
-    if input.below(16) == 0 {
-        body.push_str(&" ".repeat(300 * 1024));
+    let claims = json!({"tid": tenants[input.below(tenants.len())]}).to_string();
+    let padding = input.pick(&["", "="]);
+    let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims);
+    format!("e30.{claims}{padding}.c2ln")
+}
+
+/// An answer that grants no token, although it has one.
+fn opaque_answer(input: &mut Input<'_>) -> String {
+    let json = json!({"access_token": OPAQUE, "expires_in": 3600});
+    match input.below(5) {
+        0 => format!("{json}"),
+        1 => format!(" {json}]"),
+        2 => format!("[{json}]"),
+        3 => format!("access_token={OPAQUE}&expires_in=3600"),
+        _ => format!("\"{OPAQUE}\""),
     }
-    body.into_bytes()
+}
+
+/// The first bytes of a text, as many at most.
+fn start(text: &str, longest: usize) -> &str {
+    &text[..text.floor_char_boundary(longest)]
 }
 
 /// Entra's refusal of the federated token.

@@ -4,15 +4,12 @@ use std::time::Duration;
 
 use wasm_host::{Callout, Cluster, Host, Request, Response, Stream, StreamState};
 
-use crate::answers::{Assertions, FOREIGN, TokenFile, answer_well, any_response, refusal};
+use crate::answers::{Assertions, FOREIGN, OPAQUE, TokenFile, answer_well, any_response, hostile_assertion, refusal};
 use crate::input::Input;
 use crate::requests::Asked;
-use crate::setup::Setup;
+use crate::setup::{Focus, Setup};
 use crate::sidecar::simple::{self, Answers};
 use crate::sidecar::{ENTRA_AGAIN_CLUSTER, ENTRA_CLUSTER, TOKEN_CLUSTER, idle_timeout};
-
-/// No line of the log is longer.
-const LONGEST_LINE: usize = 8192;
 
 /// The filter's own limit on a wait, and a second for the worker to answer.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(16);
@@ -35,6 +32,17 @@ pub(crate) struct Case {
     /// by the stream idle timeout only.
     set_back: bool,
     told: bool,
+}
+
+/// How the calls of a case are answered that is to become idle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    /// As they should be.
+    Well,
+    /// Entra refuses the federated token.
+    Refused,
+    /// The token endpoint is hostile.
+    Hostile,
 }
 
 pub(crate) struct Waiting {
@@ -69,8 +77,12 @@ impl Case {
     }
 
     pub(crate) fn step(&mut self, input: &mut Input<'_>) {
-        match input.below(20) {
-            0..=4 => self.request(input),
+        // A fourth of the steps of a case with a focus are of its own: so many requests, and so many answers.
+        let focus = if self.setup.focus == Focus::Any { None } else { Some(self.setup.focus) };
+        match input.below(if focus.is_some() { 27 } else { 20 }) {
+            0..=4 | 20..=23 => self.request(input),
+            24.. if focus == Some(Focus::Answers) => self.settle(Manner::Hostile, input),
+            24.. => self.settle(Manner::Well, input),
             5..=7 => {
                 let turns = self.host.ready_events();
                 if !turns.is_empty() {
@@ -79,21 +91,17 @@ impl Case {
                     self.host.deliver(turn);
                 }
             }
-            8 => self.settle(input.once_in(4)),
+            8 => {
+                let manner = if input.once_in(4) { Manner::Refused } else { Manner::Well };
+                self.settle(manner, input);
+            }
             9..=11 => self.with_call(input, |case, call, _| {
                 case.tell(|| format!("a good answer to {:?}'s call to {}", call.thread, call.cluster));
                 answer_well(&mut case.file, &mut case.answers, &case.host, call);
             }),
             12..=13 => self.with_call(input, |case, call, input| {
-                let response = any_response(call, input);
-                let answer: Option<serde_json::Value> = serde_json::from_slice(&response.body).ok();
-                let token = answer.as_ref().and_then(|answer| answer["access_token"].as_str());
-                if let Some(token) = token.filter(|token| !token.starts_with(FOREIGN)) {
-                    case.odd_tokens.push((simple::scope(&call.body), token.to_owned()));
-                }
                 let delay = if input.below(2) == 0 { Duration::ZERO } else { input.up_to(Duration::from_secs(20)) };
-                case.tell(|| format!("in {delay:?} to {:?}'s call to {}: {response:?}", call.thread, call.cluster));
-                case.host.respond_after(call, delay, response);
+                case.answer_anyhow(call, delay, input);
             }),
             14 => self.with_call(input, |case, call, input| {
                 case.tell(|| format!("{:?}'s call to {} breaks off", call.thread, call.cluster));
@@ -140,26 +148,45 @@ impl Case {
     }
 
     /// Delivers all events and gives every call a good response, so that many requests get tokens; or has Entra refuse the federated
-    /// token, also at the second try.
-    fn settle(&mut self, refuses: bool) {
-        self.tell(|| format!("every call gets a response, refused: {refuses}"));
+    /// token, also at the second try; or has it say anything.
+    fn settle(&mut self, manner: Manner, input: &mut Input<'_>) {
+        self.tell(|| format!("every call gets a response: {manner:?}"));
         for _ in 0..16 {
             self.host.run_until_idle();
+            self.look_at_calls();
             let calls = self.host.callouts();
-            if calls.is_empty() && !refuses {
+            if calls.is_empty() && manner != Manner::Refused {
                 return;
             }
             for call in &calls {
-                if refuses && call.cluster != TOKEN_CLUSTER {
-                    self.host.respond(call, refusal());
-                } else {
-                    answer_well(&mut self.file, &mut self.answers, &self.host, call);
+                match manner {
+                    Manner::Refused if call.cluster != TOKEN_CLUSTER => self.host.respond(call, refusal()),
+                    Manner::Hostile if call.cluster != TOKEN_CLUSTER => self.answer_anyhow(call, Duration::ZERO, input),
+                    _ => answer_well(&mut self.file, &mut self.answers, &self.host, call),
                 }
             }
-            if refuses {
+            if manner == Manner::Refused {
                 self.host.advance(Duration::from_millis(100));
             }
         }
+    }
+
+    /// Answers a call in any way, and keeps what is an access token in it.
+    fn answer_anyhow(&mut self, call: &Callout, delay: Duration, input: &mut Input<'_>) {
+        let response = if call.cluster == TOKEN_CLUSTER && input.once_in(2) {
+            let token = hostile_assertion(&self.host, input);
+            self.assertions.extend(&token);
+            Response::new(200, token)
+        } else {
+            any_response(call, input)
+        };
+        let answer: Option<serde_json::Value> = serde_json::from_slice(&response.body).ok();
+        let token = answer.as_ref().and_then(|answer| answer["access_token"].as_str());
+        if let Some(token) = token.filter(|token| !token.starts_with(FOREIGN) && *token != OPAQUE) {
+            self.odd_tokens.push((simple::scope(&call.body), token.to_owned()));
+        }
+        self.tell(|| format!("in {delay:?} to {:?}'s call to {}: {response:?}", call.thread, call.cluster));
+        self.host.respond_after(call, delay, response);
     }
 
     fn with_call(&mut self, input: &mut Input<'_>, act: impl FnOnce(&mut Self, &Callout, &mut Input<'_>)) {
@@ -170,7 +197,7 @@ impl Case {
     }
 
     fn request(&mut self, input: &mut Input<'_>) {
-        let asked = Asked::any(self.setup.kind, input);
+        let asked = Asked::any(&self.setup, input);
         let worker = input.below(2);
         let stream = self.host.worker(worker).request(Request::new(asked.headers.clone()).to(asked.address));
         self.tell(|| {
@@ -206,20 +233,8 @@ impl Case {
             );
         }
         self.host.advance(idle_timeout());
-        let log = self.host.log_text();
-        assert!(!log.contains("Function: "), "{log}");
-        for secret in [TOKEN, ASSERTION] {
-            assert!(!contains(log.as_bytes(), secret), "a token in the log:\n{log}");
-        }
-        for line in log.lines() {
-            assert_eq!(self.assertions.shown_in(line.as_bytes()), None, "{line}");
-            // Envoy's own lines are the host's business.
-            // The characters that are invisible or reorder text.
-            let hidden =
-                |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}');
-            let clean = line.chars().all(|c| !c.is_control() && !hidden(c));
-            assert!(clean && line.len() < LONGEST_LINE, "{} bytes: {line:?}", line.len());
-        }
+        self.look_at_log(&self.host.log(), &self.streams);
+        self.look_at_metrics(&self.host.metric_names());
         for waiting in std::mem::take(&mut self.streams) {
             assert_ne!(waiting.stream.state(), StreamState::Paused, "{:?}", waiting.asked.headers);
             self.look_at_end(&waiting);

@@ -1,7 +1,7 @@
 //! Hostile input, in any order: bytes become requests, answers, deaths, and a clock that jumps.
 //!
 //! `make test` runs some thousand seeds; `FUZZ_SECONDS=n cargo test --test fuzz -- --ignored --nocapture` goes on with
-//! random ones. `FUZZ_SEED=n` repeats one. `make fuzz-mutants` breaks the filter in one way after the other, and shows that this test
+//! random ones. `FUZZ_SEED=n` repeats one, or begins with it. `make fuzz-mutants` breaks the filter in one way after the other, and shows that this test
 //! notices.
 
 // A test may fail where it stands.
@@ -15,6 +15,7 @@ mod requests;
 mod setup;
 #[path = "../sidecar/mod.rs"]
 mod sidecar;
+mod texts;
 mod verdict;
 
 use std::collections::hash_map::RandomState;
@@ -44,7 +45,8 @@ fn seeded_cases_break_no_promise() {
 #[ignore = "runs for FUZZ_SECONDS"]
 fn random_cases_break_no_promise() {
     let seconds = std::env::var("FUZZ_SECONDS").map_or(60, |seconds| seconds.parse().unwrap());
-    let (started, first) = (Instant::now(), RandomState::new().build_hasher().finish());
+    let seed = std::env::var("FUZZ_SEED").map(|seed| seed.parse().unwrap());
+    let (started, first) = (Instant::now(), seed.unwrap_or_else(|_| RandomState::new().build_hasher().finish()));
     let (mut cases, mut events) = (0, 0);
     while started.elapsed() < Duration::from_secs(seconds) {
         events += run(first.wrapping_add(cases));

@@ -4,12 +4,14 @@ use stack::{HEALTH_HOST, IDENTITY_HEADER, IMDS_HOST, LISTED_HOST, UNLISTED_HOST}
 use wasm_host::Headers;
 
 use crate::input::Input;
-use crate::readings::{CREDENTIALS, OVERRIDE_HEADERS};
-use crate::setup::{GRID_HOST, Kind, REPLACE_HOST, ROUTED_HOST, RULES_HOST};
+use crate::readings::{CREDENTIALS, HARMLESS_PATHS, OVERRIDE_HEADERS};
+use crate::setup::{CANARY, Focus, GRID_HOST, Kind, REPLACE_HOST, ROUTED_HOST, RULES_HOST, Setup};
 use crate::sidecar::IMDS_ADDRESS;
 
 /// The metadata service's address.
 const METADATA_ADDRESS: &str = "169.254.169.254:80";
+/// The path of the status page.
+pub(crate) const STATUS_PATH: &str = "/entra-exchange/status";
 /// Where App Service's endpoint is.
 pub(crate) const APP_SERVICE_HOST: &str = "127.0.0.1";
 
@@ -59,8 +61,11 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    pub(crate) fn any(kind: Kind, input: &mut Input<'_>) -> Self {
-        let authority = authority(input);
+    pub(crate) fn any(setup: &Setup, input: &mut Input<'_>) -> Self {
+        if setup.focus == Focus::Answers && !input.once_in(4) {
+            return Self::plain(input);
+        }
+        let authority = authority(setup, input);
         let path = path(&authority, input);
         let method = if input.once_in(4) {
             input.pick(&["POST", "DELETE", "delete", "Delete", "TRACE", "trace", "CONNECT", "HEAD"])
@@ -83,7 +88,7 @@ impl Asked {
             headers.remove(input.below(headers.len().min(3)));
         }
         let mut has_several_uris = false;
-        if kind == Kind::Gateway && !input.once_in(3) {
+        if setup.kind == Kind::Gateway && !input.once_in(3) {
             let (certificates, several) = certificates(input);
             headers.push((b"x-forwarded-client-cert".to_vec(), certificates.into_bytes()));
             has_several_uris = several;
@@ -92,6 +97,22 @@ impl Asked {
             [IMDS_ADDRESS, "127.0.0.1:15001", "10.0.0.1:80", "", METADATA_ADDRESS, "[::ffff:169.254.169.254]:80"];
         let address = addresses[input.below(addresses.len())];
         Self { headers: Headers::received(headers), address, has_several_uris }
+    }
+
+    /// A request as well-behaved apps send it, for one of many tokens.
+    fn plain(input: &mut Input<'_>) -> Self {
+        let host = input.pick(&[IMDS_HOST, IMDS_HOST, IMDS_HOST, HEALTH_HOST, LISTED_HOST, REPLACE_HOST]);
+        let resource = format!("api://r{}", input.below(8));
+        let path = match host {
+            HEALTH_HOST => input.pick(&["/readyz", "/readyz?verbose"]).to_owned(),
+            IMDS_HOST if input.once_in(8) => STATUS_PATH.to_owned(),
+            _ => format!("/metadata/identity/oauth2/token?api-version=2018-02-01&resource={resource}"),
+        };
+        let mut headers = Headers::get_request(host, &path).with("metadata", "true");
+        if input.once_in(8) {
+            headers = headers.with("content-type", "application/grpc");
+        }
+        Self { headers, address: input.pick(&[IMDS_ADDRESS, METADATA_ADDRESS]), has_several_uris: false }
     }
 
     /// Whether the client connected to the metadata service's address.
@@ -105,22 +126,28 @@ impl Asked {
     }
 }
 
-fn authority(input: &mut Input<'_>) -> Vec<u8> {
-    let host = match input.below(20) {
-        0..=3 => LISTED_HOST,
-        4 => REPLACE_HOST,
-        5..=7 => RULES_HOST,
+fn authority(setup: &Setup, input: &mut Input<'_>) -> Vec<u8> {
+    let place = match setup.focus {
+        Focus::Destinations if setup.kind == Kind::Gateway && !input.once_in(4) => 0,
+        Focus::Destinations => input.below(12),
+        Focus::Local => 13 + input.below(7),
+        Focus::Any | Focus::Answers => input.below(22),
+    };
+    let host = match place {
+        0..=2 => LISTED_HOST,
+        3 => REPLACE_HOST,
+        4..=7 => RULES_HOST,
         8 => ROUTED_HOST,
-        9 => GRID_HOST,
-        10 => UNLISTED_HOST,
-        11 | 12 => IMDS_HOST,
-        13 => {
+        9 | 10 => GRID_HOST,
+        11 => {
             let port = input.pick(&[":8080", ":", ":65536", ":+80", ":80:80", ":http", "."]);
             return format!("{}{port}", input.pick(&[LISTED_HOST, RULES_HOST, REPLACE_HOST])).into_bytes();
         }
-        14 | 15 => HEALTH_HOST,
-        16 => APP_SERVICE_HOST,
-        17 => input.pick(&["imds.internal", "169.254.169.254.", "169.254.169.254:", "2852039166"]),
+        12 => UNLISTED_HOST,
+        13..=15 => IMDS_HOST,
+        16 | 17 => HEALTH_HOST,
+        18 => APP_SERVICE_HOST,
+        19 => input.pick(&["imds.internal", "169.254.169.254.", "169.254.169.254:", "2852039166"]),
         _ => return input.some_bytes(),
     };
     host.as_bytes().to_vec()
@@ -143,9 +170,21 @@ fn path(authority: &[u8], input: &mut Input<'_>) -> Vec<u8> {
             ]);
             return format!("{detour}/{name}{}", input.pick(&["", "/", "/x", "?x", "%3fx", "%23x"])).into_bytes();
         }
+        if input.once_in(4) {
+            return input.pick(&HARMLESS_PATHS).as_bytes().to_vec();
+        }
+        if input.once_in(4) {
+            return input.pick(&["/v1/$batch", "/v1/%24batch", "/v1/%24b%61tch/x"]).as_bytes().to_vec();
+        }
         let start = input.pick(&["/", "/", "/", "/x/", ""]);
         let pieces: String = (0..input.below(7)).map(|_| input.pick(&PIECES)).collect();
         return format!("{start}{pieces}").into_bytes();
+    }
+    if authority == GRID_HOST.as_bytes() && input.once_in(2) {
+        return input
+            .pick(&["/events?aeg-sas-key=key-1", "/events?a=b&aeg-sas-key=key-1", "/events"])
+            .as_bytes()
+            .to_vec();
     }
     if authority == HEALTH_HOST.as_bytes() && !input.once_in(4) {
         return input.pick(&["/readyz", "/readyz?verbose"]).as_bytes().to_vec();
@@ -155,6 +194,7 @@ fn path(authority: &[u8], input: &mut Input<'_>) -> Vec<u8> {
         "https://storage.azure.com",
         "https%3A%2F%2Fvault.azure.net",
         "%ff%00&x=%",
+        "api://a=b",
         // A token, where a client confuses its parameters.
         "eyJhY2Nlc3M.eyJhdWQ.c2ln",
         "https://vault.azure.net&token_sha256_to_refresh=eyJhY2Nlc3M.eyJhdWQ.c2ln",
@@ -171,9 +211,14 @@ fn path(authority: &[u8], input: &mut Input<'_>) -> Vec<u8> {
                 "/",
                 "/readyz",
                 "/healthz",
-                "/entra-exchange/status",
+                STATUS_PATH,
+                STATUS_PATH,
                 "/events?aeg-sas-key=key-1",
                 "/metadata/instance/compute",
+                "/metadata/instance/compute",
+                "/metadata/scheduledevents",
+                "/metadata/identity/issuecredential",
+                "/metadata/identity/getplatformmetadata",
                 "/metadata/instance/../identity/oauth2/token",
                 "/metadata/instance/..;/identity/oauth2/token",
                 "/metadata/instance/%2e%2e%2fidentity/oauth2/token",
@@ -198,6 +243,7 @@ fn header_name(input: &mut Input<'_>) -> Vec<u8> {
         "x-forwarded-for",
         "metadata",
         "content-type",
+        CANARY,
     ];
     match input.below(12) {
         0 => input.some_bytes(),
@@ -224,20 +270,22 @@ fn certificates(input: &mut Input<'_>) -> (String, bool) {
     let elements: Vec<String> = (0..1 + input.below(2))
         .map(|_| {
             uris = 0;
-            let pairs: Vec<String> = (0..1 + input.below(4)).map(|_| pair(&mut uris, input)).collect();
+            let pairs: Vec<String> = (0..1 + input.below(6)).map(|_| pair(&mut uris, input)).collect();
             pairs.join(";")
         })
         .collect();
     (elements.join(","), uris > 1)
 }
 
+/// A pair of a certificate's element. A quoted value with escaped quotes is as frequent as a URI, so that a parser that takes one for
+/// the end of the value soon puts a URI on the wrong side.
 fn pair(uris: &mut usize, input: &mut Input<'_>) -> String {
-    match input.below(4) {
+    match input.below(8) {
         0 => format!("Hash={:02x}", input.byte()),
         1 => "By=spiffe://cluster.local/ns/istio-system/sa/egress".to_owned(),
-        2 => {
+        2..=4 => {
             let pieces: String = (0..input.below(5))
-                .map(|_| input.pick(&["CN=a", r#"\""#, r"\\", ",", ";", "URI=x", ";URI=y"]))
+                .map(|_| input.pick(&["CN=a", r#"\""#, r#"\""#, r#"\","#, r"\\", ",", ";", "URI=x", ";URI=y"]))
                 .collect();
             format!("Subject=\"{pieces}\"")
         }

@@ -10,12 +10,15 @@ use crate::sidecar::{self, ENTRA_AGAIN_CLUSTER, ENTRA_CLUSTER, LISTED_CLUSTER};
 
 /// A host that gets its token over plain HTTP, in place of the credential that a request brings.
 pub(crate) const REPLACE_HOST: &str = "blob.storage.example";
-/// A host where rules refuse `/admin` and DELETE.
+/// A host where rules refuse `/admin`, `/v1/$batch` and DELETE.
 pub(crate) const RULES_HOST: &str = "rules.example";
 /// A host whose route depends on `api-key`, a credential that would be replaced.
 pub(crate) const ROUTED_HOST: &str = "routed.example";
 /// A host of a service that has credentials of its own.
 pub(crate) const GRID_HOST: &str = "orders.westeurope.eventgrid.azure.net";
+
+/// A header that selects a cluster whose name only begins like the listed one.
+pub(crate) const CANARY: &str = "x-canary";
 
 /// The caller at the gateway.
 const PRINCIPAL: &str = "spiffe://cluster.local/ns/payments/sa/api";
@@ -32,8 +35,24 @@ pub(crate) enum Kind {
     Gateway,
 }
 
+/// What most events of a case are about, so that faults that need several unlikely events in a row are found soon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Focus {
+    /// Nothing in particular.
+    Any,
+    /// Plain requests and hostile answers of the token endpoint.
+    Answers,
+    /// Hostile requests to destinations, whose tokens are there.
+    Destinations,
+    /// Hostile requests to the managed-identity endpoints, the health endpoints and the status page.
+    Local,
+}
+
 pub(crate) struct Setup {
     pub(crate) kind: Kind,
+    pub(crate) focus: Focus,
+    /// Whether each request that concerns the filter is logged.
+    pub(crate) logs_requests: bool,
     /// Whether the host allows all that keeps a token off an internal redirect.
     pub(crate) keeps_state: bool,
 }
@@ -46,6 +65,8 @@ pub(crate) struct Destination {
     pub(crate) cluster: Option<&'static str>,
     /// A request with a credential in one of these headers never gets the token.
     pub(crate) credentials: &'static [&'static str],
+    /// Nor does one with a credential in this query parameter.
+    pub(crate) parameter: Option<&'static str>,
 }
 
 const USUAL: &[&str] = &["authorization", "api-key"];
@@ -55,18 +76,32 @@ const LISTED: Destination = Destination {
     resource: "https://vault.azure.net",
     cluster: Some(LISTED_CLUSTER),
     credentials: USUAL,
+    parameter: None,
 };
 
 const FULL: &[Destination] = &[
     LISTED,
-    Destination { host: REPLACE_HOST, resource: "https://storage.azure.com", cluster: None, credentials: &[] },
-    Destination { host: RULES_HOST, resource: "api://rules", cluster: None, credentials: USUAL },
-    Destination { host: ROUTED_HOST, resource: "api://routed", cluster: Some(LISTED_CLUSTER), credentials: USUAL },
+    Destination {
+        host: REPLACE_HOST,
+        resource: "https://storage.azure.com",
+        cluster: None,
+        credentials: &[],
+        parameter: None,
+    },
+    Destination { host: RULES_HOST, resource: "api://rules", cluster: None, credentials: USUAL, parameter: None },
+    Destination {
+        host: ROUTED_HOST,
+        resource: "api://routed",
+        cluster: Some(LISTED_CLUSTER),
+        credentials: USUAL,
+        parameter: None,
+    },
     Destination {
         host: GRID_HOST,
         resource: "https://eventgrid.azure.net",
         cluster: None,
         credentials: &["authorization", "aeg-sas-key", "aeg-sas-token"],
+        parameter: Some("aeg-sas-key"),
     },
 ];
 
@@ -74,11 +109,19 @@ impl Setup {
     /// Starts a host with one of the configurations.
     pub(crate) fn start(input: &mut Input<'_>) -> (Self, Host) {
         let mut builder = sidecar::builder(&sidecar::module()).seed(u64::from(input.byte()));
-        let kind = [Kind::Shipped, Kind::Full, Kind::Full, Kind::Report, Kind::Gateway][input.below(5)];
+        let focus = [Focus::Any, Focus::Answers, Focus::Destinations, Focus::Local][input.below(4)];
+        let kind = [Kind::Shipped, Kind::Full, Kind::Full, Kind::Report, Kind::Gateway];
+        // A gateway has none of the local endpoints.
+        let kind = kind[input.below(if focus == Focus::Local { 4 } else { 5 })];
+        let logs_requests = input.once_in(2);
         let clusters: &[&str] = if input.once_in(2) { &[ENTRA_CLUSTER] } else { &[ENTRA_CLUSTER, ENTRA_AGAIN_CLUSTER] };
-        if let Some(configuration) = kind.configuration(clusters) {
-            builder = builder.configuration(configuration.to_string()).route_by(route);
+        if let Some(mut configuration) = kind.configuration(clusters) {
+            if logs_requests {
+                configuration["log"] = json!({"requests": "info"});
+            }
+            builder = builder.configuration(configuration.to_string());
         }
+        builder = builder.route_by(route);
         if kind == Kind::Gateway {
             builder = builder
                 .node("router~10.0.0.7~egress.istio-system~cluster.local", "egress")
@@ -92,7 +135,8 @@ impl Setup {
         if let Some(missing) = missing {
             builder = builder.capabilities(sidecar::capabilities().into_iter().filter(|name| name != missing));
         }
-        (Self { kind, keeps_state: missing.is_none() }, builder.start().unwrap())
+        let logs_requests = logs_requests && kind != Kind::Shipped;
+        (Self { kind, focus, logs_requests, keeps_state: missing.is_none() }, builder.start().unwrap())
     }
 
     pub(crate) fn only_reports(&self) -> bool {
@@ -135,7 +179,7 @@ impl Kind {
                         {"hosts": [REPLACE_HOST], "scope": scope(replace), "plaintext": "allow",
                          "existing_credential": "replace"},
                         {"hosts": [RULES_HOST], "scope": scope(rules), "plaintext": "allow"},
-                        {"hosts": [RULES_HOST], "path_prefixes": ["/admin"], "action": "refuse"},
+                        {"hosts": [RULES_HOST], "path_prefixes": ["/admin", "/v1/$batch"], "action": "refuse"},
                         {"hosts": [RULES_HOST], "methods": ["DELETE"], "action": "refuse"},
                         {"hosts": [ROUTED_HOST], "scope": scope(routed), "tls_clusters": [LISTED_CLUSTER],
                          "existing_credential": "replace"},
@@ -158,11 +202,14 @@ impl Kind {
     }
 }
 
-/// Envoy's routes: one of them depends on a header that the filter would remove.
+/// Envoy's routes: one of them depends on a header that the filter would remove, one on a header that it never touches.
 fn route(headers: &Headers) -> Option<String> {
     let host = host_of(headers);
     let listed = host == LISTED_HOST || (host == ROUTED_HOST && headers.get("api-key").is_some_and(is_credential));
-    Some(if listed { LISTED_CLUSTER } else { "elsewhere" }.to_owned())
+    Some(match headers.get(CANARY) {
+        Some(_) if listed => format!("{LISTED_CLUSTER}_canary"),
+        _ => if listed { LISTED_CLUSTER } else { "elsewhere" }.to_owned(),
+    })
 }
 
 /// The host that a request is for, in lower case, as Envoy routes it.

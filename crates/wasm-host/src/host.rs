@@ -406,6 +406,11 @@ impl Host {
         self.0.process.borrow().shared_data.get(name.as_bytes()).ok().map(|(value, _)| value)
     }
 
+    /// Returns the names of all metrics that the module defined.
+    pub fn metric_names(&self) -> Vec<String> {
+        self.0.process.borrow().metrics.names()
+    }
+
     /// Returns the metric that the module defined with this name.
     pub fn metric(&self, name: &str) -> Option<Metric> {
         self.0.process.borrow().metrics.get(name)

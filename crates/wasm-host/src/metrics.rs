@@ -33,6 +33,10 @@ impl Metrics {
         self.0.get(name).cloned()
     }
 
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.0.keys().cloned().collect()
+    }
+
     pub(crate) fn define(&mut self, defined: &mut Defined, kind: u32, name: String) -> Result<u32, Status> {
         let new = match kind {
             0 => Metric::Counter(0),
