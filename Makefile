@@ -51,11 +51,11 @@ test-sdks: envoy build ## run the Azure SDKs for Node.js, Go and Java against th
 	@scripts/fetch-sdks node go java
 	$(CARGO) test --workspace --test sdks -- --ignored
 
-test-keycloak: tools ## get federated tokens from a real Keycloak (requires Java and Maven; the first run takes some minutes)
+test-keycloak: envoy ## get federated tokens from a real Keycloak (requires Java and Maven; the first run takes some minutes)
 	@scripts/fetch-keycloak
 	$(CARGO) test --workspace --test keycloak -- --ignored
 
-test-vault: tools ## get federated tokens from a real Vault (requires Go; the first run builds Vault for some minutes)
+test-vault: envoy ## get federated tokens from a real Vault (requires Go; the first run builds Vault for some minutes)
 	@scripts/fetch-vault
 	$(CARGO) test --workspace --test vault -- --ignored
 

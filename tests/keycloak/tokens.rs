@@ -10,6 +10,7 @@ use stack::keycloak::{
     CLIENT, CLIENT_WITH_COLON, CLIENT_WITH_DEFAULTS, EXCHANGE_CLIENT, FEDERATED_CLIENT, FEDERATED_SUBJECT, ISSUER,
     Keycloak, SECRET, SUBJECT_CLIENT, TOKEN_PATH,
 };
+use stack::source_cluster::{self, Caller};
 use stack::{AUDIENCE, CLIENT_ID, Request, Response, TENANT_ID};
 
 use crate::real_server::Test;
@@ -36,6 +37,14 @@ pub(crate) const ALL: &[Test<Keycloak>] = &[
             assert_eq!((&claims["azp"], response.json()["token_type"].as_str()), (&json!(client), Some("Bearer")));
             assert_eq!(exchanged(keycloak, &token), "issued", "{client}");
         }
+    }),
+    ("a_request_through_the_shipped_cluster_gets_a_token", |keycloak| {
+        let mut cluster = source_cluster::read("oidc").unwrap();
+        source_cluster::set_address(&mut cluster, keycloak.addr());
+        source_cluster::remove_tls(&mut cluster);
+        let caller = Caller::start(&stack::envoy::binary(), &cluster).unwrap();
+        let response = caller.call(&token_request(&[CLIENT_CREDENTIALS], Some(&basic(CLIENT_WITH_COLON)))).unwrap();
+        assert_eq!(exchanged(keycloak, &access_token(&response)), "issued");
     }),
     ("a_basic_secret_that_is_not_form_encoded_is_rejected", |keycloak| {
         let raw = format!("Basic {}", BASE64_STANDARD.encode(format!("{CLIENT}:{SECRET}")));
@@ -95,14 +104,17 @@ fn basic(client: &str) -> String {
 }
 
 fn post(keycloak: &Keycloak, form: &[(&str, &str)], authorization: Option<&str>) -> Response {
+    token_request(form, authorization).send(keycloak.addr()).unwrap()
+}
+
+fn token_request(form: &[(&str, &str)], authorization: Option<&str>) -> Request {
     let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
     let request =
         Request::post("keycloak.example", TOKEN_PATH, body).header("content-type", "application/x-www-form-urlencoded");
-    let request = match authorization {
+    match authorization {
         Some(value) => request.header("authorization", value),
         None => request,
-    };
-    request.send(keycloak.addr()).unwrap()
+    }
 }
 
 fn exchange(keycloak: &Keycloak, subject_token: &str, more: &[(&str, &str)]) -> Response {

@@ -1,12 +1,14 @@
 //! The identity tokens that Vault issues, what Entra says of them, and whether the fake answers like the real one.
 
+use std::fs;
 use std::time::SystemTime;
 
 use fake_entra::{Credential, Directory};
 use fake_sources::Source;
 use serde_json::{Value, json};
+use stack::source_cluster::{self, Caller};
 use stack::vault::{DISALLOWED_ROLE, ISSUER, ROLE, Vault};
-use stack::{AUDIENCE, CLIENT_ID, TENANT_ID};
+use stack::{AUDIENCE, CLIENT_ID, Request, TENANT_ID};
 
 use crate::real_server::Test;
 
@@ -49,6 +51,21 @@ pub(crate) const ALL: &[Test<Vault>] = &[
             assert_eq!(response.status, 400, "{}", response.text());
             assert!(response.json()["errors"][0].as_str().unwrap().contains(reason), "{}", response.text());
         }
+    }),
+    ("envoy_adds_the_vault_token_of_a_file_to_a_request_through_the_shipped_cluster", |vault| {
+        let folder = tempfile::tempdir().unwrap();
+        let token = folder.path().join("token");
+        fs::write(&token, vault.login().unwrap()).unwrap();
+        let mut cluster = source_cluster::read("vault").unwrap();
+        source_cluster::set_address(&mut cluster, vault.addr());
+        source_cluster::remove_tls(&mut cluster);
+        source_cluster::set_vault_token(&mut cluster, &token, &folder.path().join("secret.yaml")).unwrap();
+        let caller = Caller::start(&stack::envoy::binary(), &cluster).unwrap();
+
+        let response = caller.call(&Request::get("vault.example", &format!("/v1/{}", path(ROLE)))).unwrap();
+
+        assert_eq!(response.status, 200, "{}", response.text());
+        assert_eq!(exchanged(vault, response.json()["data"]["token"].as_str().unwrap()), 200);
     }),
     ("the_fake_answers_like_the_real_one", |vault| {
         let fake = fake_sources::Vault::new();

@@ -23,6 +23,7 @@ mod mesh;
 mod options;
 mod process;
 pub mod sidecar;
+pub mod source_cluster;
 mod sources;
 mod token_directory;
 pub mod upstream;

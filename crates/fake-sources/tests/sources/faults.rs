@@ -39,6 +39,8 @@ fn entra_rejects_every_wrong_token() {
         (TokenFault::Algorithm(OtherAlgorithm::None), "AADSTS5002730"),
         (claim("aud", json!(["api://AzureADTokenExchange", "account"])), "AADSTS700212"),
         (claim("aud", json!("https://github.com/contoso")), "AADSTS700212"),
+        // Only Entra's own tokens name the audience so.
+        (claim("aud", json!("fb60f99c-7a34-4190-8149-302f77469936")), "AADSTS700212"),
         (claim("sub", json!("repo:contoso/payments:pull_request")), "AADSTS700213"),
         (claim("iss", json!("https://token.actions.githubusercontent.com/contoso")), "AADSTS700211"),
         (claim("iss", json!("https://login.microsoftonline.com/x/v2.0")), "AADSTS700222"),
