@@ -44,6 +44,9 @@ next: tools ## build the module as the next version, for the upgrade test
 test: envoy sdks build next ## run all tests: core, fake Entra, and the module in a real Envoy and in the test host
 	$(CARGO) test --workspace
 
+manifests: tools ## write envoy/sidecar/ and envoy/istio/ anew from the templates (crates/operator/templates)
+	UPDATE=1 $(CARGO) test --quiet --package entra-exchange-operator --test manifests
+
 istio-schema: ## check envoy/istio/ and envoy/sources/istio/ against Istio's published CRDs (requires Go)
 	@scripts/check-istio-schema
 

@@ -38,6 +38,8 @@ Exit codes:
 enum Verb {
     /// Find mistakes and risks in configurations and manifests
     Check(verbs::check::Check),
+    /// Make manifests from a configuration
+    Render(Box<verbs::render::Render>),
     /// Show what a token says and what Entra will think of it
     Inspect(verbs::inspect::Inspect),
     /// Explain an error code of Microsoft Entra
@@ -65,6 +67,7 @@ fn run(command: &Command) -> Result<Verdict, Failure> {
     match &command.verb {
         Verb::Check(check) => check.run(output),
         Verb::Aadsts(aadsts) => aadsts.run(output),
+        Verb::Render(render) => render.run(output),
         Verb::Inspect(inspect) => inspect.run(output),
         Verb::Credentials(credentials) => credentials.run(output),
         Verb::Status(status) => status.run(output),

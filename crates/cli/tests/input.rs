@@ -152,3 +152,31 @@ fn every_shell_has_completions() {
     }
     assert!(Path::new(env!("CARGO_BIN_EXE_entra-exchange")).exists());
 }
+
+#[test]
+fn render_never_overwrites_a_file_without_force() {
+    let folder = tempfile::tempdir().unwrap();
+    let configuration = folder.path().join("c.yaml");
+    let text = "entra: { clusters: [entra, entra_new_connection] }\ndestinations:\n- { hosts: [api.example.com], scope: api://a/.default, tls_clusters: [\"outbound|80||{host}\"] }\n";
+    std::fs::write(&configuration, text).unwrap();
+    let target = folder.path().join("manifests");
+    let run = |more: &[&str]| {
+        let arguments =
+            ["render", configuration.to_str().unwrap(), "--for", "wasmplugin", "--directory", target.to_str().unwrap()];
+        run(&[&arguments[..], more].concat(), b"")
+    };
+    assert_eq!(run(&[]).status.code(), Some(0));
+    let plugin = target.join("wasmplugin-entra-exchange.yaml");
+    std::fs::write(&plugin, "mine").unwrap();
+    let again = run(&[]);
+    assert_eq!(again.status.code(), Some(2));
+    assert!(String::from_utf8(again.stderr).unwrap().contains("--force overwrites it"));
+    assert_eq!(std::fs::read_to_string(&plugin).unwrap(), "mine");
+    assert_eq!(run(&["--force"]).status.code(), Some(0));
+    assert!(std::fs::read_to_string(&plugin).unwrap().contains("kind: WasmPlugin"));
+    assert!(
+        std::fs::read_to_string(target.join("kustomization.yaml"))
+            .unwrap()
+            .contains("- wasmplugin-entra-exchange.yaml\n")
+    );
+}

@@ -6,4 +6,5 @@ pub(crate) mod completions;
 pub(crate) mod credentials;
 pub(crate) mod doctor;
 pub(crate) mod inspect;
+pub(crate) mod render;
 pub(crate) mod status;

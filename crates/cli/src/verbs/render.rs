@@ -1,0 +1,193 @@
+//! `render`: the manifests from a configuration.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use operator::render::{File, Refusal, Settings, Target, directory, render};
+use serde_json::{Value, json};
+
+use crate::input;
+use crate::output::{Failure, Form, Output, Verdict, print, print_json};
+
+/// The arguments of `render`.
+#[derive(Debug, Args)]
+pub(crate) struct Render {
+    /// The filter's configuration, as JSON or YAML; - is standard input
+    #[arg(value_name = "FILE")]
+    file: String,
+    /// What to make
+    #[arg(long = "for", value_enum, value_name = "TARGET")]
+    target: Chosen,
+    /// Write one file for each object, and a kustomization, into this directory
+    #[arg(long, value_name = "DIRECTORY")]
+    directory: Option<PathBuf>,
+    /// Overwrite files in the directory
+    #[arg(long, requires = "directory")]
+    force: bool,
+    /// The namespace
+    #[arg(long)]
+    namespace: Option<String>,
+    /// The label of the pods whose sidecars get the filter
+    #[arg(long, value_name = "NAME=VALUE", value_parser = super::check::variable)]
+    label: Option<(String, String)>,
+    /// The module's image, without tag and digest
+    #[arg(long, value_name = "REGISTRY/NAME")]
+    image: Option<String>,
+    /// The tag of the image, for wasmplugin and trafficextension
+    #[arg(long)]
+    tag: Option<String>,
+    /// The digest of the image's manifest
+    #[arg(long, value_name = "sha256:…")]
+    digest: Option<String>,
+    /// The version of Istio
+    #[arg(long, value_name = "MAJOR.MINOR", value_parser = version)]
+    istio: Option<(u32, u32)>,
+    /// The tenant id, for workload and egress-gateway
+    #[arg(long, value_name = "GUID")]
+    tenant_id: Option<String>,
+    /// The client id, for workload and egress-gateway
+    #[arg(long, value_name = "GUID")]
+    client_id: Option<String>,
+    /// A principal that may use the egress gateway; may be repeated
+    #[arg(long = "principal", value_name = "PRINCIPAL")]
+    principals: Vec<String>,
+    /// An environment variable of the proxy's container, such as AZURE_AUTHORITY_HOST=https://login.microsoftonline.us
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = super::check::variable)]
+    variables: Vec<(String, String)>,
+}
+
+/// What to make.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Chosen {
+    /// The bootstrap of a plain Envoy
+    Envoy,
+    /// The listener for a token file that is overwritten in place, for a plain Envoy
+    FileServer,
+    /// The filter in Istio's sidecars, with everything that it needs
+    #[value(name = "envoyfilter")]
+    EnvoyFilter,
+    /// The filter as a WasmPlugin
+    #[value(name = "wasmplugin")]
+    WasmPlugin,
+    /// The filter as a TrafficExtension
+    #[value(name = "trafficextension")]
+    TrafficExtension,
+    /// The filter in the cluster's own filter chain
+    Upstream,
+    /// The filter in an egress gateway
+    EgressGateway,
+    /// What a sidecar needs to answer IMDS requests
+    Imds,
+    /// HTTP/1.0 clients in Istio's sidecars
+    Http10,
+    /// A readiness listener in Istio's sidecars
+    Readiness,
+    /// A workload
+    Workload,
+}
+
+impl Chosen {
+    const fn target(self) -> Target {
+        match self {
+            Self::Envoy => Target::Envoy,
+            Self::FileServer => Target::FileServer,
+            Self::EnvoyFilter => Target::EnvoyFilter,
+            Self::WasmPlugin => Target::WasmPlugin,
+            Self::TrafficExtension => Target::TrafficExtension,
+            Self::Upstream => Target::Upstream,
+            Self::EgressGateway => Target::EgressGateway,
+            Self::Imds => Target::Imds,
+            Self::Http10 => Target::Http10,
+            Self::Readiness => Target::Readiness,
+            Self::Workload => Target::Workload,
+        }
+    }
+}
+
+fn version(text: &str) -> Result<(u32, u32), String> {
+    let mut parts = text.trim_start_matches('v').split('.').map(str::parse);
+    match (parts.next(), parts.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
+        _ => Err("write MAJOR.MINOR, such as 1.28".to_owned()),
+    }
+}
+
+fn refused(refusal: &Refusal) -> Failure {
+    Failure::input(refusal.to_string())
+}
+
+impl Render {
+    pub(crate) fn run(&self, output: Output) -> Result<Verdict, Failure> {
+        let source = input::source(&self.file)?;
+        let target = self.target.target();
+        let settings = self.settings(target);
+        let files = match &self.directory {
+            Some(_) => directory(&source, target, &settings).map_err(|refusal| refused(&refusal))?,
+            None => {
+                let text = render(&source, target, &settings).map_err(|refusal| refused(&refusal))?;
+                vec![File { name: format!("{}.yaml", target.as_str()), text }]
+            }
+        };
+        if target.is_istios()
+            && settings.has_placeholder()
+            && files.iter().any(|file| file.text.contains("sha256:0000"))
+        {
+            let note = "the digest is a placeholder that no image has: write --image and --digest";
+            // A note that cannot be written is lost.
+            let _ = writeln!(std::io::stderr(), "entra-exchange: {note}");
+        }
+        match (&self.directory, output.form) {
+            (Some(folder), _) => {
+                write_all(folder, &files, self.force)?;
+                let lines: Vec<String> =
+                    files.iter().map(|file| folder.join(&file.name).display().to_string()).collect();
+                output.print(&lines.join("\n"), &lines.into())?;
+            }
+            (None, Form::Text) => files.iter().try_for_each(|file| print(&file.text))?,
+            (None, _) => {
+                let values: Vec<Value> =
+                    files.iter().map(|file| json!({ "name": file.name, "text": file.text })).collect();
+                print_json(&values.into())?;
+            }
+        }
+        Ok(Verdict::Good)
+    }
+
+    fn settings(&self, target: Target) -> Settings {
+        let defaults = Settings::of(target);
+        let or = |given: &Option<String>, default: String| given.clone().unwrap_or(default);
+        Settings {
+            namespace: or(&self.namespace, defaults.namespace),
+            label: self.label.clone().unwrap_or(defaults.label),
+            image: or(&self.image, defaults.image),
+            tag: or(&self.tag, defaults.tag),
+            digest: or(&self.digest, defaults.digest),
+            istio: self.istio.unwrap_or(defaults.istio),
+            tenant_id: or(&self.tenant_id, defaults.tenant_id),
+            client_id: or(&self.client_id, defaults.client_id),
+            principals: if self.principals.is_empty() { defaults.principals } else { self.principals.clone() },
+            variables: self.variables.clone(),
+        }
+    }
+}
+
+/// Writes all files, or none if one exists and may not be overwritten.
+fn write_all(folder: &Path, files: &[File], force: bool) -> Result<(), Failure> {
+    let cannot = |path: &Path, error: &dyn std::fmt::Display| {
+        Failure::input(format!("{} cannot be written: {error}", path.display()))
+    };
+    let existing = files.iter().map(|file| folder.join(&file.name)).find(|path| path.exists());
+    if let Some(path) = existing.filter(|_| !force) {
+        return Err(cannot(&path, &"it exists; --force overwrites it"));
+    }
+    std::fs::create_dir_all(folder).map_err(|error| cannot(folder, &error))?;
+    for file in files {
+        let path = folder.join(&file.name);
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create_new(!force).create(force).truncate(force);
+        let written = options.open(&path).and_then(|mut open| open.write_all(file.text.as_bytes()));
+        written.map_err(|error| cannot(&path, &error))?;
+    }
+    Ok(())
+}

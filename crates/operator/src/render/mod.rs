@@ -1,0 +1,324 @@
+//! `render`: the manifests from a configuration and a few settings. The files below `envoy/` are made by it.
+
+mod files;
+mod hosts;
+mod settings;
+
+use entra_exchange_core::entra::{Authority, Cloud};
+use minijinja::{Environment, UndefinedBehavior, context};
+
+use crate::check::{self, Options};
+use crate::embedded::Places;
+use crate::finding::{Findings, Severity};
+use crate::inventory::{Configuration, Inventory};
+use crate::source::Source;
+use crate::tree::Node;
+use crate::{document, json, yaml};
+pub use files::{File, directory};
+use hosts::Host;
+pub use settings::{Refusal, Settings};
+
+/// A manifest that can be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The bootstrap of a plain Envoy.
+    Envoy,
+    /// The listener for a token file that is overwritten in place, for a plain Envoy.
+    FileServer,
+    /// The filter in Istio's sidecars, as an EnvoyFilter, with everything that it needs.
+    EnvoyFilter,
+    /// The filter as a WasmPlugin.
+    WasmPlugin,
+    /// The filter as a TrafficExtension.
+    TrafficExtension,
+    /// The filter in the cluster's own filter chain.
+    Upstream,
+    /// The filter in an egress gateway.
+    EgressGateway,
+    /// What a sidecar needs to answer IMDS requests.
+    Imds,
+    /// HTTP/1.0 clients in Istio's sidecars.
+    Http10,
+    /// A readiness listener in Istio's sidecars.
+    Readiness,
+    /// A workload.
+    Workload,
+}
+
+impl Target {
+    /// All targets.
+    pub const ALL: [Self; 11] = [
+        Self::Envoy,
+        Self::FileServer,
+        Self::EnvoyFilter,
+        Self::WasmPlugin,
+        Self::TrafficExtension,
+        Self::Upstream,
+        Self::EgressGateway,
+        Self::Imds,
+        Self::Http10,
+        Self::Readiness,
+        Self::Workload,
+    ];
+
+    /// The name of the target, which is that of its file below `envoy/`, too.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Envoy => "envoy",
+            Self::FileServer => "file-server",
+            Self::EnvoyFilter => "envoyfilter",
+            Self::WasmPlugin => "wasmplugin",
+            Self::TrafficExtension => "trafficextension",
+            Self::Upstream => "upstream",
+            Self::EgressGateway => "egress-gateway",
+            Self::Imds => "imds",
+            Self::Http10 => "http10",
+            Self::Readiness => "readiness",
+            Self::Workload => "workload",
+        }
+    }
+
+    const fn template(self) -> &'static str {
+        match self {
+            Self::Envoy => include_str!("../../templates/envoy.yaml"),
+            Self::FileServer => include_str!("../../templates/file-server.yaml"),
+            Self::EnvoyFilter => include_str!("../../templates/envoyfilter.yaml"),
+            Self::WasmPlugin => include_str!("../../templates/wasmplugin.yaml"),
+            Self::TrafficExtension => include_str!("../../templates/trafficextension.yaml"),
+            Self::Upstream => include_str!("../../templates/upstream.yaml"),
+            Self::EgressGateway => include_str!("../../templates/egress-gateway.yaml"),
+            Self::Imds => include_str!("../../templates/imds.yaml"),
+            Self::Http10 => include_str!("../../templates/http10.yaml"),
+            Self::Readiness => include_str!("../../templates/readiness.yaml"),
+            Self::Workload => include_str!("../../templates/workload.yaml"),
+        }
+    }
+
+    /// Whether it is for Istio.
+    pub const fn is_istios(self) -> bool {
+        !matches!(self, Self::Envoy | Self::FileServer)
+    }
+
+    /// Whether the configuration is written in it.
+    const fn has_configuration(self) -> bool {
+        matches!(
+            self,
+            Self::Envoy | Self::EnvoyFilter | Self::WasmPlugin | Self::TrafficExtension | Self::EgressGateway
+        )
+    }
+
+    /// Whether it depends on the hosts of the configuration.
+    const fn has_hosts(self) -> bool {
+        self.has_configuration() || matches!(self, Self::Upstream)
+    }
+
+    /// The first version of Istio that has it.
+    const fn oldest_istio(self) -> (u32, u32) {
+        if matches!(self, Self::TrafficExtension) { (1, 30) } else { (1, 28) }
+    }
+}
+
+/// Parts that several templates have in common.
+const CAPABILITIES: &str = include_str!("../../templates/part-capabilities.yaml");
+const ISTIO_ENTRA: &str = include_str!("../../templates/part-istio-entra.yaml");
+const ISTIO_TOKEN: &str = include_str!("../../templates/part-istio-token.yaml");
+
+/// Makes a manifest from the configuration in the source.
+///
+/// # Errors
+/// If the configuration has mistakes or does not fit the manifest, or if a setting would break it.
+pub fn render(source: &Source, target: Target, settings: &Settings) -> Result<String, Refusal> {
+    settings.check(target)?;
+    let wanted = Wanted::of(source, settings)?;
+    let hosts = if target.has_hosts() { wanted.hosts(target)? } else { Vec::new() };
+    let rendered = wanted.fill(target, settings, &hosts)?;
+    if target.has_configuration() {
+        wanted.compare(&rendered, target)?;
+    }
+    Ok(rendered)
+}
+
+/// The configuration, as it is written in the manifests.
+struct Wanted {
+    /// The text of the source.
+    text: String,
+    /// Its fields.
+    tree: std::rc::Rc<Node>,
+    authority: String,
+    cloud: Option<Cloud>,
+}
+
+impl Wanted {
+    fn of(source: &Source, settings: &Settings) -> Result<Self, Refusal> {
+        let sources = std::slice::from_ref(source);
+        let options = Options { variables: settings.variables.clone(), ..Options::default() };
+        let mistakes = check::check(sources, &options).count(Severity::Error);
+        if mistakes > 0 {
+            return Err(Refusal::new(format!(
+                "{} has {mistakes} mistakes: run entra-exchange check, and correct them",
+                source.name()
+            )));
+        }
+        let documents = document::read(sources, &mut Findings::default());
+        let inventory = Inventory::of(sources, &documents);
+        let [Configuration { form: crate::inventory::Form::File, tree: Some(tree), .. }] =
+            inventory.configurations.as_slice()
+        else {
+            return Err(Refusal::new(format!(
+                "{} is not the filter's configuration in a file of its own",
+                source.name()
+            )));
+        };
+        let variable = settings.variables.iter().find(|(name, _)| name == "AZURE_AUTHORITY_HOST");
+        let configured = tree.get("entra").and_then(|entra| entra.text_of("authority"));
+        let authority = match configured.or(variable.map(|(_, value)| value.as_str())) {
+            Some(text) => {
+                Authority::parse(text, true).map_err(|mistake| Refusal::new(format!("{text:?} {mistake}")))?
+            }
+            None => Authority::public(),
+        };
+        if authority.host().contains(':') {
+            return Err(Refusal::new("the manifests are for an authority at port 443"));
+        }
+        check_clusters(tree)?;
+        let start = source.content_start();
+        let text = source.text().get(start..).unwrap_or_default().trim_end().replace("\r\n", "\n");
+        Ok(Self {
+            text,
+            tree: std::rc::Rc::clone(tree),
+            cloud: authority.cloud(),
+            authority: authority.host().to_owned(),
+        })
+    }
+
+    fn hosts(&self, target: Target) -> Result<Vec<Host>, Refusal> {
+        let hosts = hosts::of(&self.tree, self.cloud.unwrap_or(Cloud::Public), target)?;
+        if hosts.is_empty() && target.is_istios() && target != Target::EgressGateway {
+            return Ok(hosts);
+        }
+        Ok(hosts)
+    }
+
+    fn fill(&self, target: Target, settings: &Settings, hosts: &[Host]) -> Result<String, Refusal> {
+        let section = self.tree.get("managed_identity");
+        let list = |path: &[&str]| -> Vec<String> {
+            let list = section.and_then(|section| section.at(path)).into_iter().flat_map(Node::items);
+            list.filter_map(Node::text).map(settings::yaml).collect()
+        };
+        let audience = match self.cloud {
+            Some(Cloud::UsGovernment) => "api://AzureADTokenExchangeUSGov",
+            Some(Cloud::China) => "api://AzureADTokenExchangeChina",
+            Some(Cloud::Public) | None => "api://AzureADTokenExchange",
+        };
+        let (mesh_context, proxy) =
+            if target == Target::EgressGateway { ("GATEWAY", "gateway") } else { ("SIDECAR_OUTBOUND", "sidecar") };
+        let part = |template: &'static str| {
+            let values = context! { authority => self.authority, context => mesh_context, proxy => proxy };
+            fill(template, values).map(|text| text.trim_end_matches('\n').to_owned())
+        };
+        let values = context! {
+            namespace => settings.namespace,
+            label_name => settings.label.0,
+            label_value => settings::yaml(&settings.label.1),
+            image => format!("oci://{}", settings.image),
+            tag => format!(":{}", settings.tag),
+            digest => settings.digest,
+            digest_hex => settings.digest.strip_prefix("sha256:"),
+            authority => self.authority,
+            audience => audience,
+            tenant_id => settings.tenant_id,
+            client_id => settings.client_id,
+            principals => settings.principals.iter().map(|one| settings::yaml(one)).collect::<Vec<_>>(),
+            configuration => self.written(target),
+            hosts => hosts,
+            host_names => hosts.iter().map(|host| host.host.as_str()).collect::<Vec<_>>(),
+            managed_identity => section.is_some(),
+            pass => list(&["imds", "pass"]),
+            health_hosts => list(&["health", "hosts"]),
+            capabilities => CAPABILITIES.trim_end_matches('\n'),
+            entra => part(ISTIO_ENTRA)?,
+            token => part(ISTIO_TOKEN)?,
+        };
+        fill(target.template(), values)
+    }
+
+    /// The text of the configuration in a manifest: that of the source if it can be indented unchanged, else JSON.
+    fn written(&self, target: Target) -> String {
+        let needs_json = !matches!(target, Target::WasmPlugin | Target::TrafficExtension);
+        let is_json = json::read(&self.text, &Places::direct(0, self.text.len())).is_ok();
+        let begins_document = |line: &str| ["---", "...", "%"].iter().any(|marker| line.starts_with(marker));
+        let fits = !self.text.contains('\t') && !self.text.lines().any(begins_document);
+        if fits && (is_json || !needs_json) { self.text.clone() } else { pretty(&self.tree, 0) }
+    }
+
+    /// Reads the manifest, and compares the configuration in it: nothing in a text may end it early.
+    fn compare(&self, rendered: &str, target: Target) -> Result<(), Refusal> {
+        let source = Source::new("manifest.yaml", rendered);
+        let sources = std::slice::from_ref(&source);
+        let documents = document::read(sources, &mut Findings::default());
+        let inventory = Inventory::of(sources, &documents);
+        let found = inventory.configurations.first().and_then(|configuration| configuration.tree.as_ref());
+        if found.map(|tree| tree.to_json()) == Some(self.tree.to_json()) {
+            return Ok(());
+        }
+        Err(Refusal::new(format!("the configuration cannot be written in a manifest for {}", target.as_str())))
+    }
+}
+
+/// The manifests define two clusters for Entra and one for the token, with these names.
+fn check_clusters(tree: &Node) -> Result<(), Refusal> {
+    let clusters = tree.get("entra").and_then(|entra| entra.get("clusters"));
+    let names: Vec<&str> = clusters.into_iter().flat_map(Node::items).filter_map(Node::text).collect();
+    if !matches!(names.as_slice(), ["entra", "entra_new_connection"]) {
+        return Err(Refusal::new(
+            "the manifests define the clusters entra and entra_new_connection: set entra.clusters to [\"entra\", \
+             \"entra_new_connection\"]",
+        ));
+    }
+    let mut assertions = tree.get("assertions").into_iter().flat_map(Node::items);
+    if assertions.any(|assertion| assertion.text_of("cluster") != Some("projected_token")) {
+        return Err(Refusal::new("the manifests define the cluster projected_token: remove other assertions"));
+    }
+    Ok(())
+}
+
+/// JSON with one field a line, and lists of plain values in one line.
+fn pretty(node: &Node, depth: usize) -> String {
+    use crate::tree::{Entry, Value};
+    let indentation = "  ".repeat(depth.saturating_add(1));
+    let end = "  ".repeat(depth);
+    let is_plain = |node: &Node| !matches!(node.value, Value::Object(_) | Value::List(_));
+    match &node.value {
+        Value::Object(entries) if !entries.is_empty() => {
+            let line = |Entry { key, value, .. }: &Entry| {
+                let key = serde_json::Value::from(key.as_str());
+                format!("{indentation}{key}: {}", pretty(value, depth.saturating_add(1)))
+            };
+            format!("{{\n{}\n{end}}}", entries.iter().map(line).collect::<Vec<_>>().join(",\n"))
+        }
+        Value::List(items) if !items.iter().all(|item| is_plain(item)) => {
+            let line = |item: &std::rc::Rc<Node>| format!("{indentation}{}", pretty(item, depth.saturating_add(1)));
+            format!("[\n{}\n{end}]", items.iter().map(line).collect::<Vec<_>>().join(",\n"))
+        }
+        _ => node.to_json(),
+    }
+}
+
+fn fill(template: &'static str, values: minijinja::Value) -> Result<String, Refusal> {
+    let mut environment = Environment::empty();
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.set_keep_trailing_newline(true);
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.add_filter("indent", minijinja::filters::indent);
+    environment.add_filter("join", minijinja::filters::join);
+    environment.add_filter("first", minijinja::filters::first);
+    environment
+        .render_str(template, values)
+        .map_err(|error| Refusal::new(format!("the template cannot be filled: {error}")))
+}
+
+/// The documents of a manifest.
+pub(crate) fn documents_of(text: &str) -> Vec<std::rc::Rc<Node>> {
+    yaml::read(text, &Places::direct(0, text.len())).unwrap_or_default()
+}
