@@ -80,7 +80,8 @@ impl Host for Envoy {
         // The root context makes the call, because Envoy cancels a stream's calls when the stream ends.
         self.act_on(self.root);
         let pseudo = [(":method", call.method), (":path", call.path.as_str()), (":authority", call.authority.as_str())];
-        let headers: Vec<(&str, &str)> = pseudo.into_iter().chain(call.headers.iter().copied()).collect();
+        let headers: Vec<(&str, &str)> =
+            pseudo.into_iter().chain(call.headers.iter().map(|(name, value)| (&**name, &**value))).collect();
         match hostcalls::dispatch_http_call(&call.cluster, &headers, &call.body, call.timeout) {
             Ok(number) => Ok(CallId(number)),
             Err(Status::BAD_ARGUMENT) => Err(CallFailure::NoSuchCluster),

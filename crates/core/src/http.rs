@@ -1,5 +1,6 @@
 //! The filter's replies, its own calls, and the responses to them.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// A local reply: the shell sends it to the client instead of forwarding the request.
@@ -32,7 +33,7 @@ impl Reply {
     }
 }
 
-/// A call that a host makes. Its body may hold a client assertion, so it has no `Debug`.
+/// A call that a host makes. Its body may hold a client assertion and its headers a bearer token, so it has no `Debug`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HttpCall {
     /// The Envoy cluster that it goes to.
@@ -44,7 +45,7 @@ pub struct HttpCall {
     /// `:path`
     pub path: String,
     /// All other headers, names in lower case.
-    pub headers: Vec<(&'static str, &'static str)>,
+    pub headers: Vec<(Cow<'static, str>, Cow<'static, str>)>,
     /// The body; empty for none.
     pub body: Vec<u8>,
     /// How long the answer may take.

@@ -27,6 +27,7 @@ pub mod metrics;
 mod override_headers;
 mod path;
 pub mod request_log;
+mod secret;
 mod small_map;
 mod suggest;
 pub mod time;

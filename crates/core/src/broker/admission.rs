@@ -8,8 +8,7 @@ use super::budget::{Permit, UnlistedLimits};
 use super::shared::{self, Failure, Update};
 use super::slot::{Exchange, Slot};
 use super::{
-    Broker, CONTENTION_RETRY_DELAY, Command, GRACE_PERIOD, IMMEDIATE_RETRY_DELAY, Limits, READ_TIMEOUT, SharedData,
-    Turn, credential,
+    Broker, CONTENTION_RETRY_DELAY, Command, GRACE_PERIOD, IMMEDIATE_RETRY_DELAY, Limits, SharedData, Turn, credential,
 };
 use crate::entra::{RetryClass, TokenKey, TokenSpec};
 use crate::problem::{Code, Problem};
@@ -20,9 +19,9 @@ use crate::time::Timestamp;
 const TOUCH_PERIOD: Duration = Duration::from_secs(30);
 
 impl Limits {
-    /// Returns the maximum duration of an exchange with both of its attempts.
-    pub(super) fn longest_exchange(&self) -> Duration {
-        let one = READ_TIMEOUT.saturating_add(GRACE_PERIOD).saturating_add(self.exchange).saturating_add(GRACE_PERIOD);
+    /// Returns the maximum duration of an exchange with both of its attempts. `read` is the timeout of a read of its assertion.
+    pub(super) fn longest_exchange(&self, read: Duration) -> Duration {
+        let one = read.saturating_add(GRACE_PERIOD).saturating_add(self.exchange).saturating_add(GRACE_PERIOD);
         one.saturating_mul(2).saturating_add(IMMEDIATE_RETRY_DELAY).saturating_add(GRACE_PERIOD)
     }
 }
@@ -70,7 +69,7 @@ impl Broker {
     /// failure. Returns whether the exchange is held back.
     pub(super) fn hold_back(&mut self, key: TokenKey, turn: &mut Turn<'_>) -> bool {
         let (worker, now) = (self.worker, turn.now);
-        let Some(slot) = self.slots.get_mut(&key) else { return false };
+        let Some(slot) = self.slots.get_mut(key) else { return false };
         // Another worker's token or exchange is sufficient.
         let entry = shared::read(turn.shared, key);
         slot.adopt(&entry, now);
@@ -86,7 +85,7 @@ impl Broker {
         let spec = Arc::clone(&slot.spec);
         let Err(problem) = self.admit_scope(&spec, now, turn.shared) else { return false };
         let wait = problem.retry_after.unwrap_or(GRACE_PERIOD);
-        if let Some(slot) = self.slots.get_mut(&key) {
+        if let Some(slot) = self.slots.get_mut(key) {
             let class = RetryClass::Transient;
             slot.held_back = Some(Failure { problem, class, failed_at: now, next_try: now.plus(wait), failures: 1 });
         }
@@ -97,8 +96,8 @@ impl Broker {
     /// permit is available.
     pub(super) fn acquire_permit(&mut self, key: TokenKey, turn: &mut Turn<'_>) -> bool {
         let (worker, queue, limits, now) = (self.worker, self.queue, self.limits, turn.now);
-        let Some(slot) = self.slots.get_mut(&key).filter(|slot| !slot.spec.is_listed()) else { return true };
-        let ends = now.plus(limits.longest_exchange());
+        let Some(slot) = self.slots.get_mut(key).filter(|slot| !slot.spec.is_listed()) else { return true };
+        let ends = now.plus(limits.longest_exchange(slot.spec.assertion().timeout()));
         let permit = credential::update(turn.shared, slot.spec.credential(), now, |state| {
             Update::Commit(state.budget.begin((queue, key), ends, limits.unlisted, now))
         });
@@ -132,7 +131,7 @@ impl Broker {
     /// Shares with the other workers, once every [`TOUCH_PERIOD`], that a scope is in use.
     pub(super) fn touch(&mut self, spec: &TokenSpec, now: Timestamp, shared: &dyn SharedData) {
         let key = spec.key();
-        let Some(slot) = self.slots.get_mut(&key).filter(|_| !spec.is_listed()) else { return };
+        let Some(slot) = self.slots.get_mut(key).filter(|_| !spec.is_listed()) else { return };
         slot.used_at = now;
         if now.since(slot.touched_at) >= TOUCH_PERIOD || slot.touched_at > now {
             slot.touched_at = now;
@@ -151,7 +150,7 @@ impl Broker {
             return;
         }
         let idle = self.slots.iter().filter(|(_, slot)| unlisted(slot) && slot.is_idle());
-        let next_to_evict = idle.min_by_key(|(_, slot)| (!slot.is_refused(), slot.used_at)).map(|(key, _)| *key);
+        let next_to_evict = idle.min_by_key(|(_, slot)| (!slot.is_refused(), slot.used_at)).map(|(key, _)| key);
         if let Some(key) = next_to_evict {
             self.remove_slot(key);
         }
@@ -160,7 +159,7 @@ impl Broker {
     /// Removes a scope's token and failure from shared data, and from this worker if it is idle.
     fn drop_scope(&mut self, key: TokenKey, now: Timestamp, shared: &dyn SharedData) {
         shared::remove(shared, key, now);
-        if self.slots.get(&key).is_some_and(Slot::is_idle) {
+        if self.slots.get(key).is_some_and(Slot::is_idle) {
             self.remove_slot(key);
         }
     }

@@ -72,7 +72,7 @@ impl Broker {
             return Err(too_many_waiting(limit).about(spec.identity(), spec.scope()));
         }
         let next = self.next_due();
-        self.waiting.insert(stream, spec.key());
+        self.waiting = self.waiting.saturating_add(1);
         self.connections.add(stream, spec, now, now.plus(self.limits.wait));
         Ok(next.is_none_or(|next| now.plus(PERIOD) < next))
     }
@@ -88,17 +88,16 @@ impl Broker {
     ) -> Vec<(StreamId, ConnectionOutcome)> {
         self.observe_clock(now);
         let ended = self.connections.turn(now, &mut self.release, is_established);
-        for (stream, _) in &ended {
-            self.waiting.remove(stream);
-        }
+        self.waiting = self.waiting.saturating_sub(ended.len());
         ended
     }
 }
 
 impl Connections {
-    /// Removes a request whose stream no longer exists.
-    pub(super) fn forget(&mut self, stream: StreamId) {
-        self.waiting.retain(|waiting| waiting.stream != stream);
+    /// Removes a request whose stream no longer exists. Returns whether it waited.
+    pub(super) fn forget(&mut self, stream: StreamId) -> bool {
+        let index = self.waiting.iter().position(|waiting| waiting.stream == stream);
+        index.map(|index| self.waiting.remove(index)).is_some()
     }
 
     /// Moves all times back after the clock was set back.

@@ -278,16 +278,16 @@ pub(super) fn record_throttling(
 /// Returns whether the last read of the source, in any worker, gave a usable federated token.
 pub(super) fn is_readable(shared: &dyn SharedData, source: &Source) -> bool {
     let bytes = shared.get(&readings()).map(|(bytes, _)| bytes).unwrap_or_default();
-    readable(&bytes).iter().any(|cluster| cluster == source.cluster())
+    readable(&bytes).iter().any(|cluster| cluster == source.id())
 }
 
 /// Records whether the last read of the source gave a usable federated token. Writes only changes.
 pub(super) fn record_reading(shared: &dyn SharedData, source: &Source, usable: bool) {
     shared::update_value(shared, &readings(), &mut |bytes| {
         let mut clusters = readable(bytes);
-        let known = clusters.iter().position(|cluster| cluster == source.cluster());
+        let known = clusters.iter().position(|cluster| cluster == source.id());
         match (known, usable) {
-            (None, true) => clusters.push(source.cluster().to_owned()),
+            (None, true) => clusters.push(source.id().to_owned()),
             (Some(index), false) => drop(clusters.swap_remove(index)),
             (Some(_), true) | (None, false) => return None,
         }

@@ -8,7 +8,7 @@ use super::freshness::{self, CachedToken};
 use super::shared::{self, Entry, Failure, Lease, RefusedAssertion, Update};
 use super::slot::{Attempt, EndpointCall, Exchange, Waiter};
 use super::{
-    Broker, CONTENTION_RETRY_DELAY, Command, GRACE_PERIOD, IMMEDIATE_RETRY_DELAY, QueueId, READ_TIMEOUT, Turn,
+    Broker, CONTENTION_RETRY_DELAY, Command, GRACE_PERIOD, IMMEDIATE_RETRY_DELAY, Purpose, QueueId, Turn,
     YIELD_INITIAL, YIELD_MAX, credential,
 };
 use crate::assertion::Fingerprint;
@@ -83,11 +83,11 @@ fn retried(spec: &TokenSpec, problem: &Problem, class: RetryClass, turn: &mut Tu
 impl Broker {
     pub(super) fn poll_key(&mut self, key: TokenKey, turn: &mut Turn<'_>) {
         let (queue, now) = (self.queue, turn.now);
-        let Some(slot) = self.slots.get_mut(&key) else { return };
+        let Some(slot) = self.slots.get_mut(key) else { return };
         shared::update(turn.shared, key, now, |entry| Update::commit_if(slot.synchronize(entry, queue, now), ()));
         match slot.exchange {
             Exchange::Pausing { until, attempt } if until <= now => self.read(key, attempt, turn),
-            Exchange::Comparing { until }
+            Exchange::Comparing { until, .. }
             | Exchange::Reading { until, .. }
             | Exchange::Calling { until, .. }
             | Exchange::Pausing { until, .. }
@@ -104,7 +104,7 @@ impl Broker {
     /// Adopts the results that other workers published. If an exchange is still needed, acquires the lease and begins it.
     pub(super) fn begin(&mut self, key: TokenKey, turn: &mut Turn<'_>) {
         let (worker, queue, now) = (self.worker, self.queue, turn.now);
-        let Some(slot) = self.slots.get_mut(&key) else { return };
+        let Some(slot) = self.slots.get_mut(key) else { return };
         slot.exchange = Exchange::Idle;
         if !slot.needs_exchange(now) {
             slot.prefetch = false;
@@ -113,8 +113,8 @@ impl Broker {
         if self.hold_back(key, turn) {
             return self.finish_waiters(key, turn);
         }
-        let Some(slot) = self.slots.get_mut(&key) else { return };
-        let until = now.plus(READ_TIMEOUT).plus(GRACE_PERIOD);
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        let until = now.plus(slot.spec.assertion().timeout()).plus(GRACE_PERIOD);
         let lease_outcome = shared::update(turn.shared, key, now, |entry| {
             let changed = slot.synchronize(entry, queue, now);
             if !slot.needs_exchange(now) {
@@ -150,16 +150,13 @@ impl Broker {
         {
             return self.finish_waiters(key, turn);
         }
-        let Some(slot) = self.slots.get_mut(&key) else { return };
+        let Some(slot) = self.slots.get_mut(key) else { return };
         match lease_outcome {
             Some(LeaseOutcome::AcquiredToCompare) => {
-                slot.exchange = Exchange::Comparing { until };
-                turn.commands.push(Command::ReadAssertion(Arc::clone(&slot.spec)));
+                self.await_assertion(key, Exchange::Comparing { since: now, until }, turn);
             }
             Some(LeaseOutcome::Acquired) => {
-                slot.exchange = Exchange::Reading { until, attempt: Attempt::First };
-                slot.malformed = false;
-                turn.commands.push(Command::ReadAssertion(Arc::clone(&slot.spec)));
+                self.await_assertion(key, Exchange::Reading { since: now, until, attempt: Attempt::First }, turn);
             }
             Some(LeaseOutcome::HeldByOther { until }) => slot.exchange = Exchange::Deferred { until },
             Some(LeaseOutcome::NotNeeded) => slot.prefetch = false,
@@ -170,19 +167,16 @@ impl Broker {
 
     /// Reads the assertion again.
     pub(super) fn read(&mut self, key: TokenKey, attempt: Attempt, turn: &mut Turn<'_>) {
-        let until = turn.now.plus(READ_TIMEOUT).plus(GRACE_PERIOD);
-        if !self.renew(key, until, turn) {
-            return;
-        }
-        if let Some(slot) = self.slots.get_mut(&key) {
-            slot.exchange = Exchange::Reading { until, attempt };
-            turn.commands.push(Command::ReadAssertion(Arc::clone(&slot.spec)));
+        let Some(slot) = self.slots.get(key) else { return };
+        let until = turn.now.plus(slot.spec.assertion().timeout()).plus(GRACE_PERIOD);
+        if self.renew(key, until, turn) {
+            self.await_assertion(key, Exchange::Reading { since: turn.now, until, attempt }, turn);
         }
     }
 
     /// Calls the token endpoint.
     pub(super) fn call(&mut self, key: TokenKey, call: EndpointCall, turn: &mut Turn<'_>) {
-        let Some(slot) = self.slots.get(&key) else { return };
+        let Some(slot) = self.slots.get(key) else { return };
         let spec = Arc::clone(&slot.spec);
         let timeout = self.limits.call_timeout(call.cluster_index, spec.clusters().len());
         let until = turn.now.plus(timeout).plus(GRACE_PERIOD);
@@ -190,8 +184,9 @@ impl Broker {
             return;
         }
         let cluster = spec.clusters().get(call.cluster_index).cloned().unwrap_or_default();
-        turn.commands.push(Command::CallEndpoint { spec, cluster, request: call.request.clone(), timeout });
-        if let Some(slot) = self.slots.get_mut(&key) {
+        let request = call.request.clone().into_call(cluster, timeout);
+        turn.commands.push(Command::Call(Purpose::Token(key), request));
+        if let Some(slot) = self.slots.get_mut(key) {
             slot.exchange = Exchange::Calling { until, call: Box::new(call) };
         }
     }
@@ -209,7 +204,7 @@ impl Broker {
         turn: &mut Turn<'_>,
     ) -> Option<Problem> {
         let cluster_index = call.cluster_index + 1;
-        let Some(slot) = self.slots.get(&key) else { return Some(problem) };
+        let Some(slot) = self.slots.get(key) else { return Some(problem) };
         let Some(next) = slot.spec.clusters().get(cluster_index) else { return Some(problem) };
         let event = retried(&slot.spec, &problem, RetryClass::Transient, turn).with("next_cluster", next).with(
             "remedy",
@@ -223,7 +218,7 @@ impl Broker {
 
     /// Retries an exchange that Entra rejected with an error that a second attempt often resolves.
     pub(super) fn retry_refused(&mut self, key: TokenKey, problem: &Problem, class: RetryClass, turn: &mut Turn<'_>) {
-        if let Some(slot) = self.slots.get(&key) {
+        if let Some(slot) = self.slots.get(key) {
             let event = retried(&slot.spec, problem, class, turn);
             turn.commands.push(Command::Log(event));
         }
@@ -237,7 +232,7 @@ impl Broker {
     pub(super) fn try_again(&mut self, key: TokenKey, attempt: Attempt, wait: Duration, turn: &mut Turn<'_>) {
         let until = turn.now.plus(wait);
         if self.renew(key, until.plus(GRACE_PERIOD), turn)
-            && let Some(slot) = self.slots.get_mut(&key)
+            && let Some(slot) = self.slots.get_mut(key)
         {
             slot.exchange = Exchange::Pausing { until, attempt };
         }
@@ -245,9 +240,9 @@ impl Broker {
 
     /// Extends this worker's lease for the next step. If another worker has taken it over, this worker waits for that one. Returns
     /// whether the exchange may continue.
-    fn renew(&mut self, key: TokenKey, until: Timestamp, turn: &mut Turn<'_>) -> bool {
+    pub(super) fn renew(&mut self, key: TokenKey, until: Timestamp, turn: &mut Turn<'_>) -> bool {
         let (worker, queue, now) = (self.worker, self.queue, turn.now);
-        let Some(slot) = self.slots.get_mut(&key) else { return false };
+        let Some(slot) = self.slots.get_mut(key) else { return false };
         let renewed = shared::update(turn.shared, key, now, |entry| match &mut entry.lease {
             Some(lease) if lease.holder == worker => {
                 lease.until = until;
@@ -273,7 +268,7 @@ impl Broker {
     /// Returns whether the back-off has ended.
     pub(super) fn ends_back_off(&mut self, key: TokenKey, read: Fingerprint, turn: &mut Turn<'_>) -> bool {
         let worker = self.worker;
-        let Some(slot) = self.slots.get_mut(&key) else { return false };
+        let Some(slot) = self.slots.get_mut(key) else { return false };
         if slot.refused.is_some_and(|refused| refused.fingerprint == read) {
             self.end_comparison(key, turn);
             return false;
@@ -291,11 +286,11 @@ impl Broker {
 
     /// Leaves the exchange to the workers that serve requests, because this VM serves none and cannot read the federated token.
     pub(super) fn yield_to_workers(&mut self, key: TokenKey, turn: &mut Turn<'_>) {
-        let Some(slot) = self.slots.get_mut(&key) else { return };
+        let Some(slot) = self.slots.get_mut(key) else { return };
         let wait = YIELD_INITIAL.saturating_mul(1 << slot.unreadable.min(6)).min(YIELD_MAX);
         slot.unreadable = slot.unreadable.saturating_add(1);
         self.publish(key, None, turn, |_, _| Vec::new());
-        if let Some(slot) = self.slots.get_mut(&key) {
+        if let Some(slot) = self.slots.get_mut(key) {
             slot.exchange = Exchange::Deferred { until: turn.now.plus(wait) };
         }
     }
@@ -309,7 +304,7 @@ impl Broker {
         request_id: Option<&Guid>,
         turn: &mut Turn<'_>,
     ) {
-        let Some(slot) = self.slots.get(&key) else { return };
+        let Some(slot) = self.slots.get(key) else { return };
         let now = turn.now;
         turn.commands.push(Command::Log(
             Event::info("exchange")
@@ -343,7 +338,7 @@ impl Broker {
     pub(super) fn fail(&mut self, key: TokenKey, failed: Failed, turn: &mut Turn<'_>) {
         let Failed { problem, retry_class, began, retry_after, refused } = failed;
         let jitter = self.random.next();
-        let Some(slot) = self.slots.get_mut(&key) else { return };
+        let Some(slot) = self.slots.get_mut(key) else { return };
         let now = turn.now;
         // A worker whose lease had expired may still have published a token. The next attempt depends on it.
         let known = shared::read(turn.shared, key);
@@ -395,7 +390,7 @@ impl Broker {
         mut change: impl FnMut(&mut Entry, bool) -> Vec<QueueId>,
     ) {
         let (worker, own, now) = (self.worker, self.queue, turn.now);
-        let Some(slot) = self.slots.get_mut(&key) else { return };
+        let Some(slot) = self.slots.get_mut(key) else { return };
         let waiting = shared::update(turn.shared, key, now, |entry| {
             let lease = entry.lease.take_if(|lease| lease.holder == worker);
             let mut wake = change(entry, lease.is_some());
@@ -413,7 +408,7 @@ impl Broker {
         turn.commands.extend(waiting.unwrap_or_default().into_iter().map(|queue| Command::Wake(queue, key)));
         self.finish_waiters(key, turn);
         // Waiters without a result, because another worker took over, continue to wait.
-        if self.slots.get(&key).is_some_and(|slot| !slot.waiters.is_empty() && !slot.has_ready_waiter(turn.now)) {
+        if self.slots.get(key).is_some_and(|slot| !slot.waiters.is_empty() && !slot.has_ready_waiter(turn.now)) {
             self.begin(key, turn);
         }
     }
@@ -422,7 +417,7 @@ impl Broker {
     /// release limit.
     fn finish_waiters(&mut self, key: TokenKey, turn: &mut Turn<'_>) {
         let now = turn.now;
-        let Some(slot) = self.slots.get_mut(&key) else { return };
+        let Some(slot) = self.slots.get_mut(key) else { return };
         let mut waiters = std::mem::take(&mut slot.waiters);
         waiters.retain(|waiter| {
             if self.release.is_spent(now) {
@@ -435,7 +430,7 @@ impl Broker {
             let outcome_is_token = outcome.is_ok();
             slot.used |= outcome_is_token;
             self.release.take(1, now);
-            self.waiting.remove(&waiter.stream);
+            self.waiting = self.waiting.saturating_sub(1);
             turn.commands.push(Command::Finish(waiter.stream, outcome));
             // The shared entry must list this worker as a holder of the token.
             if outcome_is_token && !std::mem::replace(&mut slot.registered, true) {
@@ -450,12 +445,12 @@ impl Broker {
     fn time_out_waiters(&mut self, key: TokenKey, turn: &mut Turn<'_>) {
         let now = turn.now;
         let wait = self.limits.wait;
-        let Some(slot) = self.slots.get_mut(&key) else { return };
+        let Some(slot) = self.slots.get_mut(key) else { return };
         let expired = slot.waiters.iter().take_while(|waiter| waiter.deadline <= now).count();
         let released = self.release.take(expired, now);
         let timed_out: Vec<Waiter> = slot.waiters.drain(..released).collect();
         for waiter in timed_out {
-            self.waiting.remove(&waiter.stream);
+            self.waiting = self.waiting.saturating_sub(1);
             let token = slot.usable_for(waiter.rejected.as_ref(), now).cloned();
             let outcome = token.ok_or_else(|| {
                 Problem::new(
@@ -472,7 +467,7 @@ impl Broker {
 
     /// Updates the lease metric and the key's timer.
     pub(super) fn update_timers(&mut self, key: TokenKey, turn: &mut Turn<'_>) {
-        if let Some(slot) = self.slots.get_mut(&key) {
+        if let Some(slot) = self.slots.get_mut(key) {
             let leased = slot.holds_lease();
             if std::mem::replace(&mut slot.leased, leased) != leased {
                 turn.commands.push(Command::Measure(metrics::leases(if leased { 1 } else { -1 })));
@@ -483,7 +478,7 @@ impl Broker {
 
     /// Sets the key's timer, or removes the key if it has no further timer.
     pub(super) fn schedule(&mut self, key: TokenKey, now: Timestamp) {
-        let Some(slot) = self.slots.get_mut(&key) else { return };
+        let Some(slot) = self.slots.get_mut(key) else { return };
         let due = slot.next_due(now);
         if let Some(old) = slot.timer.take() {
             self.timers.remove(&(old, key));
@@ -494,14 +489,14 @@ impl Broker {
                 self.timers.insert((at, key));
             }
             None => {
-                self.slots.remove(&key);
+                self.slots.remove(key);
             }
         }
     }
 
     /// Removes a key and its timer.
     pub(super) fn remove_slot(&mut self, key: TokenKey) {
-        if let Some(at) = self.slots.remove(&key).and_then(|slot| slot.timer) {
+        if let Some(at) = self.slots.remove(key).and_then(|slot| slot.timer) {
             self.timers.remove(&(at, key));
         }
     }

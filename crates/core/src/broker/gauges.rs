@@ -45,6 +45,11 @@ impl Observed {
         self.0.get_mut(index)
     }
 
+    /// Observes the identity of a token spec from now on.
+    pub(super) fn add(&mut self, spec: &Arc<TokenSpec>) {
+        self.identity(spec);
+    }
+
     pub(super) fn set_back(&mut self, by: Duration) {
         for identity in &mut self.0 {
             identity.tokens_at = identity.tokens_at.map(|at| at.minus(by));
@@ -155,17 +160,23 @@ impl Broker {
     /// [`Broker::next_observation`].
     pub fn observe(&mut self, now: Timestamp, shared: &dyn SharedData) -> Vec<Command> {
         self.observe_clock(now);
-        let mut commands = Vec::new();
+        let mut turn = Turn { now, shared, commands: Vec::new() };
+        let mut sources = Vec::new();
         for identity in &mut self.observed.0 {
             if identity.tokens_at.is_some_and(|at| at <= now) {
-                identity.measure_tokens(self.limits.unlisted.scopes, now, shared, &mut commands);
+                identity.measure_tokens(self.limits.unlisted.scopes, now, shared, &mut turn.commands);
             }
             if identity.reading_at.is_some_and(|at| at <= now) {
                 identity.reading_at = Some(now.plus(REREAD_PERIOD));
-                commands.push(Command::ReadForProbe(identity.spec.assertion().clone()));
+                sources.push(identity.spec.assertion().clone());
             }
         }
-        commands
+        for source in sources {
+            if let Some(Ok(assertion)) = self.want(&source, &mut turn) {
+                self.observed.record_reading(&source, assertion.lifetime(), now, &mut turn.commands);
+            }
+        }
+        turn.commands
     }
 
     /// Measures an identity after one of its exchanges.

@@ -15,6 +15,7 @@ mod freshness;
 mod gauges;
 mod predecessors;
 mod readiness;
+mod reading;
 mod reject;
 mod release;
 mod shared;
@@ -33,15 +34,15 @@ pub use reject::{RejectedBy, RejectedToken, Rejection};
 pub use shared::{LocalData, QueueId, SharedData, WorkerId, prepare};
 pub use status::{Build, status};
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::assertion::Source;
-use crate::entra::{self, RetryClass, TokenKey, TokenRequest, TokenSpec};
+use crate::assertion::{Assertions, Source};
+use crate::entra::{self, RetryClass, TokenKey, TokenSpec};
 use crate::event::Event;
-use crate::http::CallResult;
-use crate::metrics::{self, Measurement};
+use crate::http::{CallResult, HttpCall};
+use crate::metrics::Measurement;
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 use connections::Connections;
@@ -49,13 +50,7 @@ use exchange::Failed;
 use gauges::Observed;
 use readiness::Checks;
 use release::Release;
-use slot::{Attempt, EndpointCall, Exchange, Slot, Waiter};
-
-/// Timeout of a read of the federated token. Envoy serves it from a file on this machine.
-pub const READ_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Delay before a file that holds no JWT is read a second time: it may have been read while it was being written.
-const PARTIAL_FILE_RETRY_DELAY: Duration = Duration::from_millis(100);
+use slot::{Attempt, Exchange, Slot, Slots, Waiter};
 
 /// Delay before the single retry of an exchange that Entra rejected with [`RetryClass::Immediate`]: Entra sometimes rejects a
 /// credential that is correct but new.
@@ -132,26 +127,20 @@ impl Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StreamId(pub u32);
 
+/// The purpose of a call, which identifies it in the report of its result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To ask this source for a federated token.
+    Assertion(Source),
+    /// To request the token with this key from the token endpoint.
+    Token(TokenKey),
+}
+
 /// An action that the broker requests from its host.
-#[derive(Debug)]
 pub enum Command {
-    /// Read the federated token from the cluster of the token spec's assertion source, within [`READ_TIMEOUT`]. Report the result to
-    /// [`Broker::assertion_arrived`].
-    ReadAssertion(Arc<TokenSpec>),
-    /// Send a request to the token endpoint. Report the response to [`Broker::endpoint_answered`].
-    CallEndpoint {
-        /// The token that the call requests. Its key identifies the call in the report.
-        spec: Arc<TokenSpec>,
-        /// The Envoy cluster to send the request to.
-        cluster: String,
-        /// The request.
-        request: TokenRequest,
-        /// Timeout of the call.
-        timeout: Duration,
-    },
-    /// Read the federated token from the cluster of this source, within [`READ_TIMEOUT`]. Report the result to
-    /// [`Broker::probe_answered`].
-    ReadForProbe(Source),
+    /// Start a call. Report its result with this purpose to [`Broker::call_finished`]. A call replaces an earlier one with the same
+    /// purpose, whose result must not be reported.
+    Call(Purpose, HttpCall),
     /// Answer a readiness probe that waits.
     FinishProbe(StreamId, ReadinessStatus),
     /// Make the worker that owns this queue poll the key ([`Broker::poll`]).
@@ -190,10 +179,12 @@ pub struct Broker {
     queue: QueueId,
     limits: Limits,
     random: Random,
-    slots: HashMap<TokenKey, Slot>,
+    slots: Slots,
     /// The next poll of each key, earliest first.
     timers: BTreeSet<(Timestamp, TokenKey)>,
-    waiting: HashMap<StreamId, TokenKey>,
+    /// The number of requests that wait for a token or a connection.
+    waiting: usize,
+    assertions: Assertions,
     checks: Checks,
     observed: Observed,
     connections: Connections,
@@ -220,9 +211,10 @@ impl Broker {
             queue,
             limits,
             random: Random(worker.0),
-            slots: HashMap::new(),
+            slots: Slots::default(),
             timers: BTreeSet::new(),
-            waiting: HashMap::new(),
+            waiting: 0,
+            assertions: Assertions::default(),
             checks: Checks::default(),
             observed: Observed::default(),
             connections: Connections::default(),
@@ -268,7 +260,7 @@ impl Broker {
                 if poll && let Err(problem) = self.admit(spec, now, shared) {
                     return self.refuse(spec, stream, problem, now);
                 }
-                self.waiting.insert(stream, spec.key());
+                self.waiting = self.waiting.saturating_add(1);
             }
         }
         (lookup, poll)
@@ -279,7 +271,7 @@ impl Broker {
     /// Callers choose unlisted scopes. Requests for them take at most half of [`Limits::waiting`], and those of one identity at most
     /// a quarter, so that one identity's callers cannot exhaust the limit for the others.
     fn is_full(&self, spec: &TokenSpec) -> Option<usize> {
-        let (all, waiting) = (self.limits.waiting, self.waiting.len());
+        let (all, waiting) = (self.limits.waiting, self.waiting);
         if spec.is_listed() {
             return (waiting >= all).then_some(all);
         }
@@ -298,7 +290,7 @@ impl Broker {
     /// Answers the only request that waits for a key whose exchange is not admitted: with the cached token if it can still be sent,
     /// otherwise with the problem. The second value is true when [`Broker::poll`] must be called.
     fn refuse(&mut self, spec: &TokenSpec, stream: StreamId, problem: Problem, now: Timestamp) -> (TokenLookup, bool) {
-        let Some(slot) = self.slots.get_mut(&spec.key()) else { return (TokenLookup::Failed(problem), false) };
+        let Some(slot) = self.slots.get_mut(spec.key()) else { return (TokenLookup::Failed(problem), false) };
         let index = slot.waiters.iter().position(|waiter| waiter.stream == stream);
         let rejected = index.and_then(|index| slot.waiters.remove(index).rejected);
         let token = slot.usable_for(rejected.as_ref(), now).cloned();
@@ -324,24 +316,21 @@ impl Broker {
             self.schedule(spec.key(), now);
             return false;
         }
-        let before = self.slots.get_mut(&spec.key()).map(|slot| std::mem::replace(&mut slot.prefetch, true));
+        let before = self.slots.get_mut(spec.key()).map(|slot| std::mem::replace(&mut slot.prefetch, true));
         before != Some(true) || poll
     }
 
     /// Removes a waiting request whose stream no longer exists. Its exchange continues, because other requests may wait for it.
     pub fn forget(&mut self, stream: StreamId) {
         self.checks.forget(stream);
-        let Some(key) = self.waiting.remove(&stream) else { return };
-        self.connections.forget(stream);
-        if let Some(slot) = self.slots.get_mut(&key) {
-            slot.waiters.retain(|waiter| waiter.stream != stream);
-        }
+        let waited = self.connections.forget(stream) || self.slots.values_mut().any(|slot| slot.forget(stream));
+        self.waiting = self.waiting.saturating_sub(usize::from(waited));
     }
 
     /// Fetches these tokens and keeps them fresh from now on, even if no request needs them.
     pub fn keep_warm(&mut self, specs: &[Arc<TokenSpec>], now: Timestamp) {
         for spec in specs {
-            let slot = self.slots.entry(spec.key()).or_insert_with(|| Slot::new(Arc::clone(spec)));
+            let slot = self.slots.get_or_create(spec);
             slot.warm = true;
             self.schedule(spec.key(), now);
         }
@@ -359,6 +348,7 @@ impl Broker {
     pub fn tick(&mut self, now: Timestamp, shared: &dyn SharedData) -> Vec<Command> {
         self.observe_clock(now);
         let mut turn = Turn { now, shared, commands: Vec::new() };
+        self.ask_again(&mut turn);
         // Each key is polled once. A key that is due again immediately is polled in the next tick.
         let due: Vec<TokenKey> = self.timers.iter().take_while(|(at, _)| *at <= now).map(|(_, key)| *key).collect();
         for key in due {
@@ -379,88 +369,35 @@ impl Broker {
     /// The time at which [`Broker::tick`] and [`Broker::poll_connections`] must be called if no event occurs before.
     pub fn next_due(&self) -> Option<Timestamp> {
         let timer = self.timers.first().map(|(at, _)| *at);
-        timer.into_iter().chain(self.connections.next_due()).min()
+        timer.into_iter().chain(self.connections.next_due()).chain(self.assertions.next_due()).min()
     }
 
-    /// Processes the result of [`Command::ReadAssertion`].
-    pub fn assertion_arrived(
+    /// Processes the result of a [`Command::Call`].
+    pub fn call_finished(
         &mut self,
-        key: TokenKey,
+        purpose: &Purpose,
         answer: CallResult,
         now: Timestamp,
         shared: &dyn SharedData,
     ) -> Vec<Command> {
         self.observe_clock(now);
         let mut turn = Turn { now, shared, commands: Vec::new() };
-        let Some(slot) = self.slots.get_mut(&key) else { return turn.commands };
-        let (attempt, until, is_comparison) = match slot.exchange {
-            Exchange::Reading { attempt, until } => (attempt, until, false),
-            Exchange::Comparing { until } => (Attempt::First, until, true),
-            _ => return turn.commands,
-        };
-        let began = until.minus(READ_TIMEOUT + GRACE_PERIOD);
-        let spec = Arc::clone(&slot.spec);
-        let assertion = spec.assertion().read(answer, now);
-        let is_unreadable_here =
-            |problem: &Problem| problem.code == Code::AssertionUnavailable && !self.serves_requests;
-        // A VM that serves no requests can never read the token, so its attempt must not be measured.
-        if !assertion.as_ref().is_err_and(is_unreadable_here) {
-            let outcome = assertion.as_ref().err().map_or("read", |problem| problem.code.as_str());
-            turn.commands.push(Command::Measure(metrics::assertion_read(outcome)));
+        match purpose {
+            Purpose::Assertion(source) => self.assertion_answered(source, answer, &mut turn),
+            Purpose::Token(key) => self.endpoint_answered(*key, answer, &mut turn),
         }
-        match assertion {
-            Ok(assertion) => {
-                slot.unreadable = 0;
-                slot.malformed = false;
-                credential::record_reading(shared, spec.assertion(), true);
-                self.observe_reading(&spec, assertion.lifetime(), &mut turn);
-                if !is_comparison || self.ends_back_off(key, assertion.fingerprint(), &mut turn) {
-                    let request = TokenRequest::new(&spec, &assertion);
-                    self.call(
-                        key,
-                        EndpointCall { attempt, asked_at: now, assertion, request, cluster_index: 0 },
-                        &mut turn,
-                    );
-                }
-            }
-            Err(problem) if is_unreadable_here(&problem) => {
-                self.yield_to_workers(key, &mut turn);
-            }
-            Err(_) if is_comparison => {
-                credential::record_reading(shared, spec.assertion(), false);
-                self.end_comparison(key, &mut turn);
-            }
-            Err(problem) if problem.code == Code::AssertionMalformed && !slot.malformed => {
-                slot.malformed = true;
-                self.try_again(key, attempt, PARTIAL_FILE_RETRY_DELAY, &mut turn);
-            }
-            Err(problem) => {
-                slot.malformed = false;
-                credential::record_reading(shared, spec.assertion(), false);
-                let problem = problem.about(spec.identity(), spec.scope());
-                self.fail(key, Failed::transient(problem, began), &mut turn);
-            }
-        }
-        self.update_timers(key, &mut turn);
         turn.commands
     }
 
-    /// Processes the response to [`Command::CallEndpoint`].
-    pub fn endpoint_answered(
-        &mut self,
-        key: TokenKey,
-        answer: CallResult,
-        now: Timestamp,
-        shared: &dyn SharedData,
-    ) -> Vec<Command> {
-        self.observe_clock(now);
-        let mut turn = Turn { now, shared, commands: Vec::new() };
-        let Some(slot) = self.slots.get_mut(&key) else { return turn.commands };
+    /// Processes the response of the token endpoint.
+    fn endpoint_answered(&mut self, key: TokenKey, answer: CallResult, turn: &mut Turn<'_>) {
+        let now = turn.now;
+        let Some(slot) = self.slots.get_mut(key) else { return };
         let call = match std::mem::replace(&mut slot.exchange, Exchange::Idle) {
             Exchange::Calling { call, .. } => *call,
             other => {
                 slot.exchange = other;
-                return turn.commands;
+                return;
             }
         };
         let cluster = slot.spec.clusters().get(call.cluster_index).map(String::as_str).unwrap_or_default();
@@ -470,39 +407,41 @@ impl Broker {
                 match (cached.is_usable(now), call.attempt) {
                     (true, _) => {
                         let cluster = cluster.to_owned();
-                        self.succeed(key, cached, &cluster, request_id.as_ref(), &mut turn);
+                        self.succeed(key, cached, &cluster, request_id.as_ref(), turn);
                     }
-                    (false, Attempt::First) => self.read(key, Attempt::Second, &mut turn),
+                    (false, Attempt::First) => self.read(key, Attempt::Second, turn),
                     (false, Attempt::Second) => {
                         let problem = expired_on_arrival(&slot.spec, expires_in, now.since(call.asked_at));
-                        self.fail(key, Failed::transient(problem, call.asked_at), &mut turn);
+                        self.fail(key, Failed::transient(problem, call.asked_at), turn);
                     }
                 }
             }
             entra::EndpointAnswer::Unreached { problem } => {
                 let began = call.asked_at;
-                if let Some(problem) = self.call_next(key, call, *problem, &mut turn) {
-                    self.fail(key, Failed::transient(problem, began), &mut turn);
+                if let Some(problem) = self.call_next(key, call, *problem, turn) {
+                    self.fail(key, Failed::transient(problem, began), turn);
                 }
             }
             entra::EndpointAnswer::Refused { problem, retry_class, retry_after } => {
-                let retry_class = credential::retry_class_of(shared, &slot.spec, &problem, retry_class, now);
+                let retry_class = credential::retry_class_of(turn.shared, &slot.spec, &problem, retry_class, now);
+                if credential::is_refusal(&problem) {
+                    self.assertions.refuse(slot.spec.assertion(), call.assertion.fingerprint());
+                }
                 match (call.attempt, retry_class) {
                     (Attempt::First, RetryClass::Immediate | RetryClass::StaleAssertion) => {
-                        self.retry_refused(key, &problem, retry_class, &mut turn);
+                        self.retry_refused(key, &problem, retry_class, turn);
                     }
                     _ => {
                         let (assertion, began) = (call.assertion.fingerprint(), call.asked_at);
-                        credential::record_refusal(shared, &slot.spec, &problem, assertion, now);
+                        credential::record_refusal(turn.shared, &slot.spec, &problem, assertion, now);
                         let refused = credential::is_refusal(&problem).then_some(assertion);
                         let failed = Failed { problem: *problem, retry_class, began, retry_after, refused };
-                        self.fail(key, failed, &mut turn);
+                        self.fail(key, failed, turn);
                     }
                 }
             }
         }
-        self.update_timers(key, &mut turn);
-        turn.commands
+        self.update_timers(key, turn);
     }
 
     /// Returns the slot of a token spec, creates it if necessary, and adopts the shared token if the slot has no usable one.
@@ -510,10 +449,10 @@ impl Broker {
         self.observe_clock(now);
         self.serves_requests = true;
         let key = spec.key();
-        if !spec.is_listed() && !self.slots.contains_key(&key) {
+        if !spec.is_listed() && self.slots.get(key).is_none() {
             self.make_room(spec);
         }
-        let slot = self.slots.entry(key).or_insert_with(|| Slot::new(Arc::clone(spec)));
+        let slot = self.slots.get_or_create(spec);
         slot.used_at = now;
         if slot.usable(now).is_none() {
             slot.adopt(&shared::read(shared, key), now);
@@ -528,11 +467,11 @@ impl Broker {
         if back.is_zero() {
             return;
         }
-        self.checks.set_back(back);
+        self.assertions.set_back(back);
         self.observed.set_back(back);
         self.connections.set_back(back);
-        for key in self.slots.keys().copied().collect::<Vec<_>>() {
-            if let Some(slot) = self.slots.get_mut(&key) {
+        for key in self.slots.iter().map(|(key, _)| key).collect::<Vec<_>>() {
+            if let Some(slot) = self.slots.get_mut(key) {
                 slot.set_back(back, now);
             }
             self.schedule(key, now);

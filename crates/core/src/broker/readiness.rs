@@ -6,15 +6,14 @@
 //! and an outage does not make a pod ready.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Serialize;
 
 use super::credential;
-use super::{Broker, Command, READ_TIMEOUT, SharedData, StreamId};
-use crate::assertion::{Fingerprint, Source};
+use super::{Broker, Command, SharedData, StreamId, Turn};
+use crate::assertion::{Fingerprint, ReadResult, Source};
 use crate::entra::{CredentialKey, TokenSpec};
-use crate::http::{CallResult, Reply};
+use crate::http::Reply;
 use crate::metrics::{self, Measurement};
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
@@ -71,19 +70,11 @@ struct Waiting {
 #[derive(Default)]
 pub(super) struct Checks {
     waiting: Vec<Waiting>,
-    /// The sources that are being read, each with the time at which the read times out.
-    reading: Vec<(Source, Timestamp)>,
 }
 
 impl Checks {
     pub(super) fn forget(&mut self, stream: StreamId) {
         self.waiting.retain(|waiting| waiting.stream != stream);
-    }
-
-    pub(super) fn set_back(&mut self, by: Duration) {
-        for (_, until) in &mut self.reading {
-            *until = until.minus(by);
-        }
     }
 }
 
@@ -109,53 +100,44 @@ impl Broker {
         None
     }
 
-    /// Reads the federated tokens that probes wait for, except those that are already being read.
-    pub fn start_probe(&mut self, now: Timestamp) -> Vec<Command> {
-        let checks = &mut self.checks;
-        checks.reading.retain(|(_, until)| now < *until);
-        let mut commands = Vec::new();
-        for source in checks.waiting.iter().flat_map(|waiting| &waiting.unread) {
-            if checks.reading.iter().all(|(reading, _)| reading != source) {
-                checks.reading.push((source.clone(), now.plus(READ_TIMEOUT)));
-                commands.push(Command::ReadForProbe(source.clone()));
+    /// Wants the federated tokens that probes wait for.
+    pub fn start_probe(&mut self, now: Timestamp, shared: &dyn SharedData) -> Vec<Command> {
+        let mut turn = Turn { now, shared, commands: Vec::new() };
+        let mut sources: Vec<Source> = Vec::new();
+        for source in self.checks.waiting.iter().flat_map(|waiting| &waiting.unread) {
+            if !sources.contains(source) {
+                sources.push(source.clone());
             }
         }
-        commands
+        for source in sources {
+            if let Some(read) = self.want(&source, &mut turn) {
+                self.continue_probes(&source, &read, &mut turn);
+            }
+        }
+        turn.commands
     }
 
-    /// Processes the result of [`Command::ReadForProbe`].
-    pub fn probe_answered(
-        &mut self,
-        source: &Source,
-        answer: CallResult,
-        now: Timestamp,
-        shared: &dyn SharedData,
-    ) -> Vec<Command> {
-        self.observe_clock(now);
-        let assertion = source.read(answer, now);
-        let outcome = assertion.as_ref().err().map_or("read", |problem| problem.code.as_str());
-        let mut commands = vec![Command::Measure(metrics::assertion_read(outcome))];
-        if let Ok(assertion) = &assertion {
-            self.observed.record_reading(source, assertion.lifetime(), now, &mut commands);
+    /// Continues the probes that wait for this source.
+    pub(super) fn continue_probes(&mut self, source: &Source, read: &ReadResult, turn: &mut Turn<'_>) {
+        let waiting = &mut self.checks.waiting;
+        if !waiting.iter().any(|waiting| waiting.unread.contains(source)) {
+            return;
         }
-        let reading = assertion.map(|assertion| assertion.fingerprint());
-        let checks = &mut self.checks;
-        // A read that only the gauges requested does not make a pod not ready: its access tokens may be valid for hours.
-        if reading.is_ok() || checks.waiting.iter().any(|waiting| waiting.unread.contains(source)) {
-            credential::record_reading(shared, source, reading.is_ok());
+        // A read that only the gauges wanted does not make a pod not ready: its access tokens may be valid for hours.
+        if read.is_err() {
+            credential::record_reading(turn.shared, source, false);
         }
-        checks.reading.retain(|(other, _)| other != source);
-        checks.waiting.retain_mut(|waiting| {
+        let reading = read.as_ref().map(|assertion| assertion.fingerprint()).map_err(Clone::clone);
+        waiting.retain_mut(|waiting| {
             if let Some(index) = waiting.unread.iter().position(|other| other == source) {
                 waiting.read.push((waiting.unread.swap_remove(index), reading.clone()));
             }
             if waiting.unread.is_empty() {
-                let status = waiting.readiness.judge(&waiting.read, now, shared);
-                commands.push(Command::FinishProbe(waiting.stream, status));
+                let status = waiting.readiness.judge(&waiting.read, turn.now, turn.shared);
+                turn.commands.push(Command::FinishProbe(waiting.stream, status));
             }
             !waiting.unread.is_empty()
         });
-        commands
     }
 }
 

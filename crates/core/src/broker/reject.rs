@@ -135,7 +135,7 @@ impl Broker {
     /// Marks a token that the upstream rejected, for all workers. It stays in use until its replacement is available. At most one
     /// exchange per key is forced in 30 s.
     pub fn reject(&mut self, key: TokenKey, token: &CachedToken, now: Timestamp, shared: &dyn SharedData) -> Rejection {
-        let Some(slot) = self.slots.get_mut(&key).filter(|slot| slot.token.as_deref() == Some(token)) else {
+        let Some(slot) = self.slots.get_mut(key).filter(|slot| slot.token.as_deref() == Some(token)) else {
             return Rejection::default();
         };
         match slot.reject(key, token, now, shared) {

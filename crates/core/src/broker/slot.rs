@@ -1,5 +1,6 @@
 //! The state of one token key in one worker.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,9 +8,53 @@ use super::freshness::{self, CachedToken};
 use super::shared::{Entry, Failure, RefusedAssertion};
 use super::{FORCED_PERIOD, QueueId, RequiredLifetime, StreamId, TokenLookup, release, too_many_waiting};
 use crate::assertion::Assertion;
-use crate::entra::{TokenRequest, TokenSpec};
+use crate::entra::{TokenKey, TokenRequest, TokenSpec};
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
+
+/// The slots of one worker.
+///
+/// The lookups are not inlined: they are so many that the module would be several kilobytes larger.
+#[derive(Default)]
+pub(super) struct Slots(HashMap<TokenKey, Slot>);
+
+impl Slots {
+    #[inline(never)]
+    pub(super) fn get(&self, key: TokenKey) -> Option<&Slot> {
+        self.0.get(&key)
+    }
+
+    #[inline(never)]
+    pub(super) fn get_mut(&mut self, key: TokenKey) -> Option<&mut Slot> {
+        self.0.get_mut(&key)
+    }
+
+    /// Returns the slot of a token spec, and creates it if it does not exist.
+    pub(super) fn get_or_create(&mut self, spec: &Arc<TokenSpec>) -> &mut Slot {
+        self.0.entry(spec.key()).or_insert_with(|| Slot::new(Arc::clone(spec)))
+    }
+
+    #[inline(never)]
+    pub(super) fn remove(&mut self, key: TokenKey) -> Option<Slot> {
+        self.0.remove(&key)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (TokenKey, &Slot)> {
+        self.0.iter().map(|(key, slot)| (*key, slot))
+    }
+
+    pub(super) fn values(&self) -> impl Iterator<Item = &Slot> {
+        self.0.values()
+    }
+
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
+        self.0.values_mut()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
 
 /// The state of one token key in this worker.
 pub(super) struct Slot {
@@ -39,8 +84,6 @@ pub(super) struct Slot {
     pub(super) exchange: Exchange,
     /// In a VM that serves no requests, the number of failed reads of the federated token.
     pub(super) unreadable: u32,
-    /// Whether the last read of the federated token gave no JWT, so that the next read decides.
-    pub(super) malformed: bool,
     /// Whether the lease metric counts this worker's lease.
     pub(super) leased: bool,
     /// The time of the next poll, as in [`Broker::timers`](super::Broker).
@@ -97,14 +140,40 @@ pub(super) enum Exchange {
     Idle,
     /// Another worker holds the lease, or this worker may not begin yet. Poll again at `until` at the latest.
     Deferred { until: Timestamp },
-    /// This worker reads the assertion during the back-off. One that Entra has not rejected ends the back-off.
-    Comparing { until: Timestamp },
-    /// This worker reads the assertion.
-    Reading { until: Timestamp, attempt: Attempt },
+    /// This worker waits for the assertion during the back-off. One that Entra has not rejected ends the back-off.
+    Comparing { since: Timestamp, until: Timestamp },
+    /// This worker waits for the assertion.
+    Reading { since: Timestamp, until: Timestamp, attempt: Attempt },
     /// This worker calls the token endpoint.
     Calling { until: Timestamp, call: Box<EndpointCall> },
     /// This worker waits until `until` to read the assertion again.
     Pausing { until: Timestamp, attempt: Attempt },
+}
+
+impl Exchange {
+    /// Whether it waits for the assertion.
+    pub(super) const fn is_reading(&self) -> bool {
+        matches!(self, Self::Comparing { .. } | Self::Reading { .. })
+    }
+
+    /// The time of the next poll, which is also the end of this worker's lease if it holds it.
+    pub(super) const fn until(&self) -> Option<Timestamp> {
+        match self {
+            Self::Idle => None,
+            Self::Deferred { until }
+            | Self::Comparing { until, .. }
+            | Self::Reading { until, .. }
+            | Self::Calling { until, .. }
+            | Self::Pausing { until, .. } => Some(*until),
+        }
+    }
+
+    /// Makes a wait for the assertion last until then.
+    pub(super) const fn extend(&mut self, later: Timestamp) {
+        if let Self::Comparing { until, .. } | Self::Reading { until, .. } = self {
+            *until = later;
+        }
+    }
 }
 
 /// A call to the token endpoint.
@@ -112,7 +181,7 @@ pub(super) struct EndpointCall {
     pub(super) attempt: Attempt,
     pub(super) asked_at: Timestamp,
     /// The assertion that was sent. Parts of it are removed from the texts of the response.
-    pub(super) assertion: Assertion,
+    pub(super) assertion: Arc<Assertion>,
     pub(super) request: TokenRequest,
     /// The index of the cluster among the token spec's clusters.
     pub(super) cluster_index: usize,
@@ -143,7 +212,6 @@ impl Slot {
             waiters: Vec::new(),
             exchange: Exchange::Idle,
             unreadable: 0,
-            malformed: false,
             leased: false,
             timer: None,
         }
@@ -248,6 +316,12 @@ impl Slot {
         (TokenLookup::Failed(problem), poll)
     }
 
+    /// Removes a waiting request. Returns whether it waited.
+    pub(super) fn forget(&mut self, stream: StreamId) -> bool {
+        let index = self.waiters.iter().position(|waiter| waiter.stream == stream);
+        index.map(|index| self.waiters.remove(index)).is_some()
+    }
+
     /// Records that the token is used. Returns whether [`super::Broker::poll`] must be called: the first use needs a timer, and this
     /// worker must be registered as a holder.
     pub(super) const fn mark_used(&mut self) -> bool {
@@ -318,10 +392,10 @@ impl Slot {
         }
         match &mut self.exchange {
             Exchange::Idle => {}
-            Exchange::Deferred { until }
-            | Exchange::Comparing { until }
-            | Exchange::Reading { until, .. }
-            | Exchange::Pausing { until, .. } => *until = until.minus(by),
+            Exchange::Deferred { until } | Exchange::Pausing { until, .. } => *until = until.minus(by),
+            Exchange::Comparing { since, until } | Exchange::Reading { since, until, .. } => {
+                (*since, *until) = (since.minus(by), until.minus(by));
+            }
             Exchange::Calling { until, call } => {
                 *until = until.minus(by);
                 call.asked_at = call.asked_at.minus(by);
@@ -362,14 +436,7 @@ impl Slot {
 
     /// Returns the time of the next poll if no event occurs before, or `None` if the slot can be removed.
     pub(super) fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
-        let exchange = match &self.exchange {
-            Exchange::Idle => None,
-            Exchange::Deferred { until }
-            | Exchange::Comparing { until }
-            | Exchange::Reading { until, .. }
-            | Exchange::Calling { until, .. }
-            | Exchange::Pausing { until, .. } => Some(*until),
-        };
+        let exchange = self.exchange.until();
         let waiter = if self.has_ready_waiter(now) {
             Some(now.plus(release::PERIOD))
         } else {

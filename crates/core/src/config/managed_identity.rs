@@ -2,10 +2,11 @@
 
 use super::identities;
 use super::reader::{Field, Mistakes, Object};
-use super::{AppService, Identity, Imds, ManagedAction, ManagedIdentity, Secret};
+use super::{AppService, Identity, Imds, ManagedAction, ManagedIdentity};
 use crate::broker::UnlistedLimits;
 use crate::path;
 use crate::problem::{Code, Problem};
+use crate::secret::Secret;
 
 /// The hosts to which IMDS clients send requests; the default of `managed_identity.imds.hosts`.
 const IMDS_HOSTS: &[&str] = &["169.254.169.254", "127.0.0.1", "localhost"];
@@ -211,7 +212,7 @@ fn read_app_service(
     let app_service = object.get("app_service")?.object(&["hosts", "secret_from_env"], mistakes)?;
     let name = app_service.text("secret_from_env", mistakes).unwrap_or(SECRET_VARIABLE);
     let secret = identities::read_variable(name, variable).and_then(|secret| {
-        secret.map(Secret).ok_or_else(|| {
+        secret.map(Secret::new).ok_or_else(|| {
             Problem::new(
                 Code::EnvVarMissing,
                 format!("{name} is not set in the proxy, so no caller can send the right secret"),

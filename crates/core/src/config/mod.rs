@@ -26,9 +26,9 @@ use crate::entra::{Authority, TokenSpec, TokenSpecParts};
 use crate::event::Level;
 use crate::host::HostPattern;
 use crate::problem::Problem;
+use crate::secret::Secret;
 use crate::time::Timestamp;
 use reader::{Field, Mistakes};
-use subtle::ConstantTimeEq;
 use tree::Node;
 
 /// A valid configuration.
@@ -266,23 +266,6 @@ pub(crate) struct AppService {
     pub(crate) hosts: Vec<String>,
     /// The secret that callers must send, or the problem with its environment variable.
     pub(crate) secret: Result<Secret, Problem>,
-}
-
-/// A secret. `Debug` hides it, and there is no `Display`.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Secret(String);
-
-impl Secret {
-    /// Whether `sent` equals the secret, compared in constant time.
-    pub(crate) fn is(&self, sent: &[u8]) -> bool {
-        self.0.as_bytes().ct_eq(sent).into()
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Secret(hidden)")
-    }
 }
 
 /// The settings of the status page.

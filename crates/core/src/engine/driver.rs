@@ -1,19 +1,18 @@
 //! Executes the broker's commands through a host.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::host::{CallId, Host};
 use super::meters;
-use crate::assertion::Source;
 use crate::broker::{
-    Broker, CachedToken, Command, ConnectionOutcome, Limits, QueueId, READ_TIMEOUT, Readiness, ReadinessStatus,
-    RejectedBy, RejectedToken, Rejection, RequiredLifetime, SharedData, StreamId, TokenLookup, WorkerId,
+    Broker, CachedToken, Command, ConnectionOutcome, Limits, Purpose, QueueId, Readiness, ReadinessStatus, RejectedBy,
+    RejectedToken, Rejection, RequiredLifetime, SharedData, StreamId, TokenLookup, WorkerId,
 };
 use crate::decision::ConfigPath;
 use crate::entra::{TokenKey, TokenSpec};
 use crate::event::Level;
-use crate::http::{CallResult, HttpCall};
+use crate::http::CallResult;
 use crate::problem::Problem;
 use crate::time::Timestamp;
 
@@ -28,17 +27,10 @@ const ANOTHER_TURN: &[u8] = b"";
 pub struct Driver {
     broker: Broker,
     queue: QueueId,
-    /// Calls in progress.
-    calls: HashMap<CallId, Purpose>,
+    /// Calls in progress. There are few.
+    calls: Vec<(CallId, Purpose)>,
     /// The minimum level of exchange events; `None` disables them.
     exchange_log: Option<Level>,
-}
-
-/// The purpose of a call.
-enum Purpose {
-    Assertion(TokenKey),
-    Endpoint(TokenKey),
-    Probe(Source),
 }
 
 /// A paused stream whose wait has ended.
@@ -53,7 +45,7 @@ pub enum Finished {
 impl Driver {
     /// Creates the driver of one worker, which `queue` wakes. The worker's id must be random, because it seeds the jitter.
     pub fn new(worker: WorkerId, queue: QueueId, limits: Limits, exchange_log: Option<Level>) -> Self {
-        Self { broker: Broker::new(worker, queue, limits), queue, calls: HashMap::new(), exchange_log }
+        Self { broker: Broker::new(worker, queue, limits), queue, calls: Vec::new(), exchange_log }
     }
 
     /// Fetches these tokens and keeps them fresh, even if no request needs them. Call it only while the host's timer is due.
@@ -161,7 +153,7 @@ impl Driver {
         });
         self.turn(now, host, |broker, shared| {
             let mut commands: Vec<Command> = keys.into_iter().flat_map(|key| broker.poll(key, now, shared)).collect();
-            commands.extend(broker.start_probe(now));
+            commands.extend(broker.start_probe(now, shared));
             commands
         })
     }
@@ -183,10 +175,9 @@ impl Driver {
         now: Timestamp,
         host: &mut dyn Host,
     ) -> Vec<Finished> {
-        match self.calls.remove(&id) {
-            Some(purpose) => self.turn(now, host, |broker, shared| report(broker, purpose, result, now, shared)),
-            None => Vec::new(),
-        }
+        let Some(index) = self.calls.iter().position(|(other, _)| *other == id) else { return Vec::new() };
+        let (_, purpose) = self.calls.swap_remove(index);
+        self.turn(now, host, |broker, shared| broker.call_finished(&purpose, result, now, shared))
     }
 
     /// The time at which [`Driver::timer`] must be called if no event occurs before.
@@ -209,76 +200,30 @@ impl Driver {
         let mut finished = Vec::new();
         let mut commands = VecDeque::from(event(&mut self.broker, host.shared()));
         while let Some(command) = commands.pop_front() {
-            let (purpose, call) = match command {
-                Command::ReadAssertion(spec) => (Purpose::Assertion(spec.key()), read(spec.assertion())),
-                Command::ReadForProbe(source) => {
-                    let call = read(&source);
-                    (Purpose::Probe(source), call)
+            match command {
+                Command::Call(purpose, call) => {
+                    // The result of an earlier call would be taken for that of this one.
+                    self.calls.retain(|(_, other)| *other != purpose);
+                    match host.start_call(&call) {
+                        Ok(id) => self.calls.push((id, purpose)),
+                        // A call that cannot be started is reported as ended.
+                        Err(failure) => {
+                            commands.extend(self.broker.call_finished(&purpose, Err(failure), now, host.shared()));
+                        }
+                    }
                 }
-                Command::CallEndpoint { spec, cluster, request, timeout } => {
-                    (Purpose::Endpoint(spec.key()), request.into_call(cluster, timeout))
-                }
-                Command::Wake(queue, key) => {
-                    host.wake(queue, key.as_bytes());
-                    continue;
-                }
-                Command::Finish(stream, outcome) => {
-                    finished.push(Finished::Token(stream, outcome));
-                    continue;
-                }
-                Command::FinishProbe(stream, status) => {
-                    finished.push(Finished::Readiness(stream, status));
-                    continue;
-                }
+                Command::Wake(queue, key) => host.wake(queue, key.as_bytes()),
+                Command::Finish(stream, outcome) => finished.push(Finished::Token(stream, outcome)),
+                Command::FinishProbe(stream, status) => finished.push(Finished::Readiness(stream, status)),
                 Command::Log(event) => {
                     if let Some(level) = self.exchange_log {
                         host.log(&event.at_least(level));
                     }
-                    continue;
                 }
-                Command::Measure(measurement) => {
-                    meters::record(&measurement, host);
-                    continue;
-                }
-            };
-            match host.start_call(&call) {
-                Ok(id) => drop(self.calls.insert(id, purpose)),
-                // A call that cannot be started is reported as ended.
-                Err(failure) => {
-                    commands.extend(report(&mut self.broker, purpose, Err(failure), now, host.shared()));
-                }
+                Command::Measure(measurement) => meters::record(&measurement, host),
             }
         }
         finished
-    }
-}
-
-/// Creates the call that reads a federated token.
-fn read(source: &Source) -> HttpCall {
-    let cluster = source.cluster().to_owned();
-    HttpCall {
-        authority: cluster.clone(),
-        cluster,
-        method: "GET",
-        path: "/".to_owned(),
-        headers: Vec::new(),
-        body: Vec::new(),
-        timeout: READ_TIMEOUT,
-    }
-}
-
-/// Reports the result of a call to the broker.
-fn report(
-    broker: &mut Broker,
-    purpose: Purpose,
-    result: CallResult,
-    now: Timestamp,
-    shared: &dyn SharedData,
-) -> Vec<Command> {
-    match purpose {
-        Purpose::Assertion(key) => broker.assertion_arrived(key, result, now, shared),
-        Purpose::Endpoint(key) => broker.endpoint_answered(key, result, now, shared),
-        Purpose::Probe(source) => broker.probe_answered(&source, result, now, shared),
     }
 }
 

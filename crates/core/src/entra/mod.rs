@@ -84,7 +84,8 @@ impl fmt::Debug for TokenRequest {
 impl TokenRequest {
     /// Returns the call that sends it through this cluster.
     pub(crate) fn into_call(self, cluster: String, timeout: Duration) -> HttpCall {
-        let headers = vec![("content-type", "application/x-www-form-urlencoded"), ("accept", "application/json")];
+        let headers = [("content-type", "application/x-www-form-urlencoded"), ("accept", "application/json")];
+        let headers = headers.map(|(name, value)| (name.into(), value.into())).into();
         let Self { authority, path, body } = self;
         HttpCall { cluster, method: "POST", authority, path, headers, body: body.into_bytes(), timeout }
     }

@@ -123,7 +123,7 @@ impl TokenSpec {
             parts.client_id,
             parts.scope,
             parts.assertion.kind(),
-            parts.assertion.cluster(),
+            parts.assertion.id(),
         ]);
         Self {
             key,
@@ -163,7 +163,7 @@ impl TokenSpec {
             &self.tenant_id,
             &self.client_id,
             self.assertion.kind(),
-            self.assertion.cluster(),
+            self.assertion.id(),
         ]))
     }
 

@@ -9,10 +9,10 @@ use super::guard::must_be_get;
 use super::query::{Query, bad};
 use super::reply;
 use crate::broker::CachedToken;
-use crate::config::Secret;
 use crate::http::Reply;
 use crate::problem::{Code, Problem};
 use crate::request::RequestView;
+use crate::secret::Secret;
 use crate::time::Timestamp;
 
 /// The path of `IDENTITY_ENDPOINT` and of `MSI_ENDPOINT`.

@@ -1,19 +1,22 @@
 //! Callers that request arbitrary resources: their cost is bounded, and no other caller waits because of them.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use entra_exchange_core::assertion::Source;
 use entra_exchange_core::broker::{
-    Broker, Build, Command, Limits, QueueId, RequiredLifetime, SharedData, StreamId, TokenLookup, UnlistedLimits,
-    WorkerId, prepare, status,
+    Build, Limits, QueueId, RequiredLifetime, SharedData, StreamId, TokenLookup, UnlistedLimits, WorkerId, prepare,
+    status,
 };
 use entra_exchange_core::config::Config;
 use entra_exchange_core::configuration_status::ConfigurationStatus;
-use entra_exchange_core::entra::{Authority, TokenKey, TokenSpec, TokenSpecParts};
-use entra_exchange_core::http::{CallResponse, CallResult};
+use entra_exchange_core::engine::{CallId, Driver, Finished, Host, MetricId};
+use entra_exchange_core::entra::{Authority, TokenSpec, TokenSpecParts};
+use entra_exchange_core::event::{Event, Level};
+use entra_exchange_core::http::{CallFailure, CallResponse, CallResult, HttpCall};
+use entra_exchange_core::metrics::Kind;
 use entra_exchange_core::problem::Code;
 use entra_exchange_core::time::Timestamp;
 use proptest::prelude::*;
@@ -87,22 +90,30 @@ enum Due {
     CallInProgress(CallInProgress),
     /// A request of the other identity's caller.
     Other(usize),
-    Look(usize, TokenKey),
-    Assertion(usize, TokenKey),
-    Endpoint(usize, TokenKey, CallResult),
+    /// A message to a worker.
+    Message(usize, Vec<u8>),
+    /// The response to a worker's call.
+    Response(usize, CallId, CallResult),
 }
 
-/// Two workers, their shared data, and the events to come.
+/// Two workers and the process that they run in.
 struct Pod {
-    brokers: Vec<Broker>,
+    drivers: Vec<Driver>,
+    process: Process,
+}
+
+/// The shared data, the events to come, and what was observed.
+struct Process {
     memory: Memory,
     now: Timestamp,
     agenda: BTreeMap<(Timestamp, u64), Due>,
     numbers: u64,
-    answers: HashMap<TokenKey, Comes>,
+    /// The responses for the scopes of the called identity.
+    answers: HashMap<String, Comes>,
     /// The times at which requests of the other identity's caller began to wait.
     others: HashMap<StreamId, Timestamp>,
-    exchanging: HashSet<TokenKey>,
+    /// The calls for scopes of the called identity that are in progress.
+    exchanging: HashMap<CallId, String>,
     exchanges: usize,
     lines: usize,
     line_bytes: usize,
@@ -113,7 +124,55 @@ struct Pod {
     most_parallel: usize,
     longest_wait: Duration,
     new_scopes: Vec<Timestamp>,
-    known: HashSet<TokenKey>,
+    known: HashSet<String>,
+}
+
+/// The process from the view of one worker.
+struct View<'a> {
+    process: &'a mut Process,
+    worker: usize,
+}
+
+impl Host for View<'_> {
+    fn now(&self) -> Timestamp {
+        self.process.now
+    }
+
+    fn shared(&self) -> &dyn SharedData {
+        &self.process.memory
+    }
+
+    fn start_call(&mut self, call: &HttpCall) -> Result<CallId, CallFailure> {
+        let process = &mut *self.process;
+        let id = CallId(process.number() as u32);
+        let (after, response) = if call.cluster == FILE {
+            let claims = json!({"iss": "i", "sub": "s", "aud": "a", "exp": u64::MAX});
+            (1, Ok(response(200, jwt(&json!({"alg": "RS256"}), &claims))))
+        } else {
+            process.token(id, call)
+        };
+        process.put(after, Due::Response(self.worker, id, response));
+        Ok(id)
+    }
+
+    fn wake(&mut self, QueueId(queue): QueueId, message: &[u8]) {
+        let after = u64::from(queue as usize != self.worker);
+        self.process.put(after, Due::Message(queue as usize, message.to_vec()));
+    }
+
+    fn set_timer(&mut self, _: Option<Duration>) {}
+
+    fn log(&mut self, event: &Event) {
+        self.process.lines += 1;
+        self.process.line_bytes = self.process.line_bytes.max(event.to_string().len());
+    }
+
+    fn metric(&mut self, _: Kind, name: &str) -> Option<MetricId> {
+        self.process.metrics.insert(name.to_owned());
+        None
+    }
+
+    fn record(&mut self, _: MetricId, _: Kind, _: i64) {}
 }
 
 fn spec(client_id: &str, resource: &str) -> TokenSpec {
@@ -123,12 +182,13 @@ fn spec(client_id: &str, resource: &str) -> TokenSpec {
         tenant_id: TENANT,
         client_id,
         scope: &format!("{resource}/.default"),
-        assertion: &Source::File { cluster: "projected_token".to_owned() },
+        assertion: &Source::File { cluster: FILE.to_owned() },
         clusters: &["entra".to_owned()],
         discard_before: None,
     })
 }
 
+const FILE: &str = "projected_token";
 const CALLED: &str = "aaaaaaaa-0000-4000-8000-000000000001";
 const OTHER: &str = "bbbbbbbb-0000-4000-8000-000000000002";
 
@@ -138,20 +198,18 @@ fn resource(number: usize) -> String {
     if number.is_multiple_of(3) { format!("{start}{}", "x".repeat(LONGEST_RESOURCE - start.len())) } else { start }
 }
 
-impl Pod {
+impl Process {
     fn new() -> Self {
         let memory = Memory::default();
         prepare(&memory);
-        let broker = |worker: usize| Broker::new(WorkerId(worker as u64 + 7), QueueId(worker as u32), LIMITS);
         Self {
-            brokers: (0..WORKERS).map(broker).collect(),
             memory,
             now: Timestamp::from_unix_seconds(1_795_334_000),
             agenda: BTreeMap::new(),
             numbers: 0,
             answers: HashMap::new(),
             others: HashMap::new(),
-            exchanging: HashSet::new(),
+            exchanging: HashMap::new(),
             exchanges: 0,
             lines: 0,
             line_bytes: 0,
@@ -165,22 +223,50 @@ impl Pod {
         }
     }
 
-    fn put(&mut self, after: u64, due: Due) {
+    fn number(&mut self) -> u64 {
         self.numbers += 1;
-        self.agenda.insert((self.now.plus(Duration::from_millis(after)), self.numbers), due);
+        self.numbers
     }
 
-    fn stream(&mut self) -> StreamId {
-        self.numbers += 1;
-        StreamId(self.numbers as u32)
+    fn put(&mut self, after: u64, due: Due) {
+        let number = self.number();
+        self.agenda.insert((self.now.plus(Duration::from_millis(after)), number), due);
+    }
+
+    /// The token endpoint's response, and the time that it takes.
+    fn token(&mut self, id: CallId, call: &HttpCall) -> (u64, CallResult) {
+        let field = |name: &str| {
+            let mut fields = form_urlencoded::parse(&call.body);
+            fields.find(|(field, _)| field == name).map(|(_, value)| value.into_owned()).unwrap()
+        };
+        let scope = field("scope");
+        if field("client_id") == OTHER {
+            return (100, answer(Comes::Token, &scope));
+        }
+        let comes = self.answers[&scope];
+        self.exchanges += 1;
+        self.exchanging.insert(id, scope.clone());
+        if self.known.insert(scope.clone()) {
+            self.new_scopes.push(self.now);
+        }
+        let after = if matches!(comes, Comes::Nothing) { call.timeout.as_millis() as u64 } else { 100 };
+        (after, answer(comes, &scope))
+    }
+}
+
+impl Pod {
+    fn new() -> Self {
+        let driver =
+            |worker: usize| Driver::new(WorkerId(worker as u64 + 7), QueueId(worker as u32), LIMITS, Some(Level::Info));
+        Self { drivers: (0..WORKERS).map(driver).collect(), process: Process::new() }
     }
 
     /// Processes all events and timers for this time.
     fn run(&mut self, duration: Duration) {
-        let end = self.now.plus(duration);
+        let end = self.process.now.plus(duration);
         loop {
-            let timer = (0..WORKERS).filter_map(|worker| Some((self.brokers[worker].next_due()?, worker))).min();
-            let event = self.agenda.keys().next().map(|(at, _)| *at);
+            let timer = (0..WORKERS).filter_map(|worker| Some((self.drivers[worker].next_due()?, worker))).min();
+            let event = self.process.agenda.keys().next().map(|(at, _)| *at);
             let (at, worker) = match (timer, event) {
                 (Some((due, worker)), event) if event.is_none_or(|event| due < event) => (due, Some(worker)),
                 (_, Some(event)) => (event, None),
@@ -191,117 +277,87 @@ impl Pod {
                 break;
             }
             // A timer fires at least a millisecond after it is set.
-            self.now = self.now.max(at);
+            self.process.now = self.process.now.max(at);
             if let Some(worker) = worker {
-                self.now = self.now.plus(Duration::from_millis(1));
-                let commands = self.brokers[worker].tick(self.now, &self.memory);
-                self.execute(worker, commands);
-            } else if let Some((_, due)) = self.agenda.pop_first() {
-                self.process(due);
+                self.process.now = self.process.now.plus(Duration::from_millis(1));
+                self.turn(worker, |driver, now, host| driver.timer(now, host));
+            } else if let Some((_, due)) = self.process.agenda.pop_first() {
+                self.handle(due);
             }
             self.measure();
         }
-        self.now = end;
+        self.process.now = end;
     }
 
-    fn process(&mut self, due: Due) {
+    /// Passes an event to a worker, and finishes the requests whose wait has ended.
+    fn turn(&mut self, worker: usize, event: impl FnOnce(&mut Driver, Timestamp, &mut View<'_>) -> Vec<Finished>) {
+        let process = &mut self.process;
+        let now = process.now;
+        for finished in event(&mut self.drivers[worker], now, &mut View { process, worker }) {
+            let Finished::Token(stream, outcome) = finished else { continue };
+            if let Some(since) = self.process.others.remove(&stream) {
+                assert!(outcome.is_ok(), "the other identity's caller gets {outcome:?}");
+                self.process.longest_wait = self.process.longest_wait.max(now.since(since));
+            }
+        }
+    }
+
+    /// Requests a token in a worker.
+    fn request(&mut self, worker: usize, spec: &Arc<TokenSpec>, need: RequiredLifetime) -> (StreamId, TokenLookup) {
+        let process = &mut self.process;
+        let (now, stream) = (process.now, StreamId(process.number() as u32));
+        let host = &mut View { process, worker };
+        (stream, self.drivers[worker].request_token(spec, need, None, stream, now, host))
+    }
+
+    fn handle(&mut self, due: Due) {
         match due {
             Due::CallInProgress(call) => self.handle_call(&call),
             Due::Other(worker) => {
-                let (other, stream) = (Arc::new(spec(OTHER, "https://vault.azure.net")), self.stream());
-                let (answer, look) =
-                    self.brokers[worker].get(&other, RequiredLifetime::Any, stream, self.now, &self.memory);
-                match answer {
-                    TokenLookup::Ready(_) => {}
-                    TokenLookup::Pending => drop(self.others.insert(stream, self.now)),
-                    TokenLookup::Failed(problem) => panic!("the other identity's caller gets {problem:?}"),
-                }
-                if look {
-                    self.put(0, Due::Look(worker, other.key()));
+                let other = Arc::new(spec(OTHER, "https://vault.azure.net"));
+                match self.request(worker, &other, RequiredLifetime::Any) {
+                    (_, TokenLookup::Ready(_)) => {}
+                    (stream, TokenLookup::Pending) => drop(self.process.others.insert(stream, self.process.now)),
+                    (_, TokenLookup::Failed(problem)) => panic!("the other identity's caller gets {problem:?}"),
                 }
             }
-            Due::Look(worker, key) => {
-                let commands = self.brokers[worker].poll(key, self.now, &self.memory);
-                self.execute(worker, commands);
+            Due::Message(worker, message) => {
+                self.turn(worker, |driver, now, host| driver.woken(&[message], now, host));
             }
-            Due::Assertion(worker, key) => {
-                let claims = json!({"iss": "i", "sub": "s", "aud": "a", "exp": u64::MAX});
-                let read = Ok(response(200, jwt(&json!({"alg": "RS256"}), &claims)));
-                let commands = self.brokers[worker].assertion_arrived(key, read, self.now, &self.memory);
-                self.execute(worker, commands);
-            }
-            Due::Endpoint(worker, key, answer) => {
-                self.exchanging.remove(&key);
-                let commands = self.brokers[worker].endpoint_answered(key, answer, self.now, &self.memory);
-                self.execute(worker, commands);
+            Due::Response(worker, id, response) => {
+                self.process.exchanging.remove(&id);
+                self.turn(worker, |driver, now, host| driver.call_finished(id, response, now, host));
             }
         }
     }
 
     fn handle_call(&mut self, call: &CallInProgress) {
         let spec = Arc::new(spec(CALLED, &resource(call.resource)).unlisted());
-        self.answers.insert(spec.key(), call.comes);
+        self.process.answers.insert(spec.scope().to_owned(), call.comes);
         for _ in 0..call.times {
-            let stream = self.stream();
-            let (answer, look) = self.brokers[call.worker].get(&spec, call.need, stream, self.now, &self.memory);
-            if let TokenLookup::Failed(problem) = answer
+            if let (_, TokenLookup::Failed(problem)) = self.request(call.worker, &spec, call.need)
                 && problem.code == Code::TooManyScopes
             {
                 let wait = problem.retry_after.unwrap();
                 assert!(wait > Duration::ZERO && wait <= Duration::from_secs(60), "{wait:?}");
             }
-            if look {
-                self.put(0, Due::Look(call.worker, spec.key()));
-            }
-        }
-    }
-
-    fn execute(&mut self, worker: usize, commands: Vec<Command>) {
-        let mut commands = VecDeque::from(commands);
-        while let Some(command) = commands.pop_front() {
-            match command {
-                Command::ReadAssertion(spec) => self.put(1, Due::Assertion(worker, spec.key())),
-                Command::CallEndpoint { spec, timeout, .. } => {
-                    let comes = if spec.is_listed() { Comes::Token } else { self.answers[&spec.key()] };
-                    if !spec.is_listed() {
-                        self.exchanges += 1;
-                        self.exchanging.insert(spec.key());
-                        if self.known.insert(spec.key()) {
-                            self.new_scopes.push(self.now);
-                        }
-                    }
-                    let after = if matches!(comes, Comes::Nothing) { timeout.as_millis() as u64 } else { 100 };
-                    self.put(after, Due::Endpoint(worker, spec.key(), answer(comes, &spec)));
-                }
-                Command::Wake(QueueId(queue), key) => self.put(1, Due::Look(queue as usize, key)),
-                Command::Finish(stream, outcome) => {
-                    if let Some(since) = self.others.remove(&stream) {
-                        assert!(outcome.is_ok(), "the other identity's caller gets {outcome:?}");
-                        self.longest_wait = self.longest_wait.max(self.now.since(since));
-                    }
-                }
-                Command::Log(event) => {
-                    self.lines += 1;
-                    self.line_bytes = self.line_bytes.max(event.to_string().len());
-                }
-                Command::Measure(measurement) => drop(self.metrics.insert(measurement.name)),
-                Command::ReadForProbe(_) | Command::FinishProbe(..) => {}
-            }
         }
     }
 
     fn measure(&mut self) {
-        self.most_keys = self.most_keys.max(self.brokers.iter().map(Broker::keys).max().unwrap());
-        let values = self.memory.0.borrow();
-        self.most_bytes = self.most_bytes.max(values.values().map(|(value, _)| value.len()).sum());
-        self.most_parallel = self.most_parallel.max(self.exchanging.len());
+        let process = &mut self.process;
+        process.most_keys = process.most_keys.max(self.drivers.iter().map(Driver::keys).max().unwrap());
+        let values = process.memory.0.borrow();
+        process.most_bytes = process.most_bytes.max(values.values().map(|(value, _)| value.len()).sum());
+        let exchanging: HashSet<&String> = process.exchanging.values().collect();
+        process.most_parallel = process.most_parallel.max(exchanging.len());
     }
 }
 
-fn answer(comes: Comes, spec: &TokenSpec) -> CallResult {
+fn answer(comes: Comes, scope: &str) -> CallResult {
     let refusal = |code: u32| {
         // Entra's description contains the unknown resource.
-        let text = format!("AADSTS{code}: The resource principal named {} was not found", spec.scope());
+        let text = format!("AADSTS{code}: The resource principal named {scope} was not found");
         json!({"error": "invalid_resource", "error_description": text, "error_codes": [code]}).to_string()
     };
     Ok(match comes {
@@ -332,17 +388,18 @@ proptest! {
     #[test]
     fn the_cost_of_any_requests_is_bounded_and_no_other_caller_waits_because_of_them(calls in calls()) {
         let mut pod = Pod::new();
-        let start = pod.now;
+        let start = pod.process.now;
         let mut at = 0;
         for call in calls {
             at += call.after;
-            pod.put(at, Due::CallInProgress(call));
+            pod.process.put(at, Due::CallInProgress(call));
         }
         for number in 0..10 {
-            pod.put(number * at / 10, Due::Other(number as usize % WORKERS));
+            pod.process.put(number * at / 10, Due::Other(number as usize % WORKERS));
         }
         pod.run(Duration::from_secs(180).saturating_add(Duration::from_millis(at)));
 
+        let pod = pod.process;
         // Keys that requests wait for are kept in addition to the budget, and one key is the other identity's.
         let waited_for = UNLISTED.new_per_minute * (LIMITS.wait.as_secs() as usize).div_ceil(60);
         let most_keys = UNLISTED.scopes + waited_for + 1;

@@ -4,8 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use entra_exchange_core::entra::TokenRequest;
-use entra_exchange_core::http::{CallFailure, CallResponse, CallResult};
+use entra_exchange_core::http::{CallFailure, CallResponse, CallResult, HttpCall};
 use entra_exchange_core::time::Timestamp;
 use serde_json::{Value, json};
 
@@ -105,6 +104,16 @@ fn envoys_own(status: u16) -> CallResult {
     Ok(CallResponse { is_envoys_own: true, ..response(status, body) })
 }
 
+/// The content of a file that holds no JWT.
+const MALFORMED: &str = "no token \u{fffd} at all";
+
+impl Answered {
+    /// Whether it is a file that holds no JWT, which is read a second time.
+    pub(crate) fn is_malformed(&self) -> bool {
+        self.answer.as_ref().is_ok_and(|response| response.body == MALFORMED.as_bytes())
+    }
+}
+
 /// The time for which the file holds the same federated token, in seconds.
 const ROTATION: u64 = 600;
 
@@ -124,7 +133,7 @@ pub(crate) fn assertion(random: &mut Random, faults: u64, now: Timestamp, timeou
         match random.index(6) {
             0 => envoys_own(503),
             1 => Ok(response(200, jwt(&claims(now.unix_seconds() - 1), "c2ln"))),
-            2 => Ok(response(200, "no token \u{fffd} at all")),
+            2 => Ok(response(200, MALFORMED)),
             3 => Ok(response(200, "")),
             4 => return Answered { after: timeout, answer: envoys_own(504), retry_after: None, minted: None },
             _ => Err(CallFailure::NoSuchCluster),
@@ -137,7 +146,7 @@ pub(crate) fn assertion(random: &mut Random, faults: u64, now: Timestamp, timeou
 pub(crate) fn token(
     random: &mut Random,
     weather: Weather,
-    request: &TokenRequest,
+    request: &HttpCall,
     (wall, steady): (Timestamp, u64),
     timeout: u64,
     minted: &mut Vec<Minted>,
@@ -199,19 +208,16 @@ pub(crate) fn token(
 }
 
 fn granted(
-    request: &TokenRequest,
+    request: &HttpCall,
     life: u64,
     refresh_in: Option<u64>,
     as_text: bool,
     steady: u64,
     minted: &mut Vec<Minted>,
 ) -> CallResult {
-    let form: Vec<(String, String)> = form_urlencoded::parse(request.body.as_bytes()).into_owned().collect();
-    let field =
-        |name: &str| form.iter().find(|(field, _)| field == name).map(|(_, value)| value.clone()).unwrap_or_default();
-    let tenant_id = request.path.trim_start_matches('/').split('/').next().unwrap_or_default().to_owned();
+    let (tenant_id, client_id, scope) = (tenant_of(request), field(request, "client_id"), field(request, "scope"));
     let token = jwt(&json!({"tid": TENANT}), &minted.len().to_string());
-    minted.push(Minted { tenant_id, client_id: field("client_id"), scope: field("scope"), life, at: steady });
+    minted.push(Minted { tenant_id, client_id, scope, life, at: steady });
     let mut body = json!({"token_type": "Bearer", "access_token": token});
     let number = |seconds: u64| if as_text { json!(seconds.to_string()) } else { json!(seconds) };
     body["expires_in"] = number(life);
@@ -221,20 +227,31 @@ fn granted(
     Ok(response(200, body.to_string()))
 }
 
-/// The federated token in a request, and everything after it.
-pub(crate) fn assertion_in(request: &TokenRequest) -> &str {
-    request.body.split("client_assertion=").nth(1).unwrap_or_default()
+/// A field of the form in a request.
+pub(crate) fn field(request: &HttpCall, name: &str) -> String {
+    let mut fields = form_urlencoded::parse(&request.body);
+    fields.find(|(field, _)| field == name).map(|(_, value)| value.into_owned()).unwrap_or_default()
+}
+
+/// The tenant that a request names.
+pub(crate) fn tenant_of(request: &HttpCall) -> String {
+    request.path.trim_start_matches('/').split('/').next().unwrap_or_default().to_owned()
+}
+
+/// The federated token in a request.
+pub(crate) fn assertion_in(request: &HttpCall) -> String {
+    field(request, "client_assertion")
 }
 
 /// An error response that repeats the assertion, which a real endpoint must not do.
-fn refused(status: u16, code: u32, request: &TokenRequest) -> CallResult {
+fn refused(status: u16, code: u32, request: &HttpCall) -> CallResult {
     let assertion = assertion_in(request);
     let body = json!({"error": "invalid_client", "error_description": format!("AADSTS{code}: no: {assertion}"),
         "error_codes": [code], "trace_id": "t", "correlation_id": "c"});
     Ok(response(status, body.to_string()))
 }
 
-fn nonsense(random: &mut Random, request: &TokenRequest) -> CallResult {
+fn nonsense(random: &mut Random, request: &HttpCall) -> CallResult {
     let of_another_tenant = json!({"token_type": "Bearer", "expires_in": 3600,
         "access_token": jwt(&json!({"tid": "22222222-2222-4222-8222-222222222222"}), "0")});
     let body = match random.index(7) {

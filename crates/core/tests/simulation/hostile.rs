@@ -1,15 +1,14 @@
 //! Responses of a hostile token endpoint. None of them may give a token or forge a log line.
 
-use entra_exchange_core::entra::TokenRequest;
-use entra_exchange_core::http::CallResponse;
+use entra_exchange_core::http::{CallResponse, HttpCall};
 use serde_json::json;
 
 use crate::entra::{assertion_in, response};
 use crate::random::Random;
 
 /// A random hostile response. Most of them repeat the assertion.
-pub(crate) fn answer(random: &mut Random, request: &TokenRequest) -> CallResponse {
-    let assertion = assertion_in(request).to_owned();
+pub(crate) fn answer(random: &mut Random, request: &HttpCall) -> CallResponse {
+    let assertion = assertion_in(request);
     match random.index(8) {
         0 => response(200, "[".repeat(100_000)),
         1 => {

@@ -27,8 +27,10 @@ const REPLACED_WITHIN: u64 = 1_000;
 /// The maximum length of a value in shared data: a few keys, each with a token and a list of queues.
 const LONGEST_VALUE: usize = 32 * 1024;
 
-/// The least time between two readings of the federated token while an exchange backs off.
+/// The least time between two readings of the federated token, for each token whose exchange backs off.
 const READING_PERIOD: u64 = 1_000;
+/// The time after which a worker reads the federated token for its gauges.
+const REREAD_PERIOD: u64 = 60_000;
 
 /// The life of one VM: the index of its worker, and its generation.
 pub(crate) type Life = (usize, u32);
@@ -68,8 +70,12 @@ pub(crate) struct Judge {
     /// The delay of messages to other workers; `None` if messages can be lost.
     delay: Option<u64>,
     failed: HashMap<TokenKey, Failed>,
-    /// When the federated token was last read for a key.
-    read_at: HashMap<TokenKey, u64>,
+    /// The listed tokens that are requested, or none if callers also request unlisted ones.
+    keys: Vec<TokenKey>,
+    /// The last read of the federated token in each worker.
+    reads: HashMap<usize, FileRead>,
+    /// The reads while the exchanges of all tokens backed off.
+    comparisons: Vec<u64>,
     /// The federated token that Entra was last asked with for a key.
     asked_with: HashMap<TokenKey, String>,
 }
@@ -80,11 +86,18 @@ struct Waiting {
 }
 
 struct ObservedCall {
-    number: u64,
+    id: u32,
     life: Life,
-    key: TokenKey,
+    /// The token that is requested; `None` for a read of the federated token.
+    key: Option<TokenKey>,
     at: u64,
     timeout: u64,
+}
+
+struct FileRead {
+    at: u64,
+    /// Whether the next read is the second attempt, because the file held no JWT.
+    is_repeated: bool,
 }
 
 struct Rejected {
@@ -150,7 +163,13 @@ impl Judge {
             rejected: HashMap::new(),
             delay: (plan.lost == 0).then_some(plan.delay),
             failed: HashMap::new(),
-            read_at: HashMap::new(),
+            keys: specs::all(None)
+                .iter()
+                .take(if plan.unlisted_percent > 0 { 0 } else { plan.keys })
+                .map(|spec| spec.key())
+                .collect(),
+            reads: HashMap::new(),
+            comparisons: Vec::new(),
             asked_with: HashMap::new(),
         }
     }
@@ -262,19 +281,31 @@ impl Judge {
     pub(crate) fn dies(&mut self, life: Life) {
         self.waiting.retain(|(other, _), _| *other != life);
         self.calls.retain(|call| call.life != life);
+        self.reads.remove(&life.0);
     }
 
-    /// A worker reads the federated token. While the exchange backs off, that is for nothing but to see whether it is still
-    /// the refused one.
-    pub(crate) fn reads(&mut self, key: TokenKey, clock: &Clock) {
+    /// Records that a worker reads the federated token. While all exchanges back off, it is read to compare it with a rejected one, or for
+    /// the gauges.
+    pub(crate) fn reads(&mut self, vm: usize, is_malformed: bool, clock: &Clock) {
         let now = clock.steady();
-        let before = self.read_at.insert(key, now);
-        if let Some(failed) = self.backs_off(key, clock) {
-            let (early, is_refused) = (failed.next_try - now, failed.assertion.is_some());
-            self.must(is_refused, "back-off", || format!("the file is read {early} ms too early"));
-            let since = before.map_or(u64::MAX, |before| now - before);
-            self.must(since >= READING_PERIOD, "back-off", || format!("the file is read again after {since} ms"));
+        let last = self.reads.get(&vm);
+        let is_second = last.is_some_and(|read| read.is_repeated);
+        let is_for_gauges = last.is_some_and(|read| now - read.at >= REREAD_PERIOD)
+            || clock.jumped_since(now.saturating_sub(REREAD_PERIOD));
+        self.reads.insert(vm, FileRead { at: now, is_repeated: is_malformed && !is_second });
+        let failed: Vec<Failed> = self.keys.iter().filter_map(|key| self.backs_off(*key, clock)).collect();
+        if is_second || is_for_gauges || self.keys.is_empty() || failed.len() < self.keys.len() {
+            return;
         }
+        let refused = failed.iter().filter(|failed| failed.assertion.is_some()).count();
+        let early = failed.iter().map(|failed| failed.next_try - now).min().unwrap_or_default();
+        self.must(refused > 0, "back-off", || format!("the file is read {early} ms too early"));
+        self.comparisons.retain(|at| now - at < READING_PERIOD);
+        let recent = self.comparisons.len();
+        self.must(recent < refused, "back-off", || {
+            format!("the file is read {} times in a second, for {refused} tokens", recent + 1)
+        });
+        self.comparisons.push(now);
     }
 
     /// A worker asks Entra for a token, with this federated token; `is_first` when it is the first of its clusters.
@@ -295,18 +326,23 @@ impl Judge {
         failed.filter(|failed| clock.steady() < failed.next_try).cloned()
     }
 
-    /// Checks that a worker may make a call for a key.
-    pub(crate) fn calls(&mut self, number: u64, life: Life, key: TokenKey, timeout: Duration, clock: &Clock) {
+    /// Checks that a worker may make a call: for a token, or to read the federated token (`None`).
+    pub(crate) fn calls(&mut self, id: u32, life: Life, key: Option<TokenKey>, timeout: Duration, clock: &Clock) {
         let now = clock.steady();
-        // Another worker's call can overlap only if its lease has expired, or if the clock that ends leases was set.
+        // Another worker's call can overlap only if its lease has expired, or if the clock that ends leases was set. Each worker reads
+        // the federated token itself.
+        let is_same = |call: &&ObservedCall| call.key == key && (key.is_some() || call.life == life);
         let other = self
             .calls
             .iter()
-            .find(|call| call.key == key && now < call.at + call.timeout + GRACE && !clock.jumped_since(call.at))
+            .filter(is_same)
+            .find(|call| now < call.at + call.timeout + GRACE && !clock.jumped_since(call.at))
             .map(|call| format!("worker {} calls for {key:?} while worker {} does so", life.0, call.life.0));
         self.must(other.is_none(), "one exchange", || other.unwrap_or_default());
-        self.must_be_in_parallel(key, clock);
-        self.calls.push(ObservedCall { number, life, key, at: now, timeout: timeout.as_millis() as u64 });
+        if let Some(key) = key {
+            self.must_be_in_parallel(key, clock);
+        }
+        self.calls.push(ObservedCall { id, life, key, at: now, timeout: timeout.as_millis() as u64 });
     }
 
     /// Checks the number of unlisted scopes that are exchanged at a time.
@@ -318,7 +354,7 @@ impl Judge {
         let now = clock.steady();
         let is_running =
             |call: &&ObservedCall| now < call.at + call.timeout && !clock.jumped_since(call.at.saturating_sub(HOUR));
-        let keys = self.calls.iter().filter(is_running).map(|call| call.key).chain([key]);
+        let keys = self.calls.iter().filter(is_running).filter_map(|call| call.key).chain([key]);
         let exchanged: HashSet<TokenKey> = keys.filter(|key| specs::is_unlisted(*key)).collect();
         let (count, most) = (exchanged.len(), self.limits.unlisted.parallel_exchanges);
         self.must(count <= most, "budget", || {
@@ -327,8 +363,8 @@ impl Judge {
     }
 
     /// Records that a call has ended. Returns whether no other worker could have taken its lease in the meantime.
-    pub(crate) fn call_ends(&mut self, number: u64, clock: &Clock) -> bool {
-        let Some(index) = self.calls.iter().position(|call| call.number == number) else { return false };
+    pub(crate) fn call_ends(&mut self, id: u32, clock: &Clock) -> bool {
+        let Some(index) = self.calls.iter().position(|call| call.id == id) else { return false };
         let call = self.calls.remove(index);
         clock.steady() < call.at + call.timeout + GRACE && !clock.jumped_since(call.at)
     }

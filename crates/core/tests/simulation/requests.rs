@@ -2,44 +2,35 @@
 
 use std::sync::Arc;
 
-use entra_exchange_core::broker::{CachedToken, RejectedToken, Rejection, RequiredLifetime, StreamId, TokenLookup};
+use entra_exchange_core::broker::{CachedToken, RejectedToken, RequiredLifetime, StreamId, TokenLookup};
+use entra_exchange_core::decision::ConfigPath;
 use entra_exchange_core::entra::TokenKey;
 use sha2::{Digest as _, Sha256};
 
 use crate::entra;
 use crate::judge::{Life, Rejects};
-use crate::sabotage::Sabotage;
 use crate::vm::{RequestedToken, Vm};
-use crate::world::{SharedView, SimulatedEvent, World};
+use crate::world::{SimulatedEvent, World};
 
 impl World {
     pub(crate) fn handle_request(&self, vm: usize, index: usize, need: RequiredLifetime) {
-        let now = self.now(vm);
         let stream = StreamId(self.number() as u32);
         let mut state = self.vms[vm].borrow_mut();
         let life = (vm, state.generation);
         let spec = Arc::clone(&state.specs[index]);
         let waiting = state.streams.len();
-        let shared_view = SharedView { world: self, vm };
         let (stale, rejects) = self.stale(&state, spec.key());
         let began = self.judge.borrow().publications;
-        let answer = if let Some(stale) = stale {
-            let (answer, rejection) = state.broker.get_replacement(&spec, need, stale, stream, now, &shared_view);
-            let seen = state.handed_out.get(&spec.key()).and_then(|issued| entra::number_of(issued.token().expose()));
-            self.rejects(&state, vm, spec.key(), seen, &rejection);
-            Some(answer)
-        } else {
-            let (answer, look) = if self.chance(self.plan.unwaiting) {
-                (None, state.broker.prefetch(&spec, now, &shared_view))
-            } else {
-                let (answer, look) = state.broker.get(&spec, need, stream, now, &shared_view);
-                (Some(answer), look)
-            };
-            if look {
-                self.wake_self(&state, vm, spec.key());
+        let waits = stale.is_some() || !self.chance(self.plan.unwaiting);
+        let (answer, lines) = self.act(vm, &mut state, |driver, now, host| {
+            if waits {
+                return Some(driver.request_token(&spec, need, stale, stream, now, host));
             }
-            answer
-        };
+            driver.prefetch(&spec, now, host);
+            None
+        });
+        let seen = state.handed_out.get(&spec.key()).and_then(|issued| entra::number_of(issued.token().expose()));
+        self.rejects(vm, spec.key(), seen, &lines);
         self.note(vm, || format!("  {stream:?} gets {answer:?}"));
         match answer {
             None => {}
@@ -96,42 +87,30 @@ impl World {
     pub(crate) fn leaves(&self, (vm, generation): Life, stream: StreamId) {
         let mut state = self.vms[vm].borrow_mut();
         if state.generation == generation && state.streams.remove(&stream).is_some() {
-            state.broker.forget(stream);
+            state.driver.forget(stream);
             self.judge.borrow_mut().stops_waiting((vm, generation), stream);
         }
     }
 
     /// The upstream rejects the token that was handed out last with 401.
     pub(crate) fn rejected(&self, (vm, generation): Life, key: TokenKey) {
-        let now = self.now(vm);
         let mut state = self.vms[vm].borrow_mut();
         let Some(issued) = state.handed_out.get(&key).filter(|_| state.generation == generation).cloned() else {
             return;
         };
-        let rejection = state.broker.reject(key, &issued, now, &SharedView { world: self, vm });
-        self.rejects(&state, vm, key, entra::number_of(issued.token().expose()), &rejection);
+        let Some(spec) = state.specs.iter().find(|spec| spec.key() == key).cloned() else { return };
+        let by = ConfigPath::Destination(0);
+        let ((), lines) = self.act(vm, &mut state, |driver, now, host| driver.reject(&spec, &issued, &by, now, host));
+        self.rejects(vm, key, entra::number_of(issued.token().expose()), &lines);
     }
 
-    /// Wakes the workers that the broker names after a rejection.
-    fn rejects(&self, state: &Vm, vm: usize, key: TokenKey, number: Option<usize>, rejection: &Rejection) {
-        self.note(vm, || format!("  {rejection:?} of token {number:?}"));
-        if rejection.newly_rejected {
-            self.judge.borrow_mut().marks(key, number, &self.clock);
-        }
-        for queue in &rejection.wake {
-            if *queue == state.queue {
-                self.wake_self(state, vm, key);
-            } else {
-                self.wake(*queue, key);
-            }
-        }
-    }
-
-    /// Sends the worker a message to itself, which arrives in the next iteration of its event loop.
-    fn wake_self(&self, state: &Vm, vm: usize, key: TokenKey) {
-        if self.sabotage != Some(Sabotage::NoMessageToOneself) {
-            let at = self.clock.steady() + self.draw(0, 2);
-            self.put(at, vm, SimulatedEvent::Message { queue: state.queue, key });
+    /// Checks the line of a rejection, if there is one.
+    fn rejects(&self, vm: usize, key: TokenKey, number: Option<usize>, lines: &[String]) {
+        for line in lines {
+            self.note(vm, || format!("  {line}"));
+            let mut judge = self.judge.borrow_mut();
+            judge.must(line.starts_with("event=rejected "), "readable", || format!("{line:?} is unexpected"));
+            judge.marks(key, number, &self.clock);
         }
     }
 }

@@ -10,6 +10,9 @@ use entra_exchange_core::time::Timestamp;
 pub(crate) const TENANT: &str = "11111111-1111-4111-8111-111111111111";
 const CLIENT: &str = "aaaaaaaa-0000-4000-8000-000000000001";
 
+/// The cluster that serves the file with the federated token.
+pub(crate) const FILE: &str = "projected_token";
+
 /// The clusters that lead to the authority. Some token specs have several.
 const CLUSTERS: [&str; 3] = ["entra", "entra_2", "entra_3"];
 
@@ -53,7 +56,7 @@ fn make(parts: &Parts, discard_before: Option<Timestamp>) -> TokenSpec {
         tenant_id: parts.tenant_id,
         client_id: parts.client_id,
         scope: &parts.scope,
-        assertion: &Source::File { cluster: "projected_token".to_owned() },
+        assertion: &Source::File { cluster: FILE.to_owned() },
         clusters: &clusters,
         discard_before,
     })

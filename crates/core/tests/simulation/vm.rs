@@ -1,32 +1,24 @@
-//! The VM of one worker: its broker, and a shell that carries out the broker's commands like the engine's driver
-//! (`crates/core/src/engine/driver.rs`).
+//! The VM of one worker: its driver, and the host that it acts through.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use entra_exchange_core::broker::{
-    Broker, CachedToken, Command, QueueId, READ_TIMEOUT, SharedData, StreamId, WorkerId,
-};
-use entra_exchange_core::entra::{TokenKey, TokenRequest, TokenSpec};
-use entra_exchange_core::event::Event;
-use entra_exchange_core::http::CallResult;
+use entra_exchange_core::broker::{CachedToken, QueueId, SharedData, StreamId, WorkerId};
+use entra_exchange_core::engine::{CallId, Driver, Finished, Host, MetricId};
+use entra_exchange_core::entra::{TokenKey, TokenSpec};
+use entra_exchange_core::event::{Event, Level};
+use entra_exchange_core::http::{CallFailure, HttpCall};
+use entra_exchange_core::metrics::Kind;
 use entra_exchange_core::time::Timestamp;
 
 use crate::entra::{self, Answered, Weather};
-use crate::judge::{LoggedFailure, Rejects};
+use crate::judge::{Life, LoggedFailure, Rejects};
 use crate::plan::Plan;
 use crate::random::Random;
 use crate::sabotage::Sabotage;
 use crate::specs;
 use crate::world::{MAIN, SharedView, SimulatedEvent, World};
-
-/// The purpose of a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CallPurpose {
-    Assertion(TokenKey),
-    Endpoint(TokenKey),
-}
 
 /// The context of an event. The default is that of an event other than a response.
 #[derive(Clone, Copy)]
@@ -50,7 +42,7 @@ pub(crate) struct RequestedToken {
 }
 
 pub(crate) struct Vm {
-    pub(crate) broker: Broker,
+    pub(crate) driver: Driver,
     pub(crate) queue: QueueId,
     /// The number of VMs that the worker had before this one.
     pub(crate) generation: u32,
@@ -59,8 +51,8 @@ pub(crate) struct Vm {
     pub(crate) tick_at: Option<u64>,
     /// The second in which the timer fired last, and how often it fired in that second.
     pub(crate) ticks: (u64, u64),
-    /// The outstanding calls. Envoy drops them together with the VM.
-    pub(crate) calls: HashMap<u64, CallPurpose>,
+    /// The outstanding calls to the token endpoint. Envoy drops them together with the VM.
+    pub(crate) calls: BTreeMap<u32, TokenKey>,
     /// The waiting requests.
     pub(crate) streams: HashMap<StreamId, RequestedToken>,
     /// The last token that was handed out for each key.
@@ -81,13 +73,13 @@ impl Vm {
         // The number of a queue contains the index of its worker and the generation of its VM.
         let queue = QueueId(generation * 100 + vm as u32);
         Self {
-            broker: Broker::new(WorkerId(random.next()), queue, plan.limits),
+            driver: Driver::new(WorkerId(random.next()), queue, plan.limits, Some(Level::Info)),
             queue,
             generation,
             specs: [specs::all(discard_before), specs::unlisted(discard_before)].concat(),
             tick_at: None,
             ticks: (0, 0),
-            calls: HashMap::new(),
+            calls: BTreeMap::new(),
             streams: HashMap::new(),
             handed_out: HashMap::new(),
             stalled_until: 0,
@@ -96,104 +88,153 @@ impl Vm {
     }
 }
 
-/// Passes the result of a call to a broker.
-pub(crate) fn report(
-    broker: &mut Broker,
-    call: CallPurpose,
-    answer: CallResult,
-    now: Timestamp,
-    shared: &dyn SharedData,
-) -> Vec<Command> {
-    match call {
-        CallPurpose::Assertion(key) => broker.assertion_arrived(key, answer, now, shared),
-        CallPurpose::Endpoint(key) => broker.endpoint_answered(key, answer, now, shared),
+/// The process from the view of one VM.
+pub(crate) struct VmHost<'a> {
+    world: &'a World,
+    vm: usize,
+    generation: u32,
+    queue: QueueId,
+    specs: &'a [Arc<TokenSpec>],
+    calls: &'a mut BTreeMap<u32, TokenKey>,
+    shared: SharedView<'a>,
+    /// The lines that were logged.
+    lines: Vec<String>,
+}
+
+impl Host for VmHost<'_> {
+    fn now(&self) -> Timestamp {
+        self.world.now(self.vm)
     }
+
+    fn shared(&self) -> &dyn SharedData {
+        &self.shared
+    }
+
+    fn start_call(&mut self, call: &HttpCall) -> Result<CallId, CallFailure> {
+        let world = self.world;
+        world.note(self.vm, || format!("  calls {}{}", call.cluster, call.path));
+        let (key, answered) = if call.cluster == specs::FILE {
+            let answered = world.read_file(self.vm, call.timeout);
+            world.judge.borrow_mut().reads(self.vm, answered.is_malformed(), &world.clock);
+            (None, answered)
+        } else {
+            let spec = world.requested_by(call, self.specs).ok_or(CallFailure::NoSuchCluster)?;
+            let is_first = spec.clusters().first() == Some(&call.cluster);
+            world.judge.borrow_mut().asks_entra(spec.key(), &entra::assertion_in(call), is_first, &world.clock);
+            (Some(spec.key()), world.call_entra(call))
+        };
+        answered.answer.as_ref().map_err(|failure| *failure)?;
+        let id = world.number() as u32;
+        let life = (self.vm, self.generation);
+        world.judge.borrow_mut().calls(id, life, key, call.timeout, &world.clock);
+        if let Some(key) = key {
+            self.calls.retain(|_, other| *other != key);
+            self.calls.insert(id, key);
+        }
+        world.disturb_leader(self.vm, answered.after);
+        let at = world.clock.steady() + answered.after;
+        world.put(at, self.vm, SimulatedEvent::Response { generation: self.generation, id, answered });
+        Ok(CallId(id))
+    }
+
+    fn wake(&mut self, worker: QueueId, message: &[u8]) {
+        if worker == self.queue {
+            self.world.wake_self(self.vm, worker, message);
+        } else {
+            self.world.wake(worker, message);
+        }
+    }
+
+    fn set_timer(&mut self, _: Option<Duration>) {}
+
+    fn log(&mut self, event: &Event) {
+        self.lines.push(event.to_string());
+    }
+
+    fn metric(&mut self, _: Kind, _: &str) -> Option<MetricId> {
+        None
+    }
+
+    fn record(&mut self, _: MetricId, _: Kind, _: i64) {}
 }
 
 impl World {
-    /// Passes an event to a broker, and carries out its commands until there are none left.
+    /// Passes an event to the driver of a VM. Returns its result, and the lines that were logged.
+    pub(crate) fn act<T>(
+        &self,
+        vm: usize,
+        state: &mut Vm,
+        event: impl FnOnce(&mut Driver, Timestamp, &mut VmHost<'_>) -> T,
+    ) -> (T, Vec<String>) {
+        let Vm { driver, queue, generation, specs, calls, .. } = state;
+        let shared = SharedView { world: self, vm };
+        let (generation, queue) = (*generation, *queue);
+        let mut host = VmHost { world: self, vm, generation, queue, specs, calls, shared, lines: Vec::new() };
+        let result = event(driver, self.now(vm), &mut host);
+        (result, host.lines)
+    }
+
+    /// Passes an event to the driver of a VM, and finishes the requests whose wait has ended.
     pub(crate) fn drive(
         &self,
         vm: usize,
         after: After,
-        event: impl FnOnce(&mut Broker, Timestamp, &dyn SharedData) -> Vec<Command>,
+        event: impl FnOnce(&mut Driver, Timestamp, &mut VmHost<'_>) -> Vec<Finished>,
     ) {
         let now = self.now(vm);
-        let shared_view = SharedView { world: self, vm };
         let mut state = self.vms[vm].borrow_mut();
         let life = (vm, state.generation);
         let publications = || self.judge.borrow().publications;
         let began = publications();
-        let mut commands = VecDeque::from(event(&mut state.broker, now, &shared_view));
+        let (finished, lines) = self.act(vm, &mut state, event);
         // Other workers publish tokens while this one processes an event.
         let unseen = began..publications();
-        while let Some(command) = commands.pop_front() {
-            self.note(vm, || match &command {
-                Command::ReadAssertion(spec) => format!("  reads for {:?}", spec.key()),
-                Command::CallEndpoint { spec, cluster, .. } => format!("  calls {cluster} for {:?}", spec.key()),
-                command => format!("  {command:?}"),
-            });
-            let (call, timeout, answered) = match command {
-                Command::ReadAssertion(spec) => {
-                    self.judge.borrow_mut().reads(spec.key(), &self.clock);
-                    (CallPurpose::Assertion(spec.key()), READ_TIMEOUT, self.read_file(vm))
-                }
-                Command::CallEndpoint { spec, cluster, request, timeout } => {
-                    let is_first = spec.clusters().first() == Some(&cluster);
-                    let assertion = entra::assertion_in(&request);
-                    self.judge.borrow_mut().asks_entra(spec.key(), assertion, is_first, &self.clock);
-                    (CallPurpose::Endpoint(spec.key()), timeout, self.call_entra(&spec, &cluster, &request, timeout))
-                }
-                // No request asks for readiness here.
-                Command::Measure(_) | Command::ReadForProbe(_) | Command::FinishProbe(..) => continue,
-                Command::Wake(queue, key) => {
-                    self.wake(queue, key);
-                    continue;
-                }
-                Command::Finish(stream, outcome) => {
-                    let waiting = state.streams.len();
-                    let known = self.judge.borrow_mut().stops_waiting(life, stream);
-                    self.judge.borrow_mut().must(known, "answered once", || format!("{stream:?} of worker {vm}"));
-                    match (state.streams.remove(&stream), outcome) {
-                        (Some(requested), Ok(issued)) => self.hand_out(&mut state, life, &requested, issued),
-                        (Some(requested), Err(problem)) => {
-                            self.judge.borrow_mut().refuses(
-                                &requested,
-                                &problem,
-                                (life, waiting),
-                                &unseen,
-                                &self.clock,
-                            );
-                        }
-                        (None, _) => {}
-                    }
-                    continue;
-                }
-                Command::Log(event) => {
-                    self.logs(&state, &event, after, now);
-                    continue;
-                }
-            };
-            if answered.answer.is_err() {
-                commands.extend(report(&mut state.broker, call, answered.answer, now, &shared_view));
-                continue;
-            }
-            let number = self.number();
-            let (CallPurpose::Assertion(key) | CallPurpose::Endpoint(key)) = call;
-            self.judge.borrow_mut().calls(number, life, key, timeout, &self.clock);
-            // A response to an earlier call for the key is dropped: the broker would take it for the response to this one.
-            state.calls.retain(|_, other| *other != call);
-            state.calls.insert(number, call);
-            self.disturb_leader(vm, answered.after);
-            let call = self.mixed_up(call, &state.specs);
-            let at = self.clock.steady() + answered.after;
-            self.put(at, vm, SimulatedEvent::TokenLookup { generation: life.1, number, call, answered });
+        for line in lines {
+            self.logs(&state, &line, after, now);
         }
-        let period = state.broker.next_due().map(|due| (due.since(now).as_millis() as u64).max(1));
+        for finished in finished {
+            self.note(vm, || format!("  {finished:?}"));
+            // No request asks for readiness here.
+            let Finished::Token(stream, outcome) = finished else { continue };
+            let waiting = state.streams.len();
+            let known = self.judge.borrow_mut().stops_waiting(life, stream);
+            self.judge.borrow_mut().must(known, "answered once", || format!("{stream:?} of worker {vm}"));
+            match (state.streams.remove(&stream), outcome) {
+                (Some(requested), Ok(issued)) => self.hand_out(&mut state, life, &requested, issued),
+                (Some(requested), Err(problem)) => {
+                    let mut judge = self.judge.borrow_mut();
+                    judge.refuses(&requested, &problem, (life, waiting), &unseen, &self.clock);
+                }
+                (None, _) => {}
+            }
+        }
+        self.set_timer(life, &mut state, now);
+    }
+
+    fn set_timer(&self, (vm, generation): Life, state: &mut Vm, now: Timestamp) {
+        let period = state.driver.next_due().map(|due| (due.since(now).as_millis() as u64).max(1));
         state.tick_at = period.map(|period| self.clock.steady() + period);
         if let Some(at) = state.tick_at {
-            self.put(at, vm, SimulatedEvent::Tick { generation: life.1, at });
+            self.put(at, vm, SimulatedEvent::Tick { generation, at });
         }
+    }
+
+    /// The token that a call requests from the token endpoint, if the configuration allows this call.
+    fn requested_by<'a>(&self, call: &HttpCall, specs: &'a [Arc<TokenSpec>]) -> Option<&'a Arc<TokenSpec>> {
+        let requested = (entra::tenant_of(call), entra::field(call, "client_id"), entra::field(call, "scope"));
+        let is_requested = |spec: &&Arc<TokenSpec>| {
+            (spec.tenant_id(), spec.client_id(), spec.scope()) == (&*requested.0, &*requested.1, &*requested.2)
+        };
+        let spec = specs.iter().find(is_requested);
+        let is_allowed = spec.is_some_and(|spec| {
+            call.authority == spec.authority().host()
+                && call.path == format!("/{}/oauth2/v2.0/token", spec.tenant_id())
+                && spec.clusters().contains(&call.cluster)
+        });
+        self.judge.borrow_mut().must(is_allowed, "assertion", || {
+            format!("it is sent to {} and {}{}", call.cluster, call.authority, call.path)
+        });
+        spec
     }
 
     /// Lets a worker die or stall while the others rely on its call, depending on the plan.
@@ -211,26 +252,22 @@ impl World {
     }
 
     /// The response with the token file. Internal listeners do not answer the main thread.
-    fn read_file(&self, vm: usize) -> Answered {
+    fn read_file(&self, vm: usize, timeout: Duration) -> Answered {
         let faults = if self.clock.steady() < self.plan.end { self.plan.assertion_faults } else { 0 };
-        let mut random = self.random.borrow_mut();
         if vm == MAIN {
             return entra::no_listener();
         }
-        entra::assertion(&mut random, faults, self.clock.wall(), READ_TIMEOUT.as_millis() as u64)
+        entra::assertion(&mut self.random.borrow_mut(), faults, self.clock.wall(), timeout.as_millis() as u64)
     }
 
-    fn call_entra(&self, spec: &TokenSpec, cluster: &String, request: &TokenRequest, timeout: Duration) -> Answered {
-        let mut judge = self.judge.borrow_mut();
-        let is_allowed = request.authority == spec.authority().host() && spec.clusters().contains(cluster);
-        judge.must(is_allowed, "assertion", || format!("it is sent to {cluster} and {}", request.authority));
+    fn call_entra(&self, call: &HttpCall) -> Answered {
         entra::token(
             &mut self.random.borrow_mut(),
             self.weather(),
-            request,
+            call,
             (self.clock.wall(), self.clock.steady()),
-            timeout.as_millis() as u64,
-            &mut judge.minted,
+            call.timeout.as_millis() as u64,
+            &mut self.judge.borrow_mut().minted,
         )
     }
 
@@ -244,7 +281,7 @@ impl World {
     }
 
     /// Sends a message to another worker. It is ignored if the VM of the queue is gone.
-    pub(crate) fn wake(&self, queue: QueueId, key: TokenKey) {
+    fn wake(&self, queue: QueueId, message: &[u8]) {
         let vm = queue.0 as usize % 100;
         if self.sabotage == Some(Sabotage::NoMessageToOthers) {
             return;
@@ -253,16 +290,24 @@ impl World {
             return;
         }
         for _ in 0..if self.chance(self.plan.doubled) { 2 } else { 1 } {
-            self.put(self.clock.steady() + self.draw(0, self.plan.delay), vm, SimulatedEvent::Message { queue, key });
+            let at = self.clock.steady() + self.draw(0, self.plan.delay);
+            self.put(at, vm, SimulatedEvent::Message { queue, message: message.to_vec() });
+        }
+    }
+
+    /// Sends the worker a message to itself, which arrives in the next iteration of its event loop.
+    fn wake_self(&self, vm: usize, queue: QueueId, message: &[u8]) {
+        if self.sabotage != Some(Sabotage::NoMessageToOneself) {
+            let at = self.clock.steady() + self.draw(0, 2);
+            self.put(at, vm, SimulatedEvent::Message { queue, message: message.to_vec() });
         }
     }
 
     /// Compares the log line of an exchange with its result.
-    fn logs(&self, state: &Vm, event: &Event, after: After, now: Timestamp) {
-        let line = event.to_string();
+    fn logs(&self, state: &Vm, line: &str, after: After, now: Timestamp) {
         let field = |name: &str| line.split(' ').find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
         let mut judge = self.judge.borrow_mut();
-        judge.must_hide_secrets(&line);
+        judge.must_hide_secrets(line);
         let is_meant =
             |spec: &&Arc<TokenSpec>| field("identity") == Some(spec.identity()) && field("scope") == Some(spec.scope());
         let spec = state.specs.iter().find(is_meant);
@@ -292,13 +337,17 @@ impl World {
         }
     }
 
-    fn mixed_up(&self, call: CallPurpose, specs: &[Arc<TokenSpec>]) -> CallPurpose {
-        let other = |key: TokenKey| specs.iter().map(|spec| spec.key()).find(|other| *other != key).unwrap_or(key);
-        match call {
-            CallPurpose::Endpoint(key) if self.sabotage == Some(Sabotage::AnswersMixedUp) => {
-                CallPurpose::Endpoint(other(key))
-            }
-            call => call,
+    /// The call for which a response is delivered: its own, or in a host that mixes them up that for another token.
+    pub(crate) fn delivered_for(&self, id: u32, calls: &mut BTreeMap<u32, TokenKey>) -> u32 {
+        let own = calls.remove(&id);
+        if self.sabotage != Some(Sabotage::AnswersMixedUp) {
+            return id;
         }
+        let other = calls.iter().find(|(_, key)| own.is_some_and(|own| own != **key)).map(|(other, _)| *other);
+        if let (Some(other), Some(own)) = (other, own) {
+            calls.remove(&other);
+            calls.insert(id, own);
+        }
+        other.unwrap_or(id)
     }
 }

@@ -1,6 +1,6 @@
 //! A simulated Envoy process: its workers, their shared data, and a queue of events that are processed one by one.
 //!
-//! It does the work of the filter's shell in Envoy (`src/`). The seed determines everything.
+//! Each worker runs the engine's driver, as in Envoy. The seed determines everything.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use entra_exchange_core::broker::{QueueId, RequiredLifetime, SharedData, StreamId, prepare};
+use entra_exchange_core::engine::CallId;
 use entra_exchange_core::entra::TokenKey;
 use entra_exchange_core::time::Timestamp;
 
@@ -19,7 +20,7 @@ use crate::plan::Plan;
 use crate::random::Random;
 use crate::sabotage::Sabotage;
 use crate::specs;
-use crate::vm::{After, CallPurpose, Vm, report};
+use crate::vm::{After, Vm};
 
 /// The VM of the main thread. It gets no requests, and the cluster that serves the token file does not answer it.
 pub(crate) const MAIN: usize = 0;
@@ -38,16 +39,15 @@ pub(crate) enum SimulatedEvent {
     /// A message in this queue. It is ignored if the queue belongs to an earlier VM.
     Message {
         queue: QueueId,
-        key: TokenKey,
+        message: Vec<u8>,
     },
     Tick {
         generation: u32,
         at: u64,
     },
-    TokenLookup {
+    Response {
         generation: u32,
-        number: u64,
-        call: CallPurpose,
+        id: u32,
         answered: Answered,
     },
     Rejected {
@@ -261,7 +261,7 @@ impl World {
         // Setting the clock also moves the minute in which the number of new scopes is limited.
         if self.plan.unlisted_percent > 0 && self.plan.jumps.is_empty() && now < self.plan.end {
             // A worker that is processing an event is checked afterwards.
-            let kept = self.vms.iter().filter_map(|vm| Some(vm.try_borrow().ok()?.broker.keys())).max();
+            let kept = self.vms.iter().filter_map(|vm| Some(vm.try_borrow().ok()?.driver.keys())).max();
             let (kept, most) = (kept.unwrap_or_default(), self.plan.most_keys());
             self.judge.borrow_mut().must(kept <= most, "budget", || format!("{kept} keys in a worker, at most {most}"));
         }
@@ -293,9 +293,9 @@ impl World {
         match event {
             SimulatedEvent::RequestAccess { index, need } => self.handle_request(vm, index, need),
             SimulatedEvent::Leaves { generation, stream } => self.leaves((vm, generation), stream),
-            SimulatedEvent::Message { queue, key } => {
+            SimulatedEvent::Message { queue, message } => {
                 if self.vms[vm].borrow().queue == queue {
-                    self.drive(vm, After::default(), |broker, now, shared| broker.poll(key, now, shared));
+                    self.drive(vm, After::default(), |driver, now, host| driver.woken(&[message], now, host));
                 }
             }
             SimulatedEvent::Tick { generation, at } => {
@@ -307,11 +307,11 @@ impl World {
                     self.count_tick(vm);
                 }
                 if fires && self.sabotage != Some(Sabotage::NoTimer) {
-                    self.drive(vm, After::default(), |broker, now, shared| broker.tick(now, shared));
+                    self.drive(vm, After::default(), |driver, now, host| driver.timer(now, host));
                 }
             }
-            SimulatedEvent::TokenLookup { generation, number, call, answered } => {
-                self.answered((vm, generation), number, call, answered);
+            SimulatedEvent::Response { generation, id, answered } => {
+                self.answered((vm, generation), id, answered);
             }
             SimulatedEvent::Rejected { generation, key } => self.rejected((vm, generation), key),
             SimulatedEvent::Dies => self.dies(vm),
@@ -354,24 +354,25 @@ impl World {
     fn warm_up(&self, vm: usize) {
         if self.plan.warm {
             let first = Arc::clone(&self.vms[vm].borrow().specs[0]);
-            self.drive(vm, After::default(), |broker, now, _| {
-                broker.keep_warm(&[first], now);
+            self.drive(vm, After::default(), |driver, now, _| {
+                driver.keep_warm(&[first], now);
                 Vec::new()
             });
         }
     }
 
-    fn answered(&self, (vm, generation): Life, number: u64, call: CallPurpose, answered: Answered) {
-        let known = {
+    fn answered(&self, (vm, generation): Life, id: u32, answered: Answered) {
+        let under_lease = self.judge.borrow_mut().call_ends(id, &self.clock);
+        let id = {
             let mut state = self.vms[vm].borrow_mut();
-            state.generation == generation && state.calls.remove(&number).is_some()
+            if state.generation != generation {
+                return;
+            }
+            self.delivered_for(id, &mut state.calls)
         };
-        let under_lease = self.judge.borrow_mut().call_ends(number, &self.clock);
-        if known {
-            let Answered { answer, retry_after, minted, .. } = answered;
-            let after = After { under_lease, minted, retry_after };
-            self.drive(vm, after, |broker, now, shared| report(broker, call, answer, now, shared));
-        }
+        let Answered { answer, retry_after, minted, .. } = answered;
+        let after = After { under_lease, minted, retry_after };
+        self.drive(vm, after, |driver, now, host| driver.call_finished(CallId(id), answer, now, host));
     }
 
     /// From now on there are no faults, so a request without a token is a violation.
@@ -379,20 +380,20 @@ impl World {
         self.judge.borrow_mut().nothing_is_wrong = true;
     }
 
-    /// Checks that no worker has a timer, no request waits, and a shelf becomes empty with the next write to it.
+    /// Checks that no worker keeps a token key, no request waits, and a shelf becomes empty with the next write to it.
     pub(crate) fn expect_nothing_left(&self) {
-        let timers = self.vms.iter().filter(|vm| vm.borrow().broker.next_due().is_some()).count();
+        let keys: usize = self.vms.iter().map(|vm| vm.borrow().driver.keys()).sum();
         let mut judge = self.judge.borrow_mut();
-        judge.must(timers == 0, "nothing left", || format!("{timers} workers still have a timer"));
+        judge.must(keys == 0, "nothing left", || format!("workers still keep {keys} token keys"));
         let waiting = judge.waiting();
         judge.must(waiting == 0, "nothing left", || format!("{waiting} requests still wait"));
         drop(judge);
         // The main thread acquires and releases each lease.
         let all = if self.plan.unlisted_percent > 0 { specs::all_as_listed() } else { specs::all(None) };
         for spec in all {
-            self.drive(MAIN, After::default(), |broker, now, shared| {
-                broker.keep_warm(&[spec], now);
-                broker.tick(now, shared)
+            self.drive(MAIN, After::default(), |driver, now, host| {
+                driver.keep_warm(&[spec], now);
+                driver.timer(now, host)
             });
         }
         self.run_until(self.clock.steady() + 1_000);

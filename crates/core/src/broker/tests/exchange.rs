@@ -90,7 +90,7 @@ fn a_cancelled_request_does_not_cancel_the_exchange_of_others() {
     process.workers[0].forget(StreamId(1));
     process.assertion(0);
     assert_eq!(process.endpoint(0, token(3600)), [Observed::Token(2)]);
-    assert!(process.workers[0].waiting.is_empty());
+    assert_eq!(process.workers[0].waiting, 0);
 }
 
 #[test]
@@ -173,14 +173,15 @@ fn the_assertion_is_sent_only_to_the_clusters_of_the_authority() {
     let body = jwt(&json!({"alg": "RS256"}), &claims()).into_bytes();
     let read =
         Ok(CallResponse { status: 200, retry_after: None, request_id: None, body: body.clone(), is_envoys_own: false });
-    let commands = process.workers[0].assertion_arrived(process.spec.key(), read, process.now, &process.shared);
+    let commands = process.read(0, read);
     let assertion = String::from_utf8(body).unwrap();
     let mut calls = 0;
     for command in commands {
-        let Command::CallEndpoint { cluster, request, .. } = command else { continue };
-        assert!(process.spec.clusters().contains(&cluster), "{cluster}");
-        assert_eq!(request.authority, process.spec.authority().host());
-        assert!(request.body.contains(&format!("client_assertion={assertion}")));
+        let Command::Call(Purpose::Token(_), call) = command else { continue };
+        assert!(process.spec.clusters().contains(&call.cluster), "{}", call.cluster);
+        assert_eq!(call.authority, process.spec.authority().host());
+        let body = String::from_utf8(call.body).unwrap();
+        assert!(body.contains(&format!("client_assertion={assertion}")));
         calls += 1;
     }
     assert_eq!(calls, 1);
@@ -368,7 +369,7 @@ fn a_full_queue_withholds_no_token() {
 /// Returns the timeouts of the requested calls.
 fn timeouts(commands: &[Command]) -> Vec<Duration> {
     let timeout = |command: &Command| match command {
-        Command::CallEndpoint { timeout, .. } => Some(*timeout),
+        Command::Call(Purpose::Token(_), call) => Some(call.timeout),
         _ => None,
     };
     commands.iter().filter_map(timeout).collect()
@@ -382,8 +383,7 @@ fn a_call_times_out_after_three_seconds_while_another_cluster_can_be_tried_and_a
         process.pending(0, 1);
         process.poll(0);
         let read = process.federated_token();
-        let key = process.spec.key();
-        let mut commands = process.workers[0].assertion_arrived(key, read, process.now, &process.shared);
+        let mut commands = process.read(0, read);
         for (index, seconds) in expected.iter().enumerate() {
             assert_eq!(timeouts(&commands), [Duration::from_secs(*seconds)], "{clusters:?}, {index}");
             process.advance(Duration::from_secs(*seconds));
@@ -394,7 +394,7 @@ fn a_call_times_out_after_three_seconds_while_another_cluster_can_be_tried_and_a
                 body: Vec::new(),
                 is_envoys_own: true,
             };
-            commands = process.workers[0].endpoint_answered(key, Ok(silence), process.now, &process.shared);
+            commands = process.called(0, Ok(silence));
         }
         assert_eq!(observed(commands), [Observed::Problem(1, Code::EntraUnavailable)]);
     }
@@ -410,10 +410,9 @@ fn a_call_that_does_not_reach_the_authority_is_logged_and_is_no_failure_while_an
     process.pending(0, 1);
     process.poll(0);
     process.assertion(0);
-    let key = process.spec.key();
     let reset =
         CallResponse { status: 503, retry_after: None, request_id: None, body: b"reset".to_vec(), is_envoys_own: true };
-    let commands = process.workers[0].endpoint_answered(key, Ok(reset), process.now, &process.shared);
+    let commands = process.called(0, Ok(reset));
     let lines: Vec<String> = commands
         .iter()
         .filter_map(|command| match command {

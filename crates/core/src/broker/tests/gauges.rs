@@ -20,12 +20,9 @@ impl Process {
         self.spec = spec_of("a", scope, &["entra"], None);
         self.pending(worker, 1);
         self.poll(worker);
-        let mut commands = {
-            let read = self.federated_token();
-            self.workers[worker].assertion_arrived(self.spec.key(), read, self.now, &self.shared)
-        };
-        let key = self.spec.key();
-        commands.extend(self.workers[worker].endpoint_answered(key, answer, self.now, &self.shared));
+        let read = self.federated_token();
+        let mut commands = self.read(worker, read);
+        commands.extend(self.called(worker, answer));
         commands
     }
 
@@ -73,8 +70,7 @@ fn a_token_whose_refresh_fails_remains_the_earliest_until_it_can_no_longer_be_se
     process.advance(refresh_in);
     assert_eq!(process.poll(0), [Observed::Read]);
     process.assertion(0);
-    let key = process.spec.key();
-    let commands = process.workers[0].endpoint_answered(key, refusal(90_002), process.now, &process.shared);
+    let commands = process.called(0, refusal(90_002));
     let expiry = Some(START.unix_seconds() + 3600);
     assert_eq!((gauge(&commands, EXPIRY), gauge(&commands, "failures_in_a_row")), (expiry, Some(1)));
     let left = START.plus(Duration::from_secs(3560)).since(process.now).as_secs();
@@ -108,13 +104,13 @@ fn the_federated_token_is_measured_and_read_again_when_it_is_old_until_it_is_ren
     let file = Source::File { cluster: "projected_token".to_owned() };
     let first = process.federated_token();
     let is_read = |commands: &[Command]| {
-        commands.iter().any(|command| matches!(command, Command::ReadForProbe(source) if *source == file))
+        commands
+            .iter()
+            .any(|command| matches!(command, Command::Call(Purpose::Assertion(source), _) if *source == file))
     };
     assert!(!is_read(&process.observe_for(0, 3239)));
     assert!(is_read(&process.observe_for(0, 1)), "9/10 of its lifetime");
-    let read = |process: &mut Process, content: CallResult| {
-        process.workers[0].probe_answered(&file, content, process.now, &process.shared)
-    };
+    let read = |process: &mut Process, content: CallResult| process.read(0, content);
     assert_eq!(gauge(&read(&mut process, first.clone()), cached), Some(START.unix_seconds()));
     assert!(is_read(&process.observe_for(0, 60)), "once a minute");
     // It expires, and the last read remains the only measurement.
@@ -132,7 +128,7 @@ fn a_read_for_the_gauges_does_not_make_a_pod_not_ready() {
     process.exchanged(0, "x/.default", token(86_400));
     let file = Source::File { cluster: "projected_token".to_owned() };
     assert!(credential::is_readable(&process.shared, &file));
-    process.workers[0].probe_answered(&file, answer(503, &json!({})), process.now, &process.shared);
+    process.read(0, answer(503, &json!({})));
     assert!(credential::is_readable(&process.shared, &file));
 }
 

@@ -30,7 +30,7 @@ fn a_token_that_is_unused_since_its_refresh_is_removed() {
     assert_eq!(process.poll(0), []);
     process.advance(Duration::from_secs(1));
     assert_eq!(process.poll(0), []);
-    assert!(process.workers[0].slots.is_empty() && process.workers[0].timers.is_empty());
+    assert!(process.workers[0].keys() == 0 && process.workers[0].timers.is_empty());
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn unused_state_is_removed() {
     process.exchange(0, 1, token(3600));
     process.advance(Duration::from_secs(7200));
     process.poll(0);
-    assert!(process.workers[0].slots.is_empty() && process.workers[0].timers.is_empty());
+    assert!(process.workers[0].keys() == 0 && process.workers[0].timers.is_empty());
     let name =
         process.shared.values.borrow().iter().find(|(_, (value, _))| value.len() > 2).map(|(name, _)| name.clone());
     assert!(name.is_some());

@@ -30,7 +30,7 @@ fn a_thousand_requests_for_one_token_are_released_a_few_at_a_time_in_the_order_o
         released.extend(more);
     }
     assert_eq!(released, (0..1_000).map(Observed::Token).collect::<Vec<_>>());
-    assert!(process.workers[0].waiting.is_empty());
+    assert_eq!(process.workers[0].waiting, 0);
     assert!(process.due_in(0).unwrap() > Duration::from_secs(2900), "only the refresh remains");
 }
 
@@ -57,7 +57,7 @@ fn a_request_that_is_reset_before_its_release_leaves_no_state() {
     while process.due_in(0) == Some(release::PERIOD) {
         released += millisecond(&mut process).len();
     }
-    assert_eq!((released, process.workers[0].waiting.len()), (50, 0));
+    assert_eq!((released, process.workers[0].waiting), (50, 0));
 }
 
 #[test]
@@ -107,8 +107,9 @@ fn the_requests_of_one_token_do_not_wait_for_those_of_another_to_be_released() {
     assert!(matches!(answer, TokenLookup::Pending));
     process.workers[0].poll(other.key(), process.now, &process.shared);
     let read = process.federated_token();
-    process.workers[0].assertion_arrived(other.key(), read, process.now, &process.shared);
-    let answered = process.workers[0].endpoint_answered(other.key(), token(3600), process.now, &process.shared);
+    process.read(0, read);
+    let answered =
+        process.workers[0].call_finished(&Purpose::Token(other.key()), token(3600), process.now, &process.shared);
     assert_eq!(observed(answered), [], "no more are released in this millisecond");
     let mut soon = Vec::new();
     for _ in 0..2 {

@@ -7,11 +7,13 @@ mod gauges;
 mod life;
 mod many;
 mod readiness;
+mod reading;
 mod reject;
 mod shown;
 mod unconnected;
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 
 use serde_json::json;
 
@@ -23,6 +25,10 @@ use crate::entra::tests_support::spec;
 use crate::http::CallResponse;
 
 pub(super) const START: Timestamp = Timestamp::from_unix_seconds(1_795_334_000);
+
+/// The timeout of a read of the federated token, and the delay before a file without a JWT is read a second time.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
+const PARTIAL_FILE_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Shared data with the semantics of Envoy's.
 #[derive(Default)]
@@ -88,12 +94,11 @@ fn observed(commands: Vec<Command>) -> Vec<Observed> {
     commands
         .into_iter()
         .filter_map(|command| match command {
-            Command::ReadAssertion(_) => Some(Observed::Read),
-            Command::CallEndpoint { .. } => Some(Observed::EndpointCall),
+            Command::Call(Purpose::Assertion(_), _) => Some(Observed::Read),
+            Command::Call(Purpose::Token(_), _) => Some(Observed::EndpointCall),
             Command::Wake(QueueId(queue), _) => Some(Observed::Wake(queue)),
             Command::Finish(StreamId(stream), Ok(_)) => Some(Observed::Token(stream)),
             Command::Finish(StreamId(stream), Err(problem)) => Some(Observed::Problem(stream, problem.code)),
-            Command::ReadForProbe(_) => Some(Observed::Read),
             Command::FinishProbe(StreamId(stream), status) => Some(match status.outcome() {
                 Ok(()) => Observed::Ready(stream),
                 Err(problem) => Observed::Problem(stream, problem.code),
@@ -193,18 +198,35 @@ impl Process {
     }
 
     fn assertion_answer(&mut self, worker: usize, answer: CallResult) -> Vec<Observed> {
-        observed(self.workers[worker].assertion_arrived(self.spec.key(), answer, self.now, &self.shared))
+        observed(self.read(worker, answer))
     }
 
     fn endpoint(&mut self, worker: usize, answer: CallResult) -> Vec<Observed> {
-        observed(self.workers[worker].endpoint_answered(self.spec.key(), answer, self.now, &self.shared))
+        observed(self.called(worker, answer))
+    }
+
+    /// Gives a worker this answer of the token's source.
+    fn read(&mut self, worker: usize, answer: CallResult) -> Vec<Command> {
+        let purpose = Purpose::Assertion(self.spec.assertion().clone());
+        self.workers[worker].call_finished(&purpose, answer, self.now, &self.shared)
+    }
+
+    /// Gives a worker this response of the token endpoint.
+    fn called(&mut self, worker: usize, answer: CallResult) -> Vec<Command> {
+        self.workers[worker].call_finished(&Purpose::Token(self.spec.key()), answer, self.now, &self.shared)
+    }
+
+    /// Begins the exchange of a worker, which reads the federated token unless it has read it less than a second ago.
+    fn begin(&mut self, worker: usize) {
+        if self.poll(worker) != [Observed::EndpointCall] {
+            assert_eq!(self.assertion(worker), [Observed::EndpointCall]);
+        }
     }
 
     /// Performs an exchange in a worker to which the token endpoint responds with `answer`.
     fn exchange(&mut self, worker: usize, stream: u32, answer: CallResult) -> Vec<Observed> {
         self.pending(worker, stream);
-        assert_eq!(self.poll(worker), [Observed::Read]);
-        assert_eq!(self.assertion(worker), [Observed::EndpointCall]);
+        self.begin(worker);
         self.endpoint(worker, answer)
     }
 

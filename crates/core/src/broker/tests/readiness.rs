@@ -113,6 +113,8 @@ impl Pod {
 
     /// Performs an exchange for a separate scope. The result counts whichever exchange receives it.
     fn exchange(&mut self, worker: usize, answers: &[CallResult]) {
+        // A federated token that was read less than a second ago is used again.
+        self.process.advance(READING_PERIOD);
         self.scopes += 1;
         self.process.spec = spec_of("payments", &format!("{}/.default", self.scopes), &["entra"], None);
         self.process.pending(worker, self.scopes);
@@ -157,15 +159,21 @@ impl Pod {
     }
 
     fn is_ready(&mut self, worker: usize) -> bool {
+        self.process.advance(READING_PERIOD);
         let spec = Arc::clone(&self.process.spec);
         let readiness = readiness_of(&[&spec]);
         let Process { workers, shared, now, .. } = &mut self.process;
         if let Some(status) = workers[worker].check_readiness(&readiness, StreamId(999_999), *now, shared) {
             return status.outcome().is_ok();
         }
-        assert_eq!(observed(workers[worker].start_probe(*now)), [Observed::Read]);
-        let answered = workers[worker].probe_answered(spec.assertion(), self.file.clone(), *now, shared);
-        observed(answered) == [Observed::Ready(999_999)]
+        assert_eq!(observed(workers[worker].start_probe(*now, shared)), [Observed::Read]);
+        let mut answered = self.process.assertion_answer(worker, self.file.clone());
+        if answered.is_empty() {
+            self.process.advance(PARTIAL_FILE_RETRY_DELAY);
+            assert_eq!(self.process.poll(worker), [Observed::Read]);
+            answered = self.process.assertion_answer(worker, self.file.clone());
+        }
+        answered == [Observed::Ready(999_999)]
     }
 }
 
@@ -211,20 +219,34 @@ fn an_unread_token_is_read_once_for_all_probes_and_not_exchanged() {
     };
     assert_eq!((ready(&mut process, 0, 1), ready(&mut process, 0, 2), ready(&mut process, 0, 3)), (None, None, None));
     process.workers[0].forget(StreamId(3));
-    assert_eq!(observed(process.workers[0].start_probe(process.now)), [Observed::Read]);
-    assert_eq!(observed(process.workers[0].start_probe(process.now)), []);
+    assert_eq!(observed(process.workers[0].start_probe(process.now, &process.shared)), [Observed::Read]);
+    assert_eq!(observed(process.workers[0].start_probe(process.now, &process.shared)), []);
     let missing =
         Ok(CallResponse { status: 503, retry_after: None, request_id: None, body: Vec::new(), is_envoys_own: true });
-    let answered = observed(process.workers[0].probe_answered(&source, missing, process.now, &process.shared));
+    let answered = observed(process.workers[0].call_finished(
+        &Purpose::Assertion(source.clone()),
+        missing,
+        process.now,
+        &process.shared,
+    ));
     assert_eq!(
         answered,
         [Observed::Problem(1, Code::AssertionUnavailable), Observed::Problem(2, Code::AssertionUnavailable)]
     );
-    // Each probe repeats the read until it succeeds. Then all workers share the result.
+    // Within a second the result holds for further probes. Later ones repeat the read until it succeeds.
+    assert_eq!(ready(&mut process, 0, 7), None);
+    let again = observed(process.workers[0].start_probe(process.now, &process.shared));
+    assert_eq!(again, [Observed::Problem(7, Code::AssertionUnavailable)]);
+    process.advance(READING_PERIOD);
     assert_eq!(ready(&mut process, 0, 4), None);
-    assert_eq!(observed(process.workers[0].start_probe(process.now)), [Observed::Read]);
+    assert_eq!(observed(process.workers[0].start_probe(process.now, &process.shared)), [Observed::Read]);
     let read = process.federated_token();
-    let answered = observed(process.workers[0].probe_answered(&source, read, process.now, &process.shared));
+    let answered = observed(process.workers[0].call_finished(
+        &Purpose::Assertion(source.clone()),
+        read,
+        process.now,
+        &process.shared,
+    ));
     assert_eq!(answered, [Observed::Ready(4)]);
     assert_eq!((ready(&mut process, 0, 5), ready(&mut process, 1, 6)), (Some(Ok(())), Some(Ok(()))));
 }
@@ -247,16 +269,18 @@ fn all_deciding_identities_must_be_ready_and_a_problem_in_the_pod_is_reported() 
             return code(&status);
         }
         let source = accepted.assertion();
-        broker.start_probe(process.now);
+        if let [Command::FinishProbe(StreamId(9), status)] = &broker.start_probe(process.now, &process.shared)[..] {
+            return code(status);
+        }
         // The original file: at the same time the claims are the same.
         let mut claims = claims();
         claims["nbf"] = json!(process.now.unix_seconds());
         claims["exp"] = json!(process.now.unix_seconds() + 3600);
         let body = jwt(&json!({"alg": "RS256"}), &claims).into_bytes();
         let read = Ok(CallResponse { status: 200, retry_after: None, request_id: None, body, is_envoys_own: false });
-        match &broker.probe_answered(source, read, process.now, &process.shared)[..] {
+        match &broker.call_finished(&Purpose::Assertion(source.clone()), read, process.now, &process.shared)[..] {
             [_, Command::FinishProbe(StreamId(9), status)] => code(status),
-            other => panic!("{other:?}"),
+            _ => panic!("no answer"),
         }
     };
     assert_eq!(ready(&[&accepted], None), Ok(()));
@@ -285,10 +309,11 @@ fn each_deciding_source_is_read_and_a_probe_waits_for_all_of_them() {
     let read = process.federated_token();
     let (broker, now) = (&mut process.workers[0], process.now);
     assert_eq!(broker.check_readiness(&readiness, StreamId(1), now, &process.shared), None);
-    assert_eq!(observed(broker.start_probe(now)), [Observed::Read, Observed::Read]);
-    assert_eq!(observed(broker.probe_answered(&source("a"), read, now, &process.shared)), []);
-    let answered = broker.probe_answered(&source("b"), answer(200, &json!("x")), now, &process.shared);
-    assert_eq!(observed(answered), [Observed::Problem(1, Code::AssertionMalformed)]);
+    assert_eq!(observed(broker.start_probe(now, &process.shared)), [Observed::Read, Observed::Read]);
+    assert_eq!(observed(broker.call_finished(&Purpose::Assertion(source("a")), read, now, &process.shared)), []);
+    let answered =
+        broker.call_finished(&Purpose::Assertion(source("b")), answer(503, &json!("x")), now, &process.shared);
+    assert_eq!(observed(answered), [Observed::Problem(1, Code::AssertionUnavailable)]);
 }
 
 #[test]
@@ -299,18 +324,19 @@ fn a_source_is_read_once_at_a_time_also_when_the_clock_is_set_back() {
     let ready = |process: &mut Process, stream: u32| {
         process.workers[0].check_readiness(&readiness, StreamId(stream), process.now, &process.shared)
     };
-    let check = |process: &mut Process| observed(process.workers[0].start_probe(process.now));
+    let check = |process: &mut Process| observed(process.workers[0].start_probe(process.now, &process.shared));
     assert_eq!(ready(&mut process, 1), None);
     assert_eq!(check(&mut process), [Observed::Read]);
     // A read without a response times out.
     process.now = process.now.minus(Duration::from_secs(3600));
     assert_eq!(ready(&mut process, 2), None);
-    process.advance(READ_TIMEOUT - Duration::from_millis(1));
+    process.advance(READ_TIMEOUT + GRACE_PERIOD - Duration::from_millis(1));
     assert_eq!(check(&mut process), []);
     process.advance(Duration::from_millis(1));
     assert_eq!(check(&mut process), [Observed::Read]);
     let read = process.federated_token();
-    let answered = process.workers[0].probe_answered(&source, read, process.now, &process.shared);
+    let answered =
+        process.workers[0].call_finished(&Purpose::Assertion(source.clone()), read, process.now, &process.shared);
     assert_eq!(observed(answered), [Observed::Ready(1), Observed::Ready(2)]);
 }
 

@@ -24,7 +24,7 @@ fn a_lease_is_counted_while_it_is_held() {
     let key = process.spec.key();
     let commands = process.workers[0].poll(key, process.now, &process.shared);
     assert_eq!(count(&commands), 1);
-    let commands = process.workers[0].assertion_arrived(key, answer(503, &json!({})), process.now, &process.shared);
+    let commands = process.read(0, answer(503, &json!({})));
     assert_eq!(count(&commands), 0);
 }
 
@@ -102,8 +102,7 @@ fn with_exchanges(of: &[(&str, &str)], answer: fn() -> CallResult) -> (Process, 
         process.pending(0, 1);
         process.poll(0);
         process.assertion(0);
-        let key = process.spec.key();
-        commands.extend(process.workers[0].endpoint_answered(key, answer(), process.now, &process.shared));
+        commands.extend(process.called(0, answer()));
     }
     (process, commands)
 }
@@ -183,21 +182,14 @@ fn exchange_with(process: &mut Process, answers: Vec<CallResult>) -> Vec<Command
     let mut all = Vec::new();
     let mut commands = process.workers[0].poll(key, process.now, &process.shared);
     for answer in answers {
-        while commands
-            .iter()
-            .all(|command| !matches!(command, Command::ReadAssertion(_) | Command::CallEndpoint { .. }))
-        {
+        while commands.iter().all(|command| !matches!(command, Command::Call(..))) {
             all.append(&mut commands);
             process.advance(IMMEDIATE_RETRY_DELAY);
             commands = process.workers[0].tick(process.now, &process.shared);
         }
-        let reads = commands.iter().any(|command| matches!(command, Command::ReadAssertion(_)));
+        let reads = commands.iter().any(|command| matches!(command, Command::Call(Purpose::Assertion(_), _)));
         all.append(&mut commands);
-        let worker = &mut process.workers[0];
-        commands = match reads {
-            true => worker.assertion_arrived(key, answer, process.now, &process.shared),
-            false => worker.endpoint_answered(key, answer, process.now, &process.shared),
-        };
+        commands = if reads { process.read(0, answer) } else { process.called(0, answer) };
     }
     all.append(&mut commands);
     all
@@ -265,15 +257,14 @@ fn a_failed_exchange_is_logged_with_its_duration_and_the_number_of_failures() {
     process.advance(Duration::from_millis(70));
     process.assertion(0);
     process.advance(Duration::from_millis(1234));
-    let key = process.spec.key();
-    let commands = process.workers[0].endpoint_answered(key, refusal(90_002), process.now, &process.shared);
+    let commands = process.called(0, refusal(90_002));
     let line = logged(&commands).pop().unwrap();
     assert!(line.contains(" took_ms=1234 failures=1 next_try_in_ms="), "{line}");
     process.advance(Duration::from_secs(600));
     process.pending(0, 2);
     process.poll(0);
     process.advance(Duration::from_millis(70));
-    let commands = process.workers[0].assertion_arrived(key, answer(503, &json!({})), process.now, &process.shared);
+    let commands = process.read(0, answer(503, &json!({})));
     let line = logged(&commands).pop().unwrap();
     assert!(line.contains("code=assertion_unavailable") && line.contains(" took_ms=70 failures=2 "), "{line}");
 }
@@ -342,10 +333,9 @@ fn the_audit_trail_has_exactly_the_documented_fields() {
 fn a_vm_that_serves_no_requests_counts_no_failure_when_it_cannot_read_the_federated_token() {
     let mut process = Process::new();
     process.workers[0].keep_warm(&[Arc::clone(&process.spec)], process.now);
-    let key = process.spec.key();
     let mut commands = process.workers[0].tick(process.now, &process.shared);
-    assert!(commands.iter().any(|command| matches!(command, Command::ReadAssertion(_))));
-    commands.extend(process.workers[0].assertion_arrived(key, answer(503, &json!({})), process.now, &process.shared));
+    assert!(commands.iter().any(|command| matches!(command, Command::Call(Purpose::Assertion(_), _))));
+    commands.extend(process.read(0, answer(503, &json!({}))));
     let named = |name: &str| {
         commands.iter().any(|command| matches!(command, Command::Measure(measured) if measured.name.contains(name)))
     };

@@ -115,7 +115,7 @@ fn every_request_is_polled_repeatedly_however_many_wait() {
     // The last request is polled only when it is due.
     setup.established.insert(9_999);
     setup.pass(Duration::from_millis(300));
-    assert_eq!(setup.broker.waiting.len(), 9_999);
+    assert_eq!(setup.broker.waiting, 9_999);
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn a_thousand_concurrent_connections_are_released_a_few_at_a_time_in_order_of_ar
     let mut setup = Setup::waiting(Limits::default(), 1_000);
     setup.established.extend(0..1_000);
     let mut all = Vec::new();
-    while !setup.broker.waiting.is_empty() {
+    while setup.broker.waiting > 0 {
         setup.now = setup.now.plus(Duration::from_millis(1));
         let (continued, _) = setup.turn();
         assert!(!continued.is_empty() && continued.len() <= release::AT_ONCE);
@@ -162,7 +162,7 @@ fn all_deadlines_are_met_within_the_time_that_the_release_takes() {
     let mut setup = Setup::waiting(Limits::default(), 10_000);
     setup.now = START.plus(Limits::default().wait);
     let mut turns = 0;
-    while !setup.broker.waiting.is_empty() {
+    while setup.broker.waiting > 0 {
         setup.turn();
         turns += 1;
         setup.now = setup.now.plus(Duration::from_millis(1));
@@ -199,7 +199,7 @@ fn a_cancelled_request_is_not_polled_again_and_leaves_no_state() {
     }
     let before = setup.polls.get();
     assert_eq!((setup.pass(Duration::from_secs(20)), setup.polls.get()), (0, before));
-    assert_eq!(setup.broker.waiting.len(), 0);
+    assert_eq!(setup.broker.waiting, 0);
 }
 
 #[test]

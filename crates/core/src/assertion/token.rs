@@ -1,7 +1,4 @@
-//! The source of the federated token (the client assertion), and checks that Entra can accept it.
-//!
-//! The token is read again for each exchange and never stored. Its signature is not verified: Entra does that. Checking
-//! its claims here gives an operator a precise detail and remedy instead of an AADSTS code.
+//! The federated token, and checks that Entra can accept it.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::http::CallResult;
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 use crate::untrusted::UntrustedText;
@@ -25,50 +21,6 @@ const LONGEST: usize = 16 * 1024;
 /// few minutes". Microsoft does not publish Entra's leeway; its token libraries (Microsoft.IdentityModel, `ClockSkew`)
 /// allow five minutes. There is no leeway for `exp`: the next read may already give a fresh token.
 const START_LEEWAY: Duration = Duration::from_secs(5 * 60);
-
-/// A source of federated tokens. Each kind of source is a variant.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Source {
-    /// A file, such as a projected service-account token. Envoy serves it: `GET /` on the cluster returns its content (see
-    /// `envoy/sidecar/envoy.yaml`).
-    File {
-        /// The cluster that leads to the internal listener.
-        cluster: String,
-    },
-}
-
-impl Source {
-    /// The kind of the source, as in the configuration.
-    pub(crate) const fn kind(&self) -> &'static str {
-        match self {
-            Self::File { .. } => "file",
-        }
-    }
-
-    /// The Envoy cluster that the token is read from.
-    pub fn cluster(&self) -> &str {
-        match self {
-            Self::File { cluster } => cluster,
-        }
-    }
-
-    /// Reads the assertion from the cluster's response and checks that it is valid at `now`.
-    pub(crate) fn read(&self, answer: CallResult, now: Timestamp) -> Result<Assertion, Problem> {
-        let cluster = self.cluster();
-        let answer =
-            answer.map_err(|failure| Problem::uncalled(failure, cluster, "which serves the federated token"))?;
-        if answer.status != 200 {
-            return Err(Problem::new(
-                Code::AssertionUnavailable,
-                format!("cluster {cluster:?} answered {} instead of the federated token", answer.status),
-                "Mount the volume with the projected token into the container that runs Envoy (in an Istio sidecar with the pod \
-                 annotations sidecar.istio.io/userVolume and userVolumeMount), and check that Envoy accepted the listener that \
-                 serves the file: Envoy rejects it if the file is missing when the configuration loads.",
-            ));
-        }
-        Assertion::parse(&answer.body, now)
-    }
-}
 
 /// A federated token, which authenticates the workload (the client assertion of RFC 7523, section 2.2).
 ///
@@ -287,7 +239,6 @@ fn invalid(detail: String, remedy: &str) -> Problem {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::http::{CallFailure, CallResponse};
     use serde_json::json;
 
     pub(crate) const NOW: Timestamp = Timestamp::from_unix_seconds(1_795_334_000);
@@ -415,22 +366,5 @@ pub(crate) mod tests {
         }
         let long = vec![b'a'; LONGEST + 1];
         assert!(Assertion::parse(&long, NOW).unwrap_err().detail.contains("16385 bytes"));
-    }
-
-    #[test]
-    fn a_failed_read_names_the_cluster() {
-        let source = Source::File { cluster: "projected_token".into() };
-        let answer = Ok(CallResponse {
-            status: 503,
-            retry_after: None,
-            request_id: None,
-            body: b"no healthy upstream".to_vec(),
-            is_envoys_own: true,
-        });
-        let problem = source.read(answer, NOW).unwrap_err();
-        assert_eq!(problem.code, Code::AssertionUnavailable);
-        assert!(problem.detail.contains("projected_token") && problem.detail.contains("503"));
-        let problem = source.read(Err(CallFailure::NoSuchCluster), NOW).unwrap_err();
-        assert_eq!(problem.code, Code::ClusterMissing);
     }
 }

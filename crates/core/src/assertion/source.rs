@@ -1,0 +1,135 @@
+//! The sources of federated tokens: how each is asked, what its answers mean, and how long they are used.
+
+use std::time::Duration;
+
+use super::Assertion;
+use crate::http::{CallResult, HttpCall};
+use crate::problem::{Code, Problem};
+use crate::time::Timestamp;
+
+/// A source of federated tokens. Each kind of source is a variant.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// A file, such as a projected service-account token. Envoy serves it: `GET /` on the cluster returns its content (see
+    /// `envoy/sidecar/envoy.yaml`).
+    File {
+        /// The cluster that leads to the internal listener.
+        cluster: String,
+    },
+}
+
+impl Source {
+    /// The kind of the source, as in the configuration.
+    pub(crate) const fn kind(&self) -> &'static str {
+        match self {
+            Self::File { .. } => "file",
+        }
+    }
+
+    /// The Envoy cluster that the token is read from.
+    pub fn cluster(&self) -> &str {
+        match self {
+            Self::File { cluster } => cluster,
+        }
+    }
+
+    /// The text that distinguishes two sources of one kind, in token keys and in shared data.
+    pub(crate) fn id(&self) -> &str {
+        match self {
+            Self::File { cluster } => cluster,
+        }
+    }
+
+    /// How long an answer may take.
+    pub(crate) const fn timeout(&self) -> Duration {
+        match self {
+            // Envoy serves it from a file on this machine.
+            Self::File { .. } => Duration::from_secs(2),
+        }
+    }
+
+    /// How long an assertion is used again, from the time at which it was requested. It serves the exchanges of a burst, such as those
+    /// of forty scopes at the start of an app. A longer time would delay the use of a renewed token.
+    pub(crate) const fn reuse(&self) -> Duration {
+        match self {
+            Self::File { .. } => Duration::from_secs(1),
+        }
+    }
+
+    /// How long the source is not asked again after a failure.
+    pub(crate) const fn back_off(&self) -> Duration {
+        match self {
+            Self::File { .. } => Duration::from_secs(1),
+        }
+    }
+
+    /// The pause after which the source is asked again at once, or `None` if this problem of the `attempt`-th call (1 is the first) is
+    /// final.
+    pub(crate) fn pause_before_retry(&self, problem: &Problem, attempt: u32) -> Option<Duration> {
+        match self {
+            // A file without a JWT may have been read while it was being written.
+            Self::File { .. } => {
+                (problem.code == Code::AssertionMalformed && attempt == 1).then_some(Duration::from_millis(100))
+            }
+        }
+    }
+
+    /// The call that asks the source.
+    pub(crate) fn call(&self) -> HttpCall {
+        match self {
+            Self::File { cluster } => HttpCall {
+                cluster: cluster.clone(),
+                method: "GET",
+                authority: cluster.clone(),
+                path: "/".to_owned(),
+                headers: Vec::new(),
+                body: Vec::new(),
+                timeout: self.timeout(),
+            },
+        }
+    }
+
+    /// Reads the assertion from the answer and checks that it is valid at `now`.
+    ///
+    /// # Errors
+    /// The problem of this source, which names no identity.
+    pub(crate) fn read(&self, answer: CallResult, now: Timestamp) -> Result<Assertion, Problem> {
+        let cluster = self.cluster();
+        let answer =
+            answer.map_err(|failure| Problem::uncalled(failure, cluster, "which serves the federated token"))?;
+        if answer.status != 200 {
+            return Err(Problem::new(
+                Code::AssertionUnavailable,
+                format!("cluster {cluster:?} answered {} instead of the federated token", answer.status),
+                "Mount the volume with the projected token into the container that runs Envoy (in an Istio sidecar with the pod \
+                 annotations sidecar.istio.io/userVolume and userVolumeMount), and check that Envoy accepted the listener that \
+                 serves the file: Envoy rejects it if the file is missing when the configuration loads.",
+            ));
+        }
+        Assertion::parse(&answer.body, now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::NOW;
+    use super::*;
+    use crate::http::{CallFailure, CallResponse};
+
+    #[test]
+    fn a_failed_read_names_the_cluster() {
+        let source = Source::File { cluster: "projected_token".into() };
+        let answer = Ok(CallResponse {
+            status: 503,
+            retry_after: None,
+            request_id: None,
+            body: b"no healthy upstream".to_vec(),
+            is_envoys_own: true,
+        });
+        let problem = source.read(answer, NOW).unwrap_err();
+        assert_eq!(problem.code, Code::AssertionUnavailable);
+        assert!(problem.detail.contains("projected_token") && problem.detail.contains("503"));
+        let problem = source.read(Err(CallFailure::NoSuchCluster), NOW).unwrap_err();
+        assert_eq!(problem.code, Code::ClusterMissing);
+    }
+}

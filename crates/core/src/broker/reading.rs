@@ -1,0 +1,131 @@
+//! The federated tokens that exchanges, readiness probes and gauges wait for.
+//!
+//! All of them want an assertion from its source's state machine ([`crate::assertion`]). This module starts the calls that the machine
+//! needs, and passes each result to everything that waits for it.
+
+use std::sync::Arc;
+
+use super::exchange::Failed;
+use super::slot::{Attempt, EndpointCall, Exchange};
+use super::{Broker, Command, GRACE_PERIOD, Purpose, Turn, credential};
+use crate::assertion::{AssertionCall, ReadResult, Source};
+use crate::entra::{TokenKey, TokenRequest};
+use crate::http::CallResult;
+use crate::metrics;
+use crate::problem::{Code, Problem};
+
+impl Broker {
+    /// Wants an assertion from its source, and starts the call that this needs. Returns `None` if the result comes later.
+    pub(super) fn want(&mut self, source: &Source, turn: &mut Turn<'_>) -> Option<ReadResult> {
+        let mut calls = Vec::new();
+        let wanted = self.assertions.want(source, turn.now, &mut calls);
+        self.start(calls, turn);
+        wanted
+    }
+
+    /// Begins the calls to sources whose pause is over.
+    pub(super) fn ask_again(&mut self, turn: &mut Turn<'_>) {
+        let mut calls = Vec::new();
+        self.assertions.tick(turn.now, &mut calls);
+        self.start(calls, turn);
+    }
+
+    /// Starts calls to sources, and extends the leases of the exchanges that wait for them.
+    fn start(&mut self, calls: Vec<AssertionCall>, turn: &mut Turn<'_>) {
+        for AssertionCall { source, call } in calls {
+            let lasts_until = turn.now.plus(call.timeout).plus(GRACE_PERIOD);
+            turn.commands.push(Command::Call(Purpose::Assertion(source.clone()), call));
+            for key in self.waiting_for(&source) {
+                let ends_earlier = |exchange: &Exchange| exchange.until().is_some_and(|until| until < lasts_until);
+                if self.slots.get(key).is_some_and(|slot| ends_earlier(&slot.exchange))
+                    && self.renew(key, lasts_until, turn)
+                    && let Some(slot) = self.slots.get_mut(key)
+                {
+                    slot.exchange.extend(lasts_until);
+                    self.schedule(key, turn.now);
+                }
+            }
+        }
+    }
+
+    /// The keys whose exchanges wait for an assertion of this source, in the order of their timers.
+    fn waiting_for(&self, source: &Source) -> Vec<TokenKey> {
+        let waits = |key: &TokenKey| {
+            self.slots.get(*key).is_some_and(|slot| slot.exchange.is_reading() && slot.spec.assertion() == source)
+        };
+        self.timers.iter().map(|(_, key)| *key).filter(waits).collect()
+    }
+
+    /// Makes the exchange of a key wait for its assertion, for which the lease lasts, or continues with the known one.
+    pub(super) fn await_assertion(&mut self, key: TokenKey, exchange: Exchange, turn: &mut Turn<'_>) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        slot.exchange = exchange;
+        let spec = Arc::clone(&slot.spec);
+        let Some(read) = self.want(spec.assertion(), turn) else { return };
+        if let Ok(assertion) = &read {
+            self.observe_reading(&spec, assertion.lifetime(), turn);
+        }
+        self.assertion_came(key, &read, turn);
+    }
+
+    /// Processes the answer of a source.
+    pub(super) fn assertion_answered(&mut self, source: &Source, answer: CallResult, turn: &mut Turn<'_>) {
+        let Some(read) = self.assertions.answered(source, answer, turn.now) else { return };
+        // A VM that serves no requests can never read the token, so its attempt must not be measured.
+        if !read.result.as_ref().is_err_and(|problem| self.is_unreadable_here(problem)) {
+            let outcome = read.result.as_ref().err().map_or("read", |problem| problem.code.as_str());
+            turn.commands.push(Command::Measure(metrics::assertion_read(outcome)));
+        }
+        if !read.is_final {
+            return;
+        }
+        let keys = self.waiting_for(source);
+        if let Ok(assertion) = &read.result {
+            credential::record_reading(turn.shared, source, true);
+            for slot in keys.iter().filter_map(|key| self.slots.get(*key)) {
+                self.observed.add(&slot.spec);
+            }
+            self.observed.record_reading(source, assertion.lifetime(), turn.now, &mut turn.commands);
+        }
+        for key in keys {
+            self.assertion_came(key, &read.result, turn);
+            self.update_timers(key, turn);
+        }
+        self.continue_probes(source, &read.result, turn);
+    }
+
+    /// Whether this VM serves no requests and cannot read the token: internal listeners do not respond to its calls.
+    fn is_unreadable_here(&self, problem: &Problem) -> bool {
+        problem.code == Code::AssertionUnavailable && !self.serves_requests
+    }
+
+    /// Continues the exchange of a key that waits for its assertion.
+    fn assertion_came(&mut self, key: TokenKey, read: &ReadResult, turn: &mut Turn<'_>) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        let (attempt, since, is_comparison) = match slot.exchange {
+            Exchange::Reading { attempt, since, .. } => (attempt, since, false),
+            Exchange::Comparing { since, .. } => (Attempt::First, since, true),
+            _ => return,
+        };
+        let spec = Arc::clone(&slot.spec);
+        match read {
+            Ok(assertion) => {
+                slot.unreadable = 0;
+                if !is_comparison || self.ends_back_off(key, assertion.fingerprint(), turn) {
+                    let request = TokenRequest::new(&spec, assertion);
+                    let (assertion, asked_at) = (Arc::clone(assertion), turn.now);
+                    self.call(key, EndpointCall { attempt, asked_at, assertion, request, cluster_index: 0 }, turn);
+                }
+            }
+            Err(problem) if self.is_unreadable_here(problem) => self.yield_to_workers(key, turn),
+            Err(problem) => {
+                credential::record_reading(turn.shared, spec.assertion(), false);
+                if is_comparison {
+                    return self.end_comparison(key, turn);
+                }
+                let problem = problem.clone().about(spec.identity(), spec.scope());
+                self.fail(key, Failed::transient(problem, since), turn);
+            }
+        }
+    }
+}
