@@ -1,17 +1,15 @@
 //! The decision about a request, and the effect on the request once its token is available.
 
-use std::fmt;
 use std::sync::Arc;
 
 use crate::azure::HeaderForm;
 use crate::broker::{CachedToken, Readiness, RejectedToken, RequiredLifetime};
+pub use crate::config_path::ConfigPath;
 use crate::entra::TokenSpec;
 use crate::http::Reply;
-use crate::managed_identity::caller::Caller;
 use crate::metrics::Outcome;
 use crate::problem::{Code, Problem};
-use crate::request::RequestView;
-use crate::request_log::RequestRecord;
+use crate::protocol::{Caller, Protocol};
 use crate::time::Timestamp;
 
 /// How the shell handles a request.
@@ -26,7 +24,7 @@ pub enum Decision {
     /// values are the identity that would have been used and the names of the credentials, for a log line.
     Keep(Arc<str>, String),
     /// Reject the request.
-    Refuse(Refusal),
+    Refuse(Box<Refusal>),
     /// Decide again when the upstream connection is established, because only then is its transport known. If it is
     /// established in time and uses TLS, the request continues as with [`Self::Exchange`].
     AwaitConnection(Arc<TokenSpec>, Delivery),
@@ -37,12 +35,14 @@ pub enum Decision {
     /// Like [`Self::Report`], for a token request to IMDS: mark it with [`NODE_ROUTE`](crate::policy::NODE_ROUTE), and have
     /// Envoy select its route again.
     ReportToNode(Report),
-    /// Answer the request with this reply. It concerns the filter itself, and no identity.
-    Reply(Reply),
+    /// Answer a liveness probe: the filter works.
+    Live,
     /// Answer a readiness check.
     Check(Arc<Readiness>),
     /// Answer with the status page.
     Status,
+    /// Reject a request for one of the filter's own pages. It concerns no identity, so it is not counted.
+    RefuseOwn(Box<Problem>),
 }
 
 impl Decision {
@@ -51,13 +51,16 @@ impl Decision {
     /// The shell calls this if Envoy does not let it declare filter state that survives an internal redirect: without that
     /// state, an injected token could follow a redirect to any cluster.
     #[must_use]
-    pub fn without_state(self, request: &RequestView<'_>) -> Self {
+    pub fn without_state(self) -> Self {
         match self {
             Self::Exchange(spec, Delivery::Inject(injection))
             | Self::AwaitConnection(spec, Delivery::Inject(injection)) => {
                 let problem = state_unavailable().about(spec.identity(), spec.scope());
-                let reply = problem.reply_to(request);
-                Self::Refuse(Refusal { problem, decided_by: injection.decided_by, reply })
+                Self::Refuse(Box::new(Refusal {
+                    problem,
+                    decided_by: injection.decided_by,
+                    protocol: injection.protocol,
+                }))
             }
             other => other,
         }
@@ -73,50 +76,21 @@ pub fn state_unavailable() -> Problem {
     )
 }
 
-/// The part of the configuration that decided about a request, displayed as its path in the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ConfigPath {
-    /// `destinations`: several of them may match, and the request is ambiguous.
-    Destinations,
-    /// `destinations[index]`
-    Destination(usize),
-    /// `managed_identity.imds`
-    Imds,
-    /// `managed_identity.app_service`
-    AppService,
-}
-
-impl fmt::Display for ConfigPath {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Destinations => formatter.write_str("destinations"),
-            Self::Destination(index) => write!(formatter, "destinations[{index}]"),
-            Self::Imds => formatter.write_str("managed_identity.imds"),
-            Self::AppService => formatter.write_str("managed_identity.app_service"),
-        }
-    }
-}
-
-/// A rejected request: the reason, the part of the configuration that decided, and the reply in the client's protocol.
+/// A rejected request: the reason, the part of the configuration that decided, and the client's protocol.
 #[derive(Debug)]
 pub struct Refusal {
     /// The reason, with the identity if it is known.
     pub problem: Problem,
     /// The part of the configuration that decided.
     pub decided_by: ConfigPath,
-    /// The reply to the client.
-    pub reply: Reply,
+    /// The protocol in which the client gets the reason.
+    pub protocol: Protocol,
 }
 
 impl Refusal {
-    /// The record of the request, for metrics and logs.
-    pub fn record(&self) -> RequestRecord<'_> {
-        RequestRecord {
-            decided_by: Some(self.decided_by),
-            problem: Some(&self.problem),
-            status: Some(self.reply.status),
-            ..RequestRecord::new(Outcome::Refused, self.problem.identity.as_deref())
-        }
+    /// The reply to the client.
+    pub fn reply(&self) -> Reply {
+        self.protocol.problem_reply(&self.problem)
     }
 }
 
@@ -154,7 +128,7 @@ pub enum Delivery {
     /// Forward the request with the token.
     Inject(Injection),
     /// Answer the request like Azure's managed-identity endpoint.
-    ManagedIdentity(Caller),
+    ManagedIdentity(ManagedIdentityCaller),
 }
 
 /// How a token is injected into a request.
@@ -172,6 +146,19 @@ pub struct Injection {
     pub carried: Option<[u8; 32]>,
     /// Whether the request is forwarded unchanged if no token is available (`on_failure: pass`).
     pub pass_on_failure: bool,
+    /// The protocol in which the client gets the reason if there is no token.
+    pub protocol: Protocol,
+}
+
+/// A caller of a managed-identity endpoint.
+#[derive(Clone, Debug)]
+pub struct ManagedIdentityCaller {
+    /// The part of the configuration that decided.
+    pub decided_by: ConfigPath,
+    /// What its reply needs.
+    pub caller: Caller,
+    /// The token that it rejects, if any.
+    pub rejected_token: Option<RejectedToken>,
 }
 
 /// The final effect on a request, carried out by the shell. It may hold a token, so it does not implement `Debug`.
@@ -188,8 +175,8 @@ pub enum Effect {
     },
     /// Forward the request unchanged.
     Pass,
-    /// Reject the request with this problem, in the form that its client understands ([`Problem::reply_to`]).
-    Refuse(Problem),
+    /// Reject the request with the problem that no token is available, in this protocol.
+    Refuse(Protocol),
     /// Answer the request with this reply.
     Reply(Reply),
 }
@@ -216,7 +203,15 @@ impl Delivery {
     pub const fn decided_by(&self) -> ConfigPath {
         match self {
             Self::Inject(injection) => injection.decided_by,
-            Self::ManagedIdentity(caller) => caller.protocol().decided_by(),
+            Self::ManagedIdentity(caller) => caller.decided_by,
+        }
+    }
+
+    /// The protocol in which the client gets a problem.
+    pub const fn protocol(&self) -> Protocol {
+        match self {
+            Self::Inject(injection) => injection.protocol,
+            Self::ManagedIdentity(caller) => caller.caller.protocol,
         }
     }
 
@@ -226,24 +221,11 @@ impl Delivery {
         match (self, outcome) {
             (Self::Inject(injection), Ok(cached)) => (injection.authorize(cached), Outcome::Injected),
             (Self::Inject(injection), Err(_)) if injection.pass_on_failure => (Effect::Pass, Outcome::Passed),
-            (Self::Inject(_), Err(problem)) => (Effect::Refuse(problem.clone()), Outcome::Failed),
             (Self::ManagedIdentity(caller), Ok(cached)) => {
-                (Effect::Reply(caller.token_reply(cached, now)), Outcome::Answered)
+                let reply = caller.caller.token_reply(cached.token(), cached.issued_at(), cached.expires_at(), now);
+                (Effect::Reply(reply), Outcome::Answered)
             }
-            (Self::ManagedIdentity(caller), Err(problem)) => {
-                (Effect::Reply(caller.problem_reply(problem)), Outcome::Failed)
-            }
-        }
-    }
-}
-
-impl Effect {
-    /// The HTTP status of the reply; `None` if the request is forwarded.
-    pub const fn status(&self) -> Option<u16> {
-        match self {
-            Self::Authorize { .. } | Self::Pass => None,
-            Self::Refuse(problem) => Some(problem.code.status()),
-            Self::Reply(reply) => Some(reply.status),
+            (_, Err(_)) => (Effect::Refuse(self.protocol()), Outcome::Failed),
         }
     }
 }
@@ -280,6 +262,7 @@ mod tests {
             in_place_of: vec!["api-key".to_owned()],
             carried: None,
             pass_on_failure,
+            protocol: Protocol::ProblemJson,
         })
     }
 
@@ -300,23 +283,22 @@ mod tests {
     fn a_request_without_a_token_is_rejected_or_forwarded_unchanged() {
         let problem = Problem::new(Code::EntraRefused, "d", "r");
         let of = |delivery: Delivery| delivery.deliver(Err(&problem), Timestamp::default());
-        assert!(of(inject("authorization", false)) == (Effect::Refuse(problem.clone()), Outcome::Failed));
+        assert!(of(inject("authorization", false)) == (Effect::Refuse(Protocol::ProblemJson), Outcome::Failed));
         assert!(of(inject("authorization", true)) == (Effect::Pass, Outcome::Passed));
     }
 
     #[test]
     fn a_request_gets_no_token_if_filter_state_is_unavailable_and_other_decisions_stay_the_same() {
+        use crate::policy::tests::decide;
         use crate::request::tests::Sent;
-        let sent = Sent::get("a.example", "/");
-        let request = RequestView::new(&sent);
         let config = br#"{"identities": [{"tenant_id": "11111111-1111-4111-8111-111111111111", "client_id": "aaaaaaaa-0000-4000-8000-000000000001"}],
             "destinations": [{"hosts": ["a.example"], "scope": "s/.default", "plaintext": "allow", "on_failure": "pass"}]}"#;
         let policy = crate::policy::Policy::new(&crate::config::Config::parse(config, &|_| None).unwrap(), false);
-        let Decision::Refuse(refusal) = policy.decide(&request).without_state(&request) else { panic!("not refused") };
-        assert_eq!((refusal.problem.identity.as_deref(), refusal.reply.status), (Some("default"), 503));
-        assert!(String::from_utf8(refusal.reply.body).unwrap().contains("proxy_call_foreign_function"));
-        let sent = Sent::get("b.example", "/");
-        let unlisted = RequestView::new(&sent);
-        assert!(matches!(policy.decide(&unlisted).without_state(&unlisted), Decision::Ignore));
+        let Decision::Refuse(refusal) = decide(&policy, &Sent::get("a.example", "/")).without_state() else {
+            panic!("not refused")
+        };
+        assert_eq!((refusal.problem.identity.as_deref(), refusal.reply().status), (Some("default"), 503));
+        assert!(String::from_utf8(refusal.reply().body).unwrap().contains("proxy_call_foreign_function"));
+        assert!(matches!(decide(&policy, &Sent::get("b.example", "/")).without_state(), Decision::Ignore));
     }
 }

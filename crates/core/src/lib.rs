@@ -10,6 +10,7 @@ pub mod decision;
 pub mod engine;
 pub mod policy;
 
+mod config_path;
 mod destination;
 mod managed_identity;
 
@@ -18,6 +19,7 @@ pub mod azure;
 pub mod broker;
 pub mod entra;
 pub mod problem;
+pub mod protocol;
 pub mod request;
 
 pub mod event;

@@ -14,6 +14,7 @@ use crate::managed_identity::Endpoint;
 use crate::managed_identity::guard::{is_local, must_be_get};
 pub use crate::managed_identity::readiness_reply;
 use crate::problem::{Code, Problem};
+use crate::protocol::Protocol;
 use crate::request::RequestView;
 
 /// The name and value of the filter state that allows a request to be routed to the node's metadata service although its
@@ -59,9 +60,8 @@ impl Policy {
         let decision = self.decide_by_rule(request);
         // Without headers, no rule about a path, a method or a credential can be relied on.
         if request.lacks_headers() && !matches!(decision, Decision::Report(_)) {
-            let problem = headers_unavailable();
-            let reply = problem.to_reply();
-            return Decision::Refuse(Refusal { problem, decided_by: ConfigPath::Destinations, reply });
+            let (problem, protocol) = (headers_unavailable(), Protocol::ProblemJson);
+            return Decision::Refuse(Box::new(Refusal { problem, decided_by: ConfigPath::Destinations, protocol }));
         }
         decision
     }
@@ -102,7 +102,7 @@ impl Status {
         let allowed = if is_local(request) { must_be_get(request) } else { Err(not_local()) };
         Some(match allowed {
             Ok(()) => Decision::Status,
-            Err(problem) => Decision::Reply(problem.to_reply()),
+            Err(problem) => Decision::RefuseOwn(Box::new(problem)),
         })
     }
 }
@@ -143,7 +143,7 @@ pub(crate) mod tests {
         let decide = |authority: &str| decide(&policy, &Sent::without_readable_headers(authority));
         for authority in ["token.example", "path.example"] {
             let Decision::Refuse(refusal) = decide(authority) else { panic!("{authority} is not rejected") };
-            assert_eq!((refusal.problem.code, refusal.reply.status), (Code::HeadersUnavailable, 503));
+            assert_eq!((refusal.problem.code, refusal.reply().status), (Code::HeadersUnavailable, 503));
         }
         assert!(matches!(decide("report.example"), Decision::Report(_)));
         assert!(matches!(decide("pass.example"), Decision::Pass(_)));
@@ -170,9 +170,8 @@ pub(crate) mod tests {
             "",
         ];
         for decision in foreign.map(decide_at).into_iter().chain([decide(&policy, &page())]) {
-            let Decision::Reply(reply) = decision else { panic!("{decision:?}") };
-            let body = String::from_utf8(reply.body).unwrap();
-            assert!(reply.status == 403 && body.contains("not_local"), "{body}");
+            let Decision::RefuseOwn(problem) = decision else { panic!("{decision:?}") };
+            assert_eq!((problem.code, problem.code.status()), (Code::NotLocal, 403));
         }
     }
 }

@@ -1,15 +1,13 @@
 //! The error type: a stable code, a detail, a remedy, and when to retry.
 //!
-//! Each protocol has its own form of an error: [`Problem::to_reply`] gives RFC 9457 for requests to destinations, and
-//! `managed_identity` gives the forms that managed-identity clients parse.
+//! `protocol` renders a problem in the form that a client parses.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::http::{CallFailure, Reply};
-use crate::request::RequestView;
+use crate::http::CallFailure;
 use crate::untrusted::{Guid, OAuthError};
 
 /// One row for each code: its name in Rust, its stable string, its HTTP status for a request to a destination, its title.
@@ -37,7 +35,7 @@ macro_rules! codes {
                 match self { $(Self::$variant => $status,)* }
             }
 
-            const fn title(self) -> &'static str {
+            pub(crate) const fn title(self) -> &'static str {
                 match self { $(Self::$variant => $title,)* }
             }
         }
@@ -164,27 +162,6 @@ pub struct Problem {
     pub entra: EntraDiagnosis,
 }
 
-/// The body of an `application/problem+json` reply (RFC 9457, section 3), with extension members.
-#[derive(Serialize)]
-struct Body<'a> {
-    r#type: String,
-    title: &'static str,
-    status: u16,
-    detail: &'a str,
-    code: &'static str,
-    remedy: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    identity: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    scope: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    aadsts: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    trace_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    correlation_id: Option<&'a str>,
-}
-
 impl Problem {
     /// A problem without identity, scope and diagnostic fields; add them if they are known.
     pub fn new(code: Code, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
@@ -240,118 +217,11 @@ impl Problem {
     pub fn aadsts(&self) -> Option<String> {
         self.entra.aadsts.map(|code| format!("AADSTS{code}"))
     }
-
-    /// The reply to a request to a destination: `application/problem+json` (RFC 9457).
-    pub fn to_reply(&self) -> Reply {
-        self.to_reply_of(self.code.status())
-    }
-
-    /// Like [`Self::to_reply`], with another HTTP status.
-    pub fn to_reply_of(&self, status: u16) -> Reply {
-        let reply = Reply::json(
-            status,
-            "application/problem+json",
-            &Body {
-                r#type: format!("urn:entra-exchange:problem:{}", self.code.as_str()),
-                title: self.code.title(),
-                status,
-                detail: &self.detail,
-                code: self.code.as_str(),
-                remedy: &self.remedy,
-                identity: self.identity.as_deref(),
-                scope: self.scope.as_deref(),
-                aadsts: self.aadsts(),
-                trace_id: self.entra.trace_id.as_ref().map(Guid::as_str),
-                correlation_id: self.entra.correlation_id.as_ref().map(Guid::as_str),
-            },
-        );
-        self.with_retry_after(reply)
-    }
-
-    /// The reply to a request to a destination, in the form for its client: plain text for a gRPC client, else
-    /// [`Self::to_reply`]. Envoy puts the whole body of a local reply into `grpc-message`.
-    pub fn reply_to(&self, request: &RequestView<'_>) -> Reply {
-        if !request.header("content-type").is_some_and(|value| value.starts_with(b"application/grpc")) {
-            return self.to_reply();
-        }
-        let text = format!("{} ({}): {}", self.detail, self.code.as_str(), self.remedy);
-        self.with_retry_after(Reply {
-            status: self.code.status(),
-            headers: vec![("content-type", "text/plain".to_owned()), ("cache-control", "no-store".to_owned())],
-            body: text.replace(char::is_control, " ").into_bytes(),
-        })
-    }
-
-    /// Adds `Retry-After` in seconds, rounded up (RFC 9110, section 10.2.3), if the time until a retry is known.
-    pub(crate) fn with_retry_after(&self, mut reply: Reply) -> Reply {
-        if let Some(wait) = self.retry_after {
-            let seconds = wait.as_millis().div_ceil(1000).max(1);
-            reply.headers.push(("retry-after", seconds.to_string()));
-        }
-        reply
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_problem_is_rendered_as_rfc_9457_with_all_known_members() {
-        let mut problem = Problem::new(Code::EntraRefused, "AADSTS700213: no match", "Compare the subject.")
-            .about("payments", "https://vault.azure.net/.default")
-            .retry_after(Duration::from_millis(1200));
-        problem.entra = EntraDiagnosis {
-            error: OAuthError::parse("invalid_client"),
-            aadsts: Some(700213),
-            trace_id: Guid::parse("11111111-aaaa-4aaa-8aaa-111111111111"),
-            correlation_id: Guid::parse("22222222-bbbb-4bbb-8bbb-222222222222"),
-        };
-        let reply = problem.to_reply();
-        assert_eq!(reply.status, 502);
-        assert_eq!(
-            reply.headers,
-            vec![
-                ("content-type", "application/problem+json".to_owned()),
-                ("cache-control", "no-store".to_owned()),
-                ("retry-after", "2".to_owned()),
-            ]
-        );
-        assert_eq!(
-            String::from_utf8(reply.body).unwrap(),
-            concat!(
-                r#"{"type":"urn:entra-exchange:problem:entra_refused","title":"Entra refused the exchange","status":502,"#,
-                r#""detail":"AADSTS700213: no match","code":"entra_refused","remedy":"Compare the subject.","#,
-                r#""identity":"payments","scope":"https://vault.azure.net/.default","aadsts":"AADSTS700213","#,
-                r#""trace_id":"11111111-aaaa-4aaa-8aaa-111111111111","correlation_id":"22222222-bbbb-4bbb-8bbb-222222222222"}"#
-            )
-        );
-    }
-
-    #[test]
-    fn unknown_members_are_omitted() {
-        let reply = Problem::new(Code::TlsClustersMissing, "d", "r").to_reply();
-        assert_eq!(reply.status, 403);
-        let body = String::from_utf8(reply.body).unwrap();
-        assert!(!body.contains("null") && !body.contains("identity"), "{body}");
-        assert!(reply.headers.iter().all(|(name, _)| *name != "retry-after"));
-    }
-
-    #[test]
-    fn a_grpc_client_gets_one_line_of_plain_text() {
-        use crate::request::tests::Sent;
-        let problem =
-            Problem::new(Code::TlsClustersMissing, "it says\nnothing", "Say it.").retry_after(Duration::from_secs(1));
-        let reply_to = |sent: &Sent| problem.reply_to(&RequestView::new(sent));
-        let grpc = |kind: &str| reply_to(&Sent::get("a", "/").header("content-type", kind.as_bytes()));
-        for kind in ["application/grpc", "application/grpc+proto", "application/grpc-web"] {
-            let reply = grpc(kind);
-            assert_eq!(String::from_utf8(reply.body).unwrap(), "it says nothing (tls_clusters_missing): Say it.");
-            assert_eq!((reply.status, reply.headers.len()), (403, 3));
-        }
-        assert_eq!(grpc("application/json"), problem.to_reply());
-        assert_eq!(reply_to(&Sent::get("a", "/")), problem.to_reply());
-    }
 
     /// An operator who sees a code, event or metric must be able to look it up.
     #[test]

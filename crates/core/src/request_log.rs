@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::Log;
-use crate::decision::ConfigPath;
+use crate::config_path::ConfigPath;
 use crate::event::{Event, Level};
 use crate::metrics::Outcome;
 use crate::problem::{Code, Problem};
@@ -50,6 +50,16 @@ impl<'a> RequestRecord<'a> {
     /// A record with an outcome and an identity only.
     pub const fn new(outcome: Outcome, identity: Option<&'a str>) -> Self {
         Self { outcome, identity, decided_by: None, problem: None, status: None, would_refuse: None, credential: None }
+    }
+
+    /// The record of a request that was rejected with this problem and HTTP status.
+    pub fn refused(problem: &'a Problem, decided_by: ConfigPath, status: u16) -> Self {
+        Self {
+            decided_by: Some(decided_by),
+            problem: Some(problem),
+            status: Some(status),
+            ..Self::new(Outcome::Refused, problem.identity.as_deref())
+        }
     }
 
     /// The identity's name, or `unknown`.

@@ -17,6 +17,7 @@ use crate::decision::{ConfigPath, Decision, Refusal, Report};
 use crate::entra::TokenSpec;
 use crate::host::{Authority, Host};
 use crate::problem::{Code, Problem};
+use crate::protocol::Protocol;
 use crate::request::RequestView;
 use crate::untrusted::UntrustedText;
 use rule::{IdentityToken, Rule, TokenChooser};
@@ -64,8 +65,8 @@ impl Destinations {
             Found::Ambiguous { reason, guarded } => {
                 let problem = ambiguous(&reason, &authority.host);
                 if guarded {
-                    let reply = problem.reply_to(view);
-                    Decision::Refuse(Refusal { problem, decided_by: ConfigPath::Destinations, reply })
+                    let protocol = Protocol::of_client(view);
+                    Decision::Refuse(Box::new(Refusal { problem, decided_by: ConfigPath::Destinations, protocol }))
                 } else {
                     Decision::Report(Report::refused(&problem))
                 }

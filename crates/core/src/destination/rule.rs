@@ -13,6 +13,7 @@ use crate::decision::{ConfigPath, Decision, Delivery, Injection, Refusal, Report
 use crate::entra::TokenSpec;
 use crate::host::HostPattern;
 use crate::problem::{Code, Problem};
+use crate::protocol::Protocol;
 use crate::request::RequestView;
 use crate::untrusted::UntrustedText;
 
@@ -192,7 +193,8 @@ impl Rule {
     }
 
     fn refuse(&self, problem: Problem, request: &RequestView<'_>) -> Decision {
-        Decision::Refuse(Refusal { reply: problem.reply_to(request), problem, decided_by: self.config_path })
+        let protocol = Protocol::of_client(request);
+        Decision::Refuse(Box::new(Refusal { problem, decided_by: self.config_path, protocol }))
     }
 }
 
@@ -251,6 +253,7 @@ impl InjectionRule {
                     in_place_of: others.filter(|name| **name != *self.header).collect(),
                     carried,
                     pass_on_failure: self.pass_on_failure,
+                    protocol: Protocol::of_client(view),
                 };
                 let verdict = if is_connected { Verdict::Inject } else { Verdict::AwaitConnection };
                 Ok(verdict(Arc::clone(spec), injection))

@@ -71,7 +71,7 @@ pub(super) enum Ambiguity {
     /// The method has lower-case letters, and another rule applies to the same method in upper case.
     Method,
     /// This header overrides the method or path.
-    Override(&'static str),
+    Override(String),
     /// The authority's port is not a number from 0 to 65535.
     Port,
 }
@@ -152,7 +152,7 @@ impl Paths {
         if depends && self.rejects_overrides && !rule.is_some_and(|rule| rule.allows_override_headers()) {
             let header = override_headers::in_request(view);
             if let Some(header) = header {
-                return ambiguous(Ambiguity::Override(header));
+                return ambiguous(Ambiguity::Override(header.into_owned()));
             }
         }
         rule.map_or(Found::Nothing, Found::Rule)

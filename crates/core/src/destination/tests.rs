@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::broker::RejectedToken;
-use crate::decision::{Delivery, Refusal};
+use crate::decision::Delivery;
 use crate::entra::AccessToken;
 use crate::policy::Policy;
 use crate::policy::tests::decide;
@@ -48,8 +48,11 @@ fn describe(decision: Decision) -> String {
         Decision::Ignore => "ignore".to_owned(),
         Decision::Pass(_) => "pass".to_owned(),
         Decision::Keep(identity, credentials) => format!("{identity} keeps {credentials}"),
-        other @ (Decision::Reply(_) | Decision::Check(_) | Decision::Status) => format!("{other:?}"),
-        Decision::Refuse(Refusal { reply, .. }) => {
+        other @ (Decision::Live | Decision::RefuseOwn(_) | Decision::Check(_) | Decision::Status) => {
+            format!("{other:?}")
+        }
+        Decision::Refuse(refusal) => {
+            let reply = refusal.reply();
             let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
             format!("{} {}", reply.status, body.get("code").unwrap().as_str().unwrap())
         }
@@ -618,8 +621,8 @@ fn in_a_clusters_own_filter_chain_the_connection_must_use_tls() {
 #[test]
 fn the_rejection_of_a_grpc_request_is_plain_text() {
     let request = routed("nowhere.example", "x").header("content-type", b"application/grpc");
-    let Decision::Refuse(Refusal { reply, .. }) = decide(&policy(), &request) else { panic!("not refused") };
-    let text = String::from_utf8(reply.body).unwrap();
+    let Decision::Refuse(refusal) = decide(&policy(), &request) else { panic!("not refused") };
+    let text = String::from_utf8(refusal.reply().body).unwrap();
     assert!(text.contains("(tls_clusters_missing): Add the cluster") && !text.contains('{'), "{text}");
 }
 
@@ -654,7 +657,7 @@ fn the_length_of_a_message_about_a_request_is_bounded() {
     for request in [Sent::get(&format!("{long}.corp.example.com"), "//"), routed("kv.example.com", &long)] {
         let Decision::Refuse(refusal) = decide(&policy, &request) else { panic!("not refused") };
         assert!(
-            refusal.reply.body.len() < 4096 && refusal.problem.detail.len() < 3072,
+            refusal.reply().body.len() < 4096 && refusal.problem.detail.len() < 3072,
             "{}",
             refusal.problem.detail.len()
         );

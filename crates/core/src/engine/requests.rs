@@ -12,6 +12,7 @@ use crate::http::Reply;
 use crate::metrics::{self, Outcome};
 use crate::policy::{self, NODE_ROUTE, OWN_HEADER};
 use crate::problem::{Code, Problem};
+use crate::protocol::Protocol;
 use crate::request::{RequestSource, RequestView};
 use crate::request_log::{ACCESS_LOG_KEY, RequestRecord, response_code_details};
 use crate::time::Timestamp;
@@ -50,7 +51,8 @@ struct Ending {
     spec: Arc<TokenSpec>,
     decided_by: ConfigPath,
     outcome: Outcome,
-    problem: Option<Problem>,
+    problem: Option<Box<Problem>>,
+    protocol: Protocol,
     effect: Effect,
     /// The token with which the request is forwarded.
     injected: Option<Arc<CachedToken>>,
@@ -68,14 +70,23 @@ impl Ending {
             (Outcome::Injected, Ok(cached)) => Some(Arc::clone(cached)),
             _ => None,
         };
-        Self { spec, decided_by: delivery.decided_by(), outcome, problem: token.err().cloned(), effect, injected }
+        let (decided_by, protocol) = (delivery.decided_by(), delivery.protocol());
+        Self { spec, decided_by, outcome, problem: token.err().cloned().map(Box::new), protocol, effect, injected }
     }
 
     /// Replaces the token by a rejection with this problem.
-    fn without_token(self, problem: Problem) -> Self {
-        let problem = problem.about(self.spec.identity(), self.spec.scope());
-        let effect = Effect::Refuse(problem.clone());
-        Self { outcome: Outcome::Failed, problem: Some(problem), effect, injected: None, ..self }
+    fn withdraw_token(&mut self, problem: Problem) {
+        self.problem = Some(Box::new(problem.about(self.spec.identity(), self.spec.scope())));
+        (self.outcome, self.effect, self.injected) = (Outcome::Failed, Effect::Refuse(self.protocol), None);
+    }
+
+    /// The HTTP status of the reply; `None` if the request is forwarded.
+    fn status(&self) -> Option<u16> {
+        match &self.effect {
+            Effect::Authorize { .. } | Effect::Pass => None,
+            Effect::Refuse(protocol) => self.problem.as_ref().map(|problem| protocol.status(problem.code)),
+            Effect::Reply(reply) => Some(reply.status),
+        }
     }
 }
 
@@ -85,7 +96,7 @@ impl Engine {
         let Some(request) = host.request(stream) else { return Flow::Pause };
         let request = RequestView::new(request);
         let decision = self.policy.decide(&request);
-        match if self.keeps_state { decision } else { decision.without_state(&request) } {
+        match if self.keeps_state { decision } else { decision.without_state() } {
             Decision::Ignore => {
                 forward_unchanged(stream, host);
                 Flow::Continue
@@ -113,12 +124,18 @@ impl Engine {
                 Flow::Continue
             }
             Decision::Refuse(refusal) => {
-                self.record(stream, &refusal.record(), host);
-                reply(stream, &refusal.reply, Some(refusal.problem.code), host);
+                let answer = refusal.reply();
+                let record = RequestRecord::refused(&refusal.problem, refusal.decided_by, answer.status);
+                self.record(stream, &record, host);
+                reply(stream, &answer, Some(refusal.problem.code), host);
                 Flow::Pause
             }
-            Decision::Reply(answer) => {
-                reply(stream, &answer, None, host);
+            Decision::RefuseOwn(problem) => {
+                reply(stream, &Protocol::ProblemJson.problem_reply(&problem), None, host);
+                Flow::Pause
+            }
+            Decision::Live => {
+                reply(stream, &Reply::ok(), None, host);
                 Flow::Pause
             }
             Decision::Check(readiness) => {
@@ -268,22 +285,21 @@ impl Engine {
     }
 
     /// Applies the result of a request and records it.
-    fn end(&mut self, stream: StreamId, ending: Ending, host: &mut dyn HttpHost) -> Flow {
-        let ending = match &ending.effect {
-            // The filter state that removes the token on an internal redirect is set first. Without it no token may be injected.
-            Effect::Authorize { header, .. } if !host.set_filter_state(stream, OWN_HEADER, header) => {
-                ending.without_token(decision::state_unavailable())
-            }
-            _ => ending,
-        };
+    fn end(&mut self, stream: StreamId, mut ending: Ending, host: &mut dyn HttpHost) -> Flow {
+        // The filter state that removes the token on an internal redirect is set first. Without it no token may be injected.
+        if let Effect::Authorize { header, .. } = &ending.effect
+            && !host.set_filter_state(stream, OWN_HEADER, header)
+        {
+            ending.withdraw_token(decision::state_unavailable());
+        }
         let record = RequestRecord {
             decided_by: Some(ending.decided_by),
-            problem: ending.problem.as_ref(),
-            status: ending.effect.status(),
+            problem: ending.problem.as_deref(),
+            status: ending.status(),
             ..RequestRecord::new(ending.outcome, Some(ending.spec.identity()))
         };
         self.record(stream, &record, host);
-        let flow = apply(stream, &ending.effect, record.code(), host);
+        let flow = apply(stream, &ending, host);
         if let (Some(token), Some(worker)) = (ending.injected, &mut self.worker) {
             worker.requests.0.insert(stream, Known::Injected(ending.spec, token, ending.decided_by));
         }
@@ -315,9 +331,9 @@ impl Engine {
 /// The status 401 (RFC 9110, section 15.5.2).
 const UNAUTHORIZED: u16 = 401;
 
-/// Applies an effect to a request. `code` is the problem code of a rejection.
-fn apply(stream: StreamId, effect: &Effect, code: Option<Code>, host: &mut dyn HttpHost) -> Flow {
-    match effect {
+/// Applies the effect to a request.
+fn apply(stream: StreamId, ending: &Ending, host: &mut dyn HttpHost) -> Flow {
+    match &ending.effect {
         Effect::Authorize { header, value, without } => {
             without.iter().for_each(|name| host.set_header(stream, name, None));
             host.set_header(stream, header, Some(value));
@@ -327,14 +343,14 @@ fn apply(stream: StreamId, effect: &Effect, code: Option<Code>, host: &mut dyn H
             forward_unchanged(stream, host);
             Flow::Continue
         }
-        Effect::Refuse(problem) => {
-            if let Some(answer) = host.request(stream).map(|request| problem.reply_to(&RequestView::new(request))) {
-                reply(stream, &answer, code, host);
+        Effect::Refuse(protocol) => {
+            if let Some(problem) = &ending.problem {
+                reply(stream, &protocol.problem_reply(problem), Some(problem.code), host);
             }
             Flow::Pause
         }
         Effect::Reply(answer) => {
-            reply(stream, answer, code, host);
+            reply(stream, answer, None, host);
             Flow::Pause
         }
     }

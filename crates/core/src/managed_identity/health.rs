@@ -5,6 +5,7 @@ use crate::broker::ReadinessStatus;
 use crate::http::Reply;
 use crate::path;
 use crate::problem::Problem;
+use crate::protocol::problem_json;
 use crate::request::RequestView;
 
 /// The HTTP status of a pod that is not ready.
@@ -17,14 +18,14 @@ pub fn readiness_reply(status: &ReadinessStatus, request: &RequestView<'_>) -> R
     match status.outcome() {
         _ if local && is_verbose(request) => status.verbose_reply(NOT_READY),
         Ok(()) => Reply::ok(),
-        Err(problem) if local => problem.to_reply_of(NOT_READY),
+        Err(problem) if local => problem_json::reply(problem, NOT_READY),
         Err(problem) => {
             let public = Problem::new(
                 problem.code,
                 "The pod is not ready. Details are given only to callers within the pod.",
                 "Send the same request from within the pod, or read the lines with event=exchange in Envoy's log.",
             );
-            Problem { retry_after: problem.retry_after, ..public }.to_reply_of(NOT_READY)
+            problem_json::reply(&Problem { retry_after: problem.retry_after, ..public }, NOT_READY)
         }
     }
 }

@@ -4,20 +4,13 @@
 //! must have `Metadata: true` and no `X-Forwarded-For`, as IMDS itself requires, so that no app can be made to request a token for
 //! somebody else.
 
-use serde::Serialize;
-
 use super::guard::must_be_get;
 use super::query::{Query, bad};
-use super::reply;
-use crate::broker::CachedToken;
 use crate::config::Imds;
-use crate::http::Reply;
 use crate::override_headers;
 use crate::path;
 use crate::problem::{Code, Problem};
 use crate::request::RequestView;
-use crate::time::Timestamp;
-use crate::untrusted::OAuthError;
 
 /// The oldest `api-version` of the token request.
 const OLDEST_VERSION: &str = "2018-02-01";
@@ -142,59 +135,4 @@ pub(super) fn read_request(request: &RequestView<'_>, query: &[u8]) -> Result<Qu
         ));
     }
     Ok(query)
-}
-
-/// The body of a token reply; every value is a string. `expires_in` precedes `expires_on`, because MSAL.NET uses the last of the two;
-/// MSAL Python reads only the former, and MSAL for Java, Node and Rust only the latter.
-#[derive(Serialize)]
-struct TokenBody<'a> {
-    access_token: &'a str,
-    client_id: &'a str,
-    expires_in: String,
-    expires_on: String,
-    ext_expires_in: String,
-    not_before: String,
-    resource: &'a str,
-    token_type: &'static str,
-}
-
-/// The body of an error reply (same page, "Error handling").
-#[derive(Serialize)]
-struct ErrorBody<'a> {
-    error: &'a str,
-    error_description: String,
-}
-
-/// The reply with a token for `resource`.
-pub(super) fn token_reply(cached: &CachedToken, client_id: &str, resource: &str, now: Timestamp) -> Reply {
-    let expires_in = cached.expires_at().since(now).as_secs().to_string();
-    Reply::json(
-        200,
-        "application/json; charset=utf-8",
-        &TokenBody {
-            access_token: cached.token().expose(),
-            client_id,
-            ext_expires_in: expires_in.clone(),
-            expires_in,
-            expires_on: cached.expires_at().unix_seconds().to_string(),
-            not_before: cached.issued_at().unix_seconds().to_string(),
-            resource,
-            token_type: "Bearer",
-        },
-    )
-}
-
-/// The reply with a problem.
-pub(super) fn problem_reply(problem: &Problem) -> Reply {
-    let status = reply::status(problem);
-    let error = match (problem.entra.error.as_ref().map(OAuthError::as_str), problem.code) {
-        (_, Code::ResourceNotAllowed) => "invalid_resource",
-        // The error of an invalid client assertion (RFC 7521, section 4.2.1), which Entra uses too.
-        (_, Code::AssertionInvalid | Code::AssertionMalformed) => "invalid_client",
-        (Some(error), _) if status == 400 => error,
-        _ if matches!(status, 429 | 503) => "temporarily_unavailable",
-        _ => "invalid_request",
-    };
-    let body = ErrorBody { error, error_description: reply::sentence(problem) };
-    reply::with_retry_after(problem, Reply::json(status, "application/json; charset=utf-8", &body))
 }

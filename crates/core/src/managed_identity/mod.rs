@@ -2,12 +2,10 @@
 //! health endpoints.
 
 mod app_service;
-pub(crate) mod caller;
 pub(crate) mod guard;
 mod health;
 mod imds;
 mod query;
-mod reply;
 #[cfg(test)]
 mod tests;
 
@@ -16,15 +14,14 @@ use std::sync::Arc;
 
 use crate::broker::{Decisive, Readiness};
 use crate::config::{AppService, Config, Identity, Imds, ManagedAction, ManagedIdentity};
-use crate::decision::{Decision, Delivery, Report};
+use crate::decision::{ConfigPath, Decision, Delivery, ManagedIdentityCaller, Refusal, Report};
 use crate::entra::{TokenKey, TokenSpec};
 use crate::host::Host;
-use crate::http::Reply;
 use crate::path;
 use crate::problem::{Code, Problem};
+use crate::protocol::{AppServiceVersion, Caller, Protocol};
 use crate::request::RequestView;
 use crate::untrusted::UntrustedText;
-use caller::{Caller, Protocol};
 use guard::must_be_get;
 pub use health::readiness_reply;
 use query::{IdKind, Query, Selector};
@@ -108,7 +105,7 @@ impl Endpoint {
             let token_request = allowed.and_then(|()| app_service::read_request(request, query, &app_service.secret));
             return Some(match token_request {
                 Ok((version, query)) => self.decide_token(Protocol::AppService(version), Ok(query)),
-                Err(problem) => self.decide_token(Protocol::AppService(app_service::Version::Current), Err(problem)),
+                Err(problem) => self.decide_token(Protocol::AppService(AppServiceVersion::Current), Err(problem)),
             });
         }
         self.imds(host).map(|imds| self.decide_imds(imds, Ok(()), target, request))
@@ -137,9 +134,9 @@ impl Endpoint {
             (Ok(()), imds::Path::Token) => self.decide_token(Protocol::Imds, imds::read_request(request, query)),
             (Ok(()), _) => Decision::Ignore,
             (Err(problem), _) if app_service::is_token_path(path) => {
-                Protocol::AppService(app_service::Version::Current).refuse(problem)
+                refuse(Protocol::AppService(AppServiceVersion::Current), problem)
             }
-            (Err(problem), _) => Protocol::Imds.refuse(problem),
+            (Err(problem), _) => refuse(Protocol::Imds, problem),
         }
     }
 
@@ -158,11 +155,9 @@ impl Endpoint {
             let spec = self.spec(identity, &query.scope())?;
             let client_id = spec.client_id().to_owned();
             let named_by_client_id = query.selector.is_some_and(|selector| selector.kind == IdKind::Client);
-            let caller = Caller {
-                protocol,
-                resource: query.resource,
-                client_id,
-                named_by_client_id,
+            let caller = ManagedIdentityCaller {
+                decided_by: decided_by(protocol),
+                caller: Caller { protocol, resource: query.resource, client_id, named_by_client_id },
                 rejected_token: query.rejected_token,
             };
             Ok((Arc::new(spec), caller))
@@ -182,9 +177,9 @@ impl Endpoint {
                     "managed_identity.action is \"refuse\": no token is issued",
                     "Set managed_identity.action to \"answer\" to enable managed identity.",
                 );
-                protocol.refuse(problem.about(spec.identity(), spec.scope()))
+                refuse(protocol, problem.about(spec.identity(), spec.scope()))
             }
-            (_, Err(problem)) => protocol.refuse(problem),
+            (_, Err(problem)) => refuse(protocol, problem),
         }
     }
 
@@ -199,8 +194,8 @@ impl Endpoint {
 
     fn decide_health(&self, path: &[u8], request: &RequestView<'_>) -> Decision {
         match (must_be_get(request), path) {
-            (Err(problem), _) => Decision::Reply(problem.to_reply()),
-            (Ok(()), b"/healthz") => Decision::Reply(Reply::ok()),
+            (Err(problem), _) => Decision::RefuseOwn(Box::new(problem)),
+            (Ok(()), b"/healthz") => Decision::Live,
             (Ok(()), _) => Decision::Check(Arc::clone(&self.readiness)),
         }
     }
@@ -270,6 +265,18 @@ impl Endpoint {
             "Call the sidecar in the same pod, and bind its listener to 127.0.0.1.",
         ))
     }
+}
+
+/// The part of the configuration that enables a protocol.
+const fn decided_by(protocol: Protocol) -> ConfigPath {
+    match protocol {
+        Protocol::AppService(_) => ConfigPath::AppService,
+        _ => ConfigPath::Imds,
+    }
+}
+
+fn refuse(protocol: Protocol, problem: Problem) -> Decision {
+    Decision::Refuse(Box::new(Refusal { problem, decided_by: decided_by(protocol), protocol }))
 }
 
 /// Rejects a resource that is not in the identity's `resources`, if that is set. A trailing slash is ignored.

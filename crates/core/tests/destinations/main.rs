@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 
 use entra_exchange_core::config::Config;
-use entra_exchange_core::decision::{Decision, Refusal};
+use entra_exchange_core::decision::Decision;
 use entra_exchange_core::policy::Policy;
 use entra_exchange_core::request::{DescribedRequest, RequestView};
 
@@ -121,7 +121,8 @@ fn outcome_of(policy: &Policy, request: &[String], with: &[String]) -> String {
         Decision::Pass(_) => "passes".to_owned(),
         Decision::Keep(_, credentials) => format!("keeps {credentials}"),
         Decision::Ignore => "untouched".to_owned(),
-        Decision::Refuse(Refusal { reply, .. }) => {
+        Decision::Refuse(refusal) => {
+            let reply = refusal.reply();
             let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
             let code = body.get("code").or_else(|| body.get("error")).and_then(|code| code.as_str());
             format!("{} {}", reply.status, code.unwrap_or_default())

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use entra_exchange_core::http::{CallFailure, CallResponse, CallResult};
 use entra_exchange_core::problem::{Code, Problem};
+use entra_exchange_core::protocol::Protocol;
 use entra_exchange_core::time::Timestamp;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -64,7 +65,7 @@ fn check_problem(problem: &Problem) {
     assert!(!problem.detail.is_empty() && !problem.remedy.is_empty(), "{problem:?}");
     assert_eq!(problem.identity.as_deref(), Some("payments"));
     assert!(problem.retry_after.is_some_and(|wait| wait <= HOUR), "{problem:?}");
-    let reply = problem.to_reply();
+    let reply = Protocol::ProblemJson.problem_reply(problem);
     assert!((400..600).contains(&reply.status));
     assert!(serde_json::from_slice::<Value>(&reply.body).is_ok());
     assert!(reply.headers.iter().all(|(_, value)| value.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ')));

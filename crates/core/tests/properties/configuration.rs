@@ -1,7 +1,7 @@
 //! Arbitrary configurations, and arbitrary requests under a fixed configuration.
 
 use entra_exchange_core::config::Config;
-use entra_exchange_core::decision::{Decision, Refusal};
+use entra_exchange_core::decision::Decision;
 use entra_exchange_core::policy::Policy;
 use entra_exchange_core::request::{DescribedRequest, Headers, RequestView};
 use proptest::prelude::*;
@@ -176,11 +176,12 @@ proptest! {
         let policy = Policy::new(&parse(BOTH.as_bytes()).unwrap(), false);
         match policy.decide(&RequestView::new(&request)) {
             Decision::Ignore | Decision::Pass(_) | Decision::Keep(..) | Decision::AwaitConnection(..) => {}
-            Decision::Refuse(Refusal { reply, .. }) => {
+            Decision::Refuse(refusal) => {
+                let reply = refusal.reply();
                 prop_assert!((400..600).contains(&reply.status));
                 prop_assert!(serde_json::from_slice::<serde_json::Value>(&reply.body).is_ok());
             }
-            Decision::Status | Decision::Check(_) | Decision::Reply(_) => {}
+            Decision::Status | Decision::Check(_) | Decision::Live | Decision::RefuseOwn(_) => {}
             Decision::Report(_) | Decision::ReportToNode(_) => prop_assert!(false, "no action is report"),
             Decision::Exchange(spec, _) => {
                 let authority = request.headers.get(":authority").unwrap_or_default().to_ascii_lowercase();

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use entra_exchange_core::config::Config;
-use entra_exchange_core::decision::{Decision, Refusal};
+use entra_exchange_core::decision::Decision;
 use entra_exchange_core::policy::Policy;
 use entra_exchange_core::request::{DescribedRequest, RequestView};
 use proptest::prelude::*;
@@ -200,7 +200,7 @@ proptest! {
         for request in &requests {
             let actual = match policy.decide(&RequestView::new(&request.described())) {
                 Decision::Exchange(spec, _) => spec.scope().to_owned(),
-                Decision::Refuse(Refusal { reply, .. }) if reply.status == 400 => "ambiguous".to_owned(),
+                Decision::Refuse(refusal) if refusal.reply().status == 400 => "ambiguous".to_owned(),
                 Decision::Ignore => "untouched".to_owned(),
                 other => format!("{other:?}"),
             };

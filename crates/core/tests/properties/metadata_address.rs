@@ -146,7 +146,7 @@ proptest! {
                 prop_assert_eq!(&segments, &["metadata", "identity", "oauth2", "token"], "{}", request.path);
             }
             Decision::Exchange(..) => prop_assert!(named && action == "answer"),
-            Decision::Refuse(refusal) => prop_assert!((400..500).contains(&refusal.reply.status)),
+            Decision::Refuse(refusal) => prop_assert!((400..500).contains(&refusal.reply().status)),
             other => prop_assert!(false, "{other:?}"),
         }
     }

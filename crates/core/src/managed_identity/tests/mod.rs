@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::broker::{CachedToken, RejectedToken, RequiredLifetime};
-use crate::decision::{Effect, Refusal};
+use crate::decision::Effect;
 use crate::entra::AccessToken;
+use crate::http::Reply;
 use crate::metrics::Outcome;
 use crate::policy::Policy;
 use crate::policy::tests::decide;
@@ -68,14 +69,18 @@ fn app_service(query: &str) -> Sent {
     local("127.0.0.1:15091", &format!("/msi/token?{query}"))
 }
 
+fn shown(reply: Reply) -> String {
+    format!("{} {}", reply.status, String::from_utf8(reply.body).unwrap())
+}
+
 /// The decision in one line: the identity and scope of the token, or the status and body of the reply.
 fn describe(decision: Decision) -> String {
     match decision {
         Decision::Exchange(spec, _) => format!("{} {}", spec.identity(), spec.scope()),
         Decision::Report(report) | Decision::ReportToNode(report) => report.summary(),
-        Decision::Refuse(Refusal { reply, .. }) | Decision::Reply(reply) => {
-            format!("{} {}", reply.status, String::from_utf8(reply.body).unwrap())
-        }
+        Decision::Refuse(refusal) => shown(refusal.reply()),
+        Decision::RefuseOwn(problem) => shown(Protocol::ProblemJson.problem_reply(&problem)),
+        Decision::Live => shown(Reply::ok()),
         Decision::Ignore => "ignore".to_owned(),
         Decision::Check(readiness) => {
             let name = |identity: &Decisive| match &identity.credential {
@@ -105,7 +110,8 @@ fn reply(request: &Sent, outcome: Result<(), &Problem>) -> Reply {
     assert_eq!(delivery.required_lifetime(), RequiredLifetime::FiveMinutes);
     let (cached, now) = cached();
     match delivery.deliver(outcome.map(|()| &cached), now) {
-        (Effect::Reply(reply), Outcome::Answered | Outcome::Failed) => reply,
+        (Effect::Reply(reply), Outcome::Answered) => reply,
+        (Effect::Refuse(protocol), Outcome::Failed) => protocol.problem_reply(outcome.unwrap_err()),
         _ => panic!("not answered"),
     }
 }
@@ -120,8 +126,11 @@ fn body(reply: Reply) -> String {
 fn a_caller_over_the_limit_gets_a_429_with_retry_after_in_its_protocol() {
     let problem = Problem::new(Code::TooManyScopes, "d", "r").retry_after(std::time::Duration::from_millis(29_001));
     for (reply, body) in [
-        (super::imds::problem_reply(&problem), r#"{"error":"temporarily_unavailable","error_description":"d. r"}"#),
-        (super::app_service::problem_reply(&problem), r#"{"statusCode":429,"message":"d. r"}"#),
+        (Protocol::Imds.problem_reply(&problem), r#"{"error":"temporarily_unavailable","error_description":"d. r"}"#),
+        (
+            Protocol::AppService(AppServiceVersion::Current).problem_reply(&problem),
+            r#"{"statusCode":429,"message":"d. r"}"#,
+        ),
     ] {
         assert_eq!((reply.status, String::from_utf8(reply.body).unwrap().as_str()), (429, body));
         assert!(reply.headers.contains(&("retry-after", "30".to_owned())), "{:?}", reply.headers);

@@ -1,4 +1,4 @@
-//! Parts of a reply that all protocols share.
+//! Parts of a reply that all managed-identity protocols share.
 
 use crate::http::Reply;
 use crate::problem::{Code, Problem};
@@ -6,8 +6,8 @@ use crate::problem::{Code, Problem};
 /// The HTTP status for a problem. Clients retry 404, 410, 429 and 5xx, and fail on other 4xx. So the status is 400 if something must be
 /// changed (Entra refused the exchange or would reject the federated token, or an environment variable is missing), and 503 if the
 /// problem may be transient, such as an expired federated token.
-pub(super) fn status(problem: &Problem) -> u16 {
-    match problem.code {
+pub(super) const fn status(code: Code) -> u16 {
+    match code {
         Code::EntraRefused | Code::AssertionInvalid | Code::AssertionMalformed | Code::EnvVarMissing => 400,
         Code::TokenWaitTimeout => 503,
         code => code.status(),
@@ -17,7 +17,7 @@ pub(super) fn status(problem: &Problem) -> u16 {
 /// Adds `Retry-After` to the reply to a problem, but only with a status that means a retry. The SDKs for Python retry on any status if
 /// the header is present, so a developer would wait for minutes to see the refusal.
 pub(super) fn with_retry_after(problem: &Problem, reply: Reply) -> Reply {
-    if matches!(reply.status, 429 | 503) { problem.with_retry_after(reply) } else { reply }
+    if matches!(reply.status, 429 | 503) { super::with_retry_after(problem, reply) } else { reply }
 }
 
 /// The detail and the remedy as one text, for protocols with one text field.
