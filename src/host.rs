@@ -149,12 +149,16 @@ fn text(path: &str) -> Option<String> {
 /// Parses an IPv4 address and port. Envoy writes them without leading zeros, and every request has one, so this is much shorter than
 /// the standard library's parser.
 fn ipv4(text: &[u8]) -> Option<SocketAddr> {
-    let (mut numbers, mut index) = ([0_u16; 5], 0_usize);
+    // With four separators, at most 17 characters are digits, so no number overflows.
+    if text.len() > "255.255.255.255:65535".len() {
+        return None;
+    }
+    let (mut numbers, mut index) = ([0_u64; 5], 0_usize);
     for byte in text {
         match byte {
             b'0'..=b'9' => {
                 let number = numbers.get_mut(index)?;
-                *number = number.checked_mul(10)?.checked_add(u16::from(byte - b'0'))?;
+                *number = number.wrapping_mul(10).wrapping_add(u64::from(byte - b'0'));
             }
             b'.' if index < 3 => index += 1,
             b':' if index == 3 => index = 4,
@@ -162,8 +166,9 @@ fn ipv4(text: &[u8]) -> Option<SocketAddr> {
         }
     }
     let [a, b, c, d, port] = numbers;
-    let octet = |number: u16| u8::try_from(number).ok();
+    let octet = |number: u64| u8::try_from(number).ok();
     let address = [octet(a)?, octet(b)?, octet(c)?, octet(d)?];
+    let port = u16::try_from(port).ok()?;
     (index == 4).then(|| (address, port).into())
 }
 

@@ -17,12 +17,11 @@ use crate::time::Timestamp;
 pub enum Decision {
     /// Forward the request unchanged: no part of the configuration applies to it.
     Ignore,
-    /// Forward the request unchanged, because the matching destination's action is `pass`. The value is the destination's
-    /// identity, if known.
-    Pass(Option<Arc<str>>),
-    /// Forward the request unchanged, because it already carries credentials and the matching destination keeps them. The
-    /// values are the identity that would have been used and the names of the credentials, for a log line.
-    Keep(Arc<str>, String),
+    /// Forward the request unchanged, because the matching destination's action is `pass`, or because no token can be requested and its
+    /// `on_failure` is `pass`.
+    Pass(Passed),
+    /// Forward the request unchanged, because it already carries credentials and the matching destination keeps them.
+    Keep(Kept),
     /// Reject the request.
     Refuse(Box<Refusal>),
     /// Decide again when the upstream connection is established, because only then is its transport known. If it is
@@ -46,6 +45,29 @@ pub enum Decision {
 }
 
 impl Decision {
+    /// The part of the configuration that decided; `None` if none applies, or for the filter's own pages.
+    pub fn decided_by(&self) -> Option<ConfigPath> {
+        match self {
+            Self::Ignore | Self::Live | Self::Check(_) | Self::Status | Self::RefuseOwn(_) => None,
+            Self::Pass(passed) => Some(passed.decided_by),
+            Self::Keep(kept) => Some(kept.decided_by),
+            Self::Refuse(refusal) => Some(refusal.decided_by),
+            Self::Exchange(_, delivery) | Self::AwaitConnection(_, delivery) => Some(delivery.decided_by()),
+            Self::Report(report) | Self::ReportToNode(report) => Some(report.decided_by),
+        }
+    }
+
+    /// Why the request gets no token; `None` if it may get one, or if that is no problem.
+    pub fn problem(&self) -> Option<&Problem> {
+        match self {
+            Self::Refuse(refusal) => Some(&refusal.problem),
+            Self::Pass(passed) => passed.problem.as_deref(),
+            Self::Report(report) | Self::ReportToNode(report) => report.problem.as_deref(),
+            Self::RefuseOwn(problem) => Some(problem),
+            _ => None,
+        }
+    }
+
     /// Replaces a decision to inject a token with a rejection.
     ///
     /// The shell calls this if Envoy does not let it declare filter state that survives an internal redirect: without that
@@ -76,6 +98,74 @@ pub fn state_unavailable() -> Problem {
     )
 }
 
+/// A request that a destination passes.
+#[derive(Debug)]
+pub struct Passed {
+    /// The part of the configuration that decided.
+    pub decided_by: ConfigPath,
+    /// The identity whose token the request would have got, if its action is `inject`.
+    pub identity: Option<Arc<str>>,
+    /// Why no token can be requested, if its action is `inject`.
+    pub problem: Option<Box<Problem>>,
+}
+
+/// A request that keeps its credentials.
+#[derive(Debug)]
+pub struct Kept {
+    /// The part of the configuration that decided.
+    pub decided_by: ConfigPath,
+    /// The identity whose token the request would have got.
+    pub identity: Arc<str>,
+    /// The names of the headers and query parameters with credentials; a `?` precedes the latter.
+    pub credentials: String,
+}
+
+/// Why a request is handled as it is: for commands and tools. A host that only handles requests needs [`Policy::decide`] alone.
+///
+/// [`Policy::decide`]: crate::policy::Policy::decide
+#[derive(Debug)]
+pub struct Explanation {
+    /// The decision about the request.
+    pub decision: Decision,
+    /// Every rule for the request's host, in order of precedence. Empty if a managed-identity endpoint or the status page decided, or if
+    /// no destination has the host.
+    pub candidates: Vec<Candidate>,
+}
+
+/// A destination's rule for a request's host, with one of its path prefixes and one of its methods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The destination.
+    pub config_path: ConfigPath,
+    /// The destination's name in messages.
+    pub label: String,
+    /// Whether it matches the host by a wildcard.
+    pub wildcard: bool,
+    /// The port; `None` matches any port.
+    pub port: Option<u16>,
+    /// The path prefix in canonical form; empty for any path.
+    pub path_prefix: String,
+    /// The method; `None` matches any method.
+    pub method: Option<String>,
+    /// Whether the rule applies, and why not.
+    pub outcome: Match,
+}
+
+/// Whether a rule applies to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Match {
+    /// It decides about the request.
+    Applies,
+    /// It matches, but a more specific rule applies, or it is ambiguous which one does.
+    LessSpecific,
+    /// Its port is not the request's.
+    OtherPort,
+    /// The request's path is not within its path prefix, or is ambiguous.
+    OtherPath,
+    /// Its method is not the request's.
+    OtherMethod,
+}
+
 /// A rejected request: the reason, the part of the configuration that decided, and the client's protocol.
 #[derive(Debug)]
 pub struct Refusal {
@@ -97,19 +187,26 @@ impl Refusal {
 /// How a request would have been handled if its action were not `report`.
 #[derive(Debug)]
 pub struct Report {
+    /// The part of the configuration that decided.
+    pub decided_by: ConfigPath,
     /// The identity whose token the request would get, if known.
     pub identity: Option<Arc<str>>,
     /// The spec of the token that the request would get. The token is fetched, to show whether the exchange succeeds. `None`
     /// if the request would be rejected before a token is selected.
     pub spec: Option<Arc<TokenSpec>>,
-    /// The code with which the request would be rejected, as far as that is known without waiting.
-    pub would_refuse: Option<Code>,
+    /// Why the request would be rejected, as far as that is known without waiting.
+    pub problem: Option<Box<Problem>>,
 }
 
 impl Report {
     /// The report of a request that would be rejected before a token is selected.
-    pub(crate) fn refused(problem: &Problem) -> Self {
-        Self { identity: problem.identity(), spec: None, would_refuse: Some(problem.code) }
+    pub(crate) fn refused(decided_by: ConfigPath, problem: Problem) -> Self {
+        Self { decided_by, identity: problem.identity(), spec: None, problem: Some(Box::new(problem)) }
+    }
+
+    /// The code with which the request would be rejected.
+    pub fn would_refuse(&self) -> Option<Code> {
+        self.problem.as_ref().map(|problem| problem.code)
     }
 
     /// The report in one line, for tests.
@@ -117,7 +214,7 @@ impl Report {
     pub(crate) fn summary(&self) -> String {
         let identity = self.identity.as_deref().unwrap_or("unknown");
         let scope = self.spec.as_ref().map_or("no token", |spec| spec.scope());
-        let enforced = self.would_refuse.map_or("forwarded", Code::as_str);
+        let enforced = self.would_refuse().map_or("forwarded", Code::as_str);
         format!("report {identity} {scope}, enforced: {enforced}")
     }
 }

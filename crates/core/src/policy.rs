@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::config::{Config, Status};
 use crate::configuration_status::ConfigurationStatus;
-use crate::decision::{ConfigPath, Decision, Refusal};
+use crate::decision::{ConfigPath, Decision, Explanation, Refusal};
 use crate::destination::Destinations;
 pub use crate::destination::OWN_HEADER;
 use crate::entra::TokenSpec;
@@ -64,6 +64,38 @@ impl Policy {
             return Decision::Refuse(Box::new(Refusal { problem, decided_by: ConfigPath::Destinations, protocol }));
         }
         decision
+    }
+
+    /// Explains how a request is handled: the decision of [`Self::decide`], and each rule for the request's host with the reason why it
+    /// applies or not. It is for commands and tools, and costs far more than a decision. It fetches no token, and has no side effects.
+    ///
+    /// ```
+    /// use entra_exchange_core::config::Config;
+    /// use entra_exchange_core::decision::{ConfigPath, Decision, Match};
+    /// use entra_exchange_core::policy::Policy;
+    /// use entra_exchange_core::request::{DescribedRequest, RequestView};
+    ///
+    /// let configuration = br#"{"destinations": [
+    ///     {"hosts": ["graph.microsoft.com"], "action": "pass"},
+    ///     {"hosts": ["graph.microsoft.com"], "path_prefixes": ["/beta"], "methods": ["DELETE"], "action": "refuse"}
+    /// ]}"#;
+    /// let policy = Policy::new(&Config::parse(configuration, &|_| None).expect("a valid configuration"), false);
+    /// let request = DescribedRequest::new("DELETE", "graph.microsoft.com", "/beta/users");
+    /// let explanation = policy.explain(&RequestView::new(&request));
+    ///
+    /// assert_eq!(explanation.decision.decided_by(), Some(ConfigPath::Destination(1)));
+    /// assert!(explanation.decision.problem().expect("a reason").detail.contains(r#""refuse""#));
+    /// let outcomes: Vec<_> = explanation.candidates.iter().map(|it| (it.config_path.to_string(), it.outcome)).collect();
+    /// let expected = [("destinations[1]", Match::Applies), ("destinations[0]", Match::LessSpecific)];
+    /// assert_eq!(outcomes, expected.map(|(path, outcome)| (path.to_owned(), outcome)));
+    /// ```
+    pub fn explain(&self, request: &RequestView<'_>) -> Explanation {
+        let decision = self.decide(request);
+        let is_for_destinations =
+            matches!(decision.decided_by(), None | Some(ConfigPath::Destinations | ConfigPath::Destination(_)));
+        let authority = Authority::parse(request.authority()).filter(|_| is_for_destinations);
+        let candidates = authority.map(|authority| self.destinations.candidates(&authority, request));
+        Explanation { decision, candidates: candidates.unwrap_or_default() }
     }
 
     fn decide_by_rule(&self, request: &RequestView<'_>) -> Decision {

@@ -165,15 +165,13 @@ pub struct Problem {
 impl Problem {
     /// A problem without identity, scope and diagnostic fields; add them if they are known.
     pub fn new(code: Code, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            code,
-            detail: detail.into(),
-            remedy: remedy.into(),
-            retry_after: None,
-            identity: None,
-            scope: None,
-            entra: EntraDiagnosis::default(),
-        }
+        Self::with_texts(code, detail.into(), remedy.into())
+    }
+
+    /// Not generic and not inlined: it is in the module once, and not once for each of its many calls.
+    #[inline(never)]
+    fn with_texts(code: Code, detail: String, remedy: String) -> Self {
+        Self { code, detail, remedy, retry_after: None, identity: None, scope: None, entra: EntraDiagnosis::default() }
     }
 
     /// The problem that a call to `cluster` could not be dispatched. `purpose` is a relative clause for the detail, such as

@@ -38,6 +38,10 @@ impl<K: PartialEq, V> SmallMap<K, V> {
         self.0.retain(|(_, value)| keep(value));
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.0.iter().map(|(key, value)| (key, value))
+    }
+
     pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
         self.0.iter().map(|(_, value)| value)
     }

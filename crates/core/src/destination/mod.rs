@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::config::{Config, Token, TokenOwner};
-use crate::decision::{ConfigPath, Decision, Refusal, Report};
+use crate::decision::{Candidate, ConfigPath, Decision, Refusal, Report};
 use crate::entra::TokenSpec;
 use crate::host::{Authority, Host};
 use crate::problem::{Code, Problem};
@@ -57,6 +57,15 @@ impl Destinations {
         &self.warm
     }
 
+    /// Every rule for the request's host, in order of precedence, and which one [`Self::decide`] uses.
+    pub(crate) fn candidates(&self, authority: &Authority<'_>, view: &RequestView<'_>) -> Vec<Candidate> {
+        let applies = match self.table.find(authority, view) {
+            Found::Rule(rule) => Some(rule),
+            Found::Nothing | Found::Ambiguous { .. } => None,
+        };
+        self.table.candidates(authority, view, applies)
+    }
+
     /// Decides how to handle a request to this authority.
     pub(crate) fn decide(&self, authority: &Authority<'_>, view: &RequestView<'_>) -> Decision {
         match self.table.find(authority, view) {
@@ -68,7 +77,7 @@ impl Destinations {
                     let protocol = Protocol::of_client(view);
                     Decision::Refuse(Box::new(Refusal { problem, decided_by: ConfigPath::Destinations, protocol }))
                 } else {
-                    Decision::Report(Report::refused(&problem))
+                    Decision::Report(Report::refused(ConfigPath::Destinations, problem))
                 }
             }
         }

@@ -9,7 +9,7 @@ use super::credential::{self, Credentials, Places};
 use super::transport::{Transport, TransportCheck};
 use crate::azure::HeaderForm;
 use crate::config::{self, Destination, ExistingCredential, Identity};
-use crate::decision::{ConfigPath, Decision, Delivery, Injection, Refusal, Report};
+use crate::decision::{ConfigPath, Decision, Delivery, Injection, Kept, Passed, Refusal, Report};
 use crate::entra::TokenSpec;
 use crate::host::HostPattern;
 use crate::problem::{Code, Problem};
@@ -34,8 +34,8 @@ enum RuleAction {
 
 /// How a request is handled that may use an identity and meets the destination's conditions.
 enum Verdict {
-    /// It is forwarded unchanged.
-    Pass,
+    /// It is forwarded unchanged, because of this problem.
+    Pass(Problem),
     /// It is forwarded unchanged, because it carries these credentials.
     Keep(String),
     /// It is forwarded with this token.
@@ -142,6 +142,14 @@ impl Rule {
         }
     }
 
+    pub(super) const fn config_path(&self) -> ConfigPath {
+        self.config_path
+    }
+
+    pub(super) fn label(&self) -> &str {
+        &self.label
+    }
+
     /// Whether its requests may override their method or path in a header.
     pub(super) const fn allows_override_headers(&self) -> bool {
         self.override_headers_allowed
@@ -157,7 +165,7 @@ impl Rule {
 
     pub(super) fn decide(&self, view: &RequestView<'_>) -> Decision {
         match &self.action {
-            RuleAction::Pass => Decision::Pass(None),
+            RuleAction::Pass => Decision::Pass(Passed { decided_by: self.config_path, identity: None, problem: None }),
             RuleAction::Refuse => {
                 let problem = Problem::new(
                     Code::RefusedByRule,
@@ -168,19 +176,28 @@ impl Rule {
             }
             RuleAction::Report(chooser, injection) => Decision::Report(match chooser.choose(&self.label, view) {
                 Ok(identity_token) => Report {
+                    decided_by: self.config_path,
                     identity: Some(Arc::clone(&identity_token.identity)),
                     spec: identity_token.spec.as_ref().ok().cloned(),
-                    would_refuse: injection
+                    problem: injection
                         .evaluate(self.config_path, &self.label, identity_token, view)
                         .err()
-                        .map(|problem| problem.code),
+                        .map(Box::new),
                 },
-                Err(problem) => Report::refused(&problem),
+                Err(problem) => Report::refused(self.config_path, problem),
             }),
             RuleAction::Inject(chooser, injection) => match chooser.choose(&self.label, view) {
                 Ok(identity_token) => match injection.evaluate(self.config_path, &self.label, identity_token, view) {
-                    Ok(Verdict::Pass) => Decision::Pass(Some(Arc::clone(&identity_token.identity))),
-                    Ok(Verdict::Keep(credentials)) => Decision::Keep(Arc::clone(&identity_token.identity), credentials),
+                    Ok(Verdict::Pass(problem)) => Decision::Pass(Passed {
+                        decided_by: self.config_path,
+                        identity: Some(Arc::clone(&identity_token.identity)),
+                        problem: Some(Box::new(problem)),
+                    }),
+                    Ok(Verdict::Keep(credentials)) => Decision::Keep(Kept {
+                        decided_by: self.config_path,
+                        identity: Arc::clone(&identity_token.identity),
+                        credentials,
+                    }),
                     Ok(Verdict::Inject(spec, injection)) => Decision::Exchange(spec, Delivery::Inject(injection)),
                     Ok(Verdict::AwaitConnection(spec, injection)) => {
                         Decision::AwaitConnection(spec, Delivery::Inject(injection))
@@ -259,7 +276,7 @@ impl InjectionRule {
                 Ok(verdict(Arc::clone(spec), injection))
             }
             // Without the variable no token can be requested, so this is a failure to get a token.
-            Err(_) if self.pass_on_failure => Ok(Verdict::Pass),
+            Err(problem) if self.pass_on_failure => Ok(Verdict::Pass(problem.clone())),
             Err(problem) => Err(problem.clone()),
         }
     }

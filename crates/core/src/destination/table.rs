@@ -1,6 +1,8 @@
 //! The table that finds the rule for a request. The cost of a lookup does not depend on the number of rules: there is one for the
 //! host and one for its wildcard, each with the port and without, and one for each path prefix to which a rule may apply.
 
+mod candidates;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 

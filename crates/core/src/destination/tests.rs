@@ -47,7 +47,7 @@ fn describe(decision: Decision) -> String {
         Decision::AwaitConnection(..) => "await".to_owned(),
         Decision::Ignore => "ignore".to_owned(),
         Decision::Pass(_) => "pass".to_owned(),
-        Decision::Keep(identity, credentials) => format!("{identity} keeps {credentials}"),
+        Decision::Keep(kept) => format!("{} keeps {}", kept.identity, kept.credentials),
         other @ (Decision::Live | Decision::RefuseOwn(_) | Decision::Check(_) | Decision::Status) => {
             format!("{other:?}")
         }

@@ -101,14 +101,14 @@ impl Engine {
                 forward_unchanged(stream, host);
                 Flow::Continue
             }
-            Decision::Pass(identity) => {
-                self.record(stream, &RequestRecord::new(Outcome::Passed, identity.as_deref()), host);
+            Decision::Pass(passed) => {
+                self.record(stream, &RequestRecord::new(Outcome::Passed, passed.identity.as_deref()), host);
                 forward_unchanged(stream, host);
                 Flow::Continue
             }
-            Decision::Keep(identity, credentials) => {
-                let record = RequestRecord::new(Outcome::Kept, Some(&identity));
-                self.record(stream, &RequestRecord { credential: Some(&credentials), ..record }, host);
+            Decision::Keep(kept) => {
+                let record = RequestRecord::new(Outcome::Kept, Some(&kept.identity));
+                self.record(stream, &RequestRecord { credential: Some(&kept.credentials), ..record }, host);
                 forward_unchanged(stream, host);
                 Flow::Continue
             }
@@ -276,7 +276,7 @@ impl Engine {
     /// Records how a request would be handled if its action were not `report`, prefetches its token, and forwards it unchanged.
     fn report(&mut self, stream: StreamId, report: &Report, host: &mut dyn HttpHost) {
         let record = RequestRecord::new(Outcome::Reported, report.identity.as_deref());
-        self.record(stream, &RequestRecord { would_refuse: report.would_refuse, ..record }, host);
+        self.record(stream, &RequestRecord { would_refuse: report.would_refuse(), ..record }, host);
         if let Some(spec) = &report.spec {
             let now = host.now();
             self.begin(host).driver.prefetch(spec, now, host);

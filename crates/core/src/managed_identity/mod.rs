@@ -164,12 +164,15 @@ impl Endpoint {
         });
         match (self.action, selected) {
             (ManagedAction::Report, Ok((spec, _))) => Decision::ReportToNode(Report {
+                decided_by: decided_by(protocol),
                 identity: Some(Arc::from(spec.identity())),
                 spec: Some(spec),
-                would_refuse: None,
+                problem: None,
             }),
             // The node's own endpoint decides.
-            (ManagedAction::Report, Err(problem)) => Decision::ReportToNode(Report::refused(&problem)),
+            (ManagedAction::Report, Err(problem)) => {
+                Decision::ReportToNode(Report::refused(decided_by(protocol), problem))
+            }
             (ManagedAction::Answer, Ok((spec, caller))) => Decision::Exchange(spec, Delivery::ManagedIdentity(caller)),
             (ManagedAction::Refuse, Ok((spec, _))) => {
                 let problem = Problem::new(

@@ -113,13 +113,13 @@ fn outcome_of(policy: &Policy, request: &[String], with: &[String]) -> String {
     match policy.decide(&RequestView::new(&sent)) {
         Decision::Exchange(spec, _) => format!("{}: {}", spec.identity(), spec.scope()),
         Decision::Report(report) | Decision::ReportToNode(report) => {
+            let refused = report.would_refuse().map(|code| format!(", would be refused: {}", code.as_str()));
             let token =
                 report.spec.map_or("no token".to_owned(), |spec| format!("{}: {}", spec.identity(), spec.scope()));
-            let refused = report.would_refuse.map(|code| format!(", would be refused: {}", code.as_str()));
             format!("passes, reported for {token}{}", refused.unwrap_or_default())
         }
         Decision::Pass(_) => "passes".to_owned(),
-        Decision::Keep(_, credentials) => format!("keeps {credentials}"),
+        Decision::Keep(kept) => format!("keeps {}", kept.credentials),
         Decision::Ignore => "untouched".to_owned(),
         Decision::Refuse(refusal) => {
             let reply = refusal.reply();

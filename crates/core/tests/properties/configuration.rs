@@ -175,7 +175,7 @@ proptest! {
     fn any_request_is_forwarded_unchanged_answered_or_given_a_token_for_its_host(request in sent()) {
         let policy = Policy::new(&parse(BOTH.as_bytes()).unwrap(), false);
         match policy.decide(&RequestView::new(&request)) {
-            Decision::Ignore | Decision::Pass(_) | Decision::Keep(..) | Decision::AwaitConnection(..) => {}
+            Decision::Ignore | Decision::Pass(_) | Decision::Keep(_) | Decision::AwaitConnection(..) => {}
             Decision::Refuse(refusal) => {
                 let reply = refusal.reply();
                 prop_assert!((400..600).contains(&reply.status));

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use entra_exchange_core::config::Config;
-use entra_exchange_core::decision::Decision;
+use entra_exchange_core::decision::{Decision, Match};
 use entra_exchange_core::policy::Policy;
 use entra_exchange_core::request::{DescribedRequest, RequestView};
 use proptest::prelude::*;
@@ -172,6 +172,24 @@ fn expected(rules: &[Rule], request: &SentRequest) -> String {
     "untouched".to_owned()
 }
 
+/// Checks that an explanation names the rule that decides, and calls no other rule the first that matches.
+fn check_explanation(policy: &Policy, request: &SentRequest) {
+    let described = request.described();
+    let decision = policy.decide(&RequestView::new(&described));
+    let explanation = policy.explain(&RequestView::new(&described));
+    assert_eq!(explanation.decision.decided_by(), decision.decided_by());
+    let matching =
+        explanation.candidates.iter().filter(|it| matches!(it.outcome, Match::Applies | Match::LessSpecific));
+    let first = matching.map(|it| (it.config_path, it.outcome)).next();
+    match decision {
+        Decision::Exchange(..) => {
+            assert_eq!(first, Some((decision.decided_by().unwrap(), Match::Applies)), "{explanation:?}")
+        }
+        Decision::Ignore => assert_eq!(first, None, "{explanation:?}"),
+        _ => assert!(explanation.candidates.iter().all(|it| it.outcome != Match::Applies), "{explanation:?}"),
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
@@ -198,6 +216,7 @@ proptest! {
         let config = Config::parse(text.to_string().as_bytes(), &|_| None).unwrap();
         let policy = Policy::new(&config, false);
         for request in &requests {
+            check_explanation(&policy, request);
             let actual = match policy.decide(&RequestView::new(&request.described())) {
                 Decision::Exchange(spec, _) => spec.scope().to_owned(),
                 Decision::Refuse(refusal) if refusal.reply().status == 400 => "ambiguous".to_owned(),
