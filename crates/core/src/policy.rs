@@ -31,7 +31,8 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Builds the policy of a configuration. On a gateway, managed-identity requests are never answered.
+    /// Builds the policy of a configuration. On a gateway, managed-identity requests are never answered. Call it once for each
+    /// configuration: it compiles the lookup tables, and reads no environment variable.
     pub fn new(config: &Config, on_gateway: bool) -> Self {
         let endpoint = |answers| Endpoint::new(answers, config, on_gateway);
         Self {
@@ -53,6 +54,9 @@ impl Policy {
     }
 
     /// Decides how to handle a request.
+    ///
+    /// Call it with the headers of a request, and again when the connection of a [`Decision::AwaitConnection`] is established. It fetches
+    /// no token and changes nothing.
     ///
     /// A request that needs no token costs one read, of its authority. If the IMDS endpoint is enabled, the address that the
     /// client connected to is read as well.

@@ -10,11 +10,13 @@ mod managed_identity;
 mod reader;
 mod sections;
 mod shared_suffixes;
+mod summary;
 mod treatment;
 mod tree;
 mod warnings;
 
 pub use reader::Mistake;
+pub use summary::{DestinationSummary, IdentitySummary};
 
 use std::fmt;
 

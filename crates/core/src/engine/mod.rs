@@ -160,6 +160,9 @@ pub enum Flow {
 impl Engine {
     /// Creates an engine from a configuration (JSON) and logs warnings or errors. `environment` returns the value of an environment
     /// variable. Returns `None` if the configuration is rejected; the host then keeps the previous one.
+    ///
+    /// Call it once for each configuration and worker, before any other event. It may set the timer; it starts no call and answers no
+    /// stream.
     pub fn configure(
         text: &[u8],
         environment: &dyn Fn(&str) -> Option<String>,
@@ -212,6 +215,9 @@ impl Engine {
     }
 
     /// Processes the expiry of the timer.
+    ///
+    /// Call it when the time of the last [`Host::set_timer`] has elapsed; one call too many does no harm. It may start calls, resume and
+    /// answer streams, and it sets the timer again if it needs one.
     pub fn timer(&mut self, host: &mut dyn HttpHost) {
         let now = host.now();
         if self.predecessors.next_due().is_some()
@@ -227,12 +233,18 @@ impl Engine {
     }
 
     /// Processes messages from [`Host::wake`].
+    ///
+    /// Call it with all messages of this worker's queue, never from within another event. A lost or repeated message only costs time. It
+    /// may start calls, resume and answer streams, and it sets the timer.
     pub fn woken(&mut self, messages: &[Vec<u8>], host: &mut dyn HttpHost) {
         let now = host.now();
         self.turn(now, host, |driver, host| driver.woken(messages, now, host));
     }
 
     /// Processes the result of a call that [`Host::start_call`] started.
+    ///
+    /// Call it once for each call that was started, whatever its result; an unknown call is ignored. It may start the next call, resume
+    /// and answer streams, wake other workers, and it sets the timer.
     pub fn call_finished(&mut self, id: CallId, result: CallResult, host: &mut dyn HttpHost) {
         let now = host.now();
         self.turn(now, host, |driver, host| driver.call_finished(id, result, now, host));

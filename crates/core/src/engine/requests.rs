@@ -92,6 +92,10 @@ impl Ending {
 
 impl Engine {
     /// Processes the headers of a request.
+    ///
+    /// Call it when they have arrived, once for each attempt of a request. On [`Flow::Continue`] the host forwards the request with the
+    /// headers that were set in this call. On [`Flow::Pause`] it waits: the stream was answered in this call, or a later event resumes or
+    /// answers it. It starts no call; what it needs follows from a message to this worker's own queue.
     pub fn request(&mut self, stream: StreamId, host: &mut dyn HttpHost) -> Flow {
         let Some(request) = host.request(stream) else { return Flow::Pause };
         let request = RequestView::new(request);
@@ -165,6 +169,9 @@ impl Engine {
     }
 
     /// Processes the headers of a response. On a 401 response, the injected token is replaced.
+    ///
+    /// Call it for each response of an upstream, before [`Self::stream_gone`]; without it, a rejected token is used until it expires. It
+    /// never changes the response.
     pub fn response(&mut self, stream: StreamId, host: &mut dyn HttpHost) {
         let Some(worker) = &mut self.worker else { return };
         if let Some(Known::Injected(spec, token, decided_by)) = worker.requests.0.remove(&stream)
@@ -176,6 +183,9 @@ impl Engine {
     }
 
     /// Removes a stream that no longer exists. Its number may be reused.
+    ///
+    /// Call it for every stream, however it ended. No later event names the stream; an exchange that it waited for goes on, because its
+    /// token serves the next request.
     pub fn stream_gone(&mut self, stream: StreamId, host: &mut dyn HttpHost) {
         let Some(worker) = &mut self.worker else { return };
         worker.driver.forget(stream);
