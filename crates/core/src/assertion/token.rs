@@ -20,7 +20,7 @@ const LONGEST: usize = 16 * 1024;
 /// How far `nbf` may be in the future, because clocks differ. RFC 7519, section 4.1.5 allows a leeway of "no more than a
 /// few minutes". Microsoft does not publish Entra's leeway; its token libraries (Microsoft.IdentityModel, `ClockSkew`)
 /// allow five minutes. There is no leeway for `exp`: the next read may already give a fresh token.
-const START_LEEWAY: Duration = Duration::from_secs(5 * 60);
+const START_LEEWAY: Duration = Duration::from_mins(5);
 
 /// A federated token, which authenticates the workload (the client assertion of RFC 7523, section 2.2).
 ///
@@ -299,6 +299,7 @@ pub(crate) mod tests {
     fn debug_hides_the_token() {
         let assertion = parse(&json!({"alg": "RS256"}), &claims()).unwrap();
         let shown = format!("{assertion:?}");
+        assert!(shown.starts_with("Assertion") && shown.contains("issuer.example"), "{shown}");
         assert!(!shown.contains("eyJ") && !shown.contains("c2ln"), "{shown}");
     }
 
@@ -364,7 +365,8 @@ pub(crate) mod tests {
         for content in [&b""[..], b" \n", b"\xff\xfe"] {
             assert_eq!(Assertion::parse(content, NOW).unwrap_err().code, Code::AssertionUnavailable);
         }
-        let long = vec![b'a'; LONGEST + 1];
-        assert!(Assertion::parse(&long, NOW).unwrap_err().detail.contains("16385 bytes"));
+        let of_length = |length| Assertion::parse(&vec![b'a'; length], NOW).unwrap_err();
+        assert_eq!(of_length(16_384).code, Code::AssertionMalformed);
+        assert!(of_length(16_385).detail.contains("16385 bytes long, more than 16384"));
     }
 }

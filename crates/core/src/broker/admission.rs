@@ -128,10 +128,13 @@ impl Broker {
         }
     }
 
-    /// Shares with the other workers, once every [`TOUCH_PERIOD`], that a scope is in use.
+    /// Shares with the other workers, once every [`TOUCH_PERIOD`], that an unlisted scope is in use.
     pub(super) fn touch(&mut self, spec: &TokenSpec, now: Timestamp, shared: &dyn SharedData) {
+        if spec.is_listed() {
+            return;
+        }
         let key = spec.key();
-        let Some(slot) = self.slots.get_mut(key).filter(|_| !spec.is_listed()) else { return };
+        let Some(slot) = self.slots.get_mut(key) else { return };
         slot.used_at = now;
         if now.since(slot.touched_at) >= TOUCH_PERIOD || slot.touched_at > now {
             slot.touched_at = now;

@@ -18,7 +18,7 @@ use crate::time::Timestamp;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Time after which an unused scope is removed. No token from Entra has a longer lifetime.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(24 * 3600);
+const FORGOTTEN_AFTER: Duration = Duration::from_hours(24);
 
 /// Delay before an exchange requests its permit again. Usually the worker that ends another exchange wakes it earlier.
 const PERMIT_RETRY_DELAY: Duration = Duration::from_secs(1);

@@ -26,7 +26,7 @@ const SHELVES: u8 = 16;
 const UNKNOWN_CLIENT: u32 = 700_016;
 
 /// Time after the first such rejection during which the client may be new and not yet replicated in Entra.
-const REPLICATION: Duration = Duration::from_secs(10 * 60);
+const REPLICATION: Duration = Duration::from_mins(10);
 
 /// Maximum number of known tokens of a credential. Beyond it the oldest is removed.
 const MAX_KNOWN: usize = 256;

@@ -9,10 +9,10 @@ use crate::entra::{AccessToken, RetryClass};
 use crate::time::Timestamp;
 
 /// Lifetime above which a token without `refresh_in` is refreshed after half of its lifetime, as Microsoft's libraries do.
-const LONG_LIFE: Duration = Duration::from_secs(2 * 3600);
+const LONG_LIFE: Duration = Duration::from_hours(2);
 
 /// Time before expiry at which a token with a shorter lifetime is refreshed, unless half of its lifetime is shorter.
-const REFRESH_MARGIN: Duration = Duration::from_secs(5 * 60);
+const REFRESH_MARGIN: Duration = Duration::from_mins(5);
 
 /// Minimum age, or a quarter of the lifetime if that is shorter, at which a token is refreshed, whatever `refresh_in` and the jitter
 /// are. A token that is due on arrival would be fetched endlessly.

@@ -252,7 +252,6 @@ impl Broker {
         shared: &dyn SharedData,
     ) -> (TokenLookup, bool) {
         match lookup {
-            TokenLookup::Ready(_) if spec.is_listed() => {}
             TokenLookup::Ready(_) => self.touch(spec, now, shared),
             TokenLookup::Failed(_) => {}
             TokenLookup::Pending => {

@@ -113,6 +113,25 @@ fn a_rule_with_a_port_precedes_one_without() {
 }
 
 #[test]
+fn the_tokens_of_destinations_with_warm_are_fetched_in_advance_once_each() {
+    let policy = policy_of(
+        r#"{"identities": [
+                {"name": "payments", "client_id": "aaaaaaaa-0000-4000-8000-000000000001", "principals": ["spiffe://a"]},
+                {"name": "reports", "client_id": "bbbbbbbb-0000-4000-8000-000000000002", "principals": ["spiffe://b"]}
+            ],
+            "defaults": {"identity": "reports", "plaintext": "allow", "warm": true}, "destinations": [
+            {"hosts": ["a.example", "b.example"], "scope": "a/.default"},
+            {"hosts": ["c.example"], "scope": "a/.default"},
+            {"hosts": ["d.example"], "scope": "d/.default", "warm": false},
+            {"hosts": ["e.example"], "scope": "e/.default", "identity": "payments"},
+            {"hosts": ["f.example"], "action": "pass"}
+        ]}"#,
+    );
+    let warm: Vec<_> = policy.warm().iter().map(|spec| (spec.identity(), spec.scope())).collect();
+    assert_eq!(warm, [("reports", "a/.default"), ("payments", "e/.default")]);
+}
+
+#[test]
 fn a_missing_variable_rejects_the_requests_that_need_it() {
     let policy = Policy::new(&Config::parse(CONFIG.as_bytes(), &|_| None).unwrap(), false);
     assert_eq!(describe(decide(&policy, &routed("kv.example", "outbound|80||kv.example"))), "503 env_var_missing");

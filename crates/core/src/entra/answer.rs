@@ -20,7 +20,7 @@ const LONGEST_ANSWER: usize = 256 * 1024;
 const LONGEST_QUOTED: usize = 300;
 
 /// The longest lifetime that is accepted of a token; a longer one is capped. Tokens issued by Entra live a day at most.
-const LONGEST_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+const LONGEST_LIFE: Duration = Duration::from_hours(168);
 
 /// The status with which Entra throttles (RFC 6585, section 4).
 const TOO_MANY_REQUESTS: u16 = 429;
@@ -322,7 +322,15 @@ mod tests {
         ) else {
             panic!()
         };
-        assert_eq!((expires_in, refresh_in), (LONGEST_LIFE, Some(Duration::from_secs(43199))));
+        assert_eq!((expires_in, refresh_in), (Duration::from_hours(168), Some(Duration::from_secs(43199))));
+    }
+
+    #[test]
+    fn a_response_of_up_to_256_kib_is_read() {
+        let success = success(&"a".repeat(200_000));
+        let with_length = |length: usize| answer(200, &(success.clone() + &" ".repeat(length - success.len())));
+        assert!(matches!(with_length(262_144), EndpointAnswer::Granted { .. }));
+        assert!(refused(with_length(262_145)).0.detail.contains("the body has 262145 bytes, more than 262144"));
     }
 
     #[test]
@@ -442,6 +450,10 @@ mod tests {
         );
         assert_eq!(
             error(400, r#"{"error":"x","error_codes":[700024]}"#),
+            (Code::EntraRefused, RetryClass::StaleAssertion)
+        );
+        assert_eq!(
+            error(400, r#"{"error":"x","error_description":"AADSTS700024: old"}"#),
             (Code::EntraRefused, RetryClass::StaleAssertion)
         );
         assert_eq!(

@@ -72,6 +72,19 @@ fn throttling_backs_off_every_exchange_of_the_client_in_every_worker_and_no_othe
 }
 
 #[test]
+fn a_prefetch_begins_no_exchange_that_is_not_admitted() {
+    let mut process = Process::new();
+    process.switch_to(spec_of("payments", "a/.default", &["entra"], None)).exchange(0, 1, throttled(30));
+    process.switch_to(spec_of("payments", "b/.default", &["entra"], None));
+    let prefetch = |process: &mut Process| process.workers[0].prefetch(&process.spec, process.now, &process.shared);
+    assert!(!prefetch(&mut process));
+    assert_eq!(process.poll(0), []);
+    process.advance(Duration::from_secs(30));
+    assert!(prefetch(&mut process));
+    process.begin(0);
+}
+
+#[test]
 fn consecutive_throttled_exchanges_are_counted_per_credential() {
     let mut process = Process::new();
     let mut waits = Vec::new();

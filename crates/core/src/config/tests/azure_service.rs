@@ -56,12 +56,17 @@ fn a_service_with_a_scope_for_each_resource_gives_a_destination_for_each() {
             "identities[1].principals[0]: \"spiffe://x/ns/a/sa/b\" is also a principal of \"a\", and destinations[1] sets no identity: remove it from one of the two, or set identity on each destination"
         ]
     );
-    let text = r#"{"destinations":[{"azure_service":"data_explorer","names":["first.weu","second.weu"]}]}"#;
-    let scopes: Vec<String> = targets(text).into_iter().map(|(_, scope)| scope).collect();
-    assert_eq!(
-        scopes,
-        ["https://first.weu.kusto.windows.net/.default", "https://second.weu.kusto.windows.net/.default"]
-    );
+    for action in ["inject", "report"] {
+        let text = format!(
+            r#"{{"destinations":[{{"azure_service":"data_explorer","names":["first.weu","second.weu"],"action":"{action}"}}]}}"#
+        );
+        let scopes: Vec<String> = targets(&text).into_iter().map(|(_, scope)| scope).collect();
+        assert_eq!(
+            scopes,
+            ["https://first.weu.kusto.windows.net/.default", "https://second.weu.kusto.windows.net/.default"],
+            "{action}"
+        );
+    }
 }
 
 #[test]

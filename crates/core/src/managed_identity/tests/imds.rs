@@ -179,6 +179,9 @@ fn report_forwards_token_requests_to_the_node_and_refuse_rejects_them() {
     ] {
         assert_eq!(describe(decide(&report, &request)), format!("report unknown no token, enforced: {code}"));
     }
+    let target = format!("{TOKEN_PATH}?api-version=2018-02-01&resource=https://storage.azure.com&client_id={ORDERS}");
+    let disallowed = local("169.254.169.254", &target).header("metadata", b"true");
+    assert_eq!(describe(decide(&report, &disallowed)), "report orders no token, enforced: resource_not_allowed");
     let refuse = policy_with(r#""action": "refuse", "imds": {"pass": ["/metadata/instance"]}"#);
     assert!(
         describe(decide(&refuse, &request)).starts_with(

@@ -40,7 +40,7 @@ const ACTIONS: [&str; 3] = ["answer", "report", "refuse"];
 
 #[test]
 fn a_request_with_a_foreign_host_is_neither_answered_nor_forwarded() {
-    let foreign: [&[u8]; 18] = [
+    let foreign: [&[u8]; 22] = [
         b"imds.internal",
         b"evil",
         b"169.254.169.254.",
@@ -59,15 +59,23 @@ fn a_request_with_a_foreign_host_is_neither_answered_nor_forwarded() {
         b"metadata.google.internal",
         b"169.254.169.254, evil",
         b"169.254.169.254\xff",
+        // A listed host with a port that a server may read in another way.
+        b"169.254.169.254:",
+        b"169.254.169.254:x",
+        b"169.254.169.254:65536",
+        b"localhost:+80",
     ];
+    let policies = ACTIONS.map(|action| (action, everything(action)));
     let targets = [token_target(), "/metadata/instance".to_owned(), "/".to_owned(), STATUS_PATH.to_owned()];
     let targets =
         targets.into_iter().chain(["/msi/token", "/healthz", "/readyz", "/secrets", "", "*"].map(str::to_owned));
     for target in targets {
-        for (host, action) in foreign.iter().flat_map(|host| ACTIONS.map(|action| (host, action))) {
+        for (host, (action, policy)) in
+            foreign.iter().flat_map(|host| policies.iter().map(move |policy| (host, policy)))
+        {
             for method in ["GET", "POST", "PUT", "HEAD", "CONNECT", "TRACE", "get"] {
                 let request = to("169.254.169.254:80", host, &target).header(":method", method.as_bytes());
-                let answer = describe(decide(&everything(action), &request));
+                let answer = describe(decide(policy, &request));
                 let host = String::from_utf8_lossy(host);
                 assert!(answer.starts_with("403 "), "{action}: {method} {target} of {host}: {answer}");
             }
@@ -230,6 +238,8 @@ fn the_rejection_of_a_path_has_a_fitting_remedy() {
     }
     assert!(remedy("/metadata/instance/../x").contains("the path has a dot segment"));
     let without = policy_with(r#""imds": {}"#);
+    let remedy = describe(decide(&without, &to_metadata_address("169.254.169.254", "/metadata/scheduledevents")));
+    assert!(remedy.contains("list the path in managed_identity.imds.pass"), "{remedy}");
     for address in ["127.0.0.1:15002", "169.254.169.254:80"] {
         assert_eq!(
             describe(decide(&without, &to(address, b"127.0.0.1:15002", "/msi/token?resource=x"))),
