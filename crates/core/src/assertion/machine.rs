@@ -159,3 +159,88 @@ impl Machine {
         Some(Read { result, is_final })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::tests::{NOW, claims, jwt};
+    use super::*;
+    use crate::http::CallResponse;
+    use crate::problem::Code;
+
+    const PAUSE: Duration = Duration::from_millis(100);
+
+    fn source(cluster: &str) -> Source {
+        Source::File { cluster: cluster.to_owned() }
+    }
+
+    fn answer(body: String) -> CallResult {
+        let body = body.into_bytes();
+        Ok(CallResponse { status: 200, retry_after: None, request_id: None, body, is_envoys_own: false })
+    }
+
+    fn a_token() -> CallResult {
+        answer(jwt(&json!({"alg": "RS256"}), &claims()))
+    }
+
+    /// Asks the source, which must need a call, and gives the machine this answer.
+    fn ask(machines: &mut Assertions, source: &Source, result: CallResult, now: Timestamp) -> Read {
+        let mut calls = Vec::new();
+        assert!(machines.want(source, now, &mut calls).is_none() && calls.len() == 1);
+        machines.answered(source, result, now).unwrap()
+    }
+
+    fn is_known(machines: &mut Assertions, source: &Source, now: Timestamp) -> bool {
+        machines.want(source, now, &mut Vec::new()).is_some()
+    }
+
+    #[test]
+    fn only_the_rejected_assertion_of_its_source_is_dropped() {
+        let (one, other) = (source("one"), source("other"));
+        let mut machines = Assertions::default();
+        let read = ask(&mut machines, &one, a_token(), NOW).result.unwrap();
+        ask(&mut machines, &other, a_token(), NOW);
+        let another = jwt(&json!({"alg": "RS256", "kid": "x"}), &claims());
+        machines.refuse(&one, Assertion::parse(another.as_bytes(), NOW).unwrap().fingerprint());
+        assert!(is_known(&mut machines, &one, NOW), "another assertion was rejected");
+        machines.refuse(&one, read.fingerprint());
+        assert!(is_known(&mut machines, &other, NOW), "the assertion of another source was rejected");
+        assert!(!is_known(&mut machines, &one, NOW));
+    }
+
+    #[test]
+    fn an_assertion_that_is_no_longer_used_is_forgotten_at_the_next_tick() {
+        let one = source("one");
+        let mut machines = Assertions::default();
+        let read = Arc::downgrade(&ask(&mut machines, &one, a_token(), NOW).result.unwrap());
+        let ends = NOW.plus(one.reuse());
+        machines.tick(ends.minus(Duration::from_millis(1)), &mut Vec::new());
+        assert!(read.upgrade().is_some());
+        machines.tick(ends, &mut Vec::new());
+        assert!(read.upgrade().is_none());
+    }
+
+    #[test]
+    fn a_source_is_asked_a_second_and_last_time_by_the_tick_or_by_what_wants_it() {
+        for by_tick in [true, false] {
+            let one = source("one");
+            let mut machines = Assertions::default();
+            assert!(!ask(&mut machines, &one, answer("half a token".to_owned()), NOW).is_final);
+            let mut calls = Vec::new();
+            assert!(machines.want(&one, NOW, &mut calls).is_none() && calls.is_empty());
+            machines.tick(NOW, &mut calls);
+            assert!(calls.is_empty() && machines.next_due() == Some(NOW.plus(PAUSE)));
+            let now = NOW.plus(PAUSE);
+            if by_tick {
+                machines.tick(now, &mut calls);
+            } else {
+                assert!(machines.want(&one, now, &mut calls).is_none());
+            }
+            assert_eq!(calls.len(), 1);
+            let read = machines.answered(&one, answer("half a token".to_owned()), now).unwrap();
+            assert_eq!(read.result.unwrap_err().code, Code::AssertionMalformed);
+            assert!(read.is_final && machines.next_due().is_none());
+        }
+    }
+}

@@ -111,7 +111,14 @@ mod tests {
         ] {
             assert!(is_shared(shared), "{shared}");
         }
-        for own in ["example.com", "notvault.azure.net.example.com", "myazurecr.io", "payments.svc.cluster.local"] {
+        for own in [
+            "example.com",
+            "com.example",
+            "co.12",
+            "notvault.azure.net.example.com",
+            "myazurecr.io",
+            "payments.svc.cluster.local",
+        ] {
             assert!(!is_shared(own), "{own}");
         }
     }

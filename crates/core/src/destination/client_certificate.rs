@@ -89,6 +89,8 @@ mod tests {
             r#"Subject="CN=\"";URI=x;URI=y"#,
             r#"Subject="CN=a\\";URI=x;URI=y"#,
             r#"URI=x;Subject="CN=\",URI=a";URI=y"#,
+            // Outside quotes a backslash has no meaning.
+            r"URI=x\;URI=y",
             // The quote is not closed, so the end of the value is unknown.
             r#"Subject="CN=a\";URI=x;URI=y"#,
         ] {

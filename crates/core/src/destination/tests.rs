@@ -136,6 +136,9 @@ fn a_missing_variable_rejects_the_requests_that_need_it() {
     let policy = Policy::new(&Config::parse(CONFIG.as_bytes(), &|_| None).unwrap(), false);
     assert_eq!(describe(decide(&policy, &routed("kv.example", "outbound|80||kv.example"))), "503 env_var_missing");
     assert_eq!(describe(decide(&policy, &routed("elsewhere.example", ""))), "ignore");
+    let pass = r#"{"destinations": [{"hosts": ["a.example"], "scope": "s/.default", "plaintext": "allow", "on_failure": "pass"}]}"#;
+    let policy = Policy::new(&Config::parse(pass.as_bytes(), &|_| None).unwrap(), false);
+    assert_eq!(describe(decide(&policy, &routed("a.example", ""))), "pass");
 }
 
 #[test]

@@ -71,6 +71,15 @@ mod tests {
     }
 
     #[test]
+    fn a_reply_without_verbose_has_the_problem_and_when_to_retry() {
+        let problem = Problem::new(Code::EntraUnavailable, "d", "r").retry_after(std::time::Duration::from_secs(7));
+        let status = ReadinessStatus::of([("orders".to_owned(), Err(problem.clone()))].into());
+        let reply = |address| readiness_reply(&status, &RequestView::new(&Sent::get("h", "/readyz").to(address)));
+        assert_eq!(reply("127.0.0.1:1"), problem_json::reply(&problem, NOT_READY));
+        assert!(reply("10.0.0.7:1").headers.contains(&("retry-after", "7".to_owned())));
+    }
+
+    #[test]
     fn a_caller_within_the_pod_gets_every_identity_with_verbose() {
         let (status, body) = probe("/readyz?a=b&verbose=", "127.0.0.1:15003");
         let expected = json!({"ready": false, "identities": [

@@ -160,6 +160,8 @@ fn a_mistake_in_a_scope_names_a_valid_scope() {
             "https://graph.microsoft.com/User.Read.All",
             r#"scope: "https://graph.microsoft.com/User.Read.All" does not end in /.default: write "https://graph.microsoft.com/.default" if "User.Read.All" is a permission (a workload gets all permissions that it was granted), or "https://graph.microsoft.com/User.Read.All/.default" if it is part of the resource's identifier"#,
         ),
+        ("Orders", r#"scope: "Orders" is a resource: write "Orders/.default""#),
+        ("Orders.example", r#"scope: "Orders.example" is a resource: write "Orders.example/.default""#),
         (
             "User.Read",
             r#"scope: "User.Read" is a permission, not a resource: write the resource's identifier and /.default, such as "https://graph.microsoft.com/.default""#,
@@ -263,6 +265,13 @@ fn a_refused_path_that_another_destination_allows_by_odata_gives_a_warning() {
     let wildcard = r#"{"hosts":["*.crm4.dynamics.com"],"scope":"s/.default","shared_suffix":"allow"},
         {"hosts":["contoso.crm4.dynamics.com"],"path_prefixes":["/api/data/v9.2/accounts"],"action":"refuse"}"#;
     assert_eq!(warnings(wildcard).len(), 1);
+    for hosts in [r#""graph.microsoft.us""#, r#""*.crm.dynamics.com","crm4.dynamics.com""#, r#""microsoft.com""#] {
+        let others = format!(
+            r#"{{"hosts":[{hosts}],"scope":"s/.default","shared_suffix":"allow"}},{refuse},
+                {{"hosts":["contoso.crm4.dynamics.com"],"path_prefixes":["/api/data/v9.2/accounts"],"action":"refuse"}}"#
+        );
+        assert_eq!(warnings(&others), Vec::<String>::new(), "{hosts}");
+    }
     let elsewhere = r#"{"hosts":["api.example.com"],"scope":"s/.default"},
         {"hosts":["api.example.com"],"path_prefixes":["/admin"],"action":"refuse"}"#;
     assert_eq!(warnings(elsewhere), Vec::<String>::new());

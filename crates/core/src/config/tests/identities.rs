@@ -36,6 +36,40 @@ fn the_configuration_overrides_the_variables() {
 }
 
 #[test]
+fn an_identity_without_an_assertion_uses_the_one_with_the_name_projected_token() {
+    let cluster = |assertions: &str, assertion: &str| {
+        let identities = format!(r#"[{{"client_id":"{CLIENT}"{assertion}}}]"#);
+        let text = format!(r#"{{"assertions":[{assertions}],"identities":{identities},{}"#, &MINIMAL[1..]);
+        let spec = parse(&text).unwrap().identities[0].spec("s/.default").unwrap();
+        spec.assertion().cluster().to_owned()
+    };
+    let spire = r#"{"name":"spire","source":"file","cluster":"spire_file"}"#;
+    let own = r#"{"name":"projected_token","source":"file","cluster":"own_file"}"#;
+    for assertion in ["", r#","assertion":"projected_token""#] {
+        assert_eq!(cluster(spire, assertion), "projected_token");
+        assert_eq!(cluster(&format!("{spire},{own}"), assertion), "own_file");
+    }
+    assert_eq!(
+        mistakes(&format!(r#"{{"assertions":[{own},{spire},{own}],{}"#, &MINIMAL[1..])),
+        [r#"assertions[2].name: "projected_token" is already the name of another assertion: choose another name"#]
+    );
+}
+
+#[test]
+fn a_name_has_at_most_63_characters_and_a_tenant_is_an_id_or_a_domain_name() {
+    let identity = |fields: &str| format!(r#"{{"identities":[{{{fields}}}],{}"#, &MINIMAL[1..]);
+    let named = |length: usize| identity(&format!(r#""name":"{}""#, "a".repeat(length)));
+    assert!(parse(&named(63)).is_ok());
+    for length in [64, 65] {
+        assert!(mistakes(&named(length))[0].ends_with("write at most 63 characters of a-z, 0-9, _ and -"), "{length}");
+    }
+    for tenant in ["contoso", "contoso.example/x", "contoso.example:443", ".", TENANT.get(1..).unwrap()] {
+        let found = mistakes(&identity(&format!(r#""tenant_id":"{tenant}""#)));
+        assert!(found[0].contains("is not a valid tenant: write its id"), "{tenant}: {found:?}");
+    }
+}
+
+#[test]
 fn a_missing_variable_rejects_requests_and_not_the_configuration() {
     let config = Config::parse(MINIMAL.as_bytes(), &|_| None).unwrap();
     let problem = config.identities[0].spec("s/.default").unwrap_err();

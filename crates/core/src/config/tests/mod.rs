@@ -102,8 +102,15 @@ fn a_mistake_hides_no_other_mistake() {
             "destinations[0].scope: 5 is not valid: write a non-empty string",
         ]
     );
-    let names = br#"{"destinations":[{"azure_service":"key_vault","names":[12345]}]}"#;
-    assert_eq!(mistakes(names), ["destinations[0].names[0]: 12345 is not valid: write a non-empty string"]);
+    let names = br#"{"destinations":[{"azure_service":"key_vault","names":[12345,"",["a"]]}]}"#;
+    assert_eq!(
+        mistakes(names),
+        [
+            "destinations[0].names[0]: 12345 is not valid: write a non-empty string",
+            r#"destinations[0].names[1]: "" is not valid: write a non-empty string"#,
+            "destinations[0].names[2]: a list is not valid: write a non-empty string",
+        ]
+    );
 }
 
 #[test]

@@ -156,7 +156,9 @@ fn a_permanent_problem_is_a_400_and_a_transient_one_a_503_with_retry_after() {
         Code::AssertionExpired,
         Code::AssertionNotYetValid,
     ] {
-        let answer = reply(&request, Err(&Problem::new(code, "d", "r").retry_after(Duration::from_secs(2))));
+        let mut problem = Problem::new(code, "d", "r").retry_after(Duration::from_secs(2));
+        problem.entra.error = crate::untrusted::OAuthError::parse("server_error");
+        let answer = reply(&request, Err(&problem));
         assert_eq!(answer.status, 503);
         assert!(answer.headers.contains(&("retry-after", "2".to_owned())));
         assert_eq!(body(answer), r#"{"error":"temporarily_unavailable","error_description":"d. r"}"#);
