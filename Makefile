@@ -29,6 +29,19 @@ sdks: tools ## install the Azure SDKs for Python into .tools/, for tests and dem
 build: tools ## build the module: dist/entra-exchange.wasm
 	@scripts/build-module
 
+VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+COMMIT := $(shell git rev-parse HEAD 2>/dev/null)
+
+image: build ## make the module's image: the OCI layout dist/image
+	@$(CARGO) run --quiet --package entra-exchange-image -- build dist/entra-exchange.wasm dist/image $(VERSION) $(COMMIT)
+
+push: build ## push the image to REGISTRY=registry.example/entra-exchange and print its name with the digest
+	@[ -n "$(REGISTRY)" ] || { echo "make push REGISTRY=registry.example/entra-exchange" >&2; exit 2; }
+	@$(CARGO) run --quiet --package entra-exchange-image -- push dist/entra-exchange.wasm $(REGISTRY) $(VERSION) $(COMMIT)
+
+release: image ## put all files of the release VERSION=1.2.3 under dist/VERSION
+	@scripts/release $(VERSION)
+
 demo: envoy sdks build ## show the token exchange in a real Envoy
 	@$(CARGO) run --quiet --package entra-exchange-stack --bin demo
 
@@ -46,6 +59,10 @@ test: envoy sdks build next ## run all tests: core, fake Entra, and the module i
 
 manifests: tools ## write envoy/sidecar/ and envoy/istio/ anew from the templates (crates/operator/templates)
 	UPDATE=1 $(CARGO) test --quiet --package entra-exchange-operator --test manifests
+
+test-image: tools ## push the image to Debian's docker-registry on loopback and pull it as Istio's agent does
+	@scripts/fetch-debian registry docker-registry docker-registry
+	PATH="$(CURDIR)/.tools/registry/usr/bin:$$PATH" $(CARGO) test --quiet --package entra-exchange-image --test registry -- --ignored
 
 istio-schema: ## check envoy/istio/ and envoy/sources/istio/ against Istio's published CRDs (requires Go)
 	@scripts/check-istio-schema

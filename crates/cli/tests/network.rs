@@ -17,7 +17,12 @@ fn serve(pages: Vec<(&'static str, u16, String)>) -> String {
             let found = pages.iter().find(|(beginning, ..)| path.starts_with(beginning));
             let (status, body) = found.map_or((404, ""), |(_, status, body)| (*status, body.as_str()));
             let length = body.len();
-            write!(stream, "HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+            // The body of a manifest here is its kind.
+            let kind = match body {
+                "index" | "manifest" => format!("application/vnd.oci.image.{body}.v1+json"),
+                _ => "text/plain".to_owned(),
+            };
+            write!(stream, "HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
                 .unwrap();
         }
     });
@@ -83,4 +88,26 @@ fn inspect_verifies_with_a_key_set_that_it_fetches() {
     assert!(code == 0 && !stdout.contains("bm90"), "{stdout}");
     let (code, stdout, _) = run(&[&arguments[..], &["--jwks", &format!("{server}/keys")]].concat());
     assert!(code == 1 && stdout.contains("not verified: the key set has no key \"2026-01\""), "{stdout}");
+}
+
+#[test]
+fn check_asks_the_registry_whether_a_digest_is_an_index() {
+    let digest = "4444444444444444444444444444444444444444444444444444444444444444";
+    for (kind, code) in [("index", "digest_is_an_index"), ("manifest", "")] {
+        let server = serve(vec![("/v2/mesh/filter/manifests/sha256:", 200, kind.to_owned())]);
+        let registry = server.trim_start_matches("http://");
+        let manifest = format!(
+            "apiVersion: extensions.istio.io/v1alpha1\nkind: WasmPlugin\nmetadata: {{ name: entra-exchange }}\nspec:\n  url: \
+             oci://{registry}/mesh/filter:1.0\n  sha256: \"{digest}\"\n  pluginConfig: {{ destinations: [ {{ hosts: [a.example], action: pass }} ] }}\n"
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("plugin.yaml");
+        std::fs::write(&file, manifest).unwrap();
+        let (status, stdout, _) = run(&["check", "--registry", file.to_str().unwrap()]);
+        assert_eq!(
+            (status, stdout.contains("digest_is_an_index")),
+            (i32::from(!code.is_empty()), !code.is_empty()),
+            "{stdout}"
+        );
+    }
 }

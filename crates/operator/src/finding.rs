@@ -79,6 +79,8 @@ pub const CODES: &[Code] = &[
         "file_content_in_istio",
         "An object of Istio uses the formatter FILE_CONTENT, which Istio's Envoy does not have.",
     ),
+    error("digest_is_an_index", "The digest is an index's, which the istio-agent rejects (with `--registry`)."),
+    error("image_not_found", "The registry does not give the image (with `--registry`)."),
     warning("plaintext_allowed", "A destination sends its token in plaintext."),
     warning("shared_suffix_allowed", "A wildcard covers hosts that anyone can register."),
     warning("unknown_authority_allowed", "The authority is not one of Microsoft's."),

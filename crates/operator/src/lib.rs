@@ -12,6 +12,7 @@ mod embedded;
 mod finding;
 mod inventory;
 mod json;
+pub mod registry;
 pub mod render;
 pub mod report;
 mod source;

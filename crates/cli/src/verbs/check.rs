@@ -1,6 +1,8 @@
 //! `check`: every mistake and every risk, at its line and column.
 
 use clap::Args;
+use image::{Reference, Registry};
+use operator::registry::{self, Answer};
 use operator::{Checked, Options, Severity, report};
 use serde_json::json;
 
@@ -17,6 +19,9 @@ pub(crate) struct Check {
     /// Treat warnings as errors
     #[arg(long)]
     strict: bool,
+    /// Ask the registry of each image that is named by digest whether the digest is a manifest's, as it must be
+    #[arg(long)]
+    registry: bool,
     /// Accept warnings with this code. In YAML, a comment does the same for its file: `# entra-exchange check: accept CODE,
     /// because …`
     #[arg(long = "accept", value_name = "CODE")]
@@ -41,6 +46,10 @@ impl Check {
         }
         let options = Options { variables: self.variables.clone(), now, accepted: self.accepted.clone() };
         let mut checked = operator::check(&sources, &options);
+        if self.registry {
+            let images = registry::images(&sources);
+            checked.findings.extend(images.iter().filter_map(|image| registry::judge(image, &ask(&image.reference))));
+        }
         if self.strict {
             checked.findings.iter_mut().for_each(|finding| finding.severity = Severity::Error);
         }
@@ -59,6 +68,19 @@ impl Check {
             Form::Sarif => print_json(&report::sarif(&sources, &checked.findings))?,
         }
         Ok(Verdict::of(checked.count(Severity::Error) == 0))
+    }
+}
+
+/// Asks a registry, without a login, because the istio-agent has none for an EnvoyFilter.
+fn ask(name: &str) -> Answer {
+    let reference = match Reference::parse(name) {
+        Ok(reference) => reference,
+        Err(reason) => return Answer::Nothing(format!("{name} {reason}")),
+    };
+    match Registry::of(&reference, None).manifest(reference.version()) {
+        Ok(manifest) if image::media_type::is_index(&manifest.media_type) => Answer::Index,
+        Ok(_) => Answer::Manifest,
+        Err(error) => Answer::Nothing(error.to_string()),
     }
 }
 
