@@ -136,11 +136,14 @@ pub fn get_map_value_bytes(map: MapType, name: &str) -> Result<Option<Vec<u8>>, 
     optional(sys::header(map as u32, name), Status::NOT_FOUND)
 }
 
+/// The positions of a header's name and value in a block of bytes.
+pub type Position = (Range<usize>, Range<usize>);
+
 /// Returns all headers of a map: a block of bytes, and the positions of each name and value in it.
 ///
 /// # Errors
 /// The host's status.
-pub fn get_map(map: MapType) -> Result<(Vec<u8>, Vec<(Range<usize>, Range<usize>)>), Status> {
+pub fn get_map(map: MapType) -> Result<(Vec<u8>, Vec<Position>), Status> {
     let block = sys::headers(map as u32)?;
     let positions = positions(&block);
     Ok((block, positions))
@@ -286,7 +289,7 @@ pub fn call_foreign_function(name: &str, arguments: &[u8]) -> Result<Vec<u8>, St
 }
 
 /// The positions of each name and value in a header map that [`pairs`] encodes.
-fn positions(block: &[u8]) -> Vec<(Range<usize>, Range<usize>)> {
+fn positions(block: &[u8]) -> Vec<Position> {
     let Some((count, rest)) = block.split_first_chunk() else { return Vec::new() };
     let count = u32::from_le_bytes(*count) as usize;
     let (sizes, _) = rest.as_chunks::<8>();
