@@ -135,8 +135,7 @@ impl Broker {
         }
         let key = spec.key();
         let Some(slot) = self.slots.get_mut(key) else { return };
-        slot.used_at = now;
-        if now.since(slot.touched_at) >= TOUCH_PERIOD || slot.touched_at > now {
+        if now.since(slot.touched_at) >= TOUCH_PERIOD {
             slot.touched_at = now;
             credential::update(shared, spec.credential(), now, |state| match state.budget.touch(key, now) {
                 true => Update::Commit(()),

@@ -256,6 +256,15 @@ mod tests {
     }
 
     #[test]
+    fn at_most_as_many_exchanges_wait_as_scopes_are_kept() {
+        let mut budget = Budget::default();
+        for number in 0..9 {
+            assert_eq!(begin(&mut budget, number, 1), Permit::Wait { until: at(2) }, "it was not admitted");
+        }
+        assert_eq!(budget.waiting.len(), LIMITS.scopes);
+    }
+
+    #[test]
     fn the_permit_of_an_exchange_that_never_ends_expires() {
         let mut budget = Budget::default();
         for number in 0..3 {

@@ -384,6 +384,7 @@ impl Slot {
         if self.token.take_if(|token| !token.is_usable(now)).is_some() {
             self.rejected = false;
         }
+        (self.used_at, self.touched_at) = (self.used_at.minus(by), self.touched_at.minus(by));
         for waiter in &mut self.waiters {
             waiter.deadline = waiter.deadline.minus(by);
             if let Some(Rejected::Digest { asked_at, .. }) = &mut waiter.rejected {

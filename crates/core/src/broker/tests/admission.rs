@@ -72,6 +72,28 @@ fn throttling_backs_off_every_exchange_of_the_client_in_every_worker_and_no_othe
 }
 
 #[test]
+fn a_request_waits_for_the_exchange_of_another_worker_during_throttling_until_its_lease_expires() {
+    for stalls in [false, true] {
+        let mut process = Process::new();
+        let spec = spec_of("payments", "a/.default", &["entra"], None);
+        process.switch_to(Arc::clone(&spec));
+        process.pending(0, 1);
+        process.pending(1, 2);
+        process.begin(1);
+        process.switch_to(spec_of("payments", "b/.default", &["entra"], None)).exchange(1, 3, throttled(60));
+        process.switch_to(spec);
+        if stalls {
+            process.advance(Limits::default().exchange + GRACE_PERIOD);
+            assert_eq!(process.poll(0), [Observed::Problem(1, Code::EntraUnavailable)]);
+        } else {
+            assert_eq!(process.poll(0), []);
+            process.endpoint(1, token(3600));
+            assert_eq!(process.poll(0), [Observed::Token(1)]);
+        }
+    }
+}
+
+#[test]
 fn a_prefetch_begins_no_exchange_that_is_not_admitted() {
     let mut process = Process::new();
     process.switch_to(spec_of("payments", "a/.default", &["entra"], None)).exchange(0, 1, throttled(30));
@@ -153,6 +175,8 @@ fn at_most_four_unlisted_scopes_are_exchanged_in_parallel_and_each_end_starts_an
         process.pending(number % 2, number as u32);
         let begun = process.poll(number % 2);
         assert_eq!(begun.len(), usize::from(number < 2), "{number}: {begun:?}");
+        let is_leased = shared::read(&process.shared, process.spec.key()).lease.is_some();
+        assert_eq!(is_leased, number < 4, "{number}: an exchange that waits does not hold back other workers");
     }
     // Each worker has read the federated token once, for two scopes.
     assert_eq!(process.assertion(0), [Observed::EndpointCall, Observed::EndpointCall]);
@@ -261,6 +285,72 @@ fn beyond_sixty_four_scopes_the_least_recently_used_one_is_evicted_in_every_work
     process.switch_to(unlisted(0));
     process.advance(Duration::from_secs(60));
     assert_eq!(process.exchange(0, 3, token(3600)), [Observed::Token(3)]);
+}
+
+/// A worker that keeps two unlisted scopes of each identity.
+fn with_two_scopes(process: &mut Process) {
+    let unlisted = UnlistedLimits { scopes: 2, ..UnlistedLimits::default() };
+    process.workers[0] = Broker::new(WorkerId(7), QueueId(0), Limits { unlisted, ..Limits::default() });
+}
+
+/// Whether a worker keeps each of these scopes.
+fn keeps(process: &Process, specs: &[Arc<TokenSpec>]) -> Vec<bool> {
+    specs.iter().map(|spec| process.workers[0].slots.get(spec.key()).is_some()).collect()
+}
+
+#[test]
+fn a_worker_evicts_the_least_recently_used_scope_after_the_clock_was_set_back() {
+    let mut process = Process::new();
+    with_two_scopes(&mut process);
+    let specs = [0, 1, 2].map(unlisted);
+    for spec in &specs[..2] {
+        process.switch_to(Arc::clone(spec)).exchange(0, 1, token(3600));
+        process.advance(Duration::from_secs(1));
+    }
+    process.advance(Duration::from_secs(900));
+    process.switch_to(Arc::clone(&specs[1])).ready(0);
+    process.now = process.now.minus(Duration::from_secs(600));
+    process.poll(0);
+    process.advance(Duration::from_secs(1));
+    process.switch_to(Arc::clone(&specs[0])).ready(0);
+    process.switch_to(Arc::clone(&specs[2])).exchange(1, 3, token(3600));
+    process.ready(0);
+    assert_eq!(keeps(&process, &specs), [true, false, true]);
+}
+
+#[test]
+fn a_scope_is_not_evicted_for_one_of_another_identity_and_a_listed_scope_never() {
+    let mut process = Process::new();
+    with_two_scopes(&mut process);
+    let other = Arc::new(TokenSpec::clone(&of_another_client("b")).unlisted());
+    let listed = spec_of("payments", "listed/.default", &["entra"], None);
+    let specs = [other, listed, unlisted(0), unlisted(1), unlisted(2)];
+    for spec in &specs[..4] {
+        process.switch_to(Arc::clone(spec)).exchange(0, 1, token(3600));
+        process.advance(Duration::from_secs(1));
+    }
+    assert_eq!(keeps(&process, &specs), [true, true, true, true, false]);
+    process.switch_to(Arc::clone(&specs[4])).pending(0, 3);
+    assert_eq!(keeps(&process, &specs), [true, true, false, true, true]);
+}
+
+#[test]
+fn a_cached_request_for_an_unlisted_scope_writes_to_shared_data_at_most_every_thirty_seconds() {
+    let mut process = Process::new();
+    process.switch_to(unlisted(0)).exchange(0, 1, token(3600));
+    let writes = |process: &mut Process, seconds: u64| {
+        process.advance(Duration::from_secs(seconds));
+        let before = *process.shared.sets.borrow();
+        process.ready(0);
+        *process.shared.sets.borrow() - before
+    };
+    assert_eq!([0, 0, 29, 1, 29, 1].map(|seconds| writes(&mut process, seconds)), [1, 0, 0, 1, 0, 1]);
+    process.advance(Duration::from_secs(900));
+    process.ready(0);
+    process.now = process.now.minus(Duration::from_secs(600));
+    assert_eq!([0, 29, 1].map(|seconds| writes(&mut process, seconds)), [0, 0, 1]);
+    process.switch_to(spec_of("payments", "listed/.default", &["entra"], None)).exchange(0, 1, token(3600));
+    assert_eq!([0, 30].map(|seconds| writes(&mut process, seconds)), [0, 0]);
 }
 
 #[test]

@@ -614,3 +614,13 @@ fn a_worker_whose_lease_was_taken_over_serves_the_token_that_came_meanwhile_and_
     process.advance(Duration::from_secs(10).saturating_sub(READ_TIMEOUT + GRACE_PERIOD));
     assert_eq!(process.assertion(1), [Observed::Token(2)]);
 }
+
+#[test]
+fn the_late_failure_of_a_worker_does_not_replace_the_token_of_the_one_that_took_over() {
+    let mut process = Process::new();
+    process.stall(0, 1);
+    process.exchange(1, 2, token(3600));
+    process.endpoint(0, answer(500, &json!({})));
+    let entry = shared::read(&process.shared, process.spec.key());
+    assert!(entry.failure.is_none() && entry.token.is_some());
+}

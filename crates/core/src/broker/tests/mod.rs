@@ -1,6 +1,7 @@
 //! Tests of the broker with several workers, a clock and shared data that the tests control.
 
 mod admission;
+mod credentials;
 mod exchange;
 mod form;
 mod gauges;
