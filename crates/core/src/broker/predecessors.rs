@@ -130,6 +130,14 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_logged_if_a_previous_version_left_no_tokens() {
+        let shared = Shared::default();
+        Predecessors::register_as(FORMER, WAIT, START, &shared);
+        let mut newest = Predecessors::register(WAIT, START, &shared);
+        assert_eq!(newest.empty(START.plus(MIN_RETENTION), &shared), None);
+    }
+
+    #[test]
     fn after_a_rollback_the_older_version_clears_the_shelves_of_the_newer_one() {
         let shared = used(FORMER);
         let mut newer = Predecessors::register_as(PREFIX, WAIT, START, &shared);

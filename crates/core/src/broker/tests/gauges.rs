@@ -161,3 +161,32 @@ fn a_clock_that_is_set_back_delays_no_measurement() {
     process.request_token(0, 9);
     assert!(process.workers[0].next_observation().unwrap().since(process.now) <= wait);
 }
+
+#[test]
+fn the_federated_token_is_measured_for_each_identity_that_uses_it_however_many_reads_there_are() {
+    let mut process = Process::new();
+    process.exchanged(0, "x/.default", token(3600));
+    process.spec = spec_of("b", "y/.default", &["entra"], None);
+    process.pending(0, 2);
+    let commands = process.workers[0].poll(process.spec.key(), process.now, &process.shared);
+    let of_b = |command: &Command| match command {
+        Command::Measure(measured) => {
+            *measured == crate::metrics::federated_token_expiry("b", process.now.unix_seconds() + 3600)
+        }
+        _ => false,
+    };
+    assert!(commands.iter().any(of_b), "the read of identity `a` serves `b`");
+}
+
+#[test]
+fn the_number_of_unlisted_scopes_is_measured_if_there_are_any() {
+    let mut process = Process::new();
+    assert_eq!(gauge(&process.exchanged(0, "x/.default", token(3600)), "unlisted_scopes"), None);
+    for number in 1..4 {
+        process.spec = spec_of("a", &format!("{number}/.default"), &["entra"], None);
+        process.spec = Arc::new(TokenSpec::clone(&process.spec).unlisted());
+        process.pending(0, 1);
+        process.begin(0);
+        assert_eq!(gauge(&process.called(0, token(3600)), "unlisted_scopes"), Some(number));
+    }
+}

@@ -2,6 +2,7 @@
 
 mod admission;
 mod credentials;
+mod entries;
 mod exchange;
 mod form;
 mod gauges;

@@ -142,3 +142,21 @@ fn a_probe_waits_for_the_read_of_an_exchange() {
     assert_eq!(observed(process.workers[0].start_probe(process.now, &process.shared)), []);
     assert_eq!(process.assertion(0), [Observed::EndpointCall, Observed::Ready(9)]);
 }
+
+#[test]
+fn an_exchange_does_not_continue_with_the_federated_token_of_another_source() {
+    let mut process = Process::new();
+    let projected = Arc::clone(&process.spec);
+    let other = Arc::new(TokenSpec::new(&TokenSpecParts {
+        identity: "other",
+        authority: &crate::entra::Authority::public(),
+        tenant_id: "t",
+        client_id: "c",
+        scope: "s/.default",
+        assertion: &Source::File { cluster: "other".to_owned() },
+        clusters: &["entra".to_owned()],
+        discard_before: None,
+    }));
+    assert_eq!(burst(&mut process, 0, &[projected, other]), [Observed::Read, Observed::Read]);
+    assert_eq!(process.assertion(0), [Observed::EndpointCall]);
+}

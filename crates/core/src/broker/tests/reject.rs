@@ -1,6 +1,7 @@
 //! Tests of rejected tokens, discarded tokens and tokens with an issue time in the future, which are replaced once another is fetched.
 
 use super::*;
+use crate::event::Level;
 
 /// The response with an access token of this text.
 fn named(name: &str) -> CallResult {
@@ -410,4 +411,45 @@ fn a_caller_that_rejects_an_uncached_token_does_not_get_it_when_entra_issues_it(
     assert_eq!(process.replace(0, named("old")), [Observed::Problem(1, Code::EntraReplyInvalid)]);
     assert_eq!(process.poll(0), []);
     assert_eq!(process.served(0), "old");
+}
+
+#[test]
+fn a_caller_that_rejects_the_replacement_by_its_hash_does_not_get_it() {
+    let mut process = Process::serving("old");
+    process.request_replacement(0, 2, RejectedToken::Digest(digest("old")));
+    assert_eq!(process.replace(0, named("new")), [Observed::Wake(1), Observed::Token(2)]);
+    let (answer, _) = process.request_replacement(0, 3, RejectedToken::Digest(digest("new")));
+    assert!(matches!(answer, TokenLookup::Failed(problem) if problem.code == Code::TokenReplacedRecently));
+    let (answer, _) = process.request_replacement(0, 4, RejectedToken::Cached);
+    assert!(matches!(answer, TokenLookup::Ready(cached) if cached.token().expose() == "new"));
+}
+
+#[test]
+fn a_rejection_without_a_cached_token_wakes_this_worker_for_the_exchange() {
+    let mut process = Process::new();
+    let (answer, rejection) = process.request_replacement(0, 2, RejectedToken::Digest(digest("other")));
+    assert!(matches!(answer, TokenLookup::Pending));
+    assert_eq!((rejection.newly_rejected, rejection.wake), (false, queues(&[0])));
+}
+
+#[test]
+fn a_rejection_is_logged_once_with_its_origin() {
+    let event = |newly_rejected, by: RejectedBy<'_>| {
+        let rejection = Rejection { newly_rejected, wake: Vec::new() };
+        rejection.event(&spec(), by).map(|event| (event.level, event.to_string()))
+    };
+    assert_eq!(event(false, RejectedBy::Caller), None);
+    let about = "identity=payments scope=https://vault.azure.net/.default";
+    let detail = r#"next_forced_in_ms=30000 detail="the cached token was rejected: a replacement is fetched""#;
+    assert_eq!(
+        event(true, RejectedBy::Caller),
+        Some((Level::Info, format!("event=rejected by=caller {about} {detail}")))
+    );
+    assert_eq!(
+        event(true, RejectedBy::Upstream(&"destinations[0]")),
+        Some((
+            Level::Warn,
+            format!("event=rejected by=upstream {about} decided_by=destinations[0] status=401 {detail}")
+        ))
+    );
 }
