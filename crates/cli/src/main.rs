@@ -38,6 +38,8 @@ Exit codes:
 enum Verb {
     /// Find mistakes and risks in configurations and manifests
     Check(verbs::check::Check),
+    /// Explain how the filter would handle a request, and why
+    Explain(Box<verbs::explain::Explain>),
     /// Make manifests from a configuration
     Render(Box<verbs::render::Render>),
     /// Show what a token says and what Entra will think of it
@@ -67,6 +69,7 @@ fn run(command: &Command) -> Result<Verdict, Failure> {
     match &command.verb {
         Verb::Check(check) => check.run(output),
         Verb::Aadsts(aadsts) => aadsts.run(output),
+        Verb::Explain(explain) => explain.run(output),
         Verb::Render(render) => render.run(output),
         Verb::Inspect(inspect) => inspect.run(output),
         Verb::Credentials(credentials) => credentials.run(output),

@@ -9,6 +9,7 @@ pub mod credentials;
 pub mod doctor;
 mod document;
 mod embedded;
+pub mod explain;
 mod finding;
 mod inventory;
 mod json;

@@ -15,14 +15,14 @@ pub(super) const AUTHORITY: &str = "AZURE_AUTHORITY_HOST";
 
 /// The known variables.
 #[derive(Debug, Default)]
-pub(super) struct Environment {
+pub(crate) struct Environment {
     given: Vec<(String, String)>,
     /// Those in the files, each with its place.
     found: Vec<(String, String, (usize, Range<usize>))>,
 }
 
 /// Collects the variables of istio-proxy from annotations, and those of containers that run Envoy.
-pub(super) fn of(inventory: &Inventory<'_>, options: &Options) -> Environment {
+pub(crate) fn of(inventory: &Inventory<'_>, options: &Options) -> Environment {
     let mut environment = Environment { given: options.variables.clone(), found: Vec::new() };
     for object in &inventory.objects {
         object.node.walk(&mut |node| {
@@ -82,7 +82,7 @@ impl Environment {
     }
 
     /// The value that a check uses for a variable: a value that stands for it if it is not known.
-    pub(super) fn assumed(&self, name: &str) -> Option<String> {
+    pub(crate) fn assumed(&self, name: &str) -> Option<String> {
         let stand_in = match name {
             "AZURE_TENANT_ID" => Some(TENANT),
             "AZURE_CLIENT_ID" => Some(CLIENT),

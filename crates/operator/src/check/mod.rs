@@ -2,7 +2,7 @@
 
 mod clusters;
 mod configuration;
-mod environment;
+pub(crate) mod environment;
 mod istio;
 mod listeners;
 mod logs;

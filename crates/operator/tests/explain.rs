@@ -1,0 +1,309 @@
+//! `explain` and the filter agree: for random configurations and requests, the engine does what `explain` says.
+//!
+//! The engine is the filter without Envoy. It gets the same configuration text and the same request, and is driven up to the request
+//! that it sends to the token endpoint.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use entra_exchange_core::broker::{Build, LocalData, QueueId, SharedData, StreamId};
+use entra_exchange_core::config::Config;
+use entra_exchange_core::engine::{CallId, Engine, Flow, Host, HttpHost, MetricId};
+use entra_exchange_core::event::Event;
+use entra_exchange_core::http::{CallFailure, CallResponse, HttpCall, Reply};
+use entra_exchange_core::metrics::Kind;
+use entra_exchange_core::request::{DescribedRequest, RequestSource};
+use entra_exchange_core::time::Timestamp;
+use operator::Source;
+use operator::explain::{self, Explained, Question};
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+
+/// One process with one request.
+#[derive(Default)]
+struct Process {
+    memory: LocalData,
+    request: DescribedRequest,
+    on_gateway: bool,
+    headers: HashMap<String, String>,
+    messages: Vec<Vec<u8>>,
+    calls: Vec<HttpCall>,
+    reply: Option<(u16, String)>,
+    resumed: bool,
+}
+
+impl Host for Process {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_unix_seconds(1_795_334_000)
+    }
+    fn shared(&self) -> &dyn SharedData {
+        &self.memory
+    }
+    fn start_call(&mut self, call: &HttpCall) -> Result<CallId, CallFailure> {
+        self.calls.push(call.clone());
+        Ok(CallId(u32::try_from(self.calls.len()).unwrap()))
+    }
+    fn wake(&mut self, _: QueueId, message: &[u8]) {
+        self.messages.push(message.to_vec());
+    }
+    fn set_timer(&mut self, _: Option<Duration>) {}
+    fn log(&mut self, _: &Event) {}
+    fn metric(&mut self, _: Kind, _: &str) -> Option<MetricId> {
+        None
+    }
+    fn record(&mut self, _: MetricId, _: Kind, _: i64) {}
+}
+
+impl HttpHost for Process {
+    fn request(&self, _: StreamId) -> Option<&dyn RequestSource> {
+        Some(&self.request)
+    }
+    fn set_header(&mut self, _: StreamId, name: &str, value: Option<&str>) {
+        self.headers.insert(name.to_owned(), value.unwrap_or("removed").to_owned());
+    }
+    fn resume(&mut self, _: StreamId) {
+        self.resumed = true;
+    }
+    fn response_status(&self, _: StreamId) -> Option<u16> {
+        None
+    }
+    fn set_filter_state(&mut self, _: StreamId, _: &str, _: &str) -> bool {
+        true
+    }
+    fn clear_route_cache(&mut self, _: StreamId) {}
+    fn reply(&mut self, _: StreamId, reply: &Reply, details: &str) {
+        self.reply = Some((reply.status, details.to_owned()));
+    }
+    fn keep_over_redirects(&mut self, _: &str) -> bool {
+        true
+    }
+    fn node_id(&self) -> Option<Vec<u8>> {
+        let kind = if self.on_gateway { "router" } else { "sidecar" };
+        Some(format!("{kind}~10.0.0.1~pod~domain").into_bytes())
+    }
+    fn random(&mut self) -> u64 {
+        7
+    }
+    fn register_queue(&mut self, _: &str) -> QueueId {
+        QueueId(0)
+    }
+}
+
+fn ok(body: &str) -> Result<CallResponse, CallFailure> {
+    Ok(CallResponse::new(|name| (name == ":status").then(|| b"200".to_vec()), body.as_bytes().to_vec()))
+}
+
+fn federated_token() -> String {
+    let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
+    let claims = r#"{"iss": "https://issuer.example", "sub": "s", "aud": "a", "exp": 1795337600}"#;
+    format!("{}.{}.c2ln", part(r#"{"alg": "RS256"}"#), part(claims))
+}
+
+/// Sends the request to the filter, and checks that it does what `explain` says.
+fn agree(text: &str, question: &Question, explained: &Explained) {
+    let mut request = explain::described(question).unwrap();
+    if let Some(cluster) = &explained.assumed_cluster {
+        request.cluster_name = Some(cluster.clone());
+    }
+    let mut process = Process { request, on_gateway: question.on_gateway, ..Process::default() };
+    let build = Build { version: "1", commit: "test" };
+    let mut engine = Engine::configure(text.as_bytes(), &|_| None, build, &mut process).unwrap();
+    let flow = engine.request(StreamId(1), &mut process);
+    match explained.outcome {
+        "unchanged" | "pass" | "keep" | "report" => {
+            assert_eq!((flow, &process.reply), (Flow::Continue, &None), "{text}\n{question:?}\n{explained:?}");
+        }
+        "refuse" => {
+            let reason = explained.problem.as_ref().unwrap();
+            let (status, details) = process.reply.unwrap();
+            assert_eq!((flow, status), (Flow::Pause, reason.status), "{text}\n{question:?}\n{explained:?}");
+            assert!(details.is_empty() || details.contains(reason.code), "{details}: {explained:?}");
+        }
+        "inject" | "answer" => exchange(&mut engine, &mut process, flow, explained),
+        other => panic!("{other}"),
+    }
+}
+
+/// The filter reads the federated token and calls the token endpoint, both as `explain` says, and then forwards or answers the request.
+fn exchange(engine: &mut Engine, process: &mut Process, flow: Flow, explained: &Explained) {
+    let expected = explained.exchange.as_ref().unwrap();
+    assert_eq!((flow, &process.reply), (Flow::Pause, &None), "{explained:?}");
+    let messages = std::mem::take(&mut process.messages);
+    engine.woken(&messages, process);
+    assert_eq!(process.calls[0].cluster, expected.federated_token_cluster);
+    engine.call_finished(CallId(1), ok(&federated_token()), process);
+    let call = process.calls[1].clone();
+    assert_eq!(call.cluster, expected.clusters[0]);
+    assert_eq!(format!("https://{}{}", call.authority, call.path), expected.url);
+    let body = String::from_utf8(call.body).unwrap();
+    let form = |value: &str| value.replace(':', "%3A").replace('/', "%2F");
+    assert!(body.contains(&format!("client_id={}&", expected.client_id)), "{body}");
+    assert!(body.contains(&format!("scope={}&", form(&expected.scope))), "{body} {expected:?}");
+    engine.call_finished(
+        CallId(2),
+        ok(r#"{"token_type": "Bearer", "expires_in": 3600, "access_token": "abc"}"#),
+        process,
+    );
+    match &explained.sends {
+        Some(sends) => {
+            assert!(process.resumed, "{explained:?}");
+            assert_eq!(process.headers[&sends.header], sends.value.replace("<token>", "abc"));
+            assert!(sends.removes.iter().all(|name| process.headers[name] == "removed"));
+        }
+        None => assert_eq!(process.reply.as_ref().unwrap().0, 200),
+    }
+}
+
+const IDENTITIES: &str = r#""identities": [
+    { "name": "a", "tenant_id": "11111111-1111-4111-8111-111111111111", "client_id": "aaaaaaaa-0000-4000-8000-000000000001" },
+    { "name": "b", "tenant_id": "22222222-2222-4222-8222-222222222222", "client_id": "aaaaaaaa-0000-4000-8000-000000000002",
+      "resources": ["https://vault.azure.net"] } ]"#;
+
+fn destination() -> impl Strategy<Value = String> {
+    let host = prop::sample::select(vec!["one.example", "two.example", "*.example", "one.example:8443"]);
+    let path = prop::sample::select(vec!["", r#", "path_prefixes": ["/v1"]"#, r#", "path_prefixes": ["/v1/users"]"#]);
+    let method = prop::sample::select(vec!["", r#", "methods": ["GET"]"#, r#", "methods": ["POST", "DELETE"]"#]);
+    let action = prop::sample::select(vec!["inject", "inject", "inject", "inject", "report", "pass", "refuse"]);
+    let route = prop::sample::select(vec![
+        r#", "tls_clusters": ["to_{host}"]"#,
+        r#", "tls_clusters": ["api"]"#,
+        r#", "plaintext": "allow""#,
+        "",
+    ]);
+    let more = prop::sample::select(vec![
+        "",
+        r#", "header": "x-token""#,
+        r#", "on_failure": "pass""#,
+        r#", "existing_credential": "refuse""#,
+        r#", "existing_credential": "replace""#,
+    ]);
+    (host, path, method, action, route, more, any::<bool>()).prop_map(|(host, path, method, action, route, more, first)| {
+        let identity = if first { "a" } else { "b" };
+        format!(
+            r#"{{ "hosts": ["{host}"]{path}{method}, "action": "{action}", "scope": "api://{identity}/.default", "identity": "{identity}"{route}{more} }}"#
+        )
+    })
+}
+
+fn configuration() -> impl Strategy<Value = String> {
+    let managed = prop::sample::select(vec![
+        "",
+        r#", "managed_identity": { "identities": ["a", "b"], "imds": {} }"#,
+        r#", "managed_identity": { "identities": ["b"], "imds": { "pass": ["/metadata/instance"] } }"#,
+        r#", "managed_identity": { "identities": ["a"], "imds": {}, "action": "refuse" }"#,
+        r#", "managed_identity": { "identities": ["b"], "imds": {}, "action": "report" }"#,
+    ]);
+    (prop::collection::vec(destination(), 1..5), managed).prop_map(|(destinations, managed)| {
+        let destinations = destinations.join(",\n  ");
+        format!("{{ \"entra\": {{ \"clusters\": [\"e\", \"f\"] }}, {IDENTITIES},\n\"destinations\": [\n  {destinations} ]{managed} }}")
+    })
+}
+
+fn question() -> impl Strategy<Value = Question> {
+    let url = prop::sample::select(vec![
+        "http://one.example/v1/users/7",
+        "http://one.example/v1/users/7",
+        "http://two.example/v1/users",
+        "http://one.example/v1?a=b",
+        "http://ONE.example:8443/",
+        "http://two.example/v1/../x",
+        "http://three.example/",
+        "http://other.test/",
+        "http://169.254.169.254/metadata/instance",
+    ]);
+    let managed = prop::sample::select(vec![
+        "resource=https://vault.azure.net",
+        "resource=https://vault.azure.net&client_id=aaaaaaaa-0000-4000-8000-000000000002",
+        "resource=https://storage.azure.com&client_id=aaaaaaaa-0000-4000-8000-000000000002",
+        "resource=https://storage.azure.com&client_id=aaaaaaaa-0000-4000-8000-000000000001",
+        "client_id=unknown&resource=x",
+        "",
+    ]);
+    let base = prop_oneof![
+        3 => url.prop_map(|url| Question { url: url.to_owned(), ..Question::default() }),
+        1 => managed.prop_map(Question::managed_identity),
+    ];
+    let method =
+        prop::sample::select(vec!["GET", "GET", "GET", "GET", "GET", "POST", "DELETE", "get", "TRACE", "CONNECT"]);
+    let cluster = prop::sample::select(vec![None, None, Some("api"), Some("to_one.example"), Some("elsewhere")]);
+    let header = prop::sample::select(vec![
+        None,
+        None,
+        Some(("Authorization", "Bearer mine")),
+        Some(("X-HTTP-Method-Override", "GET")),
+    ]);
+    let connection = prop::sample::select(vec![None, None, None, None, Some(true), Some(true), Some(false)]);
+    (base, method, cluster, header, connection, prop::bool::weighted(0.1)).prop_map(
+        |(base, method, cluster, header, connection_tls, on_gateway)| Question {
+            method: method.to_owned(),
+            cluster: cluster.map(str::to_owned),
+            headers: base
+                .headers
+                .iter()
+                .cloned()
+                .chain(header.map(|(name, value)| (name.to_owned(), value.to_owned())))
+                .collect(),
+            connection_tls,
+            on_gateway,
+            ..base
+        },
+    )
+}
+
+#[test]
+fn explain_and_the_filter_agree() {
+    let mut runner =
+        TestRunner::new(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() });
+    let seen = RefCell::new(BTreeMap::<&str, usize>::new());
+    let questions = prop::collection::vec(question(), 1..8);
+    let result = runner.run(&(configuration(), questions), |(text, questions)| {
+        let Ok(config) = Config::parse(text.as_bytes(), &|_| None) else { return Ok(()) };
+        for question in questions {
+            let explained = explain::of(&config, &question).unwrap();
+            *seen.borrow_mut().entry(explained.outcome).or_default() += 1;
+            agree(&text, &question, &explained);
+        }
+        Ok(())
+    });
+    result.unwrap();
+    // Each way to handle a request occurs often enough for the comparison to mean something.
+    for outcome in ["unchanged", "pass", "keep", "report", "refuse", "inject", "answer"] {
+        assert!(seen.borrow().get(outcome).is_some_and(|count| *count > 50), "{outcome}: {seen:?}");
+    }
+}
+
+const EXAMPLE: &str = r#"{ "entra": { "clusters": ["e", "f"] },
+  "destinations": [
+    { "hosts": ["graph.microsoft.com"], "path_prefixes": ["/v1.0/users"], "methods": ["GET"], "scope": "https://graph.microsoft.com/.default", "tls_clusters": ["to_{host}"] },
+    { "hosts": ["graph.microsoft.com"], "action": "refuse" } ] }"#;
+
+fn example(url: &str, method: &str) -> Explained {
+    let question = Question { url: url.to_owned(), method: method.to_owned(), ..Question::default() };
+    explain::explain(&[Source::new("f.json", EXAMPLE)], &[], &question).unwrap()
+}
+
+#[test]
+fn the_rule_that_applies_is_named_with_those_that_do_not() {
+    let explained = example("http://graph.microsoft.com/v1.0/users/7", "GET");
+    let why: Vec<(&str, bool)> = explained.rules.iter().map(|rule| (rule.path.as_str(), rule.applies)).collect();
+    assert_eq!((explained.outcome, why), ("inject", vec![("destinations[0]", true), ("destinations[1]", false)]));
+    assert_eq!(explained.assumed_cluster.as_deref(), Some("to_graph.microsoft.com"));
+    let refused = example("http://graph.microsoft.com/v1.0/groups", "GET");
+    assert_eq!((refused.outcome, refused.problem.unwrap().code), ("refuse", "refused_by_rule"));
+    assert!(refused.rules[0].why.contains("another path"));
+}
+
+#[test]
+fn a_text_that_is_not_a_url_is_refused() {
+    let refused = |url: &str| {
+        let question = Question { url: url.to_owned(), method: "GET".to_owned(), ..Question::default() };
+        explain::explain(&[Source::new("f.json", EXAMPLE)], &[], &question).is_err()
+    };
+    assert!(refused("") && refused("http://") && refused("http://a b/") && refused("http://a?x"));
+    assert!(!refused("graph.microsoft.com/v1.0"));
+}
