@@ -158,9 +158,11 @@ impl Broker {
         }
     }
 
-    /// Removes a scope's token and failure from shared data, and from this worker if it is idle.
+    /// Removes a scope's token and failure from shared data, and from this worker if it is idle. The next turn wakes the workers that
+    /// hold a rejected token of it.
     fn drop_scope(&mut self, key: TokenKey, now: Timestamp, shared: &dyn SharedData) {
-        shared::remove(shared, key, now);
+        let holders = shared::remove(shared, key, now).into_iter();
+        self.wakes.extend(holders.filter(|queue| *queue != self.queue).map(|queue| (queue, key)));
         if self.slots.get(key).is_some_and(Slot::is_idle) {
             self.remove_slot(key);
         }

@@ -82,6 +82,7 @@ fn retried(spec: &TokenSpec, problem: &Problem, class: RetryClass, turn: &mut Tu
 
 impl Broker {
     pub(super) fn poll_key(&mut self, key: TokenKey, turn: &mut Turn<'_>) {
+        turn.commands.extend(self.wakes.drain(..).map(|(queue, key)| Command::Wake(queue, key)));
         let (queue, now) = (self.queue, turn.now);
         let Some(slot) = self.slots.get_mut(key) else { return };
         shared::update(turn.shared, key, now, |entry| Update::commit_if(slot.synchronize(entry, queue, now), ()));

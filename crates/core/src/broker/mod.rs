@@ -189,6 +189,8 @@ pub struct Broker {
     observed: Observed,
     connections: Connections,
     release: Release,
+    /// The workers to wake in the next turn, each with the key to poll.
+    wakes: Vec<(QueueId, TokenKey)>,
     /// Whether this VM has received a request. The VM on Envoy's main thread never does, and internal listeners do not respond to
     /// its calls.
     serves_requests: bool,
@@ -219,6 +221,7 @@ impl Broker {
             observed: Observed::default(),
             connections: Connections::default(),
             release: Release::default(),
+            wakes: Vec::new(),
             serves_requests: false,
             latest: Timestamp::default(),
         }

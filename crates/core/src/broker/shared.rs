@@ -377,18 +377,21 @@ fn update_entry(
     })
 }
 
-/// Removes the shared entry of `key`, unless its lease is held.
-pub(super) fn remove(shared: &dyn SharedData, key: TokenKey, now: Timestamp) {
-    update(shared, key, now, |entry| {
+/// Removes the shared entry of `key`, unless its lease is held. Returns the queues of the workers that hold its token if that is
+/// rejected: nothing else tells them that it is replaced.
+pub(super) fn remove(shared: &dyn SharedData, key: TokenKey, now: Timestamp) -> Vec<QueueId> {
+    let removed = update(shared, key, now, |entry| {
         if entry.lease.as_ref().is_some_and(|lease| lease.is_live(now)) {
-            return Update::Abandon(());
+            return Update::Abandon(Vec::new());
         }
         // The time of a forced exchange is kept as long as it limits the next one.
         let forced = std::mem::take(entry);
+        let wake = if forced.rejected { forced.holders.clone() } else { Vec::new() };
         if forced.is_forced(now) {
             let Entry { identity, scope, forced_at, .. } = forced;
             *entry = Entry { identity, scope, forced_at, ..Entry::default() };
         }
-        Update::Commit(())
+        Update::Commit(wake)
     });
+    removed.unwrap_or_default()
 }

@@ -361,6 +361,11 @@ impl Slot {
             // Another worker keeps the token fresh, and this one does not use it.
             (self.token, self.rejected) = (None, false);
         }
+        let is_evicted = entry.token.is_none() && !entry.holders.contains(&queue);
+        if self.rejected && is_evicted && !self.spec.is_listed() && self.is_idle() {
+            // Another worker evicted the scope together with its rejected token. The next request is admitted again.
+            (self.token, self.rejected) = (None, false);
+        }
         // Also for an older token whose replacement has expired: this worker must be woken for the next one.
         let held = self.usable(now);
         let unregistered = held.filter(|_| !entry.holders.contains(&queue));

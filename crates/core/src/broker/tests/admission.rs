@@ -482,3 +482,28 @@ fn a_worker_evicts_a_scope_that_another_worker_exchanges_to_make_room_for_a_new_
     process.endpoint(0, token(3600));
     assert_eq!(process.poll(1), []);
 }
+
+#[test]
+fn a_worker_that_holds_a_rejected_token_of_an_evicted_scope_is_woken_and_does_not_serve_it_again() {
+    let mut process = Process::new();
+    let limits = Limits { unlisted: UnlistedLimits { scopes: 1, ..UnlistedLimits::default() }, ..Limits::default() };
+    process.workers = [0, 1].map(|number| Broker::new(WorkerId(u64::from(number) + 7), QueueId(number), limits));
+    process.switch_to(unlisted(0));
+    process.exchange(0, 1, token(3600));
+    process.ready(1);
+    process.poll(1);
+    let TokenLookup::Ready(held) = process.request_token(1, 2).0 else { panic!("worker 1 holds it") };
+    let rejection = process.workers[0].reject(process.spec.key(), &held, process.now, &process.shared);
+    assert!(rejection.newly_rejected);
+    // Worker 1 learns of the rejection, and its exchange fails. Then worker 0 requests another scope.
+    process.begin(1);
+    process.endpoint(1, answer(500, &json!({})));
+    process.ready(1);
+    let evicted = process.spec.key();
+    process.switch_to(unlisted(1));
+    process.pending(0, 3);
+    assert_eq!(process.poll(0).first(), Some(&Observed::Wake(1)));
+    process.workers[1].poll(evicted, process.now, &process.shared);
+    process.switch_to(unlisted(0));
+    assert!(!matches!(process.request_token(1, 4).0, TokenLookup::Ready(_)), "the rejected token is not served again");
+}
