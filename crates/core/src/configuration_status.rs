@@ -1,42 +1,15 @@
 //! The status of the loaded configuration, for Envoy's log, the status page and metrics.
 
-use std::fmt::Write as _;
-
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use crate::broker::SharedData;
-use crate::config::{Config, Refused};
+use crate::config::{Config, Fingerprint, Refused};
 use crate::entra::TokenKey;
 use crate::event::Event;
 use crate::metrics::{self, Measurement};
 
 /// The key in shared data of the configuration that was logged last. All VMs of a process share it.
 const ANNOUNCED: &str = "entra-exchange/configuration";
-
-/// The SHA-256 of a configuration's text. Comparing it shows whether two proxies have the same configuration.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Fingerprint([u8; 32]);
-
-impl Fingerprint {
-    /// The fingerprint of the bytes of a text.
-    pub fn of(text: &[u8]) -> Self {
-        Self(Sha256::digest(text).into())
-    }
-
-    /// The fingerprint in hexadecimal, as `sha256sum` prints it.
-    pub fn hex(&self) -> String {
-        self.0.iter().fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
-    }
-
-    /// The first six bytes as a number. A metric's value cannot hold more without loss (53 bits in IEEE 754).
-    fn number(&self) -> u64 {
-        self.0.iter().take(6).fold(0, |number, byte| number << 8 | u64::from(*byte))
-    }
-}
 
 /// The status of an accepted configuration.
 #[derive(Clone, Debug)]

@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::budget::{Permit, UnlistedLimits};
+use super::budget::Permit;
 use super::shared::{self, Failure, Update};
 use super::slot::{Exchange, Slot};
-use super::{
-    Broker, CONTENTION_RETRY_DELAY, Command, GRACE_PERIOD, IMMEDIATE_RETRY_DELAY, Limits, SharedData, Turn, credential,
+use super::vocabulary::{
+    CONTENTION_RETRY_DELAY, GRACE_PERIOD, IMMEDIATE_RETRY_DELAY, Limits, SharedData, UnlistedLimits,
 };
+use super::{Broker, Command, Turn, credential};
 use crate::entra::{RetryClass, TokenKey, TokenSpec};
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{GRACE_PERIOD, QueueId};
+use super::vocabulary::{GRACE_PERIOD, QueueId, UnlistedLimits};
 use crate::entra::TokenKey;
 use crate::time::Timestamp;
 
@@ -22,25 +22,6 @@ const FORGOTTEN_AFTER: Duration = Duration::from_hours(24);
 
 /// Delay before an exchange requests its permit again. Usually the worker that ends another exchange wakes it earlier.
 const PERMIT_RETRY_DELAY: Duration = Duration::from_secs(1);
-
-/// Limits on the scopes that callers request and the configuration does not list, per credential and Envoy process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UnlistedLimits {
-    /// Maximum number of scopes that are kept. Beyond it a scope is evicted: one that Entra rejected, or else the least recently used.
-    pub scopes: usize,
-    /// Maximum number of new scopes within a minute. Beyond it callers receive 429.
-    pub new_per_minute: usize,
-    /// Maximum number of parallel exchanges. Beyond it an exchange waits until another ends.
-    pub parallel_exchanges: usize,
-}
-
-impl Default for UnlistedLimits {
-    /// Returns limits that suit most apps, which request a handful of resources. 64 tokens with their scopes use about 300 KB of
-    /// shared data, and 30 exchanges a minute are far below Entra's throttling limits.
-    fn default() -> Self {
-        Self { scopes: 64, new_per_minute: 30, parallel_exchanges: 4 }
-    }
-}
 
 /// The unlisted scopes of one credential, shared by all workers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,8 +8,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Broker;
 use super::release::{PERIOD, Release};
-use super::{Broker, GRACE_PERIOD, StreamId, too_many_waiting};
+use super::vocabulary::{GRACE_PERIOD, StreamId, too_many_waiting};
 use crate::entra::TokenSpec;
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;

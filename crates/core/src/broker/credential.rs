@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::budget::Budget;
 use super::freshness::{self, CachedToken};
 use super::shared::{self, Failure, PREFIX, Shelf, Update};
-use super::{GRACE_PERIOD, SharedData};
+use super::vocabulary::{GRACE_PERIOD, SharedData};
 use crate::assertion::{Fingerprint, Source};
 use crate::entra::{CredentialKey, RetryClass, TokenKey, TokenSpec, is_of_credential};
 use crate::problem::{Code, Problem};

@@ -7,10 +7,10 @@ use super::causes::Causes;
 use super::freshness::{self, CachedToken};
 use super::shared::{self, Entry, Failure, Lease, RefusedAssertion, Update};
 use super::slot::{Attempt, EndpointCall, Exchange, Waiter};
-use super::{
-    Broker, CONTENTION_RETRY_DELAY, Command, GRACE_PERIOD, IMMEDIATE_RETRY_DELAY, Purpose, QueueId, Turn,
-    YIELD_INITIAL, YIELD_MAX, credential,
+use super::vocabulary::{
+    CONTENTION_RETRY_DELAY, GRACE_PERIOD, IMMEDIATE_RETRY_DELAY, QueueId, YIELD_INITIAL, YIELD_MAX,
 };
+use super::{Broker, Command, Purpose, Turn, credential};
 use crate::assertion::Fingerprint;
 use crate::entra::{RetryClass, TokenKey, TokenSpec};
 use crate::event::{Event, Level};

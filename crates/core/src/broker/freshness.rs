@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::GRACE_PERIOD;
+use super::vocabulary::GRACE_PERIOD;
 use crate::entra::{AccessToken, RetryClass};
 use crate::time::Timestamp;
 

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::shared::{self, Entry};
-use super::{Broker, Command, SharedData, Turn, credential};
+use super::vocabulary::SharedData;
+use super::{Broker, Command, Turn, credential};
 use crate::assertion::{Lifetime, Source};
 use crate::entra::TokenSpec;
 use crate::metrics;

@@ -23,16 +23,18 @@ mod slot;
 mod status;
 #[cfg(test)]
 mod tests;
+mod vocabulary;
 
-pub use budget::UnlistedLimits;
 pub use connections::ConnectionOutcome;
 pub use freshness::CachedToken;
 pub use predecessors::Predecessors;
 pub(crate) use readiness::{Credential, Decisive};
 pub use readiness::{Readiness, ReadinessStatus};
 pub use reject::{RejectedBy, RejectedToken, Rejection};
-pub use shared::{LocalData, QueueId, SharedData, WorkerId, prepare};
+pub use shared::LocalData;
+pub use slot::TokenLookup;
 pub use status::{Build, status};
+pub use vocabulary::{Limits, QueueId, RequiredLifetime, SharedData, StreamId, UnlistedLimits, WorkerId};
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -51,81 +53,6 @@ use gauges::Observed;
 use readiness::Checks;
 use release::Release;
 use slot::{Attempt, Exchange, Slot, Slots, Waiter};
-
-/// Delay before the single retry of an exchange that Entra rejected with [`RetryClass::Immediate`]: Entra sometimes rejects a
-/// credential that is correct but new.
-const IMMEDIATE_RETRY_DELAY: Duration = Duration::from_millis(250);
-
-/// Minimum interval, across all workers, between two reads of the federated token's file while an exchange backs off because
-/// Entra rejected that token.
-const READING_PERIOD: Duration = Duration::from_secs(1);
-
-/// Time that a lease lasts beyond the timeout of its call, so that the response can still be processed. Also the tolerated
-/// difference between the clock readings of two workers.
-const GRACE_PERIOD: Duration = Duration::from_secs(1);
-
-/// Delay before a key is polled again after every compare-and-set on shared data failed.
-const CONTENTION_RETRY_DELAY: Duration = Duration::from_millis(50);
-
-/// Minimum interval, across all workers, between two exchanges of a key that rejected tokens force. It bounds the load that a
-/// failing upstream can cause at Entra.
-const FORCED_PERIOD: Duration = Duration::from_secs(30);
-
-/// First delay before a VM that serves no requests and cannot read the federated token tries again. It doubles with each attempt.
-const YIELD_INITIAL: Duration = Duration::from_secs(60);
-/// Maximum of that delay.
-const YIELD_MAX: Duration = Duration::from_secs(3600);
-
-/// Timeouts, and limits on waiting requests and unlisted scopes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Timeout of an exchange: the total of the calls to all of the token endpoint's clusters.
-    pub exchange: Duration,
-    /// Time after which a request that waits for a token is answered without one.
-    pub wait: Duration,
-    /// Maximum number of requests that wait in one worker. Each holds its headers and a client stream in memory.
-    pub waiting: usize,
-    /// Limits on the scopes that callers request and the configuration does not list.
-    pub unlisted: UnlistedLimits,
-}
-
-impl Default for Limits {
-    /// Returns limits that suit most workloads. An exchange usually takes 100 ms. The wait is longer than an exchange that times
-    /// out, so that a request receives the reason and not a timeout of its own. 10,000 waiting requests use about 10 MB.
-    fn default() -> Self {
-        Self {
-            exchange: Duration::from_secs(10),
-            wait: Duration::from_secs(15),
-            waiting: 10_000,
-            unlisted: UnlistedLimits::default(),
-        }
-    }
-}
-
-impl Limits {
-    /// Upper bound of [`Limits::wait`].
-    pub const LONGEST_WAIT: Duration = Duration::from_secs(300);
-
-    /// Upper bound of [`Limits::exchange`]. A lease that lasts longer is not valid.
-    pub const LONGEST_EXCHANGE: Duration = Duration::from_secs(60);
-
-    /// Timeout of a call while another cluster can still be tried. Entra usually responds within a second; a pooled connection
-    /// that a NAT or firewall has dropped never responds.
-    const WITH_FALLBACK: Duration = Duration::from_secs(3);
-
-    /// Returns the timeout of the call to the cluster at `index` of `count`. The timeouts add up to [`Limits::exchange`] at most, so
-    /// that the lease and the wait of requests last longer than all calls together.
-    fn call_timeout(&self, index: usize, count: usize) -> Duration {
-        let count = u32::try_from(count).unwrap_or(u32::MAX).max(1);
-        let index = u32::try_from(index).unwrap_or(u32::MAX).min(count - 1);
-        let each = Self::WITH_FALLBACK.min(self.exchange / count);
-        if index + 1 < count { each } else { self.exchange.saturating_sub(each.saturating_mul(index)) }
-    }
-}
-
-/// The host's number of an HTTP stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct StreamId(pub u32);
 
 /// The purpose of a call, which identifies it in the report of its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,24 +80,11 @@ pub enum Command {
     Measure(Measurement),
 }
 
-/// The remaining lifetime that a request requires of its token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RequiredLifetime {
-    /// The token can be sent now.
-    Any,
-    /// The token lasts at least five minutes. Azure's SDKs treat a token with less as expired and request another immediately.
-    FiveMinutes,
-}
-
-/// The immediate result of a token request.
-#[derive(Debug)]
-pub enum TokenLookup {
-    /// The cached token.
-    Ready(Arc<CachedToken>),
-    /// The stream must pause. A later [`Command::Finish`] names it.
-    Pending,
-    /// There is no token, and the request must not wait for one.
-    Failed(Problem),
+/// Creates the missing names in shared data. Call it where no worker can do the same concurrently: Envoy configures the canary VM
+/// before any worker.
+pub fn prepare(shared: &dyn SharedData) {
+    shared::prepare(shared);
+    credential::prepare(shared);
 }
 
 /// The broker of one worker.
@@ -479,17 +393,6 @@ impl Broker {
             self.schedule(key, now);
         }
     }
-}
-
-/// The problem of a request that arrives when the limit on waiting requests is reached.
-fn too_many_waiting(limit: usize) -> Problem {
-    Problem::new(
-        Code::TooManyWaiting,
-        format!("{limit} requests already wait for a token or a connection in this worker"),
-        "Check in the log what the exchange waits for, and check that the upstream accepts connections. Requests are \
-         accepted again as soon as a waiting request ends.",
-    )
-    .retry_after(GRACE_PERIOD)
 }
 
 /// The problem of a token that has expired on arrival. Its back-off prevents an endless sequence of exchanges.

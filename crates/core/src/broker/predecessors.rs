@@ -7,8 +7,8 @@
 
 use std::time::Duration;
 
-use super::Limits;
-use super::shared::{self, PREFIX, SharedData};
+use super::shared::{self, PREFIX};
+use super::vocabulary::{Limits, SharedData};
 use crate::event::Event;
 use crate::time::Timestamp;
 

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::credential;
-use super::{Broker, Command, SharedData, StreamId, Turn};
+use super::vocabulary::{SharedData, StreamId};
+use super::{Broker, Command, Turn};
 use crate::assertion::{Fingerprint, ReadResult, Source};
 use crate::entra::{CredentialKey, TokenSpec};
 use crate::http::Reply;

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::exchange::Failed;
 use super::slot::{Attempt, EndpointCall, Exchange};
-use super::{Broker, Command, GRACE_PERIOD, Purpose, Turn, credential};
+use super::vocabulary::GRACE_PERIOD;
+use super::{Broker, Command, Purpose, Turn, credential};
 use crate::assertion::{AssertionCall, ReadResult, Source};
 use crate::entra::{TokenKey, TokenRequest};
 use crate::http::CallResult;

@@ -6,10 +6,11 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::Broker;
 use super::freshness::CachedToken;
 use super::shared::{self, Update};
-use super::slot::{Rejected, Slot, Waiter};
-use super::{Broker, FORCED_PERIOD, GRACE_PERIOD, QueueId, RequiredLifetime, SharedData, StreamId, TokenLookup};
+use super::slot::{Rejected, Slot, TokenLookup, Waiter};
+use super::vocabulary::{FORCED_PERIOD, GRACE_PERIOD, QueueId, RequiredLifetime, SharedData, StreamId};
 use crate::entra::{TokenKey, TokenSpec};
 use crate::event::Event;
 use crate::problem::{Code, Problem};

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::causes::Causes;
 use super::freshness::CachedToken;
-use super::{FORCED_PERIOD, GRACE_PERIOD, Limits, READING_PERIOD, credential};
+use super::vocabulary::{FORCED_PERIOD, GRACE_PERIOD, Limits, QueueId, READING_PERIOD, SharedData, WorkerId};
 use crate::assertion::Fingerprint;
 use crate::entra::{RetryClass, TokenKey};
 use crate::problem::Problem;
@@ -33,15 +33,6 @@ const TRIES: usize = 64;
 /// Time after a failure's next attempt at which the failure is removed.
 const KEPT_AFTER_FAILURE: Duration = Duration::from_secs(600);
 
-/// The memory that all workers of the process share.
-pub trait SharedData {
-    /// Returns the value of a name and its compare-and-set number, or `None` if the name has never been set.
-    fn get(&self, name: &str) -> Option<(Vec<u8>, u32)>;
-
-    /// Sets a value. With `cas`, only if the compare-and-set number is still this one. Returns whether the value was set.
-    fn set(&self, name: &str, value: &[u8], cas: Option<u32>) -> bool;
-}
-
 /// Shared data of a process with one worker, which shares it with nobody: a compare-and-set always succeeds. It
 /// holds tokens, so it has no `Debug`.
 #[derive(Default)]
@@ -57,14 +48,6 @@ impl SharedData for LocalData {
         true
     }
 }
-
-/// The random id of a worker, unique in the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WorkerId(pub u64);
-
-/// The id of the queue that wakes one worker's root context.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct QueueId(pub u32);
 
 /// The exclusive right of one worker to perform a key's exchange until a given time. A lease always expires, so a worker that dies
 /// does not block the others for long.
@@ -266,16 +249,14 @@ fn shelf_of(key: TokenKey) -> String {
     shelf(key.first_byte())
 }
 
-/// Creates the missing shelves. Call it where no worker can do the same concurrently: Envoy configures the canary VM before any
-/// worker.
-pub fn prepare(shared: &dyn SharedData) {
+/// Creates the missing shelves.
+pub(super) fn prepare(shared: &dyn SharedData) {
     for number in 0..=u8::MAX {
         let name = shelf(number);
         if shared.get(&name).is_none() {
             shared.set(&name, EMPTY, None);
         }
     }
-    credential::prepare(shared);
 }
 
 /// Clears the shelves of a version, whose names begin with `prefix`. Returns the number of shelves that held entries.

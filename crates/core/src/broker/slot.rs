@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::freshness::{self, CachedToken};
+use super::release;
 use super::shared::{Entry, Failure, RefusedAssertion};
-use super::{FORCED_PERIOD, QueueId, RequiredLifetime, StreamId, TokenLookup, release, too_many_waiting};
+use super::vocabulary::{FORCED_PERIOD, QueueId, RequiredLifetime, StreamId, too_many_waiting};
 use crate::assertion::Assertion;
 use crate::entra::{TokenKey, TokenRequest, TokenSpec};
 use crate::problem::{Code, Problem};
@@ -107,6 +108,17 @@ pub(super) enum Rejected {
         digest: [u8; 32],
         asked_at: Timestamp,
     },
+}
+
+/// The immediate result of a token request.
+#[derive(Debug)]
+pub enum TokenLookup {
+    /// The cached token.
+    Ready(Arc<CachedToken>),
+    /// The stream must pause. A later [`Command::Finish`] names it.
+    Pending,
+    /// There is no token, and the request must not wait for one.
+    Failed(Problem),
 }
 
 /// The result of a token request.

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::SharedData;
 use super::shared::{self, Entry, Failure};
+use super::vocabulary::SharedData;
 use crate::configuration_status::{ConfigurationStatus, ConfiguredToken, Shown};
 use crate::entra::TokenKey;
 use crate::http::Reply;

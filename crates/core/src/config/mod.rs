@@ -5,6 +5,7 @@
 
 mod azure_service;
 mod destinations;
+mod fingerprint;
 mod identities;
 mod managed_identity;
 mod reader;
@@ -15,6 +16,7 @@ mod treatment;
 mod tree;
 mod warnings;
 
+pub use fingerprint::Fingerprint;
 pub use reader::Mistake;
 pub use summary::{DestinationSummary, IdentitySummary};
 
@@ -23,7 +25,6 @@ use std::fmt;
 use crate::assertion::Source;
 use crate::azure::{CredentialPlaces, HeaderForm};
 use crate::broker::{Credential, Limits, UnlistedLimits};
-use crate::configuration_status::Fingerprint;
 use crate::entra::{Authority, TokenSpec, TokenSpecParts};
 use crate::event::Level;
 use crate::host::HostPattern;

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::Fingerprint;
 use super::reader::{Field, Mistakes, Object};
 use super::warnings::{self, owner};
 use super::{Config, Destination, Identity, Log, ManagedIdentity, Status, TokenOwner};
 use super::{destinations, identities, managed_identity};
 use crate::broker::Limits;
-use crate::configuration_status::Fingerprint;
 use crate::event::Level;
 
 /// The hosts and the path of the status page if `status` does not set them.

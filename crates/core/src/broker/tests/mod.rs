@@ -20,6 +20,7 @@ use std::collections::HashMap;
 use serde_json::json;
 
 use super::shared::{Entry, Failure, Lease, Update};
+use super::vocabulary::{FORCED_PERIOD, GRACE_PERIOD, IMMEDIATE_RETRY_DELAY, READING_PERIOD};
 use super::*;
 use crate::assertion::tests::{claims, jwt};
 use crate::entra::TokenSpecParts;

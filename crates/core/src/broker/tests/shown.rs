@@ -1,8 +1,8 @@
 //! Tests of the status page, metrics, the exchange log and the shelves.
 
 use super::*;
-use crate::config::Config;
-use crate::configuration_status::{ConfigurationStatus, Fingerprint};
+use crate::config::{Config, Fingerprint};
+use crate::configuration_status::ConfigurationStatus;
 use crate::http::{CallFailure, CallResponse, Reply};
 use std::sync::LazyLock;
 
