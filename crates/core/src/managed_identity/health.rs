@@ -39,6 +39,7 @@ fn is_verbose(request: &RequestView<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics;
     use crate::problem::Code;
     use crate::request::tests::Sent;
     use serde_json::{Value, json};
@@ -71,9 +72,12 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_without_verbose_has_the_problem_and_when_to_retry() {
+    fn readiness_is_measured_for_each_identity_and_a_reply_has_the_problem_and_when_to_retry() {
         let problem = Problem::new(Code::EntraUnavailable, "d", "r").retry_after(std::time::Duration::from_secs(7));
-        let status = ReadinessStatus::of([("orders".to_owned(), Err(problem.clone()))].into());
+        let status =
+            ReadinessStatus::of([("orders".to_owned(), Err(problem.clone())), ("a".to_owned(), Ok(()))].into());
+        let measured: Vec<_> = status.measurements().collect();
+        assert_eq!(measured, [("orders", false), ("a", true)].map(|(name, is_ready)| metrics::ready(name, is_ready)));
         let reply = |address| readiness_reply(&status, &RequestView::new(&Sent::get("h", "/readyz").to(address)));
         assert_eq!(reply("127.0.0.1:1"), problem_json::reply(&problem, NOT_READY));
         assert!(reply("10.0.0.7:1").headers.contains(&("retry-after", "7".to_owned())));

@@ -85,6 +85,7 @@ fn a_request_waits_for_the_exchange_of_another_worker_during_throttling_until_it
         if stalls {
             process.advance(Limits::default().exchange + GRACE_PERIOD);
             assert_eq!(process.poll(0), [Observed::Problem(1, Code::EntraUnavailable)]);
+            assert_eq!(process.failed(0).scope.as_deref(), Some("a/.default"), "the throttled scope was b");
         } else {
             assert_eq!(process.poll(0), []);
             process.endpoint(1, token(3600));
@@ -335,6 +336,24 @@ fn a_scope_is_not_evicted_for_one_of_another_identity_and_a_listed_scope_never()
 }
 
 #[test]
+fn a_scope_with_an_exchange_or_a_waiting_request_is_not_evicted() {
+    let mut process = Process::new();
+    with_two_scopes(&mut process);
+    let specs = [0, 1, 2].map(unlisted);
+    // The request for the first scope is gone, and its exchange continues.
+    process.switch_to(Arc::clone(&specs[0])).pending(0, 1);
+    process.begin(0);
+    process.workers[0].forget(StreamId(1));
+    // The request for the second one waits for the exchange of the other worker.
+    process.switch_to(Arc::clone(&specs[1])).pending(1, 2);
+    process.begin(1);
+    process.pending(0, 2);
+    process.poll(0);
+    process.switch_to(Arc::clone(&specs[2])).pending(0, 3);
+    assert_eq!(keeps(&process, &specs), [true, true, true]);
+}
+
+#[test]
 fn a_cached_request_for_an_unlisted_scope_writes_to_shared_data_at_most_every_thirty_seconds() {
     let mut process = Process::new();
     process.switch_to(unlisted(0)).exchange(0, 1, token(3600));
@@ -428,7 +447,8 @@ fn the_rejection_time_of_an_evicted_scope_is_kept_for_as_long_as_it_limits_the_n
     });
     shared::remove(&process.shared, key, process.now);
     let entry = shared::read(&process.shared, key);
-    assert_eq!((entry.token, entry.forced_at, entry.scope), (None, forced_at, scope(0)));
+    assert_eq!((entry.token, entry.forced_at), (None, forced_at));
+    assert_eq!((entry.identity.as_str(), entry.scope), ("payments", scope(0)));
     process.advance(FORCED_PERIOD);
     shared::remove(&process.shared, key, process.now);
     assert_eq!(shared::read(&process.shared, key), Entry::default());

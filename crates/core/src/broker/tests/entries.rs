@@ -24,3 +24,42 @@ fn a_rejected_federated_token_is_compared_with_the_file_a_second_after_the_last_
     let before = |earlier: u64| refused.may_be_compared(START.minus(Duration::from_millis(earlier)));
     assert_eq!([1000, 1001, 60_000].map(before), [false, true, true]);
 }
+
+#[test]
+fn an_entry_is_kept_for_as_long_as_something_in_it_has_an_effect() {
+    let now = START.plus(Duration::from_secs(1000));
+    let token = |life: u64| {
+        let token = crate::entra::AccessToken::parse("abc").unwrap();
+        Some(CachedToken::new(token, START, Duration::from_secs(life), None, 0))
+    };
+    let held = |holders: &[QueueId], held_until: u64| Entry {
+        holders: holders.to_vec(),
+        held_until: START.plus(Duration::from_secs(held_until)),
+        ..Entry::default()
+    };
+    let lease = |until: u64| {
+        let until = START.plus(Duration::from_secs(until));
+        Some(Lease { holder: WorkerId(7), until, waiting: Vec::new() })
+    };
+    let forced = |at: u64| Some(START.plus(Duration::from_secs(at)));
+    for (entry, is_kept) in [
+        (Entry { token: token(3600), ..Entry::default() }, true),
+        (Entry { token: token(900), ..Entry::default() }, false),
+        (Entry { lease: lease(1001), ..Entry::default() }, true),
+        (Entry { lease: lease(1000), ..Entry::default() }, false),
+        (Entry { forced_at: forced(971), ..Entry::default() }, true),
+        (Entry { forced_at: forced(970), ..Entry::default() }, false),
+        (held(&[QueueId(1)], 1001), true),
+        (held(&[QueueId(1)], 1000), false),
+        (held(&[], 1001), false),
+    ] {
+        let shared = Shared::default();
+        prepare(&shared);
+        let key = spec().key();
+        shared::update(&shared, key, now, |stored| {
+            stored.clone_from(&entry);
+            Update::Commit(())
+        });
+        assert_eq!(shared::read(&shared, key) != Entry::default(), is_kept, "{entry:?}");
+    }
+}
