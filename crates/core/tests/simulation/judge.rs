@@ -125,6 +125,10 @@ impl Published {
     fn is_usable(&self, clock: &Clock) -> bool {
         clock.wall() < self.until && self.asked_at <= clock.wall().plus(Duration::from_millis(GRACE))
     }
+
+    fn is_perhaps_usable(&self, clock: &Clock) -> bool {
+        clock.wall() < self.until_perhaps && self.asked_at <= clock.wall().plus(Duration::from_millis(GRACE))
+    }
 }
 
 /// What the log says of an exchange that failed.
@@ -389,7 +393,9 @@ impl Judge {
         self.publications += 1;
         let mut published =
             Published { number, publication, at, asked_at, until, until_perhaps: until, is_certain: under_lease };
-        if let Some(other) = self.usable(key, clock).filter(|_| !under_lease) {
+        // Also a token that is only perhaps usable: the entry keeps the better one.
+        let other = self.published.get(&key).copied().filter(|other| !under_lease && other.is_perhaps_usable(clock));
+        if let Some(other) = other {
             published.asked_at = asked_at.max(other.asked_at);
             published.until = until.min(other.until);
             published.until_perhaps = until.max(other.until_perhaps);
@@ -463,7 +469,7 @@ impl Judge {
         self.must(late.is_none(), "answered in time", || late.unwrap_or_default());
         self.must(longest_value <= LONGEST_VALUE, "memory", || format!("a value of {longest_value} bytes"));
         // A token that has expired by the wall clock, or is from the future, stays unusable even if the clock is set again.
-        self.published.retain(|_, token| token.is_usable(clock));
+        self.published.retain(|_, token| token.is_perhaps_usable(clock));
     }
 
     /// The number of waiting requests.
