@@ -398,4 +398,31 @@ mod tests {
         assert!(String::from_utf8(refusal.reply().body).unwrap().contains("proxy_call_foreign_function"));
         assert!(matches!(decide(&policy, &Sent::get("b.example", "/")).without_state(), Decision::Ignore));
     }
+
+    #[test]
+    fn a_decision_names_the_part_of_the_configuration_and_why_a_request_gets_no_token() {
+        use crate::policy::tests::decide;
+        use crate::request::tests::Sent;
+        let config =
+            br#"{"status": {"hosts": ["status.example"]}, "defaults": {"scope": "s/.default"}, "destinations": [
+            {"hosts": ["refused.example"], "action": "refuse"},
+            {"hosts": ["passed.example"], "plaintext": "allow", "on_failure": "pass"},
+            {"hosts": ["reported.example"], "action": "report"},
+            {"hosts": ["free.example"], "action": "pass"}
+        ]}"#;
+        let policy = crate::policy::Policy::new(&crate::config::Config::parse(config, &|_| None).unwrap(), false);
+        for (host, index, code) in [
+            ("refused.example", Some(0), Some(Code::RefusedByRule)),
+            ("passed.example", Some(1), Some(Code::EnvVarMissing)),
+            ("reported.example", Some(2), Some(Code::TlsClustersMissing)),
+            ("free.example", Some(3), None),
+            ("unlisted.example", None, None),
+        ] {
+            let decision = decide(&policy, &Sent::get(host, "/"));
+            assert_eq!(decision.decided_by(), index.map(ConfigPath::Destination), "{host}");
+            assert_eq!(decision.problem().map(|problem| problem.code), code, "{host}");
+        }
+        let page = decide(&policy, &Sent::get("status.example", "/entra-exchange/status").to("10.0.0.7:80"));
+        assert_eq!((page.decided_by(), page.problem().map(|problem| problem.code)), (None, Some(Code::NotLocal)));
+    }
 }

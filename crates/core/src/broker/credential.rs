@@ -120,13 +120,13 @@ impl State {
         }
     }
 
+    /// Whether nothing in it has an effect. A client to which Entra has issued a token is remembered.
     fn is_expired(&self, now: Timestamp) -> bool {
         self.refusal.is_none()
             && self.client == Client::Untested
             && self.throttled.as_ref().is_none_or(|throttled| throttled.is_expired(now))
             && self.budget.is_empty()
             && self.known.is_empty()
-            && self.cached.is_none_or(|cached| !cached.is_usable(None, now))
     }
 }
 

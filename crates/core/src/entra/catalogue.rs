@@ -187,6 +187,8 @@ mod tests {
             assert_eq!(row(entry.code), Some(entry));
         }
         assert_eq!(row(1), None);
+        let codes: Vec<u32> = catalogue().map(|entry| entry.code).collect();
+        assert_eq!(codes, ROWS.iter().map(|row| row.code).collect::<Vec<_>>());
     }
 
     #[test]

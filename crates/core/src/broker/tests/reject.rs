@@ -453,3 +453,12 @@ fn a_rejection_is_logged_once_with_its_origin() {
         ))
     );
 }
+
+#[test]
+fn the_rejection_of_an_expired_token_forces_no_exchange() {
+    let mut process = Process::serving("old");
+    process.advance(Duration::from_secs(3600));
+    let (answer, rejection) = process.request_replacement(0, 2, RejectedToken::Cached);
+    assert!(matches!(answer, TokenLookup::Pending) && !rejection.newly_rejected);
+    assert_eq!(shared::read(&process.shared, process.spec.key()).forced_at, None);
+}

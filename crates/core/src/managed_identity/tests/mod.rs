@@ -136,3 +136,16 @@ fn a_caller_over_the_limit_gets_a_429_with_retry_after_in_its_protocol() {
         assert!(reply.headers.contains(&("retry-after", "30".to_owned())), "{:?}", reply.headers);
     }
 }
+
+#[test]
+fn a_refusal_has_the_status_of_its_protocol_and_the_part_of_the_configuration_that_enables_it() {
+    let app_service_wrong = app_service("api-version=2019-08-01&resource=x");
+    let imds_wrong = local("169.254.169.254", TOKEN_PATH);
+    for (request, decided_by) in [(app_service_wrong, ConfigPath::AppService), (imds_wrong, ConfigPath::Imds)] {
+        let Decision::Refuse(refusal) = decide(&policy(), &request) else { panic!("not refused") };
+        assert_eq!(refusal.decided_by, decided_by);
+        assert_eq!(refusal.protocol.status(refusal.problem.code), refusal.reply().status);
+    }
+    let status = |protocol: Protocol| protocol.status(Code::EntraRefused);
+    assert_eq!((status(Protocol::ProblemJson), status(Protocol::Grpc), status(Protocol::Imds)), (502, 502, 400));
+}
