@@ -57,6 +57,8 @@ pub(crate) struct Answered {
     pub(crate) retry_after: Option<u64>,
     /// The index of the token among all minted ones.
     pub(crate) minted: Option<usize>,
+    /// Whether it is a valid federated token.
+    pub(crate) is_good: bool,
 }
 
 /// A token that the endpoint issued.
@@ -127,7 +129,8 @@ pub(crate) fn assertion(random: &mut Random, faults: u64, now: Timestamp, timeou
     let written_at = now.unix_seconds() / ROTATION * ROTATION;
     let good = jwt(&claims(written_at + ROTATION + 3600), "c2ln");
     let after = random.between(0, 10);
-    let answer = if !random.chance(faults) {
+    let is_good = !random.chance(faults);
+    let answer = if is_good {
         Ok(response(200, good))
     } else {
         match random.index(6) {
@@ -135,11 +138,19 @@ pub(crate) fn assertion(random: &mut Random, faults: u64, now: Timestamp, timeou
             1 => Ok(response(200, jwt(&claims(now.unix_seconds() - 1), "c2ln"))),
             2 => Ok(response(200, MALFORMED)),
             3 => Ok(response(200, "")),
-            4 => return Answered { after: timeout, answer: envoys_own(504), retry_after: None, minted: None },
+            4 => {
+                return Answered {
+                    after: timeout,
+                    answer: envoys_own(504),
+                    retry_after: None,
+                    minted: None,
+                    is_good: false,
+                };
+            }
             _ => Err(CallFailure::NoSuchCluster),
         }
     };
-    Answered { after, answer, retry_after: None, minted: None }
+    Answered { after, answer, retry_after: None, minted: None, is_good }
 }
 
 /// The response of the token endpoint. A token that it issues is added to `minted`.
@@ -202,9 +213,9 @@ pub(crate) fn token(
         }
     };
     if after >= timeout && answer.is_ok() {
-        return Answered { after: timeout, answer: envoys_own(504), retry_after: None, minted: None };
+        return Answered { after: timeout, answer: envoys_own(504), retry_after: None, minted: None, is_good: false };
     }
-    Answered { after, answer, retry_after, minted: (minted.len() > before).then_some(before) }
+    Answered { after, answer, retry_after, minted: (minted.len() > before).then_some(before), is_good: false }
 }
 
 fn granted(
@@ -268,5 +279,5 @@ fn nonsense(random: &mut Random, request: &HttpCall) -> CallResult {
 
 /// The response of the internal listener with the token file to the main thread.
 pub(crate) fn no_listener() -> Answered {
-    Answered { after: 1, answer: envoys_own(503), retry_after: None, minted: None }
+    Answered { after: 1, answer: envoys_own(503), retry_after: None, minted: None, is_good: false }
 }

@@ -11,7 +11,7 @@ use entra_exchange_core::time::Timestamp;
 
 use crate::HOUR;
 use crate::clock::Clock;
-use crate::entra::{self, Minted};
+use crate::entra::{self, Answered, Minted};
 use crate::plan::Plan;
 use crate::specs;
 use crate::vm::{After, RequestedToken};
@@ -95,7 +95,8 @@ struct ObservedCall {
 }
 
 struct FileRead {
-    at: u64,
+    /// The time of the last read that gave a token. The next one for the gauges comes later.
+    counted_at: u64,
     /// Whether the next read is the second attempt, because the file held no JWT.
     is_repeated: bool,
 }
@@ -290,13 +291,14 @@ impl Judge {
 
     /// Records that a worker reads the federated token. While all exchanges back off, it is read to compare it with a rejected one, or for
     /// the gauges.
-    pub(crate) fn reads(&mut self, vm: usize, is_malformed: bool, clock: &Clock) {
+    pub(crate) fn reads(&mut self, vm: usize, answered: &Answered, clock: &Clock) {
         let now = clock.steady();
         let last = self.reads.get(&vm);
         let is_second = last.is_some_and(|read| read.is_repeated);
-        let is_for_gauges = last.is_some_and(|read| now - read.at >= REREAD_PERIOD)
+        let is_for_gauges = last.is_some_and(|read| now - read.counted_at >= REREAD_PERIOD)
             || clock.jumped_since(now.saturating_sub(REREAD_PERIOD));
-        self.reads.insert(vm, FileRead { at: now, is_repeated: is_malformed && !is_second });
+        let counted_at = last.filter(|_| !answered.is_good).map_or(now, |read| read.counted_at);
+        self.reads.insert(vm, FileRead { counted_at, is_repeated: answered.is_malformed() && !is_second });
         let failed: Vec<Failed> = self.keys.iter().filter_map(|key| self.backs_off(*key, clock)).collect();
         if is_second || is_for_gauges || self.keys.is_empty() || failed.len() < self.keys.len() {
             return;

@@ -115,7 +115,7 @@ impl Host for VmHost<'_> {
         world.note(self.vm, || format!("  calls {}{}", call.cluster, call.path));
         let (key, answered) = if call.cluster == specs::FILE {
             let answered = world.read_file(self.vm, call.timeout);
-            world.judge.borrow_mut().reads(self.vm, answered.is_malformed(), &world.clock);
+            world.judge.borrow_mut().reads(self.vm, &answered, &world.clock);
             (None, answered)
         } else {
             let spec = world.requested_by(call, self.specs).ok_or(CallFailure::NoSuchCluster)?;
