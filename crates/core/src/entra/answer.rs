@@ -203,9 +203,13 @@ fn foreign_answer(status: u16, body: &[u8], cluster: &str, assertion: &Assertion
     )
 }
 
-/// The beginning of a body that Entra did not send, or a placeholder if it may hold a token.
+/// The beginning of a body that Entra did not send, or a placeholder if it is empty or may hold a token.
 fn quoted(status: u16, body: &[u8], assertion: &Assertion) -> UntrustedText {
-    let body = if may_be_quoted(status, body) { body.get(..LONGEST_QUOTED).unwrap_or(body) } else { b"(not quoted)" };
+    let body = match body {
+        body if body.trim_ascii().is_empty() => b"(no body)",
+        body if may_be_quoted(status, body) => body.get(..LONGEST_QUOTED).unwrap_or(body),
+        _ => b"(not quoted)",
+    };
     UntrustedText::without(&String::from_utf8_lossy(body), assertion.expose())
 }
 
@@ -595,5 +599,16 @@ mod tests {
         assert_eq!(wait(&httpdate::fmt_http_date(soon)), Some(Duration::from_secs(9)));
         assert_eq!(wait("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
         assert_eq!(wait("soon"), None);
+    }
+
+    #[test]
+    fn an_empty_body_is_named_in_place_of_a_text_that_ends_early() {
+        for body in [&b""[..], b" \r\n"] {
+            for problem in
+                [no_answer(503, body, "entra", &assertion()), foreign_answer(502, body, "entra", &assertion())]
+            {
+                assert!(problem.detail.ends_with(": (no body)"), "{}", problem.detail);
+            }
+        }
     }
 }
