@@ -685,3 +685,43 @@ fn the_length_of_a_message_about_a_request_is_bounded() {
         );
     }
 }
+
+#[test]
+fn an_explanation_lists_every_rule_of_the_host_in_order_of_precedence_and_why_it_does_not_apply() {
+    let policy = policy_of(
+        r#"{"destinations": [
+            {"name": "wild", "hosts": ["*.example.com"], "action": "pass"},
+            {"name": "any", "hosts": ["api.example.com"], "action": "pass"},
+            {"name": "path", "hosts": ["api.example.com"], "path_prefixes": ["/v1"], "action": "pass"},
+            {"name": "other", "hosts": ["api.example.com"], "path_prefixes": ["/v2"], "action": "pass"},
+            {"name": "post", "hosts": ["api.example.com"], "path_prefixes": ["/v1"], "methods": ["POST"], "action": "pass"},
+            {"name": "port", "hosts": ["api.example.com:8443"], "action": "pass"},
+            {"name": "elsewhere", "hosts": ["other.example.com"], "action": "pass"}
+        ]}"#,
+    );
+    let explained = |authority: &str, method: &str| {
+        let sent = Sent::get(authority, "/v1/users").header(":method", method.as_bytes());
+        let explanation = policy.explain(&RequestView::new(&sent));
+        let listed = explanation.candidates.iter().map(|it| format!("{} {:?}", it.label, it.outcome));
+        (explanation.decision.decided_by(), listed.collect::<Vec<_>>())
+    };
+    assert_eq!(
+        explained("api.example.com", "GET"),
+        (
+            Some(ConfigPath::Destination(2)),
+            [
+                "port OtherPort",
+                "post OtherMethod",
+                "path Applies",
+                "other OtherPath",
+                "any LessSpecific",
+                "wild LessSpecific"
+            ]
+            .map(str::to_owned)
+            .to_vec()
+        )
+    );
+    let (decided_by, listed) = explained("api.example.com:8443", "POST");
+    assert_eq!((decided_by, listed[0].as_str()), (Some(ConfigPath::Destination(5)), "port Applies"));
+    assert_eq!(explained("unlisted.example", "GET"), (None, vec![]));
+}
