@@ -118,7 +118,8 @@ mod tests {
     #[test]
     fn a_configuration_can_be_read_without_its_json() {
         let text = br#"{
-            "identities": [{"name": "payments", "tenant_id": "11111111-1111-4111-8111-111111111111", "client_id": "aaaaaaaa-0000-4000-8000-000000000001"}],
+            "identities": [{"name": "payments", "tenant_id": "11111111-1111-4111-8111-111111111111", "client_id": "aaaaaaaa-0000-4000-8000-000000000001",
+                "principals": ["spiffe://a"], "resources": ["https://vault.azure.net/"]}],
             "destinations": [
                 {"hosts": ["kv.example:8443"], "identity": "payments", "scope": "s/.default", "tls_clusters": ["kv"]},
                 {"hosts": ["*.pass.example"], "action": "pass"}
@@ -126,7 +127,8 @@ mod tests {
         }"#;
         let config = Config::parse(text, &|_| None).unwrap();
         let [payments] = config.identities().collect::<Vec<_>>()[..] else { panic!("not one identity") };
-        assert_eq!((payments.name(), payments.principals().len(), payments.resources()), ("payments", 0, None));
+        assert_eq!((payments.name(), payments.principals()), ("payments", &["spiffe://a".to_owned()][..]));
+        assert_eq!(payments.resources(), Some(&["https://vault.azure.net".to_owned()][..]));
         assert_eq!(payments.client_id().unwrap(), payments.token("s/.default").unwrap().client_id());
         let [first, second] = config.destinations().collect::<Vec<_>>()[..] else { panic!("not two destinations") };
         assert_eq!(

@@ -290,3 +290,20 @@ fn an_unused_token_is_not_polled_before_it_expires() {
     process.refresh(0);
     assert_eq!(process.due_in(0), Some(Duration::from_secs(3570)), "its expiry, not its refresh");
 }
+
+#[test]
+fn the_first_use_of_another_workers_token_needs_a_poll_even_if_it_is_served_because_the_queue_is_full() {
+    let mut process = Process::new();
+    process.workers[1] = Broker::new(WorkerId(8), QueueId(1), Limits { waiting: 1, ..Limits::default() });
+    process.pending(0, 1);
+    process.begin(0);
+    process.pending(1, 2);
+    assert_eq!(process.poll(1), []);
+    process.endpoint(0, token(200));
+    let mut request = || {
+        let required = RequiredLifetime::FiveMinutes;
+        process.workers[1].get(&process.spec, required, StreamId(3), process.now, &process.shared)
+    };
+    assert!(matches!(request(), (TokenLookup::Ready(_), true)), "this worker must be registered as a holder");
+    assert!(matches!(request(), (TokenLookup::Ready(_), false)));
+}

@@ -42,21 +42,26 @@ fn status_of(configuration: &ConfigurationStatus, process: &Process) -> Reply {
 
 #[test]
 fn the_status_shows_the_configuration_in_use_and_tokens_that_were_not_requested_yet() {
-    let process = Process::new();
+    let mut process = Process::new();
     let text = r#"{
         "identities": [{"name": "a", "tenant_id": "t.example", "client_id": "aaaaaaaa-0000-4000-8000-000000000001", "resources": ["https://r.example"]}],
         "destinations": [{"hosts": ["x.example"], "scope": "x/.default", "plaintext": "allow"}],
         "managed_identity": {"imds": {}}
     }"#;
-    let body: serde_json::Value = serde_json::from_slice(&status_of(&configured(text), &process).body).unwrap();
-    assert_eq!(body["configuration"]["sha256"], Fingerprint::of(text.as_bytes()).hex());
-    let keys: Vec<_> =
-        body["keys"].as_array().unwrap().iter().map(|key| (&key["identity"], &key["scope"], &key["state"])).collect();
-    let absent = json!("absent");
-    assert_eq!(
-        keys,
-        [(&json!("a"), &json!("https://r.example/.default"), &absent), (&json!("a"), &json!("x/.default"), &absent)]
-    );
+    let shown = |process: &Process| -> serde_json::Value {
+        serde_json::from_slice(&status_of(&configured(text), process).body).unwrap()
+    };
+    let keys = |process: &Process| -> Vec<String> {
+        let body = shown(process);
+        let keys = body["keys"].as_array().unwrap().iter();
+        keys.map(|key| format!("{} {} {}", key["identity"], key["scope"], key["state"]).replace('"', "")).collect()
+    };
+    assert_eq!(shown(&process)["configuration"]["sha256"], Fingerprint::of(text.as_bytes()).hex());
+    assert_eq!(keys(&process), ["a https://r.example/.default absent", "a x/.default absent"]);
+    let config = Config::parse(text.as_bytes(), &|_| None).unwrap();
+    process.spec = Arc::new(config.identities[0].spec("x/.default").unwrap());
+    process.exchange(0, 1, token(3600));
+    assert_eq!(keys(&process), ["a https://r.example/.default absent", "a x/.default fresh"]);
 }
 
 #[test]
