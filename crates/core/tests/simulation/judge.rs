@@ -471,7 +471,12 @@ impl Judge {
         self.must(late.is_none(), "answered in time", || late.unwrap_or_default());
         self.must(longest_value <= LONGEST_VALUE, "memory", || format!("a value of {longest_value} bytes"));
         // A token that has expired by the wall clock, or is from the future, stays unusable even if the clock is set again.
-        self.published.retain(|_, token| token.is_perhaps_usable(clock));
+        self.published.retain(|_, token| {
+            if !token.is_usable(clock) {
+                token.until = Timestamp::from_unix_seconds(0);
+            }
+            token.is_perhaps_usable(clock)
+        });
     }
 
     /// The number of waiting requests.
