@@ -295,7 +295,7 @@ impl Judge {
         let now = clock.steady();
         let last = self.reads.get(&vm);
         let is_second = last.is_some_and(|read| read.is_repeated);
-        let is_for_gauges = last.is_some_and(|read| now - read.counted_at >= REREAD_PERIOD)
+        let is_for_gauges = last.is_none_or(|read| now - read.counted_at >= REREAD_PERIOD)
             || clock.jumped_since(now.saturating_sub(REREAD_PERIOD));
         let counted_at = last.filter(|_| !answered.is_good).map_or(now, |read| read.counted_at);
         self.reads.insert(vm, FileRead { counted_at, is_repeated: answered.is_malformed() && !is_second });
