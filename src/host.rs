@@ -2,19 +2,21 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use entra_exchange_abi::hostcalls::{self, LogLevel, MapType, MetricType, Status};
 use entra_exchange_core::broker::{QueueId, SharedData, StreamId};
 use entra_exchange_core::engine::{CallId, Host, HttpHost, MetricId};
 use entra_exchange_core::event::{Event, Level};
+use entra_exchange_core::fast_map::FastMap;
 use entra_exchange_core::http::{CallFailure, HttpCall, Reply};
 use entra_exchange_core::metrics::Kind;
 use entra_exchange_core::request::{Headers, RequestSource};
+use entra_exchange_core::sent::SentTokens;
 use entra_exchange_core::time::Timestamp;
 
 /// Envoy, as the host of one root context.
@@ -23,7 +25,13 @@ pub(crate) struct Envoy {
     /// The context on which host calls act.
     effective: Cell<u32>,
     /// The metrics that this VM has defined. Envoy keeps each metric once for the whole process.
-    metrics: HashMap<String, MetricId>,
+    metrics: FastMap<String, MetricId>,
+    /// The tokens that this VM has sent, in all of its root contexts.
+    sent: Rc<SentTokens>,
+}
+
+thread_local! {
+    static SENT: Rc<SentTokens> = Rc::default();
 }
 
 /// Envoy's shared data, which all workers of a VM id share.
@@ -41,7 +49,7 @@ impl SharedData for Shared {
 
 impl Envoy {
     pub(crate) fn new(root: u32) -> Self {
-        Self { root, effective: Cell::new(root), metrics: HashMap::new() }
+        Self { root, effective: Cell::new(root), metrics: FastMap::default(), sent: SENT.with(Rc::clone) }
     }
 
     /// Records that Envoy has begun a callback of the root context.
@@ -181,6 +189,10 @@ impl RequestSource for EffectiveRequest {
         hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, ":authority").ok().flatten().map(Cow::Owned)
     }
 
+    fn has_header(&self, name: &str) -> bool {
+        matches!(hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name), Ok(Some(_)))
+    }
+
     fn headers(&self) -> Cow<'_, Headers> {
         let (block, positions) = hostcalls::get_map(MapType::HttpRequestHeaders).unwrap_or_default();
         Cow::Owned(Headers::in_block(block, positions))
@@ -211,10 +223,6 @@ impl RequestSource for EffectiveRequest {
         let address = property("destination\0address")?;
         ipv4(&address).or_else(|| str::from_utf8(&address).ok()?.parse().ok())
     }
-
-    fn filter_state(&self, name: &str) -> Option<Cow<'_, str>> {
-        text(name).map(Cow::Owned)
-    }
 }
 
 impl HttpHost for Envoy {
@@ -235,8 +243,10 @@ impl HttpHost for Envoy {
         }
     }
 
-    fn set_filter_state(&mut self, stream: StreamId, name: &str, value: &str) -> bool {
-        self.act_on(stream.0) && hostcalls::set_property(name, value.as_bytes()).is_ok()
+    fn set_filter_state(&mut self, stream: StreamId, name: &str, value: &str) {
+        if self.act_on(stream.0) {
+            let _ = hostcalls::set_property(name, value.as_bytes());
+        }
     }
 
     fn clear_route_cache(&mut self, stream: StreamId) {
@@ -259,13 +269,8 @@ impl HttpHost for Envoy {
         }
     }
 
-    fn keep_over_redirects(&mut self, name: &str) -> bool {
-        // `envoy.source.extensions.common.wasm.DeclarePropertyArguments`: field 1 is the name, field 5 the life span; 1 is
-        // the span of the downstream request.
-        let Ok(length) = u8::try_from(name.len()) else { return false };
-        let arguments = [&[0x0a, length], name.as_bytes(), &[0x28, 0x01]].concat();
-        // If another plugin configuration in this VM has declared the property, Envoy returns BAD_ARGUMENT, and it stays declared.
-        matches!(hostcalls::call_foreign_function("declare_property", &arguments), Ok(_) | Err(Status::BAD_ARGUMENT))
+    fn sent(&self) -> &SentTokens {
+        &self.sent
     }
 
     fn node_id(&self) -> Option<Vec<u8>> {

@@ -25,6 +25,7 @@ use entra_exchange_core::event::Event;
 use entra_exchange_core::http::{CallFailure, CallResponse, HttpCall, Reply};
 use entra_exchange_core::metrics::Kind;
 use entra_exchange_core::request::{self, RequestSource};
+use entra_exchange_core::sent::SentTokens;
 use entra_exchange_core::time::Timestamp;
 use fake_entra::{Directory, Disconnect};
 use in_process::{MAX_WAIT, Surroundings, local_reply, received, upstream};
@@ -62,6 +63,7 @@ struct Process {
     /// The time since then.
     now: Duration,
     memory: LocalData,
+    sent: SentTokens,
     streams: HashMap<StreamId, Stream>,
     last_stream: u32,
     /// The results of calls, by when they come.
@@ -76,13 +78,16 @@ struct Process {
 struct Stream {
     headers: Headers,
     destination_address: &'static str,
-    filter_state: HashMap<String, String>,
     end: Option<End>,
 }
 
 impl RequestSource for Stream {
     fn authority(&self) -> Option<Cow<'_, [u8]>> {
         self.headers.get(":authority").map(Cow::Borrowed)
+    }
+
+    fn has_header(&self, name: &str) -> bool {
+        self.headers.get(name).is_some()
     }
 
     fn headers(&self) -> Cow<'_, request::Headers> {
@@ -116,10 +121,6 @@ impl RequestSource for Stream {
 
     fn destination_address(&self) -> Option<SocketAddr> {
         self.destination_address.parse().ok()
-    }
-
-    fn filter_state(&self, name: &str) -> Option<Cow<'_, str>> {
-        self.filter_state.get(name).map(|value| Cow::Borrowed(value.as_str()))
     }
 }
 
@@ -224,10 +225,7 @@ impl HttpHost for Process {
         }
     }
 
-    fn set_filter_state(&mut self, stream: StreamId, name: &str, value: &str) -> bool {
-        self.stream(stream).filter_state.insert(name.to_owned(), value.to_owned());
-        true
-    }
+    fn set_filter_state(&mut self, _: StreamId, _: &str, _: &str) {}
 
     fn clear_route_cache(&mut self, _: StreamId) {}
 
@@ -242,8 +240,8 @@ impl HttpHost for Process {
         self.stream(stream).end = Some(End::Forwarded);
     }
 
-    fn keep_over_redirects(&mut self, _: &str) -> bool {
-        true
+    fn sent(&self) -> &SentTokens {
+        &self.sent
     }
 
     fn node_id(&self) -> Option<Vec<u8>> {
@@ -264,8 +262,7 @@ impl Worker {
     fn begin(&mut self, request: &stack::Request, destination_address: &'static str) -> StreamId {
         self.process.last_stream += 1;
         let id = StreamId(self.process.last_stream);
-        let stream =
-            Stream { headers: received(request), destination_address, filter_state: HashMap::new(), end: None };
+        let stream = Stream { headers: received(request), destination_address, end: None };
         self.process.streams.insert(id, stream);
         if self.engine.request(id, &mut self.process) == Flow::Continue {
             self.process.resume(id);
@@ -317,6 +314,7 @@ impl NativeHost {
             started_at: SystemTime::now(),
             now: Duration::ZERO,
             memory: LocalData::default(),
+            sent: SentTokens::default(),
             streams: HashMap::new(),
             last_stream: 0,
             results: BTreeMap::new(),

@@ -68,34 +68,19 @@ impl Decision {
         }
     }
 
-    /// Replaces a decision to inject a token with a rejection.
-    ///
-    /// The shell calls this if Envoy does not let it declare filter state that survives an internal redirect: without that
-    /// state, an injected token could follow a redirect to any cluster.
-    #[must_use]
-    pub fn without_state(self) -> Self {
+    /// Whether the request is forwarded without a token of the filter.
+    pub(crate) const fn forwards_unchanged(&self) -> bool {
         match self {
-            Self::Exchange(spec, Delivery::Inject(injection))
-            | Self::AwaitConnection(spec, Delivery::Inject(injection)) => {
-                let problem = state_unavailable().about(spec.identity(), spec.scope());
-                Self::Refuse(Box::new(Refusal {
-                    problem,
-                    decided_by: injection.decided_by,
-                    protocol: injection.protocol,
-                }))
-            }
-            other => other,
+            Self::Ignore | Self::Pass(_) | Self::Keep(..) | Self::Report(_) | Self::ReportToNode(_) => true,
+            Self::Refuse(_)
+            | Self::AwaitConnection(..)
+            | Self::Exchange(..)
+            | Self::Check(_)
+            | Self::Live
+            | Self::Status
+            | Self::RefuseOwn(_) => false,
         }
     }
-}
-
-/// The problem that Envoy does not let the filter declare filter state that survives an internal redirect.
-pub fn state_unavailable() -> Problem {
-    Problem::new(
-        Code::FilterStateUnavailable,
-        "Envoy does not let the filter declare the filter state that keeps a token from following an internal redirect",
-        "Add proxy_call_foreign_function to the plugin's capability_restriction_config.allowed_capabilities.",
-    )
 }
 
 /// A request that a destination passes.
@@ -265,8 +250,10 @@ pub enum Effect {
     Authorize {
         /// The name of the header to set, in lower case. All existing values are replaced.
         header: Arc<str>,
-        /// The value of the header, with the token.
-        value: String,
+        /// The token.
+        token: Arc<CachedToken>,
+        /// The form of the token in the header; `None` is the token alone.
+        form: Option<HeaderForm>,
         /// The names of the headers to remove, because they hold other credentials.
         without: Vec<String>,
     },
@@ -314,7 +301,7 @@ impl Delivery {
 
     /// Returns the effect on the request and its outcome for metrics and logs, given the token or the problem that none is
     /// available.
-    pub fn deliver(&self, outcome: Result<&CachedToken, &Problem>, now: Timestamp) -> (Effect, Outcome) {
+    pub fn deliver(&self, outcome: Result<&Arc<CachedToken>, &Problem>, now: Timestamp) -> (Effect, Outcome) {
         match (self, outcome) {
             (Self::Inject(injection), Ok(cached)) => (injection.authorize(cached), Outcome::Injected),
             (Self::Inject(injection), Err(_)) if injection.pass_on_failure => (Effect::Pass, Outcome::Passed),
@@ -328,11 +315,13 @@ impl Delivery {
 }
 
 impl Injection {
-    fn authorize(&self, cached: &CachedToken) -> Effect {
-        let token = cached.token();
-        let value =
-            form_in(&self.header, self.form).map_or_else(|| token.expose().to_owned(), |form| form.value(token));
-        Effect::Authorize { header: Arc::clone(&self.header), value, without: self.in_place_of.clone() }
+    fn authorize(&self, token: &Arc<CachedToken>) -> Effect {
+        Effect::Authorize {
+            header: Arc::clone(&self.header),
+            token: Arc::clone(token),
+            form: form_in(&self.header, self.form),
+            without: self.in_place_of.clone(),
+        }
     }
 }
 
@@ -366,13 +355,10 @@ mod tests {
     #[test]
     fn a_token_has_the_scheme_bearer_in_authorization_and_no_scheme_in_any_other_header() {
         for (header, value) in [("authorization", "Bearer abc"), ("x-token", "abc")] {
-            let effect = Effect::Authorize {
-                header: Arc::from(header),
-                value: value.to_owned(),
-                without: vec!["api-key".to_owned()],
-            };
-            let delivered = inject(header, false).deliver(Ok(&cached()), Timestamp::default());
-            assert!(delivered == (effect, Outcome::Injected), "{header}");
+            let (effect, outcome) = inject(header, false).deliver(Ok(&Arc::new(cached())), Timestamp::default());
+            let Effect::Authorize { header: set, token, form, without } = effect else { panic!("{outcome:?}") };
+            assert_eq!((&*set, token.header_value(form), outcome), (header, value, Outcome::Injected));
+            assert_eq!(without, ["api-key"]);
         }
     }
 
@@ -382,21 +368,6 @@ mod tests {
         let of = |delivery: Delivery| delivery.deliver(Err(&problem), Timestamp::default());
         assert!(of(inject("authorization", false)) == (Effect::Refuse(Protocol::ProblemJson), Outcome::Failed));
         assert!(of(inject("authorization", true)) == (Effect::Pass, Outcome::Passed));
-    }
-
-    #[test]
-    fn a_request_gets_no_token_if_filter_state_is_unavailable_and_other_decisions_stay_the_same() {
-        use crate::policy::tests::decide;
-        use crate::request::tests::Sent;
-        let config = br#"{"identities": [{"tenant_id": "11111111-1111-4111-8111-111111111111", "client_id": "aaaaaaaa-0000-4000-8000-000000000001"}],
-            "destinations": [{"hosts": ["a.example"], "scope": "s/.default", "plaintext": "allow", "on_failure": "pass"}]}"#;
-        let policy = crate::policy::Policy::new(&crate::config::Config::parse(config, &|_| None).unwrap(), false);
-        let Decision::Refuse(refusal) = decide(&policy, &Sent::get("a.example", "/")).without_state() else {
-            panic!("not refused")
-        };
-        assert_eq!((refusal.problem.identity.as_deref(), refusal.reply().status), (Some("default"), 503));
-        assert!(String::from_utf8(refusal.reply().body).unwrap().contains("proxy_call_foreign_function"));
-        assert!(matches!(decide(&policy, &Sent::get("b.example", "/")).without_state(), Decision::Ignore));
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub mod protocol;
 pub mod request;
 
 pub mod event;
+pub mod fast_map;
 mod host;
 pub mod http;
 pub mod metrics;
@@ -30,6 +31,7 @@ mod override_headers;
 mod path;
 pub mod request_log;
 mod secret;
+pub mod sent;
 mod small_map;
 mod suggest;
 pub mod time;

@@ -7,7 +7,6 @@ use crate::config::{Config, Status};
 use crate::configuration_status::ConfigurationStatus;
 use crate::decision::{ConfigPath, Decision, Explanation, Refusal};
 use crate::destination::Destinations;
-pub use crate::destination::OWN_HEADER;
 use crate::entra::TokenSpec;
 use crate::host::{Authority, Host};
 use crate::managed_identity::Endpoint;
@@ -51,6 +50,11 @@ impl Policy {
     /// The tokens to fetch in advance and keep fresh, even without requests that use them.
     pub fn warm(&self) -> &[Arc<TokenSpec>] {
         self.destinations.warm()
+    }
+
+    /// The names of all headers that tokens are injected into.
+    pub(crate) fn token_headers(&self) -> &[Arc<str>] {
+        self.destinations.headers()
     }
 
     /// Decides how to handle a request.
@@ -165,7 +169,7 @@ pub(crate) mod tests {
     use crate::request::tests::Sent;
 
     pub(crate) fn decide(policy: &Policy, sent: &Sent) -> Decision {
-        policy.decide(&RequestView::new(sent))
+        policy.decide(&sent.view())
     }
 
     #[test]

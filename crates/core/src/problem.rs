@@ -121,8 +121,6 @@ codes! {
     HostInvalid = "host_invalid", 400, "The Host header is not valid";
     /// The request carries a credential to be replaced, and the filter runs where changing a header can change the route.
     ReplaceNotSupported = "replace_not_supported", 403, "A credential cannot be replaced in a listener's filter chain";
-    /// The filter state that keeps a token from following an internal redirect cannot be set.
-    FilterStateUnavailable = "filter_state_unavailable", 503, "Envoy does not let the filter set filter state";
     /// Rules depend on the request's method, and it has lower-case letters, which servers interpret in different ways.
     AmbiguousMethod = "ambiguous_method", 400, "The method is ambiguous";
     /// The request's headers cannot be read.

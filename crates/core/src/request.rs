@@ -6,14 +6,19 @@ use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::path;
+use crate::sent::SentTokens;
 
 /// Reads a request. Each method may be a call into the proxy, so the rules call it only for a value that they need, and
 /// [`RequestView`] keeps what is read more than once. `None` means that the request does not have the value.
 pub trait RequestSource {
     /// `:authority`. It is read first: for most requests it alone decides that no rule applies.
     fn authority(&self) -> Option<Cow<'_, [u8]>>;
+
+    /// Whether the request has this header. It is asked for requests of which nothing but the authority is read.
+    fn has_header(&self, name: &str) -> bool;
 
     /// All headers, including the pseudo-headers. They are empty only if the host cannot read them.
     fn headers(&self) -> Cow<'_, Headers>;
@@ -35,9 +40,6 @@ pub trait RequestSource {
 
     /// The address and port that the client connected to, before any redirection; `None` also for a Unix domain socket.
     fn destination_address(&self) -> Option<SocketAddr>;
-
-    /// The filter state of this name that the filter set in this or an earlier attempt.
-    fn filter_state(&self, name: &str) -> Option<Cow<'_, str>>;
 }
 
 /// The headers of a request: one block of bytes, and the position of each name and value in it.
@@ -98,6 +100,15 @@ pub struct RequestView<'a> {
     headers: OnceCell<Cow<'a, Headers>>,
     destination_address: OnceCell<Option<SocketAddr>>,
     attempt: OnceCell<Option<u64>>,
+    earlier: Option<EarlierAttempts<'a>>,
+}
+
+/// How to recognize a token that the filter set in an earlier attempt of a request.
+#[derive(Clone, Copy)]
+struct EarlierAttempts<'a> {
+    sent: &'a SentTokens,
+    /// The header that Envoy sets on an internal redirect.
+    original_url: &'a str,
 }
 
 impl<'a> RequestView<'a> {
@@ -109,7 +120,15 @@ impl<'a> RequestView<'a> {
             headers: OnceCell::new(),
             destination_address: OnceCell::new(),
             attempt: OnceCell::new(),
+            earlier: None,
         }
+    }
+
+    /// Recognizes these tokens on a retry and after an internal redirect. `original_url` is the header that Envoy sets on a redirect.
+    #[must_use]
+    pub const fn recognizing(mut self, sent: &'a SentTokens, original_url: &'a str) -> Self {
+        self.earlier = Some(EarlierAttempts { sent, original_url });
+        self
     }
 
     /// `:authority`; empty if there is none.
@@ -157,7 +176,37 @@ impl<'a> RequestView<'a> {
 
     /// Whether the filter is in an upstream cluster's filter chain, where it knows the connection.
     pub(crate) fn is_in_cluster(&self) -> bool {
-        self.attempt.get_or_init(|| self.source.attempt()).is_some_and(|attempt| attempt > 0)
+        self.attempt() > 0
+    }
+
+    /// The number of this attempt; 0 in a listener's filter chain.
+    fn attempt(&self) -> u64 {
+        let attempt = self.attempt.get_or_init(|| self.source.attempt()).unwrap_or_default();
+        if let Some(earlier) = self.earlier.filter(|_| attempt > 0) {
+            earlier.sent.note_cluster();
+        }
+        attempt
+    }
+
+    /// The names of the headers with a token that the filter set in an earlier attempt or before an internal redirect, possibly for
+    /// another destination.
+    ///
+    /// A client can set the header of a redirect. It then costs one comparison, and the client gets nothing for it: only a token that
+    /// was sent is recognized, and it is removed or replaced.
+    pub(crate) fn own_headers(&self) -> Vec<Arc<str>> {
+        match self.earlier.filter(|earlier| !earlier.sent.is_empty() && self.is_again(*earlier)) {
+            Some(earlier) => earlier.sent.headers_with(|name| self.header(name)),
+            None => Vec::new(),
+        }
+    }
+
+    /// Whether the request may have passed the filter before.
+    fn is_again(&self, earlier: EarlierAttempts<'_>) -> bool {
+        let is_redirected = match self.headers.get() {
+            Some(headers) => headers.get(earlier.original_url).is_some(),
+            None => self.source.has_header(earlier.original_url),
+        };
+        is_redirected || earlier.sent.in_cluster() && self.attempt() > 1
     }
 
     /// What is read in one place only.
@@ -181,8 +230,6 @@ pub struct DescribedRequest {
     pub peer_uri: Option<String>,
     /// See [`RequestSource::destination_address`].
     pub destination_address: Option<SocketAddr>,
-    /// The names and values of filter state.
-    pub filter_state: Vec<(String, String)>,
 }
 
 impl DescribedRequest {
@@ -203,6 +250,10 @@ impl DescribedRequest {
 impl RequestSource for DescribedRequest {
     fn authority(&self) -> Option<Cow<'_, [u8]>> {
         self.headers.get(":authority").map(Cow::Borrowed)
+    }
+
+    fn has_header(&self, name: &str) -> bool {
+        self.headers.get(name).is_some()
     }
 
     fn headers(&self) -> Cow<'_, Headers> {
@@ -232,11 +283,6 @@ impl RequestSource for DescribedRequest {
     fn destination_address(&self) -> Option<SocketAddr> {
         self.destination_address
     }
-
-    fn filter_state(&self, name: &str) -> Option<Cow<'_, str>> {
-        let mut named = self.filter_state.iter().filter(|(other, _)| other == name);
-        named.next().map(|(_, value)| Cow::Borrowed(value.as_str()))
-    }
 }
 
 /// A request for tests.
@@ -245,12 +291,18 @@ pub(crate) mod tests {
     use std::cell::RefCell;
 
     use super::*;
+    use crate::sent::tests::sent;
+
+    /// The header that Envoy sets on an internal redirect, if its bootstrap has no `header_prefix`.
+    pub(crate) const ORIGINAL_URL: &str = "x-envoy-original-url";
 
     /// A described request that records what is read.
     #[derive(Default)]
     pub(crate) struct Sent {
         pub(crate) request: DescribedRequest,
         unreadable: bool,
+        /// The tokens that were sent before.
+        tokens: SentTokens,
         /// The methods of [`RequestSource`] that were called, in order.
         pub(crate) reads: RefCell<Vec<String>>,
     }
@@ -303,8 +355,24 @@ pub(crate) mod tests {
             self.with(|request| request.destination_address = address.parse().ok())
         }
 
-        pub(crate) fn state(self, name: &str, value: &str) -> Self {
-            self.with(|request| request.filter_state.push((name.to_owned(), value.to_owned())))
+        /// Sets a token that the filter has sent before in these headers.
+        pub(crate) fn after_sending(self, headers: &[&str], token: &str) -> Self {
+            Self { tokens: sent(headers, &[token]), ..self }
+        }
+
+        /// The view of the request that the engine has.
+        pub(crate) fn view(&self) -> RequestView<'_> {
+            RequestView::new(self).recognizing(&self.tokens, ORIGINAL_URL)
+        }
+
+        /// Sets the number of the attempt in a cluster's filter chain.
+        pub(crate) fn attempt(self, number: u64) -> Self {
+            self.with(|request| request.attempt = Some(number))
+        }
+
+        /// Sets the header that Envoy sets on an internal redirect.
+        pub(crate) fn redirected(self) -> Self {
+            self.header(ORIGINAL_URL, b"http://a.example/")
         }
 
         fn read<T>(&self, what: &str, value: T) -> T {
@@ -316,6 +384,10 @@ pub(crate) mod tests {
     impl RequestSource for Sent {
         fn authority(&self) -> Option<Cow<'_, [u8]>> {
             self.read("authority", self.request.authority())
+        }
+
+        fn has_header(&self, name: &str) -> bool {
+            self.read("has_header", self.request.has_header(name))
         }
 
         fn headers(&self) -> Cow<'_, Headers> {
@@ -345,10 +417,6 @@ pub(crate) mod tests {
         fn destination_address(&self) -> Option<SocketAddr> {
             self.read("destination_address", self.request.destination_address())
         }
-
-        fn filter_state(&self, name: &str) -> Option<Cow<'_, str>> {
-            self.read("filter_state", self.request.filter_state(name))
-        }
     }
 
     #[test]
@@ -374,5 +442,27 @@ pub(crate) mod tests {
             assert_eq!(view.destination_address().unwrap().port(), 80);
         }
         assert_eq!(*sent.reads.borrow(), ["authority", "headers", "attempt", "destination_address"]);
+    }
+
+    #[test]
+    fn own_tokens_are_recognized_on_a_retry_and_after_a_redirect_only() {
+        let sent = sent(&["authorization"], &["ours"]);
+        let own = |request: &Sent| RequestView::new(request).recognizing(&sent, ORIGINAL_URL).own_headers();
+        let request = || Sent::get("a.example", "/").header("authorization", b"Bearer ours");
+        assert_eq!(own(&request()), []);
+        assert_eq!(own(&request().redirected()), [Arc::from("authorization")]);
+        // The number of the attempt is read only after the filter has run in a cluster's filter chain.
+        let retry = request().attempt(2);
+        assert_eq!((own(&retry), retry.reads.borrow().as_slice()), (Vec::new(), &["has_header".to_owned()][..]));
+        assert!(RequestView::new(&request().attempt(1)).recognizing(&sent, ORIGINAL_URL).is_in_cluster());
+        assert_eq!(own(&request().attempt(1)), []);
+        assert_eq!(own(&request().attempt(2)), [Arc::from("authorization")]);
+        let theirs = || Sent::get("a.example", "/").header("authorization", b"Bearer theirs");
+        assert_eq!((own(&theirs().attempt(2)), own(&theirs().redirected())), (Vec::new(), Vec::new()));
+        // A view that recognizes no tokens has none, and nothing is read before a token was sent.
+        assert_eq!(RequestView::new(&request().redirected()).own_headers(), []);
+        let before = Sent::get("a.example", "/").redirected();
+        assert_eq!(RequestView::new(&before).recognizing(&SentTokens::default(), ORIGINAL_URL).own_headers(), []);
+        assert_eq!(before.reads.borrow().len(), 0);
     }
 }

@@ -18,6 +18,7 @@ use entra_exchange_core::event::Event;
 use entra_exchange_core::http::{CallFailure, CallResponse, HttpCall, Reply};
 use entra_exchange_core::metrics::Kind;
 use entra_exchange_core::request::{DescribedRequest, RequestSource};
+use entra_exchange_core::sent::SentTokens;
 use entra_exchange_core::time::Timestamp;
 use operator::Source;
 use operator::explain::{self, Explained, Question};
@@ -28,6 +29,7 @@ use proptest::test_runner::TestRunner;
 #[derive(Default)]
 struct Process {
     memory: LocalData,
+    sent: SentTokens,
     request: DescribedRequest,
     on_gateway: bool,
     headers: HashMap<String, String>,
@@ -72,15 +74,13 @@ impl HttpHost for Process {
     fn response_status(&self, _: StreamId) -> Option<u16> {
         None
     }
-    fn set_filter_state(&mut self, _: StreamId, _: &str, _: &str) -> bool {
-        true
-    }
+    fn set_filter_state(&mut self, _: StreamId, _: &str, _: &str) {}
     fn clear_route_cache(&mut self, _: StreamId) {}
     fn reply(&mut self, _: StreamId, reply: &Reply, details: &str) {
         self.reply = Some((reply.status, details.to_owned()));
     }
-    fn keep_over_redirects(&mut self, _: &str) -> bool {
-        true
+    fn sent(&self) -> &SentTokens {
+        &self.sent
     }
     fn node_id(&self) -> Option<Vec<u8>> {
         let kind = if self.on_gateway { "router" } else { "sidecar" };

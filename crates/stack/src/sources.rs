@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 pub(crate) const MARK: &str = "entra-exchange-sources:";
 
 /// All files and folders that determine the module's content, relative to the repository's root.
-pub(crate) const SOURCES: [&str; 13] = [
+pub(crate) const SOURCES: [&str; 16] = [
     "Cargo.lock",
     "Cargo.toml",
     "build.rs",
@@ -24,6 +24,9 @@ pub(crate) const SOURCES: [&str; 13] = [
     "crates/stack/src/sources.rs",
     "rust-toolchain.toml",
     "scripts/build-module",
+    "scripts/fetch-wasm-opt",
+    "scripts/wasm-opt/package-lock.json",
+    "scripts/wasm-opt/requirements.txt",
     "src",
 ];
 

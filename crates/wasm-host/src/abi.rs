@@ -124,13 +124,10 @@ fn set_property(guest: &mut Guest<'_>, path: Slice, value: Slice) -> CallResult 
     SUCCESS
 }
 
-/// Implements the foreign function `declare_property`. It has no effect: this host has no internal redirects for which the
-/// declaration would matter. Envoy's other foreign functions are not found.
+/// Finds no foreign function.
 fn call_foreign_function(guest: &mut Guest<'_>, name: Slice) -> CallResult {
-    match attempt!(bytes(guest, name)).as_slice() {
-        b"declare_property" => SUCCESS,
-        _ => Ok(Err(Status::NotFound)),
-    }
+    attempt!(bytes(guest, name));
+    Ok(Err(Status::NotFound))
 }
 
 /// Returns the content of a buffer (`proxy_buffer_type_t`).

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use stack::{LISTED_HOST, UNLISTED_HOST, Upstream, document, sidecar};
+use stack::{LISTED_HOST, UNLISTED_HOST, Upstream, sidecar};
 
 use super::{Change, LISTED_ROUTE, change, clear_cluster, in_cluster, seen, token, with, without_a_pin};
 use crate::assert_clean_log;
@@ -19,7 +19,14 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("a_route_on_the_tokens_header_misroutes_it_only_from_a_listeners_filter_chain", a_route_on_the_tokens_header),
     ("replacing_a_credential_never_misroutes_a_token", replacing_a_credential_never_misroutes_a_token),
     ("an_internal_redirect_does_not_carry_the_token", an_internal_redirect_does_not_carry_the_token),
-    ("without_the_filter_state_that_protects_redirects_no_token_is_sent", without_filter_state_no_token_is_sent),
+    (
+        "a_redirect_is_recognized_with_another_header_prefix_in_envoys_bootstrap",
+        a_redirect_is_recognized_with_another_header_prefix,
+    ),
+    (
+        "a_client_that_sends_the_header_of_a_redirect_keeps_its_own_credential",
+        a_client_cannot_make_the_filter_take_its_credential_for_a_token,
+    ),
 ];
 
 const OTHER_ROUTE: &str = "static_resources.listeners[outbound].filter_chains[0].filters[0].typed_config.route_config.virtual_hosts[elsewhere].routes[0]";
@@ -149,19 +156,26 @@ fn an_internal_redirect_does_not_carry_the_token() {
     assert_clean_log(&stack);
 }
 
-fn without_filter_state_no_token_is_sent() {
-    let without = change("static_resources.listeners", |listeners| {
-        let filter = sidecar::filter(sidecar::OUTBOUND);
-        let list = format!("{filter}.capability_restriction_config.allowed_capabilities");
-        let list = list.trim_start_matches("static_resources.listeners");
-        let list = document::at_mut(listeners, list).unwrap().as_object_mut().unwrap();
-        list.remove("proxy_call_foreign_function").unwrap();
-    });
-    let stack = with(&destination(&json!({})), vec![follow(), without]);
-    for path in ["/", &format!("/redirect?http://{UNLISTED_HOST}/taken")] {
-        problem(&stack.get(LISTED_HOST, path, &[]), 503, "filter_state_unavailable");
+fn a_redirect_is_recognized_with_another_header_prefix() {
+    let path = format!("/redirect?http://{UNLISTED_HOST}/taken");
+    let prefix: Change = Box::new(|document| document["header_prefix"] = json!("x-acme"));
+    let mut configuration = destination(&json!({}));
+    configuration["header_prefix"] = json!("X-Acme");
+    let stack = with(&configuration, vec![follow(), prefix]);
+    let answer = stack.get(LISTED_HOST, &path, &[]);
+    assert_eq!((answer.json()["path"].as_str(), answer.seen_header("authorization")), (Some("/taken"), None));
+    assert!(answer.seen_header("x-acme-original-url").is_some());
+    assert!(seen(&stack.upstream, "authorization")[0].is_some());
+    assert_clean_log(&stack);
+}
+
+fn a_client_cannot_make_the_filter_take_its_credential_for_a_token() {
+    let stack = with(&destination(&json!({})), vec![follow()]);
+    token(&stack.get(LISTED_HOST, "/", &[]));
+    let forged = [("x-envoy-original-url", "http://a.example/"), ("authorization", "Bearer own")];
+    for host in [LISTED_HOST, UNLISTED_HOST] {
+        let answer = stack.get(host, "/", &forged);
+        assert_eq!(answer.seen_header("authorization").as_deref(), Some("Bearer own"), "{host}");
     }
-    assert_eq!((stack.upstream.requests(), stack.directory().stats().token_requests), (0, 0));
-    assert_eq!(stack.get(UNLISTED_HOST, "/", &[]).status, 200);
-    assert!(stack.log().contains("remedy=\"Add proxy_call_foreign_function"), "{}", stack.log());
+    assert_clean_log(&stack);
 }

@@ -68,7 +68,7 @@ impl HeaderForm {
     /// The value of the header for this token.
     pub fn value(self, token: &AccessToken) -> String {
         match self {
-            Self::Bearer => format!("Bearer {}", token.expose()),
+            Self::Bearer => token.bearer().to_owned(),
             Self::CosmosDb => {
                 let plain = format!("{COSMOS_DB}{}", token.expose());
                 form_urlencoded::byte_serialize(plain.as_bytes()).collect()

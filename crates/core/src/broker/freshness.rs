@@ -1,10 +1,13 @@
 //! The times at which a token is usable, due for refresh and expired, and the back-off after a failure.
 
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::vocabulary::GRACE_PERIOD;
+use crate::azure::HeaderForm;
 use crate::entra::{AccessToken, RetryClass};
 use crate::time::Timestamp;
 
@@ -29,7 +32,32 @@ pub struct CachedToken {
     expires_at: Timestamp,
     refresh_at: Timestamp,
     usable_until: Timestamp,
+    #[serde(skip)]
+    local: Local,
 }
+
+/// What one worker keeps with a token.
+#[derive(Debug, Default)]
+struct Local {
+    /// Whether the worker has sent the token.
+    sent: AtomicBool,
+    /// The value of a header whose form is not that of the token, which is built for the first request that needs it.
+    encoded: OnceLock<String>,
+}
+
+impl Clone for Local {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl PartialEq for Local {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Local {}
 
 impl CachedToken {
     /// Creates a cached token. Its lifetime `expires_in` starts at `asked_at`, the time of the request, and not at the response.
@@ -57,6 +85,7 @@ impl CachedToken {
             expires_at,
             refresh_at: asked_at.plus(before_refresh.saturating_sub(early).max(soonest)),
             usable_until: expires_at.minus(LAST_MOMENTS.min(expires_in / 10)),
+            local: Local::default(),
         }
     }
 
@@ -73,6 +102,20 @@ impl CachedToken {
     /// When the token expires.
     pub const fn expires_at(&self) -> Timestamp {
         self.expires_at
+    }
+
+    /// The value of a header with the token in this form; `None` is the token alone.
+    pub(crate) fn header_value(&self, form: Option<HeaderForm>) -> &str {
+        match form {
+            None => self.token.expose(),
+            Some(HeaderForm::Bearer) => self.token.bearer(),
+            Some(form @ HeaderForm::CosmosDb) => self.local.encoded.get_or_init(|| form.value(&self.token)),
+        }
+    }
+
+    /// Marks the token as sent by this worker. Returns whether it was not marked before.
+    pub(crate) fn mark_sent(&self) -> bool {
+        !self.local.sent.swap(true, Ordering::Relaxed)
     }
 
     /// Whether the token may be sent. It may not within min(30 s, lifetime/10) of its expiry, and not if its issue time is in the

@@ -239,6 +239,9 @@ impl Broker {
     /// Removes a waiting request whose stream no longer exists. Its exchange continues, because other requests may wait for it.
     pub fn forget(&mut self, stream: StreamId) {
         self.checks.forget(stream);
+        if self.waiting == 0 {
+            return;
+        }
         let waited = self.connections.forget(stream) || self.slots.values_mut().any(|slot| slot.forget(stream));
         self.waiting = self.waiting.saturating_sub(usize::from(waited));
     }

@@ -1,6 +1,5 @@
 //! The state of one token key in one worker.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use super::shared::{Entry, Failure, RefusedAssertion};
 use super::vocabulary::{FORCED_PERIOD, QueueId, RequiredLifetime, StreamId, too_many_waiting};
 use crate::assertion::Assertion;
 use crate::entra::{TokenKey, TokenRequest, TokenSpec};
+use crate::fast_map::FastMap;
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 
@@ -17,7 +17,7 @@ use crate::time::Timestamp;
 ///
 /// The lookups are not inlined: they are so many that the module would be several kilobytes larger.
 #[derive(Default)]
-pub(super) struct Slots(HashMap<TokenKey, Slot>);
+pub(super) struct Slots(FastMap<TokenKey, Slot>);
 
 impl Slots {
     #[inline(never)]

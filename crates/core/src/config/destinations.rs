@@ -1,13 +1,12 @@
 //! Reads the sections `defaults` and `destinations`.
 
-use std::collections::HashMap;
-
 use super::azure_service::{self, AzureService};
 use super::reader::{Mistakes, Object};
 use super::shared_suffixes;
 use super::treatment::{TREATMENT, Treatment, is_token};
 use super::{Destination, Identity, ManagedIdentity};
 use crate::entra::Cloud;
+use crate::fast_map::FastMap;
 use crate::host::HostPattern;
 use crate::path;
 
@@ -28,7 +27,7 @@ pub(super) fn read(
     let defaults =
         defaults.map_or_else(Treatment::default, |object| Treatment::default().with(&object, identities, mistakes));
     let known = [OWN, TREATMENT].concat();
-    let mut taken: HashMap<Match, usize> = HashMap::new();
+    let mut taken: FastMap<Match, usize> = FastMap::default();
     let mut destinations: Vec<Destination> = Vec::new();
     for (index, item) in root.list("destinations", mistakes).unwrap_or_default().into_iter().enumerate() {
         let Some(object) = item.object(&known, mistakes) else { continue };

@@ -46,6 +46,8 @@ pub struct Config {
     pub limits: Limits,
     /// The settings of the log.
     pub log: Log,
+    /// The name of the header that Envoy sets on an internal redirect, in lower case.
+    pub(crate) original_url: String,
     /// Warnings about settings that are valid but probably not intended, one sentence each.
     pub warnings: Vec<String>,
 }

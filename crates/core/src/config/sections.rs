@@ -1,15 +1,16 @@
 //! Reads the sections of a configuration into a [`Config`].
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use super::Fingerprint;
 use super::reader::{Field, Mistakes, Object};
+use super::treatment::is_token;
 use super::warnings::{self, owner};
 use super::{Config, Destination, Identity, Log, ManagedIdentity, Status, TokenOwner};
 use super::{destinations, identities, managed_identity};
 use crate::broker::Limits;
 use crate::event::Level;
+use crate::fast_map::FastMap;
 
 /// The hosts and the path of the status page if `status` does not set them.
 const STATUS_HOSTS: &[&str] = &["127.0.0.1", "localhost"];
@@ -32,6 +33,7 @@ pub(super) fn read(
             "status",
             "limits",
             "log",
+            "header_prefix",
         ],
         mistakes,
     )?;
@@ -64,6 +66,7 @@ pub(super) fn read(
         status,
         limits,
         log,
+        original_url: format!("{}-original-url", read_header_prefix(&root, mistakes)),
         warnings,
     })
 }
@@ -90,6 +93,18 @@ fn read_log(root: &Object<'_>, mistakes: &mut Mistakes) -> Log {
     let (exchanges, requests) = (level("exchanges", Some(Level::Info)), level("requests", None));
     let access = object.as_ref().and_then(|object| object.get("access")?.switch(mistakes)).unwrap_or(false);
     Log { exchanges, requests, access }
+}
+
+/// Reads the prefix of the headers that Envoy sets, in lower case.
+fn read_header_prefix(root: &Object<'_>, mistakes: &mut Mistakes) -> String {
+    let prefix = root.text("header_prefix", mistakes).unwrap_or("x-envoy");
+    if !is_token(prefix) {
+        mistakes.add(
+            &root.path_of("header_prefix"),
+            format!("{prefix:?} is not a valid header prefix: write the header_prefix of Envoy's bootstrap, such as \"x-acme\""),
+        );
+    }
+    prefix.to_ascii_lowercase()
 }
 
 fn read_limits(root: &Object<'_>, mistakes: &mut Mistakes) -> Limits {
@@ -129,7 +144,7 @@ fn check_principals(
     }
     let by_caller = destinations.iter().find(|destination| owner(destination) == Some(TokenOwner::Caller));
     let Some(by_caller) = by_caller.map(|destination| destination.index) else { return };
-    let mut owners: HashMap<&str, &str> = HashMap::new();
+    let mut owners: FastMap<&str, &str> = FastMap::default();
     for identity in identities {
         for (number, principal) in identity.allowed_callers.iter().enumerate() {
             if let Some(other) = owners.insert(principal, &identity.name) {

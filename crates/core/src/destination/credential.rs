@@ -1,6 +1,5 @@
 //! The credentials that a request already carries.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::azure::{CredentialPlaces, HeaderForm};
@@ -8,18 +7,9 @@ use crate::decision::form_in;
 use crate::entra::AccessToken;
 use crate::request::RequestView;
 
-/// The filter state that names the header into which the filter injected a token. After a retry or an internal redirect the
-/// request reaches the filter again with that token in it. The shell sets it with every token.
-pub const OWN_HEADER: &str = "entra_exchange_header";
-
 /// Schemes of `Authorization` (RFC 9110, section 11.4; Azure Storage and Service Bus, "SharedKey", "SharedAccessSignature"). A
 /// scheme without a value is not a credential: an unset variable in a client leads to it.
 const SCHEMES: [&[u8]; 5] = [b"bearer", b"basic", b"sharedkey", b"sharedkeylite", b"sharedaccesssignature"];
-
-/// The name of the header with a token that the filter injected in an earlier attempt, possibly for another destination.
-pub(super) fn of_an_earlier_attempt<'a>(request: &RequestView<'a>) -> Option<Cow<'a, str>> {
-    request.source().filter_state(OWN_HEADER).filter(|header| !header.is_empty())
-}
 
 /// The SHA-256 of the token that an earlier attempt carried in this header.
 pub(super) fn carried(request: &RequestView<'_>, header: &str, form: HeaderForm) -> Option<[u8; 32]> {

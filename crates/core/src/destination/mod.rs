@@ -7,14 +7,13 @@ mod rule;
 mod table;
 mod transport;
 
-pub use credential::OWN_HEADER;
-
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::config::{Config, Token, TokenOwner};
 use crate::decision::{Candidate, ConfigPath, Decision, Refusal, Report};
 use crate::entra::TokenSpec;
+use crate::fast_map::FastMap;
 use crate::host::{Authority, Host};
 use crate::problem::{Code, Problem};
 use crate::protocol::Protocol;
@@ -27,13 +26,16 @@ use table::{Ambiguity, Found, Table};
 pub(crate) struct Destinations {
     table: Table,
     warm: Vec<Arc<TokenSpec>>,
+    /// The names of all headers that tokens are injected into.
+    headers: Vec<Arc<str>>,
 }
 
 impl Destinations {
     pub(crate) fn new(config: &Config) -> Self {
-        let mut tokens = Tokens { config, known: HashMap::new() };
+        let mut tokens = Tokens { config, known: FastMap::default() };
         let mut table = Table::default();
         let mut warm: Vec<Arc<TokenSpec>> = Vec::new();
+        let mut headers = BTreeSet::new();
         for destination in &config.destinations {
             let token = destination.action.token();
             let chooser = token.map(|token| tokens.chooser(token));
@@ -42,6 +44,7 @@ impl Destinations {
             }
             for host in &destination.hosts {
                 let rule = Arc::new(Rule::new(destination, host, chooser.clone()));
+                headers.extend(rule.header().cloned());
                 for prefix in &destination.path_prefixes {
                     for method in &destination.methods {
                         table.insert(host, prefix, method.as_deref(), Arc::clone(&rule));
@@ -49,7 +52,12 @@ impl Destinations {
                 }
             }
         }
-        Self { table, warm }
+        Self { table, warm, headers: headers.into_iter().collect() }
+    }
+
+    /// The names of all headers that tokens are injected into.
+    pub(crate) fn headers(&self) -> &[Arc<str>] {
+        &self.headers
     }
 
     /// The tokens to fetch in advance and keep fresh, even without requests that use them.
@@ -120,7 +128,7 @@ fn ambiguous(reason: &Ambiguity, host: &Host<'_>) -> Problem {
 /// The tokens of a configuration, built once each: thousands of destinations may share one.
 struct Tokens<'a> {
     config: &'a Config,
-    known: HashMap<(TokenOwner, &'a str), Arc<TokenChooser>>,
+    known: FastMap<(TokenOwner, &'a str), Arc<TokenChooser>>,
 }
 
 impl<'a> Tokens<'a> {

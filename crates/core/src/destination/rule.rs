@@ -1,7 +1,5 @@
 //! The rule for the requests to one host of one destination.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::client_certificate;
@@ -11,6 +9,7 @@ use crate::azure::HeaderForm;
 use crate::config::{self, Destination, ExistingCredential, Identity};
 use crate::decision::{ConfigPath, Decision, Delivery, Injection, Kept, Passed, Refusal, Report};
 use crate::entra::TokenSpec;
+use crate::fast_map::FastMap;
 use crate::host::HostPattern;
 use crate::problem::{Code, Problem};
 use crate::protocol::Protocol;
@@ -58,7 +57,7 @@ pub(super) enum TokenChooser {
     /// Always this identity.
     Single(Arc<IdentityToken>),
     /// The identity that lists the caller, by the URI in the caller's certificate.
-    ByCaller(HashMap<String, Arc<IdentityToken>>),
+    ByCaller(FastMap<String, Arc<IdentityToken>>),
 }
 
 /// An identity and its token for one scope.
@@ -155,6 +154,14 @@ impl Rule {
         self.override_headers_allowed
     }
 
+    /// The name of the header that it injects a token into.
+    pub(super) const fn header(&self) -> Option<&Arc<str>> {
+        match &self.action {
+            RuleAction::Inject(_, injection) => Some(&injection.header),
+            RuleAction::Pass | RuleAction::Refuse | RuleAction::Report(..) => None,
+        }
+    }
+
     pub(super) const fn is_refuse(&self) -> bool {
         matches!(self.action, RuleAction::Refuse)
     }
@@ -239,8 +246,11 @@ impl InjectionRule {
     ) -> Result<Verdict, Problem> {
         must_be_able_to_carry_token(label, view)?;
         // The app's own credentials were checked in the first attempt.
-        let earlier = credential::of_an_earlier_attempt(view);
-        let credentials = if earlier.is_some() { Credentials::default() } else { self.places.find(view) };
+        let own_headers = view.own_headers();
+        let credentials = if own_headers.is_empty() { self.places.find(view) } else { Credentials::default() };
+        if own_headers.iter().any(|header| *header != self.header) {
+            self.must_keep_cluster("another token of the filter", label, view)?;
+        }
         if !credentials.are_none() {
             match self.existing_credential {
                 ExistingCredential::Keep => return Ok(Verdict::Keep(credentials.names())),
@@ -261,8 +271,11 @@ impl InjectionRule {
         };
         match &identity_token.spec {
             Ok(spec) => {
-                let carried = earlier.as_ref().and_then(|header| credential::carried(view, header, self.form));
-                let others = credentials.into_headers().chain(earlier.map(Cow::into_owned));
+                // It decides where a later attempt looks for its token.
+                view.is_in_cluster();
+                let carried = own_headers.iter().find_map(|header| credential::carried(view, header, self.form));
+                let own_headers = own_headers.iter().map(|header| header.as_ref().to_owned());
+                let others = credentials.into_headers().chain(own_headers);
                 let injection = Injection {
                     decided_by,
                     header: Arc::clone(&self.header),
@@ -295,16 +308,23 @@ impl InjectionRule {
                 "Remove the signature from the app's request, or set existing_credential to \"keep\": a query parameter cannot be replaced.",
             ));
         }
+        self.must_keep_cluster(
+            &format!("{}, and existing_credential is \"replace\"", credentials.description()),
+            label,
+            view,
+        )
+    }
+
+    /// Checks that removing a header cannot route the request to another cluster.
+    fn must_keep_cluster(&self, found: &str, label: &str, view: &RequestView<'_>) -> Result<(), Problem> {
         if self.transport.keeps_cluster_on_header_change(view) {
             return Ok(());
         }
         Err(Problem::new(
             Code::ReplaceNotSupported,
             format!(
-                "the request to destination {label:?} has {}, and existing_credential is \"replace\"; in a listener's \
-                 filter chain Envoy selects the route again when a header changes, and the token could be sent to another \
-                 cluster",
-                credentials.description()
+                "the request to destination {label:?} has {found}; in a listener's filter chain Envoy selects the route \
+                 again when a header changes, and the token could be sent to another cluster"
             ),
             "Add the filter to the cluster's own http_filters, where the cluster is fixed; or remove the credential from the app's \
              request.",

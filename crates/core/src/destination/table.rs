@@ -3,11 +3,11 @@
 
 mod candidates;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::prefixes;
 use super::rule::Rule;
+use crate::fast_map::FastMap;
 use crate::host::{Authority, Host, HostPattern};
 use crate::override_headers;
 use crate::path;
@@ -20,9 +20,9 @@ const HTTP_PORT: u16 = 80;
 /// The rules, by host, port, path prefix and method.
 #[derive(Default)]
 pub(super) struct Table {
-    exact: HashMap<String, Ports>,
+    exact: FastMap<String, Ports>,
     /// By the part after `*.`.
-    wildcards: HashMap<String, Ports>,
+    wildcards: FastMap<String, Ports>,
 }
 
 /// By port; `None` matches any port.
@@ -31,7 +31,7 @@ type Ports = SmallMap<Option<u16>, Paths>;
 /// By path prefix, in canonical form and without a trailing slash.
 #[derive(Default)]
 struct Paths {
-    by_prefix: HashMap<Vec<u8>, Methods>,
+    by_prefix: FastMap<Vec<u8>, Methods>,
     /// The number of segments of the longest prefix.
     deepest: usize,
     /// Whether a rule is limited to some methods.

@@ -10,6 +10,7 @@ use crate::event::Event;
 use crate::http::{CallFailure, HttpCall, Reply};
 use crate::metrics::Kind;
 use crate::request::RequestSource;
+use crate::sent::SentTokens;
 use crate::time::Timestamp;
 
 /// The host's number of a call. It is not reused before the call has ended.
@@ -65,10 +66,8 @@ pub trait HttpHost: Host {
     /// Sets a request header and replaces all existing values; `None` removes the header.
     fn set_header(&mut self, stream: StreamId, name: &str, value: Option<&str>);
 
-    /// Sets filter state, which access logs show as `%FILTER_STATE(wasm.<name>:PLAIN)%` and
-    /// [`RequestSource::filter_state`] returns in later
-    /// attempts of the request. Returns whether the host accepted it.
-    fn set_filter_state(&mut self, stream: StreamId, name: &str, value: &str) -> bool;
+    /// Sets filter state, which access logs show as `%FILTER_STATE(wasm.<name>:PLAIN)%` and which a route may match on.
+    fn set_filter_state(&mut self, stream: StreamId, name: &str, value: &str);
 
     /// Makes Envoy select the stream's route again, because a route may match on filter state.
     fn clear_route_cache(&mut self, stream: StreamId);
@@ -79,8 +78,8 @@ pub trait HttpHost: Host {
     /// Resumes a paused stream.
     fn resume(&mut self, stream: StreamId);
 
-    /// Preserves the filter state of this name across internal redirects. Returns whether the host supports this.
-    fn keep_over_redirects(&mut self, name: &str) -> bool;
+    /// Returns the tokens that this VM has sent, whatever its configuration was.
+    fn sent(&self) -> &SentTokens;
 
     /// Returns the node id of Envoy's bootstrap.
     fn node_id(&self) -> Option<Vec<u8>>;

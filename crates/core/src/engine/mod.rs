@@ -15,12 +15,14 @@
 //! use entra_exchange_core::engine::{CallId, Engine, Flow, Host, HttpHost, MetricId};
 //! use entra_exchange_core::http::{CallFailure, CallResponse, HttpCall, Reply};
 //! use entra_exchange_core::request::{DescribedRequest, RequestSource};
+//! use entra_exchange_core::sent::SentTokens;
 //! # use entra_exchange_core::{event::Event, metrics::Kind, time::Timestamp};
 //!
 //! /// One process with one request.
 //! #[derive(Default)]
 //! struct Process {
 //!     memory: LocalData,
+//!     sent: SentTokens,
 //!     request: DescribedRequest,
 //!     set: HashMap<String, String>,
 //!     messages: Vec<Vec<u8>>,
@@ -60,10 +62,10 @@
 //!         self.resumed = true;
 //!     }
 //! #   fn response_status(&self, _: StreamId) -> Option<u16> { None }
-//! #   fn set_filter_state(&mut self, _: StreamId, _: &str, _: &str) -> bool { true }
+//! #   fn set_filter_state(&mut self, _: StreamId, _: &str, _: &str) {}
 //! #   fn clear_route_cache(&mut self, _: StreamId) {}
 //! #   fn reply(&mut self, _: StreamId, _: &Reply, _: &str) {}
-//! #   fn keep_over_redirects(&mut self, _: &str) -> bool { true }
+//! #   fn sent(&self) -> &SentTokens { &self.sent }
 //! #   fn node_id(&self) -> Option<Vec<u8>> { None }
 //! #   fn random(&mut self) -> u64 { 7 }
 //! #   fn register_queue(&mut self, _: &str) -> QueueId { QueueId(0) }
@@ -117,10 +119,8 @@ use std::sync::Arc;
 use crate::broker::{self, Build, Limits, Predecessors, WorkerId};
 use crate::config::{Config, Log};
 use crate::configuration_status;
-use crate::decision;
-use crate::event::Event;
 use crate::http::CallResult;
-use crate::policy::{OWN_HEADER, Policy};
+use crate::policy::Policy;
 use crate::request_log::RequestLog;
 use crate::time::Timestamp;
 use meters::RequestCounters;
@@ -135,8 +135,8 @@ pub struct Engine {
     request_log: RequestLog,
     request_counters: RequestCounters,
     predecessors: Predecessors,
-    /// Whether the host preserves the filter state that removes a token on an internal redirect.
-    keeps_state: bool,
+    /// The header that Envoy sets on an internal redirect.
+    original_url: String,
     /// Created by the first request that needs a token or, if tokens are kept warm, by the first timer. The canary VM, in which Envoy
     /// validates a configuration, has neither.
     worker: Option<Worker>,
@@ -181,14 +181,9 @@ impl Engine {
         config.warnings.extend(warnings);
         // Envoy validates a configuration in the canary VM before any worker, so no other VM prepares shared data concurrently.
         broker::prepare(host.shared());
-        let keeps_state = host.keep_over_redirects(OWN_HEADER);
-        if !keeps_state {
-            let problem = decision::state_unavailable();
-            let event = Event::error("configuration").with("detail", &problem.detail);
-            host.log(&event.with("remedy", &problem.remedy));
-        }
         let on_gateway = host.node_id().is_some_and(|id| id.starts_with(ISTIO_GATEWAY));
         let policy = Arc::new(Policy::new(&config, on_gateway));
+        host.sent().add_headers(policy.token_headers().iter().cloned());
         let predecessors = Predecessors::register(config.limits.wait, now, host.shared());
         for event in policy.configuration().announce(host.shared()) {
             host.log(&event);
@@ -204,7 +199,7 @@ impl Engine {
             request_log: RequestLog::new(config.log),
             request_counters: RequestCounters::default(),
             predecessors,
-            keeps_state,
+            original_url: config.original_url,
             worker: None,
         };
         let warm = (!engine.policy.warm().is_empty()).then_some(now);

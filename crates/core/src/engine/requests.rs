@@ -1,16 +1,16 @@
 //! Request handling of the engine: decides, pauses, resumes and answers requests.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Engine, Finished, Flow, HttpHost, meters};
 use crate::broker::{self, CachedToken, ConnectionOutcome, ReadinessStatus, StreamId, TokenLookup};
-use crate::decision::{self, ConfigPath, Decision, Delivery, Effect, Report};
+use crate::decision::{ConfigPath, Decision, Delivery, Effect, Report};
 use crate::entra::TokenSpec;
+use crate::fast_map::FastMap;
 use crate::http::Reply;
 use crate::metrics::{self, Outcome};
-use crate::policy::{self, NODE_ROUTE, OWN_HEADER};
+use crate::policy::{self, NODE_ROUTE};
 use crate::problem::{Code, Problem};
 use crate::protocol::Protocol;
 use crate::request::{RequestSource, RequestView};
@@ -19,7 +19,7 @@ use crate::time::Timestamp;
 
 /// The streams of one worker for which the engine keeps state.
 #[derive(Default)]
-pub(super) struct Requests(HashMap<StreamId, Known>);
+pub(super) struct Requests(FastMap<StreamId, Known>);
 
 /// The state of a stream.
 enum Known {
@@ -52,10 +52,7 @@ struct Ending {
     decided_by: ConfigPath,
     outcome: Outcome,
     problem: Option<Box<Problem>>,
-    protocol: Protocol,
     effect: Effect,
-    /// The token with which the request is forwarded.
-    injected: Option<Arc<CachedToken>>,
 }
 
 impl Ending {
@@ -65,19 +62,9 @@ impl Ending {
         token: Result<&Arc<CachedToken>, &Problem>,
         now: Timestamp,
     ) -> Self {
-        let (effect, outcome) = delivery.deliver(token.map(AsRef::as_ref), now);
-        let injected = match (outcome, token) {
-            (Outcome::Injected, Ok(cached)) => Some(Arc::clone(cached)),
-            _ => None,
-        };
-        let (decided_by, protocol) = (delivery.decided_by(), delivery.protocol());
-        Self { spec, decided_by, outcome, problem: token.err().cloned().map(Box::new), protocol, effect, injected }
-    }
-
-    /// Replaces the token by a rejection with this problem.
-    fn withdraw_token(&mut self, problem: Problem) {
-        self.problem = Some(Box::new(problem.about(self.spec.identity(), self.spec.scope())));
-        (self.outcome, self.effect, self.injected) = (Outcome::Failed, Effect::Refuse(self.protocol), None);
+        let (effect, outcome) = delivery.deliver(token, now);
+        let decided_by = delivery.decided_by();
+        Self { spec, decided_by, outcome, problem: token.err().cloned().map(Box::new), effect }
     }
 
     /// The HTTP status of the reply; `None` if the request is forwarded.
@@ -97,23 +84,22 @@ impl Engine {
     /// headers that were set in this call. On [`Flow::Pause`] it waits: the stream was answered in this call, or a later event resumes or
     /// answers it. It starts no call; what it needs follows from a message to this worker's own queue.
     pub fn request(&mut self, stream: StreamId, host: &mut dyn HttpHost) -> Flow {
-        let Some(request) = host.request(stream) else { return Flow::Pause };
-        let request = RequestView::new(request);
-        let decision = self.policy.decide(&request);
-        match if self.keeps_state { decision } else { decision.without_state() } {
-            Decision::Ignore => {
-                forward_unchanged(stream, host);
-                Flow::Continue
-            }
+        let (decision, own_headers) = {
+            let Some(request) = self.view(stream, host) else { return Flow::Pause };
+            let decision = self.policy.decide(&request);
+            let own_headers = if decision.forwards_unchanged() { request.own_headers() } else { Vec::new() };
+            (decision, own_headers)
+        };
+        remove(stream, &own_headers, host);
+        match decision {
+            Decision::Ignore => Flow::Continue,
             Decision::Pass(passed) => {
                 self.record(stream, &RequestRecord::new(Outcome::Passed, passed.identity.as_deref()), host);
-                forward_unchanged(stream, host);
                 Flow::Continue
             }
             Decision::Keep(kept) => {
                 let record = RequestRecord::new(Outcome::Kept, Some(&kept.identity));
                 self.record(stream, &RequestRecord { credential: Some(&kept.credentials), ..record }, host);
-                forward_unchanged(stream, host);
                 Flow::Continue
             }
             Decision::Report(report) => {
@@ -160,7 +146,7 @@ impl Engine {
                     Ok(()) => self.pause(stream, spec, delivery, now, host),
                     Err(problem) => {
                         let ending = Ending::new(spec, &delivery, Err(&problem), now);
-                        self.end(stream, ending, host)
+                        self.end(stream, ending, now, host)
                     }
                 }
             }
@@ -238,7 +224,7 @@ impl Engine {
             meters::record(&measurement, host);
         }
         let ending = Ending::new(waiting.spec, &waiting.delivery, token, now);
-        if self.end(stream, ending, host) == Flow::Continue {
+        if self.end(stream, ending, now, host) == Flow::Continue {
             host.resume(stream);
         }
     }
@@ -265,7 +251,7 @@ impl Engine {
             TokenLookup::Failed(problem) => Ending::new(spec, &delivery, Err(&problem), now),
             TokenLookup::Pending => return self.pause(stream, spec, delivery, now, host),
         };
-        self.end(stream, ending, host)
+        self.end(stream, ending, now, host)
     }
 
     /// Pauses a request until its connection or its token is available.
@@ -291,17 +277,10 @@ impl Engine {
             let now = host.now();
             self.begin(host).driver.prefetch(spec, now, host);
         }
-        forward_unchanged(stream, host);
     }
 
     /// Applies the result of a request and records it.
-    fn end(&mut self, stream: StreamId, mut ending: Ending, host: &mut dyn HttpHost) -> Flow {
-        // The filter state that removes the token on an internal redirect is set first. Without it no token may be injected.
-        if let Effect::Authorize { header, .. } = &ending.effect
-            && !host.set_filter_state(stream, OWN_HEADER, header)
-        {
-            ending.withdraw_token(decision::state_unavailable());
-        }
+    fn end(&mut self, stream: StreamId, ending: Ending, now: Timestamp, host: &mut dyn HttpHost) -> Flow {
         let record = RequestRecord {
             decided_by: Some(ending.decided_by),
             problem: ending.problem.as_deref(),
@@ -309,11 +288,39 @@ impl Engine {
             ..RequestRecord::new(ending.outcome, Some(ending.spec.identity()))
         };
         self.record(stream, &record, host);
-        let flow = apply(stream, &ending, host);
-        if let (Some(token), Some(worker)) = (ending.injected, &mut self.worker) {
-            worker.requests.0.insert(stream, Known::Injected(ending.spec, token, ending.decided_by));
+        match ending.effect {
+            Effect::Authorize { header, token, form, without } => {
+                if token.mark_sent() {
+                    host.sent().add(token.token(), token.expires_at(), now);
+                }
+                without.iter().for_each(|name| host.set_header(stream, name, None));
+                host.set_header(stream, &header, Some(token.header_value(form)));
+                if let Some(worker) = &mut self.worker {
+                    worker.requests.0.insert(stream, Known::Injected(ending.spec, token, ending.decided_by));
+                }
+                Flow::Continue
+            }
+            Effect::Pass => {
+                let own_headers = self.view(stream, host).map(|request| request.own_headers()).unwrap_or_default();
+                remove(stream, &own_headers, host);
+                Flow::Continue
+            }
+            Effect::Refuse(protocol) => {
+                if let Some(problem) = &ending.problem {
+                    reply(stream, &protocol.problem_reply(problem), Some(problem.code), host);
+                }
+                Flow::Pause
+            }
+            Effect::Reply(answer) => {
+                reply(stream, &answer, None, host);
+                Flow::Pause
+            }
         }
-        flow
+    }
+
+    /// A view of a request that recognizes the tokens that this VM has sent.
+    fn view<'a>(&'a self, stream: StreamId, host: &'a dyn HttpHost) -> Option<RequestView<'a>> {
+        Some(RequestView::new(host.request(stream)?).recognizing(host.sent(), &self.original_url))
     }
 
     /// Answers a readiness probe.
@@ -341,42 +348,13 @@ impl Engine {
 /// The status 401 (RFC 9110, section 15.5.2).
 const UNAUTHORIZED: u16 = 401;
 
-/// Applies the effect to a request.
-fn apply(stream: StreamId, ending: &Ending, host: &mut dyn HttpHost) -> Flow {
-    match &ending.effect {
-        Effect::Authorize { header, value, without } => {
-            without.iter().for_each(|name| host.set_header(stream, name, None));
-            host.set_header(stream, header, Some(value));
-            Flow::Continue
-        }
-        Effect::Pass => {
-            forward_unchanged(stream, host);
-            Flow::Continue
-        }
-        Effect::Refuse(protocol) => {
-            if let Some(problem) = &ending.problem {
-                reply(stream, &protocol.problem_reply(problem), Some(problem.code), host);
-            }
-            Flow::Pause
-        }
-        Effect::Reply(answer) => {
-            reply(stream, answer, None, host);
-            Flow::Pause
-        }
-    }
-}
-
 fn authority(stream: StreamId, host: &dyn HttpHost) -> Option<Vec<u8>> {
     host.request(stream).and_then(|request| request.authority().map(Cow::into_owned))
 }
 
-/// Restores the client's request before it is forwarded: on a retry or an internal redirect, removes the token of the earlier attempt.
-fn forward_unchanged(stream: StreamId, host: &mut dyn HttpHost) {
-    let header = host.request(stream).and_then(|request| request.filter_state(OWN_HEADER).map(Cow::into_owned));
-    if let Some(header) = header.filter(|header| !header.is_empty()) {
-        host.set_header(stream, &header, None);
-        host.set_filter_state(stream, OWN_HEADER, "");
-    }
+/// Removes headers with the token of an earlier attempt, so that it is not sent to another destination.
+fn remove(stream: StreamId, own_headers: &[Arc<str>], host: &mut dyn HttpHost) {
+    own_headers.iter().for_each(|header| host.set_header(stream, header, None));
 }
 
 /// Answers a request. If there is a code, the response code details contain it.

@@ -18,16 +18,25 @@ pub use token_spec::{CredentialKey, TokenKey, TokenSpec, TokenSpecParts};
 use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
 use crate::assertion::Assertion;
 use crate::http::HttpCall;
 
-/// An access token issued by Entra. `Debug` hides it, and there is no `Display`.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// An access token issued by Entra, after [`BEARER`]. `Debug` hides it, and there is no `Display`.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct AccessToken(String);
+
+/// The text before a token in `Authorization` (RFC 6750, section 2.1).
+const BEARER: &str = "Bearer ";
+
+impl Serialize for AccessToken {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.expose())
+    }
+}
 
 impl TryFrom<String> for AccessToken {
     type Error = &'static str;
@@ -44,16 +53,21 @@ impl AccessToken {
     pub fn parse(text: &str) -> Option<Self> {
         let fits =
             |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/' | b'=');
-        (!text.is_empty() && text.bytes().all(fits)).then(|| Self(text.to_owned()))
+        (!text.is_empty() && text.bytes().all(fits)).then(|| Self([BEARER, text].concat()))
     }
 
     /// The SHA-256 of the token. A client can use it to name the token without revealing it.
     pub(crate) fn digest(&self) -> [u8; 32] {
-        Sha256::digest(&self.0).into()
+        Sha256::digest(self.expose()).into()
     }
 
     /// The token itself, for a request's header or a reply to a managed-identity client.
     pub fn expose(&self) -> &str {
+        self.0.get(BEARER.len()..).unwrap_or_default()
+    }
+
+    /// The value of `Authorization` with the token. It is not built for each request.
+    pub(crate) fn bearer(&self) -> &str {
         &self.0
     }
 }

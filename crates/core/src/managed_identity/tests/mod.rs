@@ -109,6 +109,7 @@ fn reply(request: &Sent, outcome: Result<(), &Problem>) -> Reply {
     let Decision::Exchange(_, delivery) = decide(&policy(), request) else { panic!("no exchange") };
     assert_eq!(delivery.required_lifetime(), RequiredLifetime::FiveMinutes);
     let (cached, now) = cached();
+    let cached = Arc::new(cached);
     match delivery.deliver(outcome.map(|()| &cached), now) {
         (Effect::Reply(reply), Outcome::Answered) => reply,
         (Effect::Refuse(protocol), Outcome::Failed) => protocol.problem_reply(outcome.unwrap_err()),
