@@ -96,7 +96,7 @@ simulate: tools ## simulate many workers of the broker with SEEDS random schedul
 simulate-mutants: tools ## break the broker in many ways, one at a time, and check that the simulation catches each
 	@scripts/simulate-mutants
 
-mutants: tools ## run cargo-mutants on broker and error classification, and check that tests catch the mutants (slow)
+mutants: tools ## change the core in many ways, one at a time, and check that a test fails each time (SHARD=k/n: a part)
 	@scripts/mutants
 
 SECONDS ?= 60

@@ -214,3 +214,28 @@ fn a_clock_that_is_set_back_does_not_extend_the_wait_for_a_connection() {
     setup.now = setup.now.plus(Duration::from_millis(10_250));
     assert_eq!(setup.turn(), (vec![], vec![0]));
 }
+
+#[test]
+fn every_request_is_polled_when_it_is_due_and_ends_at_its_deadline_and_only_the_oldest_are_polled_in_each_turn() {
+    let mut setup = Setup::waiting(Limits::default(), 10);
+    let arrived = setup.now;
+    setup.now = setup.broker.next_due().unwrap();
+    setup.turn();
+    assert_eq!(setup.polls.replace(0), 10);
+    setup.turn();
+    assert_eq!(setup.polls.replace(0), 4);
+    setup.now = arrived.plus(Limits::default().wait);
+    let (continued, timed_out) = setup.turn();
+    assert_eq!((continued.len(), timed_out.len()), (0, 10));
+}
+
+#[test]
+fn a_request_is_polled_again_after_a_sixteenth_of_its_age_from_one_to_250_milliseconds() {
+    for (age, expected) in [(1, 1), (15, 1), (160, 10), (1600, 100), (4800, 250)] {
+        let mut setup = Setup::waiting(Limits::default(), 1);
+        setup.now = setup.now.plus(Duration::from_millis(age));
+        setup.turn();
+        let next = setup.broker.next_due().map(|due| due.since(setup.now));
+        assert_eq!(next, Some(Duration::from_millis(expected)), "{age} ms");
+    }
+}
