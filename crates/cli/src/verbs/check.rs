@@ -26,7 +26,7 @@ pub(crate) struct Check {
     /// because …`
     #[arg(long = "accept", value_name = "CODE")]
     accepted: Vec<String>,
-    /// An environment variable of the proxy's container, such as AZURE_AUTHORITY_HOST=https://login.microsoftonline.us
+    /// An environment variable of the proxy's container, such as `AZURE_AUTHORITY_HOST=https://login.microsoftonline.us`
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = variable)]
     variables: Vec<(String, String)>,
 }

@@ -20,7 +20,7 @@ pub(crate) struct Doctor {
     /// The filter's status page, which is fetched
     #[arg(long, value_name = "URL")]
     status: Option<String>,
-    /// Envoy's administration interface, such as http://127.0.0.1:15000; /clusters and /stats are fetched
+    /// Envoy's administration interface, such as `http://127.0.0.1:15000`; /clusters and /stats are fetched
     #[arg(long, value_name = "URL")]
     admin: Option<String>,
     /// The clusters for Entra

@@ -15,10 +15,10 @@ pub(crate) struct Explain {
     /// The configuration, or the manifest that contains it; - is standard input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<String>,
-    /// The URL as the application calls it, such as http://payments-kv.vault.azure.net/secrets
+    /// The URL as the application calls it, such as `http://payments-kv.vault.azure.net/secrets`
     #[arg(long, required_unless_present = "managed_identity", conflicts_with = "managed_identity")]
     url: Option<String>,
-    /// A token request to IMDS with these parameters, such as 'resource=https://vault.azure.net&client_id=…'
+    /// A token request to IMDS with these parameters, such as `resource=https://vault.azure.net&client_id=…`
     #[arg(long, value_name = "PARAMETERS")]
     managed_identity: Option<String>,
     /// The method
@@ -30,7 +30,7 @@ pub(crate) struct Explain {
     /// The cluster to which Envoy routes the request; without it, the route is assumed to be right
     #[arg(long)]
     cluster: Option<String>,
-    /// The URI in the caller's certificate, such as spiffe://cluster.local/ns/payments/sa/api
+    /// The URI in the caller's certificate, such as `spiffe://cluster.local/ns/payments/sa/api`
     #[arg(long, value_name = "URI")]
     caller: Option<String>,
     /// The connection to the service, if the filter is in the cluster's own filter chain

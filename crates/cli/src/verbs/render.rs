@@ -52,7 +52,7 @@ pub(crate) struct Render {
     /// A principal that may use the egress gateway; may be repeated
     #[arg(long = "principal", value_name = "PRINCIPAL")]
     principals: Vec<String>,
-    /// An environment variable of the proxy's container, such as AZURE_AUTHORITY_HOST=https://login.microsoftonline.us
+    /// An environment variable of the proxy's container, such as `AZURE_AUTHORITY_HOST=https://login.microsoftonline.us`
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = super::check::variable)]
     variables: Vec<(String, String)>,
 }

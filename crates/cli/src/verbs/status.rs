@@ -12,7 +12,7 @@ use crate::output::{Failure, Form, Output, Verdict, print, print_json};
 /// The arguments of `status`.
 #[derive(Debug, Args)]
 pub(crate) struct Status {
-    /// The filter's status page, such as http://127.0.0.1:15001/entra-exchange/status; it is fetched
+    /// The filter's status page, such as `http://127.0.0.1:15001/entra-exchange/status`; it is fetched
     url: String,
     /// Fetch the page again every two seconds, until Ctrl-C
     #[arg(long)]
