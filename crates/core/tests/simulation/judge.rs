@@ -74,8 +74,8 @@ pub(crate) struct Judge {
     keys: Vec<TokenKey>,
     /// The last read of the federated token in each worker.
     reads: HashMap<usize, FileRead>,
-    /// The reads while the exchanges of all tokens backed off.
-    comparisons: Vec<u64>,
+    /// The reads while the exchanges of all tokens backed off, each with the number of rejected tokens at the time.
+    comparisons: Vec<(u64, usize)>,
     /// The federated token that Entra was last asked with for a key.
     asked_with: HashMap<TokenKey, String>,
 }
@@ -295,7 +295,7 @@ impl Judge {
         let now = clock.steady();
         let last = self.reads.get(&vm);
         let is_second = last.is_some_and(|read| read.is_repeated);
-        let is_for_gauges = last.is_none_or(|read| now - read.counted_at >= REREAD_PERIOD)
+        let is_for_gauges = last.is_some_and(|read| now - read.counted_at >= REREAD_PERIOD)
             || clock.jumped_since(now.saturating_sub(REREAD_PERIOD));
         let counted_at = last.filter(|_| !answered.is_good).map_or(now, |read| read.counted_at);
         self.reads.insert(vm, FileRead { counted_at, is_repeated: answered.is_malformed() && !is_second });
@@ -306,12 +306,14 @@ impl Judge {
         let refused = failed.iter().filter(|failed| failed.assertion.is_some()).count();
         let early = failed.iter().map(|failed| failed.next_try - now).min().unwrap_or_default();
         self.must(refused > 0, "back-off", || format!("the file is read {early} ms too early"));
-        self.comparisons.retain(|at| now - at < READING_PERIOD);
+        self.comparisons.retain(|(at, _)| now - at < READING_PERIOD);
+        // A token that was rejected a moment ago may have got another failure since.
+        let tokens = self.comparisons.iter().map(|(_, refused)| *refused).fold(refused, usize::max);
         let recent = self.comparisons.len();
-        self.must(recent < refused, "back-off", || {
-            format!("the file is read {} times in a second, for {refused} tokens", recent + 1)
+        self.must(recent < tokens, "back-off", || {
+            format!("the file is read {} times in a second, for {tokens} tokens", recent + 1)
         });
-        self.comparisons.push(now);
+        self.comparisons.push((now, refused));
     }
 
     /// A worker asks Entra for a token, with this federated token; `is_first` when it is the first of its clusters.
