@@ -391,6 +391,7 @@ mod tests {
         ] {
             let decision = decide(&policy, &Sent::get(host, "/"));
             assert_eq!(decision.decided_by(), index.map(ConfigPath::Destination), "{host}");
+            assert_eq!(decision.forwards_unchanged(), host != "refused.example", "{host}");
             assert_eq!(decision.problem().map(|problem| problem.code), code, "{host}");
         }
         let page = decide(&policy, &Sent::get("status.example", "/entra-exchange/status").to("10.0.0.7:80"));

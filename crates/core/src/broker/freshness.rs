@@ -195,6 +195,13 @@ mod tests {
         CachedToken::new(token, NOW, Duration::from_secs(lifetime), refresh_in.map(Duration::from_secs), jitter)
     }
 
+    #[test]
+    fn each_worker_marks_its_token_as_sent_once() {
+        let token = cached(3600, None, 0);
+        assert_eq!((token.mark_sent(), token.mark_sent()), (true, false));
+        assert!(token.clone().mark_sent(), "a copy belongs to another worker");
+    }
+
     fn refresh_after(lifetime: u64, refresh_in: Option<u64>, jitter: u32) -> u64 {
         cached(lifetime, refresh_in, jitter).refresh_at.since(NOW).as_secs()
     }

@@ -113,6 +113,20 @@ fn a_rule_with_a_port_precedes_one_without() {
 }
 
 #[test]
+fn the_headers_of_tokens_are_those_of_the_destinations_that_inject_one() {
+    let policy = policy_of(
+        r#"{"defaults": {"plaintext": "allow", "scope": "s/.default"}, "destinations": [
+            {"hosts": ["a.example"], "header": "X-Token"},
+            {"hosts": ["b.example", "c.example"]},
+            {"hosts": ["d.example"], "action": "report", "header": "x-reported"},
+            {"hosts": ["e.example"], "action": "pass"}
+        ]}"#,
+    );
+    let headers: Vec<&str> = policy.token_headers().iter().map(|name| &**name).collect();
+    assert_eq!(headers, ["authorization", "x-token"]);
+}
+
+#[test]
 fn the_tokens_of_destinations_with_warm_are_fetched_in_advance_once_each() {
     let policy = policy_of(
         r#"{"identities": [

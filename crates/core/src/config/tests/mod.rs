@@ -139,6 +139,13 @@ fn a_configuration_in_another_encoding_is_reported_as_such() {
 }
 
 #[test]
+fn the_prefix_of_envoys_headers_is_read() {
+    let original_url = |text: &str| parse(text).unwrap().original_url;
+    assert_eq!(original_url(MINIMAL), "x-envoy-original-url");
+    assert_eq!(original_url(&format!(r#"{{"header_prefix":"x-acme",{}"#, &MINIMAL[1..])), "x-acme-original-url");
+}
+
+#[test]
 fn limits_log_and_token_settings_are_read() {
     let config = parse(
         r#"{"limits":{"exchange":"5s","wait":"1m","waiting":7},"log":{"exchanges":"warn","requests":"info","access":true},
