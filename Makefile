@@ -1,7 +1,7 @@
 # All commands of the repository. `make` without a target lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help tools envoy sdks build next demo stack check test test-sdks test-keycloak test-vault istio-schema prometheus check-observe test-observe lint deny advisories doc fmt simulate simulate-mutants mutants fuzz fuzz-mutants bench bench-all bench-module bench-envoy bench-imds bench-cold bench-size bench-load wrk fleet clean
+.PHONY: help tools envoy sdks build next schema demo stack check test test-sdks test-keycloak test-vault istio-schema prometheus check-observe test-observe lint deny advisories doc fmt simulate simulate-mutants mutants fuzz fuzz-mutants bench bench-all bench-module bench-envoy bench-imds bench-cold bench-size bench-load wrk fleet clean
 
 PYTHON ?= python3
 export PYTHON
@@ -50,6 +50,9 @@ stack: envoy build ## run the stack of the demo until Ctrl-C (CONFIG=file.json, 
 
 check: lint ## run the fast checks: formatting, lints and the core's tests, without Envoy
 	$(CARGO) test --quiet --package entra-exchange-core
+
+schema: tools ## write schema/entra-exchange.schema.json and the tables of docs/configuration.md from the declared fields
+	SCHEMA_WRITE=1 $(CARGO) test --quiet --package entra-exchange-core --test schema written
 
 next: tools ## build the module as the next version, for the upgrade test
 	@scripts/build-module next

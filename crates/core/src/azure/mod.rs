@@ -298,10 +298,16 @@ impl Service {
     }
 }
 
-/// The mistake that no row has this service id, with suggestions.
-fn unknown(id: &str) -> AzureMistake {
+/// The ids of all services, in the order of the table. Services that do not accept a token in an HTTP header are not among them.
+pub(crate) fn service_ids() -> Vec<&'static str> {
     let mut ids: Vec<&'static str> = ROWS.iter().map(|(_, service)| service.id).collect();
     ids.dedup();
+    ids
+}
+
+/// The mistake that no row has this service id, with suggestions.
+fn unknown(id: &str) -> AzureMistake {
+    let ids = service_ids();
     let id = id.to_ascii_lowercase();
     let ending: Vec<&'static str> =
         ids.iter().copied().filter(|other| other.strip_suffix(&*id).is_some_and(|rest| rest.ends_with('_'))).collect();

@@ -1,6 +1,10 @@
 //! Reads the fields `azure_service` and `names` of a destination, from which the hosts, the scope and the form of the header follow.
 
-use super::reader::{Mistakes, Object};
+use super::destinations::DestinationFields;
+use super::fields::{Field, Object};
+use super::reader::Mistakes;
+use super::shapes::Shape;
+use super::treatment::TreatmentFields;
 use crate::azure::{AzureMistake, CredentialPlaces, Endpoint, HeaderForm, Service};
 use crate::entra::Cloud;
 use crate::host::HostPattern;
@@ -23,56 +27,65 @@ struct Resource {
 }
 
 /// Reads `azure_service` and `names`. Returns `None` if the destination has no `azure_service`.
-pub(super) fn read(object: &Object<'_>, cloud: Option<Cloud>, mistakes: &mut Mistakes) -> Option<AzureService> {
-    let Some(field) = object.get("azure_service") else {
-        if object.get("names").is_some() {
-            mistakes.add(&object.path_of("names"), "requires azure_service: set azure_service, or remove names");
+pub(super) fn read(
+    object: &Object<'_, '_, DestinationFields>,
+    cloud: Option<Cloud>,
+    mistakes: &mut Mistakes,
+) -> Option<AzureService> {
+    let (field, names) = (object.azure_service(), object.names());
+    if !field.is_set() {
+        if names.is_set() {
+            names.mistake("requires azure_service: set azure_service, or remove names", mistakes);
         }
         return None;
-    };
-    let must_not_be_set = |name: &str, mistakes: &mut Mistakes| {
-        if object.get(name).is_some() {
-            mistakes.add(&object.path_of(name), "is set by azure_service: remove one of the two");
-        }
-    };
-    must_not_be_set("hosts", mistakes);
+    }
+    must_not_be_set(&object.hosts(), mistakes);
     let mut read = AzureService {
         form: HeaderForm::Bearer,
         credentials: CredentialPlaces::USUAL,
         has_scope: true,
         resources: Vec::new(),
     };
-    let Some(choice) = field.text(mistakes) else { return Some(read) };
+    let Some(choice) = field.read(mistakes) else { return Some(read) };
     let with_choice = |mistake: AzureMistake| format!("{choice:?} {mistake}");
     let service = match Service::find(choice, cloud) {
         Ok(service) => service,
         Err(mistake) => {
-            mistakes.add(&field.path, with_choice(mistake));
+            field.mistake(with_choice(mistake), mistakes);
             return Some(read);
         }
     };
     (read.form, read.credentials, read.has_scope) = (service.header(), service.credentials(), service.has_scope());
     if read.has_scope {
-        must_not_be_set("scope", mistakes);
+        must_not_be_set(&object.part::<TreatmentFields>().scope(), mistakes);
     }
-    let names = object.texts("names", mistakes).unwrap_or_default();
-    if object.get("names").is_none() {
+    let texts = names.texts(mistakes).unwrap_or_default();
+    if !names.is_set() {
         match service.endpoints() {
-            Ok(endpoints) => read.resources.extend(endpoints.into_iter().filter_map(|one| resource(&field.path, one))),
-            Err(mistake) => mistakes.add(&field.path, with_choice(mistake)),
+            Ok(endpoints) => {
+                read.resources.extend(endpoints.into_iter().filter_map(|one| resource(&field.path(), one)))
+            }
+            Err(mistake) => field.mistake(with_choice(mistake), mistakes),
         }
     }
-    for (path, name) in names {
+    for (path, name) in texts {
         match service.endpoint(name) {
             Ok(endpoint) => read.resources.extend(resource(&path, endpoint)),
             Err(mistake @ AzureMistake::TakesNoNames(_)) => {
-                mistakes.add(&object.path_of("names"), with_choice(mistake));
+                names.mistake(with_choice(mistake), mistakes);
                 break;
             }
             Err(mistake) => mistakes.add(&path, format!("{name:?} {mistake}")),
         }
     }
     Some(read)
+}
+
+/// Reports a field that follows from the Azure service.
+fn must_not_be_set<S: Shape>(field: &Field<'_, '_, S>, mistakes: &mut Mistakes) {
+    if field.is_set() {
+        field.mistake("is set by azure_service: remove one of the two", mistakes);
+    }
 }
 
 fn resource(path: &str, endpoint: Endpoint) -> Option<Resource> {

@@ -1,43 +1,72 @@
 //! Reads the sections `defaults` and `destinations`.
 
 use super::azure_service::{self, AzureService};
-use super::reader::{Mistakes, Object};
+use super::fields::{Field, Object, fields};
+use super::reader::Mistakes;
+use super::sections::Root;
+use super::shapes::{List, Text};
 use super::shared_suffixes;
-use super::treatment::{TREATMENT, Treatment, is_token};
+use super::treatment::{Treatment, TreatmentFields, is_token};
 use super::{Destination, Identity, ManagedIdentity};
+use crate::azure;
 use crate::entra::Cloud;
 use crate::fast_map::FastMap;
 use crate::host::HostPattern;
 use crate::path;
 
-/// The fields that only a destination has, not `defaults`.
-const OWN: &[&str] = &["name", "azure_service", "names", "hosts", "methods", "path_prefixes"];
+fields! {
+    /// Requests, and how they are handled.
+    pub(super) DestinationFields,
+        any_of(&["azure_service", "hosts"]),
+        rule("dependentRequired", r#"{"names":["azure_service"]}"#),
+        rule("dependentSchemas", r#"{"azure_service":{"properties":{"hosts":false}}}"#)
+    {
+        /// the name of the destination in messages
+        name: Text, unset("the first host");
+        /// an Azure service, such as `key_vault`. It sets hosts, scope and the header's format for the authority's cloud
+        /// ([azure-services.md](azure-services.md))
+        azure_service: Text, unset("none"), words(&azure::service_ids());
+        /// the names of your own resources of that service, such as `["payments-kv"]`
+        names: List<Text>, unset("none"), unique(), example(&["payments-kv"][..]);
+        /// the hosts that match: `api.example.com` matches any port; `api.example.com:8443` matches that port (80 if the request has none); `*.example.com`
+        /// matches exactly one more label
+        hosts: List<Text>, unset("required without `azure_service`"), unique(),
+            pattern(r"^(\*\.)?([A-Za-z0-9_-][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(:\d+)?$"),
+            example(&["api.example.com"][..]);
+        /// the methods that match, such as `["GET"]`
+        methods: List<Text>, unset("any"), unique(), pattern("^[!#$%&'*+.^_`|~0-9A-Z-]+$"), example(&["GET"][..]);
+        /// the paths that match, with all paths below them: whole segments, case-sensitive, such as `["/v1.0/users"]`. On hosts with
+        /// such rules, ambiguous paths are rejected (400 `ambiguous_path`)
+        path_prefixes: List<Text>, unset("any"), unique(), pattern("^/[!-)+->@-~]*$"), example(&["/v1.0/users"][..]);
+        ..TreatmentFields;
+    }
+}
 
 /// A condition on requests, which only one destination may have: a host with its port, a path prefix, a method.
 type Match = (HostPattern, String, Option<String>);
 
 pub(super) fn read(
-    root: &Object<'_>,
+    root: &Object<'_, '_, Root>,
     identities: &[Identity],
     cloud: Option<Cloud>,
     managed_identity: Option<&ManagedIdentity>,
     mistakes: &mut Mistakes,
 ) -> Vec<Destination> {
-    let defaults = root.get("defaults").and_then(|defaults| defaults.object(TREATMENT, mistakes));
-    let defaults =
-        defaults.map_or_else(Treatment::default, |object| Treatment::default().with(&object, identities, mistakes));
-    let known = [OWN, TREATMENT].concat();
+    let mut defaults = Treatment::default();
+    if let Some(object) = root.defaults().read(mistakes) {
+        defaults.set(&object, identities, mistakes);
+    }
     let mut taken: FastMap<Match, usize> = FastMap::default();
     let mut destinations: Vec<Destination> = Vec::new();
-    for (index, item) in root.list("destinations", mistakes).unwrap_or_default().into_iter().enumerate() {
-        let Some(object) = item.object(&known, mistakes) else { continue };
+    for (index, item) in root.destinations().read(mistakes).unwrap_or_default().iter().enumerate() {
+        let Some(object) = item.read(mistakes) else { continue };
         let azure = azure_service::read(&object, cloud, mistakes);
         let hosts = match &azure {
             Some(azure) => azure.hosts(),
-            None => read_hosts(&object, managed_identity, mistakes),
+            None => read_hosts(&object.hosts(), managed_identity, mistakes),
         };
-        let methods = read_methods(&object, mistakes);
-        let path_prefixes = read_prefixes(&object, mistakes);
+        let methods = read_methods(&object.methods(), mistakes);
+        let path_prefixes = read_prefixes(&object.path_prefixes(), mistakes);
         for (path, host) in &hosts {
             for prefix in &path_prefixes {
                 for method in &methods {
@@ -48,16 +77,18 @@ pub(super) fn read(
                 }
             }
         }
-        let mut treatment = defaults.clone().with(&object, identities, mistakes);
+        let mut treatment = defaults.clone();
+        treatment.set(&object.part(), identities, mistakes);
         if let Some(azure) = &azure {
             treatment.apply_service(azure);
         }
         check_wildcards(&hosts, &treatment, mistakes);
         let label = object
-            .text("name", mistakes)
+            .name()
+            .read(mistakes)
             .map_or_else(|| hosts.first().map(|(_, host)| host.name()).unwrap_or_default(), str::to_owned);
-        let override_headers_allowed = treatment.override_headers_allowed;
-        let action = treatment.action(&object, identities, mistakes);
+        let override_headers_allowed = treatment.settings.override_headers_allowed;
+        let action = treatment.action(&object.part(), identities, mistakes);
         let groups = match azure.map(AzureService::by_scope) {
             Some(groups) => {
                 groups.into_iter().map(|(scope, hosts)| (action.clone().with_scope(scope), hosts)).collect()
@@ -83,7 +114,7 @@ pub(super) fn read(
 /// Rejects a wildcard over a suffix under which anyone can register a host: any of its owners would receive the token. A
 /// destination that sends no token is not affected.
 fn check_wildcards(hosts: &[(String, HostPattern)], treatment: &Treatment, mistakes: &mut Mistakes) {
-    if treatment.shared_suffix_allowed || !treatment.sends_tokens() {
+    if treatment.settings.shared_suffix_allowed || !treatment.sends_tokens() {
         return;
     }
     for (path, host) in hosts.iter().filter(|(_, host)| host.wildcard && shared_suffixes::is_shared(&host.host.name)) {
@@ -110,15 +141,15 @@ fn duplicate_match(host: &HostPattern, prefix: &str, method: Option<&str>, other
 
 /// Reads the hosts, each with its path in the configuration.
 fn read_hosts(
-    object: &Object<'_>,
+    field: &Field<'_, '_, List<Text>>,
     managed_identity: Option<&ManagedIdentity>,
     mistakes: &mut Mistakes,
 ) -> Vec<(String, HostPattern)> {
-    if object.get("hosts").is_none() {
-        mistakes.add(&object.path_of("hosts"), "is missing: list the hosts, or set azure_service");
+    if !field.is_set() {
+        field.mistake("is missing: list the hosts, or set azure_service", mistakes);
     }
     let mut hosts = Vec::new();
-    for (path, text) in object.texts("hosts", mistakes).unwrap_or_default() {
+    for (path, text) in field.texts(mistakes).unwrap_or_default() {
         let Some(host) = HostPattern::parse(text) else {
             mistakes.add(&path, format!("{text:?} is not a valid host: write a name such as \"api.example.com\" or \"*.example.com\", with :port to match that port only"));
             continue;
@@ -133,8 +164,8 @@ fn read_hosts(
 }
 
 /// Reads the methods; a single `None` matches any method.
-fn read_methods(object: &Object<'_>, mistakes: &mut Mistakes) -> Vec<Option<String>> {
-    let Some(texts) = object.texts("methods", mistakes) else { return vec![None] };
+fn read_methods(field: &Field<'_, '_, List<Text>>, mistakes: &mut Mistakes) -> Vec<Option<String>> {
+    let Some(texts) = field.texts(mistakes) else { return vec![None] };
     let mut methods = Vec::new();
     for (path, text) in texts {
         let upper = text.to_ascii_uppercase();
@@ -158,8 +189,8 @@ fn read_methods(object: &Object<'_>, mistakes: &mut Mistakes) -> Vec<Option<Stri
 }
 
 /// Reads the path prefixes, in canonical form and without a trailing slash; a single empty prefix matches any path.
-fn read_prefixes(object: &Object<'_>, mistakes: &mut Mistakes) -> Vec<String> {
-    let Some(texts) = object.texts("path_prefixes", mistakes) else { return vec![String::new()] };
+fn read_prefixes(field: &Field<'_, '_, List<Text>>, mistakes: &mut Mistakes) -> Vec<String> {
+    let Some(texts) = field.texts(mistakes) else { return vec![String::new()] };
     let mut prefixes = Vec::new();
     for (path, text) in texts {
         let plain = text.strip_suffix('/').unwrap_or(text);

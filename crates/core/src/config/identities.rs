@@ -1,6 +1,9 @@
 //! Reads the sections `entra`, `assertions` and `identities`, and the environment variables that they default to.
 
-use super::reader::{Field, Mistakes, Object};
+use super::fields::{Field, Object, fields, variants};
+use super::reader::Mistakes;
+use super::sections::Root;
+use super::shapes::{Choice, List, Permission, Text, Time};
 use super::{Client, Identity};
 use crate::assertion::Source;
 use crate::entra::{Authority, Cloud};
@@ -25,10 +28,80 @@ const SET_VARIABLES: &str = "Set the variables in the container that runs Envoy 
     annotation proxy.istio.io/config), list them in vm_config.environment_variables.host_env_keys, and restart the pod. Or set \
     tenant_id and client_id in the identity's configuration.";
 
+/// A GUID (RFC 9562, section 4), as a pattern of the schema.
+const GUID: &str = "^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$";
+
+fields! {
+    /// The token endpoint, and the Envoy clusters for it.
+    pub(super) EntraFields {
+        /// the URL of the authority, which determines the cloud; case and `:443` make no difference
+        authority: Text, unset("`AZURE_AUTHORITY_HOST`, else `https://login.microsoftonline.com`"),
+            pattern(r"^[Hh][Tt][Tt][Pp][Ss]://[A-Za-z0-9.-]+(:\d+)?/?$"), example("https://login.microsoftonline.com");
+        /// `allow` accepts an authority that is not one of Microsoft's
+        unknown_authority: Choice<Permission>, default("refuse");
+        /// the Envoy clusters for the authority, in the order in which they are tried. Each must use TLS and verify the server's name
+        clusters: List<Text>, default(&[ENTRA_CLUSTER][..]);
+    }
+}
+
+fields! {
+    /// A tenant and a client that tokens are requested for.
+    pub(super) IdentityFields {
+        /// at most 63 of `a-z`, `0-9`, `_`, `-`; required when there are several identities
+        name: Text, default(DEFAULT_IDENTITY), pattern("^[a-z0-9_-]{1,63}$");
+        /// a GUID or a domain name. Prefer the GUID: the filter can reject an access token of another tenant (`tid`) only when it knows
+        /// the id
+        tenant_id: Text, unset("`AZURE_TENANT_ID`"), pattern(r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"),
+            example("11111111-1111-4111-8111-111111111111");
+        /// the client id of the application or managed identity
+        client_id: Text, unset("`AZURE_CLIENT_ID`"), pattern(GUID), example("aaaaaaaa-0000-4000-8000-000000000001");
+        /// the name of the entry in `assertions` that provides the federated token
+        assertion: Text, default(PROJECTED_TOKEN);
+        /// the callers that may use the identity at an egress gateway, by the URI in their client certificate; others get 403
+        /// `principal_not_listed`. All identities must have `principals`, or none
+        principals: List<Text>, unset("any caller"), pattern("^[^* ]*://[^* ]*$"), unique(),
+            example(&["spiffe://cluster.local/ns/payments/sa/api"][..]);
+        /// the principal id of the managed identity, by which [callers](#selecting-an-identity) may select it
+        object_id: Text, unset("none"), pattern(GUID), example("bbbbbbbb-0000-4000-8000-000000000002");
+        /// the Azure resource id of the managed identity, by which [callers](#selecting-an-identity) may select it
+        resource_id: Text, unset("none"), pattern("^/subscriptions/"), example(
+            "/subscriptions/11111111-1111-4111-8111-111111111111/resourceGroups/rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/id"
+        );
+        /// the resources that managed-identity callers may request. A trailing slash makes no difference to this list; it is kept in the
+        /// scope that is sent to Entra
+        resources: List<Text>, unset("any"), example(&["https://vault.azure.net"][..]);
+        /// a time, such as `2026-01-31T02:10:00Z` or `2026-01-31T03:10:00+01:00`: tokens issued earlier are
+        /// [replaced](tokens.md#rejected-and-discarded-tokens)
+        discard_tokens_before: Time, unset("never");
+    }
+}
+
+fields! {
+    /// A source of federated tokens.
+    pub(super) AssertionFields {
+        /// the name that `identities[].assertion` refers to
+        name: Text, required(), example(PROJECTED_TOKEN);
+        /// the kind of source: `file`
+        source: Choice<SourceKind>, required();
+        ..SourceKind;
+    }
+}
+
+variants! {
+    /// The kinds of sources of federated tokens.
+    pub(super) enum SourceKind of AssertionFields by "source" {
+        /// A file, such as a projected service-account token, which Envoy serves.
+        "file" => File: FileFields {
+            /// the Envoy cluster for the internal listener that serves the token file; see `envoy/sidecar/envoy.yaml`
+            cluster: Text, required(), example(PROJECTED_TOKEN);
+        }
+    }
+}
+
 /// Reads the three sections. Returns at least one identity, and the cloud of the authority. If the variable is not a valid
 /// authority, the cloud is the public one, and requests are rejected with the problem.
 pub(super) fn read(
-    root: &Object<'_>,
+    root: &Object<'_, '_, Root>,
     variable: &dyn Fn(&str) -> Option<String>,
     mistakes: &mut Mistakes,
 ) -> (Vec<Identity>, Option<Cloud>) {
@@ -44,13 +117,16 @@ struct Entra {
     clusters: Vec<String>,
 }
 
-fn read_entra(root: &Object<'_>, variable: &dyn Fn(&str) -> Option<String>, mistakes: &mut Mistakes) -> Entra {
-    let object =
-        root.get("entra").and_then(|entra| entra.object(&["authority", "unknown_authority", "clusters"], mistakes));
-    let unknown_allowed = object.as_ref().is_some_and(|object| {
-        object.choice("unknown_authority", &[("refuse", false), ("allow", true)], false, mistakes)
-    });
-    let configured = object.as_ref().and_then(|object| object.text("authority", mistakes));
+fn read_entra(
+    root: &Object<'_, '_, Root>,
+    variable: &dyn Fn(&str) -> Option<String>,
+    mistakes: &mut Mistakes,
+) -> Entra {
+    let entra = root.entra();
+    let object = entra.read(mistakes);
+    let unknown_allowed =
+        object.as_ref().and_then(|object| object.unknown_authority().read(mistakes)).unwrap_or_default();
+    let configured = object.as_ref().and_then(|object| object.authority().read(mistakes));
     let authority = match configured {
         Some(text) => Authority::parse(text, unknown_allowed).or_else(|mistake| {
             mistakes.add("entra.authority", format!("{text:?} {mistake}"));
@@ -67,7 +143,7 @@ fn read_entra(root: &Object<'_>, variable: &dyn Fn(&str) -> Option<String>, mist
             })
         }),
     };
-    let clusters = object.as_ref().and_then(|object| object.texts("clusters", mistakes)).map_or_else(
+    let clusters = object.as_ref().and_then(|object| object.clusters().texts(mistakes)).map_or_else(
         || vec![ENTRA_CLUSTER.to_owned()],
         |clusters| clusters.into_iter().map(|(_, name)| name.to_owned()).collect(),
     );
@@ -100,33 +176,36 @@ pub(super) fn names(identities: &[Identity], separator: &str) -> String {
 }
 
 /// Reads the name of an identity; returns the identity's index.
-pub(super) fn read_index(field: &Field<'_>, identities: &[Identity], mistakes: &mut Mistakes) -> Option<usize> {
-    let name = field.text(mistakes)?;
+pub(super) fn read_index(
+    field: &Field<'_, '_, Text>,
+    identities: &[Identity],
+    mistakes: &mut Mistakes,
+) -> Option<usize> {
+    let name = field.read(mistakes)?;
     let found = identities.iter().position(|identity| identity.name == name);
     if found.is_none() {
-        mistakes.add(&field.path, format!("{name:?} is not a known identity: write {}", names(identities, " or ")));
+        field.mistake(format!("{name:?} is not a known identity: write {}", names(identities, " or ")), mistakes);
     }
     found
 }
 
-fn read_assertions(root: &Object<'_>, mistakes: &mut Mistakes) -> Vec<(String, Source)> {
+fn read_assertions(root: &Object<'_, '_, Root>, mistakes: &mut Mistakes) -> Vec<(String, Source)> {
     let mut assertions: Vec<(String, Source)> = Vec::new();
-    for item in root.list("assertions", mistakes).unwrap_or_default() {
-        let Some(object) = item.object(&["name", "source", "cluster"], mistakes) else { continue };
-        let name = object.required("name", "such as \"projected_token\"", mistakes).unwrap_or_default();
-        if object.required("source", "\"file\"", mistakes).is_some()
-            && let Some(field) = object.get("source")
-        {
-            field.choice(&[("file", ())], mistakes);
-        }
-        let cluster = object.required("cluster", "the Envoy cluster that serves the token's file", mistakes);
+    for item in root.assertions().read(mistakes).unwrap_or_default().iter() {
+        let Some(object) = item.read(mistakes) else { continue };
+        let field = object.name();
+        let name = field.required("such as \"projected_token\"", mistakes).unwrap_or_default();
+        let source = match object.source().required("\"file\"", mistakes).unwrap_or(SourceKind::File) {
+            SourceKind::File => {
+                let cluster = object.part::<FileFields>().cluster();
+                let cluster = cluster.required("the Envoy cluster that serves the token's file", mistakes);
+                Source::File { cluster: cluster.unwrap_or_default().to_owned() }
+            }
+        };
         if assertions.iter().any(|(other, _)| other == name) {
-            mistakes.add(
-                &object.path_of("name"),
-                format!("{name:?} is already the name of another assertion: choose another name"),
-            );
+            field.mistake(format!("{name:?} is already the name of another assertion: choose another name"), mistakes);
         }
-        assertions.push((name.to_owned(), Source::File { cluster: cluster.unwrap_or_default().to_owned() }));
+        assertions.push((name.to_owned(), source));
     }
     if assertions.iter().all(|(name, _)| name != PROJECTED_TOKEN) {
         assertions.push((PROJECTED_TOKEN.to_owned(), Source::File { cluster: PROJECTED_TOKEN.to_owned() }));
@@ -135,54 +214,43 @@ fn read_assertions(root: &Object<'_>, mistakes: &mut Mistakes) -> Vec<(String, S
 }
 
 fn read_identities(
-    root: &Object<'_>,
+    root: &Object<'_, '_, Root>,
     entra: &Entra,
     assertions: &[(String, Source)],
     variable: &dyn Fn(&str) -> Option<String>,
     mistakes: &mut Mistakes,
 ) -> Vec<Identity> {
-    const KNOWN: &[&str] = &[
-        "name",
-        "tenant_id",
-        "client_id",
-        "assertion",
-        "principals",
-        "object_id",
-        "resource_id",
-        "resources",
-        "discard_tokens_before",
-    ];
     let mut identities: Vec<Identity> = Vec::new();
-    let items = root.list("identities", mistakes).unwrap_or_default();
+    let list = root.identities();
+    let items = list.read(mistakes).unwrap_or_default();
     for (index, item) in items.iter().enumerate() {
-        let Some(object) = item.object(KNOWN, mistakes) else { continue };
-        let name = read_name(&object, items.len() == 1, &identities, mistakes);
-        let tenant_id = read_checked(&object, "tenant_id", check_tenant, mistakes);
-        let client_id = read_checked(&object, "client_id", check_client, mistakes);
-        let source = match object.text("assertion", mistakes) {
+        let Some(object) = item.read(mistakes) else { continue };
+        let name = read_name(&object.name(), items.len() == 1, &identities, mistakes);
+        let tenant_id = read_checked(&object.tenant_id(), check_tenant, mistakes);
+        let client_id = read_checked(&object.client_id(), check_client, mistakes);
+        let assertion = object.assertion();
+        let source = match assertion.read(mistakes) {
             None => None,
             Some(wanted) => {
                 let found = assertions.iter().find(|(name, _)| name == wanted);
                 if found.is_none() {
                     let all: Vec<&str> = assertions.iter().map(|(name, _)| name.as_str()).collect();
-                    mistakes.add(
-                        &object.path_of("assertion"),
-                        format!("{wanted:?} is not a known assertion: write {}", all.join(" or ")),
-                    );
+                    assertion
+                        .mistake(format!("{wanted:?} is not a known assertion: write {}", all.join(" or ")), mistakes);
                 }
                 found.map(|(_, source)| source.clone())
             }
         };
-        let discard_before = object.get("discard_tokens_before").and_then(|field| field.time(mistakes));
+        let discard_before = object.discard_tokens_before().read(mistakes);
         let client = client(entra, tenant_id, client_id, source.or_else(|| projected(assertions)), variable)
             .map(|client| Client { discard_before, ..client });
-        let texts = object.texts("resources", mistakes);
+        let texts = object.resources().texts(mistakes);
         identities.push(Identity {
             index,
             name: name.to_owned(),
-            allowed_callers: read_principals(&object, mistakes),
-            object_id: read_checked(&object, "object_id", check_object, mistakes).map(str::to_owned),
-            resource_id: read_checked(&object, "resource_id", check_resource_id, mistakes).map(str::to_owned),
+            allowed_callers: read_principals(&object.principals(), mistakes),
+            object_id: read_checked(&object.object_id(), check_object, mistakes).map(str::to_owned),
+            resource_id: read_checked(&object.resource_id(), check_resource_id, mistakes).map(str::to_owned),
             resources: texts.map(|texts| read_resources(texts, mistakes)),
             client,
         });
@@ -195,7 +263,7 @@ fn read_identities(
             );
         }
     }
-    if root.get("identities").is_none() {
+    if !list.is_set() {
         identities.push(Identity {
             index: 0,
             name: DEFAULT_IDENTITY.to_owned(),
@@ -210,31 +278,33 @@ fn read_identities(
 }
 
 /// Reads the name of an identity. Returns an empty name if it is missing, which is reported.
-fn read_name<'a>(object: &Object<'a>, is_only: bool, others: &[Identity], mistakes: &mut Mistakes) -> &'a str {
-    let path = object.path_of("name");
-    let Some(name) = object.text("name", mistakes) else {
+fn read_name<'a>(field: &Field<'_, 'a, Text>, is_only: bool, others: &[Identity], mistakes: &mut Mistakes) -> &'a str {
+    let Some(name) = field.read(mistakes) else {
         if is_only {
             return DEFAULT_IDENTITY;
         }
-        if object.get("name").is_none() {
-            mistakes.add(&path, "is missing: with several identities each needs a name");
+        if !field.is_set() {
+            field.mistake("is missing: with several identities each needs a name", mistakes);
         }
         return "";
     };
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-');
     if name.len() > 63 || !name.bytes().all(fits) {
-        mistakes.add(&path, format!("{name:?} is not a valid name: write at most 63 characters of a-z, 0-9, _ and -"));
+        field.mistake(
+            format!("{name:?} is not a valid name: write at most 63 characters of a-z, 0-9, _ and -"),
+            mistakes,
+        );
     }
     if others.iter().any(|other| other.name == name) {
-        mistakes.add(&path, format!("{name:?} is already the name of another identity: choose another name"));
+        field.mistake(format!("{name:?} is already the name of another identity: choose another name"), mistakes);
     }
     name
 }
 
 /// Reads the callers that may use an identity: URIs, which are compared exactly with that in the caller's certificate.
-fn read_principals(object: &Object<'_>, mistakes: &mut Mistakes) -> Vec<String> {
+fn read_principals(field: &Field<'_, '_, List<Text>>, mistakes: &mut Mistakes) -> Vec<String> {
     let mut allowed_callers: Vec<String> = Vec::new();
-    for (path, text) in object.texts("principals", mistakes).unwrap_or_default() {
+    for (path, text) in field.texts(mistakes).unwrap_or_default() {
         if text.contains('*') || text.contains(char::is_whitespace) {
             mistakes.add(&path, format!("{text:?} is not a valid principal: write each in full, without patterns"));
         } else if !text.contains("://") {
@@ -267,14 +337,13 @@ fn projected(assertions: &[(String, Source)]) -> Option<Source> {
 
 /// Reads a text that need not be present, and reports the mistake that `check` finds in it.
 fn read_checked<'a>(
-    object: &Object<'a>,
-    name: &str,
+    field: &Field<'_, 'a, Text>,
     check: fn(&str) -> Option<&'static str>,
     mistakes: &mut Mistakes,
 ) -> Option<&'a str> {
-    let text = object.text(name, mistakes)?;
+    let text = field.read(mistakes)?;
     if let Some(mistake) = check(text) {
-        mistakes.add(&object.path_of(name), format!("{text:?} {mistake}"));
+        field.mistake(format!("{text:?} {mistake}"), mistakes);
     }
     Some(text)
 }

@@ -1,7 +1,10 @@
 //! Reads the section `managed_identity`.
 
+use super::fields::{Field, Object, fields};
 use super::identities;
-use super::reader::{Field, Mistakes, Object};
+use super::reader::Mistakes;
+use super::sections::{Root, read_hosts};
+use super::shapes::{Choice, Count, Hosts, List, Text, Words};
 use super::{AppService, Identity, Imds, ManagedAction, ManagedIdentity};
 use crate::broker::UnlistedLimits;
 use crate::path;
@@ -22,83 +25,146 @@ const APP_SERVICE_HOSTS: &[&str] = &["127.0.0.1", "localhost"];
 /// name.
 const SECRET_VARIABLE: &str = "IDENTITY_HEADER";
 
+fields! {
+    /// Local endpoints at which apps request tokens, and health checks.
+    pub(super) ManagedIdentityFields, any_of(&["imds", "app_service", "health"]) {
+        /// the identities that callers may request
+        identities: List<Text>, unset("the only identity"), unique();
+        /// the identity used when the caller does not select one. Without it, the caller gets IMDS's error "Multiple user assigned
+        /// identities exist"
+        default_identity: Text, unset("the only one of `identities`");
+        /// `answer` returns a token; `report` fetches the token and forwards the request to the node's own endpoint; `refuse` rejects
+        /// the request
+        action: Choice<ManagedAction>, default("answer");
+        /// the endpoint of the instance metadata service (IMDS). `{}` is enough
+        imds: ImdsFields;
+        /// the endpoint of App Service. `{}` is enough
+        app_service: AppServiceFields;
+        /// the endpoints of health checks, `/healthz` and `/readyz`
+        health: HealthFields;
+        /// the limits of scopes that the configuration does not list
+        limits: UnlistedFields;
+    }
+}
+
+fields! {
+    /// The endpoint of the instance metadata service (IMDS).
+    pub(super) ImdsFields {
+        /// the hosts at which IMDS is answered, on any port
+        hosts: Hosts, default(IMDS_HOSTS);
+        /// metadata paths that are forwarded to the node's own service, with all paths below them
+        pass: List<Text>, unset("none"), pattern(r"^/(metadata|latest|computeMetadata|[\d-]{10})(/[^?*]*)?$"),
+            example(&["/metadata/instance"][..]);
+    }
+}
+
+fields! {
+    /// The endpoint of App Service.
+    pub(super) AppServiceFields {
+        /// the hosts at which App Service's endpoint, `/msi/token`, is answered, on any port
+        hosts: Hosts, default(APP_SERVICE_HOSTS);
+        /// the proxy's environment variable with the secret that callers must send
+        secret_from_env: Text, default(SECRET_VARIABLE);
+    }
+}
+
+fields! {
+    /// The endpoints of health checks.
+    pub(super) HealthFields {
+        /// the hosts at which `/healthz` and `/readyz` are answered
+        hosts: Hosts, required(), example(&["entra-exchange.health"][..]);
+        /// the identities that must be ready before `/readyz` returns 200
+        identities: List<Text>, unset("`default_identity`, else every identity in use"), unique();
+    }
+}
+
+fields! {
+    /// The limits of scopes that the configuration does not list.
+    pub(super) UnlistedFields {
+        /// how many unlisted scopes are kept for each identity, from 1 to 1000. The least recently used one is dropped, rejected ones
+        /// first
+        unlisted_scopes: Count<1_000>, default(UnlistedLimits::default().scopes);
+        /// how many unlisted scopes may be new within a minute, from 1 to 1000. Beyond that, callers get 429 with `Retry-After`
+        new_scopes_per_minute: Count<1_000>, default(UnlistedLimits::default().new_per_minute);
+        /// how many unlisted scopes are exchanged at a time, from 1 to 100. The others wait
+        parallel_exchanges: Count<100>, default(UnlistedLimits::default().parallel_exchanges);
+    }
+}
+
+impl Words for ManagedAction {
+    type Value = Self;
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("answer", Self::Answer), ("report", Self::Report), ("refuse", Self::Refuse)];
+}
+
 pub(super) fn read(
-    root: &Object<'_>,
+    root: &Object<'_, '_, Root>,
     identities: &[Identity],
     variable: &dyn Fn(&str) -> Option<String>,
     mistakes: &mut Mistakes,
 ) -> Option<ManagedIdentity> {
-    const KNOWN: &[&str] = &["identities", "default_identity", "action", "imds", "app_service", "health", "limits"];
-    let object = root.get("managed_identity")?.object(KNOWN, mistakes)?;
+    let section = root.managed_identity();
+    let object = section.read(mistakes)?;
+    let (imds, app_service, health) = (object.imds(), object.app_service(), object.health());
     let (offered, default) = read_offered(&object, identities, mistakes);
-    let actions =
-        [("answer", ManagedAction::Answer), ("report", ManagedAction::Report), ("refuse", ManagedAction::Refuse)];
-    let (health_hosts, health_identities) = read_health(&object, identities, mistakes);
-    if ["imds", "app_service", "health"].iter().all(|name| object.get(name).is_none()) {
-        mistakes.add(
-            &object.path_of("imds"),
+    let (health_hosts, health_identities) = read_health(&health, identities, mistakes);
+    if !imds.is_set() && !app_service.is_set() && !health.is_set() {
+        imds.mistake(
             "is missing: set \"imds\": {} to answer IMDS clients, or \"app_service\": {} to answer App Service clients",
+            mistakes,
         );
     }
-    let action = object.choice("action", &actions, ManagedAction::Answer, mistakes);
-    if action == ManagedAction::Report && object.get("app_service").is_some() {
-        mistakes.add(
-            &object.path_of("app_service"),
-            "cannot be combined with \"action\": \"report\": no other server in a pod answers App Service's protocol, and the \
-             forwarded request would contain the secret. Remove app_service while the action is \"report\"",
-        );
+    let action = object.action().read(mistakes).unwrap_or(ManagedAction::Answer);
+    if action == ManagedAction::Report && app_service.is_set() {
+        app_service.mistake("cannot be combined with \"action\": \"report\": no other server in a pod answers App Service's protocol, and the \
+             forwarded request would contain the secret. Remove app_service while the action is \"report\"", mistakes);
     }
     Some(ManagedIdentity {
         offered,
         default,
         action,
-        imds: read_imds(&object, mistakes),
-        app_service: read_app_service(&object, variable, mistakes),
+        imds: read_imds(&imds, mistakes),
+        app_service: read_app_service(&app_service, variable, mistakes),
         health_hosts,
         health_identities,
-        limits: read_limits(&object, mistakes),
+        limits: read_limits(&object.limits(), mistakes),
     })
 }
 
 /// Reads the limits for scopes that the configuration does not list.
-fn read_limits(object: &Object<'_>, mistakes: &mut Mistakes) -> UnlistedLimits {
-    const KNOWN: &[&str] = &["unlisted_scopes", "new_scopes_per_minute", "parallel_exchanges"];
+fn read_limits(field: &Field<'_, '_, UnlistedFields>, mistakes: &mut Mistakes) -> UnlistedLimits {
     let defaults = UnlistedLimits::default();
-    let Some(object) = object.get("limits").and_then(|limits| limits.object(KNOWN, mistakes)) else { return defaults };
-    let mut count = |name: &str, most: usize, default: usize| {
-        object.get(name).and_then(|field| field.count(most, mistakes)).unwrap_or(default)
-    };
+    let Some(object) = field.read(mistakes) else { return defaults };
     UnlistedLimits {
-        scopes: count("unlisted_scopes", 1_000, defaults.scopes),
-        new_per_minute: count("new_scopes_per_minute", 1_000, defaults.new_per_minute),
-        parallel_exchanges: count("parallel_exchanges", 100, defaults.parallel_exchanges),
+        scopes: object.unlisted_scopes().read(mistakes).unwrap_or(defaults.scopes),
+        new_per_minute: object.new_scopes_per_minute().read(mistakes).unwrap_or(defaults.new_per_minute),
+        parallel_exchanges: object.parallel_exchanges().read(mistakes).unwrap_or(defaults.parallel_exchanges),
     }
 }
 
 /// Reads the hosts of the health endpoints, and the identities that decide readiness; `None` if they are not configured.
 fn read_health(
-    object: &Object<'_>,
+    field: &Field<'_, '_, HealthFields>,
     identities: &[Identity],
     mistakes: &mut Mistakes,
 ) -> (Vec<String>, Option<Vec<usize>>) {
-    let Some(health) = object.get("health").and_then(|health| health.object(&["hosts", "identities"], mistakes)) else {
-        return (Vec::new(), None);
-    };
+    let Some(health) = field.read(mistakes) else { return (Vec::new(), None) };
+    let (hosts, decisive) = (health.hosts(), health.identities());
     // There is no default: a kubelet sends the pod's address, which is not known in advance.
-    if health.get("hosts").is_none() {
-        mistakes.add(&health.path_of("hosts"), "is missing: list the host that the probe sends");
+    if !hosts.is_set() {
+        hosts.mistake("is missing: list the host that the probe sends", mistakes);
     }
-    let decisive = health.get("identities").map(|field| read_indexes(&field, identities, mistakes));
-    (health.hosts(&[], mistakes), decisive)
+    let decisive = decisive.is_set().then(|| read_indexes(&decisive, identities, mistakes));
+    (read_hosts(&hosts, &[], mistakes), decisive)
 }
 
 /// Reads a list of identities' names; returns their indexes.
-fn read_indexes(field: &Field<'_>, identities: &[Identity], mistakes: &mut Mistakes) -> Vec<usize> {
+fn read_indexes(field: &Field<'_, '_, List<Text>>, identities: &[Identity], mistakes: &mut Mistakes) -> Vec<usize> {
     let mut indexes = Vec::new();
-    for item in field.list(mistakes).unwrap_or_default() {
+    for item in field.read(mistakes).unwrap_or_default().iter() {
         let Some(index) = identities::read_index(&item, identities, mistakes) else { continue };
         if indexes.contains(&index) {
-            mistakes.add(&item.path, "duplicate entry: remove it");
+            item.mistake("duplicate entry: remove it", mistakes);
         } else {
             indexes.push(index);
         }
@@ -107,40 +173,37 @@ fn read_indexes(field: &Field<'_>, identities: &[Identity], mistakes: &mut Mista
 }
 
 /// Reads which identities callers may select, and which is used for a caller that selects none.
-fn read_offered(object: &Object<'_>, identities: &[Identity], mistakes: &mut Mistakes) -> (Vec<usize>, Option<usize>) {
-    let offered: Vec<usize> = match object.get("identities") {
-        Some(field) => read_indexes(&field, identities, mistakes),
-        None if identities.len() > 1 => {
-            let names = identities::names(identities, ", ");
-            mistakes.add(
-                &object.path_of("identities"),
-                format!("is missing: list the identities that callers may select, from {names}"),
-            );
-            Vec::new()
-        }
-        None => vec![0],
+fn read_offered(
+    object: &Object<'_, '_, ManagedIdentityFields>,
+    identities: &[Identity],
+    mistakes: &mut Mistakes,
+) -> (Vec<usize>, Option<usize>) {
+    let (offers, default) = (object.identities(), object.default_identity());
+    let offered = if offers.is_set() {
+        read_indexes(&offers, identities, mistakes)
+    } else if identities.len() > 1 {
+        let names = identities::names(identities, ", ");
+        offers.mistake(format!("is missing: list the identities that callers may select, from {names}"), mistakes);
+        Vec::new()
+    } else {
+        vec![0]
     };
-    let default = match (object.get("default_identity"), offered.as_slice()) {
-        (Some(field), _) => {
-            let found = identities::read_index(&field, identities, mistakes);
-            if let Some(identity) =
-                found.filter(|index| !offered.contains(index)).and_then(|index| identities.get(index))
-            {
-                let name = &identity.name;
-                mistakes.add(&field.path, format!("{name:?} is not among managed_identity.identities: add it there"));
-            }
-            found
-        }
-        (None, [only]) => Some(*only),
-        (None, _) => None,
-    };
-    (offered, default)
+    if !default.is_set() {
+        let only = if let [only] = offered.as_slice() { Some(*only) } else { None };
+        return (offered, only);
+    }
+    let found = identities::read_index(&default, identities, mistakes);
+    if let Some(identity) = found.filter(|index| !offered.contains(index)).and_then(|index| identities.get(index)) {
+        let name = &identity.name;
+        default.mistake(format!("{name:?} is not among managed_identity.identities: add it there"), mistakes);
+    }
+    (offered, found)
 }
 
-fn read_imds(object: &Object<'_>, mistakes: &mut Mistakes) -> Option<Imds> {
-    let imds = object.get("imds")?.object(&["hosts", "pass"], mistakes)?;
+fn read_imds(field: &Field<'_, '_, ImdsFields>, mistakes: &mut Mistakes) -> Option<Imds> {
+    let imds = field.read(mistakes)?;
     let mut pass: Vec<String> = Vec::new();
-    for (index, text) in imds.texts("pass", mistakes).unwrap_or_default() {
+    for (index, text) in imds.pass().texts(mistakes).unwrap_or_default() {
         let text = text.strip_suffix('/').unwrap_or(text);
         if path::takes_in_node_identity(text.as_bytes()) {
             mistakes.add(
@@ -160,7 +223,7 @@ fn read_imds(object: &Object<'_>, mistakes: &mut Mistakes) -> Option<Imds> {
         }
         pass.push(text.to_owned());
     }
-    let mut hosts = imds.hosts(IMDS_HOSTS, mistakes);
+    let mut hosts = read_hosts(&imds.hosts(), IMDS_HOSTS, mistakes);
     let passes_google = pass.iter().any(|prefix| path::is_within(prefix.as_bytes(), GOOGLE_PATH.as_bytes()));
     if passes_google && hosts.iter().all(|host| host != GOOGLE_HOST) {
         hosts.push(GOOGLE_HOST.to_owned());
@@ -205,12 +268,12 @@ fn is_metadata_path(text: &str) -> bool {
 }
 
 fn read_app_service(
-    object: &Object<'_>,
+    field: &Field<'_, '_, AppServiceFields>,
     variable: &dyn Fn(&str) -> Option<String>,
     mistakes: &mut Mistakes,
 ) -> Option<AppService> {
-    let app_service = object.get("app_service")?.object(&["hosts", "secret_from_env"], mistakes)?;
-    let name = app_service.text("secret_from_env", mistakes).unwrap_or(SECRET_VARIABLE);
+    let app_service = field.read(mistakes)?;
+    let name = app_service.secret_from_env().read(mistakes).unwrap_or(SECRET_VARIABLE);
     let secret = identities::read_variable(name, variable).and_then(|secret| {
         secret.map(Secret::new).ok_or_else(|| {
             Problem::new(
@@ -223,5 +286,5 @@ fn read_app_service(
             )
         })
     });
-    Some(AppService { hosts: app_service.hosts(APP_SERVICE_HOSTS, mistakes), secret })
+    Some(AppService { hosts: read_hosts(&app_service.hosts(), APP_SERVICE_HOSTS, mistakes), secret })
 }

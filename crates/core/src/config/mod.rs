@@ -4,12 +4,16 @@
 //! only the requests that need it, so that one forgotten annotation does not remove a proxy's listener.
 
 mod azure_service;
+mod declared;
 mod destinations;
+mod fields;
 mod fingerprint;
 mod identities;
 mod managed_identity;
 mod reader;
+mod schema;
 mod sections;
+mod shapes;
 mod shared_suffixes;
 mod summary;
 mod treatment;
@@ -18,7 +22,10 @@ mod warnings;
 
 pub use fingerprint::Fingerprint;
 pub use reader::Mistake;
+pub use schema::{field_table, schema};
+pub use sections::Log;
 pub use summary::{DestinationSummary, IdentitySummary};
+pub(crate) use treatment::Settings;
 
 use std::fmt;
 
@@ -26,12 +33,11 @@ use crate::assertion::Source;
 use crate::azure::{CredentialPlaces, HeaderForm};
 use crate::broker::{Credential, Limits, UnlistedLimits};
 use crate::entra::{Authority, TokenSpec, TokenSpecParts};
-use crate::event::Level;
 use crate::host::HostPattern;
 use crate::problem::Problem;
 use crate::secret::Secret;
 use crate::time::Timestamp;
-use reader::{Field, Mistakes};
+use reader::{Mistakes, Path, Value};
 use tree::Node;
 
 /// A valid configuration.
@@ -50,17 +56,6 @@ pub struct Config {
     pub(crate) original_url: String,
     /// Warnings about settings that are valid but probably not intended, one sentence each.
     pub warnings: Vec<String>,
-}
-
-/// The settings of the log: the minimum level of each kind of line. `None` disables the lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Log {
-    /// The level of the line for each exchange. A failed exchange is logged at `warn` or above.
-    pub exchanges: Option<Level>,
-    /// The level of the line for each request that the configuration applies to.
-    pub requests: Option<Level>,
-    /// Whether the value for access logs is set for every request that the configuration applies to, not only for rejected ones.
-    pub access: bool,
 }
 
 /// An identity: a client at Entra, and who may use it.
@@ -194,17 +189,11 @@ pub(crate) enum TokenOwner {
 /// How a token is injected into a request, and under which conditions.
 #[derive(Clone, Debug)]
 pub(crate) struct InjectionConfig {
-    pub(crate) tls_clusters: Vec<String>,
-    pub(crate) plaintext_allowed: bool,
-    pub(crate) existing_credential: ExistingCredential,
+    pub(crate) settings: Settings,
     /// Where clients put their own credentials, in addition to `Authorization` and the header.
     pub(crate) credentials: CredentialPlaces,
-    /// The name of the header that carries the token, in lower case.
-    pub(crate) header: String,
     /// The form of the token in `Authorization`.
     pub(crate) form: HeaderForm,
-    /// Whether the request is forwarded unchanged if no token is available.
-    pub(crate) pass_on_failure: bool,
 }
 
 /// How a credential that a request already carries is handled.
@@ -340,12 +329,13 @@ impl Config {
             mistakes.add("", not_json(text, &error));
             Refused(std::mem::take(&mut mistakes.0))
         })?;
-        let config = sections::read(&Field::root(&tree), variable, &mut mistakes);
+        let root = |node| Value { path: &Path::Root, node };
+        let config = sections::read(root(&tree), variable, &mut mistakes);
         let with_last_duplicates = tree.with_last_duplicates();
         if with_last_duplicates != tree {
             // Each of two duplicate fields is read, so that neither hides a mistake in the other.
             let mut others = Mistakes::default();
-            sections::read(&Field::root(&with_last_duplicates), variable, &mut others);
+            sections::read(root(&with_last_duplicates), variable, &mut others);
             others.0.retain(|other| !mistakes.0.contains(other));
             mistakes.0.append(&mut others.0);
         }

@@ -5,8 +5,8 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::{Duration, UNIX_EPOCH};
 
+use super::fields::Names;
 use super::tree::Node;
-use crate::host::Host;
 use crate::suggest::nearest;
 use crate::time::Timestamp;
 
@@ -34,29 +34,61 @@ impl fmt::Display for Mistake {
 pub(super) struct Mistakes(pub(super) Vec<Mistake>);
 
 impl Mistakes {
-    pub(super) fn add(&mut self, path: &str, message: impl Into<String>) {
-        self.0.push(Mistake { path: path.to_owned(), message: message.into() });
+    pub(super) fn add(&mut self, path: impl Into<String>, message: impl Into<String>) {
+        self.push(path.into(), message.into());
+    }
+
+    /// Adds a mistake in a value.
+    pub(super) fn add_at(&mut self, path: &Path<'_>, message: impl Into<String>) {
+        self.push_at(path, message.into());
+    }
+
+    #[inline(never)]
+    fn push_at(&mut self, path: &Path<'_>, message: String) {
+        self.push(path.to_string(), message);
+    }
+
+    #[inline(never)]
+    fn push(&mut self, path: String, message: String) {
+        self.0.push(Mistake { path, message });
     }
 }
 
-/// A value with its path.
-#[derive(Clone, Debug)]
-pub(super) struct Field<'a> {
-    pub(super) path: String,
-    node: &'a Node,
+/// The path of a value: a list of steps, each of which refers to the one before. It is written only into a mistake.
+#[derive(Clone, Copy)]
+pub(super) enum Path<'p> {
+    Root,
+    Field(&'p Self, &'static str),
+    Item(&'p Self, usize),
 }
 
-impl<'a> Field<'a> {
-    pub(super) const fn root(node: &'a Node) -> Self {
-        Self { path: String::new(), node }
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Root => Ok(()),
+            Self::Field(Self::Root, name) => formatter.write_str(name),
+            Self::Field(object, name) => write!(formatter, "{object}.{name}"),
+            Self::Item(list, index) => write!(formatter, "{list}[{index}]"),
+        }
     }
+}
 
+/// A value with its path. Many fields are read with the same few functions, which are not inlined: the module is smaller so.
+#[derive(Clone, Copy)]
+pub(super) struct Value<'p, 'a> {
+    pub(super) path: &'p Path<'p>,
+    pub(super) node: &'a Node,
+}
+
+impl<'a> Value<'_, 'a> {
     /// Reports that the value is not valid; `expected` names what to write instead.
+    #[inline(never)]
     fn not_valid(&self, expected: &str, mistakes: &mut Mistakes) {
-        mistakes.add(&self.path, format!("{} is not valid: write {expected}", self.node));
+        mistakes.add_at(self.path, format!("{} is not valid: write {expected}", self.node));
     }
 
     /// Reads a string that is not empty.
+    #[inline(never)]
     pub(super) fn text(&self, mistakes: &mut Mistakes) -> Option<&'a str> {
         match self.node {
             Node::String(text) if !text.is_empty() => Some(text),
@@ -68,6 +100,7 @@ impl<'a> Field<'a> {
     }
 
     /// Reads `true` or `false`.
+    #[inline(never)]
     pub(super) fn switch(&self, mistakes: &mut Mistakes) -> Option<bool> {
         match self.node {
             Node::Bool(value) => Some(*value),
@@ -79,6 +112,7 @@ impl<'a> Field<'a> {
     }
 
     /// Reads a number from 1 to `most`.
+    #[inline(never)]
     pub(super) fn count(&self, most: usize, mistakes: &mut Mistakes) -> Option<usize> {
         let count = match self.node {
             Node::Number(number) => number.parse().ok().filter(|count| (1..=most).contains(count)),
@@ -116,6 +150,7 @@ impl<'a> Field<'a> {
     }
 
     /// Reads one of several fixed strings; returns the value that belongs to it.
+    #[inline(never)]
     pub(super) fn choice<T: Copy>(&self, choices: &[(&str, T)], mistakes: &mut Mistakes) -> Option<T> {
         let found = match self.node {
             Node::String(text) => choices.iter().find(|(choice, _)| choice == text),
@@ -129,15 +164,10 @@ impl<'a> Field<'a> {
     }
 
     /// Reads the items of a list that is not empty.
-    pub(super) fn list(&self, mistakes: &mut Mistakes) -> Option<Vec<Self>> {
+    #[inline(never)]
+    pub(super) fn list(&self, mistakes: &mut Mistakes) -> Option<&'a [Node]> {
         match self.node {
-            Node::List(items) if !items.is_empty() => Some(
-                items
-                    .iter()
-                    .enumerate()
-                    .map(|(index, node)| Field { path: format!("{}[{index}]", self.path), node })
-                    .collect(),
-            ),
+            Node::List(items) if !items.is_empty() => Some(items),
             _ => {
                 self.not_valid("a list with at least one item", mistakes);
                 None
@@ -145,36 +175,38 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// Reads the strings of a list that may be empty, each with its path.
-    pub(super) fn texts_or_none(&self, mistakes: &mut Mistakes) -> Vec<(String, &'a str)> {
-        match self.node {
-            Node::List(items) if items.is_empty() => Vec::new(),
-            _ => self.texts(mistakes),
-        }
-    }
-
     /// Reads the strings of a list that is not empty, each with its path.
+    #[inline(never)]
     pub(super) fn texts(&self, mistakes: &mut Mistakes) -> Vec<(String, &'a str)> {
-        let items = self.list(mistakes).unwrap_or_default();
-        items.into_iter().filter_map(|item| Some((item.path.clone(), item.text(mistakes)?))).collect()
+        let mut texts = Vec::new();
+        for (index, node) in self.list(mistakes).unwrap_or_default().iter().enumerate() {
+            let path = Path::Item(self.path, index);
+            let text = Value { path: &path, node }.text(mistakes);
+            texts.extend(text.map(|text| (path.to_string(), text)));
+        }
+        texts
     }
 
-    /// Reads an object. Fields that are not in `known`, or that occur twice, are mistakes.
-    pub(super) fn object(&self, known: &[&str], mistakes: &mut Mistakes) -> Option<Object<'a>> {
+    /// Reads the fields of an object. Those that are not among the known ones, or that occur twice, are mistakes.
+    #[inline(never)]
+    pub(super) fn fields(&self, known: &Names, mistakes: &mut Mistakes) -> Option<&'a [(String, Node)]> {
         let Node::Object(fields) = self.node else {
             self.not_valid("an object, { … }", mistakes);
             return None;
         };
-        let object = Object { path: self.path.clone(), fields };
+        let names = known.of(fields);
         for (index, (name, _)) in fields.iter().enumerate() {
-            let path = object.path_of(name);
-            if fields.iter().take(index).any(|(before, _)| before == name) {
-                mistakes.add(&path, "duplicate entry: remove it");
-            } else if !known.contains(&name.as_str()) {
-                mistakes.add(&path, unknown(name, known));
-            }
+            let message = if fields.iter().take(index).any(|(before, _)| before == name) {
+                "duplicate entry: remove it".to_owned()
+            } else if names.contains(&name.as_str()) {
+                continue;
+            } else {
+                unknown(name, &names)
+            };
+            let separator = if matches!(self.path, Path::Root) { "" } else { "." };
+            mistakes.add(format!("{}{separator}{name}", self.path), message);
         }
-        Some(object)
+        Some(fields)
     }
 }
 
@@ -213,69 +245,5 @@ fn unknown(name: &str, known: &[&str]) -> String {
     match nearest(name, known) {
         Some(choice) => format!("unknown field: did you mean {choice:?}?"),
         None => format!("unknown field: expected one of {}", known.join(", ")),
-    }
-}
-
-/// An object with its path.
-#[derive(Clone, Debug)]
-pub(super) struct Object<'a> {
-    path: String,
-    fields: &'a [(String, Node)],
-}
-
-impl<'a> Object<'a> {
-    /// The path of a field, whether it is present or not.
-    pub(super) fn path_of(&self, name: &str) -> String {
-        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
-    }
-
-    /// The field with this name, if it is present.
-    pub(super) fn get(&self, name: &str) -> Option<Field<'a>> {
-        let (_, node) = self.fields.iter().find(|(field, _)| field == name)?;
-        Some(Field { path: self.path_of(name), node })
-    }
-
-    /// Reads a string that need not be present.
-    pub(super) fn text(&self, name: &str, mistakes: &mut Mistakes) -> Option<&'a str> {
-        self.get(name)?.text(mistakes)
-    }
-
-    /// Reads a string that must be present; `expected` names what to write if it is not.
-    pub(super) fn required(&self, name: &str, expected: &str, mistakes: &mut Mistakes) -> Option<&'a str> {
-        if self.get(name).is_none() {
-            mistakes.add(&self.path_of(name), format!("is missing: write {expected}"));
-        }
-        self.text(name, mistakes)
-    }
-
-    /// Reads one of several fixed strings; returns `default` if the field is not present.
-    pub(super) fn choice<T: Copy>(&self, name: &str, choices: &[(&str, T)], default: T, mistakes: &mut Mistakes) -> T {
-        self.get(name).and_then(|field| field.choice(choices, mistakes)).unwrap_or(default)
-    }
-
-    /// Reads the items of a list that need not be present.
-    pub(super) fn list(&self, name: &str, mistakes: &mut Mistakes) -> Option<Vec<Field<'a>>> {
-        self.get(name)?.list(mistakes)
-    }
-
-    /// Reads the field `hosts`, which need not be present: names and addresses without ports.
-    pub(super) fn hosts(&self, default: &[&str], mistakes: &mut Mistakes) -> Vec<String> {
-        let Some(texts) = self.texts("hosts", mistakes) else {
-            return default.iter().map(|host| (*host).to_owned()).collect();
-        };
-        let mut hosts: Vec<String> = Vec::new();
-        for (path, text) in texts {
-            match Host::parse(text.as_bytes()) {
-                Some(Host { name, port: None }) => hosts.push(name.into_owned()),
-                _ => mistakes
-                    .add(&path, format!("{text:?} is not a valid host: write a name or an address without a port")),
-            }
-        }
-        hosts
-    }
-
-    /// Reads the strings of a list that need not be present, each with its path.
-    pub(super) fn texts(&self, name: &str, mistakes: &mut Mistakes) -> Option<Vec<(String, &'a str)>> {
-        Some(self.get(name)?.texts(mistakes))
     }
 }

@@ -1,12 +1,15 @@
 //! Reads the sections of a configuration into a [`Config`].
 
-use std::time::Duration;
-
 use super::Fingerprint;
-use super::reader::{Field, Mistakes, Object};
-use super::treatment::is_token;
+use super::destinations::DestinationFields;
+use super::fields::{Field, Object, fields, settings};
+use super::identities::{AssertionFields, EntraFields, IdentityFields};
+use super::managed_identity::ManagedIdentityFields;
+use super::reader::{Mistakes, Value};
+use super::shapes::{Choice, Count, Hosts, Length, List, Switch, Text, Words};
+use super::treatment::{TOKEN, TreatmentFields, is_token};
 use super::warnings::{self, owner};
-use super::{Config, Destination, Identity, Log, ManagedIdentity, Status, TokenOwner};
+use super::{Config, Destination, Identity, ManagedIdentity, Status, TokenOwner};
 use super::{destinations, identities, managed_identity};
 use crate::broker::Limits;
 use crate::event::Level;
@@ -16,31 +19,98 @@ use crate::fast_map::FastMap;
 const STATUS_HOSTS: &[&str] = &["127.0.0.1", "localhost"];
 const STATUS_PATH: &str = "/entra-exchange/status";
 
+/// The prefix of the headers that Envoy sets, if its bootstrap sets no other.
+const HEADER_PREFIX: &str = "x-envoy";
+
+fields! {
+    /// The configuration of entra-exchange, the Envoy filter that gives a workload its Microsoft Entra token.
+    pub(super) Root, any_of(&["destinations", "managed_identity"]) {
+        /// the token endpoint, and the Envoy clusters for it
+        entra: EntraFields;
+        /// the tenants and clients that tokens are requested for
+        identities: List<IdentityFields>,
+            unset("an identity named `default`, created from the environment variables `AZURE_TENANT_ID` and `AZURE_CLIENT_ID`"),
+            rule("if", r#"{"minItems":2}"#), rule("then", r#"{"items":{"required":["name"]}}"#);
+        /// where federated tokens are read
+        assertions: List<AssertionFields>;
+        /// the settings of all destinations that do not set them
+        defaults: TreatmentFields;
+        /// which outbound requests get which token
+        destinations: List<DestinationFields>;
+        /// local endpoints (IMDS, App Service) at which apps request tokens, and health checks
+        managed_identity: ManagedIdentityFields;
+        /// a page that shows the state of each token
+        status: StatusFields;
+        /// timeouts, and the number of waiting requests
+        limits: LimitFields;
+        /// the levels of log lines, and the value for access logs
+        log: LogFields;
+        /// the `header_prefix` of Envoy's bootstrap, if it has one: by the header `<prefix>-original-url` the filter recognizes an
+        /// [internal redirect](destinations.md#http-features-and-protocols)
+        header_prefix: Text, default(HEADER_PREFIX), pattern(TOKEN);
+        /// the address of this schema, for editors. The filter ignores it
+        schema as "$schema": Text;
+    }
+}
+
+fields! {
+    /// The status page.
+    pub(super) StatusFields {
+        /// the hosts at which the page is served, on any port
+        hosts: Hosts, default(STATUS_HOSTS);
+        /// the path of the page
+        path: Text, default(STATUS_PATH), pattern("^/[^?#]*$");
+    }
+}
+
+fields! {
+    /// Timeouts, and the number of waiting requests.
+    pub(super) LimitFields {
+        /// timeout of one exchange with Entra, through all of `entra.clusters` together, from 1s to 60s
+        exchange: Length<{ Limits::LONGEST_EXCHANGE.as_secs() }>, default(Limits::default().exchange);
+        /// how long a request waits for a token; in a cluster's own filter chain, also for its connection; from 1s to 300s. A value
+        /// shorter than `limits.exchange` is accepted with a warning
+        wait: Length<{ Limits::LONGEST_WAIT.as_secs() }>, default(Limits::default().wait);
+        /// how many requests may wait in one worker, for tokens and connections together, from 1 to 1000000
+        waiting: Count<1_000_000>, default(Limits::default().waiting);
+    }
+}
+
+settings! {
+    /// The settings of the log: the minimum level of each kind of line. `None` disables the lines.
+    #[derive(Copy, PartialEq, Eq)]
+    pub struct Log of LogFields {
+        /// level of the log line of each exchange: `info`, `warn` or `never`. Istio's default log level hides `info` lines
+        exchanges: Option<Level> = Some(Level::Info), Choice<LineLevel>;
+        /// level of a log line for each request that concerns the filter: `info`, `warn` or `never`
+        requests: Option<Level> = None, Choice<LineLevel>;
+        /// `true` sets the filter state `wasm.entra_exchange` for access logs on every request that concerns the filter, not only on
+        /// rejected ones
+        access: bool = false, Switch;
+    }
+}
+
+/// The level of a kind of log line.
+pub(super) enum LineLevel {}
+
+impl Words for LineLevel {
+    type Value = Option<Level>;
+    const WORDS: &'static [(&'static str, Option<Level>)] =
+        &[("info", Some(Level::Info)), ("warn", Some(Level::Warn)), ("never", None)];
+}
+
 /// Reads all sections. The result is only valid if no mistakes were added.
 pub(super) fn read(
-    root: &Field<'_>,
+    root: Value<'_, '_>,
     variable: &dyn Fn(&str) -> Option<String>,
     mistakes: &mut Mistakes,
 ) -> Option<Config> {
-    let root = root.object(
-        &[
-            "entra",
-            "identities",
-            "assertions",
-            "defaults",
-            "destinations",
-            "managed_identity",
-            "status",
-            "limits",
-            "log",
-            "header_prefix",
-        ],
-        mistakes,
-    )?;
+    let root = Object::<Root>::read(root, mistakes)?;
+    root.schema().read(mistakes);
     let (identities, cloud) = identities::read(&root, variable, mistakes);
     let managed_identity = managed_identity::read(&root, &identities, variable, mistakes);
     let destinations = destinations::read(&root, &identities, cloud, managed_identity.as_ref(), mistakes);
-    if root.get("destinations").is_none() && root.get("managed_identity").is_none() {
+    if !root.destinations().is_set() && !root.managed_identity().is_set() {
         mistakes.add("", "the configuration is empty: add destinations, managed_identity, or both");
     }
     check_principals(&identities, &destinations, managed_identity.as_ref(), mistakes);
@@ -49,7 +119,7 @@ pub(super) fn read(
     let limits = Limits { unlisted, ..read_limits(&root, mistakes) };
     let mut warnings = Vec::new();
     // The identity that is created implicitly need not be used.
-    if root.get("identities").is_some() {
+    if root.identities().is_set() {
         warnings.extend(warnings::unused_identities(&identities, &destinations, managed_identity.as_ref()));
     }
     warnings.extend(warnings::identities_with_one_client_id(&identities, managed_identity.as_ref()));
@@ -57,7 +127,10 @@ pub(super) fn read(
     warnings.extend(warnings::short_wait(&limits));
     warnings.extend(warnings::invalid_variables(&identities, managed_identity.as_ref()));
     warnings.extend(managed_identity.iter().flat_map(managed_identity::warnings));
-    let log = read_log(&root, mistakes);
+    let mut log = Log::default();
+    if let Some(object) = root.log().read(mistakes) {
+        log.set(&object, mistakes);
+    }
     Some(Config {
         fingerprint: Fingerprint::default(),
         identities,
@@ -71,56 +144,43 @@ pub(super) fn read(
     })
 }
 
-fn read_status(root: &Object<'_>, mistakes: &mut Mistakes) -> Option<Status> {
-    let object = root.get("status")?.object(&["hosts", "path"], mistakes)?;
-    let path = object.text("path", mistakes).unwrap_or(STATUS_PATH);
-    if !path.starts_with('/') || path.contains(['?', '#']) {
-        mistakes.add(
-            &object.path_of("path"),
-            format!("{path:?} is not a valid path: write a path such as {STATUS_PATH:?}"),
-        );
+fn read_status(root: &Object<'_, '_, Root>, mistakes: &mut Mistakes) -> Option<Status> {
+    let section = root.status();
+    let object = section.read(mistakes)?;
+    let path = object.path();
+    let text = path.read(mistakes).unwrap_or(STATUS_PATH);
+    if !text.starts_with('/') || text.contains(['?', '#']) {
+        path.mistake(format!("{text:?} is not a valid path: write a path such as {STATUS_PATH:?}"), mistakes);
     }
-    Some(Status { hosts: object.hosts(STATUS_HOSTS, mistakes), path: path.to_owned() })
+    Some(Status { hosts: read_hosts(&object.hosts(), STATUS_HOSTS, mistakes), path: text.to_owned() })
 }
 
-fn read_log(root: &Object<'_>, mistakes: &mut Mistakes) -> Log {
-    let choices = [("info", Some(Level::Info)), ("warn", Some(Level::Warn)), ("never", None)];
-    let object = root.get("log").and_then(|log| log.object(&["exchanges", "requests", "access"], mistakes));
-    let mut level = |name: &str, default: Option<Level>| match &object {
-        Some(object) => object.choice(name, &choices, default, mistakes),
-        None => default,
-    };
-    let (exchanges, requests) = (level("exchanges", Some(Level::Info)), level("requests", None));
-    let access = object.as_ref().and_then(|object| object.get("access")?.switch(mistakes)).unwrap_or(false);
-    Log { exchanges, requests, access }
+/// Reads hosts; returns `default` if the field is not present.
+pub(super) fn read_hosts(field: &Field<'_, '_, Hosts>, default: &[&str], mistakes: &mut Mistakes) -> Vec<String> {
+    field.read(mistakes).unwrap_or_else(|| default.iter().map(|host| (*host).to_owned()).collect())
 }
 
 /// Reads the prefix of the headers that Envoy sets, in lower case.
-fn read_header_prefix(root: &Object<'_>, mistakes: &mut Mistakes) -> String {
-    let prefix = root.text("header_prefix", mistakes).unwrap_or("x-envoy");
+fn read_header_prefix(root: &Object<'_, '_, Root>, mistakes: &mut Mistakes) -> String {
+    let field = root.header_prefix();
+    let prefix = field.read(mistakes).unwrap_or(HEADER_PREFIX);
     if !is_token(prefix) {
-        mistakes.add(
-            &root.path_of("header_prefix"),
+        field.mistake(
             format!("{prefix:?} is not a valid header prefix: write the header_prefix of Envoy's bootstrap, such as \"x-acme\""),
+            mistakes,
         );
     }
     prefix.to_ascii_lowercase()
 }
 
-fn read_limits(root: &Object<'_>, mistakes: &mut Mistakes) -> Limits {
-    const SHORTEST: Duration = Duration::from_secs(1);
+fn read_limits(root: &Object<'_, '_, Root>, mistakes: &mut Mistakes) -> Limits {
     let defaults = Limits::default();
-    let Some(object) = root.get("limits").and_then(|limits| limits.object(&["exchange", "wait", "waiting"], mistakes))
-    else {
-        return defaults;
-    };
-    let mut length = |name: &str, longest: Duration, default: Duration| {
-        object.get(name).and_then(|field| field.duration(SHORTEST..=longest, mistakes)).unwrap_or(default)
-    };
+    let section = root.limits();
+    let Some(object) = section.read(mistakes) else { return defaults };
     Limits {
-        exchange: length("exchange", Limits::LONGEST_EXCHANGE, defaults.exchange),
-        wait: length("wait", Limits::LONGEST_WAIT, defaults.wait),
-        waiting: object.get("waiting").and_then(|field| field.count(1_000_000, mistakes)).unwrap_or(defaults.waiting),
+        exchange: object.exchange().read(mistakes).unwrap_or(defaults.exchange),
+        wait: object.wait().read(mistakes).unwrap_or(defaults.wait),
+        waiting: object.waiting().read(mistakes).unwrap_or(defaults.waiting),
         ..defaults
     }
 }

@@ -4,76 +4,19 @@
 use crate::azure;
 
 /// Suffixes of services that give each customer a host, in addition to those of the services in [`azure`]. The list covers
-/// Azure best and is not complete: a suffix that is missing here may still be shared.
-const SHARED: &[&str] = &[
-    // Azure's clouds
-    "attest.azure.net",
-    "azmk8s.io",
-    "azure-api.cn",
-    "azure-api.net",
-    "azure-api.us",
-    "azure-devices.cn",
-    "azure-devices.net",
-    "azure-devices.us",
-    "azurecontainer.io",
-    "azurecontainerapps.io",
-    "azurecr.cn",
-    "azurecr.io",
-    "azurecr.us",
-    "azureedge.net",
-    "azurefd.net",
-    "azurehdinsight.net",
-    "azurehealthcareapis.com",
-    "azureiotcentral.com",
-    "azuremicroservices.io",
-    "azurestaticapps.net",
-    "azuresynapse.net",
-    "azurewebsites.net",
-    "azurewebsites.us",
-    "chinacloudapp.cn",
-    "chinacloudsites.cn",
-    "cloudapp.azure.com",
-    "cloudapp.net",
-    "cognitiveservices.azure.cn",
-    "core.chinacloudapi.cn",
-    "core.usgovcloudapi.net",
-    "core.windows.net",
-    "database.chinacloudapi.cn",
-    "database.usgovcloudapi.net",
-    "database.windows.net",
-    "dynamics.com",
-    "eventgrid.azure.us",
-    "grafana.azure.com",
-    "inference.ml.azure.com",
-    "managedhsm.azure.cn",
-    "managedhsm.usgovcloudapi.net",
-    "msappproxy.net",
-    "onmicrosoft.com",
-    "purview.azure.com",
-    "redis.cache.windows.net",
-    "search.azure.us",
-    "sharepoint.com",
-    "storage.azure.net",
-    "trafficmanager.net",
-    "visualstudio.com",
-    // elsewhere
-    "amazonaws.com",
-    "appspot.com",
-    "cloudfront.net",
-    "firebaseapp.com",
-    "github.io",
-    "gitlab.io",
-    "herokuapp.com",
-    "netlify.app",
-    "ngrok.app",
-    "ngrok.io",
-    "onrender.com",
-    "pages.dev",
-    "run.app",
-    "vercel.app",
-    "web.app",
-    "workers.dev",
-];
+/// Azure best and is not complete: a suffix that is missing here may still be shared. Spaces separate the suffixes.
+const SHARED: &str = "\
+    attest.azure.net azmk8s.io azure-api.cn azure-api.net azure-api.us azure-devices.cn azure-devices.net \
+    azure-devices.us azurecontainer.io azurecontainerapps.io azurecr.cn azurecr.io azurecr.us azureedge.net \
+    azurefd.net azurehdinsight.net azurehealthcareapis.com azureiotcentral.com azuremicroservices.io \
+    azurestaticapps.net azuresynapse.net azurewebsites.net azurewebsites.us chinacloudapp.cn chinacloudsites.cn \
+    cloudapp.azure.com cloudapp.net cognitiveservices.azure.cn core.chinacloudapi.cn core.usgovcloudapi.net \
+    core.windows.net database.chinacloudapi.cn database.usgovcloudapi.net database.windows.net dynamics.com \
+    eventgrid.azure.us grafana.azure.com inference.ml.azure.com managedhsm.azure.cn managedhsm.usgovcloudapi.net \
+    msappproxy.net onmicrosoft.com purview.azure.com redis.cache.windows.net search.azure.us sharepoint.com \
+    storage.azure.net trafficmanager.net visualstudio.com amazonaws.com appspot.com cloudfront.net \
+    firebaseapp.com github.io gitlab.io herokuapp.com netlify.app ngrok.app ngrok.io onrender.com pages.dev \
+    run.app vercel.app web.app workers.dev";
 
 /// The labels below a country code under which registries register names for anyone, as in `co.uk` and `com.br`.
 const REGISTRY_LABELS: [&str; 10] = ["co", "com", "net", "org", "gov", "edu", "ac", "or", "ne", "go"];
@@ -81,7 +24,7 @@ const REGISTRY_LABELS: [&str; 10] = ["co", "com", "net", "org", "gov", "edu", "a
 /// Whether anyone can register a host directly below this suffix: it is listed, or below a listed one, or a public suffix.
 pub(super) fn is_shared(suffix: &str) -> bool {
     let below = |shared: &str| suffix.strip_suffix(shared).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-    is_public(suffix) || SHARED.iter().copied().chain(azure::shared_suffixes()).any(below)
+    is_public(suffix) || SHARED.split(' ').any(below) || azure::shared_suffixes().any(below)
 }
 
 /// Whether this is a public suffix (publicsuffix.org), as far as a rule can decide: a single label such as `com`, or a country

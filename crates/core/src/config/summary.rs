@@ -104,7 +104,7 @@ impl<'a> DestinationSummary<'a> {
     pub fn tls_clusters(self) -> &'a [String] {
         match &self.destination.action {
             DestinationAction::Inject(_, injection) | DestinationAction::Report(_, injection) => {
-                &injection.tls_clusters
+                &injection.settings.tls_clusters
             }
             DestinationAction::Pass | DestinationAction::Refuse => &[],
         }

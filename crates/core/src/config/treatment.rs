@@ -1,48 +1,59 @@
 //! Reads how the requests of a destination are handled: the fields that `defaults` may set for all destinations.
 
 use super::azure_service::AzureService;
+use super::declared::Schema;
+use super::fields::{Field, Object, fields, settings};
 use super::identities;
-use super::reader::{Field, Mistakes, Object};
+use super::reader::{Mistakes, Value};
+use super::shapes::{Choice, List, Permission, Shape, Shown, Switch, Text, Words};
+use super::tree::Node;
 use super::{DestinationAction, ExistingCredential, Identity, InjectionConfig, Token, TokenOwner};
 use crate::azure::{CredentialPlaces, HeaderForm};
 
-/// The fields that `defaults` and each destination may have.
-pub(super) const TREATMENT: &[&str] = &[
-    "scope",
-    "identity",
-    "action",
-    "tls_clusters",
-    "plaintext",
-    "shared_suffix",
-    "override_headers",
-    "existing_credential",
-    "header",
-    "on_failure",
-    "warm",
-];
+fields! {
+    /// How the requests of a destination are handled.
+    pub(super) TreatmentFields {
+        /// the scope of the token: one resource and `/.default`. Required with `azure_service: functions`, too
+        scope: Text, unset("from `azure_service`; else required for `inject` and `report`"), pattern(r"^[^ ]*[^ /][^ ]*/\.default$"),
+            example("https://vault.azure.net/.default");
+        /// the name of the identity whose token is used
+        identity: Text, unset("the only identity, or the one whose `principals` list the caller");
+        /// `inject` adds the token; `report` forwards the request unchanged and fetches the token to test the configuration; `pass`
+        /// forwards the request unchanged; `refuse` rejects it ([actions](destinations.md#actions))
+        action: Choice<ActionChoice>, default("inject");
+        ..SettingFields;
+    }
+}
 
-/// How the requests of a destination are handled, as far as it is configured.
-#[derive(Clone)]
-pub(super) struct Treatment {
-    scope: Option<String>,
-    /// The identity's index.
-    identity: Option<usize>,
-    action: ActionChoice,
-    tls_clusters: Vec<String>,
-    plaintext_allowed: bool,
-    pub(super) shared_suffix_allowed: bool,
-    pub(super) override_headers_allowed: bool,
-    existing_credential: ExistingCredential,
-    credentials: CredentialPlaces,
-    header: String,
-    form: HeaderForm,
-    pass_on_failure: bool,
-    warm: bool,
+settings! {
+    /// How the token is sent, and under which conditions. `defaults` and each destination may change each of these settings.
+    pub(crate) struct Settings of SettingFields {
+        /// the Envoy clusters, with TLS, to which the request may be routed ([below](#tls_clusters))
+        tls_clusters: Vec<String> = Vec::new(), Clusters, unset("none"), example(&["outbound|80||{host}"][..]);
+        /// `allow` disables the checks of cluster and connection: the token may be sent in plaintext
+        plaintext_allowed as "plaintext": bool = false, Choice<Permission>;
+        /// `allow` accepts a wildcard over a suffix under which anyone can register a host. Not required for the actions `refuse` and
+        /// `pass`
+        shared_suffix_allowed as "shared_suffix": bool = false, Choice<Permission>;
+        /// `allow` accepts [headers that override the method or path](destinations.md#headers-that-override-the-method-or-path), such
+        /// as `X-HTTP-Method-Override`; otherwise 403 `override_header_present` on hosts with rules for methods or paths
+        override_headers_allowed as "override_headers": bool = false, Choice<Permission>;
+        /// `keep`, `replace` or `refuse`, for a request that
+        /// [already carries a credential](destinations.md#requests-that-already-carry-a-credential)
+        existing_credential: ExistingCredential = ExistingCredential::Keep, Choice<ExistingCredential>;
+        /// the header for the token. Any other header gets the bare token, without `Bearer`
+        header: String = "authorization".to_owned(), HeaderName, example("x-access-token");
+        /// `pass` forwards the request unchanged when no token is available; a request that the configuration rejects is still
+        /// rejected
+        pass_on_failure as "on_failure": bool = false, Choice<OnFailure>;
+        /// `true` fetches the token at start and refreshes it even if no request uses it
+        warm: bool = false, Switch;
+    }
 }
 
 /// The value of `action`.
-#[derive(Clone, Copy)]
-enum ActionChoice {
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum ActionChoice {
     Inject,
     Report,
     Pass,
@@ -51,76 +62,76 @@ enum ActionChoice {
     Unknown,
 }
 
+impl Words for ActionChoice {
+    type Value = Self;
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("inject", Self::Inject), ("report", Self::Report), ("pass", Self::Pass), ("refuse", Self::Refuse)];
+}
+
+impl Words for ExistingCredential {
+    type Value = Self;
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("keep", Self::Keep), ("replace", Self::Replace), ("refuse", Self::Refuse)];
+}
+
+/// Whether a request is forwarded without a token if none is available.
+pub(super) enum OnFailure {}
+
+impl Words for OnFailure {
+    type Value = bool;
+    const WORDS: &'static [(&'static str, bool)] = &[("refuse", false), ("pass", true)];
+}
+
+/// A list of clusters; `{host}` is the only placeholder. An empty list overrides that of `defaults`.
+pub(super) enum Clusters {}
+
+/// The name of a header that may carry a token, in lower case.
+pub(super) enum HeaderName {}
+
+/// How the requests of a destination are handled, as far as it is configured.
+#[derive(Clone)]
+pub(super) struct Treatment {
+    scope: Option<String>,
+    /// The identity's index.
+    identity: Option<usize>,
+    action: ActionChoice,
+    pub(super) settings: Settings,
+    credentials: CredentialPlaces,
+    form: HeaderForm,
+}
+
 impl Default for Treatment {
     fn default() -> Self {
         Self {
             scope: None,
             identity: None,
             action: ActionChoice::Inject,
-            tls_clusters: Vec::new(),
-            plaintext_allowed: false,
-            shared_suffix_allowed: false,
-            override_headers_allowed: false,
-            existing_credential: ExistingCredential::Keep,
+            settings: Settings::default(),
             credentials: CredentialPlaces::USUAL,
-            header: "authorization".to_owned(),
             form: HeaderForm::Bearer,
-            pass_on_failure: false,
-            warm: false,
         }
     }
 }
 
 impl Treatment {
-    /// Overrides these settings with the fields of `object`.
-    pub(super) fn with(self, object: &Object<'_>, identities: &[Identity], mistakes: &mut Mistakes) -> Self {
-        let permission = [("refuse", false), ("allow", true)];
-        let actions = [
-            ("inject", ActionChoice::Inject),
-            ("report", ActionChoice::Report),
-            ("pass", ActionChoice::Pass),
-            ("refuse", ActionChoice::Refuse),
-        ];
-        Self {
-            scope: object.get("scope").and_then(|field| read_scope(&field, mistakes)).or(self.scope),
-            identity: object
-                .get("identity")
-                .and_then(|field| identities::read_index(&field, identities, mistakes))
-                .or(self.identity),
-            action: match object.get("action") {
-                Some(field) => field.choice(&actions, mistakes).unwrap_or(ActionChoice::Unknown),
-                None => self.action,
-            },
-            tls_clusters: object.get("tls_clusters").map_or(self.tls_clusters, |field| read_clusters(&field, mistakes)),
-            plaintext_allowed: object.choice("plaintext", &permission, self.plaintext_allowed, mistakes),
-            shared_suffix_allowed: object.choice("shared_suffix", &permission, self.shared_suffix_allowed, mistakes),
-            override_headers_allowed: object.choice(
-                "override_headers",
-                &permission,
-                self.override_headers_allowed,
-                mistakes,
-            ),
-            existing_credential: object.choice(
-                "existing_credential",
-                &[
-                    ("keep", ExistingCredential::Keep),
-                    ("replace", ExistingCredential::Replace),
-                    ("refuse", ExistingCredential::Refuse),
-                ],
-                self.existing_credential,
-                mistakes,
-            ),
-            header: object.get("header").and_then(|field| read_header(&field, mistakes)).unwrap_or(self.header),
-            credentials: self.credentials,
-            form: self.form,
-            pass_on_failure: object.choice(
-                "on_failure",
-                &[("refuse", false), ("pass", true)],
-                self.pass_on_failure,
-                mistakes,
-            ),
-            warm: object.get("warm").and_then(|field| field.switch(mistakes)).unwrap_or(self.warm),
+    /// Overrides the treatment with the fields of `object` that are present.
+    pub(super) fn set(
+        &mut self,
+        object: &Object<'_, '_, TreatmentFields>,
+        identities: &[Identity],
+        mistakes: &mut Mistakes,
+    ) {
+        if let Some(scope) = read_scope(&object.scope(), mistakes) {
+            self.scope = Some(scope);
         }
+        if let Some(index) = identities::read_index(&object.identity(), identities, mistakes) {
+            self.identity = Some(index);
+        }
+        let action = object.action();
+        if action.is_set() {
+            self.action = action.read(mistakes).unwrap_or(ActionChoice::Unknown);
+        }
+        self.settings.set(&object.part(), mistakes);
     }
 
     /// Applies the settings of an Azure service.
@@ -140,43 +151,37 @@ impl Treatment {
     /// The action of a destination. Settings that the action needs and that are missing are mistakes.
     pub(super) fn action(
         self,
-        object: &Object<'_>,
+        object: &Object<'_, '_, TreatmentFields>,
         identities: &[Identity],
         mistakes: &mut Mistakes,
     ) -> DestinationAction {
-        let writes_warm = object.get("warm").is_some() && self.warm;
+        let warm = object.part::<SettingFields>().warm();
+        let writes_warm = warm.is_set() && self.settings.warm;
         if writes_warm && matches!(self.action, ActionChoice::Pass | ActionChoice::Refuse) {
-            mistakes.add(&object.path_of("warm"), "has no effect, because this action uses no token: remove it");
+            warm.mistake("has no effect, because this action uses no token: remove it", mistakes);
         }
         match self.action {
             ActionChoice::Pass => return DestinationAction::Pass,
             ActionChoice::Refuse | ActionChoice::Unknown => return DestinationAction::Refuse,
             ActionChoice::Inject | ActionChoice::Report => {}
         }
-        if self.scope.is_none() && object.get("scope").is_none() {
-            mistakes.add(&object.path_of("scope"), "is missing: write the resource and /.default");
+        let (scope, identity) = (object.scope(), object.identity());
+        if self.scope.is_none() && !scope.is_set() {
+            scope.mistake("is missing: write the resource and /.default", mistakes);
         }
         let owner = match self.identity {
             Some(index) => TokenOwner::Identity(index),
             None if identities.iter().any(|identity| !identity.allowed_callers.is_empty()) => TokenOwner::Caller,
             None => {
-                if identities.len() > 1 && object.get("identity").is_none() {
+                if identities.len() > 1 && !identity.is_set() {
                     let names = identities::names(identities, " or ");
-                    mistakes.add(&object.path_of("identity"), format!("is missing: write {names}"));
+                    identity.mistake(format!("is missing: write {names}"), mistakes);
                 }
                 TokenOwner::Identity(0)
             }
         };
-        let token = Token { scope: self.scope.unwrap_or_default(), owner, warm: self.warm };
-        let injection = InjectionConfig {
-            tls_clusters: self.tls_clusters,
-            plaintext_allowed: self.plaintext_allowed,
-            existing_credential: self.existing_credential,
-            credentials: self.credentials,
-            header: self.header,
-            form: self.form,
-            pass_on_failure: self.pass_on_failure,
-        };
+        let token = Token { scope: self.scope.unwrap_or_default(), owner, warm: self.settings.warm };
+        let injection = InjectionConfig { settings: self.settings, credentials: self.credentials, form: self.form };
         match self.action {
             ActionChoice::Report => DestinationAction::Report(token, injection),
             _ => DestinationAction::Inject(token, injection),
@@ -184,24 +189,40 @@ impl Treatment {
     }
 }
 
-/// Reads the clusters; `{host}` is the only placeholder. An empty list overrides that of `defaults`.
-fn read_clusters(field: &Field<'_>, mistakes: &mut Mistakes) -> Vec<String> {
-    let texts = field.texts_or_none(mistakes);
-    for (path, name) in &texts {
-        let placeholders = name.split('{').skip(1).filter_map(|rest| rest.split_once('}'));
-        for (placeholder, _) in placeholders.filter(|(placeholder, _)| *placeholder != "host") {
-            mistakes.add(
-                path,
-                format!("{name:?} has a placeholder {{{placeholder}}}, and only {{host}} is replaced: write {{host}} or the cluster's name"),
-            );
+impl Shape for Clusters {
+    type Value<'p, 'a> = Vec<String>;
+
+    fn read(value: Value<'_, '_>, mistakes: &mut Mistakes) -> Option<Vec<String>> {
+        if matches!(value.node, Node::List(items) if items.is_empty()) {
+            return Some(Vec::new());
         }
+        let texts = value.texts(mistakes);
+        for (path, name) in &texts {
+            let placeholders = name.split('{').skip(1).filter_map(|rest| rest.split_once('}'));
+            for (placeholder, _) in placeholders.filter(|(placeholder, _)| *placeholder != "host") {
+                mistakes.add(
+                    path,
+                    format!("{name:?} has a placeholder {{{placeholder}}}, and only {{host}} is replaced: write {{host}} or the cluster's name"),
+                );
+            }
+        }
+        Some(texts.into_iter().map(|(_, name)| name.to_owned()).collect())
     }
-    texts.into_iter().map(|(_, name)| name.to_owned()).collect()
+
+    fn schema() -> Schema {
+        List::<Text>::schema().with("minItems", 0)
+    }
+}
+
+impl Shown for Clusters {
+    fn show(value: &Vec<String>) -> Node {
+        Node::List(value.iter().map(|name| Node::from(name.as_str())).collect())
+    }
 }
 
 /// Reads a scope: one resource followed by `/.default` (learn.microsoft.com, "OAuth 2.0 client credentials flow").
-fn read_scope(field: &Field<'_>, mistakes: &mut Mistakes) -> Option<String> {
-    let scope = field.text(mistakes)?;
+fn read_scope(field: &Field<'_, '_, Text>, mistakes: &mut Mistakes) -> Option<String> {
+    let scope = field.read(mistakes)?;
     let mistake = if scope.contains(char::is_whitespace) {
         Some("is more than one scope: write one resource and /.default".to_owned())
     } else {
@@ -217,7 +238,7 @@ fn read_scope(field: &Field<'_>, mistakes: &mut Mistakes) -> Option<String> {
         }
     };
     if let Some(mistake) = mistake {
-        mistakes.add(&field.path, format!("{scope:?} {mistake}"));
+        field.mistake(format!("{scope:?} {mistake}"), mistakes);
     }
     Some(scope.to_owned())
 }
@@ -269,28 +290,45 @@ const NOT_FOR_TOKENS: &[&str] = &[
 /// Headers that are written to Envoy's default access log and its traces (Envoy, "Access logging", "Default format string"; "Tracing").
 const LOGGED: &[&str] = &["user-agent", "x-client-trace-id", "x-forwarded-for", "x-request-id"];
 
-fn read_header(field: &Field<'_>, mistakes: &mut Mistakes) -> Option<String> {
-    let name = field.text(mistakes)?.to_ascii_lowercase();
-    if !is_token(&name) {
-        mistakes.add(&field.path, format!("{name:?} is not a valid header: write a header such as \"authorization\""));
-    } else if NOT_FOR_TOKENS.contains(&name.as_str()) || name.starts_with("x-envoy-") {
-        mistakes.add(
-            &field.path,
-            format!(
-                "{name:?} does not reach the destination unchanged: write \"authorization\" or a header of your own"
-            ),
-        );
-    } else if LOGGED.contains(&name.as_str()) {
-        mistakes.add(
-            &field.path,
-            format!(
-                "{name:?} is written to Envoy's default access log or traces, which would reveal the token: write \"authorization\" \
-                 or a header of your own"
-            ),
-        );
+impl Shape for HeaderName {
+    type Value<'p, 'a> = String;
+
+    fn read(value: Value<'_, '_>, mistakes: &mut Mistakes) -> Option<String> {
+        let name = value.text(mistakes)?.to_ascii_lowercase();
+        if !is_token(&name) {
+            mistakes.add_at(
+                value.path,
+                format!("{name:?} is not a valid header: write a header such as \"authorization\""),
+            );
+        } else if NOT_FOR_TOKENS.contains(&name.as_str()) || name.starts_with("x-envoy-") {
+            mistakes.add_at(
+                value.path,
+                format!(
+                    "{name:?} does not reach the destination unchanged: write \"authorization\" or a header of your own"
+                ),
+            );
+        } else if LOGGED.contains(&name.as_str()) {
+            mistakes.add_at(value.path, format!(
+                    "{name:?} is written to Envoy's default access log or traces, which would reveal the token: write \"authorization\" \
+                     or a header of your own"
+                ));
+        }
+        Some(name)
     }
-    Some(name)
+
+    fn schema() -> Schema {
+        Text::schema().with("pattern", TOKEN)
+    }
 }
+
+impl Shown for HeaderName {
+    fn show(value: &String) -> Node {
+        Node::from(value.as_str())
+    }
+}
+
+/// The form of a method or header name, as a pattern of the schema.
+pub(super) const TOKEN: &str = "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$";
 
 /// Whether a text is a valid method or header name (`token` in RFC 9110, section 5.6.2).
 pub(super) fn is_token(text: &str) -> bool {

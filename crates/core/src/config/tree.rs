@@ -1,8 +1,10 @@
 //! JSON with the fields in their original order, duplicates included.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::ser::{Error, Serialize, SerializeMap, Serializer};
 
 /// A JSON value that keeps duplicate fields, so that they can be reported. RFC 8259, section 4, leaves their handling to the
 /// reader.
@@ -100,5 +102,56 @@ impl<'de> Deserialize<'de> for Node {
         }
 
         deserializer.deserialize_any(Reader)
+    }
+}
+
+/// Writes the fields in their order. The JSON Schema is written with it.
+impl Serialize for Node {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Null => serializer.serialize_unit(),
+            Self::Bool(value) => serializer.serialize_bool(*value),
+            Self::Number(value) => value.parse::<serde_json::Number>().map_err(S::Error::custom)?.serialize(serializer),
+            Self::String(value) => serializer.serialize_str(value),
+            Self::List(items) => serializer.collect_seq(items),
+            Self::Object(fields) => {
+                let mut map = serializer.serialize_map(Some(fields.len()))?;
+                for (name, node) in fields {
+                    map.serialize_entry(name, node)?;
+                }
+                map.end()
+            }
+        }
+    }
+}
+
+impl From<&str> for Node {
+    fn from(text: &str) -> Self {
+        Self::String(text.to_owned())
+    }
+}
+
+impl From<bool> for Node {
+    fn from(value: bool) -> Self {
+        Self::Bool(value)
+    }
+}
+
+impl From<usize> for Node {
+    fn from(number: usize) -> Self {
+        Self::Number(number.to_string())
+    }
+}
+
+/// A duration is a string, such as `"10s"`.
+impl From<Duration> for Node {
+    fn from(length: Duration) -> Self {
+        Self::String(humantime::format_duration(length).to_string())
+    }
+}
+
+impl<T: Clone + Into<Self>> From<&[T]> for Node {
+    fn from(items: &[T]) -> Self {
+        Self::List(items.iter().cloned().map(Into::into).collect())
     }
 }

@@ -224,15 +224,16 @@ impl Rule {
 
 impl InjectionRule {
     fn new(injection: &config::InjectionConfig, host: &HostPattern) -> Self {
-        let clusters = injection.tls_clusters.iter().map(|name| name.replace("{host}", &host.name()));
-        let header = Arc::from(injection.header.as_str());
+        let settings = &injection.settings;
+        let clusters = settings.tls_clusters.iter().map(|name| name.replace("{host}", &host.name()));
+        let header = Arc::from(settings.header.as_str());
         Self {
-            transport: Transport { tls_clusters: clusters.collect(), plaintext_allowed: injection.plaintext_allowed },
-            existing_credential: injection.existing_credential,
+            transport: Transport { tls_clusters: clusters.collect(), plaintext_allowed: settings.plaintext_allowed },
+            existing_credential: settings.existing_credential,
             places: Places::new(injection.credentials, &header),
             header,
             form: injection.form,
-            pass_on_failure: injection.pass_on_failure,
+            pass_on_failure: settings.pass_on_failure,
         }
     }
 

@@ -1,86 +1,45 @@
 //! Arbitrary configurations, and arbitrary requests under a fixed configuration.
 
-use entra_exchange_core::config::Config;
+use std::sync::LazyLock;
+
+use entra_exchange_core::config::{self, Config};
 use entra_exchange_core::decision::Decision;
 use entra_exchange_core::policy::Policy;
 use entra_exchange_core::request::{DescribedRequest, Headers, RequestView};
 use proptest::prelude::*;
+use serde_json::Value;
 
 use crate::json;
 use crate::worker::TENANT;
 
-/// Names and values that occur in configurations.
-const WORDS: &[&str] = &[
-    "entra",
-    "authority",
-    "clusters",
-    "unknown_authority",
-    "allow",
-    "https://login.microsoftonline.com",
-    "identities",
-    "name",
-    "tenant_id",
-    "client_id",
-    "assertion",
-    "discard_tokens_before",
-    "2026-01-31T02:10:00Z",
-    "assertions",
-    "source",
-    "file",
-    "cluster",
-    "projected_token",
-    "destinations",
-    "hosts",
-    "a.example",
-    "a.example:8443",
-    "[::1]:80",
-    "scope",
-    "https://vault.azure.net/.default",
-    "identity",
-    "tls_clusters",
-    "outbound|80||{host}",
-    "plaintext",
-    "existing_credential",
-    "keep",
-    "replace",
-    "refuse",
-    "on_failure",
-    "pass",
-    "warm",
-    "defaults",
-    "*.example",
-    "methods",
-    "GET",
-    "path_prefixes",
-    "/v1",
-    "action",
-    "inject",
-    "report",
-    "header",
-    "shared_suffix",
-    "principals",
-    "spiffe://cluster.local/ns/a/sa/b",
-    "managed_identity",
-    "action",
-    "report",
-    "imds",
-    "app_service",
-    "secret_from_env",
-    "health",
-    "/metadata/instance",
-    "object_id",
-    "resource_id",
-    "resources",
-    "status",
-    "path",
-    "default_identity",
-    "limits",
-    "exchange",
-    "wait",
-    "waiting",
-    "10s",
-    "aaaaaaaa-0000-4000-8000-000000000001",
-];
+/// Names and values that occur in configurations: those of the JSON Schema, and some that it does not have.
+static WORDS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
+    let mut words = vec!["a.example", "a.example:8443", "[::1]:80", "*.example", "/v1", "a"];
+    let schema: &'static Value = Box::leak(Box::new(serde_json::from_str(&config::schema()).unwrap()));
+    collect(schema, &mut words);
+    words
+});
+
+/// The names of fields, and the texts of words, defaults and examples, in a schema.
+fn collect(schema: &'static Value, words: &mut Vec<&'static str>) {
+    match schema {
+        Value::String(text) => words.push(text),
+        Value::Array(items) => items.iter().for_each(|item| collect(item, words)),
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match name.as_str() {
+                    "description" | "pattern" | "type" | "title" => {}
+                    "properties" | "items" | "enum" | "default" | "examples" | "oneOf" => collect(value, words),
+                    _ => {
+                        words.push(name);
+                        collect(value, words);
+                    }
+                }
+            }
+        }
+        _ => {}
+    }
+}
 
 fn bytes(likely: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
@@ -157,7 +116,7 @@ proptest! {
     }
 
     #[test]
-    fn any_json_is_accepted_or_rejected_with_its_mistakes(text in json(WORDS)) {
+    fn any_json_is_accepted_or_rejected_with_its_mistakes(text in json(&WORDS)) {
         if let Some(config) = parse(text.to_string().as_bytes()) {
             prop_assert!(config.limits.waiting >= 1 && !config.limits.wait.is_zero());
             Policy::new(&config, false);

@@ -27,8 +27,14 @@ fn a_destination_overrides_the_defaults() {
     )
     .unwrap();
     let injection = injection(&config);
-    assert_eq!((injection.header.as_str(), injection.existing_credential), ("x-a", ExistingCredential::Refuse));
-    assert_eq!((injection.tls_clusters.as_slice(), injection.pass_on_failure), (&["x".to_owned()][..], true));
+    assert_eq!(
+        (injection.settings.header.as_str(), injection.settings.existing_credential),
+        ("x-a", ExistingCredential::Refuse)
+    );
+    assert_eq!(
+        (injection.settings.tls_clusters.as_slice(), injection.settings.pass_on_failure),
+        (&["x".to_owned()][..], true)
+    );
     assert!(
         matches!(&config.destinations[1].action, DestinationAction::Report(token, _) if token.scope == "a/.default")
     );
@@ -243,8 +249,8 @@ fn an_empty_list_of_clusters_overrides_the_defaults() {
             r#"{{"defaults":{{"tls_clusters":["x"],"scope":"s/.default"}},"destinations":[{{"hosts":["a.example"]{own}}}]}}"#
         )
     };
-    assert_eq!(injection(&parse(&text("")).unwrap()).tls_clusters, ["x"]);
-    assert_eq!(injection(&parse(&text(r#","tls_clusters":[]"#)).unwrap()).tls_clusters, Vec::<String>::new());
+    assert_eq!(injection(&parse(&text("")).unwrap()).settings.tls_clusters, ["x"]);
+    assert_eq!(injection(&parse(&text(r#","tls_clusters":[]"#)).unwrap()).settings.tls_clusters, Vec::<String>::new());
     assert!(parse(&text(r#","tls_clusters":"x""#)).is_err());
 }
 

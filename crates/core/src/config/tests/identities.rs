@@ -12,8 +12,8 @@ fn a_minimal_configuration_uses_the_variables_and_defaults() {
     assert_eq!(spec.authority().host(), "login.microsoftonline.com");
     assert_eq!(spec.assertion().cluster(), "projected_token");
     assert_eq!(spec.clusters(), ["entra"]);
-    assert_eq!(injection(&config).existing_credential, ExistingCredential::Keep);
-    assert_eq!(injection(&config).header, "authorization");
+    assert_eq!(injection(&config).settings.existing_credential, ExistingCredential::Keep);
+    assert_eq!(injection(&config).settings.header, "authorization");
     assert_eq!(config.warnings, Vec::<String>::new());
 }
 

@@ -4,8 +4,10 @@ mod azure_service;
 mod destinations;
 mod identities;
 mod managed_identity;
+mod variants;
 
 use super::*;
+use crate::event::Level;
 
 const TENANT: &str = "11111111-1111-4111-8111-111111111111";
 const CLIENT: &str = "aaaaaaaa-0000-4000-8000-000000000001";
@@ -156,7 +158,7 @@ fn limits_log_and_token_settings_are_read() {
     .unwrap();
     assert_eq!((config.limits.exchange.as_secs(), config.limits.wait.as_secs(), config.limits.waiting), (5, 60, 7));
     assert_eq!(config.log, Log { exchanges: Some(Level::Warn), requests: Some(Level::Info), access: true });
-    assert!(injection(&config).pass_on_failure);
+    assert!(injection(&config).settings.pass_on_failure);
     assert!(matches!(&config.destinations[0].action, DestinationAction::Inject(Token { warm: true, .. }, _)));
     let spec = config.identities[0].spec("s/.default").unwrap();
     assert_eq!(spec.clusters(), ["a", "b"]);

@@ -1,0 +1,193 @@
+//! The shapes of values: how a value is read, and its JSON Schema.
+
+use std::time::Duration;
+
+use super::declared::Schema;
+use super::fields::Items;
+use super::reader::{Mistakes, Value};
+use super::tree::Node;
+use crate::host::Host;
+use crate::time::Timestamp;
+
+/// The shape of a field's value.
+///
+/// The schema must accept every value that `read` accepts. It rejects what is wrong whatever the rest of the configuration is; a
+/// rule that JSON Schema cannot express, such as the range of a duration, is the reader's alone.
+pub(super) trait Shape: Sized {
+    /// What is read.
+    type Value<'p, 'a>;
+
+    /// Reads a value. Returns `None` if it is not valid, which is reported.
+    fn read<'p, 'a>(value: Value<'p, 'a>, mistakes: &mut Mistakes) -> Option<Self::Value<'p, 'a>>;
+
+    /// The JSON Schema of the values.
+    fn schema() -> Schema;
+}
+
+/// A shape whose defaults are shown in the documentation.
+pub(super) trait Shown: Shape {
+    /// The value as it is written in the configuration.
+    fn show(value: &Self::Value<'_, '_>) -> Node;
+}
+
+/// A string that is not empty.
+pub(super) enum Text {}
+
+impl Shape for Text {
+    type Value<'p, 'a> = &'a str;
+
+    fn read<'a>(value: Value<'_, 'a>, mistakes: &mut Mistakes) -> Option<&'a str> {
+        value.text(mistakes)
+    }
+
+    fn schema() -> Schema {
+        Schema::of_type("string").with("minLength", 1)
+    }
+}
+
+/// `true` or `false`.
+pub(super) enum Switch {}
+
+impl Shape for Switch {
+    type Value<'p, 'a> = bool;
+
+    fn read(value: Value<'_, '_>, mistakes: &mut Mistakes) -> Option<bool> {
+        value.switch(mistakes)
+    }
+
+    fn schema() -> Schema {
+        Schema::of_type("boolean")
+    }
+}
+
+impl Shown for Switch {
+    fn show(value: &bool) -> Node {
+        Node::Bool(*value)
+    }
+}
+
+/// A number from 1 to `MOST`.
+pub(super) enum Count<const MOST: usize> {}
+
+impl<const MOST: usize> Shape for Count<MOST> {
+    type Value<'p, 'a> = usize;
+
+    fn read(value: Value<'_, '_>, mistakes: &mut Mistakes) -> Option<usize> {
+        value.count(MOST, mistakes)
+    }
+
+    fn schema() -> Schema {
+        Schema::of_type("integer").with("minimum", 1).with("maximum", MOST)
+    }
+}
+
+/// A duration from one second to `LONGEST` seconds, such as `"10s"`.
+pub(super) enum Length<const LONGEST: u64> {}
+
+impl<const LONGEST: u64> Shape for Length<LONGEST> {
+    type Value<'p, 'a> = Duration;
+
+    fn read(value: Value<'_, '_>, mistakes: &mut Mistakes) -> Option<Duration> {
+        value.duration(Duration::from_secs(1)..=Duration::from_secs(LONGEST), mistakes)
+    }
+
+    fn schema() -> Schema {
+        // A number with its unit, such as 1m30s. JSON Schema cannot express the range.
+        Schema::of_type("string").with("pattern", "[0-9][^0-9]*[a-zA-Z]").with("examples", &["10s", "1m"][..])
+    }
+}
+
+/// A point in time (RFC 3339), in UTC or with an offset.
+pub(super) enum Time {}
+
+impl Shape for Time {
+    type Value<'p, 'a> = Timestamp;
+
+    fn read(value: Value<'_, '_>, mistakes: &mut Mistakes) -> Option<Timestamp> {
+        value.time(mistakes)
+    }
+
+    fn schema() -> Schema {
+        Schema::of_type("string")
+            .with("pattern", r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d*)?(Z|[+-]\d\d:\d\d)$")
+            .with("examples", &["2026-01-31T02:10:00Z", "2026-01-31T03:10:00+01:00"][..])
+    }
+}
+
+/// A list of hosts: names and addresses without ports, in lower case.
+pub(super) enum Hosts {}
+
+impl Shape for Hosts {
+    type Value<'p, 'a> = Vec<String>;
+
+    fn read(value: Value<'_, '_>, mistakes: &mut Mistakes) -> Option<Vec<String>> {
+        let mut hosts = Vec::new();
+        for (path, text) in value.texts(mistakes) {
+            match Host::parse(text.as_bytes()) {
+                Some(Host { name, port: None }) => hosts.push(name.into_owned()),
+                _ => mistakes
+                    .add(&path, format!("{text:?} is not a valid host: write a name or an address without a port")),
+            }
+        }
+        Some(hosts)
+    }
+
+    fn schema() -> Schema {
+        Schema::list(Text::schema().with("pattern", r"^([A-Za-z0-9_-][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])$"))
+    }
+}
+
+/// A list with at least one item.
+pub(super) struct List<S>(std::marker::PhantomData<S>);
+
+impl<S: Shape> Shape for List<S> {
+    type Value<'p, 'a> = Items<'p, 'a, S>;
+
+    /// Returns the items, which are not yet read.
+    fn read<'p, 'a>(value: Value<'p, 'a>, mistakes: &mut Mistakes) -> Option<Items<'p, 'a, S>> {
+        Items::read(value, mistakes)
+    }
+
+    fn schema() -> Schema {
+        Schema::list(S::schema())
+    }
+}
+
+/// Fixed words, each with the value that it stands for.
+pub(super) trait Words {
+    /// The values.
+    type Value: Copy + PartialEq + 'static;
+    /// The words, in the order in which messages list them.
+    const WORDS: &'static [(&'static str, Self::Value)];
+}
+
+/// One of several fixed words.
+pub(super) struct Choice<W>(std::marker::PhantomData<W>);
+
+impl<W: Words> Shape for Choice<W> {
+    type Value<'p, 'a> = W::Value;
+
+    fn read(value: Value<'_, '_>, mistakes: &mut Mistakes) -> Option<W::Value> {
+        value.choice(W::WORDS, mistakes)
+    }
+
+    fn schema() -> Schema {
+        let words: Vec<&str> = W::WORDS.iter().map(|(word, _)| *word).collect();
+        Schema::of_type("string").with("enum", words.as_slice())
+    }
+}
+
+impl<W: Words> Shown for Choice<W> {
+    fn show(value: &W::Value) -> Node {
+        let found = W::WORDS.iter().find(|(_, other)| other == value);
+        found.map_or(Node::Null, |(word, _)| Node::from(*word))
+    }
+}
+
+/// `refuse`, or `allow`: whether something dangerous is accepted.
+pub(super) enum Permission {}
+
+impl Words for Permission {
+    type Value = bool;
+    const WORDS: &'static [(&'static str, bool)] = &[("refuse", false), ("allow", true)];
+}

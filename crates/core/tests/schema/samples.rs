@@ -1,0 +1,146 @@
+//! Two valid configurations that together have every field.
+
+use serde_json::{Value, json};
+
+use crate::{SCHEMA, read, validate};
+
+/// The configuration of a sidecar, with the fields that only an egress gateway lacks.
+pub(crate) fn sidecar() -> Value {
+    json!({
+        "$schema": "entra-exchange.schema.json",
+        "entra": {
+            "authority": "https://login.microsoftonline.com",
+            "unknown_authority": "refuse",
+            "clusters": ["entra", "entra_new_connection"],
+        },
+        "assertions": [{"name": "spire", "source": "file", "cluster": "spire_file"}],
+        "identities": [
+            {
+                "name": "payments",
+                "tenant_id": "11111111-1111-4111-8111-111111111111",
+                "client_id": "aaaaaaaa-0000-4000-8000-000000000001",
+                "assertion": "spire",
+                "object_id": "cccccccc-0000-4000-8000-000000000003",
+                "resource_id": "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/i",
+                "resources": ["https://vault.azure.net", "https://storage.azure.com/"],
+                "discard_tokens_before": "2026-01-31T02:10:00Z",
+            },
+            {"name": "reports", "tenant_id": "contoso.onmicrosoft.com", "client_id": "bbbbbbbb-0000-4000-8000-000000000002"},
+        ],
+        "defaults": {
+            "scope": "https://vault.azure.net/.default",
+            "identity": "payments",
+            "action": "inject",
+            "tls_clusters": ["outbound|80||{host}"],
+            "plaintext": "refuse",
+            "shared_suffix": "refuse",
+            "override_headers": "refuse",
+            "existing_credential": "keep",
+            "header": "authorization",
+            "on_failure": "refuse",
+            "warm": false,
+        },
+        "destinations": [
+            {
+                "name": "vault",
+                "azure_service": "key_vault",
+                "names": ["payments-kv"],
+                "methods": ["GET", "PUT"],
+                "path_prefixes": ["/secrets", "/keys"],
+            },
+            {
+                "hosts": ["api.example.com:8443", "*.example.com"],
+                "scope": "api://example/.default",
+                "identity": "reports",
+                "action": "report",
+                "tls_clusters": [],
+                "plaintext": "allow",
+                "shared_suffix": "allow",
+                "override_headers": "allow",
+                "existing_credential": "replace",
+                "header": "X-Access-Token",
+                "on_failure": "pass",
+                "warm": true,
+            },
+            {"hosts": ["login.example.com"], "action": "pass"},
+        ],
+        "managed_identity": {
+            "identities": ["payments", "reports"],
+            "default_identity": "payments",
+            "action": "answer",
+            "imds": {"hosts": ["169.254.169.254", "[fd00:ec2::254]"], "pass": ["/metadata/instance", "/2021-07-15/dynamic"]},
+            "app_service": {"hosts": ["127.0.0.1"], "secret_from_env": "IDENTITY_HEADER"},
+            "health": {"hosts": ["entra-exchange.health"], "identities": ["payments"]},
+            "limits": {"unlisted_scopes": 1000, "new_scopes_per_minute": 1, "parallel_exchanges": 100},
+        },
+        "status": {"hosts": ["localhost"], "path": "/status"},
+        "limits": {"exchange": "1m", "wait": "1m 30s", "waiting": 1_000_000},
+        "log": {"exchanges": "warn", "requests": "info", "access": true},
+    })
+}
+
+/// The configuration of an egress gateway, whose callers have identities of their own.
+pub(crate) fn gateway() -> Value {
+    json!({
+        "identities": [
+            {
+                "name": "payments",
+                "client_id": "aaaaaaaa-0000-4000-8000-000000000001",
+                "principals": ["spiffe://cluster.local/ns/payments/sa/api"],
+            },
+        ],
+        "destinations": [
+            {"hosts": ["payments-kv.vault.azure.net"], "scope": "https://vault.azure.net/.default"},
+        ],
+    })
+}
+
+/// Both configurations. A field with a default that they do not set has the default.
+pub(crate) fn all() -> [Value; 2] {
+    [sidecar(), gateway()].map(|mut sample| {
+        add_defaults(&SCHEMA, &mut sample);
+        sample
+    })
+}
+
+fn add_defaults(schema: &Value, sample: &mut Value) {
+    for item in sample.as_array_mut().into_iter().flatten() {
+        add_defaults(&schema["items"], item);
+    }
+    let Some(object) = sample.as_object_mut() else { return };
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        match object.get_mut(name) {
+            Some(value) => add_defaults(field, value),
+            None => object.extend(field.get("default").map(|default| (name.clone(), default.clone()))),
+        }
+    }
+}
+
+#[test]
+fn the_samples_are_valid_and_have_every_field_of_the_schema() {
+    for sample in all() {
+        read(&sample).map(drop).unwrap();
+        validate(&sample).unwrap();
+    }
+    assert_eq!(missing(&SCHEMA, &all().iter().collect::<Vec<_>>(), ""), Vec::<String>::new());
+}
+
+/// The paths of the fields in a schema that none of these values has.
+fn missing(schema: &Value, values: &[&Value], path: &str) -> Vec<String> {
+    let mut paths = Vec::new();
+    let alternatives = schema["oneOf"].as_array().into_iter().flatten();
+    for (name, field) in
+        std::iter::once(schema).chain(alternatives).filter_map(|it| it["properties"].as_object()).flatten()
+    {
+        let path = format!("{path}.{name}");
+        let found: Vec<&Value> = values.iter().filter_map(|value| value.get(name)).collect();
+        if found.is_empty() {
+            paths.push(path);
+            continue;
+        }
+        paths.extend(missing(field, &found, &path));
+        let items: Vec<&Value> = found.iter().filter_map(|value| value.as_array()).flatten().collect();
+        paths.extend(missing(&field["items"], &items, &path));
+    }
+    paths
+}
