@@ -10,6 +10,7 @@ mod in_process;
 #[allow(dead_code)]
 mod scenarios;
 mod sidecar;
+mod sources;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -31,11 +32,22 @@ use fake_entra::{Directory, Disconnect};
 use in_process::{MAX_WAIT, Surroundings, local_reply, received, upstream};
 use libtest_mimic::{Arguments, Trial};
 use scenarios::{Scenario, TestHost};
+use sources::SourceScenario;
 use stack::{AUDIENCE, LISTED_HOST};
 use wasm_host::Headers;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
+    let of_sources = sources::ALL.iter().map(|scenario| {
+        Trial::test(scenario.name, move || {
+            caught(|| {
+                let host = NativeHost::start_with_source(scenario);
+                let source = host.worker().process.surroundings.source.clone().unwrap();
+                (scenario.run)(&host, &source);
+                host.search_log_for_tokens();
+            })
+        })
+    });
     let trials = scenarios::ALL.iter().map(|scenario| {
         Trial::test(scenario.name, move || {
             caught(|| {
@@ -45,7 +57,7 @@ fn main() -> ExitCode {
             })
         })
     });
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+    libtest_mimic::run(&arguments, trials.chain(of_sources).collect()).exit_code()
 }
 
 /// A process in which any thread may have a request. Time passes only when nothing else can happen.
@@ -147,7 +159,12 @@ impl Process {
             return (Duration::ZERO, made(200, token.into_bytes()));
         }
         let now = self.wall_clock();
-        let answer = self.surroundings.token_request(&call.authority, &call.path, &call.body, None, now);
+        let answer = if call.cluster == sources::CLUSTER {
+            let headers = call.headers.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+            self.surroundings.source_request(call.method, &call.path, headers, &call.body, now)
+        } else {
+            self.surroundings.token_request(&call.authority, &call.path, &call.body, None, now)
+        };
         if answer.delay > call.timeout {
             return (call.timeout, made(504, Vec::new()));
         }
@@ -179,7 +196,8 @@ impl Host for Process {
     }
 
     fn start_call(&mut self, call: &HttpCall) -> Result<CallId, CallFailure> {
-        const KNOWN: [&str; 3] = [sidecar::TOKEN_CLUSTER, sidecar::ENTRA_CLUSTER, sidecar::ENTRA_AGAIN_CLUSTER];
+        const KNOWN: [&str; 4] =
+            [sidecar::TOKEN_CLUSTER, sidecar::ENTRA_CLUSTER, sidecar::ENTRA_AGAIN_CLUSTER, sources::CLUSTER];
         if !KNOWN.contains(&call.cluster.as_str()) {
             return Err(CallFailure::NoSuchCluster);
         }
@@ -309,8 +327,19 @@ impl Worker {
 impl NativeHost {
     fn start(scenario: &Scenario) -> Self {
         let setup = &scenario.setup;
+        let text = setup.configuration.map_or_else(sidecar::configuration, |configuration| configuration().to_string());
+        Self::start_in(Surroundings::new(), setup.audience, setup.unset_variable, &text)
+    }
+
+    fn start_with_source(scenario: &SourceScenario) -> Self {
+        let surroundings = Surroundings::with_source(scenario);
+        let text = surroundings.source.as_ref().unwrap().configuration().to_string();
+        Self::start_in(surroundings, AUDIENCE, None, &text)
+    }
+
+    fn start_in(surroundings: Surroundings, audience: &str, unset_variable: Option<&str>, text: &str) -> Self {
         let mut process = Process {
-            surroundings: Surroundings::new(),
+            surroundings,
             started_at: SystemTime::now(),
             now: Duration::ZERO,
             memory: LocalData::default(),
@@ -323,13 +352,11 @@ impl NativeHost {
             timer: None,
             log: Vec::new(),
         };
-        process.surroundings.project(setup.audience, process.started_at);
-        let text = setup.configuration.map_or_else(sidecar::configuration, |configuration| configuration().to_string());
-        let variables = sidecar::variables();
-        let environment = |name: &str| {
-            let set = variables.iter().find(|(other, _)| other == name && setup.unset_variable != Some(name));
-            set.map(|(_, value)| (*value).to_owned())
-        };
+        process.surroundings.project(audience, process.started_at);
+        let of_source = process.surroundings.source.iter().flat_map(|source| source.variables.clone());
+        let variables = sidecar::variables().into_iter().map(|(name, value)| (name, value.to_owned()));
+        let variables: HashMap<String, String> = variables.chain(of_source).collect();
+        let environment = |name: &str| variables.get(name).filter(|_| unset_variable != Some(name)).cloned();
         let build = Build { version: "native", commit: "test" };
         let engine = Engine::configure(text.as_bytes(), &environment, build, &mut process);
         let engine = engine.unwrap_or_else(|| panic!("rejected: {:?}", process.log));

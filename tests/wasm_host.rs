@@ -9,6 +9,7 @@ mod in_process;
 #[allow(dead_code)]
 mod scenarios;
 mod sidecar;
+mod sources;
 
 use std::cell::Cell;
 use std::process::ExitCode;
@@ -19,11 +20,21 @@ use fake_entra::{Directory, Disconnect};
 use in_process::{MAX_WAIT, Surroundings, local_reply, received, upstream};
 use libtest_mimic::{Arguments, Trial};
 use scenarios::{Scenario, TestHost};
+use sources::SourceScenario;
 use stack::AUDIENCE;
 use wasm_host::{Callout, Host, StreamState};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
+    let of_sources = sources::ALL.iter().map(|scenario| {
+        Trial::test(scenario.name, move || {
+            caught(|| {
+                let host = WasmHost::start_with_source(scenario);
+                (scenario.run)(&host, host.surroundings.source.as_ref().unwrap());
+                host.assert_clean_log();
+            })
+        })
+    });
     let trials = scenarios::ALL.iter().map(|scenario| {
         Trial::test(scenario.name, move || {
             caught(|| {
@@ -33,7 +44,7 @@ fn main() -> ExitCode {
             })
         })
     });
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+    libtest_mimic::run(&arguments, trials.chain(of_sources).collect()).exit_code()
 }
 
 /// Runs scenarios on the workspace's own proxy-wasm host.
@@ -66,6 +77,20 @@ impl WasmHost {
         let host = builder.start().unwrap_or_else(|error| panic!("{error}"));
         let world = Self { host, surroundings: Surroundings::new(), next_worker: Cell::new(0) };
         world.write_token(setup.audience);
+        world
+    }
+
+    fn start_with_source(scenario: &SourceScenario) -> Self {
+        let surroundings = Surroundings::with_source(scenario);
+        let source = surroundings.source.as_ref().unwrap();
+        let mut builder = sidecar::builder(&sidecar::module()).workers(WORKERS).started_at(SystemTime::now());
+        builder = builder.configuration(source.configuration().to_string()).cluster(sources::CLUSTER);
+        for (name, value) in &source.variables {
+            builder = builder.variable(name, value);
+        }
+        let host = builder.start().unwrap_or_else(|error| panic!("{error}"));
+        let world = Self { host, surroundings, next_worker: Cell::new(0) };
+        world.write_token(AUDIENCE);
         world
     }
 
@@ -118,17 +143,19 @@ impl WasmHost {
                 let body = self.surroundings.federated_token();
                 self.host.respond(call, wasm_host::Response::new(200, body));
             }
-            sidecar::ENTRA_CLUSTER | sidecar::ENTRA_AGAIN_CLUSTER => {
+            sidecar::ENTRA_CLUSTER | sidecar::ENTRA_AGAIN_CLUSTER | sources::CLUSTER => {
                 let header = |name: &str| call.headers.text(name).unwrap();
-                let id = call.headers.text("client-request-id");
                 let now = self.host.wall_clock();
-                let answer = self.surroundings.token_request(
-                    &header(":authority"),
-                    &header(":path"),
-                    &call.body,
-                    id.as_deref(),
-                    now,
-                );
+                let answer = if call.cluster == sources::CLUSTER {
+                    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+                    let headers = call.headers.iter().map(|(name, value)| (text(name), text(value)));
+                    let (method, path) = (header(":method"), header(":path"));
+                    self.surroundings.source_request(&method, &path, headers, &call.body, now)
+                } else {
+                    let id = call.headers.text("client-request-id");
+                    let (authority, path) = (header(":authority"), header(":path"));
+                    self.surroundings.token_request(&authority, &path, &call.body, id.as_deref(), now)
+                };
                 match answer.disconnect {
                     Some(Disconnect::Reset) => self.host.respond(call, wasm_host::Response::unreachable()),
                     Some(Disconnect::Truncate) => self.host.abort_response(call),

@@ -16,6 +16,7 @@ mod metadata_address;
 mod observed;
 #[path = "../scenarios/mod.rs"]
 mod scenarios;
+mod source_clusters;
 mod token_file;
 mod tokens;
 mod trap;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         destinations::protocols::ALL,
         many::ALL,
         observed::ALL,
+        source_clusters::ALL,
     ];
     for (name, test) in tests.into_iter().flatten().chain(upgrade::ALL) {
         trials.push(Trial::test(*name, move || caught(test)).with_kind(newest));

@@ -9,6 +9,8 @@ use serde_json::json;
 use stack::{CLIENT_ID, ISSUER_URL, NAMESPACE, RESOURCES, SERVICE_ACCOUNT, TOKEN_LIFETIME};
 use wasm_host::{Headers, Reply};
 
+use crate::sources::{FakeSource, SourceScenario};
+
 /// The longest time that a request may wait for its response.
 pub(crate) const MAX_WAIT: Duration = Duration::from_secs(30);
 
@@ -17,9 +19,11 @@ pub(crate) struct Surroundings {
     pub(crate) entra: Directory,
     issuer: Issuer,
     token: RefCell<String>,
+    /// The source of federated tokens over HTTP, in its scenarios.
+    pub(crate) source: Option<FakeSource>,
 }
 
-/// An answer to a token request.
+/// An answer of Entra or of a source.
 pub(crate) struct EntraAnswer {
     /// After this time.
     pub(crate) delay: Duration,
@@ -39,7 +43,39 @@ impl Surroundings {
             entra.register_resource(resource);
         }
         entra.register_credential(stack::credential(CLIENT_ID)).unwrap();
-        Self { entra, issuer, token: RefCell::default() }
+        Self { entra, issuer, token: RefCell::default(), source: None }
+    }
+
+    /// The same with a source over HTTP, whose tokens Entra accepts.
+    pub(crate) fn with_source(scenario: &SourceScenario) -> Self {
+        let mut surroundings = Self::new();
+        let source = (scenario.source)(&surroundings.issuer);
+        source.register(&surroundings.entra);
+        surroundings.source = Some(source);
+        surroundings
+    }
+
+    /// Sends a request to the source over HTTP.
+    pub(crate) fn source_request(
+        &self,
+        method: &str,
+        target: &str,
+        headers: impl IntoIterator<Item = (String, String)>,
+        body: &[u8],
+        now: SystemTime,
+    ) -> EntraAnswer {
+        let mut request = fake_http::Request::new(method, target);
+        request.headers.extend(headers);
+        request.body = body.to_vec();
+        let answer = self.source.as_ref().unwrap().respond(&request, now);
+        let date = ("date".to_owned(), "Thu, 01 Jan 2026 00:00:00 GMT".to_owned());
+        EntraAnswer {
+            delay: answer.delay,
+            disconnect: answer.disconnect,
+            status: answer.status,
+            headers: std::iter::once(date).chain(answer.headers).collect(),
+            body: answer.body,
+        }
     }
 
     /// Projects a federated token of this audience.

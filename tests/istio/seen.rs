@@ -82,7 +82,7 @@ fn istio_exposes_the_metrics_with_the_tags_of_the_annotation_as_labels() {
         ("entra_exchange_requests_total", &[("identity", "default"), ("outcome", "injected")]),
         ("entra_exchange_requests_total", &[("outcome", "refused"), ("code", "refused_by_rule")]),
         ("entra_exchange_exchanges_total", &[("identity", "default"), ("outcome", "issued"), ("class", "none")]),
-        ("entra_exchange_assertion_reads_total", &[("outcome", "read")]),
+        ("entra_exchange_assertion_reads_total", &[("source", "file"), ("outcome", "read")]),
         ("entra_exchange_token_expiry_timestamp_seconds", &[("identity", "default")]),
         ("entra_exchange_build_info", &[("version", env!("CARGO_PKG_VERSION"))]),
         ("entra_exchange_exchange_ms_count", &[]),

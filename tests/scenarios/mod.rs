@@ -498,12 +498,12 @@ fn one(world: &dyn TestHost, request: Request) -> Response {
     world.outbound(&[request]).remove(0)
 }
 
-fn get(world: &dyn TestHost, host: &str, path: &str) -> Response {
+pub(crate) fn get(world: &dyn TestHost, host: &str, path: &str) -> Response {
     one(world, Request::get(host, path))
 }
 
 /// The claims of the token that the upstream received.
-fn seen_token(answer: &Response) -> Value {
+pub(crate) fn seen_token(answer: &Response) -> Value {
     assert_eq!(answer.status, 200, "{}", answer.text());
     let seen = authorizations(answer);
     let [authorization] = seen.as_slice() else { panic!("{} Authorization headers", seen.len()) };

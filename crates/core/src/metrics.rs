@@ -103,9 +103,9 @@ pub(crate) fn exchange_took(milliseconds: u128) -> Measurement {
     histogram("entra_exchange_exchange_ms", milliseconds)
 }
 
-/// Counts a read of the federated token by its outcome.
-pub(crate) fn assertion_read(outcome: &str) -> Measurement {
-    count(name("entra_exchange_assertion_reads_total", &[("outcome", outcome)]))
+/// Counts a read of the federated token by the kind of its source and its outcome.
+pub(crate) fn assertion_read(source: &str, outcome: &str) -> Measurement {
+    count(name("entra_exchange_assertion_reads_total", &[("source", source), ("outcome", outcome)]))
 }
 
 /// Sets the earliest expiry of an identity's tokens that are kept fresh; 0 if there is none.

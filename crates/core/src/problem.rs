@@ -125,6 +125,14 @@ codes! {
     AmbiguousMethod = "ambiguous_method", 400, "The method is ambiguous";
     /// The request's headers cannot be read.
     HeadersUnavailable = "headers_unavailable", 503, "Envoy does not let the filter read the request's headers";
+    /// The source of the federated token refused the request.
+    SourceRefused = "source_refused", 503, "The source refused to issue a federated token";
+    /// The source of the federated token said that it can issue one later, in every attempt.
+    SourceNotReady = "source_not_ready", 503, "The source cannot issue a federated token yet";
+    /// The answer of the source does not have the configured form.
+    SourceReplyInvalid = "source_reply_invalid", 503, "The answer of the federated token's source is not valid";
+    /// The federated token's issuer, subject or audience is not the configured one.
+    AssertionUnexpected = "assertion_unexpected", 503, "The federated token is not the expected one";
 }
 
 /// The diagnostic fields of Entra's error response, each if present.

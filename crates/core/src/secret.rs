@@ -15,6 +15,11 @@ impl Secret {
         Self(secret)
     }
 
+    /// The secret itself, for a request to the service that it belongs to.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+
     /// Whether `sent` equals the secret, compared in constant time.
     pub(crate) fn is(&self, sent: &[u8]) -> bool {
         self.0.as_bytes().ct_eq(sent).into()

@@ -35,6 +35,27 @@ impl Timestamp {
         time.map(|time| humantime::format_rfc3339_seconds(time).to_string()).unwrap_or_default()
     }
 
+    /// Parses a time of RFC 3339, section 5.6. `humantime` accepts UTC only, so the offset is parsed here.
+    pub(crate) fn parse_rfc3339(text: &str) -> Option<Self> {
+        let utc = |text: &str| {
+            // `humantime` ignores text after the `Z`.
+            if text.bytes().filter(|byte| byte.eq_ignore_ascii_case(&b'z')).count() != 1 {
+                return None;
+            }
+            let since_epoch = humantime::parse_rfc3339(text).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+            Some(Self::default().plus(since_epoch))
+        };
+        match text.len().checked_sub("+00:00".len()).and_then(|index| text.split_at_checked(index)) {
+            Some((local, offset)) if offset.starts_with('+') => {
+                Some(utc(&format!("{local}Z"))?.minus(read_offset(offset)?))
+            }
+            Some((local, offset)) if offset.starts_with('-') => {
+                Some(utc(&format!("{local}Z"))?.plus(read_offset(offset)?))
+            }
+            _ => utc(text),
+        }
+    }
+
     /// The time `length` after this one.
     pub fn plus(self, length: Duration) -> Self {
         Self(self.0.saturating_add(millis(length)))
@@ -49,6 +70,17 @@ impl Timestamp {
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
+}
+
+/// Parses the length of an offset from UTC: a sign, then hours and minutes of two digits each.
+fn read_offset(text: &str) -> Option<Duration> {
+    let (hours, minutes) = text.get(1..)?.split_once(':')?;
+    let part = |digits: &str, most: u64| {
+        let is_number = digits.len() == 2 && digits.bytes().all(|byte| byte.is_ascii_digit());
+        digits.parse::<u64>().ok().filter(|number| is_number && *number <= most)
+    };
+    let minutes = part(hours, 23)?.checked_mul(60)?.checked_add(part(minutes, 59)?)?;
+    Some(Duration::from_secs(minutes.checked_mul(60)?))
 }
 
 impl fmt::Display for Timestamp {

@@ -43,6 +43,16 @@ impl UntrustedText {
         Self(cut(remove_token_like(&clean(&text)), Self::LONGEST))
     }
 
+    /// The same text, truncated to `longest` bytes.
+    pub(crate) fn shortened(self, longest: usize) -> Self {
+        Self(cut(self.0, longest))
+    }
+
+    /// The cleaned text.
+    pub(crate) fn into_string(self) -> String {
+        self.0
+    }
+
     /// The cleaned text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -27,6 +27,8 @@ enum State {
     Idle,
     /// A call is in progress; after `until` its answer is lost. `attempt` is its number, beginning with 1.
     Asking { attempt: u32, asked_at: Timestamp, until: Timestamp },
+    /// The call begins when the assertion of the source's input is known. `attempt` is its number.
+    WaitingForInput { attempt: u32 },
     /// The call failed, and the next one begins at `until`.
     Pausing { attempt: u32, until: Timestamp },
     /// The assertion is used again until then.
@@ -46,33 +48,87 @@ pub(crate) struct AssertionCall {
 /// An assertion, or the problem of its source, which names no identity.
 pub(crate) type ReadResult = Result<Arc<Assertion>, Problem>;
 
-/// The result of a call.
+/// The result of a call, or of a wait for the input of one.
 pub(crate) struct Read {
+    pub(crate) source: Source,
     pub(crate) result: ReadResult,
-    /// Whether this is the answer for all that wait. Otherwise the source is asked again ([`Assertions::next_due`]).
-    pub(crate) is_final: bool,
+    /// The time at which the source is asked again ([`Assertions::next_due`]); `None` if this is the answer for all that wait.
+    pub(crate) again_at: Option<Timestamp>,
 }
 
 impl Assertions {
-    /// Returns the assertion or the failure that is known, or `None` while the source is being asked: then [`Assertions::answered`]
-    /// returns the result later. Appends the call to start, if one is needed, to `calls`.
+    /// Returns the assertion or the failure that is known, or `None` while the source is being asked: then [`Assertions::answered`] or
+    /// [`Assertions::tick`] returns the result later. Appends the call to start, if one is needed, to `calls`.
     pub(crate) fn want(
         &mut self,
         source: &Source,
         now: Timestamp,
         calls: &mut Vec<AssertionCall>,
     ) -> Option<ReadResult> {
+        let attempt = match &self.machine(source)?.state {
+            State::Have { assertion, until } if now < *until => return Some(Ok(Arc::clone(assertion))),
+            State::Failing { problem, until } if now < *until => return Some(Err(problem.clone())),
+            State::Asking { until, .. } | State::Pausing { until, .. } if now < *until => return None,
+            State::Pausing { attempt, .. } => attempt + 1,
+            State::WaitingForInput { attempt } => *attempt,
+            _ => 1,
+        };
+        // The configuration bounds the length of a chain, so the recursion ends.
+        let input = match source.input().map(|input| self.want(input, now, calls)) {
+            None => None,
+            Some(Some(Ok(assertion))) => Some(assertion),
+            Some(unknown) => {
+                let failure = unknown.and_then(Result::err);
+                self.machine(source)?.state =
+                    if failure.is_some() { State::Idle } else { State::WaitingForInput { attempt } };
+                return failure.map(Err);
+            }
+        };
+        let call = source.call(input.as_deref());
+        self.machine(source)?.state =
+            State::Asking { attempt, asked_at: now, until: now.plus(call.timeout).plus(LATE) };
+        calls.push(AssertionCall { source: source.clone(), call });
+        None
+    }
+
+    /// Returns the machine of a source, which begins with the first use of the source.
+    fn machine(&mut self, source: &Source) -> Option<&mut Machine> {
         let known = self.0.iter().position(|machine| machine.source == *source);
         let index = known.unwrap_or_else(|| {
             self.0.push(Machine { source: source.clone(), state: State::Idle });
             self.0.len() - 1
         });
-        self.0.get_mut(index)?.want(now, calls)
+        self.0.get_mut(index)
     }
 
-    /// Processes the result of a source's call. `None` if the source has no call in progress.
-    pub(crate) fn answered(&mut self, source: &Source, answer: CallResult, now: Timestamp) -> Option<Read> {
-        self.0.iter_mut().find(|machine| machine.source == *source)?.answered(answer, now)
+    /// Processes the result of a source's call, and continues with the sources whose input it is. Returns nothing if the source has no call
+    /// in progress.
+    pub(crate) fn answered(
+        &mut self,
+        source: &Source,
+        answer: CallResult,
+        now: Timestamp,
+        calls: &mut Vec<AssertionCall>,
+    ) -> Vec<Read> {
+        let known = self.0.iter_mut().find(|machine| machine.source == *source);
+        let Some(read) = known.and_then(|machine| machine.answered(answer, now)) else { return Vec::new() };
+        let is_final = read.again_at.is_none();
+        let mut reads = vec![read];
+        if is_final {
+            reads.extend(self.resume(|state| matches!(state, State::WaitingForInput { .. }), now, calls));
+        }
+        reads
+    }
+
+    /// Continues with the sources in these states. Returns the results that are known at once.
+    fn resume(&mut self, is_due: impl Fn(&State) -> bool, now: Timestamp, calls: &mut Vec<AssertionCall>) -> Vec<Read> {
+        let due = self.0.iter().filter(|machine| is_due(&machine.state)).map(|machine| machine.source.clone());
+        let due: Vec<Source> = due.collect();
+        let known = due.into_iter().filter_map(|source| {
+            let result = self.want(&source, now, calls)?;
+            Some(Read { source, result, again_at: None })
+        });
+        known.collect()
     }
 
     /// Drops an assertion that Entra rejected, so that it is not used again before another read.
@@ -87,14 +143,13 @@ impl Assertions {
     }
 
     /// Begins the calls whose pause is over, and forgets assertions that are no longer used. Call it at [`Assertions::next_due`].
-    pub(crate) fn tick(&mut self, now: Timestamp, calls: &mut Vec<AssertionCall>) {
+    pub(crate) fn tick(&mut self, now: Timestamp, calls: &mut Vec<AssertionCall>) -> Vec<Read> {
         for machine in &mut self.0 {
-            match &machine.state {
-                State::Pausing { attempt, until } if *until <= now => machine.ask(attempt + 1, now, calls),
-                State::Have { until, .. } if *until <= now => machine.state = State::Idle,
-                _ => {}
+            if matches!(&machine.state, State::Have { until, .. } if *until <= now) {
+                machine.state = State::Idle;
             }
         }
+        self.resume(|state| matches!(state, State::Pausing { until, .. } if *until <= now), now, calls)
     }
 
     /// The time at which [`Assertions::tick`] must be called.
@@ -110,7 +165,7 @@ impl Assertions {
     pub(crate) fn set_back(&mut self, by: Duration) {
         for machine in &mut self.0 {
             match &mut machine.state {
-                State::Idle => {}
+                State::Idle | State::WaitingForInput { .. } => {}
                 State::Asking { asked_at, until, .. } => {
                     (*asked_at, *until) = (asked_at.minus(by), until.minus(by));
                 }
@@ -123,40 +178,28 @@ impl Assertions {
 }
 
 impl Machine {
-    fn want(&mut self, now: Timestamp, calls: &mut Vec<AssertionCall>) -> Option<ReadResult> {
-        match &self.state {
-            State::Have { assertion, until } if now < *until => return Some(Ok(Arc::clone(assertion))),
-            State::Failing { problem, until } if now < *until => return Some(Err(problem.clone())),
-            State::Asking { until, .. } | State::Pausing { until, .. } if now < *until => {}
-            State::Pausing { attempt, .. } => self.ask(attempt + 1, now, calls),
-            _ => self.ask(1, now, calls),
-        }
-        None
-    }
-
-    fn ask(&mut self, attempt: u32, now: Timestamp, calls: &mut Vec<AssertionCall>) {
-        self.state = State::Asking { attempt, asked_at: now, until: now.plus(self.source.timeout()).plus(LATE) };
-        calls.push(AssertionCall { source: self.source.clone(), call: self.source.call() });
-    }
-
     fn answered(&mut self, answer: CallResult, now: Timestamp) -> Option<Read> {
         let State::Asking { attempt, asked_at, .. } = self.state else { return None };
-        let result = self.source.read(answer, now).map(Arc::new);
-        let (state, is_final) = match &result {
+        let source = self.source.clone();
+        let result = source.read(answer, now).map(Arc::new);
+        let (state, again_at) = match &result {
             Ok(assertion) => {
-                let until = asked_at.plus(self.source.reuse()).min(assertion.lifetime().expires_at);
-                (State::Have { assertion: Arc::clone(assertion), until }, true)
+                let until = source.reuse_until(assertion, asked_at).min(assertion.lifetime().expires_at);
+                (State::Have { assertion: Arc::clone(assertion), until }, None)
             }
-            Err(problem) => match self.source.pause_before_retry(problem, attempt) {
-                Some(pause) => (State::Pausing { attempt, until: now.plus(pause) }, false),
+            Err(problem) => match source.pause_before_retry(problem, attempt) {
+                Some(pause) => {
+                    let until = now.plus(pause);
+                    (State::Pausing { attempt, until }, Some(until))
+                }
                 None => {
-                    let until = now.plus(self.source.back_off());
-                    (State::Failing { problem: problem.clone(), until }, true)
+                    let until = now.plus(source.back_off(problem));
+                    (State::Failing { problem: problem.clone(), until }, None)
                 }
             },
         };
         self.state = state;
-        Some(Read { result, is_final })
+        Some(Read { source, result, again_at })
     }
 }
 
@@ -188,7 +231,7 @@ mod tests {
     fn ask(machines: &mut Assertions, source: &Source, result: CallResult, now: Timestamp) -> Read {
         let mut calls = Vec::new();
         assert!(machines.want(source, now, &mut calls).is_none() && calls.len() == 1);
-        machines.answered(source, result, now).unwrap()
+        machines.answered(source, result, now, &mut Vec::new()).pop().unwrap()
     }
 
     fn is_known(machines: &mut Assertions, source: &Source, now: Timestamp) -> bool {
@@ -214,7 +257,7 @@ mod tests {
         let one = source("one");
         let mut machines = Assertions::default();
         let read = Arc::downgrade(&ask(&mut machines, &one, a_token(), NOW).result.unwrap());
-        let ends = NOW.plus(one.reuse());
+        let ends = NOW.plus(Duration::from_secs(1));
         machines.tick(ends.minus(Duration::from_millis(1)), &mut Vec::new());
         assert!(read.upgrade().is_some());
         machines.tick(ends, &mut Vec::new());
@@ -226,7 +269,8 @@ mod tests {
         for by_tick in [true, false] {
             let one = source("one");
             let mut machines = Assertions::default();
-            assert!(!ask(&mut machines, &one, answer("half a token".to_owned()), NOW).is_final);
+            let read = ask(&mut machines, &one, answer("half a token".to_owned()), NOW);
+            assert_eq!(read.again_at, Some(NOW.plus(PAUSE)));
             let mut calls = Vec::new();
             assert!(machines.want(&one, NOW, &mut calls).is_none() && calls.is_empty());
             machines.tick(NOW, &mut calls);
@@ -238,9 +282,9 @@ mod tests {
                 assert!(machines.want(&one, now, &mut calls).is_none());
             }
             assert_eq!(calls.len(), 1);
-            let read = machines.answered(&one, answer("half a token".to_owned()), now).unwrap();
+            let read = machines.answered(&one, answer("half a token".to_owned()), now, &mut calls).pop().unwrap();
             assert_eq!(read.result.unwrap_err().code, Code::AssertionMalformed);
-            assert!(read.is_final && machines.next_due().is_none());
+            assert!(read.again_at.is_none() && machines.next_due().is_none());
         }
     }
 }

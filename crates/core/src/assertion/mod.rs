@@ -3,31 +3,41 @@
 //! [`Assertions`] holds one state machine for each source. Exchanges, readiness probes and gauges never ask a source themselves: they
 //! call [`Assertions::want`] and get an assertion, a failure, or the answer that they must wait for one. A source is therefore asked
 //! once for all that want it at the same time (in one worker), and its answer, good or bad, serves everything that wants it within
-//! [`Source::reuse`]. An assertion that Entra rejects is dropped ([`Assertions::refuse`]), so that the retry reads the source again.
+//! [`Source::reuse_until`]. An assertion that Entra rejects is dropped ([`Assertions::refuse`]), so that the retry reads the source again.
 //!
 //! The signature is not verified: Entra does that. Checking the claims here gives an operator a precise detail and remedy instead of an
 //! AADSTS code.
 //!
 //! # How to add a source
 //!
+//! A source that is one HTTP call with the token at one place in the answer is a row of the table in `http/named.rs`, and a kind with its
+//! own fields in `config/assertions.rs`. Any other source:
+//!
 //! 1. Add a variant to [`Source`] with the values of its configuration. A source can be printed; a secret in it is a
 //!    [`Secret`](crate::secret::Secret), which cannot.
-//! 2. Add its row to each method of [`Source`]: [`Source::kind`] and [`Source::id`] (they are part of the token key), [`Source::call`]
-//!    (the request), [`Source::read`] (the answer, and the problems of this source), [`Source::timeout`], [`Source::pause_before_retry`] (the
-//!    attempts), [`Source::reuse`] and [`Source::back_off`] (how long an answer, good or bad, is used again). The machine, the broker,
-//!    readiness and the gauges need no change: they know a source only by these methods.
-//! 3. Read it from the configuration (`config/identities.rs`).
+//! 2. Add it to each method of [`Source`]. The machine, the broker, readiness and the gauges need no change: they know a source only by
+//!    these methods.
+//! 3. Read it from the configuration (`config/assertions.rs`).
 //!
-//! A source that needs another source's assertion (a chain) wants it through the same [`Assertions::want`] before it makes its own call:
-//! its machine is in the state `Asking` from then on, and continues where [`Assertions::answered`] ends the other one's call.
+//! A source that needs another source's assertion ([`Source::input`]) waits until that one is known, and fails with it.
+//!
+//! # How many calls a source gets
+//!
+//! A worker has at most one call to a source at a time, whatever the number of scopes. Workers do not share assertions: the lease of an
+//! exchange already lets only one worker ask for a scope, so that at most as many workers ask as there are scopes due at the same time, each
+//! of them once within the time for which an assertion is used again. Shared data would hold a credential, for a saving of a few calls at the
+//! start.
 
+mod http;
 mod machine;
 mod source;
 mod token;
 
-pub(crate) use machine::{AssertionCall, Assertions, ReadResult};
+pub use http::HttpSource;
+pub(crate) use http::{Body, Expiry, Format, MAX_URL, NAMED, Named, Request, Target, Text, basic, encode};
+pub(crate) use machine::{AssertionCall, Assertions, Read, ReadResult};
 pub use source::Source;
 #[cfg(test)]
 pub(crate) use token::tests;
 pub use token::{Assertion, Claims};
-pub(crate) use token::{Fingerprint, Lifetime};
+pub(crate) use token::{Expected, Fingerprint, Lifetime};

@@ -1,8 +1,9 @@
 //! The sources of federated tokens: how each is asked, what its answers mean, and how long they are used.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::Assertion;
+use super::{Assertion, HttpSource};
 use crate::http::{CallResult, HttpCall};
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
@@ -16,13 +17,16 @@ pub enum Source {
         /// The cluster that leads to the internal listener.
         cluster: String,
     },
+    /// A service that is asked by one HTTP call and makes a token for it.
+    Http(Arc<HttpSource>),
 }
 
 impl Source {
     /// The kind of the source, as in the configuration.
-    pub(crate) const fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::File { .. } => "file",
+            Self::Http(http) => http.kind,
         }
     }
 
@@ -30,6 +34,7 @@ impl Source {
     pub fn cluster(&self) -> &str {
         match self {
             Self::File { cluster } => cluster,
+            Self::Http(http) => &http.request.cluster,
         }
     }
 
@@ -37,29 +42,52 @@ impl Source {
     pub(crate) fn id(&self) -> &str {
         match self {
             Self::File { cluster } => cluster,
+            Self::Http(http) => &http.id,
         }
+    }
+
+    /// The source whose assertion is needed to ask this one.
+    pub(crate) fn input(&self) -> Option<&Self> {
+        match self {
+            Self::File { .. } => None,
+            Self::Http(http) => http.input.as_ref(),
+        }
+    }
+
+    /// Whether an assertion of this source depends on a call to `other`: it is the same source, or an input of it.
+    pub(crate) fn depends_on(&self, other: &Self) -> bool {
+        self == other || self.input().is_some_and(|input| input.depends_on(other))
+    }
+
+    /// Whether the source holds a token that is renewed whether it is read or not. Otherwise it makes a token for each call, and is asked
+    /// only when one is needed.
+    pub(crate) const fn holds_token(&self) -> bool {
+        matches!(self, Self::File { .. })
     }
 
     /// How long an answer may take.
-    pub(crate) const fn timeout(&self) -> Duration {
+    pub(crate) fn timeout(&self) -> Duration {
         match self {
             // Envoy serves it from a file on this machine.
             Self::File { .. } => Duration::from_secs(2),
+            Self::Http(http) => http.timeout,
         }
     }
 
-    /// How long an assertion is used again, from the time at which it was requested. It serves the exchanges of a burst, such as those
-    /// of forty scopes at the start of an app. A longer time would delay the use of a renewed token.
-    pub(crate) const fn reuse(&self) -> Duration {
+    /// The time until which an assertion that was requested at `asked_at` is used again. It serves the exchanges of a burst, such as those
+    /// of forty scopes at the start of an app. For a file a longer time would delay the use of a renewed token.
+    pub(crate) fn reuse_until(&self, assertion: &Assertion, asked_at: Timestamp) -> Timestamp {
         match self {
-            Self::File { .. } => Duration::from_secs(1),
+            Self::File { .. } => asked_at.plus(Duration::from_secs(1)),
+            Self::Http(http) => http.reuse_until(assertion, asked_at),
         }
     }
 
     /// How long the source is not asked again after a failure.
-    pub(crate) const fn back_off(&self) -> Duration {
+    pub(crate) fn back_off(&self, problem: &Problem) -> Duration {
         match self {
             Self::File { .. } => Duration::from_secs(1),
+            Self::Http(_) => HttpSource::back_off(problem),
         }
     }
 
@@ -71,11 +99,12 @@ impl Source {
             Self::File { .. } => {
                 (problem.code == Code::AssertionMalformed && attempt == 1).then_some(Duration::from_millis(100))
             }
+            Self::Http(http) => http.pause_before_retry(problem, attempt),
         }
     }
 
-    /// The call that asks the source.
-    pub(crate) fn call(&self) -> HttpCall {
+    /// The call that asks the source. `input` is the assertion of [`Source::input`].
+    pub(crate) fn call(&self, input: Option<&Assertion>) -> HttpCall {
         match self {
             Self::File { cluster } => HttpCall {
                 cluster: cluster.clone(),
@@ -86,6 +115,7 @@ impl Source {
                 body: Vec::new(),
                 timeout: self.timeout(),
             },
+            Self::Http(http) => http.call(input),
         }
     }
 
@@ -94,7 +124,10 @@ impl Source {
     /// # Errors
     /// The problem of this source, which names no identity.
     pub(crate) fn read(&self, answer: CallResult, now: Timestamp) -> Result<Assertion, Problem> {
-        let cluster = self.cluster();
+        let cluster = match self {
+            Self::File { cluster } => cluster,
+            Self::Http(http) => return http.read(answer, now),
+        };
         let answer =
             answer.map_err(|failure| Problem::uncalled(failure, cluster, "which serves the federated token"))?;
         if answer.status != 200 {

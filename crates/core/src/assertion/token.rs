@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::entra;
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 use crate::untrusted::UntrustedText;
@@ -22,6 +23,9 @@ const LONGEST: usize = 16 * 1024;
 /// allow five minutes. There is no leeway for `exp`: the next read may already give a fresh token.
 const START_LEEWAY: Duration = Duration::from_mins(5);
 
+/// The audience of tokens that Entra itself issues for an exchange: the id of the application `api://AzureADTokenExchange`.
+const EXCHANGE_APPLICATION: &str = "fb60f99c-7a34-4190-8149-302f77469936";
+
 /// A federated token, which authenticates the workload (the client assertion of RFC 7523, section 2.2).
 ///
 /// It is sent to the token endpoint only. `Debug` hides it, and there is no `Display`.
@@ -30,6 +34,24 @@ pub struct Assertion {
     token: String,
     claims: Claims,
     lifetime: Lifetime,
+    fingerprint: Fingerprint,
+}
+
+/// Where a federated token comes from, and what its claims must be.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Expected {
+    /// Whether a service made the token for this call. Otherwise it is the content of a file.
+    pub(crate) made_on_demand: bool,
+    /// Whether another source gets the token instead of Entra, so that Entra's demands do not apply.
+    pub(crate) is_input: bool,
+    /// The only issuer, if it is configured.
+    pub(crate) issuer: Option<String>,
+    /// The only subject, if it is configured.
+    pub(crate) subject: Option<String>,
+    /// The only audience, if it is known.
+    pub(crate) audience: Option<String>,
+    /// Whether Entra accepts a token that it issued itself.
+    pub(crate) entra_issued: bool,
 }
 
 /// The times of a federated token, from its claims.
@@ -41,7 +63,8 @@ pub(crate) struct Lifetime {
     pub(crate) expires_at: Timestamp,
 }
 
-/// The SHA-256 of an assertion. The assertion cannot be guessed from it: its signature alone has at least 256 bytes.
+/// The SHA-256 of an assertion, which cannot be guessed from it: its signature alone has at least 256 bytes. Where each call makes another
+/// token, it is that of the properties that a federated credential is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Fingerprint([u8; 32]);
 
@@ -72,16 +95,30 @@ impl Assertion {
     /// # Errors
     /// If Entra would not accept the token: the code, what was found, and a remedy.
     pub fn parse(content: &[u8], now: Timestamp) -> Result<Self, Problem> {
+        Self::parse_expected(content, &Expected::default(), now)
+    }
+
+    /// Parses a token and checks that it is valid at `now` and the expected one.
+    ///
+    /// # Errors
+    /// If Entra would not accept the token, or if it is not the expected one.
+    pub(crate) fn parse_expected(content: &[u8], expected: &Expected, now: Timestamp) -> Result<Self, Problem> {
+        let malformed_remedy = match expected.made_on_demand {
+            true => {
+                "Check that response.token names the federated token: the source must issue it as a JWT, not as an opaque token."
+            }
+            false => "Check the content of the file: it must be one JWT and nothing else.",
+        };
         if content.len() > LONGEST {
             return Err(Problem::new(
                 Code::AssertionMalformed,
                 format!("the federated token is {} bytes long, more than {LONGEST}", content.len()),
-                "Check the content of the file: it must be one JWT and nothing else.",
+                malformed_remedy,
             ));
         }
         // The kubelet writes no newline at the end; `kubectl create token > file` and editors may.
         let token = std::str::from_utf8(content).map(str::trim).unwrap_or_default();
-        if token.is_empty() {
+        if token.is_empty() && !expected.made_on_demand {
             return Err(Problem::new(
                 Code::AssertionUnavailable,
                 "the federated token's file is empty or not valid UTF-8",
@@ -89,14 +126,14 @@ impl Assertion {
             ));
         }
         let (header, claims) = decode(token).ok_or_else(|| {
-            Problem::new(
-                Code::AssertionMalformed,
-                "the federated token is not a JWT",
-                "Check the content of the file: it must be one JWT and nothing else.",
-            )
+            Problem::new(Code::AssertionMalformed, "the federated token is not a JWT", malformed_remedy)
         })?;
-        let (claims, lifetime) = check(&header, &claims, now)?;
-        Ok(Self { token: token.to_owned(), claims, lifetime })
+        let (claims, lifetime) = check(&header, &claims, expected, now)?;
+        let fingerprint = match expected.made_on_demand {
+            true => claims.fingerprint(&header),
+            false => Fingerprint(Sha256::digest(token).into()),
+        };
+        Ok(Self { token: token.to_owned(), claims, lifetime, fingerprint })
     }
 
     /// The token itself, for the request to the token endpoint.
@@ -104,9 +141,16 @@ impl Assertion {
         &self.token
     }
 
-    /// The SHA-256 of the token. Comparing it shows whether two reads gave the same token, without storing the token.
-    pub(crate) fn fingerprint(&self) -> Fingerprint {
-        Fingerprint(Sha256::digest(&self.token).into())
+    /// The token's fingerprint. Comparing it shows whether Entra has rejected this token, without storing the token.
+    pub(crate) const fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    /// The same assertion, of which its source says that it expires at this time.
+    pub(crate) fn expiring(mut self, at: Option<Timestamp>) -> Self {
+        let expires_at = &mut self.lifetime.expires_at;
+        *expires_at = at.map_or(*expires_at, |at| at.min(*expires_at));
+        self
     }
 
     /// Whether a text contains the token or its signature, or is a part of the token.
@@ -145,7 +189,12 @@ fn decode(token: &str) -> Option<(Value, Value)> {
 }
 
 /// Checks the properties of a token without which Entra would reject it; returns its claims and its lifetime.
-fn check(header: &Value, claims: &Value, now: Timestamp) -> Result<(Claims, Lifetime), Problem> {
+fn check(header: &Value, claims: &Value, expected: &Expected, now: Timestamp) -> Result<(Claims, Lifetime), Problem> {
+    if expected.is_input {
+        let claim = |name: &str| UntrustedText::new(claims.get(name).and_then(Value::as_str).unwrap_or_default());
+        let lifetime = check_times(claims, expected.made_on_demand, now)?;
+        return Ok((Claims { issuer: claim("iss"), subject: claim("sub"), audience: claim("aud") }, lifetime));
+    }
     let algorithm = header.get("alg").and_then(Value::as_str).unwrap_or("none");
     if algorithm != "RS256" {
         let algorithm = UntrustedText::new(algorithm);
@@ -166,8 +215,61 @@ fn check(header: &Value, claims: &Value, now: Timestamp) -> Result<(Claims, Life
         "Configure the issuer to set sub to the workload's name, the same as the subject of the federated credential.",
     )?;
     let audience = audience(claims)?;
-    let lifetime = check_times(claims, now)?;
-    Ok((Claims { issuer, subject, audience }, lifetime))
+    let lifetime = check_times(claims, expected.made_on_demand, now)?;
+    let claims = Claims { issuer, subject, audience };
+    match expected.made_on_demand {
+        true => expected.check(&claims).map(|()| (claims, lifetime)),
+        false => Ok((claims, lifetime)),
+    }
+}
+
+impl Expected {
+    /// Checks the claims of a token that a service made.
+    fn check(&self, claims: &Claims) -> Result<(), Problem> {
+        let is_entras = entra::is_issuer(claims.issuer.as_str());
+        if is_entras && !self.entra_issued {
+            return Err(invalid(
+                format!(
+                    "the federated token was issued by Entra ({claims}), and Entra does not accept its own tokens from this source"
+                ),
+                "Have the source issue the token itself. Entra accepts its own tokens from Azure Pipelines and managed identities only.",
+            ));
+        }
+        let differs = |found: &UntrustedText, wanted: &Option<String>| {
+            wanted.as_deref().filter(|wanted| *wanted != found.as_str()).map(str::to_owned)
+        };
+        let is_exchange = is_entras && claims.audience.as_str() == EXCHANGE_APPLICATION;
+        let audience = if is_exchange { None } else { differs(&claims.audience, &self.audience) };
+        let wanted = [
+            ("issuer", differs(&claims.issuer, &self.issuer)),
+            ("subject", differs(&claims.subject, &self.subject)),
+            ("audience", audience),
+        ];
+        let Some((name, wanted)) = wanted.into_iter().find_map(|(name, wanted)| Some((name, wanted?))) else {
+            return Ok(());
+        };
+        Err(Problem::new(
+            Code::AssertionUnexpected,
+            format!("the federated token has {claims}, and the expected {name} is {wanted:?}"),
+            "Compare the token with the federated credential at Entra. Then correct the source, or audience or expect in the assertion's \
+             configuration.",
+        ))
+    }
+}
+
+impl Claims {
+    /// The fingerprint of every token with these claims, signed with this header's algorithm and key.
+    fn fingerprint(&self, header: &Value) -> Fingerprint {
+        let of_header = |name: &str| header.get(name).and_then(Value::as_str).unwrap_or_default();
+        let parts =
+            [self.issuer.as_str(), self.subject.as_str(), self.audience.as_str(), of_header("alg"), of_header("kid")];
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        Fingerprint(hash.finalize().into())
+    }
 }
 
 /// The only audience of the token, which is a string or a list with one string (RFC 7519, section 4.1.3).
@@ -191,7 +293,7 @@ fn audience(claims: &Value) -> Result<UntrustedText, Problem> {
 }
 
 /// Checks that the token is valid at `now` (RFC 7519, sections 4.1.4 and 4.1.5).
-fn check_times(claims: &Value, now: Timestamp) -> Result<Lifetime, Problem> {
+fn check_times(claims: &Value, made_on_demand: bool, now: Timestamp) -> Result<Lifetime, Problem> {
     let Some(expiry) = claims.get("exp").and_then(seconds) else {
         return Err(invalid(
             "the federated token has no expiration time (exp)".to_owned(),
@@ -199,14 +301,17 @@ fn check_times(claims: &Value, now: Timestamp) -> Result<Lifetime, Problem> {
         ));
     };
     if expiry <= now {
-        return Err(Problem::new(
-            Code::AssertionExpired,
-            format!("the federated token expired on {expiry}, {} s ago", now.since(expiry).as_secs()),
-            "Check that the token is renewed, and the node's clock. If the file contains a newer token, Envoy missed the \
-             change: set watched_directory to the folder in which the writer renames files. In Kubernetes this is the \
-             volume's mount path, which contains ..data; elsewhere it is the token file's own folder. A file that is \
-             overwritten in place needs watch_modify (Envoy 1.40) or file_server (Envoy 1.38).",
-        ));
+        let detail = format!("the federated token expired on {expiry}, {} s ago", now.since(expiry).as_secs());
+        let remedy = match made_on_demand {
+            true => "Check the clocks of this node and of the source: it issued a token that is no longer valid.",
+            false => {
+                "Check that the token is renewed, and the node's clock. If the file contains a newer token, Envoy missed the \
+                 change: set watched_directory to the folder in which the writer renames files. In Kubernetes this is the \
+                 volume's mount path, which contains ..data; elsewhere it is the token file's own folder. A file that is \
+                 overwritten in place needs watch_modify (Envoy 1.40) or file_server (Envoy 1.38)."
+            }
+        };
+        return Err(Problem::new(Code::AssertionExpired, detail, remedy));
     }
     match claims.get("nbf").and_then(seconds) {
         Some(start) if start.since(now) > START_LEEWAY => Err(Problem::new(

@@ -53,9 +53,13 @@ enum LeaseOutcome {
 /// Returns the reported class of a failed exchange. A fault in the pod needs a change, whatever its back-off is.
 fn class_of(problem: &Problem, retry_class: RetryClass) -> RetryClass {
     match problem.code {
-        Code::ClusterMissing | Code::AssertionMalformed | Code::AssertionExpired | Code::AssertionInvalid => {
-            RetryClass::NeedsChange
-        }
+        Code::ClusterMissing
+        | Code::AssertionMalformed
+        | Code::AssertionExpired
+        | Code::AssertionInvalid
+        | Code::AssertionUnexpected
+        | Code::SourceRefused
+        | Code::SourceReplyInvalid => RetryClass::NeedsChange,
         _ => retry_class.after_retry(),
     }
 }

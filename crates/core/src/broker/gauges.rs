@@ -75,7 +75,12 @@ impl Observed {
 }
 
 impl Identity {
+    /// Measures a federated token that was read. One that a source made for a call is not measured: it is used up, and the source is not
+    /// asked again before an exchange needs another one.
     fn record_reading(&mut self, lifetime: Lifetime, now: Timestamp, commands: &mut Vec<Command>) {
+        if !self.spec.assertion().holds_token() {
+            return;
+        }
         let issued_at = lifetime.issued_at.unwrap_or(now);
         let old_at = issued_at.plus(lifetime.expires_at.since(issued_at) / 10 * 9);
         self.reading_at = Some(old_at.max(now.plus(REREAD_PERIOD)));

@@ -9,11 +9,12 @@ use super::exchange::Failed;
 use super::slot::{Attempt, EndpointCall, Exchange};
 use super::vocabulary::GRACE_PERIOD;
 use super::{Broker, Command, Purpose, Turn, credential};
-use crate::assertion::{AssertionCall, ReadResult, Source};
+use crate::assertion::{AssertionCall, Read, ReadResult, Source};
 use crate::entra::{TokenKey, TokenRequest};
 use crate::http::CallResult;
 use crate::metrics;
 use crate::problem::{Code, Problem};
+use crate::time::Timestamp;
 
 impl Broker {
     /// Wants an assertion from its source, and starts the call that this needs. Returns `None` if the result comes later.
@@ -27,32 +28,43 @@ impl Broker {
     /// Begins the calls to sources whose pause is over.
     pub(super) fn ask_again(&mut self, turn: &mut Turn<'_>) {
         let mut calls = Vec::new();
-        self.assertions.tick(turn.now, &mut calls);
+        let reads = self.assertions.tick(turn.now, &mut calls);
         self.start(calls, turn);
+        for read in reads {
+            self.assertion_read(&read, turn);
+        }
     }
 
     /// Starts calls to sources, and extends the leases of the exchanges that wait for them.
     fn start(&mut self, calls: Vec<AssertionCall>, turn: &mut Turn<'_>) {
         for AssertionCall { source, call } in calls {
-            let lasts_until = turn.now.plus(call.timeout).plus(GRACE_PERIOD);
+            let lasts_until = turn.now.plus(call.timeout);
             turn.commands.push(Command::Call(Purpose::Assertion(source.clone()), call));
-            for key in self.waiting_for(&source) {
-                let ends_earlier = |exchange: &Exchange| exchange.until().is_some_and(|until| until < lasts_until);
-                if self.slots.get(key).is_some_and(|slot| ends_earlier(&slot.exchange))
-                    && self.renew(key, lasts_until, turn)
-                    && let Some(slot) = self.slots.get_mut(key)
-                {
-                    slot.exchange.extend(lasts_until);
-                    self.schedule(key, turn.now);
-                }
+            self.extend_leases(&source, lasts_until, turn);
+        }
+    }
+
+    /// Extends the leases of the exchanges that wait for this source, if they end before its next answer.
+    fn extend_leases(&mut self, source: &Source, answer_at: Timestamp, turn: &mut Turn<'_>) {
+        let lasts_until = answer_at.plus(GRACE_PERIOD);
+        for key in self.waiting_for(source) {
+            let ends_earlier = |exchange: &Exchange| exchange.until().is_some_and(|until| until < lasts_until);
+            if self.slots.get(key).is_some_and(|slot| ends_earlier(&slot.exchange))
+                && self.renew(key, lasts_until, turn)
+                && let Some(slot) = self.slots.get_mut(key)
+            {
+                slot.exchange.extend(lasts_until);
+                self.schedule(key, turn.now);
             }
         }
     }
 
-    /// The keys whose exchanges wait for an assertion of this source, in the order of their timers.
+    /// The keys whose exchanges wait for an assertion that depends on this source, in the order of their timers.
     fn waiting_for(&self, source: &Source) -> Vec<TokenKey> {
         let waits = |key: &TokenKey| {
-            self.slots.get(*key).is_some_and(|slot| slot.exchange.is_reading() && slot.spec.assertion() == source)
+            self.slots
+                .get(*key)
+                .is_some_and(|slot| slot.exchange.is_reading() && slot.spec.assertion().depends_on(source))
         };
         self.timers.iter().map(|(_, key)| *key).filter(waits).collect()
     }
@@ -71,17 +83,30 @@ impl Broker {
 
     /// Processes the answer of a source.
     pub(super) fn assertion_answered(&mut self, source: &Source, answer: CallResult, turn: &mut Turn<'_>) {
-        let Some(read) = self.assertions.answered(source, answer, turn.now) else { return };
-        // A VM that serves no requests can never read the token, so its attempt must not be measured.
-        if !read.result.as_ref().is_err_and(|problem| self.is_unreadable_here(problem)) {
-            let outcome = read.result.as_ref().err().map_or("read", |problem| problem.code.as_str());
-            turn.commands.push(Command::Measure(metrics::assertion_read(outcome)));
+        let mut calls = Vec::new();
+        let reads = self.assertions.answered(source, answer, turn.now, &mut calls);
+        self.start(calls, turn);
+        for read in reads {
+            self.assertion_read(&read, turn);
         }
-        if !read.is_final {
-            return;
+    }
+
+    /// Passes the result of a source to everything that waits for it.
+    fn assertion_read(&mut self, read: &Read, turn: &mut Turn<'_>) {
+        let Read { source, result, again_at } = read;
+        // A VM that serves no requests can never read the token, so its attempt must not be measured.
+        if !result.as_ref().is_err_and(|problem| self.is_unreadable_here(problem)) {
+            let outcome = result.as_ref().err().map_or("read", |problem| problem.code.as_str());
+            turn.commands.push(Command::Measure(metrics::assertion_read(source.kind(), outcome)));
+        }
+        if let Some(at) = again_at {
+            return self.extend_leases(source, *at, turn);
         }
         let keys = self.waiting_for(source);
-        if let Ok(assertion) = &read.result {
+        let keys =
+            keys.into_iter().filter(|key| self.slots.get(*key).is_some_and(|slot| slot.spec.assertion() == source));
+        let keys: Vec<TokenKey> = keys.collect();
+        if let Ok(assertion) = result {
             credential::record_reading(turn.shared, source, true);
             for slot in keys.iter().filter_map(|key| self.slots.get(*key)) {
                 self.observed.add(&slot.spec);
@@ -89,10 +114,10 @@ impl Broker {
             self.observed.record_reading(source, assertion.lifetime(), turn.now, &mut turn.commands);
         }
         for key in keys {
-            self.assertion_came(key, &read.result, turn);
+            self.assertion_came(key, result, turn);
             self.update_timers(key, turn);
         }
-        self.continue_probes(source, &read.result, turn);
+        self.continue_probes(source, result, turn);
     }
 
     /// Whether this VM serves no requests and cannot read the token: internal listeners do not respond to its calls.
@@ -124,8 +149,9 @@ impl Broker {
                 if is_comparison {
                     return self.end_comparison(key, turn);
                 }
+                let retry_after = problem.retry_after;
                 let problem = problem.clone().about(spec.identity(), spec.scope());
-                self.fail(key, Failed::transient(problem, since), turn);
+                self.fail(key, Failed { retry_after, ..Failed::transient(problem, since) }, turn);
             }
         }
     }

@@ -25,6 +25,11 @@ impl Schema {
         Self { fields: items.fields, ..list }
     }
 
+    /// The keywords with their values.
+    pub(super) fn keywords(&self) -> &[(String, Node)] {
+        &self.keywords
+    }
+
     fn get(&self, keyword: &str) -> Option<&Node> {
         self.keywords.iter().find(|(name, _)| name == keyword).map(|(_, value)| value)
     }

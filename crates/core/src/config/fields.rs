@@ -93,6 +93,16 @@ impl<'p, 'a, S: Section> Object<'p, 'a, S> {
         Object { path: self.path, fields: self.fields, section: PhantomData }
     }
 
+    /// The fields as they are.
+    pub(super) const fn nodes(&self) -> &'a [(String, Node)] {
+        self.fields
+    }
+
+    /// The path of the object.
+    pub(super) const fn at(&self) -> &'p Path<'p> {
+        self.path
+    }
+
     /// The field with this name. The accessors that [`fields!`] declares call it.
     pub(super) fn field<T>(&self, name: &'static str) -> Field<'p, 'a, T> {
         Field { path: Path::Field(self.path, name), node: find(self.fields, name), shape: PhantomData }
@@ -119,6 +129,7 @@ impl<'a, S: Shape> Field<'_, 'a, S> {
     }
 
     /// Reports a mistake in this field.
+    #[inline(never)]
     pub(super) fn mistake(&self, message: impl Into<String>, mistakes: &mut Mistakes) {
         mistakes.add_at(&self.path, message);
     }
@@ -133,11 +144,13 @@ impl<'a, S: Shape> Field<'_, 'a, S> {
     }
 
     /// Reads the value. Returns `None` if the field is not present, or if the value is not valid, which is reported.
+    #[inline(never)]
     pub(super) fn read(&self, mistakes: &mut Mistakes) -> Option<S::Value<'_, 'a>> {
         S::read(self.value()?, mistakes)
     }
 
     /// Reads the value of a field that must be present; `expected` names what to write if it is not.
+    #[inline(never)]
     pub(super) fn required(&self, expected: &str, mistakes: &mut Mistakes) -> Option<S::Value<'_, 'a>> {
         if !self.is_set() {
             self.mistake(format!("is missing: write {expected}"), mistakes);

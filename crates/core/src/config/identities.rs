@@ -1,6 +1,7 @@
 //! Reads the sections `entra`, `assertions` and `identities`, and the environment variables that they default to.
 
-use super::fields::{Field, Object, fields, variants};
+use super::assertions::{self, Assertions, PROJECTED_TOKEN};
+use super::fields::{Field, Object, fields};
 use super::reader::Mistakes;
 use super::sections::Root;
 use super::shapes::{Choice, List, Permission, Text, Time};
@@ -14,9 +15,6 @@ use crate::untrusted::{UntrustedText, is_guid};
 /// The cluster that leads to the authority if `entra.clusters` is not set.
 const ENTRA_CLUSTER: &str = "entra";
 
-/// The name and the cluster of the assertion that is created implicitly.
-const PROJECTED_TOKEN: &str = "projected_token";
-
 /// The name of the identity that is created implicitly if `identities` is not set.
 const DEFAULT_IDENTITY: &str = "default";
 
@@ -24,7 +22,7 @@ const TENANT_VARIABLE: &str = "AZURE_TENANT_ID";
 const CLIENT_VARIABLE: &str = "AZURE_CLIENT_ID";
 const AUTHORITY_VARIABLE: &str = "AZURE_AUTHORITY_HOST";
 
-const SET_VARIABLES: &str = "Set the variables in the container that runs Envoy (in an Istio sidecar as proxyMetadata in the pod \
+pub(super) const SET_VARIABLES: &str = "Set the variables in the container that runs Envoy (in an Istio sidecar as proxyMetadata in the pod \
     annotation proxy.istio.io/config), list them in vm_config.environment_variables.host_env_keys, and restart the pod. Or set \
     tenant_id and client_id in the identity's configuration.";
 
@@ -76,28 +74,6 @@ fields! {
     }
 }
 
-fields! {
-    /// A source of federated tokens.
-    pub(super) AssertionFields {
-        /// the name that `identities[].assertion` refers to
-        name: Text, required(), example(PROJECTED_TOKEN);
-        /// the kind of source: `file`
-        source: Choice<SourceKind>, required();
-        ..SourceKind;
-    }
-}
-
-variants! {
-    /// The kinds of sources of federated tokens.
-    pub(super) enum SourceKind of AssertionFields by "source" {
-        /// A file, such as a projected service-account token, which Envoy serves.
-        "file" => File: FileFields {
-            /// the Envoy cluster for the internal listener that serves the token file; see `envoy/sidecar/envoy.yaml`
-            cluster: Text, required(), example(PROJECTED_TOKEN);
-        }
-    }
-}
-
 /// Reads the three sections. Returns at least one identity, and the cloud of the authority. If the variable is not a valid
 /// authority, the cloud is the public one, and requests are rejected with the problem.
 pub(super) fn read(
@@ -107,7 +83,7 @@ pub(super) fn read(
 ) -> (Vec<Identity>, Option<Cloud>) {
     let entra = read_entra(root, variable, mistakes);
     let cloud = entra.authority.as_ref().map_or(Some(Cloud::Public), Authority::cloud);
-    let assertions = read_assertions(root, mistakes);
+    let assertions = assertions::read(root, entra.authority.as_ref().ok(), variable, mistakes);
     (read_identities(root, &entra, &assertions, variable, mistakes), cloud)
 }
 
@@ -189,34 +165,10 @@ pub(super) fn read_index(
     found
 }
 
-fn read_assertions(root: &Object<'_, '_, Root>, mistakes: &mut Mistakes) -> Vec<(String, Source)> {
-    let mut assertions: Vec<(String, Source)> = Vec::new();
-    for item in root.assertions().read(mistakes).unwrap_or_default().iter() {
-        let Some(object) = item.read(mistakes) else { continue };
-        let field = object.name();
-        let name = field.required("such as \"projected_token\"", mistakes).unwrap_or_default();
-        let source = match object.source().required("\"file\"", mistakes).unwrap_or(SourceKind::File) {
-            SourceKind::File => {
-                let cluster = object.part::<FileFields>().cluster();
-                let cluster = cluster.required("the Envoy cluster that serves the token's file", mistakes);
-                Source::File { cluster: cluster.unwrap_or_default().to_owned() }
-            }
-        };
-        if assertions.iter().any(|(other, _)| other == name) {
-            field.mistake(format!("{name:?} is already the name of another assertion: choose another name"), mistakes);
-        }
-        assertions.push((name.to_owned(), source));
-    }
-    if assertions.iter().all(|(name, _)| name != PROJECTED_TOKEN) {
-        assertions.push((PROJECTED_TOKEN.to_owned(), Source::File { cluster: PROJECTED_TOKEN.to_owned() }));
-    }
-    assertions
-}
-
 fn read_identities(
     root: &Object<'_, '_, Root>,
     entra: &Entra,
-    assertions: &[(String, Source)],
+    assertions: &Assertions,
     variable: &dyn Fn(&str) -> Option<String>,
     mistakes: &mut Mistakes,
 ) -> Vec<Identity> {
@@ -331,7 +283,7 @@ fn read_resources(texts: Vec<(String, &str)>, mistakes: &mut Mistakes) -> Vec<St
 }
 
 /// The source of the assertion that is created implicitly, or of the configured one with its name.
-fn projected(assertions: &[(String, Source)]) -> Option<Source> {
+fn projected(assertions: &Assertions) -> Option<Result<Source, Problem>> {
     assertions.iter().find(|(name, _)| name == PROJECTED_TOKEN).map(|(_, source)| source.clone())
 }
 
@@ -375,7 +327,7 @@ fn client(
     entra: &Entra,
     tenant_id: Option<&str>,
     client_id: Option<&str>,
-    assertion: Option<Source>,
+    assertion: Option<Result<Source, Problem>>,
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Client, Problem> {
     let from = |configured: Option<&str>, name: &str, check: fn(&str) -> Option<&'static str>| {
@@ -401,23 +353,25 @@ fn client(
     };
     let tenant_id = from(tenant_id, TENANT_VARIABLE, check_tenant);
     let client_id = from(client_id, CLIENT_VARIABLE, check_client);
-    match (tenant_id, client_id, entra.authority.clone()) {
-        (Ok(tenant_id), Ok(client_id), Ok(authority)) => Ok(Client {
+    let assertion = assertion.unwrap_or_else(|| Ok(Source::File { cluster: PROJECTED_TOKEN.to_owned() }));
+    match (tenant_id, client_id, entra.authority.clone(), assertion) {
+        (Ok(tenant_id), Ok(client_id), Ok(authority), Ok(assertion)) => Ok(Client {
             tenant_id,
             client_id,
             authority,
-            assertion: assertion.unwrap_or(Source::File { cluster: PROJECTED_TOKEN.to_owned() }),
+            assertion,
             clusters: entra.clusters.clone(),
             discard_before: None,
         }),
-        (tenant_id, client_id, authority) => {
-            Err(combined([tenant_id.err(), client_id.err(), authority.err()].into_iter().flatten()))
+        (tenant_id, client_id, authority, assertion) => {
+            let problems = [tenant_id.err(), client_id.err(), authority.err(), assertion.err()];
+            Err(combined(problems.into_iter().flatten()))
         }
     }
 }
 
 /// One problem that names every variable that is missing or wrong, so that one restart of the pod is enough.
-fn combined(problems: impl Iterator<Item = Problem>) -> Problem {
+pub(super) fn combined(problems: impl Iterator<Item = Problem>) -> Problem {
     let (mut details, mut remedies) = (Vec::new(), Vec::new());
     for problem in problems {
         details.push(problem.detail);

@@ -3,6 +3,7 @@
 //! A mistake in the JSON rejects the configuration; all mistakes are reported at once. A missing environment variable rejects
 //! only the requests that need it, so that one forgotten annotation does not remove a proxy's listener.
 
+mod assertions;
 mod azure_service;
 mod declared;
 mod destinations;

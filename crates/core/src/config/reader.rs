@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::fields::Names;
 use super::tree::Node;
@@ -140,7 +140,7 @@ impl<'a> Value<'_, 'a> {
     /// Reads a point in time (RFC 3339), in UTC or with an offset.
     pub(super) fn time(&self, mistakes: &mut Mistakes) -> Option<Timestamp> {
         let time = match self.node {
-            Node::String(text) => read_time(text),
+            Node::String(text) => Timestamp::parse_rfc3339(text),
             _ => None,
         };
         if time.is_none() {
@@ -187,6 +187,27 @@ impl<'a> Value<'_, 'a> {
         texts
     }
 
+    /// Reads an object of strings with any names.
+    #[inline(never)]
+    pub(super) fn pairs(&self, mistakes: &mut Mistakes) -> Option<Vec<(&'a str, &'a str)>> {
+        let Node::Object(fields) = self.node else {
+            self.not_valid("an object of strings, { … }", mistakes);
+            return None;
+        };
+        let mut pairs: Vec<(&str, &str)> = Vec::new();
+        for (name, node) in fields {
+            let path = || format!("{}.{name}", self.path);
+            match node {
+                _ if pairs.iter().any(|(before, _)| before == name) => {
+                    mistakes.add(&path(), "duplicate entry: remove it");
+                }
+                Node::String(text) if !text.is_empty() => pairs.push((name, text)),
+                _ => mistakes.add(&path(), format!("{node} is not valid: write a non-empty string")),
+            }
+        }
+        Some(pairs)
+    }
+
     /// Reads the fields of an object. Those that are not among the known ones, or that occur twice, are mistakes.
     #[inline(never)]
     pub(super) fn fields(&self, known: &Names, mistakes: &mut Mistakes) -> Option<&'a [(String, Node)]> {
@@ -208,36 +229,6 @@ impl<'a> Value<'_, 'a> {
         }
         Some(fields)
     }
-}
-
-/// Parses a time of RFC 3339, section 5.6. `humantime` accepts UTC only, so the offset is parsed here.
-fn read_time(text: &str) -> Option<Timestamp> {
-    let utc = |text: &str| {
-        // `humantime` ignores text after the `Z`.
-        if text.bytes().filter(|byte| byte.eq_ignore_ascii_case(&b'z')).count() != 1 {
-            return None;
-        }
-        let since_epoch = humantime::parse_rfc3339(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
-        Some(Timestamp::default().plus(since_epoch))
-    };
-    match text.len().checked_sub("+00:00".len()).and_then(|index| text.split_at_checked(index)) {
-        Some((local, offset)) if offset.starts_with('+') => {
-            Some(utc(&format!("{local}Z"))?.minus(read_offset(offset)?))
-        }
-        Some((local, offset)) if offset.starts_with('-') => Some(utc(&format!("{local}Z"))?.plus(read_offset(offset)?)),
-        _ => utc(text),
-    }
-}
-
-/// Parses the length of an offset from UTC: a sign, then hours and minutes of two digits each.
-fn read_offset(text: &str) -> Option<Duration> {
-    let (hours, minutes) = text.get(1..)?.split_once(':')?;
-    let part = |digits: &str, most: u64| {
-        let is_number = digits.len() == 2 && digits.bytes().all(|byte| byte.is_ascii_digit());
-        digits.parse::<u64>().ok().filter(|number| is_number && *number <= most)
-    };
-    let minutes = part(hours, 23)?.checked_mul(60)?.checked_add(part(minutes, 59)?)?;
-    Some(Duration::from_secs(minutes.checked_mul(60)?))
 }
 
 /// The message for an unknown field.

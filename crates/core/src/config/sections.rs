@@ -1,9 +1,10 @@
 //! Reads the sections of a configuration into a [`Config`].
 
 use super::Fingerprint;
+use super::assertions::AssertionFields;
 use super::destinations::DestinationFields;
 use super::fields::{Field, Object, fields, settings};
-use super::identities::{AssertionFields, EntraFields, IdentityFields};
+use super::identities::{EntraFields, IdentityFields};
 use super::managed_identity::ManagedIdentityFields;
 use super::reader::{Mistakes, Value};
 use super::shapes::{Choice, Count, Hosts, Length, List, Switch, Text, Words};

@@ -45,6 +45,21 @@ impl Shape for Text {
     }
 }
 
+/// An object of strings that are not empty, with any names.
+pub(super) enum Texts {}
+
+impl Shape for Texts {
+    type Value<'p, 'a> = Vec<(&'a str, &'a str)>;
+
+    fn read<'a>(value: Value<'_, 'a>, mistakes: &mut Mistakes) -> Option<Vec<(&'a str, &'a str)>> {
+        value.pairs(mistakes)
+    }
+
+    fn schema() -> Schema {
+        Schema::of_type("object").with("additionalProperties", Node::Object(Text::schema().keywords().to_vec()))
+    }
+}
+
 /// `true` or `false`.
 pub(super) enum Switch {}
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Error, Serialize, SerializeMap, Serializer};
+use sha2::{Digest, Sha256};
 
 /// A JSON value that keeps duplicate fields, so that they can be reported. RFC 8259, section 4, leaves their handling to the
 /// reader.
@@ -30,6 +31,34 @@ impl Node {
                 Self::Object(last.map(|(_, (name, node))| (name.clone(), node.with_last_duplicates())).collect())
             }
             other => other.clone(),
+        }
+    }
+}
+
+impl Node {
+    /// Adds the value to a hash. Different values give different hashes.
+    pub(super) fn hash_into(&self, hash: &mut Sha256) {
+        let mut text = |kind: &str, text: &str| {
+            hash.update(kind);
+            hash.update((text.len() as u64).to_be_bytes());
+            hash.update(text);
+        };
+        match self {
+            Self::Null => text("n", ""),
+            Self::Bool(value) => text("b", if *value { "1" } else { "" }),
+            Self::Number(value) => text("d", value),
+            Self::String(value) => text("s", value),
+            Self::List(items) => {
+                hash.update((items.len() as u64).to_be_bytes());
+                items.iter().for_each(|item| item.hash_into(hash));
+            }
+            Self::Object(fields) => {
+                hash.update((fields.len() as u64).to_be_bytes());
+                for (name, value) in fields {
+                    Self::String(name.clone()).hash_into(hash);
+                    value.hash_into(hash);
+                }
+            }
         }
     }
 }

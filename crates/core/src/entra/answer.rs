@@ -155,7 +155,7 @@ fn length(value: Option<&Value>) -> Option<Duration> {
 }
 
 /// Parses `Retry-After` in seconds or as a date (RFC 9110, section 10.2.3); the result is capped.
-fn read_retry_after(value: &[u8], now: Timestamp) -> Option<Duration> {
+pub(crate) fn read_retry_after(value: &[u8], now: Timestamp) -> Option<Duration> {
     let text = std::str::from_utf8(value).ok()?.trim();
     let wait = match text.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),

@@ -53,6 +53,12 @@ impl fmt::Display for Cloud {
     }
 }
 
+/// Whether the issuer of a token is Entra: the URL is that of a tenant at one of Microsoft's authorities.
+pub(crate) fn is_issuer(url: &str) -> bool {
+    let host = url.strip_prefix("https://").and_then(|rest| rest.split('/').next());
+    host.is_some_and(|host| KNOWN.iter().any(|(known, _)| *known == host))
+}
+
 /// An authority, such as `https://login.microsoftonline.com`: always HTTPS, without a path.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Authority(String);
@@ -81,6 +87,21 @@ impl fmt::Display for AuthorityMistake {
 }
 
 impl Authority {
+    /// The audience of federated credentials in the public cloud.
+    pub(crate) const PUBLIC_AUDIENCE: &str = "api://AzureADTokenExchange";
+
+    /// The audience of federated credentials in the authority's cloud (learn.microsoft.com, "Configure an application to trust a managed
+    /// identity"). That of the public cloud if the cloud is not known.
+    pub(crate) fn audience(&self) -> &'static str {
+        match (self.cloud(), self.host()) {
+            (Some(Cloud::UsGovernment), _) => "api://AzureADTokenExchangeUSGov",
+            (Some(Cloud::China), _) => "api://AzureADTokenExchangeChina",
+            (_, "login.sovcloud-identity.fr") => "api://AzureADTokenExchangeFrance",
+            (_, "login.sovcloud-identity.de") => "api://AzureADTokenExchangeGermany",
+            _ => Self::PUBLIC_AUDIENCE,
+        }
+    }
+
     /// Parses `https://host`, with or without a trailing slash (the workload-identity webhook writes one). Case is ignored,
     /// and port 443 is the same as no port (RFC 3986, section 6.2).
     ///

@@ -9,7 +9,8 @@ mod authority;
 mod catalogue;
 mod token_spec;
 
-pub(crate) use answer::{EndpointAnswer, read_answer};
+pub(crate) use answer::{EndpointAnswer, read_answer, read_retry_after};
+pub(crate) use authority::is_issuer;
 pub use authority::{Authority, AuthorityMistake, Cloud};
 pub use catalogue::{CatalogueEntry, catalogue};
 pub(crate) use catalogue::{RetryClass, is_of_credential};

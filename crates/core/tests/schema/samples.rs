@@ -13,7 +13,42 @@ pub(crate) fn sidecar() -> Value {
             "unknown_authority": "refuse",
             "clusters": ["entra", "entra_new_connection"],
         },
-        "assertions": [{"name": "spire", "source": "file", "cluster": "spire_file"}],
+        "assertions": [
+            {"name": "spire", "source": "file", "cluster": "spire_file"},
+            {"name": "github", "source": "github_actions", "cluster": "github", "allowed_hosts": [".ghe.example.com"]},
+            {
+                "name": "azure", "source": "azure_pipelines", "cluster": "azure", "service_connection_id": "c",
+                "allowed_hosts": ["dev.azure.com"],
+            },
+            {
+                "name": "google", "source": "google_metadata", "cluster": "google", "audience": "api://a", "timeout": "3s", "attempts": 5,
+                "expect": {"iss": "https://accounts.google.com", "sub": "1"},
+            },
+            {"name": "vault", "source": "vault", "cluster": "vault", "role": "payments", "namespace": "n", "authority": "vault.example"},
+            {
+                "name": "oidc", "source": "oidc_client_credentials", "cluster": "oidc", "authority": "sts.example", "path": "/token",
+                "client_assertion": "spire", "form": {"scope": "s"},
+            },
+            {
+                "name": "sts", "source": "token_exchange", "cluster": "oidc", "path": "/token", "subject_token": "spire",
+                "subject_token_type": "urn:ietf:params:oauth:token-type:jwt", "form_from_env": {"client_secret": "SECRET"},
+                "basic_auth": {"id": "payments", "secret_from_env": "SECRET"},
+            },
+            {
+                "name": "http", "source": "http", "cluster": "sts", "not_ready": [404], "reuse": "1m",
+                "request": {
+                    "method": "POST", "authority": "sts.example", "path": "/token", "query": {"a": "b"}, "headers": {"a": "b"},
+                    "headers_from_env": {"x": "SECRET"}, "basic_auth": {"id": "payments", "secret_from_env": "SECRET"},
+                    "form": {"a": "b"}, "form_from_env": {"x": "SECRET"}, "form_from_assertion": {"token": "spire"},
+                },
+                "response": {"token": "/token", "expiry": {"seconds": "/expires_in"}},
+            },
+            {
+                "name": "url", "source": "http", "cluster": "sts",
+                "request": {"url_from_env": "URL", "allowed_hosts": [".example.com"], "bearer_from_env": "SECRET", "body": "{}"},
+                "response": {"token": "/token", "expiry": {"time": "/expires_at"}},
+            },
+        ],
         "identities": [
             {
                 "name": "payments",

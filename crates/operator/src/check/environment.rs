@@ -87,6 +87,8 @@ impl Environment {
             "AZURE_TENANT_ID" => Some(TENANT),
             "AZURE_CLIENT_ID" => Some(CLIENT),
             AUTHORITY => None,
+            "ACTIONS_ID_TOKEN_REQUEST_URL" => Some("https://job.actions.githubusercontent.com/"),
+            "SYSTEM_OIDCREQUESTURI" => Some("https://dev.azure.com/"),
             _ => Some("secret"),
         };
         self.known(name).or(stand_in).map(str::to_owned)

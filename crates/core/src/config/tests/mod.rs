@@ -1,5 +1,6 @@
 //! Tests of whole configurations: accepted values, mistakes and their messages.
 
+mod assertions;
 mod azure_service;
 mod destinations;
 mod identities;

@@ -1,0 +1,179 @@
+//! The answer of an HTTP source.
+
+use serde_json::Value;
+
+use super::HttpSource;
+use crate::assertion::Assertion;
+use crate::entra;
+use crate::http::{CallResponse, CallResult};
+use crate::problem::{Code, Problem};
+use crate::time::Timestamp;
+use crate::untrusted::UntrustedText;
+
+/// The maximum length of an answer in bytes.
+const MAX_BYTES: usize = 64 * 1024;
+
+/// The maximum length of a part of the answer that a message quotes, in bytes.
+const MAX_QUOTE: usize = 200;
+
+/// Where the token is in an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// The string at this JSON pointer (RFC 6901).
+    Json(String),
+    /// The whole body.
+    Text,
+}
+
+/// Where the expiration time is in an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Expiry {
+    /// The number of seconds for which the token is valid, at this JSON pointer.
+    Seconds(String),
+    /// A time (RFC 3339), at this JSON pointer.
+    Time(String),
+}
+
+/// Reads the assertion from the answer and checks that it is valid at `now`.
+///
+/// # Errors
+/// A problem, which names no identity.
+pub(super) fn read(source: &HttpSource, answer: CallResult, now: Timestamp) -> Result<Assertion, Problem> {
+    let cluster = &source.request.cluster;
+    let answer = answer
+        .map_err(|failure| Problem::uncalled(failure, cluster, "which leads to the source of the federated token"))?;
+    // A service that regards the token as a new resource answers 201.
+    if !matches!(answer.status, 200 | 201) {
+        return Err(refusal(source, &answer, now));
+    }
+    if answer.body.len() > MAX_BYTES {
+        return Err(invalid(source, format!("is {} bytes long, more than {MAX_BYTES}", answer.body.len())));
+    }
+    if starts_with_html(&answer.body) {
+        return Err(invalid(source, "is an HTML page".to_owned()));
+    }
+    let Format::Json(pointer) = &source.format else {
+        return Assertion::parse_expected(&answer.body, &source.expected, now);
+    };
+    let Ok(json) = serde_json::from_slice::<Value>(&answer.body) else {
+        return Err(invalid(source, "is not valid JSON, or is incomplete".to_owned()));
+    };
+    let token = match at(&json, pointer) {
+        Some(Value::String(token)) => token,
+        Some(_) => return Err(invalid(source, format!("has no string at {pointer:?}"))),
+        None => return Err(invalid(source, format!("has nothing at {pointer:?}"))),
+    };
+    let assertion = Assertion::parse_expected(token.as_bytes(), &source.expected, now)?;
+    let expires_at = match &source.expiry {
+        None => None,
+        Some(Expiry::Seconds(pointer)) => {
+            let seconds = at(&json, pointer).and_then(|value| match value {
+                // Some services send numbers as strings.
+                Value::String(text) => text.parse().ok(),
+                number => number.as_u64(),
+            });
+            let seconds = seconds.ok_or_else(|| invalid(source, format!("has no number of seconds at {pointer:?}")))?;
+            Some(now.plus(std::time::Duration::from_secs(seconds)))
+        }
+        Some(Expiry::Time(pointer)) => {
+            let time = at(&json, pointer).and_then(Value::as_str).and_then(Timestamp::parse_rfc3339);
+            Some(time.ok_or_else(|| invalid(source, format!("has no time (RFC 3339) at {pointer:?}")))?)
+        }
+    };
+    Ok(assertion.expiring(expires_at))
+}
+
+/// The value at a JSON pointer (RFC 6901) without escapes.
+fn at<'a>(json: &'a Value, pointer: &str) -> Option<&'a Value> {
+    pointer.split('/').skip(1).try_fold(json, |value, name| match value {
+        Value::Array(items) => items.get(name.parse::<usize>().ok()?),
+        object => object.get(name),
+    })
+}
+
+/// The problem of an answer that is neither 200 nor 201.
+fn refusal(source: &HttpSource, answer: &CallResponse, now: Timestamp) -> Problem {
+    let (name, status) = (source.name(), answer.status);
+    let retry_after = answer.retry_after.as_deref().and_then(|value| entra::read_retry_after(value, now));
+    let problem = |code, detail: String, remedy: &str| {
+        let problem = Problem::new(code, detail, remedy);
+        match retry_after {
+            Some(wait) => problem.retry_after(wait),
+            None => problem,
+        }
+    };
+    if answer.is_envoys_own {
+        let detail = match status {
+            504 => format!("{name} did not answer within {} s", source.timeout.as_secs()),
+            _ => format!("{name} could not be reached (Envoy answered {status})"),
+        };
+        return problem(
+            Code::AssertionUnavailable,
+            detail,
+            "Check the endpoint of the cluster, its TLS settings, and the network. A slow source needs a longer timeout in its assertion.",
+        );
+    }
+    let said = quote(source, &answer.body);
+    if source.not_ready.contains(&status) {
+        return problem(
+            Code::SourceNotReady,
+            format!("{name} answered {status}, which means not yet: {said}"),
+            "If this persists, check what the source waits for: the start of the job, or the renewal of its own credential.",
+        );
+    }
+    match status {
+        203 | 300..=399 => problem(
+            Code::SourceReplyInvalid,
+            format!("{name} answered {status}, a redirect or a sign-in page, which is not followed"),
+            "Check the URL, and the credential with which the source is asked: many services redirect to a sign-in page if it is wrong.",
+        ),
+        408 | 429 | 472 | 473 | 500..=599 => problem(
+            Code::AssertionUnavailable,
+            format!("{name} answered {status}: {said}"),
+            "The source is overloaded or out of order. It is asked again after a pause.",
+        ),
+        _ => problem(Code::SourceRefused, format!("{name} refused with {status}: {said}"), source.refusal_remedy()),
+    }
+}
+
+impl HttpSource {
+    /// The source in a message.
+    fn name(&self) -> String {
+        format!("the source {} (cluster {:?})", self.kind, self.request.cluster)
+    }
+
+    fn refusal_remedy(&self) -> &'static str {
+        super::NAMED.iter().find(|named| named.kind == self.kind).map_or(
+            "Check the request in the assertion's configuration, and the credential with which the source is asked.",
+            |named| named.remedy,
+        )
+    }
+}
+
+/// A part of an answer, without secrets.
+fn quote(source: &HttpSource, body: &[u8]) -> String {
+    if body.is_empty() {
+        return "no text".to_owned();
+    }
+    if starts_with_html(body) {
+        return "an HTML page".to_owned();
+    }
+    let text = String::from_utf8_lossy(body.get(..MAX_BYTES).unwrap_or(body));
+    let secrets = source.request.secrets.iter();
+    let text =
+        secrets.fold(text.into_owned(), |text, secret| UntrustedText::without(&text, secret.expose()).into_string());
+    format!("{:?}", UntrustedText::without(&text, "").shortened(MAX_QUOTE))
+}
+
+fn starts_with_html(body: &[u8]) -> bool {
+    body.trim_ascii_start().first() == Some(&b'<')
+}
+
+/// The problem of a successful answer that contains no token.
+fn invalid(source: &HttpSource, what: String) -> Problem {
+    Problem::new(
+        Code::SourceReplyInvalid,
+        format!("the answer of {} {what}", source.name()),
+        "Check that the cluster and the path lead to the source, and response.token in the assertion's configuration.",
+    )
+}

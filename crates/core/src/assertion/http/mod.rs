@@ -1,0 +1,134 @@
+//! Sources that are asked by one HTTP call: how the request is made, where the token is in the answer, and how long it is used.
+
+mod answer;
+mod named;
+mod request;
+
+use std::hash::{Hash, Hasher};
+use std::time::Duration;
+
+pub(crate) use answer::{Expiry, Format};
+pub(crate) use named::{NAMED, Named};
+pub(crate) use request::{Body, MAX_URL, Request, Target, Text, basic, encode};
+
+use super::token::Expected;
+use super::{Assertion, Source};
+use crate::http::{CallResult, HttpCall};
+use crate::problem::{Code, Problem};
+use crate::time::Timestamp;
+
+/// The first pause before the source is asked again; each further pause is twice as long.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// The first pause if the source is not ready: the job has not started yet, or the credential is being renewed.
+const PAUSE_UNREADY: Duration = Duration::from_secs(1);
+
+/// The longest pause that a source can demand (`Retry-After`) before it is asked again for the same exchange. After a longer one another
+/// exchange asks it.
+const MAX_PAUSE: Duration = Duration::from_secs(3);
+
+/// How long the source is not asked again after a failure, unless it demands a longer time.
+const BACK_OFF: Duration = Duration::from_secs(2);
+
+/// The longest time for which a source is not asked again because it demands it.
+const MAX_BACK_OFF: Duration = Duration::from_secs(300);
+
+/// A source that is asked by one HTTP call.
+#[derive(Debug)]
+pub struct HttpSource {
+    /// The kind of the source, as in the configuration.
+    pub(crate) kind: &'static str,
+    /// What distinguishes two sources of one kind: it differs if anything in the configuration differs.
+    pub(crate) id: String,
+    /// The call.
+    pub(crate) request: Request,
+    /// Where the token is in the answer.
+    pub(crate) format: Format,
+    /// Where the time at which the token expires is in the answer, in addition to its own `exp`.
+    pub(crate) expiry: Option<Expiry>,
+    /// What the token's claims must be.
+    pub(crate) expected: Expected,
+    /// How long an answer may take.
+    pub(crate) timeout: Duration,
+    /// How many times the source is asked for one exchange.
+    pub(crate) attempts: u32,
+    /// The statuses with which the source says that it can issue a token a little later.
+    pub(crate) not_ready: Vec<u16>,
+    /// How long an assertion is used again, at most. It is never used again after half of its life.
+    pub(crate) reuse: Duration,
+    /// The source whose assertion the request contains.
+    pub(crate) input: Option<Source>,
+}
+
+impl PartialEq for HttpSource {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for HttpSource {}
+
+impl Hash for HttpSource {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id.hash(state);
+    }
+}
+
+impl HttpSource {
+    /// The content of a file that this cluster serves, as the input of another source: Entra's demands do not apply to it.
+    pub(crate) fn of_file(cluster: &str) -> Self {
+        let target = Target { authority: cluster.to_owned(), path: "/".to_owned() };
+        let (headers, body, secrets) = (Vec::new(), Body::Raw(String::new()), Vec::new());
+        Self {
+            kind: "file",
+            id: ["input/", cluster].concat(),
+            request: Request { cluster: cluster.to_owned(), method: "GET", target, headers, body, secrets },
+            format: Format::Text,
+            expiry: None,
+            expected: Expected { is_input: true, ..Expected::default() },
+            timeout: Duration::from_secs(2),
+            attempts: 2,
+            not_ready: Vec::new(),
+            reuse: Duration::from_secs(1),
+            input: None,
+        }
+    }
+
+    /// The call that asks the source. `input` is the assertion of [`HttpSource::input`].
+    pub(super) fn call(&self, input: Option<&Assertion>) -> HttpCall {
+        self.request.call(input.map(Assertion::expose).unwrap_or_default(), self.timeout)
+    }
+
+    /// Reads the assertion from the answer and checks that it is valid at `now`.
+    pub(super) fn read(&self, answer: CallResult, now: Timestamp) -> Result<Assertion, Problem> {
+        answer::read(self, answer, now)
+    }
+
+    /// The time until which an assertion is used again.
+    pub(super) fn reuse_until(&self, assertion: &Assertion, asked_at: Timestamp) -> Timestamp {
+        let half = assertion.lifetime().expires_at.since(asked_at) / 2;
+        asked_at.plus(half.min(self.reuse))
+    }
+
+    /// The pause after which the source is asked again at once, or `None` if this problem of the `attempt`-th call is final.
+    pub(super) fn pause_before_retry(&self, problem: &Problem, attempt: u32) -> Option<Duration> {
+        let first = match problem.code {
+            Code::SourceNotReady => PAUSE_UNREADY,
+            // A file that is an input, and may have been read while it was being written.
+            Code::AssertionMalformed if !self.expected.made_on_demand => PAUSE,
+            Code::AssertionUnavailable => PAUSE,
+            // The answer of another attempt would be the same.
+            _ => return None,
+        };
+        let pause = problem.retry_after.unwrap_or_else(|| first.saturating_mul(1 << attempt.saturating_sub(1).min(4)));
+        (attempt < self.attempts && pause <= MAX_PAUSE).then_some(pause)
+    }
+
+    /// How long the source is not asked again after this failure.
+    pub(super) fn back_off(problem: &Problem) -> Duration {
+        problem.retry_after.unwrap_or_default().clamp(BACK_OFF, MAX_BACK_OFF)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,318 @@
+//! Tests of HTTP sources: the request, the answer, and the chain of sources.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::super::tests::{NOW, claims, jwt};
+use super::super::{AssertionCall, Assertions, ReadResult};
+use super::*;
+use crate::config::Config;
+use crate::http::{CallFailure, CallResponse};
+
+const BEARER: &str = "bearer-of-the-job-0123456789";
+
+fn variable(name: &str) -> Option<String> {
+    let value = match name {
+        "AZURE_TENANT_ID" => "11111111-1111-4111-8111-111111111111",
+        "AZURE_CLIENT_ID" => "aaaaaaaa-0000-4000-8000-000000000001",
+        "ACTIONS_ID_TOKEN_REQUEST_URL" => {
+            "https://run.actions.githubusercontent.com//idtoken/8a1f%2D27?api-version=2.0"
+        }
+        "SYSTEM_OIDCREQUESTURI" => "https://dev.azure.com/contoso/_apis/oidctoken",
+        "ACTIONS_ID_TOKEN_REQUEST_TOKEN" | "SYSTEM_ACCESSTOKEN" => BEARER,
+        "STS_SECRET" => "a:b c/ä",
+        "API_KEY" => "key-0123456789",
+        _ => return None,
+    };
+    Some(value.to_owned())
+}
+
+/// The source of the default identity in a configuration with these assertions, the first of which is its own.
+fn source_of(assertions: Value) -> Source {
+    let name = assertions[0]["name"].clone();
+    let text = json!({
+        "assertions": assertions, "identities": [{"assertion": name}],
+        "destinations": [{"hosts": ["a.example"], "scope": "https://vault.azure.net/.default"}],
+    });
+    let config = Config::parse(text.to_string().as_bytes(), &variable).unwrap_or_else(|found| panic!("{found:?}"));
+    config.identities[0].spec("s/.default").unwrap().assertion().clone()
+}
+
+fn one(mut assertion: Value) -> Source {
+    assertion["name"] = json!("a");
+    source_of(json!([assertion]))
+}
+
+fn github() -> Source {
+    one(json!({"source": "github_actions", "cluster": "github"}))
+}
+
+fn general(request: Value) -> Source {
+    one(json!({"source": "http", "cluster": "sts", "request": request, "response": {"token": "/token"}}))
+}
+
+fn answer(status: u16, body: &str) -> CallResult {
+    let body = body.as_bytes().to_vec();
+    Ok(CallResponse { status, retry_after: None, request_id: None, body, is_envoys_own: false })
+}
+
+fn token_with(name: &str, value: Value) -> String {
+    let mut claims = claims();
+    claims["aud"] = json!("api://AzureADTokenExchange");
+    claims[name] = value;
+    jwt(&json!({"alg": "RS256", "kid": "k"}), &claims)
+}
+
+fn token() -> String {
+    token_with("jti", json!(1))
+}
+
+fn value(token: &str) -> CallResult {
+    answer(200, &json!({"value": token}).to_string())
+}
+
+fn problem(source: &Source, answer: CallResult) -> Problem {
+    source.read(answer, NOW).unwrap_err()
+}
+
+fn header<'a>(call: &'a HttpCall, name: &str) -> Option<&'a str> {
+    call.headers.iter().find(|(other, _)| other == name).map(|(_, value)| &**value)
+}
+
+#[test]
+fn a_url_from_the_environment_is_kept_byte_for_byte_and_the_audience_is_added_to_its_query() {
+    let call = github().call(None);
+    assert_eq!((call.method, call.cluster.as_str()), ("GET", "github"));
+    assert_eq!(call.authority, "run.actions.githubusercontent.com");
+    assert_eq!(call.path, "//idtoken/8a1f%2D27?api-version=2.0&audience=api%3A%2F%2FAzureADTokenExchange");
+    assert_eq!(header(&call, "authorization"), Some("Bearer bearer-of-the-job-0123456789"));
+    let source = json!({"source": "azure_pipelines", "cluster": "azure", "service_connection_id": "c 1"});
+    let call = one(source).call(None);
+    assert_eq!(
+        (call.method, call.path.as_str()),
+        ("POST", "/contoso/_apis/oidctoken?api-version=7.1&serviceConnectionId=c%201")
+    );
+    assert_eq!(header(&call, "x-tfs-fedauthredirect"), Some("Suppress"));
+}
+
+#[test]
+fn a_clients_id_and_secret_are_form_encoded_before_they_are_joined() {
+    let request = json!({"path": "/token", "form": {"scope": "a b"}, "basic_auth": {"id": "pay:1", "secret_from_env": "STS_SECRET"}});
+    let call = general(request).call(None);
+    // "pay%3A1:a%3Ab%20c%2F%C3%A4"
+    assert_eq!(header(&call, "authorization"), Some("Basic cGF5JTNBMTphJTNBYiUyMGMlMkYlQzMlQTQ="));
+    assert_eq!(header(&call, "content-type"), Some("application/x-www-form-urlencoded"));
+    assert_eq!((call.method, call.body.as_slice()), ("POST", &b"scope=a+b"[..]));
+}
+
+#[test]
+fn a_request_has_the_configured_query_headers_and_body() {
+    let request = json!({
+        "path": "/v2/tokens?x=1", "authority": "STS.example", "query": {"für": "a&b"}, "headers": {"X-Tenant": "t"},
+        "headers_from_env": {"X-Api-Key": "API_KEY"}, "body": "{\"audience\":\"a\"}",
+    });
+    let call = general(request).call(None);
+    assert_eq!((call.authority.as_str(), call.path.as_str()), ("sts.example", "/v2/tokens?x=1&f%C3%BCr=a%26b"));
+    assert_eq!((header(&call, "x-tenant"), header(&call, "x-api-key")), (Some("t"), Some("key-0123456789")));
+    assert_eq!(header(&call, "content-type"), Some("application/json"));
+    assert_eq!((call.method, call.body.as_slice()), ("POST", &b"{\"audience\":\"a\"}"[..]));
+    assert_eq!(general(json!({"path": "/"})).call(None).method, "GET");
+}
+
+#[test]
+fn no_secret_is_shown_by_debug() {
+    for source in [github(), general(json!({"path": "/", "form_from_env": {"client_secret": "STS_SECRET"}}))] {
+        let shown = format!("{source:?}");
+        assert!(!shown.contains("bearer-of") && !shown.contains("a:b c"), "{shown}");
+    }
+}
+
+#[test]
+fn a_token_is_read_from_its_place_and_expires_when_the_source_says_so() {
+    assert_eq!(github().read(value(&token()), NOW).unwrap().expose(), token());
+    let google = one(json!({"source": "google_metadata", "cluster": "google"}));
+    assert_eq!(google.read(answer(200, &format!("{}\n", token())), NOW).unwrap().expose(), token());
+    let with = |expiry: Value| {
+        let response = json!({"token": "/token", "expiry": expiry});
+        one(json!({"source": "http", "cluster": "sts", "request": {"path": "/"}, "response": response}))
+    };
+    let body = json!({"token": token(), "in": 60, "text": "61", "at": "2026-11-22T08:34:22Z", "not": []}).to_string();
+    for (expiry, seconds) in [(json!({"seconds": "/in"}), 60), (json!({"seconds": "/text"}), 61)] {
+        let assertion = with(expiry).read(answer(201, &body), NOW).unwrap();
+        assert_eq!(assertion.lifetime().expires_at, NOW.plus(Duration::from_secs(seconds)));
+    }
+    let at = with(json!({"time": "/at"})).read(answer(200, &body), NOW).unwrap().lifetime().expires_at;
+    assert_eq!(at, Timestamp::parse_rfc3339("2026-11-22T08:34:22Z").unwrap());
+    for expiry in [json!({"seconds": "/not"}), json!({"seconds": "/none"}), json!({"time": "/in"})] {
+        assert_eq!(problem(&with(expiry), answer(200, &body)).code, Code::SourceReplyInvalid);
+    }
+}
+
+#[test]
+fn each_bad_answer_has_a_problem_that_names_what_was_found() {
+    let own = |status| Ok(CallResponse { is_envoys_own: true, ..answer(status, "").unwrap() });
+    let huge = " ".repeat(64 * 1024 + 1);
+    let expired = token_with("exp", json!(1_795_333_999_u64));
+    let es256 = jwt(&json!({"alg": "ES256"}), &claims());
+    for (answer, code, detail) in [
+        (Err(CallFailure::NoSuchCluster), Code::ClusterMissing, "does not exist"),
+        (own(503), Code::AssertionUnavailable, "could not be reached"),
+        (own(504), Code::AssertionUnavailable, "within 10 s"),
+        (answer(503, "busy"), Code::AssertionUnavailable, "503: \"busy\""),
+        (answer(403, "Job is in Pending state"), Code::SourceNotReady, "Pending"),
+        (answer(401, ""), Code::SourceRefused, "no text"),
+        (answer(302, "<html>"), Code::SourceReplyInvalid, "redirect"),
+        (answer(203, "<html>"), Code::SourceReplyInvalid, "sign-in page"),
+        (answer(200, " <!DOCTYPE html>"), Code::SourceReplyInvalid, "HTML"),
+        (answer(200, &huge), Code::SourceReplyInvalid, "65537 bytes"),
+        (answer(200, "{\"value\":\"ey"), Code::SourceReplyInvalid, "incomplete"),
+        (answer(200, "{\"value\":5}"), Code::SourceReplyInvalid, "no string at \"/value\""),
+        (answer(200, "{\"valve\":\"\"}"), Code::SourceReplyInvalid, "nothing at \"/value\""),
+        (value("opaque"), Code::AssertionMalformed, "not a JWT"),
+        (value(&"a".repeat(16 * 1024 + 1)), Code::AssertionMalformed, "16385 bytes"),
+        (value(&expired), Code::AssertionExpired, "expired"),
+        (value(&es256), Code::AssertionInvalid, "ES256"),
+        (value(&token_with("aud", json!(["a", "b"]))), Code::AssertionInvalid, "2 audiences"),
+        (value(&token_with("aud", json!("other"))), Code::AssertionUnexpected, "expected audience"),
+        (
+            value(&token_with("iss", json!("https://login.microsoftonline.com/t/v2.0"))),
+            Code::AssertionInvalid,
+            "by Entra",
+        ),
+    ] {
+        let found = problem(&github(), answer);
+        assert!(found.code == code && found.detail.contains(detail), "{found:?}, expected {detail}");
+        assert!(found.remedy.len() > 20 && !found.remedy.contains("watched_directory"), "{}", found.remedy);
+    }
+}
+
+#[test]
+fn a_token_of_entra_is_accepted_from_azure_pipelines_with_the_audience_as_a_guid() {
+    let source = |cluster| json!({"source": "azure_pipelines", "cluster": cluster, "service_connection_id": "c"});
+    let mut claims = claims();
+    claims["iss"] = json!("https://login.microsoftonline.com/t/v2.0");
+    claims["aud"] = json!("fb60f99c-7a34-4190-8149-302f77469936");
+    let token = jwt(&json!({"alg": "RS256"}), &claims);
+    assert!(one(source("azure")).read(answer(200, &json!({"oidcToken": token}).to_string()), NOW).is_ok());
+}
+
+#[test]
+fn the_issuer_and_subject_must_be_the_expected_ones() {
+    let expecting = |expect: Value| one(json!({"source": "github_actions", "cluster": "g", "expect": expect}));
+    let (iss, sub) = (claims()["iss"].clone(), claims()["sub"].clone());
+    assert!(expecting(json!({"iss": iss, "sub": sub})).read(value(&token()), NOW).is_ok());
+    for expect in [json!({"iss": "https://other"}), json!({"sub": "other"})] {
+        let found = problem(&expecting(expect), value(&token()));
+        assert!(found.code == Code::AssertionUnexpected && found.detail.contains("system:serviceaccount"), "{found:?}");
+    }
+}
+
+#[test]
+fn what_a_source_says_is_quoted_in_short_and_without_secrets() {
+    let text = format!("no\n\u{202e}{BEARER} {} {}", token(), "x ".repeat(500));
+    let detail = problem(&github(), answer(400, &text)).detail;
+    assert!(detail.contains("no (hidden)") && !detail.contains("bearer-of") && !detail.contains("ey"), "{detail}");
+    assert!(detail.len() < 400 && !detail.contains('\u{202e}'), "{detail}");
+}
+
+#[test]
+fn a_source_is_asked_again_after_a_transient_problem_only_and_as_it_demands() {
+    let pause = |answer: CallResult, attempt| {
+        let source = github();
+        source.pause_before_retry(&problem(&source, answer), attempt).map(|pause| pause.as_millis())
+    };
+    let demanding =
+        |seconds: &str| Ok(CallResponse { retry_after: Some(seconds.as_bytes().to_vec()), ..answer(429, "").unwrap() });
+    assert_eq!([1, 2, 3].map(|attempt| pause(answer(503, ""), attempt)), [Some(200), Some(400), None]);
+    assert_eq!(pause(answer(403, ""), 1), Some(1000));
+    assert_eq!((pause(demanding("2"), 1), pause(demanding("60"), 1)), (Some(2000), None));
+    for last in [answer(401, ""), answer(302, ""), value("opaque"), answer(200, "<html>")] {
+        assert_eq!(pause(last, 1), None);
+    }
+    let source = github();
+    let back_off = |answer| source.back_off(&problem(&source, answer)).as_secs();
+    assert_eq!((back_off(answer(401, "")), back_off(demanding("60")), back_off(demanding("9999"))), (2, 60, 300));
+}
+
+#[test]
+fn a_token_is_used_again_for_the_time_of_its_source_and_at_most_for_half_of_its_life() {
+    let reuse = |seconds: u64| {
+        let token = token_with("exp", json!(NOW.unix_seconds() + seconds));
+        let source = github();
+        let assertion = source.read(value(&token), NOW).unwrap();
+        source.reuse_until(&assertion, NOW).since(NOW).as_secs()
+    };
+    assert_eq!((reuse(3600), reuse(100)), (120, 50));
+}
+
+#[test]
+fn a_rejected_token_is_recognized_in_the_next_one_by_its_issuer_subject_audience_algorithm_and_key() {
+    let print = |token: &str| github().read(value(token), NOW).unwrap().fingerprint();
+    assert_eq!(print(&token()), print(&token_with("jti", json!(2))));
+    assert_ne!(print(&token()), print(&token_with("sub", json!("other"))));
+    let other_key = jwt(
+        &json!({"alg": "RS256", "kid": "l"}),
+        &serde_json::from_str(&{
+            let mut claims = claims();
+            claims["aud"] = json!("api://AzureADTokenExchange");
+            claims.to_string()
+        })
+        .unwrap(),
+    );
+    assert_ne!(print(&token()), print(&other_key));
+}
+
+/// A token exchange whose subject token is read from a file.
+fn chain() -> Source {
+    source_of(json!([
+        {"name": "sts", "source": "token_exchange", "cluster": "sts", "path": "/token", "subject_token": "spire",
+         "form": {"client_id": "payments", "audience": "x"}},
+        {"name": "spire", "source": "file", "cluster": "spire_file"},
+    ]))
+}
+
+fn wanted(machines: &mut Assertions, calls: &mut Vec<AssertionCall>) -> Option<ReadResult> {
+    machines.want(&chain(), NOW, calls)
+}
+
+#[test]
+fn a_chain_asks_its_first_source_and_sends_the_token_to_the_next() {
+    let (mut machines, mut calls) = (Assertions::default(), Vec::new());
+    assert!(wanted(&mut machines, &mut calls).is_none() && calls.len() == 1);
+    let file = calls.remove(0);
+    assert_eq!(file.call.cluster, "spire_file");
+    assert!(chain().depends_on(&file.source));
+    // Entra does not accept the algorithm and the audiences, but it does not get this token.
+    let mut subject = claims();
+    subject["aud"] = json!(["a", "b"]);
+    let subject = jwt(&json!({"alg": "ES256"}), &subject);
+    let reads = machines.answered(&file.source, answer(200, &subject), NOW, &mut calls);
+    assert!(reads.len() == 1 && reads[0].result.is_ok() && calls.len() == 1);
+    let sts = calls.remove(0);
+    let form = String::from_utf8(sts.call.body).unwrap();
+    assert!(form.contains(&format!("subject_token={subject}")) && form.contains("client_id=payments"), "{form}");
+    let body = json!({"access_token": token(), "token_type": "N_A", "expires_in": 300}).to_string();
+    let reads = machines.answered(&sts.source, answer(200, &body), NOW, &mut calls);
+    assert_eq!(reads[0].result.as_ref().unwrap().expose(), token());
+    assert!(matches!(wanted(&mut machines, &mut calls), Some(Ok(_))) && calls.is_empty());
+}
+
+#[test]
+fn a_chain_fails_with_its_first_source_and_asks_no_other() {
+    let (mut machines, mut calls) = (Assertions::default(), Vec::new());
+    wanted(&mut machines, &mut calls);
+    let file = calls.remove(0).source;
+    let reads = machines.answered(&file, answer(404, ""), NOW, &mut calls);
+    let ends: Vec<_> = reads.iter().map(|read| (read.source.kind(), read.result.as_ref().unwrap_err().code)).collect();
+    assert_eq!(ends, [("file", Code::SourceRefused), ("token_exchange", Code::SourceRefused)]);
+    assert!(calls.is_empty() && matches!(wanted(&mut machines, &mut calls), Some(Err(_))));
+}
+
+#[test]
+fn two_sources_with_the_same_configuration_are_one_and_any_difference_makes_another() {
+    assert_eq!(github(), github());
+    assert_ne!(github(), one(json!({"source": "github_actions", "cluster": "github", "audience": "x"})));
+    let Source::Http(http) = chain() else { panic!() };
+    assert_eq!(Source::Http(Arc::clone(&http)), chain());
+}

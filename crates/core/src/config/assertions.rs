@@ -1,0 +1,167 @@
+//! Reads the section `assertions`: the sources of federated tokens, and what they get from the environment.
+
+mod fields;
+mod form;
+mod http;
+
+pub(super) use fields::AssertionFields;
+
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::fields::Object;
+use super::reader::Mistakes;
+use super::sections::Root;
+use crate::assertion::{HttpSource, Source};
+use crate::entra::Authority;
+use crate::problem::Problem;
+use fields::{FileFields, SourceKind};
+
+/// The name and the cluster of the assertion that is created implicitly.
+pub(super) const PROJECTED_TOKEN: &str = "projected_token";
+
+/// The maximum number of sources of which one gets the assertion of another.
+const MAX_CHAIN: usize = 3;
+
+/// The sources by name, each with the problem if a part of it is missing in the environment.
+pub(super) type Assertions = [(String, Result<Source, Problem>)];
+
+/// What sources get from outside of their fields.
+struct Environment<'e> {
+    variable: &'e dyn Fn(&str) -> Option<String>,
+    /// The audience that Entra expects.
+    audience: &'static str,
+}
+
+/// The entries of the section, by name.
+struct Entries<'p, 'a> {
+    entries: Vec<(&'a str, SourceKind, Object<'p, 'a, AssertionFields>)>,
+    environment: &'p Environment<'p>,
+}
+
+/// Reads the section. The environment is that of `variable`.
+pub(super) fn read(
+    root: &Object<'_, '_, Root>,
+    authority: Option<&Authority>,
+    variable: &dyn Fn(&str) -> Option<String>,
+    mistakes: &mut Mistakes,
+) -> Vec<(String, Result<Source, Problem>)> {
+    let environment =
+        Environment { variable, audience: authority.map_or(Authority::PUBLIC_AUDIENCE, Authority::audience) };
+    let section = root.assertions();
+    let items: Vec<_> = section.read(mistakes).unwrap_or_default().iter().collect();
+    let mut all = Entries { entries: Vec::new(), environment: &environment };
+    for item in &items {
+        let Some(object) = item.read(mistakes) else { continue };
+        let field = object.name();
+        let name = field.required("such as \"projected_token\"", mistakes).unwrap_or_default();
+        if all.entries.iter().any(|(other, ..)| *other == name) {
+            field.mistake(format!("{name:?} is already the name of another assertion: choose another name"), mistakes);
+        }
+        let kind = object.source().required("such as \"file\"", mistakes).unwrap_or(SourceKind::File);
+        all.entries.push((name, kind, object));
+    }
+    let read = |(name, ..): &(&str, _, _)| ((*name).to_owned(), all.source(name, &mut Vec::new(), mistakes));
+    let mut sources: Vec<_> = all.entries.iter().map(read).collect();
+    if sources.iter().all(|(name, _)| name != PROJECTED_TOKEN) {
+        sources.push((PROJECTED_TOKEN.to_owned(), Ok(Source::File { cluster: PROJECTED_TOKEN.to_owned() })));
+    }
+    sources
+}
+
+impl Entries<'_, '_> {
+    /// Reads the source with this name. `users` are the names of the sources that get its assertion, the last one directly.
+    fn source<'n>(
+        &'n self,
+        name: &'n str,
+        users: &mut Vec<&'n str>,
+        mistakes: &mut Mistakes,
+    ) -> Result<Source, Problem> {
+        // The mistakes in the fields of an input are reported for its own entry.
+        let mut ignored = Mistakes::default();
+        let in_fields = if users.is_empty() { &mut *mistakes } else { &mut ignored };
+        let known = self.entries.iter().find(|(other, ..)| *other == name);
+        let file = |cluster: &str| match users.is_empty() {
+            true => Source::File { cluster: cluster.to_owned() },
+            false => Source::Http(Arc::new(HttpSource::of_file(cluster))),
+        };
+        let Some((_, kind, object)) = known else { return Ok(file(PROJECTED_TOKEN)) };
+        let kind = match kind {
+            SourceKind::File => {
+                let cluster = object.part::<FileFields>().cluster();
+                let cluster = cluster.required("the Envoy cluster that serves the token's file", in_fields);
+                return Ok(file(cluster.unwrap_or_default()));
+            }
+            SourceKind::GithubActions => "github_actions",
+            SourceKind::AzurePipelines => "azure_pipelines",
+            SourceKind::GoogleMetadata => "google_metadata",
+            SourceKind::Vault => "vault",
+            SourceKind::OidcClientCredentials => "oidc_client_credentials",
+            SourceKind::TokenExchange => "token_exchange",
+            SourceKind::Http => "http",
+        };
+        let mut reading = http::Reading::new(self.environment);
+        let http = reading.read(kind, object, in_fields);
+        let (Some(mut http), None) = (http, reading.problem()) else {
+            // Without a source there is a mistake, which rejects the configuration.
+            return reading.problem().map_or_else(|| Ok(file("")), Err);
+        };
+        if let Some((path, input)) = &reading.input {
+            users.push(name);
+            match self.chain_mistake(input, users) {
+                None => http.input = Some(self.source(self.name(input), users, mistakes)?),
+                // The same mistake is found from each source that depends on this one.
+                Some(_) if mistakes.0.iter().any(|mistake| mistake.path == *path) => {}
+                Some(mistake) => mistakes.add(path, mistake),
+            }
+            users.pop();
+        }
+        http.expected.is_input = !users.is_empty();
+        http.id = id(object, http.input.as_ref(), http.expected.is_input);
+        Ok(Source::Http(Arc::new(http)))
+    }
+
+    /// The name as it stands in its entry.
+    fn name(&self, name: &str) -> &str {
+        self.entries.iter().find(|(other, ..)| *other == name).map_or(PROJECTED_TOKEN, |(name, ..)| name)
+    }
+
+    /// Why this assertion cannot be the input of the last of `users`.
+    fn chain_mistake(&self, input: &str, users: &[&str]) -> Option<String> {
+        if users.contains(&input) {
+            let last = users.last().copied().unwrap_or_default();
+            return Some(format!(
+                "{input:?} needs the token of {last:?} itself: name an assertion that does not depend on it"
+            ));
+        }
+        if self.entries.iter().all(|(other, ..)| *other != input) && input != PROJECTED_TOKEN {
+            let names: Vec<&str> = self.entries.iter().map(|(name, ..)| *name).collect();
+            return Some(format!(
+                "{input:?} is not a known assertion: write {} or {PROJECTED_TOKEN}",
+                names.join(" or ")
+            ));
+        }
+        (users.len() >= MAX_CHAIN)
+            .then(|| format!("{input:?} would be the fourth source in a chain: at most {MAX_CHAIN} are possible"))
+    }
+}
+
+/// The id of a source: a hash of its fields, and the id of its input.
+fn id(object: &Object<'_, '_, AssertionFields>, input: Option<&Source>, is_input: bool) -> String {
+    let mut hash = Sha256::new();
+    for (name, value) in object.nodes() {
+        hash.update((name.len() as u64).to_be_bytes());
+        hash.update(name);
+        value.hash_into(&mut hash);
+    }
+    let mut id = String::new();
+    // Letters, which need no formatting.
+    let letters = hash.finalize().into_iter().take(16).flat_map(|byte| [byte >> 4, byte & 15]);
+    letters.for_each(|half| id.push(char::from(b'a' + half)));
+    for part in [is_input.then_some("input"), input.map(Source::id)].into_iter().flatten() {
+        id.push('/');
+        id.push_str(part);
+    }
+    id
+}

@@ -1,0 +1,309 @@
+//! The scenarios of federated-token sources over HTTP, each with a strict fake of its service.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fake_entra::{Directory, Issuer};
+use fake_http::{Request, Response};
+use fake_sources::{
+    AzurePipelines, Client, ClientAuth, ConnectionIssuer, Delivery, Fault, GitHub, Google, GrantType, JsonService,
+    Source, Stats, SubjectForm, TokenEndpoint, TokenFault, Vault,
+};
+use serde_json::{Value, json};
+use stack::{AUDIENCE, CLIENT_ID, LISTED_HOST, TENANT_ID};
+
+use crate::scenarios::{TestHost, get, problem, seen_token};
+
+/// The cluster that leads to the source.
+pub(crate) const CLUSTER: &str = "source";
+
+/// An example test of a source.
+pub(crate) struct SourceScenario {
+    /// A sentence that the test proves.
+    pub(crate) name: &'static str,
+    /// The source. The issuer is that of the projected tokens.
+    pub(crate) source: fn(&Issuer) -> FakeSource,
+    /// Panics if the sentence is not true.
+    pub(crate) run: fn(&dyn TestHost, &FakeSource),
+}
+
+/// A fake of any kind, with what the filter needs to use it.
+#[derive(Clone)]
+pub(crate) struct FakeSource {
+    answer: Arc<dyn Fn(&Request, SystemTime) -> Response + Send + Sync>,
+    register: Arc<dyn Fn(&Directory) -> Result<(), String> + Send + Sync>,
+    add_faults: Arc<dyn Fn(Vec<Fault>) + Send + Sync>,
+    stats: Arc<dyn Fn() -> Stats + Send + Sync>,
+    /// The environment variables of the filter.
+    pub(crate) variables: Vec<(String, String)>,
+    /// The section `assertions`, whose first entry is used.
+    pub(crate) assertions: Value,
+}
+
+impl FakeSource {
+    fn new(source: impl Source, variables: impl IntoIterator<Item = (String, String)>, assertion: Value) -> Self {
+        let (answering, registering, faulty) = (source.clone(), source.clone(), source.clone());
+        let mut assertions = json!([{"name": "federated", "cluster": CLUSTER}]);
+        assertions[0].as_object_mut().unwrap().extend(assertion.as_object().unwrap().clone());
+        Self {
+            answer: Arc::new(move |request, now| answering.respond(request, now)),
+            register: Arc::new(move |entra| registering.register(entra, TENANT_ID, CLIENT_ID)),
+            add_faults: Arc::new(move |faults| faulty.add_faults(faults)),
+            stats: Arc::new(move || source.stats()),
+            variables: variables.into_iter().collect(),
+            assertions,
+        }
+    }
+
+    /// The response to a request that arrives at `now`.
+    pub(crate) fn respond(&self, request: &Request, now: SystemTime) -> Response {
+        (self.answer)(request, now)
+    }
+
+    /// Makes the fake Entra accept its tokens.
+    pub(crate) fn register(&self, entra: &Directory) {
+        (self.register)(entra).unwrap();
+    }
+
+    /// The filter's configuration.
+    pub(crate) fn configuration(&self) -> Value {
+        let mut configuration = crate::scenarios::destination(&json!({}));
+        configuration["assertions"] = self.assertions.clone();
+        configuration["identities"] = json!([{"assertion": "federated"}]);
+        configuration
+    }
+
+    fn stats(&self) -> Stats {
+        (self.stats)()
+    }
+
+    /// Adds a response that is wrong in this way.
+    fn fail(&self, faults: impl IntoIterator<Item = Fault>) {
+        (self.add_faults)(faults.into_iter().collect());
+    }
+}
+
+fn github(_: &Issuer) -> FakeSource {
+    let github = GitHub::new();
+    let variables = github.variables(GitHub::HOST);
+    FakeSource::new(github, variables, json!({"source": "github_actions"}))
+}
+
+fn github_by_names(_: &Issuer) -> FakeSource {
+    let github = GitHub::new().with_subject_form(SubjectForm::Names);
+    let variables = github.variables(GitHub::HOST);
+    FakeSource::new(github, variables, json!({"source": "github_actions"}))
+}
+
+fn azure_pipelines(issuer: ConnectionIssuer) -> FakeSource {
+    let azure = AzurePipelines::new(issuer);
+    let (variables, connection) = (azure.variables(AzurePipelines::HOST), azure.connection());
+    FakeSource::new(azure, variables, json!({"source": "azure_pipelines", "service_connection_id": connection}))
+}
+
+fn google(_: &Issuer) -> FakeSource {
+    FakeSource::new(Google::new(), [], json!({"source": "google_metadata"}))
+}
+
+/// A Vault whose token the cluster adds, which the general form stands for here: the hosts of these tests have no cluster with filters.
+fn vault(_: &Issuer) -> FakeSource {
+    let vault = Vault::new();
+    let variables = [("VAULT_TOKEN".to_owned(), vault.token())];
+    let request =
+        json!({"path": "/v1/identity/oidc/token/payments", "headers_from_env": {"X-Vault-Token": "VAULT_TOKEN"}});
+    let response = json!({"token": "/data/token", "expiry": {"seconds": "/data/ttl"}});
+    FakeSource::new(
+        vault,
+        variables,
+        json!({"source": "http", "request": request, "response": response, "not_ready": [403]}),
+    )
+}
+
+fn token_endpoint(grant: GrantType, auth: ClientAuth, assertion: Value) -> FakeSource {
+    let endpoint = TokenEndpoint::new(grant, Client { id: "pay ments:1".to_owned(), auth });
+    let mut fields = json!({"path": endpoint.target(), "authority": "sts.example"});
+    fields.as_object_mut().unwrap().extend(assertion.as_object().unwrap().clone());
+    FakeSource::new(endpoint, [("STS_SECRET".to_owned(), SECRET.to_owned())], fields)
+}
+
+/// It differs from its form-encoded form.
+const SECRET: &str = "s3cret:/+%&=ü longer";
+
+fn oidc(_: &Issuer) -> FakeSource {
+    let client = json!({"id": "pay ments:1", "secret_from_env": "STS_SECRET"});
+    let fields = json!({"source": "oidc_client_credentials", "basic_auth": client, "form": {"scope": "federation"}});
+    token_endpoint(GrantType::ClientCredentials, ClientAuth::SecretBasic(SECRET.to_owned()), fields)
+}
+
+fn oidc_with_secret_in_form(_: &Issuer) -> FakeSource {
+    let fields = json!({
+        "source": "oidc_client_credentials", "form": {"client_id": "pay ments:1"}, "form_from_env": {"client_secret": "STS_SECRET"},
+    });
+    token_endpoint(GrantType::ClientCredentials, ClientAuth::SecretPost(SECRET.to_owned()), fields)
+}
+
+fn token_exchange(issuer: &Issuer) -> FakeSource {
+    let client = json!({"id": "pay ments:1", "secret_from_env": "STS_SECRET"});
+    let fields = json!({"source": "token_exchange", "basic_auth": client, "subject_token": "projected_token"});
+    token_endpoint(GrantType::TokenExchange(issuer.clone()), ClientAuth::SecretBasic(SECRET.to_owned()), fields)
+}
+
+fn json_service(_: &Issuer) -> FakeSource {
+    let service = JsonService::new();
+    let variables = [("API_KEY".to_owned(), service.api_key().to_owned())];
+    let request = json!({
+        "path": service.target(), "headers_from_env": {"X-Api-Key": "API_KEY"},
+        "body": json!({"audience": AUDIENCE, "ttl_seconds": 600}).to_string(),
+    });
+    let response = json!({"token": "/result/jwt", "expiry": {"time": "/result/expires_at"}});
+    FakeSource::new(service, variables, json!({"source": "http", "request": request, "response": response}))
+}
+
+/// Sends two requests, which must get the workload's token with one call to the source.
+fn gets_a_token(host: &dyn TestHost, source: &FakeSource) {
+    assert_eq!(source.stats().requests, 0, "the source was asked before an exchange was due");
+    for _ in 0..2 {
+        assert_eq!(seen_token(&get(host, LISTED_HOST, "/"))["appid"], CLIENT_ID);
+    }
+    let stats = source.stats();
+    assert_eq!((stats.requests, stats.issued, stats.rejected), (1, 1, Vec::new()));
+}
+
+/// Sends a request, which must be rejected with this code after one bad answer or several.
+fn fails_with(host: &dyn TestHost, source: &FakeSource, fault: Fault, code: &str) -> Value {
+    source.fail([fault.clone(), fault.clone(), fault]);
+    let found = problem(&get(host, LISTED_HOST, "/"), 503, code);
+    assert_eq!(host.entra().stats().token_requests, 0);
+    found
+}
+
+macro_rules! bad_answer {
+    ($name:literal, $fault:expr, $code:literal) => {
+        SourceScenario {
+            name: $name,
+            source: github,
+            run: |host, source| {
+                fails_with(host, source, $fault, $code);
+            },
+        }
+    };
+}
+
+/// All scenarios.
+pub(crate) const ALL: &[SourceScenario] = &[
+    SourceScenario { name: "a_github_actions_job_gets_the_workloads_token", source: github, run: gets_a_token },
+    SourceScenario {
+        name: "a_github_actions_job_of_an_older_repository_gets_the_workloads_token",
+        source: github_by_names,
+        run: gets_a_token,
+    },
+    SourceScenario {
+        name: "an_azure_pipelines_job_gets_the_workloads_token",
+        source: |_| azure_pipelines(ConnectionIssuer::AzureDevOps),
+        run: gets_a_token,
+    },
+    SourceScenario { name: "a_google_instance_gets_the_workloads_token", source: google, run: gets_a_token },
+    SourceScenario { name: "a_vault_token_gets_the_workloads_token", source: vault, run: gets_a_token },
+    SourceScenario {
+        name: "an_oidc_client_with_a_basic_secret_gets_the_workloads_token",
+        source: oidc,
+        run: gets_a_token,
+    },
+    SourceScenario {
+        name: "an_oidc_client_with_a_secret_in_the_form_gets_the_workloads_token",
+        source: oidc_with_secret_in_form,
+        run: gets_a_token,
+    },
+    SourceScenario {
+        name: "a_projected_token_is_exchanged_for_one_that_gets_the_workloads_token",
+        source: token_exchange,
+        run: gets_a_token,
+    },
+    SourceScenario { name: "any_service_with_json_gets_the_workloads_token", source: json_service, run: gets_a_token },
+    SourceScenario {
+        name: "a_source_that_is_not_ready_busy_or_slow_is_asked_again",
+        source: github,
+        run: |host, source| {
+            source.fail([GitHub::pending(), GitHub::unavailable()]);
+            seen_token(&get(host, LISTED_HOST, "/"));
+            assert_eq!(source.stats().requests, 3);
+        },
+    },
+    SourceScenario {
+        name: "a_source_is_asked_once_for_requests_that_arrive_together",
+        source: github,
+        run: |host, source| {
+            source.fail([Fault::delay(Duration::from_millis(300))]);
+            let answers = host.outbound(&vec![stack::Request::get(LISTED_HOST, "/"); 8]);
+            answers.iter().for_each(|answer| drop(seen_token(answer)));
+            assert_eq!(source.stats().requests, 1);
+        },
+    },
+    SourceScenario {
+        name: "a_source_that_fails_while_the_access_token_is_good_affects_no_request",
+        source: github,
+        run: |host, source| {
+            let before = seen_token(&get(host, LISTED_HOST, "/"));
+            source.fail(vec![Fault::status(503); 50]);
+            // The token lives for an hour, and is due five minutes before its end at the latest.
+            host.advance(Duration::from_secs(3400));
+            // The first request begins the exchange for the next token, and the others come after its failure.
+            for _ in 0..3 {
+                assert_eq!(seen_token(&get(host, LISTED_HOST, "/")), before);
+                host.advance(Duration::from_secs(1));
+            }
+            assert!(source.stats().requests > 1);
+        },
+    },
+    bad_answer!(
+        "a_redirect_of_a_source_is_not_followed",
+        Fault::redirect("https://other.example/"),
+        "source_reply_invalid"
+    ),
+    bad_answer!("an_html_page_of_a_source_is_rejected", Fault::html(), "source_reply_invalid"),
+    bad_answer!("a_torn_answer_of_a_source_is_rejected", Fault::Deliver(Delivery::Torn), "source_reply_invalid"),
+    bad_answer!(
+        "a_huge_answer_of_a_source_is_rejected",
+        Fault::Deliver(Delivery::Padding(65 * 1024)),
+        "source_reply_invalid"
+    ),
+    bad_answer!(
+        "a_value_of_another_type_is_rejected",
+        Fault::Token(TokenFault::Replaced(json!(5))),
+        "source_reply_invalid"
+    ),
+    bad_answer!("a_torn_token_of_a_source_is_rejected", Fault::Token(TokenFault::Torn), "assertion_malformed"),
+    bad_answer!("an_expired_token_of_a_source_is_rejected", Fault::Token(TokenFault::Expired(60)), "assertion_expired"),
+    bad_answer!(
+        "a_token_of_another_algorithm_is_rejected",
+        Fault::Token(TokenFault::Algorithm(fake_entra::OtherAlgorithm::Es256)),
+        "assertion_invalid"
+    ),
+    bad_answer!(
+        "a_token_with_two_audiences_is_rejected",
+        Fault::audiences(&[AUDIENCE, "account"]),
+        "assertion_invalid"
+    ),
+    bad_answer!("a_token_for_another_audience_is_rejected", Fault::audiences(&["account"]), "assertion_unexpected"),
+    bad_answer!(
+        "a_token_that_entra_issued_is_rejected",
+        Fault::issuer("https://login.microsoftonline.com/11111111-1111-4111-8111-111111111111/v2.0"),
+        "assertion_invalid"
+    ),
+    bad_answer!("a_huge_token_is_rejected", Fault::Token(TokenFault::Padding(20 * 1024)), "assertion_malformed"),
+    bad_answer!("a_dead_connection_to_a_source_is_reported", Fault::Deliver(Delivery::Reset), "assertion_unavailable"),
+    bad_answer!("an_answer_that_breaks_off_is_reported", Fault::Deliver(Delivery::Truncate), "assertion_unavailable"),
+    bad_answer!("a_throttled_source_is_reported", Fault::retry_after("120"), "assertion_unavailable"),
+    bad_answer!("a_job_that_stays_pending_is_reported", GitHub::pending(), "source_not_ready"),
+    bad_answer!("a_source_that_refuses_is_reported", Fault::status(401), "source_refused"),
+    SourceScenario {
+        name: "a_slow_source_is_reported",
+        source: google,
+        run: |host, source| {
+            source.fail(vec![Fault::no_response(); 5]);
+            let answer = get(host, LISTED_HOST, "/");
+            let code = answer.json()["code"].clone();
+            assert!(code == "assertion_unavailable" || code == "token_wait_timeout", "{code}");
+        },
+    },
+];
