@@ -245,12 +245,13 @@ pub(crate) const ALL: &[SourceScenario] = &[
         run: |host, source| {
             let before = seen_token(&get(host, LISTED_HOST, "/"));
             source.fail(vec![Fault::status(503); 50]);
-            // The token lives for an hour, and is due five minutes before its end at the latest.
-            host.advance(Duration::from_secs(3400));
+            // Entra dates a token five minutes back. It is due five minutes before its end at the latest.
+            let lifetime = before["exp"].as_u64().unwrap() - before["iat"].as_u64().unwrap() - 300;
+            host.advance(Duration::from_secs(lifetime - 200));
             // The first request begins the exchange for the next token, and the others come after its failure.
-            for _ in 0..3 {
+            for _ in 0..8 {
                 assert_eq!(seen_token(&get(host, LISTED_HOST, "/")), before);
-                host.advance(Duration::from_secs(1));
+                host.advance(Duration::from_secs(10));
             }
             assert!(source.stats().requests > 1);
         },
