@@ -74,7 +74,7 @@ test-sdks: envoy build ## run the Azure SDKs for Node.js, Go and Java against th
 	@scripts/fetch-sdks node go java
 	$(CARGO) test --workspace --test sdks -- --ignored
 
-test-keycloak: envoy ## get federated tokens from a real Keycloak (requires Java and Maven; the first run takes some minutes)
+test-keycloak: envoy build ## get federated tokens from a real Keycloak, and with them the workload's token through the filter (requires Java and Maven; the first run takes some minutes)
 	@scripts/fetch-keycloak
 	$(CARGO) test --workspace --test keycloak -- --ignored
 

@@ -333,8 +333,9 @@ impl NativeHost {
 
     fn start_with_source(scenario: &SourceScenario) -> Self {
         let surroundings = Surroundings::with_source(scenario);
-        let text = surroundings.source.as_ref().unwrap().configuration().to_string();
-        Self::start_in(surroundings, AUDIENCE, None, &text)
+        let source = surroundings.source.as_ref().unwrap();
+        let (text, audience) = (source.configuration().to_string(), source.projected_audience.clone());
+        Self::start_in(surroundings, &audience, None, &text)
     }
 
     fn start_in(surroundings: Surroundings, audience: &str, unset_variable: Option<&str>, text: &str) -> Self {

@@ -89,8 +89,9 @@ impl WasmHost {
             builder = builder.variable(name, value);
         }
         let host = builder.start().unwrap_or_else(|error| panic!("{error}"));
+        let audience = source.projected_audience.clone();
         let world = Self { host, surroundings, next_worker: Cell::new(0) };
-        world.write_token(AUDIENCE);
+        world.write_token(&audience);
         world
     }
 

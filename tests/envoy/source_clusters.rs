@@ -8,9 +8,9 @@ use fake_sources::{
 };
 use serde_json::{Value, json};
 use stack::source_cluster::{self, set_address, set_ca, set_name, set_vault_token};
-use stack::{AUDIENCE, CLIENT_ID, LISTED_HOST, Options, Request, Stack, TENANT_ID};
+use stack::{AUDIENCE, CLIENT_ID, LISTED_HOST, Request, Stack, TENANT_ID};
 
-use crate::scenarios::{destination, seen_token};
+use crate::scenarios::seen_token;
 
 /// The tests of this file.
 pub(crate) const ALL: &[(&str, fn())] = &[
@@ -101,21 +101,9 @@ fn gets_a_token(
 
 /// Sends two requests, which must get the workload's token with one call to the source.
 fn gets_a_token_through(source: &impl Source, cluster: Value, variables: &[(String, String)], assertion: Value) {
-    let mut configuration = destination(&json!({}));
     let mut entry = json!({"name": "federated", "cluster": cluster["name"]});
     entry.as_object_mut().unwrap().extend(assertion.as_object().unwrap().clone());
-    configuration["assertions"] = json!([entry]);
-    configuration["identities"] = json!([{"assertion": "federated"}]);
-    let names: Vec<Value> = variables.iter().map(|(name, _)| json!(name)).collect();
-    let mut options = Options {
-        configuration: Some(configuration.to_string()),
-        edit: Some(Box::new(move |document| {
-            add_variables(document, &names);
-            document["static_resources"]["clusters"].as_array_mut().unwrap().push(cluster);
-        })),
-        ..Options::default()
-    };
-    options.environment.extend_from_slice(variables);
+    let options = source_cluster::options(cluster, variables, &json!([entry]));
     let stack = Stack::start(options).unwrap_or_else(|error| panic!("{error}"));
     source.register(&stack.directory(), TENANT_ID, CLIENT_ID).unwrap();
     for _ in 0..2 {
@@ -125,20 +113,4 @@ fn gets_a_token_through(source: &impl Source, cluster: Value, variables: &[(Stri
     let stats = source.stats();
     assert_eq!((stats.issued, stats.rejected), (1, Vec::new()));
     assert_eq!(stack.forbidden_log_lines(), Vec::<String>::new());
-}
-
-/// Lets the filter read these variables.
-fn add_variables(document: &mut Value, names: &[Value]) {
-    match document {
-        Value::Object(fields) => {
-            for (name, value) in fields {
-                match value {
-                    Value::Array(keys) if name == "host_env_keys" => keys.extend_from_slice(names),
-                    other => add_variables(other, names),
-                }
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(|item| add_variables(item, names)),
-        _ => {}
-    }
 }

@@ -124,8 +124,7 @@ fn exchange(keycloak: &Keycloak, subject_token: &str, more: &[(&str, &str)]) -> 
 
 /// Asks for a token with a cluster's token for this audience.
 fn federated(keycloak: &Keycloak, audience: &str) -> Response {
-    let hour = Duration::from_secs(3600);
-    let assertion = keycloak.cluster().service_account_token("payments", "payments", audience, SystemTime::now(), hour);
+    let assertion = cluster_token(keycloak, audience);
     assert_eq!(fake_entra::claims(&assertion).unwrap()["sub"], FEDERATED_SUBJECT);
     let form = [
         CLIENT_CREDENTIALS,
@@ -136,6 +135,26 @@ fn federated(keycloak: &Keycloak, audience: &str) -> Response {
     post(keycloak, &form, None)
 }
 
+/// A token of the cluster for this audience.
+pub(crate) fn cluster_token(keycloak: &Keycloak, audience: &str) -> String {
+    let hour = Duration::from_secs(3600);
+    keycloak.cluster().service_account_token("payments", "payments", audience, SystemTime::now(), hour)
+}
+
+/// The `sub` of the tokens of a client with a secret.
+pub(crate) fn subject_of(keycloak: &Keycloak, client: &str) -> String {
+    subject(&access_token(&post(keycloak, &[CLIENT_CREDENTIALS], Some(&basic(client)))))
+}
+
+/// The `sub` of the tokens of [`FEDERATED_CLIENT`].
+pub(crate) fn subject_of_federated(keycloak: &Keycloak) -> String {
+    subject(&access_token(&federated(keycloak, ISSUER)))
+}
+
+fn subject(token: &str) -> String {
+    fake_entra::claims(token).unwrap()["sub"].as_str().unwrap().to_owned()
+}
+
 fn access_token(response: &Response) -> String {
     assert_eq!(response.status, 200, "{}", response.text());
     response.json()["access_token"].as_str().expect("a token").to_owned()
@@ -143,8 +162,7 @@ fn access_token(response: &Response) -> String {
 
 /// Presents a token to a fake Entra that knows Keycloak's keys; the result is `AADSTS…`, or `issued`.
 fn exchanged(keycloak: &Keycloak, token: &str) -> String {
-    let subject = fake_entra::claims(token).unwrap()["sub"].as_str().unwrap().to_owned();
-    let credential = Credential { issuer: ISSUER.to_owned(), subject, ..stack::credential(CLIENT_ID) };
+    let credential = Credential { issuer: ISSUER.to_owned(), subject: subject(token), ..stack::credential(CLIENT_ID) };
     entra_result(&keycloak.jwks().unwrap(), credential, token)
 }
 

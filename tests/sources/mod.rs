@@ -10,7 +10,7 @@ use fake_sources::{
     Source, Stats, SubjectForm, TokenEndpoint, TokenFault, Vault,
 };
 use serde_json::{Value, json};
-use stack::{AUDIENCE, CLIENT_ID, LISTED_HOST, TENANT_ID};
+use stack::{AUDIENCE, CLIENT_ID, LISTED_HOST, SUBJECT, TENANT_ID};
 
 use crate::scenarios::{TestHost, get, problem, seen_token};
 
@@ -27,17 +27,22 @@ pub(crate) struct SourceScenario {
     pub(crate) run: fn(&dyn TestHost, &FakeSource),
 }
 
+type Answer = dyn Fn(&Request, SystemTime) -> Response + Send + Sync;
+type Register = dyn Fn(&Directory) -> Result<(), String> + Send + Sync;
+
 /// A fake of any kind, with what the filter needs to use it.
 #[derive(Clone)]
 pub(crate) struct FakeSource {
-    answer: Arc<dyn Fn(&Request, SystemTime) -> Response + Send + Sync>,
-    register: Arc<dyn Fn(&Directory) -> Result<(), String> + Send + Sync>,
+    answer: Arc<Answer>,
+    register: Arc<Register>,
     add_faults: Arc<dyn Fn(Vec<Fault>) + Send + Sync>,
     stats: Arc<dyn Fn() -> Stats + Send + Sync>,
     /// The environment variables of the filter.
     pub(crate) variables: Vec<(String, String)>,
     /// The section `assertions`, whose first entry is used.
     pub(crate) assertions: Value,
+    /// The audience of the projected token.
+    pub(crate) projected_audience: String,
 }
 
 impl FakeSource {
@@ -52,6 +57,7 @@ impl FakeSource {
             stats: Arc::new(move || source.stats()),
             variables: variables.into_iter().collect(),
             assertions,
+            projected_audience: AUDIENCE.to_owned(),
         }
     }
 
@@ -142,6 +148,16 @@ fn oidc_with_secret_in_form(_: &Issuer) -> FakeSource {
     token_endpoint(GrantType::ClientCredentials, ClientAuth::SecretPost(SECRET.to_owned()), fields)
 }
 
+/// A client that authenticates with the projected token, which is for the token endpoint's issuer.
+fn oidc_with_client_assertion(issuer: &Issuer) -> FakeSource {
+    let auth = ClientAuth::Assertion { issuer: issuer.clone(), subject: SUBJECT.to_owned() };
+    let fields = json!({
+        "source": "oidc_client_credentials", "form": {"client_id": "pay ments:1"}, "client_assertion": "projected_token",
+    });
+    let source = token_endpoint(GrantType::ClientCredentials, auth, fields);
+    FakeSource { projected_audience: TokenEndpoint::ISSUER.to_owned(), ..source }
+}
+
 fn token_exchange(issuer: &Issuer) -> FakeSource {
     let client = json!({"id": "pay ments:1", "secret_from_env": "STS_SECRET"});
     let fields = json!({"source": "token_exchange", "basic_auth": client, "subject_token": "projected_token"});
@@ -213,6 +229,19 @@ pub(crate) const ALL: &[SourceScenario] = &[
         name: "an_oidc_client_with_a_secret_in_the_form_gets_the_workloads_token",
         source: oidc_with_secret_in_form,
         run: gets_a_token,
+    },
+    SourceScenario {
+        name: "an_oidc_client_with_a_projected_token_instead_of_a_secret_gets_the_workloads_token",
+        source: oidc_with_client_assertion,
+        run: gets_a_token,
+    },
+    SourceScenario {
+        name: "a_token_endpoint_that_rejects_the_projected_token_is_reported",
+        source: |issuer| FakeSource { projected_audience: AUDIENCE.to_owned(), ..oidc_with_client_assertion(issuer) },
+        run: |host, source| {
+            problem(&get(host, LISTED_HOST, "/"), 503, "source_refused");
+            assert_eq!((source.stats().issued, host.entra().stats().token_requests), (0, 0));
+        },
     },
     SourceScenario {
         name: "a_projected_token_is_exchanged_for_one_that_gets_the_workloads_token",

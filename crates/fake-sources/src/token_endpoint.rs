@@ -9,7 +9,6 @@ use crate::parameters::Parameters;
 use crate::source::{Rejection, Source, State};
 use crate::token::{Claims, Mint};
 
-const ISSUER: &str = "https://sts.example/realms/workloads";
 const PATH: &str = "/realms/workloads/protocol/openid-connect/token";
 const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
@@ -40,10 +39,13 @@ pub struct TokenEndpoint {
 }
 
 impl TokenEndpoint {
+    /// The `iss` of its tokens, which is also the audience of client assertions.
+    pub const ISSUER: &str = "https://sts.example/realms/workloads";
+
     /// Creates an endpoint for this grant and client.
     pub fn new(grant_type: GrantType, client: Client) -> Self {
         Self {
-            state: State::new(Issuer::new(ISSUER)),
+            state: State::new(Issuer::new(Self::ISSUER)),
             client,
             grant_type,
             token_type: "Bearer",
@@ -140,7 +142,7 @@ impl Source for TokenEndpoint {
         if let Some(name) = form.duplicate(&REPEATABLE) {
             return Err(reject(400, "invalid_request", &format!("the parameter {name} occurs twice")));
         }
-        self.client.authenticate(request, &form, ISSUER, mint.now()).map_err(|reason| {
+        self.client.authenticate(request, &form, Self::ISSUER, mint.now()).map_err(|reason| {
             let rejection = reject(401, "invalid_client", &reason);
             match &self.client.auth {
                 ClientAuth::SecretBasic(_) => Rejection {

@@ -1,4 +1,5 @@
-//! The clusters of `envoy/sources/`, connected to a test's server, and an Envoy that calls through one of them.
+//! The clusters of `envoy/sources/`, connected to a test's server, a stack whose filter uses one of them, and an Envoy that calls through
+//! one of them.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -11,7 +12,9 @@ use crate::document::{self, at_mut};
 use crate::envoy::{Envoy, Launch};
 use crate::error::{NoSuchPath, StartError};
 use crate::folder::Folder;
+use crate::options::Options;
 use crate::process;
+use crate::workload::LISTED_HOST;
 
 /// The folder of the clusters, relative to the repository's root.
 pub const FOLDER: &str = "envoy/sources";
@@ -96,6 +99,47 @@ pub fn set_vault_token(cluster: &mut Value, token: &Path, secret: &Path) -> Resu
     let folder = token.parent().unwrap_or(token);
     let watched = json!({ "path": secret, "watched_directory": { "path": folder } });
     Ok(document::set(&mut cluster["typed_extension_protocol_options"][OPTIONS], SECRET, watched)?)
+}
+
+/// The options of a stack whose filter gets its federated token over HTTP, through this cluster, and may read these environment variables.
+/// `assertions` is the section of that name; its first entry is the workload's.
+pub fn options(cluster: Value, variables: &[(String, String)], assertions: &Value) -> Options {
+    let configuration = json!({
+        "assertions": assertions,
+        "identities": [{ "assertion": assertions[0]["name"] }],
+        "destinations": [{
+            "hosts": [LISTED_HOST], "scope": "https://vault.azure.net/.default", "tls_clusters": ["payments_kv"],
+        }],
+    });
+    let names: Vec<Value> = variables.iter().map(|(name, _)| json!(name)).collect();
+    let mut options = Options {
+        configuration: Some(configuration.to_string()),
+        edit: Some(Box::new(move |bootstrap| {
+            allow_variables(bootstrap, &names);
+            if let Some(clusters) = bootstrap["static_resources"]["clusters"].as_array_mut() {
+                clusters.push(cluster);
+            }
+        })),
+        ..Options::default()
+    };
+    options.environment.extend_from_slice(variables);
+    options
+}
+
+/// Lets the filter read these variables.
+fn allow_variables(document: &mut Value, names: &[Value]) {
+    match document {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match value {
+                    Value::Array(keys) if name == "host_env_keys" => keys.extend_from_slice(names),
+                    other => allow_variables(other, names),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| allow_variables(item, names)),
+        _ => {}
+    }
 }
 
 /// An Envoy with one cluster, which makes HTTP calls to it as a Wasm filter does. It stops when dropped.
