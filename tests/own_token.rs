@@ -1,7 +1,7 @@
 //! A request that passes the filter again, after an internal redirect: the headers of the first time are still there.
 
 // A test may panic.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 mod sidecar;
 
