@@ -210,7 +210,7 @@ fn read_identities(
     if identities.iter().any(|identity| !identity.allowed_callers.is_empty()) {
         for identity in identities.iter().filter(|identity| identity.allowed_callers.is_empty()) {
             mistakes.add(
-                &format!("identities[{}].principals", identity.index),
+                format!("identities[{}].principals", identity.index),
                 format!("is missing: another identity has principals, so list those that may use {:?}", identity.name),
             );
         }

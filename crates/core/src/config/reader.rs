@@ -199,10 +199,10 @@ impl<'a> Value<'_, 'a> {
             let path = || format!("{}.{name}", self.path);
             match node {
                 _ if pairs.iter().any(|(before, _)| before == name) => {
-                    mistakes.add(&path(), "duplicate entry: remove it");
+                    mistakes.add(path(), "duplicate entry: remove it");
                 }
                 Node::String(text) if !text.is_empty() => pairs.push((name, text)),
-                _ => mistakes.add(&path(), format!("{node} is not valid: write a non-empty string")),
+                _ => mistakes.add(path(), format!("{node} is not valid: write a non-empty string")),
             }
         }
         Some(pairs)

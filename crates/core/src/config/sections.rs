@@ -197,7 +197,7 @@ fn check_principals(
     for index in managed_identity.map(|answers| answers.offered.as_slice()).unwrap_or_default() {
         if let Some(identity) = identities.get(*index).filter(|identity| !identity.allowed_callers.is_empty()) {
             mistakes.add(
-                &format!("identities[{}].principals", identity.index),
+                format!("identities[{}].principals", identity.index),
                 "cannot be checked for managed-identity callers, which present no certificate: remove the identity from \
                  managed_identity.identities",
             );
@@ -210,7 +210,7 @@ fn check_principals(
         for (number, principal) in identity.allowed_callers.iter().enumerate() {
             if let Some(other) = owners.insert(principal, &identity.name) {
                 mistakes.add(
-                    &format!("identities[{}].principals[{number}]", identity.index),
+                    format!("identities[{}].principals[{number}]", identity.index),
                     format!(
                         "{principal:?} is also a principal of {other:?}, and destinations[{by_caller}] sets no identity: remove it \
                          from one of the two, or set identity on each destination"
