@@ -31,7 +31,8 @@ impl Failure {
     /// Prints the line, and returns the exit code.
     pub(crate) fn report(self) -> ExitCode {
         let Self { message, code } = self;
-        let line = message.replace(['\n', '\r'], " ");
+        // A control character, such as one in the name of a file, could act on the terminal.
+        let line = message.replace(char::is_control, " ");
         // Nothing can be done if standard error is closed.
         let _ = writeln!(std::io::stderr(), "entra-exchange: {line}");
         ExitCode::from(code)
@@ -108,9 +109,14 @@ impl Output {
 
     /// Prints text or JSON, as the form says.
     pub(crate) fn print(self, text: &str, json: &serde_json::Value) -> Result<(), Failure> {
+        print(&self.text_of(text, json)?)
+    }
+
+    /// The text or JSON, as the form says.
+    pub(crate) fn text_of(self, text: &str, json: &serde_json::Value) -> Result<String, Failure> {
         match self.form {
-            Form::Text => print(text),
-            Form::Json => print_json(json),
+            Form::Text => Ok(text.to_owned()),
+            Form::Json => Ok(format!("{json:#}")),
             Form::Sarif => Err(Failure::input("--output sarif is a form of check alone: write text or json")),
         }
     }
@@ -118,12 +124,16 @@ impl Output {
 
 /// Prints a text, with one line break at its end.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    print_to_reader(text).map(|_| ())
+}
+
+/// Prints a text like [`print`], and returns whether it still has a reader. One such as `head` leaves when it has what it wants.
+pub(crate) fn print_to_reader(text: &str) -> Result<bool, Failure> {
     let mut stdout = std::io::stdout().lock();
     match writeln!(stdout, "{}", text.trim_end_matches('\n')).and_then(|()| stdout.flush()) {
-        // The reader, such as `head`, has what it wants.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(Failure::input(format!("standard output cannot be written: {error}"))),
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(true),
     }
 }
 

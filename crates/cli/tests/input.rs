@@ -138,6 +138,33 @@ fn json_and_sarif_name_the_same_place_as_the_text() {
 }
 
 #[test]
+fn a_token_with_something_around_it_is_never_printed() {
+    let token = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJzIn0.c2lnbmF0dXJl";
+    let long = "A".repeat(300);
+    for text in [
+        format!("Bearer {token}"),
+        format!("Authorization: Bearer {token}"),
+        format!("{token}.{token}"),
+        format!("'{token}{long}"),
+    ] {
+        let output = run(&["inspect", &text], b"");
+        let printed = [output.stdout, output.stderr].concat();
+        assert!(!String::from_utf8(printed).unwrap().contains("c2lnbmF0dXJl"), "{text}");
+    }
+    assert!(run(&["inspect", &format!("Bearer {token}")], b"").stdout.starts_with(b"algorithm"));
+}
+
+#[test]
+fn the_name_of_a_file_cannot_act_on_the_terminal() {
+    let output = run(&["check", "a\x1b[2Jb"], b"");
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "entra-exchange: a [2Jb does not exist: check its name\n");
+    for form in ["text", "json", "sarif"] {
+        let (_, stdout, _) = check("a\x1b[2Jb.yaml", b"{}", &["--output", form]);
+        assert!(!stdout.contains('\x1b'), "{form}: {stdout}");
+    }
+}
+
+#[test]
 fn colours_are_written_on_request_only() {
     let wrong = b"{}";
     let escapes = |more: &[&str]| check("f.json", wrong, more).1.contains('\x1b');

@@ -8,9 +8,10 @@ use serde_json::json;
 
 use crate::check::{Options, check};
 use crate::document;
-use crate::finding::{Findings, Severity};
-use crate::inventory::Inventory;
+use crate::finding::{self, Findings, Severity};
+use crate::inventory::{Configuration, Inventory};
 use crate::source::Source;
+use crate::token_source::{self, TokenSource};
 use crate::tree::Node;
 
 /// How many federated credentials an application or a managed identity may have (learn.microsoft.com, "Important considerations and
@@ -20,12 +21,14 @@ pub const MOST: usize = 20;
 /// What the configuration does not say.
 #[derive(Clone, Debug, Default)]
 pub struct Workloads {
-    /// The issuer of the federated tokens.
-    pub issuer: String,
-    /// The subjects: the workloads that may use the identities.
+    /// The issuer of the federated tokens; `None` for that of their source.
+    pub issuer: Option<String>,
+    /// The subjects: the workloads that may use the identities. Empty for the subject that the configuration demands.
     pub subjects: Vec<String>,
     /// The audience; `None` for that of the authority's cloud.
     pub audience: Option<String>,
+    /// The name of the only identity whose credentials are wanted.
+    pub identity: Option<String>,
     /// Environment variables of the proxy's container.
     pub variables: Vec<(String, String)>,
 }
@@ -71,6 +74,14 @@ pub enum NoCredentials {
     Configurations(usize),
     /// A client would have more than [`MOST`] credentials: its identity, and how many.
     TooMany(String, usize),
+    /// No identity has this name.
+    NoIdentity(String),
+    /// The federated tokens of two identities have different sources, so that one issuer or subject cannot be right for both: the identities.
+    Sources(String, String),
+    /// The configuration does not say which issuer the tokens have: the identity.
+    NoIssuer(String),
+    /// The configuration does not say which workload may use the identity: the identity.
+    NoSubject(String),
     /// A value is longer than Entra allows, or empty: its name.
     NotValid(&'static str),
 }
@@ -79,7 +90,7 @@ impl std::fmt::Display for NoCredentials {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Mistakes(count) => {
-                write!(formatter, "the configuration has {count} mistakes: run entra-exchange check, and correct them")
+                write!(formatter, "the configuration has {}", finding::correct(*count))
             }
             Self::Configurations(count) => {
                 write!(formatter, "the files contain {count} configurations of the filter: give the files of one")
@@ -89,6 +100,22 @@ impl std::fmt::Display for NoCredentials {
                 "{identity} would have {count} federated credentials, and Entra allows {MOST} per application or managed identity: let \
                  workloads share a service account, divide them among several identities, use AKS identity bindings, which need one \
                  credential, or a flexible federated credential, whose subject is a pattern"
+            ),
+            Self::NoIdentity(name) => {
+                write!(formatter, "no identity has the name {name:?}: write a name from identities")
+            }
+            Self::Sources(one, other) => write!(
+                formatter,
+                "the identities {one} and {other} get their federated tokens from different sources: name one with --identity"
+            ),
+            Self::NoIssuer(identity) => write!(
+                formatter,
+                "the issuer of the federated tokens of {identity} is not known: write --issuer or --token, or set expect.iss of its \
+                 assertion"
+            ),
+            Self::NoSubject(identity) => write!(
+                formatter,
+                "no workload is named for {identity}: write --service-account, --subject or --token, or set expect.sub of its assertion"
             ),
             Self::NotValid(name) => write!(formatter, "the {name} is empty or longer than 600 characters"),
         }
@@ -110,36 +137,23 @@ pub fn credentials(sources: &[Source], workloads: &Workloads) -> Result<Vec<Fede
     let [configuration] = inventory.configurations.as_slice() else {
         return Err(NoCredentials::Configurations(inventory.configurations.len()));
     };
-    for (name, value) in
-        [("issuer", &workloads.issuer)].into_iter().chain(workloads.subjects.iter().map(|one| ("subject", one)))
-    {
-        if value.is_empty() || value.len() > 600 {
-            return Err(NoCredentials::NotValid(name));
-        }
-    }
     let variable =
         |name: &str| workloads.variables.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone());
     let authority = configuration.get("entra").and_then(|entra| entra.text_of("authority")).map(str::to_owned);
-    let audience =
-        workloads.audience.clone().unwrap_or_else(|| audience(authority.or_else(|| variable("AZURE_AUTHORITY_HOST"))));
-    let listed: Vec<Option<&Node>> = match configuration.get("identities") {
-        Some(identities) => identities.items().map(Some).collect(),
-        None => vec![None],
-    };
+    let usual_audience = audience(authority.or_else(|| variable("AZURE_AUTHORITY_HOST")));
     let mut credentials = Vec::new();
-    for identity in listed {
+    for identity in identities(configuration, workloads)? {
         let text = |name: &str| identity.and_then(|identity| identity.text_of(name)).map(str::to_owned);
-        let named = text("name").unwrap_or_else(|| "default".to_owned());
-        if workloads.subjects.len() > MOST {
-            return Err(NoCredentials::TooMany(named, workloads.subjects.len()));
-        }
-        for subject in &workloads.subjects {
+        let named = name_in(identity).to_owned();
+        let source = token_source::of(configuration, identity);
+        let Tokens { issuer, subjects, audience } = tokens(&named, &source, workloads, usual_audience)?;
+        for subject in &subjects {
             credentials.push(FederatedCredential {
                 name: name_of(subject),
                 identity: named.clone(),
                 client_id: text("client_id").or_else(|| variable("AZURE_CLIENT_ID")),
                 resource_id: text("resource_id"),
-                issuer: workloads.issuer.clone(),
+                issuer: issuer.clone(),
                 subject: subject.clone(),
                 audience: audience.clone(),
             });
@@ -148,15 +162,75 @@ pub fn credentials(sources: &[Source], workloads: &Workloads) -> Result<Vec<Fede
     Ok(credentials)
 }
 
+/// The identities whose credentials are wanted.
+fn identities<'a>(
+    configuration: &'a Configuration<'_>,
+    workloads: &Workloads,
+) -> Result<Vec<Option<&'a Node>>, NoCredentials> {
+    let mut listed: Vec<Option<&Node>> = match configuration.get("identities") {
+        Some(identities) => identities.items().map(Some).collect(),
+        None => vec![None],
+    };
+    if let Some(wanted) = &workloads.identity {
+        listed.retain(|identity| name_in(*identity) == wanted);
+        if listed.is_empty() {
+            return Err(NoCredentials::NoIdentity(wanted.clone()));
+        }
+    }
+    let are_claims_given = workloads.issuer.is_some() || !workloads.subjects.is_empty() || workloads.audience.is_some();
+    let name_of_source = |identity: Option<&Node>| token_source::of(configuration, identity).name.to_owned();
+    if let (Some((first, others)), true) = (listed.split_first(), are_claims_given)
+        && let Some(other) = others.iter().find(|other| name_of_source(**other) != name_of_source(*first))
+    {
+        return Err(NoCredentials::Sources(name_in(*first).to_owned(), name_in(*other).to_owned()));
+    }
+    Ok(listed)
+}
+
+fn name_in(identity: Option<&Node>) -> &str {
+    identity.and_then(|identity| identity.text_of("name")).unwrap_or("default")
+}
+
+/// The claims of the federated tokens of an identity.
+struct Tokens {
+    issuer: String,
+    subjects: Vec<String>,
+    audience: String,
+}
+
+/// Claims that the configuration demands come first, because the filter rejects tokens with others.
+fn tokens(
+    identity: &str,
+    source: &TokenSource<'_>,
+    workloads: &Workloads,
+    usual_audience: &str,
+) -> Result<Tokens, NoCredentials> {
+    let issuer = source.expected_issuer.or(workloads.issuer.as_deref()).or(source.usual_issuer);
+    let issuer = issuer.ok_or_else(|| NoCredentials::NoIssuer(identity.to_owned()))?.to_owned();
+    let subjects = source.subject.map_or_else(|| workloads.subjects.clone(), |subject| vec![subject.to_owned()]);
+    if subjects.is_empty() {
+        return Err(NoCredentials::NoSubject(identity.to_owned()));
+    }
+    if subjects.len() > MOST {
+        return Err(NoCredentials::TooMany(identity.to_owned(), subjects.len()));
+    }
+    for (name, value) in [("issuer", &issuer)].into_iter().chain(subjects.iter().map(|one| ("subject", one))) {
+        if value.is_empty() || value.len() > 600 {
+            return Err(NoCredentials::NotValid(name));
+        }
+    }
+    let audience = source.audience.or(workloads.audience.as_deref()).unwrap_or(usual_audience).to_owned();
+    Ok(Tokens { issuer, subjects, audience })
+}
+
 /// The audience for the authority's cloud (learn.microsoft.com, "Workload identity federation": audiences of the clouds).
-fn audience(authority: Option<String>) -> String {
+fn audience(authority: Option<String>) -> &'static str {
     let cloud = authority.and_then(|text| Authority::parse(&text, true).ok()).and_then(|authority| authority.cloud());
     match cloud {
         Some(Cloud::UsGovernment) => "api://AzureADTokenExchangeUSGov",
         Some(Cloud::China) => "api://AzureADTokenExchangeChina",
         Some(Cloud::Public) | None => "api://AzureADTokenExchange",
     }
-    .to_owned()
 }
 
 /// A name from a subject: letters, digits and hyphens, 3 to 120 characters. For a service account its namespace and name.
@@ -315,7 +389,7 @@ mod tests {
 
     fn workloads(count: usize) -> Workloads {
         let subjects = (0..count).map(|number| format!("system:serviceaccount:payments:api-{number}")).collect();
-        Workloads { issuer: "https://issuer.example/".to_owned(), subjects, ..Workloads::default() }
+        Workloads { issuer: Some("https://issuer.example/".to_owned()), subjects, ..Workloads::default() }
     }
 
     const TWO: &str = "identities:
@@ -352,8 +426,57 @@ destinations: [ { hosts: [x.example], action: pass } ]\n";
     fn a_configuration_with_mistakes_is_refused() {
         let refused = credentials(&source("destinations: [ {} ]\n"), &workloads(1)).unwrap_err();
         assert!(matches!(refused, NoCredentials::Mistakes(count) if count > 0));
-        let no_issuer = Workloads { issuer: String::new(), ..workloads(1) };
+        let no_issuer = Workloads { issuer: Some(String::new()), ..workloads(1) };
         assert_eq!(credentials(&source(TWO), &no_issuer), Err(NoCredentials::NotValid("issuer")));
+    }
+
+    /// A configuration with one identity, whose federated token comes from this source.
+    fn from(assertion: &str) -> Vec<Source> {
+        source(&format!(
+            "assertions: [ {{ name: s, cluster: c, {assertion} }} ]\nidentities: [ {{ assertion: s }} ]\n\
+             destinations: [ {{ hosts: [x.example], action: pass }} ]\n"
+        ))
+    }
+
+    #[test]
+    fn the_issuer_is_that_of_the_source_unless_the_configuration_or_the_question_names_one() {
+        let issuer = |assertion: &str, given: Option<&str>| {
+            let workloads = Workloads { issuer: given.map(str::to_owned), ..workloads(1) };
+            credentials(&from(assertion), &workloads).map(|found| found[0].issuer.clone())
+        };
+        let is = |issuer: &str| Ok(issuer.to_owned());
+        let github = "source: github_actions";
+        assert_eq!(issuer(github, None), is("https://token.actions.githubusercontent.com"));
+        assert_eq!(issuer(github, Some("https://ghes.example")), is("https://ghes.example"));
+        assert_eq!(issuer("source: google_metadata", None), is("https://accounts.google.com"));
+        let vault = "source: vault, role: r";
+        assert_eq!(issuer(vault, None), Err(NoCredentials::NoIssuer("default".to_owned())));
+        let expected = format!("{vault}, expect: {{ iss: https://vault.example/v1/identity/oidc }}");
+        assert_eq!(issuer(&expected, Some("https://other.example")), is("https://vault.example/v1/identity/oidc"));
+    }
+
+    #[test]
+    fn the_subject_and_audience_are_those_that_the_configuration_demands() {
+        let sources = from("source: google_metadata, audience: api://own, expect: { sub: \"1234\" }");
+        let found = credentials(&sources, &Workloads::default()).unwrap();
+        assert_eq!((found[0].subject.as_str(), found[0].audience.as_str()), ("1234", "api://own"));
+        let refused = credentials(&from("source: google_metadata"), &Workloads::default()).unwrap_err();
+        assert_eq!(refused, NoCredentials::NoSubject("default".to_owned()));
+    }
+
+    #[test]
+    fn claims_that_are_given_are_for_identities_with_one_source() {
+        let text = "assertions: [ { name: s, source: github_actions, cluster: c } ]\n\
+                    identities: [ { name: a, client_id: aaaaaaaa-0000-4000-8000-000000000001 }, { name: b, client_id: \
+                    aaaaaaaa-0000-4000-8000-000000000002, assertion: s } ]\n\
+                    destinations: [ { hosts: [x.example], action: pass } ]\n";
+        let ask = |identity: Option<&str>| {
+            let workloads = Workloads { identity: identity.map(str::to_owned), ..workloads(1) };
+            credentials(&source(text), &workloads).map(|found| found.len())
+        };
+        assert_eq!(ask(None), Err(NoCredentials::Sources("a".to_owned(), "b".to_owned())));
+        assert_eq!((ask(Some("a")), ask(Some("b"))), (Ok(1), Ok(1)));
+        assert_eq!(ask(Some("c")), Err(NoCredentials::NoIdentity("c".to_owned())));
     }
 
     #[test]

@@ -15,9 +15,10 @@ use entra_exchange_core::request::{DescribedRequest, RequestView};
 use serde::Serialize;
 
 use crate::check::{Options, check};
-use crate::finding::{Findings, Severity};
+use crate::finding::{self, Findings, Severity};
 use crate::inventory::Inventory;
 use crate::source::Source;
+use crate::source_calls::{self, SourceCall};
 use crate::{check as rules, document};
 
 /// A request, as it is asked about.
@@ -82,8 +83,8 @@ pub struct Explained {
 /// An exchange: the federated token is read, and sent to the token endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Exchange {
-    /// The cluster from which the federated token is read.
-    pub federated_token_cluster: String,
+    /// The calls that get the federated token, in order. The token of each is part of the next one's request.
+    pub source_calls: Vec<SourceCall>,
     /// The clusters for the token endpoint, in order.
     pub clusters: Vec<String>,
     /// The URL of the token endpoint.
@@ -147,7 +148,7 @@ pub fn explain(sources: &[Source], variables: &[(String, String)], question: &Qu
     let options = Options { variables: variables.to_vec(), ..Options::default() };
     let mistakes = check(sources, &options).count(Severity::Error);
     if mistakes > 0 {
-        return Err(format!("the configuration has {mistakes} mistakes: run entra-exchange check, and correct them"));
+        return Err(format!("the configuration has {}", finding::correct(mistakes)));
     }
     let documents = document::read(sources, &mut Findings::default());
     let inventory = Inventory::of(sources, &documents);
@@ -292,7 +293,7 @@ fn reason(decision: &Decision, problem: &Problem) -> Reason {
 
 fn exchange(spec: &TokenSpec) -> Exchange {
     Exchange {
-        federated_token_cluster: spec.assertion().cluster().to_owned(),
+        source_calls: source_calls::of(spec.assertion()),
         clusters: spec.clusters().to_vec(),
         url: format!("https://{}/{}/oauth2/v2.0/token", spec.authority().host(), spec.tenant_id()),
         client_id: spec.client_id().to_owned(),
@@ -362,9 +363,11 @@ impl Explained {
         if let Some(cluster) = &self.assumed_cluster {
             line("route", &format!("assumed: cluster {cluster}"));
         }
-        if let Some(Exchange { federated_token_cluster, clusters, url, client_id, scope, listed }) = &self.exchange {
+        if let Some(Exchange { source_calls, clusters, url, client_id, scope, listed }) = &self.exchange {
             line("scope", scope);
-            line("exchange", &format!("GET / from cluster {federated_token_cluster}: the federated token"));
+            for (index, call) in source_calls::lines(source_calls).iter().enumerate() {
+                line(if index == 0 { "exchange" } else { "" }, call);
+            }
             line("", &format!("POST {url} through cluster {}, with the federated token", clusters.join(", then ")));
             line("", &format!("client_id {client_id}, scope {scope}"));
             if !listed {

@@ -110,6 +110,10 @@ pub const CODES: &[Code] = &[
         "destination_cluster_not_verified",
         "A cluster of a destination does not use TLS or does not verify the server's name.",
     ),
+    warning(
+        "source_cluster_not_verified",
+        "A cluster of a source of federated tokens does not use TLS or does not verify the server's name.",
+    ),
     warning("cluster_not_defined", "A cluster that the configuration names is not defined."),
     warning("use_remote_address", "Envoy adds X-Forwarded-For, and the filter rejects metadata requests with it."),
     warning("original_dst_missing", "The filter cannot see the address that metadata clients called."),
@@ -126,6 +130,14 @@ pub const CODES: &[Code] = &[
 /// The kind of a code.
 pub fn code(code: &str) -> Option<&'static Code> {
     CODES.iter().find(|other| other.code == code)
+}
+
+/// An instruction for a configuration with `count` mistakes, as the end of a sentence.
+pub(crate) fn correct(count: usize) -> String {
+    match count {
+        1 => "a mistake: run entra-exchange check, and correct it".to_owned(),
+        _ => format!("{count} mistakes: run entra-exchange check, and correct them"),
+    }
 }
 
 /// The findings so far.

@@ -17,9 +17,11 @@ pub mod registry;
 pub mod render;
 pub mod report;
 mod source;
+pub mod source_calls;
 pub mod status;
 mod times;
 pub mod token;
+mod token_source;
 mod tree;
 mod yaml;
 

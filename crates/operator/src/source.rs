@@ -78,10 +78,12 @@ impl Source {
         let breaks = text.match_indices('\n').map(|(offset, _)| offset.saturating_add(1));
         let lines = std::iter::once(0).chain(breaks).collect();
         let has_byte_order_mark = text.starts_with('\u{feff}');
-        Self { name: name.into(), text, lines, has_byte_order_mark }
+        // A control character could act on the terminal that shows the name.
+        let name = name.into().replace(char::is_control, " ");
+        Self { name, text, lines, has_byte_order_mark }
     }
 
-    /// The name of the file, as it was given.
+    /// The name of the file, with spaces in place of control characters.
     pub fn name(&self) -> &str {
         &self.name
     }

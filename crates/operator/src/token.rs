@@ -164,7 +164,7 @@ pub fn compare(token: &Credential, list: &str) -> Result<Vec<Comparison>, String
             ("audience", &token.audience, &audience),
         ];
         let differences = pairs.into_iter().filter_map(|(name, token, credential)| differ(name, token, credential));
-        Comparison { name: one.name, differences: differences.collect() }
+        Comparison { name: UntrustedText::new(&one.name).as_str().to_owned(), differences: differences.collect() }
     });
     Ok(compared.collect())
 }
@@ -194,6 +194,13 @@ pub fn verify(text: &str, key_set: &str) -> Result<String, String> {
     let inspected = inspect(token, 0).map_err(|reason| reason.to_string())?;
     let keys: Value = serde_json::from_str(key_set).map_err(|error| format!("the key set is not JSON: {error}"))?;
     let keys = keys.get("keys").and_then(Value::as_array).ok_or("the key set has no field keys")?;
+    let algorithm = text_of(&inspected.header, "alg").unwrap_or("none");
+    if algorithm != "RS256" {
+        let algorithm = UntrustedText::new(algorithm);
+        return Err(format!(
+            "only RS256, the algorithm that Entra accepts, is verified, and the token has {algorithm}"
+        ));
+    }
     let expiry = inspected.claims.get("exp").and_then(Value::as_f64).map_or(u64::from(u32::MAX), whole);
     let wanted = text_of(&inspected.header, "kid");
     let names = |key: &Value| key.get("kid").and_then(Value::as_str).unwrap_or("without kid").to_owned();
@@ -202,17 +209,26 @@ pub fn verify(text: &str, key_set: &str) -> Result<String, String> {
     for key in fitting {
         match verify_with(token, key, expiry) {
             Ok(()) => return Ok(names(key)),
-            Err(error) => reason = Some(format!("the key {} does not fit: {error}", names(key))),
+            Err(error) => {
+                let name = names(key);
+                reason = Some(format!("the key {} does not fit: {error}", UntrustedText::new(&name)));
+            }
         }
     }
     Err(reason.unwrap_or_else(|| {
         let known: Vec<String> = keys.iter().map(names).collect();
-        let wanted = UntrustedText::new(wanted.unwrap_or("none"));
-        format!("the key set has no key {wanted:?}, but {} (AADSTS7000272)", known.join(", "))
+        if known.is_empty() {
+            return "the key set has no keys".to_owned();
+        }
+        let (wanted, known) = (UntrustedText::new(wanted.unwrap_or("none")), UntrustedText::new(&known.join(", ")));
+        format!("the key set has no key {wanted:?}, but {known} (AADSTS7000272)")
     }))
 }
 
 fn verify_with(token: &str, key: &Value, expiry: u64) -> Result<(), String> {
+    if key.get("kty").and_then(Value::as_str) != Some("RSA") {
+        return Err("it is not an RSA key, and RS256 needs one".to_owned());
+    }
     let key = RS256PublicKey::from_jwk(&key.to_string()).map_err(|error| error.to_string())?;
     // The times are judged apart from the signature.
     let options = VerificationOptions {
@@ -240,6 +256,20 @@ const SHOWN: &[(&str, &str)] = &[
     ("nbf", "valid from"),
     ("exp", "expires"),
 ];
+
+impl Credential {
+    /// The credential for people, three lines.
+    pub fn text(&self) -> String {
+        let [issuer, subject, audience] =
+            [&self.issuer, &self.subject, &self.audience].map(|text| UntrustedText::new(text));
+        [
+            row("credential", &format!("issuer {issuer}")),
+            row("", &format!("subject {subject}")),
+            row("", &format!("audience {audience}")),
+        ]
+        .join("\n")
+    }
+}
 
 impl Inspected {
     /// The token for people, one field a line. `now` is in seconds since 1970.
@@ -387,6 +417,28 @@ mod tests {
         assert!(verify(&forged, &set(&jwk)).is_err());
         jwk["kid"] = json!("two");
         assert!(verify(&token, &set(&jwk)).unwrap_err().contains("no key \"one\", but two"));
+    }
+
+    #[test]
+    fn a_signature_that_cannot_be_verified_has_a_reason() {
+        let reason = |algorithm: &str, keys: Value| {
+            let token = jwt(&json!({ "alg": algorithm, "kid": "one" }), &projected());
+            verify(&token, &json!({ "keys": keys }).to_string()).unwrap_err()
+        };
+        let curve = json!([{ "kty": "EC", "kid": "one" }]);
+        let only = "only RS256, the algorithm that Entra accepts, is verified, and the token has ES256";
+        assert_eq!(reason("ES256", curve.clone()), only);
+        assert_eq!(reason("RS256", curve), "the key one does not fit: it is not an RSA key, and RS256 needs one");
+        assert_eq!(reason("RS256", json!([])), "the key set has no keys");
+    }
+
+    #[test]
+    fn what_a_token_says_cannot_act_on_the_terminal() {
+        let mut claims = projected();
+        claims["iss"] = json!("https://a\u{1b}[2J");
+        let inspected = inspect(&jwt(&json!({ "alg": "RS256" }), &claims), NOW).unwrap();
+        let text = format!("{}{}", inspected.text(NOW), inspected.credential.unwrap().text());
+        assert!(!text.contains('\u{1b}'), "{text:?}");
     }
 
     #[test]

@@ -135,7 +135,12 @@ fn exchange(engine: &mut Engine, process: &mut Process, flow: Flow, explained: &
     assert_eq!((flow, &process.reply), (Flow::Pause, &None), "{explained:?}");
     let messages = std::mem::take(&mut process.messages);
     engine.woken(&messages, process);
-    assert_eq!(process.calls[0].cluster, expected.federated_token_cluster);
+    let [source] = expected.source_calls.as_slice() else { panic!("{expected:?}") };
+    let call = &process.calls[0];
+    assert_eq!(
+        (&call.cluster, call.method, &call.authority, &call.path),
+        (&source.cluster, source.method, &source.authority, &source.path)
+    );
     engine.call_finished(CallId(1), ok(&federated_token()), process);
     let call = process.calls[1].clone();
     assert_eq!(call.cluster, expected.clusters[0]);
@@ -296,6 +301,32 @@ fn the_rule_that_applies_is_named_with_those_that_do_not() {
     let refused = example("http://graph.microsoft.com/v1.0/groups", "GET");
     assert_eq!((refused.outcome, refused.problem.unwrap().code), ("refuse", "refused_by_rule"));
     assert!(refused.rules[0].why.contains("another path"));
+}
+
+#[test]
+fn each_call_to_a_source_of_federated_tokens_is_named() {
+    let text = r#"{ "assertions": [
+            { "name": "sts", "source": "token_exchange", "cluster": "oidc", "authority": "sts.example.com", "path": "/token",
+              "subject_token": "projected_token" },
+            { "name": "google", "source": "google_metadata", "cluster": "metadata" } ],
+        "identities": [ { "name": "a", "assertion": "sts" }, { "name": "b", "assertion": "google" } ],
+        "destinations": [
+            { "hosts": ["a.example"], "identity": "a", "scope": "api://a/.default", "tls_clusters": ["a"] },
+            { "hosts": ["b.example"], "identity": "b", "scope": "api://a/.default", "tls_clusters": ["b"] } ] }"#;
+    let lines = |url: &str| {
+        let question = Question { method: "GET".to_owned(), url: url.to_owned(), ..Question::default() };
+        let explained = explain::explain(&[Source::new("c.json", text)], &[], &question).unwrap();
+        explained.text().lines().map(str::trim).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let chain = lines("http://a.example/");
+    assert!(chain.iter().any(|line| line.ends_with("GET / from cluster projected_token: the token for the next call")));
+    assert!(
+        chain
+            .contains(&"POST sts.example.com/token from cluster oidc (token_exchange): the federated token".to_owned())
+    );
+    let google = "GET metadata.google.internal/computeMetadata/v1/instance/service-accounts/default/identity?audience=\
+                  api%3A%2F%2FAzureADTokenExchange&format=full from cluster metadata (google_metadata): the federated token";
+    assert!(lines("http://b.example/").iter().any(|line| line.ends_with(google)));
 }
 
 #[test]

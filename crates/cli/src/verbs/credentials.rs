@@ -5,7 +5,7 @@ use operator::credentials::{self, Format, Workloads};
 use operator::token;
 use serde_json::json;
 
-use crate::output::{Failure, Form, Output, Verdict, print, print_json};
+use crate::output::{Failure, Output, Verdict};
 use crate::{clock, input};
 
 /// The arguments of `credentials`.
@@ -17,8 +17,8 @@ pub(crate) struct Credentials {
     /// The form of the result
     #[arg(long, value_enum, default_value = "az")]
     format: Chosen,
-    /// The issuer of the federated tokens, such as the cluster's OIDC issuer URL
-    #[arg(long, value_name = "URL", required_unless_present = "token")]
+    /// The issuer of the federated tokens, such as the cluster's OIDC issuer URL; not necessary if their source has only one
+    #[arg(long, value_name = "URL")]
     issuer: Option<String>,
     /// The subject of a workload's token; may be repeated
     #[arg(long = "subject", value_name = "SUBJECT")]
@@ -26,6 +26,9 @@ pub(crate) struct Credentials {
     /// A Kubernetes service account, NAMESPACE/NAME; may be repeated
     #[arg(long = "service-account", value_name = "NAMESPACE/NAME", value_parser = service_account)]
     service_accounts: Vec<String>,
+    /// Only the credentials of the identity with this name
+    #[arg(long, value_name = "NAME")]
+    identity: Option<String>,
     /// The audience, if it is not that of the authority's cloud
     #[arg(long, value_name = "AUDIENCE")]
     audience: Option<String>,
@@ -71,10 +74,7 @@ impl Credentials {
             Chosen::Terraform => Format::Terraform,
             Chosen::Json => Format::Json,
         };
-        match output.form {
-            Form::Json => print_json(&json!(list))?,
-            _ => print(&credentials::render(&list, format))?,
-        }
+        output.print(&credentials::render(&list, format), &json!(list))?;
         Ok(Verdict::Good)
     }
 
@@ -95,10 +95,7 @@ impl Credentials {
                 subjects.push(claims.subject);
             }
         }
-        if subjects.is_empty() {
-            return Err(Failure::input("no workload is named: write --service-account, --subject or --token"));
-        }
-        let issuer = issuer.unwrap_or_default();
-        Ok(Workloads { issuer, subjects, audience, variables: self.variables.clone() })
+        let (identity, variables) = (self.identity.clone(), self.variables.clone());
+        Ok(Workloads { issuer, subjects, audience, identity, variables })
     }
 }

@@ -37,11 +37,7 @@ impl Inspect {
         let mut shown = inspected.text(now);
         if let (Some(credential), None) = (&inspected.credential, &compared) {
             // Writing to a string does not fail.
-            let _ = write!(
-                shown,
-                "\ncredential    issuer {}\n              subject {}\n              audience {}",
-                credential.issuer, credential.subject, credential.audience
-            );
+            let _ = write!(shown, "\n{}", credential.text());
         }
         for one in compared.iter().flatten() {
             let matches = if one.differences.is_empty() { "matches" } else { "does not match" };
@@ -68,10 +64,10 @@ impl Inspect {
         Ok(Verdict::of(is_good && matches && verified.is_none_or(|verified| verified.is_ok())))
     }
 
-    /// A token has two dots and no slash, unlike the name of a file.
+    /// A text with a token in it is not the name of a file, unless there is such a file: a message would show the signature.
     fn read(&self) -> Result<String, Failure> {
-        let is_token = self.token.matches('.').count() == 2 && self.token.starts_with("ey");
-        if is_token && !std::path::Path::new(&self.token).exists() {
+        let has_token = self.token.contains("eyJ") || self.token.to_ascii_lowercase().contains("bearer ");
+        if has_token && !std::path::Path::new(&self.token).exists() {
             return Ok(self.token.clone());
         }
         Ok(input::source(&self.token)?.text().to_owned())

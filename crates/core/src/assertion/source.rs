@@ -23,7 +23,7 @@ pub enum Source {
 
 impl Source {
     /// The kind of the source, as in the configuration.
-    pub(crate) fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &'static str {
         match self {
             Self::File { .. } => "file",
             Self::Http(http) => http.kind,
@@ -38,6 +38,14 @@ impl Source {
         }
     }
 
+    /// The method, the authority and the path with query of the call that asks the source.
+    pub fn target(&self) -> (&'static str, &str, &str) {
+        match self {
+            Self::File { cluster } => ("GET", cluster, "/"),
+            Self::Http(http) => (http.request.method, &http.request.target.authority, &http.request.target.path),
+        }
+    }
+
     /// The text that distinguishes two sources of one kind, in token keys and in shared data.
     pub(crate) fn id(&self) -> &str {
         match self {
@@ -47,7 +55,7 @@ impl Source {
     }
 
     /// The source whose assertion is needed to ask this one.
-    pub(crate) fn input(&self) -> Option<&Self> {
+    pub fn input(&self) -> Option<&Self> {
         match self {
             Self::File { .. } => None,
             Self::Http(http) => http.input.as_ref(),

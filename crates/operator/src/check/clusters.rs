@@ -23,6 +23,7 @@ pub(super) fn check(inventory: &Inventory<'_>, environment: &Environment, findin
     }
     for configuration in &inventory.configurations {
         check_destinations(configuration, inventory, findings);
+        check_sources(configuration, inventory, findings);
         check_defined(configuration, inventory, findings);
     }
 }
@@ -187,6 +188,47 @@ fn check_destinations(configuration: &Configuration<'_>, inventory: &Inventory<'
             }
         }
     }
+}
+
+/// A source over HTTP gets a secret or a federated token, and answers with a federated token (docs/sources.md). Only Envoy's own listeners
+/// and Google's metadata server are asked in plaintext.
+fn check_sources(configuration: &Configuration<'_>, inventory: &Inventory<'_>, findings: &mut Findings) {
+    let assertions = configuration.get("assertions").into_iter().flat_map(Node::items);
+    let remote = assertions.filter(|one| !matches!(one.text_of("source"), Some("file" | "google_metadata") | None));
+    let names: BTreeSet<&str> =
+        remote.filter_map(|one| one.text_of("cluster").or_else(|| one.get("request")?.text_of("cluster"))).collect();
+    for name in names {
+        let defined = inventory.clusters.iter().filter(|cluster| cluster.node.text_of("name") == Some(name));
+        for cluster in defined {
+            let is_verified = tls(cluster.node).is_some_and(|tls| tls.verifies_name() && tls.verifies_certificate());
+            if is_verified || is_local(cluster.node) {
+                continue;
+            }
+            findings.add(
+                "source_cluster_not_verified",
+                cluster.place_of("name"),
+                format!("an assertion names {name:?}, which does not verify a certificate and its name"),
+                "Add a transport_socket with TLS, and verify the server's name: secrets and federated tokens are sent over this \
+                 connection.",
+            );
+        }
+    }
+}
+
+/// Whether all endpoints of a cluster are on loopback addresses or sockets of the machine.
+fn is_local(cluster: &Node) -> bool {
+    let (mut local, mut remote) = (false, false);
+    if let Some(endpoints) = cluster.get("load_assignment") {
+        endpoints.walk(&mut |node| {
+            let address = node.get("socket_address").map(|address| address.text_of("address").unwrap_or_default());
+            let is_loopback = |text: &str| {
+                text == "localhost" || text.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+            };
+            local |= node.get("pipe").is_some() || address.is_some_and(is_loopback);
+            remote |= address.is_some_and(|text| !is_loopback(text));
+        });
+    }
+    local && !remote
 }
 
 /// In a bootstrap that gets no clusters from elsewhere, every cluster that the configuration names is defined.

@@ -9,7 +9,7 @@ use minijinja::{Environment, UndefinedBehavior, context};
 
 use crate::check::{self, Options};
 use crate::embedded::Places;
-use crate::finding::{Findings, Severity};
+use crate::finding::{self, Findings, Severity};
 use crate::inventory::{Configuration, Inventory};
 use crate::source::Source;
 use crate::tree::Node;
@@ -154,10 +154,7 @@ impl Wanted {
         let options = Options { variables: settings.variables.clone(), ..Options::default() };
         let mistakes = check::check(sources, &options).count(Severity::Error);
         if mistakes > 0 {
-            return Err(Refusal::new(format!(
-                "{} has {mistakes} mistakes: run entra-exchange check, and correct them",
-                source.name()
-            )));
+            return Err(Refusal::new(format!("{} has {}", source.name(), finding::correct(mistakes))));
         }
         let documents = document::read(sources, &mut Findings::default());
         let inventory = Inventory::of(sources, &documents);
@@ -277,7 +274,10 @@ fn check_clusters(tree: &Node) -> Result<(), Refusal> {
     }
     let mut assertions = tree.get("assertions").into_iter().flat_map(Node::items);
     if assertions.any(|assertion| assertion.text_of("cluster") != Some("projected_token")) {
-        return Err(Refusal::new("the manifests define the cluster projected_token: remove other assertions"));
+        return Err(Refusal::new(
+            "the manifests define the cluster projected_token, and none for other assertions: remove these, or paste the configuration \
+             into a manifest of envoy/ and add the cluster from envoy/sources",
+        ));
     }
     Ok(())
 }
