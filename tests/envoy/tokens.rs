@@ -256,7 +256,7 @@ fn metrics_have_their_tags() {
     assert_eq!(
         found,
         [
-            "entra_exchange_assertion_reads_total{source=\"file\",outcome=\"read\"} 1",
+            "entra_exchange_assertion_reads_total{outcome=\"read\",source=\"file\"} 1",
             build,
             hash,
             "entra_exchange_exchange_ms_count{} 1",
