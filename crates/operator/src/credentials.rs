@@ -148,18 +148,42 @@ pub fn credentials(sources: &[Source], workloads: &Workloads) -> Result<Vec<Fede
         let source = token_source::of(configuration, identity);
         let Tokens { issuer, subjects, audience } = tokens(&named, &source, workloads, usual_audience)?;
         for subject in &subjects {
-            credentials.push(FederatedCredential {
-                name: name_of(subject),
-                identity: named.clone(),
-                client_id: text("client_id").or_else(|| variable("AZURE_CLIENT_ID")),
-                resource_id: text("resource_id"),
-                issuer: issuer.clone(),
-                subject: subject.clone(),
-                audience: audience.clone(),
-            });
+            add(
+                &mut credentials,
+                FederatedCredential {
+                    name: name_of(subject),
+                    identity: named.clone(),
+                    client_id: text("client_id").or_else(|| variable("AZURE_CLIENT_ID")),
+                    resource_id: text("resource_id"),
+                    issuer: issuer.clone(),
+                    subject: subject.clone(),
+                    audience: audience.clone(),
+                },
+            )?;
         }
     }
     Ok(credentials)
+}
+
+/// Adds a credential with a name that no other one of its client has. A client needs each only once, also if two identities use it.
+fn add(credentials: &mut Vec<FederatedCredential>, mut new: FederatedCredential) -> Result<(), NoCredentials> {
+    let is_of_client =
+        |other: &&FederatedCredential| (&other.client_id, &other.resource_id) == (&new.client_id, &new.resource_id);
+    let others: Vec<&FederatedCredential> = credentials.iter().filter(is_of_client).collect();
+    if others.iter().any(|other| (&other.issuer, &other.subject) == (&new.issuer, &new.subject)) {
+        return Ok(());
+    }
+    let count = others.len().saturating_add(1);
+    if count > MOST {
+        return Err(NoCredentials::TooMany(new.identity, count));
+    }
+    let is_free = |name: &String| others.iter().all(|other| other.name != *name);
+    let numbered = (2..=count).map(|number| format!("{}-{number}", new.name));
+    if let Some(name) = std::iter::once(new.name.clone()).chain(numbered).find(is_free) {
+        new.name = name;
+    }
+    credentials.push(new);
+    Ok(())
 }
 
 /// The identities whose credentials are wanted.
@@ -477,6 +501,15 @@ destinations: [ { hosts: [x.example], action: pass } ]\n";
         assert_eq!(ask(None), Err(NoCredentials::Sources("a".to_owned(), "b".to_owned())));
         assert_eq!((ask(Some("a")), ask(Some("b"))), (Ok(1), Ok(1)));
         assert_eq!(ask(Some("c")), Err(NoCredentials::NoIdentity("c".to_owned())));
+    }
+
+    #[test]
+    fn the_credentials_of_one_client_have_different_names_and_subjects() {
+        let subjects = ["refs/heads/a-b", "refs/heads/a/b", "refs/heads/a-b"].map(str::to_owned).to_vec();
+        let found = credentials(&source(TWO), &Workloads { subjects, ..workloads(0) }).unwrap();
+        let names: Vec<(&str, &str)> = found.iter().map(|one| (one.identity.as_str(), one.name.as_str())).collect();
+        let [one, other] = ["refs-heads-a-b", "refs-heads-a-b-2"];
+        assert_eq!(names, [("a", one), ("a", other), ("b", one), ("b", other)]);
     }
 
     #[test]
