@@ -127,7 +127,7 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     print_to_reader(text).map(|_| ())
 }
 
-/// Prints a text like [`print`], and returns whether it still has a reader. One such as `head` leaves when it has what it wants.
+/// Prints a text like [`print()`], and returns whether it still has a reader. One such as `head` leaves when it has what it wants.
 pub(crate) fn print_to_reader(text: &str) -> Result<bool, Failure> {
     let mut stdout = std::io::stdout().lock();
     match writeln!(stdout, "{}", text.trim_end_matches('\n')).and_then(|()| stdout.flush()) {
