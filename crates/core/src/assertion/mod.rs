@@ -1,9 +1,9 @@
 //! The federated token (the client assertion): its sources, when each is asked, and checks that Entra can accept the token.
 //!
-//! [`Assertions`] holds one state machine for each source. Exchanges, readiness probes and gauges never ask a source themselves: they
-//! call [`Assertions::want`] and get an assertion, a failure, or the answer that they must wait for one. A source is therefore asked
+//! `Assertions` holds one state machine for each source. Exchanges, readiness probes and gauges never ask a source themselves: they
+//! call `Assertions::want` and get an assertion, a failure, or the answer that they must wait for one. A source is therefore asked
 //! once for all that want it at the same time (in one worker), and its answer, good or bad, serves everything that wants it within
-//! [`Source::reuse_until`]. An assertion that Entra rejects is dropped ([`Assertions::refuse`]), so that the retry reads the source again.
+//! `Source::reuse_until`. An assertion that Entra rejects is dropped (`Assertions::refuse`), so that the retry reads the source again.
 //!
 //! The signature is not verified: Entra does that. Checking the claims here gives an operator a precise detail and remedy instead of an
 //! AADSTS code.
@@ -14,7 +14,7 @@
 //! own fields in `config/assertions.rs`. Any other source:
 //!
 //! 1. Add a variant to [`Source`] with the values of its configuration. A source can be printed; a secret in it is a
-//!    [`Secret`](crate::secret::Secret), which cannot.
+//!    `Secret`, which cannot.
 //! 2. Add it to each method of [`Source`]. The machine, the broker, readiness and the gauges need no change: they know a source only by
 //!    these methods.
 //! 3. Read it from the configuration (`config/assertions.rs`).

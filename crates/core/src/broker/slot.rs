@@ -115,7 +115,7 @@ pub(super) enum Rejected {
 pub enum TokenLookup {
     /// The cached token.
     Ready(Arc<CachedToken>),
-    /// The stream must pause. A later [`Command::Finish`] names it.
+    /// The stream must pause. A later `Command::Finish` names it.
     Pending,
     /// There is no token, and the request must not wait for one.
     Failed(Problem),

@@ -25,7 +25,7 @@ use sha2::{Digest, Sha256};
 use crate::assertion::Assertion;
 use crate::http::HttpCall;
 
-/// An access token issued by Entra, after [`BEARER`]. `Debug` hides it, and there is no `Display`.
+/// An access token issued by Entra, after `BEARER`. `Debug` hides it, and there is no `Display`.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct AccessToken(String);
