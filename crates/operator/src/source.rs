@@ -120,8 +120,9 @@ impl Source {
 
     /// The part of a span that is in its first line, and at least one character if there is one.
     pub fn first_line_of(&self, span: &Range<usize>) -> Range<usize> {
-        let start = span.start.min(self.text.len());
-        let text = self.text.get(start..span.end.max(start)).unwrap_or_default();
+        let start = self.text.floor_char_boundary(span.start);
+        let end = self.text.floor_char_boundary(span.end.max(start));
+        let text = self.text.get(start..end).unwrap_or_default();
         let line = text.lines().next().unwrap_or_default().trim_end();
         let shortest = self.text.get(start..).and_then(|rest| rest.chars().next()).map_or(0, char::len_utf8);
         start..start.saturating_add(line.len().max(shortest)).min(self.text.len())

@@ -48,7 +48,7 @@ variants! {
         /// The identity tokens of Vault or OpenBao. The cluster adds the Vault token.
         "vault" => Vault: VaultFields {
             /// the role, whose `client_id` is the audience
-            role: Text, required(), pattern("^[A-Za-z0-9._-]+$"), example("payments");
+            role: Text, required(), example("payments");
             /// the namespace of Vault Enterprise or OpenBao, sent as `X-Vault-Namespace`
             namespace: Text, unset("none");
             /// the host that the request names (`:authority`)

@@ -93,8 +93,9 @@ fn the_schema_and_the_table_have_the_fields_of_each_kind() {
     let schema = serde_json::to_value(Node::Object(declarations.keywords())).unwrap();
     let kinds = |kind: usize| {
         let kind = &schema["oneOf"][kind];
-        let names = kind["properties"].as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
-        (names, kind["properties"]["source"]["const"].clone(), kind["additionalProperties"].clone())
+        let mut names: Vec<String> = kind["properties"].as_object().unwrap().keys().cloned().collect();
+        names.sort();
+        (names.join(" "), kind["properties"]["source"]["const"].clone(), kind["additionalProperties"].clone())
     };
     assert_eq!(kinds(0), ("cluster name source".to_owned(), "file".into(), false.into()));
     assert_eq!(kinds(1), ("attempts cluster name source".to_owned(), "http".into(), false.into()));
