@@ -36,7 +36,7 @@ pub enum TokenFault {
     Padding(usize),
     /// The token ends in the middle of its claims.
     Torn,
-    /// This value stands in the token's place.
+    /// This value replaces the token.
     Replaced(Value),
 }
 

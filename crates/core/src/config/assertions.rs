@@ -122,7 +122,7 @@ impl Entries<'_, '_> {
         Ok(Source::Http(Arc::new(http)))
     }
 
-    /// The name as it stands in its entry.
+    /// The name, as written in its entry.
     fn name(&self, name: &str) -> &str {
         self.entries.iter().find(|(other, ..)| *other == name).map_or(PROJECTED_TOKEN, |(name, ..)| name)
     }
