@@ -1,7 +1,7 @@
 # All commands of the repository. `make` without a target lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help tools envoy sdks build next schema demo stack check test test-sdks test-keycloak test-vault istio-schema prometheus check-observe test-observe lint deny advisories doc fmt simulate simulate-mutants mutants fuzz fuzz-mutants bench bench-all bench-module bench-envoy bench-imds bench-cold bench-size bench-load wrk fleet clean
+.PHONY: help tools envoy sdks build next schema demo stack check test test-sdks test-keycloak test-vault istio-schema prometheus check-observe test-observe lint deny advisories doc fmt simulate explore simulate-mutants mutants fuzz fuzz-mutants bench bench-all bench-module bench-envoy bench-imds bench-cold bench-size bench-load wrk fleet clean
 
 PYTHON ?= python3
 export PYTHON
@@ -93,8 +93,13 @@ test-observe: prometheus envoy build ## cause and cure every alert, with a real 
 	$(CARGO) test --workspace --test observe -- --ignored --nocapture
 
 SEEDS ?= 1000
+CASES ?= 2560
 simulate: tools ## simulate many workers of the broker with SEEDS random schedules (SEED=n repeats one)
 	SEEDS=$(SEEDS) $(CARGO) test --release --package entra-exchange-core --test simulation -- --nocapture
+
+explore: tools ## run the random tests with ten times the cases, and other ones each time (CASES=n, PROPTEST_RNG_SEED=n repeats a run)
+	@seed=$${PROPTEST_RNG_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}; echo "PROPTEST_RNG_SEED=$$seed"; \
+	PROPTEST_RNG_SEED=$$seed PROPTEST_CASES=$(CASES) $(CARGO) test --package entra-exchange-core --package entra-exchange-operator --test properties --test schema --test explain --test robust
 
 simulate-mutants: tools ## break the broker in many ways, one at a time, and check that the simulation catches each
 	@scripts/simulate-mutants

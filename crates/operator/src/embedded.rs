@@ -17,12 +17,16 @@ impl Places {
 
     /// Follows a string through its spelling. `raw` is the source from `start` on.
     ///
-    /// Characters that are not white space are found exactly. White space that YAML folds has the place of the next character.
+    /// Characters that are not white space are found exactly. White space that YAML folds has the place of the next character. No
+    /// place is beyond the source: YAML adds a line break to a literal block at the end of a file that has none.
     pub(crate) fn follow(raw: &str, start: usize, text: &str, style: Style) -> Self {
-        match style {
+        let mut places = match style {
             Style::Literal => literal(raw, start, text),
             style => spelled(raw, start, text, style),
-        }
+        };
+        let end = start.saturating_add(raw.len());
+        places.0.iter_mut().for_each(|place| *place = (*place).min(end));
+        places
     }
 
     /// The place of a byte of the string in the source; that of its end for a byte beyond it.
@@ -146,6 +150,21 @@ mod tests {
         let text = "{\n  \"x\": 1,\n\n  \"y\": 2\n}\n";
         assert_eq!(found(raw, text, Style::Literal, 'y'), ["y\":"]);
         assert_eq!(found(&raw.replace('\n', "\r\n"), text, Style::Literal, 'y'), ["y\":"]);
+    }
+
+    #[test]
+    fn no_place_is_beyond_the_source() {
+        for (raw, text, style) in [
+            ("|\n  {", "{\n", Style::Literal),
+            ("|\n  {\n  a", "{\na\n\n", Style::Literal),
+            ("|", "a\nb", Style::Literal),
+            ("\"\\u00", "ab", Style::DoubleQuoted),
+            ("a", "a b c", Style::Plain),
+        ] {
+            let places = Places::follow(raw, 7, text, style);
+            let furthest = (0..=text.len() + 1).map(|offset| places.of(offset)).max();
+            assert!(furthest <= Some(7 + raw.len()), "{raw:?}: {furthest:?}");
+        }
     }
 
     #[test]

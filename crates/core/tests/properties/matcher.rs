@@ -191,7 +191,7 @@ fn check_explanation(policy: &Policy, request: &SentRequest) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 8 * ProptestConfig::default().cases, ..ProptestConfig::default() })]
 
     #[test]
     fn the_most_specific_destination_decides(

@@ -118,7 +118,7 @@ fn starts() -> Vec<Value> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16 * ProptestConfig::default().cases, ..ProptestConfig::default() })]
 
     #[test]
     fn the_schema_accepts_every_configuration_that_the_reader_accepts(
