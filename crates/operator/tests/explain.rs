@@ -262,8 +262,11 @@ fn question() -> impl Strategy<Value = Question> {
 
 #[test]
 fn explain_and_the_filter_agree() {
-    let mut runner =
-        TestRunner::new(ProptestConfig { cases: 16 * ProptestConfig::default().cases, failure_persistence: None, ..ProptestConfig::default() });
+    let mut runner = TestRunner::new(ProptestConfig {
+        cases: 16 * ProptestConfig::default().cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
     let seen = RefCell::new(BTreeMap::<&str, usize>::new());
     let questions = prop::collection::vec(question(), 1..8);
     let result = runner.run(&(configuration(), questions), |(text, questions)| {

@@ -41,8 +41,11 @@ fn damage() -> impl Strategy<Value = (prop::sample::Index, usize, String)> {
 fn no_damaged_manifest_makes_the_check_panic_or_leave_the_file() {
     let texts = texts();
     assert!(texts.len() > 100);
-    let mut runner =
-        TestRunner::new(ProptestConfig { cases: 6 * ProptestConfig::default().cases, failure_persistence: None, ..ProptestConfig::default() });
+    let mut runner = TestRunner::new(ProptestConfig {
+        cases: 6 * ProptestConfig::default().cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
     let strategy = (any::<prop::sample::Index>(), prop::collection::vec(damage(), 1..6));
     let result = runner.run(&strategy, |(which, damages)| {
         let (name, text) = which.get(&texts);
