@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use entra_exchange_abi::hostcalls::{self, LogLevel, MapType, MetricType, Status};
-use entra_exchange_core::broker::{QueueId, SharedData, StreamId};
+use entra_exchange_core::broker::{QueueId, SharedData, Shelves, Store, StreamId};
 use entra_exchange_core::engine::{CallId, Host, HttpHost, MetricId};
 use entra_exchange_core::event::{Event, Level};
 use entra_exchange_core::fast_map::FastMap;
@@ -26,6 +26,8 @@ pub(crate) struct Envoy {
     effective: Cell<u32>,
     /// The metrics that this VM has defined. Envoy keeps each metric once for the whole process.
     metrics: FastMap<String, MetricId>,
+    /// What the workers share.
+    store: Shelves<Shared>,
     /// The tokens that this VM has sent, in all of its root contexts.
     sent: Rc<SentTokens>,
 }
@@ -49,7 +51,13 @@ impl SharedData for Shared {
 
 impl Envoy {
     pub(crate) fn new(root: u32) -> Self {
-        Self { root, effective: Cell::new(root), metrics: FastMap::default(), sent: SENT.with(Rc::clone) }
+        Self {
+            root,
+            effective: Cell::new(root),
+            metrics: FastMap::default(),
+            store: Shelves::new(Shared),
+            sent: SENT.with(Rc::clone),
+        }
     }
 
     /// Records that Envoy has begun a callback of the root context.
@@ -80,8 +88,8 @@ impl Host for Envoy {
         Timestamp::default().plus(hostcalls::get_current_time().unwrap_or_default())
     }
 
-    fn shared(&self) -> &dyn SharedData {
-        &Shared
+    fn store(&self) -> &dyn Store {
+        &self.store
     }
 
     fn start_call(&mut self, call: &HttpCall) -> Result<CallId, CallFailure> {

@@ -2,10 +2,11 @@
 
 use entra_exchange_abi::hostcalls::{self, BufferType, MapType};
 use entra_exchange_abi::{Action, Plugin};
-use entra_exchange_core::broker::{Build, StreamId};
+use entra_exchange_core::broker::StreamId;
 use entra_exchange_core::engine::{CallId, Engine, Flow, Host as _};
 use entra_exchange_core::event::Event;
 use entra_exchange_core::http::CallResponse;
+use entra_exchange_core::status_page::Build;
 
 use crate::host::Envoy;
 

@@ -20,13 +20,14 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use caught::caught;
-use entra_exchange_core::broker::{Build, LocalData, QueueId, SharedData, StreamId};
+use entra_exchange_core::broker::{MemoryStore, QueueId, Store, StreamId};
 use entra_exchange_core::engine::{CallId, Engine, Flow, Host, HttpHost, MetricId};
 use entra_exchange_core::event::Event;
 use entra_exchange_core::http::{CallFailure, CallResponse, HttpCall, Reply};
 use entra_exchange_core::metrics::Kind;
 use entra_exchange_core::request::{self, RequestSource};
 use entra_exchange_core::sent::SentTokens;
+use entra_exchange_core::status_page::Build;
 use entra_exchange_core::time::Timestamp;
 use fake_entra::{Directory, Disconnect};
 use in_process::{MAX_WAIT, Surroundings, local_reply, received, upstream};
@@ -74,7 +75,7 @@ struct Process {
     started_at: SystemTime,
     /// The time since then.
     now: Duration,
-    memory: LocalData,
+    store: MemoryStore,
     sent: SentTokens,
     streams: HashMap<StreamId, Stream>,
     last_stream: u32,
@@ -191,8 +192,8 @@ impl Host for Process {
         Timestamp::default().plus(self.wall_clock().duration_since(SystemTime::UNIX_EPOCH).unwrap())
     }
 
-    fn shared(&self) -> &dyn SharedData {
-        &self.memory
+    fn store(&self) -> &dyn Store {
+        &self.store
     }
 
     fn start_call(&mut self, call: &HttpCall) -> Result<CallId, CallFailure> {
@@ -343,7 +344,7 @@ impl NativeHost {
             surroundings,
             started_at: SystemTime::now(),
             now: Duration::ZERO,
-            memory: LocalData::default(),
+            store: MemoryStore::default(),
             sent: SentTokens::default(),
             streams: HashMap::new(),
             last_stream: 0,

@@ -1,15 +1,15 @@
 //! The status of the loaded configuration, for Envoy's log, the status page and metrics.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
-use crate::broker::SharedData;
+use crate::broker::Store;
 use crate::config::{Config, Fingerprint, Refused};
 use crate::entra::TokenKey;
 use crate::event::Event;
 use crate::metrics::{self, Measurement};
-
-/// The key in shared data of the configuration that was logged last. All VMs of a process share it.
-const ANNOUNCED: &str = "entra-exchange/configuration";
+use crate::time::Timestamp;
 
 /// The status of an accepted configuration.
 #[derive(Clone, Debug)]
@@ -60,13 +60,13 @@ impl ConfigurationStatus {
     }
 
     /// Returns the log lines for an accepted configuration: its warnings, and one line with its fingerprint and size. Every
-    /// VM of a process gets the same configuration; only the first one to call this gets lines.
-    pub fn announce(&self, shared: &dyn SharedData) -> Vec<Event> {
+    /// worker of a process gets the same configuration; only the first one to call this gets lines. `wait` is
+    /// the longest wait of its requests.
+    pub fn announce(&self, wait: Duration, now: Timestamp, store: &dyn Store) -> Vec<Event> {
         let fingerprint = self.fingerprint.hex();
-        if shared.get(ANNOUNCED).is_some_and(|(announced, _)| announced == fingerprint.as_bytes()) {
+        if !store.announce(&fingerprint, wait, now) {
             return Vec::new();
         }
-        shared.set(ANNOUNCED, fingerprint.as_bytes(), None);
         let accepted = Event::info("configuration")
             .with("outcome", "accepted")
             .with("sha256", fingerprint)
@@ -99,22 +99,7 @@ pub fn rejection(text: &[u8], refused: &Refused) -> Vec<Event> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::cell::RefCell;
-    use std::collections::HashMap;
-
-    #[derive(Default)]
-    struct Memory(RefCell<HashMap<String, Vec<u8>>>);
-
-    impl SharedData for Memory {
-        fn get(&self, name: &str) -> Option<(Vec<u8>, u32)> {
-            self.0.borrow().get(name).map(|value| (value.clone(), 1))
-        }
-
-        fn set(&self, name: &str, value: &[u8], _: Option<u32>) -> bool {
-            self.0.borrow_mut().insert(name.to_owned(), value.to_vec());
-            true
-        }
-    }
+    use crate::broker::MemoryStore;
 
     const TWO: &str = r#"{
         "identities": [{"name": "a", "tenant_id": "t.example", "client_id": "aaaaaaaa-0000-4000-8000-000000000001"}, {"name": "b"}],
@@ -130,9 +115,14 @@ mod tests {
 
     #[test]
     fn an_accepted_configuration_is_logged_once_per_process_and_again_when_it_changes() {
-        let shared = Memory::default();
-        let lines =
-            |text: &str| -> Vec<String> { status(text).announce(&shared).iter().map(ToString::to_string).collect() };
+        let store = MemoryStore::default();
+        let lines = |text: &str| -> Vec<String> {
+            status(text)
+                .announce(Duration::ZERO, Timestamp::default(), &store)
+                .iter()
+                .map(ToString::to_string)
+                .collect()
+        };
         let first = lines(TWO);
         let hash = Fingerprint::of(TWO.as_bytes()).hex();
         let accepted = format!("event=configuration outcome=accepted sha256={hash} destinations=2 identities=2");

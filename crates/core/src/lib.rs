@@ -9,6 +9,7 @@ pub mod configuration_status;
 pub mod decision;
 pub mod engine;
 pub mod policy;
+pub mod status_page;
 
 mod config_path;
 mod destination;

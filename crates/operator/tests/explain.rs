@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use entra_exchange_core::broker::{Build, LocalData, QueueId, SharedData, StreamId};
+use entra_exchange_core::broker::{MemoryStore, QueueId, Store, StreamId};
 use entra_exchange_core::config::Config;
 use entra_exchange_core::engine::{CallId, Engine, Flow, Host, HttpHost, MetricId};
 use entra_exchange_core::event::Event;
@@ -19,6 +19,7 @@ use entra_exchange_core::http::{CallFailure, CallResponse, HttpCall, Reply};
 use entra_exchange_core::metrics::Kind;
 use entra_exchange_core::request::{DescribedRequest, RequestSource};
 use entra_exchange_core::sent::SentTokens;
+use entra_exchange_core::status_page::Build;
 use entra_exchange_core::time::Timestamp;
 use operator::Source;
 use operator::explain::{self, Explained, Question};
@@ -28,7 +29,7 @@ use proptest::test_runner::TestRunner;
 /// One process with one request.
 #[derive(Default)]
 struct Process {
-    memory: LocalData,
+    store: MemoryStore,
     sent: SentTokens,
     request: DescribedRequest,
     on_gateway: bool,
@@ -43,8 +44,8 @@ impl Host for Process {
     fn now(&self) -> Timestamp {
         Timestamp::from_unix_seconds(1_795_334_000)
     }
-    fn shared(&self) -> &dyn SharedData {
-        &self.memory
+    fn store(&self) -> &dyn Store {
+        &self.store
     }
     fn start_call(&mut self, call: &HttpCall) -> Result<CallId, CallFailure> {
         self.calls.push(call.clone());

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use entra_exchange_core::assertion::Source;
 use entra_exchange_core::broker::{
-    Limits, LocalData, QueueId, RequiredLifetime, SharedData, StreamId, TokenLookup, WorkerId,
+    Limits, MemoryStore, QueueId, RequiredLifetime, Store, StreamId, TokenLookup, WorkerId,
 };
 use entra_exchange_core::engine::{CallId, Driver, Finished, Host, MetricId};
 use entra_exchange_core::entra::{Authority, TokenSpec, TokenSpecParts};
@@ -50,7 +50,7 @@ static TOKEN: LazyLock<Vec<u8>> = LazyLock::new(|| {
 
 /// A proxy during its day.
 struct Proxy<'a> {
-    shared: LocalData,
+    store: MemoryStore,
     day: &'a mut Day,
     second: u64,
     messages: Vec<Vec<u8>>,
@@ -63,8 +63,8 @@ impl Host for Proxy<'_> {
         Timestamp::from_unix_seconds(MIDNIGHT + self.second)
     }
 
-    fn shared(&self) -> &dyn SharedData {
-        &self.shared
+    fn store(&self) -> &dyn Store {
+        &self.store
     }
 
     fn start_call(&mut self, call: &HttpCall) -> Result<CallId, CallFailure> {
@@ -95,8 +95,8 @@ impl Host for Proxy<'_> {
 
 /// Simulates the day of a proxy. Its index is the seed of its jitter.
 pub(crate) fn day(index: u64, day: &mut Day) {
-    let shared = LocalData::default();
-    let mut proxy = Proxy { shared, day, second: 0, messages: Vec::new(), responses: Vec::new() };
+    let store = MemoryStore::default();
+    let mut proxy = Proxy { store, day, second: 0, messages: Vec::new(), responses: Vec::new() };
     // The multiplier spreads the bits like those of a random id.
     let worker = WorkerId(index.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let mut driver = Driver::new(worker, QueueId(0), Limits::default(), None);

@@ -5,12 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::budget::Permit;
-use super::shared::{self, Failure, Update};
 use super::slot::{Exchange, Slot};
-use super::vocabulary::{
-    CONTENTION_RETRY_DELAY, GRACE_PERIOD, IMMEDIATE_RETRY_DELAY, Limits, SharedData, UnlistedLimits,
-};
-use super::{Broker, Command, Turn, credential};
+use super::store::{self, Failure, Lease, Store, Update};
+use super::vocabulary::{CONTENTION_RETRY_DELAY, GRACE_PERIOD, IMMEDIATE_RETRY_DELAY, Limits, UnlistedLimits};
+use super::{Broker, Command, Turn};
 use crate::entra::{RetryClass, TokenKey, TokenSpec};
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
@@ -32,32 +30,27 @@ impl Broker {
     ///
     /// # Errors
     /// The problem with which the request is answered immediately.
-    pub(super) fn admit(
-        &mut self,
-        spec: &Arc<TokenSpec>,
-        now: Timestamp,
-        shared: &dyn SharedData,
-    ) -> Result<(), Problem> {
-        let state = credential::read(shared, spec.credential());
+    pub(super) fn admit(&mut self, spec: &Arc<TokenSpec>, now: Timestamp, store: &dyn Store) -> Result<(), Problem> {
+        let state = store.read_credential(spec.credential());
         if let Some(throttled) = state.throttled(now) {
             return Err(throttled.to_problem(now).about(spec.identity(), spec.scope()));
         }
-        self.admit_scope(spec, now, shared)
+        self.admit_scope(spec, now, store)
     }
 
     /// Checks that the scope is listed or within the budget.
-    fn admit_scope(&mut self, spec: &TokenSpec, now: Timestamp, shared: &dyn SharedData) -> Result<(), Problem> {
+    fn admit_scope(&mut self, spec: &TokenSpec, now: Timestamp, store: &dyn Store) -> Result<(), Problem> {
         if spec.is_listed() {
             return Ok(());
         }
         let limits = self.limits.unlisted;
         let key = spec.key();
-        let admitted = credential::update(shared, spec.credential(), now, |state| {
+        let admitted = store::update_credential(store, spec.credential(), now, |state| {
             Update::Commit(state.budget.admit(key, limits, now))
         });
         match admitted {
             Some(Ok(dropped)) => {
-                dropped.into_iter().for_each(|key| self.drop_scope(key, now, shared));
+                dropped.into_iter().for_each(|key| self.drop_scope(key, now, store));
                 Ok(())
             }
             Some(Err(wait)) => Err(too_many_new_scopes(spec, limits, wait)),
@@ -72,19 +65,19 @@ impl Broker {
         let (worker, now) = (self.worker, turn.now);
         let Some(slot) = self.slots.get_mut(key) else { return false };
         // Another worker's token or exchange is sufficient.
-        let entry = shared::read(turn.shared, key);
+        let entry = turn.store.read(key);
         slot.adopt(&entry, now);
-        let is_held_by_other = |lease: &shared::Lease| lease.holder != worker && lease.is_live(now);
+        let is_held_by_other = |lease: &Lease| lease.holder != worker && lease.is_live(now);
         if !slot.needs_exchange(now) || entry.lease.as_ref().is_some_and(is_held_by_other) {
             return false;
         }
-        let state = credential::read(turn.shared, slot.spec.credential());
+        let state = turn.store.read_credential(slot.spec.credential());
         if let Some(throttled) = state.throttled(now).and_then(|throttled| throttling_of(slot, throttled, now)) {
             slot.held_back = Some(throttled);
             return true;
         }
         let spec = Arc::clone(&slot.spec);
-        let Err(problem) = self.admit_scope(&spec, now, turn.shared) else { return false };
+        let Err(problem) = self.admit_scope(&spec, now, turn.store) else { return false };
         let wait = problem.retry_after.unwrap_or(GRACE_PERIOD);
         if let Some(slot) = self.slots.get_mut(key) {
             let class = RetryClass::Transient;
@@ -99,7 +92,7 @@ impl Broker {
         let (worker, queue, limits, now) = (self.worker, self.queue, self.limits, turn.now);
         let Some(slot) = self.slots.get_mut(key).filter(|slot| !slot.spec.is_listed()) else { return true };
         let ends = now.plus(limits.longest_exchange(slot.spec.assertion().timeout()));
-        let permit = credential::update(turn.shared, slot.spec.credential(), now, |state| {
+        let permit = store::update_credential(turn.store, slot.spec.credential(), now, |state| {
             Update::Commit(state.budget.begin((queue, key), ends, limits.unlisted, now))
         });
         let until = match permit {
@@ -108,7 +101,7 @@ impl Broker {
             None => now.plus(CONTENTION_RETRY_DELAY),
         };
         slot.exchange = Exchange::Deferred { until };
-        let waiting = shared::update(turn.shared, key, now, |entry| {
+        let waiting = store::update(turn.store, key, now, |entry| {
             let lease = entry.lease.take_if(|lease| lease.holder == worker);
             Update::Commit(lease.map(|lease| lease.waiting).unwrap_or_default())
         });
@@ -121,7 +114,7 @@ impl Broker {
         if spec.is_listed() {
             return;
         }
-        let next = credential::update(turn.shared, spec.credential(), turn.now, |state| {
+        let next = store::update_credential(turn.store, spec.credential(), turn.now, |state| {
             Update::Commit(state.budget.end((self.queue, spec.key()), refused))
         });
         if let Some((queue, key)) = next.flatten() {
@@ -130,7 +123,7 @@ impl Broker {
     }
 
     /// Shares with the other workers, once every [`TOUCH_PERIOD`], that an unlisted scope is in use.
-    pub(super) fn touch(&mut self, spec: &TokenSpec, now: Timestamp, shared: &dyn SharedData) {
+    pub(super) fn touch(&mut self, spec: &TokenSpec, now: Timestamp, store: &dyn Store) {
         if spec.is_listed() {
             return;
         }
@@ -138,7 +131,7 @@ impl Broker {
         let Some(slot) = self.slots.get_mut(key) else { return };
         if now.since(slot.touched_at) >= TOUCH_PERIOD {
             slot.touched_at = now;
-            credential::update(shared, spec.credential(), now, |state| match state.budget.touch(key, now) {
+            store::update_credential(store, spec.credential(), now, |state| match state.budget.touch(key, now) {
                 true => Update::Commit(()),
                 false => Update::Abandon(()),
             });
@@ -159,11 +152,11 @@ impl Broker {
         }
     }
 
-    /// Removes a scope's token and failure from shared data, and from this worker if it is idle. The next turn wakes the workers that
+    /// Removes a scope's token and failure from the store, and from this worker if it is idle. The next turn wakes the workers that
     /// hold a rejected token of it.
-    fn drop_scope(&mut self, key: TokenKey, now: Timestamp, shared: &dyn SharedData) {
-        let holders = shared::remove(shared, key, now).into_iter();
-        self.wakes.extend(holders.filter(|queue| *queue != self.queue).map(|queue| (queue, key)));
+    fn drop_scope(&mut self, key: TokenKey, now: Timestamp, store: &dyn Store) {
+        let holders = store::update(store, key, now, |entry| entry.evict(now)).unwrap_or_default();
+        self.wakes.extend(holders.into_iter().filter(|queue| *queue != self.queue).map(|queue| (queue, key)));
         if self.slots.get(key).is_some_and(Slot::is_idle) {
             self.remove_slot(key);
         }

@@ -25,7 +25,7 @@ const PERMIT_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// The unlisted scopes of one credential, shared by all workers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Budget {
+pub(crate) struct Budget {
     scopes: Vec<Scope>,
     /// The times at which a new scope was admitted, within the last minute.
     admitted_at: Vec<Timestamp>,

@@ -27,7 +27,7 @@ impl Cause {
 
 /// The number of failures of each cause since the last token.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Causes(Vec<(Cause, u32)>);
+pub(crate) struct Causes(Vec<(Cause, u32)>);
 
 impl Causes {
     /// Counts a failure. Returns the number of failures of its cause, including this one.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::causes::Causes;
 use super::freshness::{self, CachedToken};
-use super::shared::{self, Entry, Failure, Lease, RefusedAssertion, Update};
 use super::slot::{Attempt, EndpointCall, Exchange, Waiter};
+use super::store::{self, Entry, Failure, Lease, RefusedAssertion, Update};
 use super::vocabulary::{
     CONTENTION_RETRY_DELAY, GRACE_PERIOD, IMMEDIATE_RETRY_DELAY, QueueId, YIELD_INITIAL, YIELD_MAX,
 };
@@ -89,7 +89,7 @@ impl Broker {
         turn.commands.extend(self.wakes.drain(..).map(|(queue, key)| Command::Wake(queue, key)));
         let (queue, now) = (self.queue, turn.now);
         let Some(slot) = self.slots.get_mut(key) else { return };
-        shared::update(turn.shared, key, now, |entry| Update::commit_if(slot.synchronize(entry, queue, now), ()));
+        store::update(turn.store, key, now, |entry| Update::commit_if(slot.synchronize(entry, queue, now), ()));
         match slot.exchange {
             Exchange::Pausing { until, attempt } if until <= now => self.read(key, attempt, turn),
             Exchange::Comparing { until, .. }
@@ -120,7 +120,7 @@ impl Broker {
         }
         let Some(slot) = self.slots.get_mut(key) else { return };
         let until = now.plus(slot.spec.assertion().timeout()).plus(GRACE_PERIOD);
-        let lease_outcome = shared::update(turn.shared, key, now, |entry| {
+        let lease_outcome = store::update(turn.store, key, now, |entry| {
             let changed = slot.synchronize(entry, queue, now);
             if !slot.needs_exchange(now) {
                 return Update::commit_if(changed, LeaseOutcome::NotNeeded);
@@ -248,7 +248,7 @@ impl Broker {
     pub(super) fn renew(&mut self, key: TokenKey, until: Timestamp, turn: &mut Turn<'_>) -> bool {
         let (worker, queue, now) = (self.worker, self.queue, turn.now);
         let Some(slot) = self.slots.get_mut(key) else { return false };
-        let renewed = shared::update(turn.shared, key, now, |entry| match &mut entry.lease {
+        let renewed = store::update(turn.store, key, now, |entry| match &mut entry.lease {
             Some(lease) if lease.holder == worker => {
                 lease.until = until;
                 Update::Commit(true)
@@ -279,7 +279,7 @@ impl Broker {
             return false;
         }
         (slot.failure, slot.refused) = (None, None);
-        shared::update(turn.shared, key, turn.now, |entry| {
+        store::update(turn.store, key, turn.now, |entry| {
             let is_ours = entry.lease.as_ref().is_some_and(|lease| lease.holder == worker);
             if is_ours {
                 (entry.failure, entry.refused) = (None, None);
@@ -325,7 +325,7 @@ impl Broker {
         turn.commands.push(Command::Measure(metrics::exchange(spec.identity(), "issued", "none")));
         turn.commands.push(Command::Measure(metrics::exchange_took(now.since(cached.issued_at()).as_millis())));
         let queue = self.queue;
-        credential::record_issued(turn.shared, &spec, &cached, now);
+        credential::record_issued(turn.store, &spec, &cached, now);
         self.publish(key, Some(false), turn, |entry, has_lease| {
             (entry.failure, entry.refused) = (None, None);
             entry.causes = Causes::default();
@@ -346,12 +346,12 @@ impl Broker {
         let Some(slot) = self.slots.get_mut(key) else { return };
         let now = turn.now;
         // A worker whose lease had expired may still have published a token. The next attempt depends on it.
-        let known = shared::read(turn.shared, key);
+        let known = turn.store.read(key);
         slot.adopt(&known, now);
         let mut causes = known.causes;
         let failures = if retry_class == RetryClass::Throttled {
             let wait = |failures| freshness::back_off(failures, retry_class, retry_after, Duration::ZERO, jitter);
-            credential::record_throttling(turn.shared, &slot.spec, &problem, now, wait)
+            credential::record_throttling(turn.store, &slot.spec, &problem, now, &wait)
         } else {
             causes.count(&problem)
         };
@@ -396,7 +396,7 @@ impl Broker {
     ) {
         let (worker, own, now) = (self.worker, self.queue, turn.now);
         let Some(slot) = self.slots.get_mut(key) else { return };
-        let waiting = shared::update(turn.shared, key, now, |entry| {
+        let waiting = store::update(turn.store, key, now, |entry| {
             let lease = entry.lease.take_if(|lease| lease.holder == worker);
             let mut wake = change(entry, lease.is_some());
             let waiting = lease.map(|lease| lease.waiting).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! The gauges of each identity: the expiry of its tokens, its consecutive failures, and the age of its federated token.
 //!
-//! All workers of the process share a gauge, and the last value written wins. A worker therefore computes gauges from shared data, not
+//! All workers of the process share a gauge, and the last value written wins. A worker therefore computes gauges from the store, not
 //! from the tokens that it holds. Gauges change with exchanges and with time: an idle token must leave the minimum, and a federated
 //! token that is not renewed must be detected before an exchange needs it. Every worker that has made an exchange for an identity
 //! therefore observes it from then on ([`Broker::next_observation`]).
@@ -8,8 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::shared::{self, Entry};
-use super::vocabulary::SharedData;
+use super::store::{Entry, Store};
 use super::{Broker, Command, Turn, credential};
 use crate::assertion::{Lifetime, Source};
 use crate::entra::TokenSpec;
@@ -92,11 +91,11 @@ impl Identity {
     }
 
     /// Measures the identity's tokens. `limit` is the maximum number of unlisted scopes.
-    fn measure_tokens(&mut self, limit: usize, now: Timestamp, shared: &dyn SharedData, commands: &mut Vec<Command>) {
-        let state = credential::read(shared, self.spec.credential());
+    fn measure_tokens(&mut self, limit: usize, now: Timestamp, store: &dyn Store, commands: &mut Vec<Command>) {
+        let state = store.read_credential(self.spec.credential());
         let mut tokens = Tokens::default();
         for key in &state.known {
-            tokens.add(&shared::read(shared, *key), now);
+            tokens.add(&store.read(*key), now);
         }
         self.tokens_at = tokens.changes_at;
         let name = self.spec.identity();
@@ -164,13 +163,13 @@ impl Broker {
 
     /// Measures the gauges that change with time, and requests reads of old federated tokens. Call it at
     /// [`Broker::next_observation`].
-    pub fn observe(&mut self, now: Timestamp, shared: &dyn SharedData) -> Vec<Command> {
+    pub fn observe(&mut self, now: Timestamp, store: &dyn Store) -> Vec<Command> {
         self.observe_clock(now);
-        let mut turn = Turn { now, shared, commands: Vec::new() };
+        let mut turn = Turn { now, store, commands: Vec::new() };
         let mut sources = Vec::new();
         for identity in &mut self.observed.0 {
             if identity.tokens_at.is_some_and(|at| at <= now) {
-                identity.measure_tokens(self.limits.unlisted.scopes, now, shared, &mut turn.commands);
+                identity.measure_tokens(self.limits.unlisted.scopes, now, store, &mut turn.commands);
             }
             if identity.reading_at.is_some_and(|at| at <= now) {
                 identity.reading_at = Some(now.plus(REREAD_PERIOD));
@@ -187,12 +186,12 @@ impl Broker {
 
     /// Measures an identity after one of its exchanges.
     pub(super) fn observe_exchange(&mut self, spec: &Arc<TokenSpec>, turn: &mut Turn<'_>) {
-        if credential::record_known(turn.shared, spec, turn.now) {
+        if credential::record_known(turn.store, spec, turn.now) {
             turn.commands.push(Command::Measure(metrics::new_scope(spec.identity())));
         }
         let limit = self.limits.unlisted.scopes;
         if let Some(identity) = self.observed.identity(spec) {
-            identity.measure_tokens(limit, turn.now, turn.shared, &mut turn.commands);
+            identity.measure_tokens(limit, turn.now, turn.store, &mut turn.commands);
         }
     }
 

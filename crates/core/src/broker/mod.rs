@@ -1,7 +1,7 @@
 //! The broker makes one exchange for each token, however many requests need the token.
 //!
 //! Each worker has one broker. It is a state machine without I/O: the host reports each event with its time, and the broker
-//! returns the [`Command`]s to carry out. Workers share state only through [`SharedData`]; the worker that acquires a key's
+//! returns the [`Command`]s to carry out. Workers share state only through the [`Store`]; the worker that acquires a key's
 //! lease there performs the exchange for all of them. The only message between workers is "poll this key": a wake-up that is
 //! lost, duplicated or late delays the result and does not change it.
 
@@ -13,28 +13,24 @@ mod credential;
 mod exchange;
 mod freshness;
 mod gauges;
-mod predecessors;
 mod readiness;
 mod reading;
 mod reject;
 mod release;
-mod shared;
 mod slot;
-mod status;
+pub(crate) mod store;
 #[cfg(test)]
 mod tests;
 mod vocabulary;
 
 pub use connections::ConnectionOutcome;
 pub use freshness::CachedToken;
-pub use predecessors::Predecessors;
 pub(crate) use readiness::{Credential, Decisive};
 pub use readiness::{Readiness, ReadinessStatus};
 pub use reject::{RejectedBy, RejectedToken, Rejection};
-pub use shared::LocalData;
 pub use slot::TokenLookup;
-pub use status::{Build, status};
-pub use vocabulary::{Limits, QueueId, RequiredLifetime, SharedData, StreamId, UnlistedLimits, WorkerId};
+pub use store::{CredentialState, Entry, MemoryStore, SharedData, Shelves, Store};
+pub use vocabulary::{Limits, QueueId, RequiredLifetime, StreamId, UnlistedLimits, WorkerId};
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -80,13 +76,6 @@ pub enum Command {
     Measure(Measurement),
 }
 
-/// Creates the missing names in shared data. Call it where no worker can do the same concurrently: Envoy configures the canary VM
-/// before any worker.
-pub fn prepare(shared: &dyn SharedData) {
-    shared::prepare(shared);
-    credential::prepare(shared);
-}
-
 /// The broker of one worker.
 pub struct Broker {
     worker: WorkerId,
@@ -112,10 +101,10 @@ pub struct Broker {
     latest: Timestamp,
 }
 
-/// One call into the broker: its time, the shared data, and the commands that it produces.
+/// One call into the broker: its time, the store, and the commands that it produces.
 struct Turn<'a> {
     now: Timestamp,
-    shared: &'a dyn SharedData,
+    store: &'a dyn Store,
     commands: Vec<Command>,
 }
 
@@ -150,12 +139,12 @@ impl Broker {
         required_lifetime: RequiredLifetime,
         stream: StreamId,
         now: Timestamp,
-        shared: &dyn SharedData,
+        store: &dyn Store,
     ) -> (TokenLookup, bool) {
         let waiter = Waiter { stream, deadline: now.plus(self.limits.wait), required_lifetime, rejected: None };
         let full = self.is_full(spec);
-        let answered = self.slot_of(spec, now, shared).answer(waiter, full, now);
-        self.record_lookup(spec, stream, answered, now, shared)
+        let answered = self.slot_of(spec, now, store).answer(waiter, full, now);
+        self.record_lookup(spec, stream, answered, now, store)
     }
 
     /// Records the result of a lookup before it is returned: marks the token's scope as used, or admits the exchange that the request
@@ -166,14 +155,14 @@ impl Broker {
         stream: StreamId,
         (lookup, poll): (TokenLookup, bool),
         now: Timestamp,
-        shared: &dyn SharedData,
+        store: &dyn Store,
     ) -> (TokenLookup, bool) {
         match lookup {
-            TokenLookup::Ready(_) => self.touch(spec, now, shared),
+            TokenLookup::Ready(_) => self.touch(spec, now, store),
             TokenLookup::Failed(_) => {}
             TokenLookup::Pending => {
                 // Only the first waiting request requires a poll.
-                if poll && let Err(problem) = self.admit(spec, now, shared) {
+                if poll && let Err(problem) = self.admit(spec, now, store) {
                     return self.refuse(spec, stream, problem, now);
                 }
                 self.waiting = self.waiting.saturating_add(1);
@@ -219,8 +208,8 @@ impl Broker {
     /// Fetches a token into the cache for a request that does not wait for it.
     ///
     /// Returns whether [`Broker::poll`] must be called for this key soon, in a context that can make HTTP calls.
-    pub fn prefetch(&mut self, spec: &Arc<TokenSpec>, now: Timestamp, shared: &dyn SharedData) -> bool {
-        let slot = self.slot_of(spec, now, shared);
+    pub fn prefetch(&mut self, spec: &Arc<TokenSpec>, now: Timestamp, store: &dyn Store) -> bool {
+        let slot = self.slot_of(spec, now, store);
         let poll = slot.timer.is_none();
         if slot.usable(now).is_some() {
             return slot.mark_used() || poll;
@@ -228,7 +217,7 @@ impl Broker {
         if slot.backing_off(now).is_some() {
             return poll;
         }
-        if !slot.prefetch && self.admit(spec, now, shared).is_err() {
+        if !slot.prefetch && self.admit(spec, now, store).is_err() {
             self.schedule(spec.key(), now);
             return false;
         }
@@ -256,17 +245,17 @@ impl Broker {
     }
 
     /// Polls a key after a wake-up.
-    pub fn poll(&mut self, key: TokenKey, now: Timestamp, shared: &dyn SharedData) -> Vec<Command> {
+    pub fn poll(&mut self, key: TokenKey, now: Timestamp, store: &dyn Store) -> Vec<Command> {
         self.observe_clock(now);
-        let mut turn = Turn { now, shared, commands: Vec::new() };
+        let mut turn = Turn { now, store, commands: Vec::new() };
         self.poll_key(key, &mut turn);
         turn.commands
     }
 
     /// Polls every key that is due. Call it at [`Broker::next_due`].
-    pub fn tick(&mut self, now: Timestamp, shared: &dyn SharedData) -> Vec<Command> {
+    pub fn tick(&mut self, now: Timestamp, store: &dyn Store) -> Vec<Command> {
         self.observe_clock(now);
-        let mut turn = Turn { now, shared, commands: Vec::new() };
+        let mut turn = Turn { now, store, commands: Vec::new() };
         self.ask_again(&mut turn);
         // Each key is polled once. A key that is due again immediately is polled in the next tick.
         let due: Vec<TokenKey> = self.timers.iter().take_while(|(at, _)| *at <= now).map(|(_, key)| *key).collect();
@@ -297,10 +286,10 @@ impl Broker {
         purpose: &Purpose,
         answer: CallResult,
         now: Timestamp,
-        shared: &dyn SharedData,
+        store: &dyn Store,
     ) -> Vec<Command> {
         self.observe_clock(now);
-        let mut turn = Turn { now, shared, commands: Vec::new() };
+        let mut turn = Turn { now, store, commands: Vec::new() };
         match purpose {
             Purpose::Assertion(source) => self.assertion_answered(source, answer, &mut turn),
             Purpose::Token(key) => self.endpoint_answered(*key, answer, &mut turn),
@@ -342,7 +331,7 @@ impl Broker {
                 }
             }
             entra::EndpointAnswer::Refused { problem, retry_class, retry_after } => {
-                let retry_class = credential::retry_class_of(turn.shared, &slot.spec, &problem, retry_class, now);
+                let retry_class = credential::retry_class_of(turn.store, &slot.spec, &problem, retry_class, now);
                 if credential::is_refusal(&problem) {
                     self.assertions.refuse(slot.spec.assertion(), call.assertion.fingerprint());
                 }
@@ -352,7 +341,7 @@ impl Broker {
                     }
                     _ => {
                         let (assertion, began) = (call.assertion.fingerprint(), call.asked_at);
-                        credential::record_refusal(turn.shared, &slot.spec, &problem, assertion, now);
+                        credential::record_refusal(turn.store, &slot.spec, &problem, assertion, now);
                         let refused = credential::is_refusal(&problem).then_some(assertion);
                         let failed = Failed { problem: *problem, retry_class, began, retry_after, refused };
                         self.fail(key, failed, turn);
@@ -364,7 +353,7 @@ impl Broker {
     }
 
     /// Returns the slot of a token spec, creates it if necessary, and adopts the shared token if the slot has no usable one.
-    fn slot_of(&mut self, spec: &Arc<TokenSpec>, now: Timestamp, shared: &dyn SharedData) -> &mut Slot {
+    fn slot_of(&mut self, spec: &Arc<TokenSpec>, now: Timestamp, store: &dyn Store) -> &mut Slot {
         self.observe_clock(now);
         self.serves_requests = true;
         let key = spec.key();
@@ -374,7 +363,7 @@ impl Broker {
         let slot = self.slots.get_or_create(spec);
         slot.used_at = now;
         if slot.usable(now).is_none() {
-            slot.adopt(&shared::read(shared, key), now);
+            slot.adopt(&store.read(key), now);
         }
         slot
     }

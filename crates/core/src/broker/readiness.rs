@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::credential;
-use super::vocabulary::{SharedData, StreamId};
+use super::store::Store;
+use super::vocabulary::StreamId;
 use super::{Broker, Command, Turn};
 use crate::assertion::{Fingerprint, ReadResult, Source};
 use crate::entra::{CredentialKey, TokenSpec};
@@ -89,21 +89,21 @@ impl Broker {
         readiness: &Arc<Readiness>,
         stream: StreamId,
         now: Timestamp,
-        shared: &dyn SharedData,
+        store: &dyn Store,
     ) -> Option<ReadinessStatus> {
         self.observe_clock(now);
-        let unread = readiness.unread(now, shared);
+        let unread = readiness.unread(now, store);
         // A waiting probe holds a stream, as a waiting request does. Beyond the limit it is answered from the known state.
         if unread.is_empty() || self.checks.waiting.len() >= self.limits.waiting {
-            return Some(readiness.judge(&[], now, shared));
+            return Some(readiness.judge(&[], now, store));
         }
         self.checks.waiting.push(Waiting { stream, readiness: Arc::clone(readiness), unread, read: Vec::new() });
         None
     }
 
     /// Wants the federated tokens that probes wait for.
-    pub fn start_probe(&mut self, now: Timestamp, shared: &dyn SharedData) -> Vec<Command> {
-        let mut turn = Turn { now, shared, commands: Vec::new() };
+    pub fn start_probe(&mut self, now: Timestamp, store: &dyn Store) -> Vec<Command> {
+        let mut turn = Turn { now, store, commands: Vec::new() };
         let mut sources: Vec<Source> = Vec::new();
         for source in self.checks.waiting.iter().flat_map(|waiting| &waiting.unread) {
             if !sources.contains(source) {
@@ -126,7 +126,7 @@ impl Broker {
         }
         // A read that only the gauges wanted does not make a pod not ready: its access tokens may be valid for hours.
         if read.is_err() {
-            credential::record_reading(turn.shared, source, false);
+            turn.store.record_reading(source, false);
         }
         let reading = read.as_ref().map(|assertion| assertion.fingerprint()).map_err(Clone::clone);
         waiting.retain_mut(|waiting| {
@@ -134,7 +134,7 @@ impl Broker {
                 waiting.read.push((waiting.unread.swap_remove(index), reading.clone()));
             }
             if waiting.unread.is_empty() {
-                let status = waiting.readiness.judge(&waiting.read, turn.now, turn.shared);
+                let status = waiting.readiness.judge(&waiting.read, turn.now, turn.store);
                 turn.commands.push(Command::FinishProbe(waiting.stream, status));
             }
             !waiting.unread.is_empty()
@@ -145,13 +145,11 @@ impl Broker {
 impl Readiness {
     /// Returns the sources that must be read now: those whose last read failed, those that were never read, and those whose token
     /// Entra rejected, because the file may hold another token since.
-    fn unread(&self, now: Timestamp, shared: &dyn SharedData) -> Vec<Source> {
+    fn unread(&self, now: Timestamp, store: &dyn Store) -> Vec<Source> {
         let mut unread: Vec<Source> = Vec::new();
         for credential in self.identities.iter().filter_map(|identity| identity.credential.as_ref().ok()) {
             let source = &credential.assertion;
-            if !unread.contains(source)
-                && (!credential::is_readable(shared, source) || credential.refusal(now, shared).is_some())
-            {
+            if !unread.contains(source) && (!store.is_readable(source) || credential.refusal(now, store).is_some()) {
                 unread.push(source.clone());
             }
         }
@@ -159,8 +157,8 @@ impl Readiness {
     }
 
     /// Returns the readiness after these reads.
-    fn judge(&self, read: &[(Source, Reading)], now: Timestamp, shared: &dyn SharedData) -> ReadinessStatus {
-        let of = |identity: &Decisive| (identity.name.clone(), identity.judge(read, now, shared));
+    fn judge(&self, read: &[(Source, Reading)], now: Timestamp, store: &dyn Store) -> ReadinessStatus {
+        let of = |identity: &Decisive| (identity.name.clone(), identity.judge(read, now, store));
         ReadinessStatus { identities: self.identities.iter().map(of).collect() }
     }
 }
@@ -170,15 +168,15 @@ impl Decisive {
     ///
     /// # Errors
     /// The problem that makes it not ready.
-    fn judge(&self, read: &[(Source, Reading)], now: Timestamp, shared: &dyn SharedData) -> Result<(), Problem> {
+    fn judge(&self, read: &[(Source, Reading)], now: Timestamp, store: &dyn Store) -> Result<(), Problem> {
         let credential = self.credential.as_ref().map_err(Clone::clone)?;
         let reading = read.iter().find(|(source, _)| *source == credential.assertion).map(|(_, reading)| reading);
         let in_file = match reading {
             Some(reading) => Some(reading.clone()?),
-            None if credential::is_readable(shared, &credential.assertion) => None,
+            None if store.is_readable(&credential.assertion) => None,
             None => return Err(unread(&credential.assertion)),
         };
-        match credential.refusal(now, shared) {
+        match credential.refusal(now, store) {
             Some((problem, refused)) if in_file.is_none_or(|in_file| in_file == refused) => Err(problem),
             _ => Ok(()),
         }
@@ -186,8 +184,8 @@ impl Decisive {
 }
 
 impl Credential {
-    fn refusal(&self, now: Timestamp, shared: &dyn SharedData) -> Option<(Problem, Fingerprint)> {
-        let state = credential::read(shared, self.key);
+    fn refusal(&self, now: Timestamp, store: &dyn Store) -> Option<(Problem, Fingerprint)> {
+        let state = store.read_credential(self.key);
         state.refusal(self.discard_before, now).map(|refusal| (refusal.problem.clone(), refusal.assertion))
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::exchange::Failed;
 use super::slot::{Attempt, EndpointCall, Exchange};
 use super::vocabulary::GRACE_PERIOD;
-use super::{Broker, Command, Purpose, Turn, credential};
+use super::{Broker, Command, Purpose, Turn};
 use crate::assertion::{AssertionCall, Read, ReadResult, Source};
 use crate::entra::{TokenKey, TokenRequest};
 use crate::http::CallResult;
@@ -107,7 +107,7 @@ impl Broker {
             keys.into_iter().filter(|key| self.slots.get(*key).is_some_and(|slot| slot.spec.assertion() == source));
         let keys: Vec<TokenKey> = keys.collect();
         if let Ok(assertion) = result {
-            credential::record_reading(turn.shared, source, true);
+            turn.store.record_reading(source, true);
             for slot in keys.iter().filter_map(|key| self.slots.get(*key)) {
                 self.observed.add(&slot.spec);
             }
@@ -145,7 +145,7 @@ impl Broker {
             }
             Err(problem) if self.is_unreadable_here(problem) => self.yield_to_workers(key, turn),
             Err(problem) => {
-                credential::record_reading(turn.shared, spec.assertion(), false);
+                turn.store.record_reading(spec.assertion(), false);
                 if is_comparison {
                     return self.end_comparison(key, turn);
                 }

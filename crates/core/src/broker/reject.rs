@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use super::Broker;
 use super::freshness::CachedToken;
-use super::shared::{self, Update};
 use super::slot::{Rejected, Slot, TokenLookup, Waiter};
-use super::vocabulary::{FORCED_PERIOD, GRACE_PERIOD, QueueId, RequiredLifetime, SharedData, StreamId};
+use super::store::{self, Store, Update};
+use super::vocabulary::{FORCED_PERIOD, GRACE_PERIOD, QueueId, RequiredLifetime, StreamId};
 use crate::entra::{TokenKey, TokenSpec};
 use crate::event::Event;
 use crate::problem::{Code, Problem};
@@ -89,15 +89,15 @@ impl Broker {
         rejected_token: RejectedToken,
         stream: StreamId,
         now: Timestamp,
-        shared: &dyn SharedData,
+        store: &dyn Store,
     ) -> (TokenLookup, Rejection) {
         let (queue, full) = (self.queue, self.is_full(spec));
         let deadline = now.plus(self.limits.wait);
-        let slot = self.slot_of(spec, now, shared);
+        let slot = self.slot_of(spec, now, store);
         let rejects_now = !matches!(rejected_token, RejectedToken::Attempted(_));
         if rejects_now {
             // The caller may have received the token from another worker.
-            slot.adopt(&shared::read(shared, spec.key()), now);
+            slot.adopt(&store.read(spec.key()), now);
         }
         let meant = slot.token.clone().filter(|token| match rejected_token {
             RejectedToken::Cached => true,
@@ -111,7 +111,7 @@ impl Broker {
         };
         let mut holders = None;
         if let Some(token) = meant.filter(|token| rejects_now && token.is_usable(now)) {
-            match slot.reject(spec.key(), &token, now, shared) {
+            match slot.reject(spec.key(), &token, now, store) {
                 Verdict::Marked(queues) => holders = Some(queues),
                 Verdict::Known | Verdict::Replaced => {}
                 Verdict::TooSoon(at) if rejected_token == RejectedToken::Cached && at <= token.issued_at() => {
@@ -126,7 +126,7 @@ impl Broker {
             }
         }
         let answered = slot.answer(Waiter { stream, deadline, required_lifetime, rejected }, full, now);
-        let (lookup, poll) = self.record_lookup(spec, stream, answered, now, shared);
+        let (lookup, poll) = self.record_lookup(spec, stream, answered, now, store);
         let newly_rejected = holders.is_some();
         let holders = holders.unwrap_or_default();
         let wake = if poll || newly_rejected { with(holders, queue) } else { holders };
@@ -135,11 +135,11 @@ impl Broker {
 
     /// Marks a token that the upstream rejected, for all workers. It stays in use until its replacement is available. At most one
     /// exchange per key is forced in 30 s.
-    pub fn reject(&mut self, key: TokenKey, token: &CachedToken, now: Timestamp, shared: &dyn SharedData) -> Rejection {
+    pub fn reject(&mut self, key: TokenKey, token: &CachedToken, now: Timestamp, store: &dyn Store) -> Rejection {
         let Some(slot) = self.slots.get_mut(key).filter(|slot| slot.token.as_deref() == Some(token)) else {
             return Rejection::default();
         };
-        match slot.reject(key, token, now, shared) {
+        match slot.reject(key, token, now, store) {
             Verdict::Marked(holders) => Rejection { newly_rejected: true, wake: with(holders, self.queue) },
             // The timers still belong to the old token.
             Verdict::Known | Verdict::Replaced => Rejection { newly_rejected: false, wake: vec![self.queue] },
@@ -150,8 +150,8 @@ impl Broker {
 
 impl Slot {
     /// Marks the token as rejected for all workers, unless it was replaced or an exchange was forced recently.
-    fn reject(&mut self, key: TokenKey, token: &CachedToken, now: Timestamp, shared: &dyn SharedData) -> Verdict {
-        let verdict = shared::update(shared, key, now, |entry| {
+    fn reject(&mut self, key: TokenKey, token: &CachedToken, now: Timestamp, store: &dyn Store) -> Verdict {
+        let verdict = store::update(store, key, now, |entry| {
             if entry.token.as_ref().is_some_and(|theirs| theirs != token && theirs.is_usable(now)) {
                 self.adopt(entry, now);
                 return Update::Abandon(Verdict::Replaced);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::freshness::{self, CachedToken};
 use super::release;
-use super::shared::{Entry, Failure, RefusedAssertion};
+use super::store::{Entry, Failure, RefusedAssertion};
 use super::vocabulary::{FORCED_PERIOD, QueueId, RequiredLifetime, StreamId, too_many_waiting};
 use crate::assertion::Assertion;
 use crate::entra::{TokenKey, TokenRequest, TokenSpec};

@@ -1,19 +1,10 @@
-//! The words that the broker's modules share: ids, limits, periods, and the port to shared data. It imports none of them.
+//! The words that the broker's modules share: ids, limits and periods. It imports none of them.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::problem::{Code, Problem};
-
-/// The memory that all workers of the process share.
-pub trait SharedData {
-    /// Returns the value of a name and its compare-and-set number, or `None` if the name has never been set.
-    fn get(&self, name: &str) -> Option<(Vec<u8>, u32)>;
-
-    /// Sets a value. With `cas`, only if the compare-and-set number is still this one. Returns whether the value was set.
-    fn set(&self, name: &str, value: &[u8], cas: Option<u32>) -> bool;
-}
 
 /// The random id of a worker, unique in the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,7 +116,7 @@ pub(super) const READING_PERIOD: Duration = Duration::from_secs(1);
 /// difference between the clock readings of two workers.
 pub(super) const GRACE_PERIOD: Duration = Duration::from_secs(1);
 
-/// Delay before a key is polled again after every compare-and-set on shared data failed.
+/// Delay before a key is polled again after every attempt to change its entry failed.
 pub(super) const CONTENTION_RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// Minimum interval, across all workers, between two exchanges of a key that rejected tokens force. It bounds the load that a

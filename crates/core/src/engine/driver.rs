@@ -7,7 +7,7 @@ use super::host::{CallId, Host};
 use super::meters;
 use crate::broker::{
     Broker, CachedToken, Command, ConnectionOutcome, Limits, Purpose, QueueId, Readiness, ReadinessStatus, RejectedBy,
-    RejectedToken, Rejection, RequiredLifetime, SharedData, StreamId, TokenLookup, WorkerId,
+    RejectedToken, Rejection, RequiredLifetime, Store, StreamId, TokenLookup, WorkerId,
 };
 use crate::decision::ConfigPath;
 use crate::entra::{TokenKey, TokenSpec};
@@ -65,21 +65,21 @@ impl Driver {
         host: &mut dyn Host,
     ) -> TokenLookup {
         let Some(rejected_token) = rejected_token else {
-            let (lookup, poll) = self.broker.get(spec, required_lifetime, stream, now, host.shared());
+            let (lookup, poll) = self.broker.get(spec, required_lifetime, stream, now, host.store());
             if poll {
                 host.wake(self.queue, spec.key().as_bytes());
             }
             return lookup;
         };
         let (lookup, rejection) =
-            self.broker.get_replacement(spec, required_lifetime, rejected_token, stream, now, host.shared());
+            self.broker.get_replacement(spec, required_lifetime, rejected_token, stream, now, host.store());
         report_rejection(spec, &rejection, RejectedBy::Caller, host);
         lookup
     }
 
     /// Fetches a token into the cache for a request that does not wait for it.
     pub fn prefetch(&mut self, spec: &Arc<TokenSpec>, now: Timestamp, host: &mut dyn Host) {
-        if self.broker.prefetch(spec, now, host.shared()) {
+        if self.broker.prefetch(spec, now, host.store()) {
             host.wake(self.queue, spec.key().as_bytes());
         }
     }
@@ -92,7 +92,7 @@ impl Driver {
         now: Timestamp,
         host: &mut dyn Host,
     ) -> Option<ReadinessStatus> {
-        let status = self.broker.check_readiness(readiness, stream, now, host.shared());
+        let status = self.broker.check_readiness(readiness, stream, now, host.store());
         if status.is_none() {
             host.wake(self.queue, ANOTHER_TURN);
         }
@@ -109,7 +109,7 @@ impl Driver {
         now: Timestamp,
         host: &mut dyn Host,
     ) {
-        let rejection = self.broker.reject(spec.key(), token, now, host.shared());
+        let rejection = self.broker.reject(spec.key(), token, now, host.store());
         report_rejection(spec, &rejection, RejectedBy::Upstream(decided_by), host);
     }
 
@@ -151,18 +151,18 @@ impl Driver {
         messages.iter().filter_map(|message| TokenKey::from_bytes(message)).for_each(|key| {
             keys.insert(key);
         });
-        self.turn(now, host, |broker, shared| {
-            let mut commands: Vec<Command> = keys.into_iter().flat_map(|key| broker.poll(key, now, shared)).collect();
-            commands.extend(broker.start_probe(now, shared));
+        self.turn(now, host, |broker, store| {
+            let mut commands: Vec<Command> = keys.into_iter().flat_map(|key| broker.poll(key, now, store)).collect();
+            commands.extend(broker.start_probe(now, store));
             commands
         })
     }
 
     /// Processes the expiry of the timer.
     pub fn timer(&mut self, now: Timestamp, host: &mut dyn Host) -> Vec<Finished> {
-        self.turn(now, host, |broker, shared| {
-            let mut commands = broker.tick(now, shared);
-            commands.extend(broker.observe(now, shared));
+        self.turn(now, host, |broker, store| {
+            let mut commands = broker.tick(now, store);
+            commands.extend(broker.observe(now, store));
             commands
         })
     }
@@ -177,7 +177,7 @@ impl Driver {
     ) -> Vec<Finished> {
         let Some(index) = self.calls.iter().position(|(other, _)| *other == id) else { return Vec::new() };
         let (_, purpose) = self.calls.swap_remove(index);
-        self.turn(now, host, |broker, shared| broker.call_finished(&purpose, result, now, shared))
+        self.turn(now, host, |broker, store| broker.call_finished(&purpose, result, now, store))
     }
 
     /// The time at which [`Driver::timer`] must be called if no event occurs before.
@@ -195,10 +195,10 @@ impl Driver {
         &mut self,
         now: Timestamp,
         host: &mut dyn Host,
-        event: impl FnOnce(&mut Broker, &dyn SharedData) -> Vec<Command>,
+        event: impl FnOnce(&mut Broker, &dyn Store) -> Vec<Command>,
     ) -> Vec<Finished> {
         let mut finished = Vec::new();
-        let mut commands = VecDeque::from(event(&mut self.broker, host.shared()));
+        let mut commands = VecDeque::from(event(&mut self.broker, host.store()));
         while let Some(command) = commands.pop_front() {
             match command {
                 Command::Call(purpose, call) => {
@@ -208,7 +208,7 @@ impl Driver {
                         Ok(id) => self.calls.push((id, purpose)),
                         // A call that cannot be started is reported as ended.
                         Err(failure) => {
-                            commands.extend(self.broker.call_finished(&purpose, Err(failure), now, host.shared()));
+                            commands.extend(self.broker.call_finished(&purpose, Err(failure), now, host.store()));
                         }
                     }
                 }

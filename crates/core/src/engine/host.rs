@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::broker::{QueueId, SharedData, StreamId};
+use crate::broker::{QueueId, Store, StreamId};
 use crate::event::Event;
 use crate::http::{CallFailure, HttpCall, Reply};
 use crate::metrics::Kind;
@@ -26,8 +26,8 @@ pub trait Host {
     /// Returns the current time of the wall clock.
     fn now(&self) -> Timestamp;
 
-    /// Returns the memory that all workers of the process share.
-    fn shared(&self) -> &dyn SharedData;
+    /// Returns what all workers of the process share.
+    fn store(&self) -> &dyn Store;
 
     /// Starts a call and returns its number. The host reports the result once to [`super::Engine::call_finished`].
     ///

@@ -11,17 +11,18 @@
 //! use std::collections::HashMap;
 //! use std::time::Duration;
 //!
-//! use entra_exchange_core::broker::{Build, LocalData, QueueId, SharedData, StreamId};
+//! use entra_exchange_core::broker::{MemoryStore, QueueId, Store, StreamId};
 //! use entra_exchange_core::engine::{CallId, Engine, Flow, Host, HttpHost, MetricId};
 //! use entra_exchange_core::http::{CallFailure, CallResponse, HttpCall, Reply};
 //! use entra_exchange_core::request::{DescribedRequest, RequestSource};
 //! use entra_exchange_core::sent::SentTokens;
+//! use entra_exchange_core::status_page::Build;
 //! # use entra_exchange_core::{event::Event, metrics::Kind, time::Timestamp};
 //!
 //! /// One process with one request.
 //! #[derive(Default)]
 //! struct Process {
-//!     memory: LocalData,
+//!     store: MemoryStore,
 //!     sent: SentTokens,
 //!     request: DescribedRequest,
 //!     set: HashMap<String, String>,
@@ -34,8 +35,8 @@
 //!     fn now(&self) -> Timestamp {
 //!         Timestamp::from_unix_seconds(1_795_334_000)
 //!     }
-//!     fn shared(&self) -> &dyn SharedData {
-//!         &self.memory
+//!     fn store(&self) -> &dyn Store {
+//!         &self.store
 //!     }
 //!     fn start_call(&mut self, call: &HttpCall) -> Result<CallId, CallFailure> {
 //!         self.calls.push(call.clone());
@@ -116,12 +117,13 @@ pub use host::{CallId, Host, HttpHost, MetricId};
 
 use std::sync::Arc;
 
-use crate::broker::{self, Build, Limits, Predecessors, WorkerId};
+use crate::broker::{Limits, WorkerId};
 use crate::config::{Config, Log};
 use crate::configuration_status;
 use crate::http::CallResult;
 use crate::policy::Policy;
 use crate::request_log::RequestLog;
+use crate::status_page::Build;
 use crate::time::Timestamp;
 use meters::RequestCounters;
 use requests::Requests;
@@ -134,7 +136,6 @@ pub struct Engine {
     build: Build,
     request_log: RequestLog,
     request_counters: RequestCounters,
-    predecessors: Predecessors,
     /// The header that Envoy sets on an internal redirect.
     original_url: String,
     /// Created by the first request that needs a token or, if tokens are kept warm, by the first timer. The canary VM, in which Envoy
@@ -179,13 +180,11 @@ impl Engine {
         let now = host.now();
         let warnings = config.warnings_at(now);
         config.warnings.extend(warnings);
-        // Envoy validates a configuration in the canary VM before any worker, so no other VM prepares shared data concurrently.
-        broker::prepare(host.shared());
+        host.store().prepare();
         let on_gateway = host.node_id().is_some_and(|id| id.starts_with(ISTIO_GATEWAY));
         let policy = Arc::new(Policy::new(&config, on_gateway));
         host.sent().add_headers(policy.token_headers().iter().cloned());
-        let predecessors = Predecessors::register(config.limits.wait, now, host.shared());
-        for event in policy.configuration().announce(host.shared()) {
+        for event in policy.configuration().announce(config.limits.wait, now, host.store()) {
             host.log(&event);
         }
         for measurement in policy.configuration().measurements(build.version, build.commit) {
@@ -198,12 +197,11 @@ impl Engine {
             build,
             request_log: RequestLog::new(config.log),
             request_counters: RequestCounters::default(),
-            predecessors,
             original_url: config.original_url,
             worker: None,
         };
         let warm = (!engine.policy.warm().is_empty()).then_some(now);
-        if let Some(due) = warm.or(engine.predecessors.next_due()) {
+        if let Some(due) = warm.or(host.store().next_cleanup()) {
             host.set_timer(Some(due.since(now)));
         }
         Some(engine)
@@ -215,9 +213,8 @@ impl Engine {
     /// answer streams, and it sets the timer again if it needs one.
     pub fn timer(&mut self, host: &mut dyn HttpHost) {
         let now = host.now();
-        if self.predecessors.next_due().is_some()
-            && let Some(event) = self.predecessors.empty(now, host.shared())
-        {
+        let cleaned_up = host.store().clean_up(now);
+        if let Some(event) = cleaned_up {
             host.log(&event);
         }
         if self.worker.is_none() && !self.policy.warm().is_empty() {
@@ -259,7 +256,7 @@ impl Engine {
             self.poll_connections(now, host);
         }
         let driver_due = self.worker.as_ref().and_then(|worker| worker.driver.next_due());
-        let due = driver_due.into_iter().chain(self.predecessors.next_due()).min();
+        let due = driver_due.into_iter().chain(host.store().next_cleanup()).min();
         host.set_timer(due.map(|due| due.since(now)));
     }
 

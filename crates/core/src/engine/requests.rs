@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::{Engine, Finished, Flow, HttpHost, meters};
-use crate::broker::{self, CachedToken, ConnectionOutcome, ReadinessStatus, StreamId, TokenLookup};
+use crate::broker::{CachedToken, ConnectionOutcome, ReadinessStatus, StreamId, TokenLookup};
 use crate::decision::{ConfigPath, Decision, Delivery, Effect, Report};
 use crate::entra::TokenSpec;
 use crate::fast_map::FastMap;
@@ -15,6 +15,7 @@ use crate::problem::{Code, Problem};
 use crate::protocol::Protocol;
 use crate::request::{RequestSource, RequestView};
 use crate::request_log::{ACCESS_LOG_KEY, RequestRecord, response_code_details};
+use crate::status_page;
 use crate::time::Timestamp;
 
 /// The streams of one worker for which the engine keeps state.
@@ -136,7 +137,7 @@ impl Engine {
                 Flow::Pause
             }
             Decision::Status => {
-                let page = broker::status(self.build, self.policy.configuration(), host.now(), host.shared());
+                let page = status_page::render(self.build, self.policy.configuration(), host.now(), host.store());
                 reply(stream, &page, None, host);
                 Flow::Pause
             }

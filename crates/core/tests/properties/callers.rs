@@ -2,13 +2,13 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use entra_exchange_core::assertion::Source;
 use entra_exchange_core::broker::{
-    Build, Limits, QueueId, RequiredLifetime, SharedData, StreamId, TokenLookup, UnlistedLimits, WorkerId, prepare,
-    status,
+    Limits, QueueId, RequiredLifetime, SharedData, Shelves, Store, StreamId, TokenLookup, UnlistedLimits, WorkerId,
 };
 use entra_exchange_core::config::Config;
 use entra_exchange_core::configuration_status::ConfigurationStatus;
@@ -18,6 +18,7 @@ use entra_exchange_core::event::{Event, Level};
 use entra_exchange_core::http::{CallFailure, CallResponse, CallResult, HttpCall};
 use entra_exchange_core::metrics::Kind;
 use entra_exchange_core::problem::Code;
+use entra_exchange_core::status_page::{self, Build};
 use entra_exchange_core::time::Timestamp;
 use proptest::prelude::*;
 use serde_json::json;
@@ -67,8 +68,8 @@ struct CallInProgress {
     comes: Comes,
 }
 
-#[derive(Default)]
-struct Memory(RefCell<HashMap<String, (Vec<u8>, u32)>>);
+#[derive(Clone, Default)]
+struct Memory(Rc<RefCell<HashMap<String, (Vec<u8>, u32)>>>);
 
 impl SharedData for Memory {
     fn get(&self, name: &str) -> Option<(Vec<u8>, u32)> {
@@ -105,6 +106,7 @@ struct Pod {
 /// The shared data, the events to come, and what was observed.
 struct Process {
     memory: Memory,
+    store: Shelves<Memory>,
     now: Timestamp,
     agenda: BTreeMap<(Timestamp, u64), Due>,
     numbers: u64,
@@ -138,8 +140,8 @@ impl Host for View<'_> {
         self.process.now
     }
 
-    fn shared(&self) -> &dyn SharedData {
-        &self.process.memory
+    fn store(&self) -> &dyn Store {
+        &self.process.store
     }
 
     fn start_call(&mut self, call: &HttpCall) -> Result<CallId, CallFailure> {
@@ -200,11 +202,13 @@ fn resource(number: usize) -> String {
 
 impl Process {
     fn new() -> Self {
-        let memory = Memory::default();
-        prepare(&memory);
+        let (memory, now) = (Memory::default(), Timestamp::from_unix_seconds(1_795_334_000));
+        let store = Shelves::new(memory.clone());
+        store.prepare();
         Self {
             memory,
-            now: Timestamp::from_unix_seconds(1_795_334_000),
+            store,
+            now,
             agenda: BTreeMap::new(),
             numbers: 0,
             answers: HashMap::new(),
@@ -426,7 +430,7 @@ proptest! {
         let configuration = Config::parse(br#"{"managed_identity": {"imds": {}}}"#, &|_| None).unwrap();
         let configuration = ConfigurationStatus::new(&configuration);
         let build = Build { version: "1", commit: "c" };
-        let page = status(build, &configuration, pod.now, &pod.memory).body.len();
+        let page = status_page::render(build, &configuration, pod.now, &pod.store).body.len();
         prop_assert!(page <= most_bytes, "a page of {page} bytes");
     }
 }

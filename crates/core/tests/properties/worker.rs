@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use entra_exchange_core::assertion::Source;
 use entra_exchange_core::broker::{
-    CachedToken, Limits, LocalData, QueueId, RequiredLifetime, SharedData, StreamId, TokenLookup, WorkerId, prepare,
+    CachedToken, Limits, MemoryStore, QueueId, RequiredLifetime, Store, StreamId, TokenLookup, WorkerId,
 };
 use entra_exchange_core::engine::{CallId, Driver, Finished, Host, MetricId};
 use entra_exchange_core::entra::{Authority, TokenSpec, TokenSpecParts};
@@ -34,7 +34,7 @@ pub(crate) struct Worker {
 
 /// What the worker does.
 struct Process {
-    memory: LocalData,
+    store: MemoryStore,
     now: Timestamp,
     last_call: u32,
     messages: Vec<Vec<u8>>,
@@ -46,8 +46,8 @@ impl Host for Process {
         self.now
     }
 
-    fn shared(&self) -> &dyn SharedData {
-        &self.memory
+    fn store(&self) -> &dyn Store {
+        &self.store
     }
 
     fn start_call(&mut self, _: &HttpCall) -> Result<CallId, CallFailure> {
@@ -101,9 +101,8 @@ impl Worker {
             clusters: &["entra".to_owned()],
             discard_before: None,
         }));
-        let memory = LocalData::default();
-        prepare(&memory);
-        let mut process = Process { memory, now, last_call: 0, messages: Vec::new(), lines: Vec::new() };
+        let store = MemoryStore::default();
+        let mut process = Process { store, now, last_call: 0, messages: Vec::new(), lines: Vec::new() };
         let mut driver = Driver::new(WorkerId(7), QueueId(1), Limits::default(), Some(Level::Info));
         let lookup = driver.request_token(&spec, RequiredLifetime::Any, None, StreamId(1), now, &mut process);
         assert!(matches!(lookup, TokenLookup::Pending));

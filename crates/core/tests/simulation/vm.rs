@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use entra_exchange_core::broker::{CachedToken, QueueId, SharedData, StreamId, WorkerId};
+use entra_exchange_core::broker::{CachedToken, QueueId, Shelves, Store, StreamId, WorkerId};
 use entra_exchange_core::engine::{CallId, Driver, Finished, Host, MetricId};
 use entra_exchange_core::entra::{TokenKey, TokenSpec};
 use entra_exchange_core::event::{Event, Level};
@@ -96,7 +96,7 @@ pub(crate) struct VmHost<'a> {
     queue: QueueId,
     specs: &'a [Arc<TokenSpec>],
     calls: &'a mut BTreeMap<u32, TokenKey>,
-    shared: SharedView<'a>,
+    store: Shelves<SharedView<'a>>,
     /// The lines that were logged.
     lines: Vec<String>,
 }
@@ -106,8 +106,8 @@ impl Host for VmHost<'_> {
         self.world.now(self.vm)
     }
 
-    fn shared(&self) -> &dyn SharedData {
-        &self.shared
+    fn store(&self) -> &dyn Store {
+        &self.store
     }
 
     fn start_call(&mut self, call: &HttpCall) -> Result<CallId, CallFailure> {
@@ -167,9 +167,9 @@ impl World {
         event: impl FnOnce(&mut Driver, Timestamp, &mut VmHost<'_>) -> T,
     ) -> (T, Vec<String>) {
         let Vm { driver, queue, generation, specs, calls, .. } = state;
-        let shared = SharedView { world: self, vm };
+        let store = Shelves::new(SharedView { world: self, vm });
         let (generation, queue) = (*generation, *queue);
-        let mut host = VmHost { world: self, vm, generation, queue, specs, calls, shared, lines: Vec::new() };
+        let mut host = VmHost { world: self, vm, generation, queue, specs, calls, store, lines: Vec::new() };
         let result = event(driver, self.now(vm), &mut host);
         (result, host.lines)
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use entra_exchange_core::broker::{QueueId, RequiredLifetime, SharedData, StreamId, prepare};
+use entra_exchange_core::broker::{QueueId, RequiredLifetime, SharedData, Shelves, Store, StreamId};
 use entra_exchange_core::engine::CallId;
 use entra_exchange_core::entra::TokenKey;
 use entra_exchange_core::time::Timestamp;
@@ -121,13 +121,18 @@ impl World {
             plan,
         };
         if sabotage != Some(Sabotage::ShelvesNotMade) {
-            prepare(&SharedView { world: &world, vm: MAIN });
+            world.prepare(MAIN);
         }
         world.announce();
         for vm in 0..=world.plan.workers {
             world.warm_up(vm);
         }
         world
+    }
+
+    /// Prepares the store for a VM that loads the configuration.
+    fn prepare(&self, vm: usize) {
+        Shelves::new(SharedView { world: self, vm }).prepare();
     }
 
     /// Puts the events of the plan on the agenda.
@@ -346,7 +351,7 @@ impl World {
         }
         // The new VM loads the same configuration.
         if self.sabotage != Some(Sabotage::ShelvesNotMade) {
-            prepare(&SharedView { world: self, vm });
+            self.prepare(vm);
         }
         self.warm_up(vm);
     }

@@ -119,7 +119,7 @@ fn consecutive_throttled_exchanges_are_counted_per_credential() {
         waits.push(problem.retry_after.unwrap());
         process.advance(Duration::from_secs(61));
     }
-    let state = credential::read(&process.shared, process.spec.credential());
+    let state = process.shared.read_credential(process.spec.credential());
     assert_eq!(
         state.throttled(process.now.minus(Duration::from_secs(61))).map(|throttled| throttled.failures),
         Some(7)
@@ -137,13 +137,13 @@ fn consecutive_throttled_exchanges_are_counted_per_credential() {
         process.switch_to(spec_of("payments", &scope(number), &["entra"], None));
         process.endpoint(0, throttled(20));
     }
-    let state = credential::read(&process.shared, process.spec.credential());
+    let state = process.shared.read_credential(process.spec.credential());
     assert_eq!(state.throttled(process.now).map(|throttled| throttled.failures), Some(1));
     // A token resets the count.
     process.advance(Duration::from_secs(21));
     process.switch_to(spec_of("payments", "x/.default", &["entra"], None));
     process.exchange(0, 9, token(3600));
-    let state = credential::read(&process.shared, process.spec.credential());
+    let state = process.shared.read_credential(process.spec.credential());
     assert_eq!(state.throttled(START), None);
 }
 
@@ -176,7 +176,7 @@ fn at_most_four_unlisted_scopes_are_exchanged_in_parallel_and_each_end_starts_an
         process.pending(number % 2, number as u32);
         let begun = process.poll(number % 2);
         assert_eq!(begun.len(), usize::from(number < 2), "{number}: {begun:?}");
-        let is_leased = shared::read(&process.shared, process.spec.key()).lease.is_some();
+        let is_leased = process.shared.read(process.spec.key()).lease.is_some();
         assert_eq!(is_leased, number < 4, "{number}: an exchange that waits does not hold back other workers");
     }
     // Each worker has read the federated token once, for two scopes.
@@ -222,7 +222,7 @@ fn an_exchange_that_begins_when_another_of_its_scope_ends_counts_towards_the_lim
     assert_eq!(process.poll(1), [Observed::Read]);
     let unreadable = answer(503, &json!({}));
     assert_eq!(process.assertion_answer(1, unreadable), [Observed::Problem(10, Code::AssertionUnavailable)]);
-    let back_off = shared::read(&process.shared, process.spec.key()).failure.unwrap().next_try.since(process.now);
+    let back_off = process.shared.read(process.spec.key()).failure.unwrap().next_try.since(process.now);
     process.advance(back_off);
     // The late failure of the first worker is discarded, and its request waits for another exchange.
     assert_eq!(process.endpoint(0, answer(500, &json!({}))), [Observed::Read]);
@@ -278,7 +278,7 @@ fn beyond_sixty_four_scopes_the_least_recently_used_one_is_evicted_in_every_work
         process.advance(Duration::from_secs(2));
         process.switch_to(Arc::clone(&in_use)).ready(0);
     }
-    let kept = shared::read_all(&process.shared);
+    let kept = process.shared.read_all();
     assert_eq!((kept.len(), process.workers[0].keys()), (64, 64));
     assert!(kept.iter().any(|(key, _)| *key == in_use.key()));
     assert!(kept.iter().all(|(_, entry)| entry.token.is_some()));
@@ -359,9 +359,9 @@ fn a_cached_request_for_an_unlisted_scope_writes_to_shared_data_at_most_every_th
     process.switch_to(unlisted(0)).exchange(0, 1, token(3600));
     let writes = |process: &mut Process, seconds: u64| {
         process.advance(Duration::from_secs(seconds));
-        let before = *process.shared.sets.borrow();
+        let before = *process.shared.memory.sets.borrow();
         process.ready(0);
-        *process.shared.sets.borrow() - before
+        *process.shared.memory.sets.borrow() - before
     };
     assert_eq!([0, 0, 29, 1, 29, 1].map(|seconds| writes(&mut process, seconds)), [1, 0, 0, 1, 0, 1]);
     process.advance(Duration::from_secs(900));
@@ -383,7 +383,7 @@ fn a_rejected_scope_is_evicted_first() {
     }
     process.switch_to(unlisted(64));
     process.exchange(0, 2, token(86_400));
-    let kept: Vec<TokenKey> = shared::read_all(&process.shared).into_iter().map(|(key, _)| key).collect();
+    let kept: Vec<TokenKey> = process.shared.read_all().into_iter().map(|(key, _)| key).collect();
     assert!(kept.len() == 64 && !kept.contains(&unlisted(40).key()) && kept.contains(&unlisted(0).key()));
 }
 
@@ -441,17 +441,17 @@ fn the_rejection_time_of_an_evicted_scope_is_kept_for_as_long_as_it_limits_the_n
     process.exchange(0, 1, token(86_400));
     let forced_at = Some(process.now);
     let key = process.spec.key();
-    shared::update(&process.shared, key, process.now, |entry| {
+    store::update(&process.shared, key, process.now, |entry| {
         entry.forced_at = forced_at;
         Update::Commit(())
     });
-    shared::remove(&process.shared, key, process.now);
-    let entry = shared::read(&process.shared, key);
+    store::update(&process.shared, key, process.now, |entry| entry.evict(process.now));
+    let entry = process.shared.read(key);
     assert_eq!((entry.token, entry.forced_at), (None, forced_at));
     assert_eq!((entry.identity.as_str(), entry.scope), ("payments", scope(0)));
     process.advance(FORCED_PERIOD);
-    shared::remove(&process.shared, key, process.now);
-    assert_eq!(shared::read(&process.shared, key), Entry::default());
+    store::update(&process.shared, key, process.now, |entry| entry.evict(process.now));
+    assert_eq!(process.shared.read(key), Entry::default());
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn reject(shared: &Shared, now: Timestamp) {
 fn a_rejection_applies_as_soon_as_no_issued_token_can_be_sent() {
     let applies_from = |shared: &Shared, end: Timestamp| {
         reject(shared, at(20));
-        let state = credential::read(shared, spec().credential());
+        let state = shared.read_credential(spec().credential());
         let applies = |now: Timestamp| state.refusal(None, now).is_some();
         !applies(at(20)) && !applies(end.minus(Duration::from_millis(1))) && applies(end)
     };
@@ -69,7 +69,7 @@ fn a_client_may_be_new_for_ten_minutes_after_its_first_rejection() {
 fn the_state_of_a_credential_is_removed_when_nothing_in_it_has_an_effect() {
     let shared = Shared::default();
     let bytes = |now: u64| {
-        credential::update(&shared, spec().credential(), at(now), |_| Update::Commit(()));
+        store::update_credential(&shared, spec().credential(), at(now), |_| Update::Commit(()));
         shared.bytes()
     };
     let empty = bytes(0);
@@ -78,11 +78,11 @@ fn the_state_of_a_credential_is_removed_when_nothing_in_it_has_an_effect() {
 
     let shared = Shared::default();
     let bytes = |now: u64| {
-        credential::update(&shared, spec().credential(), at(now), |_| Update::Commit(()));
+        store::update_credential(&shared, spec().credential(), at(now), |_| Update::Commit(()));
         shared.bytes()
     };
     assert_eq!(bytes(0), empty);
-    credential::record_throttling(&shared, &spec(), &refused(50_196), at(0), |_| Duration::from_secs(30));
+    credential::record_throttling(&shared, &spec(), &refused(50_196), at(0), &|_| Duration::from_secs(30));
     assert!(bytes(629) > empty);
     assert_eq!(bytes(630), empty, "the next throttling counts as the first");
     reject(&shared, at(700));
@@ -93,10 +93,10 @@ fn the_state_of_a_credential_is_removed_when_nothing_in_it_has_an_effect() {
 fn a_failed_read_of_one_source_leaves_the_others_readable() {
     let shared = Shared::default();
     let sources = ["a", "b", "c"].map(|cluster| crate::assertion::Source::File { cluster: cluster.to_owned() });
-    prepare(&shared);
+    shared.prepare();
     for source in &sources {
-        credential::record_reading(&shared, source, true);
+        shared.record_reading(source, true);
     }
-    credential::record_reading(&shared, &sources[1], false);
-    assert_eq!(sources.map(|source| credential::is_readable(&shared, &source)), [true, false, true]);
+    shared.record_reading(&sources[1], false);
+    assert_eq!(sources.map(|source| shared.is_readable(&source)), [true, false, true]);
 }

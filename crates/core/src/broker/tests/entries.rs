@@ -1,18 +1,7 @@
-//! Tests of entries in shared data, and of the memory of a process with one worker.
+//! Tests of the entries of tokens.
 
 use super::*;
-use crate::broker::shared::RefusedAssertion;
-
-#[test]
-fn the_memory_of_one_worker_returns_the_last_value_of_a_name() {
-    let memory = LocalData::default();
-    assert_eq!(memory.get("a"), None);
-    assert!(memory.set("a", b"first", None) && memory.set("b", b"other", None));
-    let (value, cas) = memory.get("a").unwrap();
-    assert_eq!(value, b"first");
-    assert!(memory.set("a", b"second", Some(cas)));
-    assert_eq!(memory.get("a").unwrap().0, b"second");
-}
+use crate::broker::store::RefusedAssertion;
 
 #[test]
 fn a_rejected_federated_token_is_compared_with_the_file_a_second_after_the_last_read() {
@@ -53,13 +42,13 @@ fn an_entry_is_kept_for_as_long_as_something_in_it_has_an_effect() {
         (held(&[QueueId(1)], 1000), false),
         (held(&[], 1001), false),
     ] {
-        let shared = Shared::default();
-        prepare(&shared);
-        let key = spec().key();
-        shared::update(&shared, key, now, |stored| {
-            stored.clone_from(&entry);
-            Update::Commit(())
-        });
-        assert_eq!(shared::read(&shared, key) != Entry::default(), is_kept, "{entry:?}");
+        for store in stores() {
+            let key = spec().key();
+            store::update(&*store, key, now, |stored| {
+                stored.clone_from(&entry);
+                Update::Commit(())
+            });
+            assert_eq!(store.read(key) != Entry::default(), is_kept, "{entry:?}");
+        }
     }
 }

@@ -523,7 +523,7 @@ fn failures_are_counted_separately_for_each_cause_and_no_count_is_reset_by_anoth
         process.exchange(0, stream, answer);
         let wait = process.failed(0).retry_after.unwrap();
         process.advance(wait);
-        let failures = shared::read(&process.shared, process.spec.key()).failure.unwrap().failures;
+        let failures = process.shared.read(process.spec.key()).failure.unwrap().failures;
         (failures, wait)
     };
     for number in 1..9 {
@@ -562,7 +562,7 @@ fn while_the_file_holds_the_rejected_token_it_is_read_once_a_second_and_entra_is
     let mut process = Process::new();
     let refused = process.federated_token();
     process.exchange(0, 1, refusal(90_002));
-    let failure = |process: &Process| shared::read(&process.shared, process.spec.key()).failure;
+    let failure = |process: &Process| process.shared.read(process.spec.key()).failure;
     let before = failure(&process);
     for second in 1..4 {
         process.advance(READING_PERIOD - Duration::from_millis(1));
@@ -584,7 +584,7 @@ fn a_new_federated_token_that_is_also_rejected_continues_the_back_off() {
     process.exchange(0, 1, refusal(90_002));
     process.advance(READING_PERIOD);
     assert_eq!(process.exchange(1, 2, refusal(90_002)), [Observed::Problem(2, Code::EntraRefused)]);
-    assert_eq!(shared::read(&process.shared, process.spec.key()).failure.unwrap().failures, 2);
+    assert_eq!(process.shared.read(process.spec.key()).failure.unwrap().failures, 2);
     process.failed(0);
 }
 
@@ -621,6 +621,6 @@ fn the_late_failure_of_a_worker_does_not_replace_the_token_of_the_one_that_took_
     process.stall(0, 1);
     process.exchange(1, 2, token(3600));
     process.endpoint(0, answer(500, &json!({})));
-    let entry = shared::read(&process.shared, process.spec.key());
+    let entry = process.shared.read(process.spec.key());
     assert!(entry.failure.is_none() && entry.token.is_some());
 }

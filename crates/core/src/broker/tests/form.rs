@@ -1,7 +1,8 @@
 //! Tests of the format of shared data: modules of different builds in one process must not misread each other's entries.
 
-use super::super::shared::RefusedAssertion;
-use super::super::{causes::Causes, credential, shared::PREFIX};
+use super::super::causes::Causes;
+use super::super::credential;
+use super::super::store::RefusedAssertion;
 use super::*;
 use crate::assertion::Fingerprint;
 use crate::entra::AccessToken;
@@ -68,19 +69,19 @@ fn entry() -> Entry {
 /// Shared data in which every field has been written.
 fn written() -> Shared {
     let shared = Shared::default();
-    prepare(&shared);
+    shared.prepare();
     let spec = spec();
-    shared::update(&shared, spec.key(), WRITTEN, |written| {
+    store::update(&shared, spec.key(), WRITTEN, |written| {
         *written = entry();
         Update::Commit(())
     });
-    credential::record_reading(&shared, spec.assertion(), true);
+    shared.record_reading(spec.assertion(), true);
     credential::record_issued(&shared, &spec, &cached(), WRITTEN);
     credential::record_known(&shared, &spec, WRITTEN);
-    credential::record_throttling(&shared, &spec, &problem(), WRITTEN, |_| GRACE_PERIOD);
+    credential::record_throttling(&shared, &spec, &problem(), WRITTEN, &|_| GRACE_PERIOD);
     credential::record_refusal(&shared, &spec, &problem(), fingerprint(), WRITTEN);
     let limits = UnlistedLimits { scopes: 2, parallel_exchanges: 1, ..UnlistedLimits::default() };
-    credential::update(&shared, spec.credential(), WRITTEN, |state| {
+    store::update_credential(&shared, spec.credential(), WRITTEN, |state| {
         for (queue, scope) in [(QueueId(1), "a/.default"), (QueueId(2), "b/.default")] {
             let key = spec_of("payments", scope, &["entra"], None).key();
             state.budget.admit(key, limits, WRITTEN).unwrap();
@@ -111,18 +112,18 @@ fn json_of(value: &impl serde::Serialize) -> serde_json::Value {
 impl Shared {
     fn of(lines: &str) -> Self {
         let shared = Self::default();
-        prepare(&shared);
+        shared.prepare();
         for (name, value) in lines.lines().filter_map(|line| line.split_once(' ')) {
-            shared.set(name, &STANDARD.decode(value).unwrap(), None);
+            shared.memory.set(name, &STANDARD.decode(value).unwrap(), None);
         }
         shared
     }
 
     fn lines(&self) -> String {
-        let values = self.values.borrow();
+        let values = self.memory.values.borrow();
         let mut lines: Vec<String> = values
             .iter()
-            .filter(|(_, (value, _))| value != shared::EMPTY)
+            .filter(|(_, (value, _))| value != EMPTY)
             .map(|(name, (value, _))| format!("{name} {}\n", STANDARD.encode(value)))
             .collect();
         lines.sort();
@@ -133,7 +134,7 @@ impl Shared {
 #[test]
 fn shared_data_has_the_format_of_the_version_number_in_its_names() {
     let (spec, written) = (spec(), written());
-    let state = credential::read(&written, spec.credential());
+    let state = written.read_credential(spec.credential());
     let without = [without_value("entry", &json_of(&entry())), without_value("state", &json_of(&state))].concat();
     assert_eq!(without, [""; 0], "these fields have no value, so a change of their format is not detected");
     let lines = written.lines();
@@ -144,14 +145,14 @@ fn shared_data_has_the_format_of_the_version_number_in_its_names() {
     );
     assert!(lines.lines().all(|line| line.starts_with(PREFIX)));
     let kept = Shared::of(LAST_FORM);
-    assert_eq!(shared::read(&kept, spec.key()), entry());
-    assert_eq!(credential::read(&kept, spec.credential()), state);
+    assert_eq!(kept.read(spec.key()), entry());
+    assert_eq!(kept.read_credential(spec.credential()), state);
 }
 
 #[test]
 fn entries_of_a_module_with_another_format_are_not_read() {
     let shared = Shared::of(&LAST_FORM.replace(PREFIX, "entra-exchange/1/"));
-    assert_eq!(shared::read(&shared, spec().key()), Entry::default());
+    assert_eq!(shared.read(spec().key()), Entry::default());
     let mut worker = Broker::new(WorkerId(7), QueueId(0), Limits::default());
     let (answer, _) = worker.get(&Arc::new(spec()), RequiredLifetime::Any, StreamId(1), WRITTEN, &shared);
     assert!(matches!(answer, TokenLookup::Pending));

@@ -127,9 +127,9 @@ fn a_read_for_the_gauges_does_not_make_a_pod_not_ready() {
     let mut process = Process::new();
     process.exchanged(0, "x/.default", token(86_400));
     let file = Source::File { cluster: "projected_token".to_owned() };
-    assert!(credential::is_readable(&process.shared, &file));
+    assert!(process.shared.is_readable(&file));
     process.read(0, answer(503, &json!({})));
-    assert!(credential::is_readable(&process.shared, &file));
+    assert!(process.shared.is_readable(&file));
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn the_number_of_known_scopes_is_bounded() {
     for number in 0..300 {
         process.exchanged(0, &format!("{number}/.default"), token(3600));
     }
-    let known = credential::read(&process.shared, process.spec.credential()).known;
+    let known = process.shared.read_credential(process.spec.credential()).known;
     assert_eq!((known.len(), known.last()), (256, Some(&process.spec.key())));
 }
 

@@ -149,15 +149,21 @@ fn unused_state_is_removed() {
     process.advance(Duration::from_secs(7200));
     process.poll(0);
     assert!(process.workers[0].keys() == 0 && process.workers[0].timers.is_empty());
-    let name =
-        process.shared.values.borrow().iter().find(|(_, (value, _))| value.len() > 2).map(|(name, _)| name.clone());
+    let name = process
+        .shared
+        .memory
+        .values
+        .borrow()
+        .iter()
+        .find(|(_, (value, _))| value.len() > 2)
+        .map(|(name, _)| name.clone());
     assert!(name.is_some());
     let other = process.spec.key();
-    shared::update(&process.shared, other, process.now, |entry| {
+    store::update(&process.shared, other, process.now, |entry| {
         *entry = Entry::default();
         Update::Commit(())
     });
-    assert!(process.shared.shelves().all(|value| value == shared::EMPTY));
+    assert!(process.shared.shelves().all(|value| value == EMPTY));
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod readiness;
 mod reading;
 mod reject;
 mod shown;
+mod stores;
 mod unconnected;
 
 use std::cell::RefCell;
@@ -19,7 +20,7 @@ use std::collections::HashMap;
 
 use serde_json::json;
 
-use super::shared::{Entry, Failure, Lease, Update};
+use super::store::{self, EMPTY, Entry, Failure, Lease, PREFIX, Update};
 use super::vocabulary::{FORCED_PERIOD, GRACE_PERIOD, IMMEDIATE_RETRY_DELAY, READING_PERIOD};
 use super::*;
 use crate::assertion::tests::{claims, jwt};
@@ -33,9 +34,12 @@ pub(super) const START: Timestamp = Timestamp::from_unix_seconds(1_795_334_000);
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
 const PARTIAL_FILE_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Shared data with the semantics of Envoy's.
+/// A store in shared data with the semantics of Envoy's.
+type Shared = Shelves<Memory>;
+
+/// Envoy's shared data.
 #[derive(Default)]
-pub(super) struct Shared {
+pub(super) struct Memory {
     values: RefCell<HashMap<String, (Vec<u8>, u32)>>,
     sets: RefCell<u32>,
 }
@@ -44,19 +48,17 @@ impl Shared {
     /// The values of the shelves of tokens, without those of credentials, whose number the configuration bounds.
     fn shelves(&self) -> impl Iterator<Item = Vec<u8>> {
         let of_tokens = |name: &str| !name.contains("/credential/") && !name.ends_with("/readings");
-        let values = self.values.borrow().clone();
+        let values = self.memory.values.borrow().clone();
         values.into_iter().filter(move |(name, _)| of_tokens(name)).map(|(_, (value, _))| value)
     }
-}
 
-impl Shared {
     /// The total size of all values.
     fn bytes(&self) -> usize {
-        self.values.borrow().values().map(|(value, _)| value.len()).sum()
+        self.memory.values.borrow().values().map(|(value, _)| value.len()).sum()
     }
 }
 
-impl SharedData for Shared {
+impl SharedData for Memory {
     fn get(&self, name: &str) -> Option<(Vec<u8>, u32)> {
         self.values.borrow().get(name).cloned()
     }
@@ -73,6 +75,13 @@ impl SharedData for Shared {
         values.insert(name.to_owned(), (value.to_vec(), *self.sets.borrow()));
         true
     }
+}
+
+/// An empty store of each kind.
+fn stores() -> [Box<dyn Store>; 2] {
+    let shelves = Shared::default();
+    shelves.prepare();
+    [Box::new(shelves), Box::new(MemoryStore::default())]
 }
 
 /// Two workers of one process.
@@ -150,7 +159,7 @@ fn spec_of(identity: &str, scope: &str, clusters: &[&str], discard_before: Optio
 impl Process {
     fn new() -> Self {
         let shared = Shared::default();
-        prepare(&shared);
+        shared.prepare();
         let worker = |number: u32| Broker::new(WorkerId(u64::from(number) + 7), QueueId(number), Limits::default());
         Self { shared, workers: [worker(0), worker(1)], spec: Arc::new(spec()), now: START }
     }

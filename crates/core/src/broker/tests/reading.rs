@@ -101,7 +101,7 @@ fn the_leases_of_all_waiting_exchanges_last_as_long_as_the_second_read() {
     assert_eq!(process.poll(0), [], "the first read would have been lost by now");
     process.advance(READ_TIMEOUT - Duration::from_secs(1));
     for spec in &specs[..2] {
-        let lease = shared::read(&process.shared, spec.key()).lease.unwrap();
+        let lease = process.shared.read(spec.key()).lease.unwrap();
         assert!(lease.is_live(process.now) && lease.holder == WorkerId(7));
     }
     assert_eq!(process.assertion(0), [Observed::EndpointCall, Observed::EndpointCall]);
@@ -169,7 +169,7 @@ fn a_read_does_not_extend_the_lease_of_an_exchange_that_does_not_wait_for_it() {
     let specs = forty();
     burst(&mut process, 0, &specs[..1]);
     assert_eq!(process.assertion(0), [Observed::EndpointCall]);
-    let lease = |process: &Process| shared::read(&process.shared, specs[0].key()).lease.unwrap().until;
+    let lease = |process: &Process| process.shared.read(specs[0].key()).lease.unwrap().until;
     let before = lease(&process);
     process.advance(Limits::default().exchange);
     assert_eq!(burst(&mut process, 0, &specs[1..2]), [Observed::Read]);

@@ -246,9 +246,9 @@ fn a_cache_hit_does_not_read_shared_data() {
     let mut process = Process::serving("old");
     process.rejected(0);
     process.poll(1);
-    process.shared.values.borrow_mut().clear();
+    process.shared.memory.values.borrow_mut().clear();
     assert_eq!((process.served(0), process.served(1)), ("old".into(), "old".into()));
-    assert!(process.shared.values.borrow().is_empty());
+    assert!(process.shared.memory.values.borrow().is_empty());
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn an_expired_token_is_not_sent_after_the_clock_was_set_back() {
         if !usable {
             process.begin(0);
             // It is not used again when the clock reaches its issue time.
-            assert!(shared::read(&process.shared, process.spec.key()).token.is_none());
+            assert!(process.shared.read(process.spec.key()).token.is_none());
         }
     }
 }
@@ -381,7 +381,7 @@ fn a_worker_that_holds_a_rejected_token_is_woken_even_after_a_shorter_lived_repl
     assert_eq!(process.served(1), "old", "better than none");
     // The rejection is no longer in effect, and the entry has no token. It still survives a write of its shelf.
     process.advance(FORCED_PERIOD);
-    shared::update(&process.shared, process.spec.key(), process.now, |_| Update::Commit(()));
+    store::update(&process.shared, process.spec.key(), process.now, |_| Update::Commit(()));
     assert_eq!(process.exchange(0, 2, named("new")), [Observed::Wake(1), Observed::Token(2)]);
     process.poll(1);
     assert_eq!(process.served(1), "new");
@@ -460,5 +460,5 @@ fn the_rejection_of_an_expired_token_forces_no_exchange() {
     process.advance(Duration::from_secs(3600));
     let (answer, rejection) = process.request_replacement(0, 2, RejectedToken::Cached);
     assert!(matches!(answer, TokenLookup::Pending) && !rejection.newly_rejected);
-    assert_eq!(shared::read(&process.shared, process.spec.key()).forced_at, None);
+    assert_eq!(process.shared.read(process.spec.key()).forced_at, None);
 }

@@ -4,6 +4,7 @@ use super::*;
 use crate::config::{Config, Fingerprint};
 use crate::configuration_status::ConfigurationStatus;
 use crate::http::{CallFailure, CallResponse, Reply};
+use crate::status_page::Build;
 use std::sync::LazyLock;
 
 #[test]
@@ -37,7 +38,7 @@ fn configured(text: &str) -> ConfigurationStatus {
 
 fn status_of(configuration: &ConfigurationStatus, process: &Process) -> Reply {
     let build = Build { version: "1.2.3", commit: "c0ffee" };
-    crate::broker::status(build, configuration, process.now, &process.shared)
+    crate::status_page::render(build, configuration, process.now, &process.shared)
 }
 
 #[test]
@@ -352,15 +353,15 @@ fn a_vm_that_serves_no_requests_counts_no_failure_when_it_cannot_read_the_federa
 fn keys_are_distributed_over_existing_shelves() {
     let made: Vec<String> = {
         let shared = Shared::default();
-        prepare(&shared);
-        let names = shared.values.borrow();
+        shared.prepare();
+        let names = shared.memory.values.borrow();
         names.keys().cloned().collect()
     };
     assert_eq!(made.len(), 256 + 16 + 1);
     let scopes: Vec<String> = (0..40).map(|number| format!("{number}/.default")).collect();
     let of: Vec<(&str, &str)> = scopes.iter().map(|scope| ("a", scope.as_str())).collect();
     let (process, _) = with_exchanges(&of, || token(3600));
-    let values = process.shared.values.borrow();
+    let values = process.shared.memory.values.borrow();
     assert!(values.keys().all(|name| made.contains(name)), "{:?}", values.keys());
-    assert!(values.values().filter(|(value, _)| value != shared::EMPTY).count() > 20);
+    assert!(values.values().filter(|(value, _)| value != EMPTY).count() > 20);
 }

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::shared::{self, Entry, Failure};
-use super::vocabulary::SharedData;
+use crate::broker::Store;
+use crate::broker::store::{Entry, Failure};
 use crate::configuration_status::{ConfigurationStatus, ConfiguredToken, Shown};
 use crate::entra::TokenKey;
 use crate::http::Reply;
@@ -116,10 +116,10 @@ const MAX_KEYS: usize = 500;
 
 /// Returns the status page as JSON: each token that the configuration names or for which this process has a token or a failure, in the
 /// order of identity and scope. Only the first `MAX_KEYS` are included.
-pub fn status(build: Build, configuration: &ConfigurationStatus, now: Timestamp, shared: &dyn SharedData) -> Reply {
+pub fn render(build: Build, configuration: &ConfigurationStatus, now: Timestamp, store: &dyn Store) -> Reply {
     let mut keys: Vec<KeyStatus> = Vec::new();
     let mut left_out = 0;
-    let known = shared::read_all(shared);
+    let known = store.read_all();
     let is_known = |token: &ConfiguredToken| known.iter().any(|(key, _)| *key == token.key);
     let unknown: Vec<(TokenKey, Entry)> = configuration
         .tokens

@@ -7,8 +7,8 @@
 
 use std::time::Duration;
 
-use super::shared::{self, PREFIX};
-use super::vocabulary::{Limits, SharedData};
+use super::super::vocabulary::Limits;
+use super::shelves::{PREFIX, SharedData, token_shelf};
 use crate::event::Event;
 use crate::time::Timestamp;
 
@@ -31,8 +31,8 @@ fn retention(wait: Duration) -> Duration {
 }
 
 /// The pending cleanup of other versions' shelves in one VM.
-#[derive(Debug)]
-pub struct Predecessors {
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Predecessors {
     /// The time at which their shelves are cleared.
     due: Option<Timestamp>,
     retention: Duration,
@@ -40,7 +40,7 @@ pub struct Predecessors {
 
 impl Predecessors {
     /// Adds this module to the register as the newest. Call it for every accepted configuration, with its `limits.wait`.
-    pub fn register(wait: Duration, now: Timestamp, shared: &dyn SharedData) -> Self {
+    pub(super) fn register(wait: Duration, now: Timestamp, shared: &dyn SharedData) -> Self {
         Self::register_as(PREFIX, wait, now, shared)
     }
 
@@ -58,12 +58,12 @@ impl Predecessors {
     }
 
     /// The time at which [`Predecessors::empty`] must be called.
-    pub const fn next_due(&self) -> Option<Timestamp> {
+    pub(super) const fn next_due(&self) -> Option<Timestamp> {
         self.due
     }
 
     /// Clears the shelves of all predecessors if they are due. Returns the event to log.
-    pub fn empty(&mut self, now: Timestamp, shared: &dyn SharedData) -> Option<Event> {
+    pub(super) fn empty(&mut self, now: Timestamp, shared: &dyn SharedData) -> Option<Event> {
         self.empty_as(PREFIX, now, shared)
     }
 
@@ -81,9 +81,18 @@ impl Predecessors {
             return None;
         }
         let others = known.iter().filter(|prefix| *prefix != own);
-        let emptied = others.map(|prefix| shared::empty(prefix, shared)).sum::<usize>();
+        let emptied = others.map(|prefix| clear(prefix, shared)).sum::<usize>();
         (emptied > 0).then(|| Event::info("upgrade").with("outcome", "emptied").with("shelves", emptied))
     }
+}
+
+/// Clears the shelves of a version, whose names begin with `prefix`. Returns the number of shelves that held entries.
+fn clear(prefix: &str, shared: &dyn SharedData) -> usize {
+    // No format writes an entry in so few bytes, and every format reads an empty value as a shelf without entries.
+    const NO_ENTRIES: usize = 2;
+    let names = (0..=u8::MAX).map(|number| token_shelf(prefix, number));
+    let used = names.filter(|name| shared.get(name).is_some_and(|(bytes, _)| bytes.len() > NO_ENTRIES));
+    used.map(|name| shared.set(&name, b"", None)).filter(|emptied| *emptied).count()
 }
 
 /// Reads the prefixes that have been used in this process, newest last.
@@ -95,7 +104,7 @@ fn read(shared: &dyn SharedData) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{START, Shared};
+    use super::super::super::tests::{Memory as Shared, START};
     use super::*;
 
     const WAIT: Duration = Duration::from_secs(15);

@@ -1,0 +1,78 @@
+//! What the workers of one process share: typed entries, which each of them reads and updates.
+//!
+//! [`Store`] is the port. [`Shelves`] keeps the entries in Envoy's shared data, because each Wasm VM has a memory of its own.
+//! [`MemoryStore`] keeps them in the memory of a process whose workers share it.
+
+mod credential;
+mod entry;
+mod memory;
+mod predecessors;
+mod shelves;
+mod update;
+
+pub use credential::CredentialState;
+pub use entry::Entry;
+pub(crate) use entry::{Failure, Lease, RefusedAssertion};
+pub use memory::MemoryStore;
+#[cfg(test)]
+pub(crate) use shelves::{EMPTY, PREFIX};
+pub use shelves::{SharedData, Shelves};
+pub(crate) use update::{Record, Update, update, update_credential};
+
+use std::time::Duration;
+
+use crate::assertion::Source;
+use crate::entra::{CredentialKey, TokenKey};
+use crate::event::Event;
+use crate::time::Timestamp;
+
+/// The entries that all workers of a process share.
+///
+/// An entry is changed by a function that gets the current entry and returns whether to keep its change. It may be called several times,
+/// each time with the current entry, because another worker may change the entry at the same time. Each kept change also removes entries
+/// that no longer have an effect.
+pub trait Store {
+    /// Makes the store ready for use. Call it for each accepted configuration, when no other worker can do the same: Envoy configures the
+    /// canary VM before any worker.
+    fn prepare(&self);
+
+    /// Records the fingerprint of the configuration that is now in use, and whose requests wait at most `wait`. Returns whether another
+    /// one was in use before.
+    fn announce(&self, configuration: &str, wait: Duration, now: Timestamp) -> bool;
+
+    /// Returns the entry of a token, which is empty if there is none.
+    fn read(&self, key: TokenKey) -> Entry;
+
+    /// Returns the entries of all tokens.
+    fn read_all(&self) -> Vec<(TokenKey, Entry)>;
+
+    /// Changes the entry of a token atomically. Returns `false` if other workers changed it during each of many attempts.
+    fn update(&self, key: TokenKey, now: Timestamp, change: &mut dyn FnMut(&mut Entry) -> bool) -> bool;
+
+    /// Returns the state of a credential, which is empty if there is none.
+    fn read_credential(&self, key: CredentialKey) -> CredentialState;
+
+    /// Changes the state of a credential, as [`Store::update`] does the entry of a token.
+    fn update_credential(
+        &self,
+        key: CredentialKey,
+        now: Timestamp,
+        change: &mut dyn FnMut(&mut CredentialState) -> bool,
+    ) -> bool;
+
+    /// Returns whether the last read of the source, in any worker, gave a usable federated token.
+    fn is_readable(&self, source: &Source) -> bool;
+
+    /// Records whether the last read of the source gave a usable federated token.
+    fn record_reading(&self, source: &Source, usable: bool);
+
+    /// The time at which [`Store::clean_up`] must be called.
+    fn next_cleanup(&self) -> Option<Timestamp> {
+        None
+    }
+
+    /// Removes what modules of other versions left behind, if it is due. Returns the event to log.
+    fn clean_up(&self, _now: Timestamp) -> Option<Event> {
+        None
+    }
+}

@@ -1,0 +1,243 @@
+//! The store in Envoy's shared data.
+//!
+//! Envoy's shared data supports compare-and-set, but a set of a name that does not exist always succeeds, and names cannot be removed.
+//! There is therefore a fixed number of *shelves*, created before any worker runs, and each holds the entries of the keys that fall to
+//! it. Every change is then a real compare-and-set, and a removed entry frees its memory.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::predecessors::Predecessors;
+use super::{CredentialState, Entry, Record, Store};
+use crate::assertion::Source;
+use crate::entra::{CredentialKey, TokenKey};
+use crate::event::Event;
+use crate::time::Timestamp;
+
+/// The prefix of all names. It contains the version of the entries' format, so a module with another format neither reads nor changes
+/// these entries.
+#[cfg(not(feature = "next"))]
+pub(crate) const PREFIX: &str = "entra-exchange/5/";
+/// The prefix of a module of another version, for the upgrade tests.
+#[cfg(feature = "next")]
+pub(crate) const PREFIX: &str = "entra-exchange/next/";
+
+/// The name of the configuration that was announced last, whatever the format of the entries is.
+const ANNOUNCED: &str = "entra-exchange/configuration";
+
+/// The number of shelves for credentials; there are 256 for tokens.
+const CREDENTIAL_SHELVES: u8 = 16;
+
+/// Maximum number of attempts of a compare-and-set.
+const TRIES: usize = 64;
+
+/// Envoy's shared data: the memory that all VMs of a process share.
+pub trait SharedData {
+    /// Returns the value of a name and its compare-and-set number, or `None` if the name has never been set.
+    fn get(&self, name: &str) -> Option<(Vec<u8>, u32)>;
+
+    /// Sets a value. With `cas`, only if the compare-and-set number is still this one. Returns whether the value was set.
+    fn set(&self, name: &str, value: &[u8], cas: Option<u32>) -> bool;
+}
+
+/// The store in Envoy's shared data, from the view of one VM.
+#[derive(Default)]
+pub struct Shelves<M> {
+    pub(crate) memory: M,
+    predecessors: Cell<Option<Predecessors>>,
+}
+
+impl<M: SharedData> Shelves<M> {
+    /// Creates the view of one VM.
+    pub const fn new(memory: M) -> Self {
+        Self { memory, predecessors: Cell::new(None) }
+    }
+
+    fn value(&self, name: &str) -> Vec<u8> {
+        self.memory.get(name).map(|(bytes, _)| bytes).unwrap_or_default()
+    }
+}
+
+impl<M: SharedData> Store for Shelves<M> {
+    /// Creates the missing names.
+    fn prepare(&self) {
+        let of_tokens = (0..=u8::MAX).map(|number| token_shelf(PREFIX, number));
+        let of_credentials = (0..CREDENTIAL_SHELVES).map(credential_shelf);
+        for name in of_tokens.chain(of_credentials).chain([readings()]) {
+            if self.memory.get(&name).is_none() {
+                self.memory.set(&name, EMPTY, None);
+            }
+        }
+    }
+
+    fn announce(&self, configuration: &str, wait: Duration, now: Timestamp) -> bool {
+        self.predecessors.set(Some(Predecessors::register(wait, now, &self.memory)));
+        let is_new = self.value(ANNOUNCED) != configuration.as_bytes();
+        if is_new {
+            self.memory.set(ANNOUNCED, configuration.as_bytes(), None);
+        }
+        is_new
+    }
+
+    fn read(&self, key: TokenKey) -> Entry {
+        decode::<Shelf<TokenKey, Entry>>(&self.value(&shelf_of(key))).take(&key)
+    }
+
+    fn read_all(&self) -> Vec<(TokenKey, Entry)> {
+        let shelves = (0..=u8::MAX).map(|number| self.value(&token_shelf(PREFIX, number)));
+        shelves.flat_map(|bytes| decode::<Shelf<TokenKey, Entry>>(&bytes).0).collect()
+    }
+
+    fn update(&self, key: TokenKey, now: Timestamp, change: &mut dyn FnMut(&mut Entry) -> bool) -> bool {
+        change_entry(&self.memory, &shelf_of(key), key, now, change)
+    }
+
+    fn read_credential(&self, key: CredentialKey) -> CredentialState {
+        decode::<Shelf<CredentialKey, CredentialState>>(&self.value(&shelf_of_credential(key))).take(&key)
+    }
+
+    fn update_credential(
+        &self,
+        key: CredentialKey,
+        now: Timestamp,
+        change: &mut dyn FnMut(&mut CredentialState) -> bool,
+    ) -> bool {
+        change_entry(&self.memory, &shelf_of_credential(key), key, now, change)
+    }
+
+    fn is_readable(&self, source: &Source) -> bool {
+        decode::<Vec<String>>(&self.value(&readings())).iter().any(|id| id == source.id())
+    }
+
+    /// Writes only changes.
+    fn record_reading(&self, source: &Source, usable: bool) {
+        change_value(&self.memory, &readings(), &mut |bytes| {
+            let mut readable: Vec<String> = decode(bytes);
+            let known = readable.iter().position(|id| id == source.id());
+            match (known, usable) {
+                (None, true) => readable.push(source.id().to_owned()),
+                (Some(index), false) => drop(readable.swap_remove(index)),
+                (Some(_), true) | (None, false) => return None,
+            }
+            Some(encode(&readable))
+        });
+    }
+
+    fn next_cleanup(&self) -> Option<Timestamp> {
+        self.predecessors.get().and_then(|predecessors| predecessors.next_due())
+    }
+
+    fn clean_up(&self, now: Timestamp) -> Option<Event> {
+        let mut predecessors = self.predecessors.get()?;
+        let event = predecessors.empty(now, &self.memory);
+        self.predecessors.set(Some(predecessors));
+        event
+    }
+}
+
+/// The name of a shelf for tokens, with the prefix of any version.
+pub(super) fn token_shelf(prefix: &str, number: u8) -> String {
+    format!("{prefix}{number:02x}")
+}
+
+fn credential_shelf(number: u8) -> String {
+    format!("{PREFIX}credential/{number:x}")
+}
+
+/// The name of the list of sources whose last read gave a usable federated token.
+fn readings() -> String {
+    format!("{PREFIX}readings")
+}
+
+fn shelf_of(key: TokenKey) -> String {
+    token_shelf(PREFIX, key.first_byte())
+}
+
+fn shelf_of_credential(key: CredentialKey) -> String {
+    credential_shelf(key.first_byte() % CREDENTIAL_SHELVES)
+}
+
+/// A shelf without entries: the length of an empty list.
+pub(crate) const EMPTY: &[u8] = &[0];
+
+/// Serializes a shared value.
+fn encode(value: &impl Serialize) -> Vec<u8> {
+    // Serialization fails only for types of unknown length, and no shared type is one.
+    postcard::to_allocvec(value).unwrap_or_default()
+}
+
+/// Deserializes a shared value. Invalid bytes are read as the default value.
+fn decode<T: DeserializeOwned + Default>(bytes: &[u8]) -> T {
+    postcard::from_bytes(bytes).unwrap_or_default()
+}
+
+/// The entries of one name. They are few, so a list is searched: a map would add 10 KB to the module for each type.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+struct Shelf<K, V>(Vec<(K, V)>);
+
+impl<K, V> Default for Shelf<K, V> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<K: PartialEq, V: Default> Shelf<K, V> {
+    /// Changes the entry of a key, and creates it if it does not exist.
+    fn change<T>(&mut self, key: K, change: impl FnOnce(&mut V) -> T) -> T {
+        match self.0.iter_mut().find(|(other, _)| *other == key) {
+            Some((_, entry)) => change(entry),
+            None => {
+                let mut entry = V::default();
+                let result = change(&mut entry);
+                self.0.push((key, entry));
+                result
+            }
+        }
+    }
+
+    /// Returns the entry of a key, or the default entry.
+    fn take(self, key: &K) -> V {
+        self.0.into_iter().find(|(other, _)| other == key).map(|(_, entry)| entry).unwrap_or_default()
+    }
+}
+
+/// Changes the entry of a key in a shelf, and removes entries that no longer have an effect.
+fn change_entry<K, V>(
+    memory: &dyn SharedData,
+    name: &str,
+    key: K,
+    now: Timestamp,
+    change: &mut dyn FnMut(&mut V) -> bool,
+) -> bool
+where
+    K: Copy + PartialEq + Serialize + DeserializeOwned,
+    V: Record + Serialize + DeserializeOwned,
+{
+    change_value(memory, name, &mut |bytes| {
+        let mut shelf: Shelf<K, V> = decode(bytes);
+        shelf.change(key, &mut *change).then(|| {
+            shelf.0.iter_mut().for_each(|(_, entry)| entry.clean(now));
+            shelf.0.retain(|(_, entry)| !entry.is_expired(now));
+            encode(&shelf)
+        })
+    })
+}
+
+/// Atomically changes the value of an existing name. `change` may be called several times, each time with the current bytes. It returns
+/// the bytes to write, or `None` to leave the value unchanged. Returns `false` if every compare-and-set failed.
+fn change_value(memory: &dyn SharedData, name: &str, change: &mut dyn FnMut(&[u8]) -> Option<Vec<u8>>) -> bool {
+    for _ in 0..TRIES {
+        let (bytes, cas) = match memory.get(name) {
+            Some((bytes, cas)) => (bytes, Some(cas)),
+            None => (Vec::new(), None),
+        };
+        if change(&bytes).is_none_or(|bytes| memory.set(name, &bytes, cas)) {
+            return true;
+        }
+    }
+    false
+}

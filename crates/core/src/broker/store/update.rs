@@ -1,0 +1,64 @@
+//! Changes of entries that have a result.
+
+use super::{CredentialState, Entry, Store};
+use crate::entra::{CredentialKey, TokenKey};
+use crate::time::Timestamp;
+
+/// A kind of entry.
+pub(crate) trait Record: Clone + Default {
+    /// Removes what must not have an effect any more.
+    fn clean(&mut self, now: Timestamp);
+
+    /// Whether nothing in it has an effect, so that it can be removed.
+    fn is_expired(&self, now: Timestamp) -> bool;
+}
+
+/// The result of a change to an entry, and whether to keep the change.
+pub(crate) enum Update<T> {
+    Commit(T),
+    Abandon(T),
+}
+
+impl<T> Update<T> {
+    pub(crate) fn commit_if(changed: bool, result: T) -> Self {
+        if changed { Self::Commit(result) } else { Self::Abandon(result) }
+    }
+}
+
+/// Changes the entry of a token. Returns the last result of `change`, or `None` if [`Store::update`] returns `false`.
+pub(crate) fn update<T>(
+    store: &dyn Store,
+    key: TokenKey,
+    now: Timestamp,
+    change: impl FnMut(&mut Entry) -> Update<T>,
+) -> Option<T> {
+    with_result(change, |change| store.update(key, now, change))
+}
+
+/// Changes the state of a credential, as [`update`] does the entry of a token.
+pub(crate) fn update_credential<T>(
+    store: &dyn Store,
+    key: CredentialKey,
+    now: Timestamp,
+    change: impl FnMut(&mut CredentialState) -> Update<T>,
+) -> Option<T> {
+    with_result(change, |change| store.update_credential(key, now, change))
+}
+
+/// Calls `update` with a change that returns whether to keep it. Returns the result of the last change, or `None` if `update` returns
+/// `false`. `update` does not depend on `T`, so the module contains its code only once.
+fn with_result<V, T>(
+    mut change: impl FnMut(&mut V) -> Update<T>,
+    update: impl FnOnce(&mut dyn FnMut(&mut V) -> bool) -> bool,
+) -> Option<T> {
+    let mut last = None;
+    let done = update(&mut |value| {
+        let (is_kept, result) = match change(value) {
+            Update::Commit(result) => (true, result),
+            Update::Abandon(result) => (false, result),
+        };
+        last = Some(result);
+        is_kept
+    });
+    last.filter(|_| done)
+}
