@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Stdin};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use operator::{LONGEST, NotText, Source};
 
@@ -10,11 +11,8 @@ use crate::output::Failure;
 /// The name that stands for standard input.
 const STDIN: &str = "-";
 
-/// Reads the files as sources. `-` is standard input, and may be given once.
+/// Reads the files as sources. `-` is standard input.
 pub(crate) fn sources(names: &[String]) -> Result<Vec<Source>, Failure> {
-    if names.iter().filter(|name| *name == STDIN).count() > 1 {
-        return Err(Failure::input("- is given twice: standard input can be read once"));
-    }
     names.iter().map(|name| source(name)).collect()
 }
 
@@ -37,7 +35,8 @@ pub(crate) fn bytes(name: &str) -> Result<Vec<u8>, Failure> {
             ErrorKind::IsADirectory => "is a directory: name its files, such as FOLDER/*.yaml".to_owned(),
             _ => format!("cannot be read: {error}"),
         };
-        Failure::input(format!("{name} {reason}"))
+        let shown = if name.is_empty() { "\"\"" } else { name };
+        Failure::input(format!("{shown} {reason}"))
     };
     let file = File::open(name).map_err(|error| cannot(&error))?;
     let about = file.metadata().map_err(|error| cannot(&error))?;
@@ -53,7 +52,12 @@ pub(crate) fn bytes(name: &str) -> Result<Vec<u8>, Failure> {
     Ok(content)
 }
 
+/// Reads standard input, which several arguments of a verb can name, but which can be read once.
 fn from_stdin(stdin: Stdin) -> Result<Vec<u8>, Failure> {
+    static IS_READ: AtomicBool = AtomicBool::new(false);
+    if IS_READ.swap(true, Ordering::Relaxed) {
+        return Err(Failure::input("- is given twice: standard input can be read once"));
+    }
     let mut content = Vec::new();
     let limit = u64::try_from(LONGEST).unwrap_or(u64::MAX).saturating_add(1);
     stdin

@@ -1,6 +1,7 @@
 //! The command `entra-exchange`: a shell over the library `entra-exchange-operator`. It reads files, and prints what the library
 //! returns.
 
+mod choice;
 mod clock;
 mod input;
 mod network;
@@ -66,6 +67,9 @@ fn main() -> ExitCode {
 
 fn run(command: &Command) -> Result<Verdict, Failure> {
     let output = Output { form: command.output, colour: command.color };
+    if output.form == Form::Sarif && !matches!(command.verb, Verb::Check(_)) {
+        return Err(Failure::input("--output sarif is a form of check alone: write text or json"));
+    }
     match &command.verb {
         Verb::Check(check) => check.run(output),
         Verb::Aadsts(aadsts) => aadsts.run(output),

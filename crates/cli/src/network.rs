@@ -17,6 +17,16 @@ pub(crate) struct Response {
     pub(crate) body: String,
 }
 
+/// Takes a URL as an argument.
+pub(crate) fn url(text: &str) -> Result<String, String> {
+    if is_url(text) { Ok(text.to_owned()) } else { Err("write a URL that begins with http:// or https://".to_owned()) }
+}
+
+/// Whether a text is a URL, and not the name of a file.
+pub(crate) fn is_url(text: &str) -> bool {
+    text.starts_with("https://") || text.starts_with("http://")
+}
+
 fn agent() -> ureq::Agent {
     ureq::Agent::config_builder()
         .timeout_global(Some(LONGEST))

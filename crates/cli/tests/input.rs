@@ -59,7 +59,11 @@ fn a_file_that_cannot_be_read_is_one_line_and_exit_code_2() {
     let line = |text: &str| (2, format!("entra-exchange: {text}\n"));
     assert_eq!(stderr(&["check", "/"]), line("/ is a directory: name its files, such as FOLDER/*.yaml"));
     assert_eq!(stderr(&["check", "/nowhere"]), line("/nowhere does not exist: check its name"));
-    assert_eq!(stderr(&["check", "-", "-"]), line("- is given twice: standard input can be read once"));
+    let twice = line("- is given twice: standard input can be read once");
+    assert_eq!(stderr(&["check", "-", "-"]), twice);
+    let token = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/token.jwt");
+    assert_eq!(stderr(&["inspect", token, "--credentials", "-", "--jwks", "-"]).0, 2);
+    assert_eq!(stderr(&["credentials", "-", "--token", "-"]), twice);
     assert_eq!(stderr(&["check"]).0, 2);
     assert_eq!(stderr(&["check", "-", "--accept", "x"]), line("--accept x: no finding has this code"));
 }
@@ -82,14 +86,27 @@ fn a_file_without_permission_is_one_line_and_exit_code_2() {
 }
 
 #[test]
-fn an_alias_bomb_and_deep_nesting_end_at_once() {
+fn an_alias_bomb_is_one_line_and_exit_code_2_for_every_verb_that_reads_yaml() {
     let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
     for level in 1..30 {
         let aliases = vec![format!("*a{}", level - 1); 10].join(", ");
         bomb.push_str(&format!("a{level}: &a{level} [{aliases}]\n"));
     }
-    let (code, stdout, _) = check("f.yaml", bomb.as_bytes(), &[]);
-    assert!(code == 1 && stdout.contains("the aliases expand to more than 500,000 values"), "{stdout}");
+    let line = "entra-exchange: standard input has YAML aliases that expand to more than 500000 values: write the values out\n";
+    for arguments in [
+        &["check", "-"][..],
+        &["explain", "-", "--url", "http://a.example/"],
+        &["render", "-", "--for", "envoy"],
+        &["credentials", "-"],
+    ] {
+        let output = run(arguments, bomb.as_bytes());
+        let printed = (output.status.code(), output.stdout, String::from_utf8(output.stderr).unwrap());
+        assert_eq!(printed, (Some(2), Vec::new(), line.to_owned()), "{arguments:?}");
+    }
+}
+
+#[test]
+fn deep_nesting_is_a_finding() {
     for name in ["f.yaml", "f.json"] {
         let (code, stdout, _) = check(name, &b"[".repeat(100_000), &[]);
         assert!(code == 1 && stdout.contains("1 error"), "{stdout}");

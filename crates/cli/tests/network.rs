@@ -85,6 +85,10 @@ fn a_server_that_does_not_answer_as_expected_is_one_line_and_exit_code_3() {
         let (code, stdout, stderr) = run(&["status", &format!("{server}{page}")]);
         assert!(code == 3 && stdout.is_empty() && stderr.contains(reason) && stderr.lines().count() == 1, "{stderr}");
     }
+    for not_a_url in ["file:///etc/passwd", "127.0.0.1:15001", ""] {
+        assert_eq!(run(&["status", not_a_url]).0, 2, "{not_a_url}");
+        assert_eq!(run(&["doctor", "--remote", "--status", not_a_url]).0, 2, "{not_a_url}");
+    }
     let (code, _, stderr) = run(&["status", "http://127.0.0.1:1/"]);
     assert!(code == 3 && stderr.contains("cannot be reached"), "{stderr}");
 }
@@ -116,6 +120,7 @@ fn inspect_verifies_with_a_key_set_that_it_fetches() {
     let arguments = ["inspect", &token, "--at", "2026-01-31T02:10:00Z"];
     let (code, stdout, _) = run(&arguments);
     assert!(code == 0 && !stdout.contains("bm90"), "{stdout}");
+    assert_eq!(run(&[&arguments[..], &["--output", "sarif"]].concat()).0, 2);
     let (code, stdout, _) = run(&[&arguments[..], &["--jwks", &format!("{server}/keys")]].concat());
     assert!(code == 1 && stdout.contains("not verified: the key set has no keys"), "{stdout}");
 }

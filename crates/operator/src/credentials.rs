@@ -11,7 +11,7 @@ use crate::document;
 use crate::finding::{self, Findings, Severity};
 use crate::inventory::{Configuration, Inventory};
 use crate::source::Source;
-use crate::token_source::{self, TokenSource};
+use crate::token_source::{self, AzureDevOps, TokenSource};
 use crate::tree::Node;
 
 /// How many federated credentials an application or a managed identity may have (learn.microsoft.com, "Important considerations and
@@ -29,8 +29,17 @@ pub struct Workloads {
     pub audience: Option<String>,
     /// The name of the only identity whose credentials are wanted.
     pub identity: Option<String>,
+    /// What is known of Azure DevOps, for identities of pipelines.
+    pub devops: AzureDevOps,
     /// Environment variables of the proxy's container.
     pub variables: Vec<(String, String)>,
+}
+
+impl Workloads {
+    /// The value of an environment variable.
+    fn variable(&self, name: &str) -> Option<&str> {
+        self.variables.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
+    }
 }
 
 /// A federated credential of one client.
@@ -65,6 +74,31 @@ pub enum Format {
     Json,
 }
 
+impl Format {
+    /// All formats.
+    pub const ALL: [Self; 4] = [Self::Az, Self::Bicep, Self::Terraform, Self::Json];
+
+    /// The name of the format.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Az => "az",
+            Self::Bicep => "bicep",
+            Self::Terraform => "terraform",
+            Self::Json => "json",
+        }
+    }
+
+    /// What it is, for a list of formats.
+    pub const fn about(self) -> &'static str {
+        match self {
+            Self::Az => "Commands of the Azure CLI",
+            Self::Bicep => "Bicep",
+            Self::Terraform => "Terraform",
+            Self::Json => "JSON",
+        }
+    }
+}
+
 /// Why there is no list of credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoCredentials {
@@ -78,10 +112,10 @@ pub enum NoCredentials {
     NoIdentity(String),
     /// The federated tokens of two identities have different sources, so that one issuer or subject cannot be right for both: the identities.
     Sources(String, String),
-    /// The configuration does not say which issuer the tokens have: the identity.
-    NoIssuer(String),
-    /// The configuration does not say which workload may use the identity: the identity.
-    NoSubject(String),
+    /// The configuration does not say which issuer the tokens have: the identity, and where to look.
+    NoIssuer(String, &'static str),
+    /// The configuration does not say which workload may use the identity: the identity, and where to look.
+    NoSubject(String, &'static str),
     /// A value is longer than Entra allows, or empty: its name.
     NotValid(&'static str),
 }
@@ -108,14 +142,15 @@ impl std::fmt::Display for NoCredentials {
                 formatter,
                 "the identities {one} and {other} get their federated tokens from different sources: name one with --identity"
             ),
-            Self::NoIssuer(identity) => write!(
+            Self::NoIssuer(identity, where_to_look) => write!(
                 formatter,
                 "the issuer of the federated tokens of {identity} is not known: write --issuer or --token, or set expect.iss of its \
-                 assertion"
+                 assertion ({where_to_look})"
             ),
-            Self::NoSubject(identity) => write!(
+            Self::NoSubject(identity, where_to_look) => write!(
                 formatter,
-                "no workload is named for {identity}: write --service-account, --subject or --token, or set expect.sub of its assertion"
+                "no workload is named for {identity}: write --service-account, --subject or --token, or set expect.sub of its assertion \
+                 ({where_to_look})"
             ),
             Self::NotValid(name) => write!(formatter, "the {name} is empty or longer than 600 characters"),
         }
@@ -137,15 +172,15 @@ pub fn credentials(sources: &[Source], workloads: &Workloads) -> Result<Vec<Fede
     let [configuration] = inventory.configurations.as_slice() else {
         return Err(NoCredentials::Configurations(inventory.configurations.len()));
     };
-    let variable =
-        |name: &str| workloads.variables.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone());
+    let variable = |name: &str| workloads.variable(name).map(str::to_owned);
     let authority = configuration.get("entra").and_then(|entra| entra.text_of("authority")).map(str::to_owned);
     let usual_audience = audience(authority.or_else(|| variable("AZURE_AUTHORITY_HOST")));
     let mut credentials = Vec::new();
     for identity in identities(configuration, workloads)? {
         let text = |name: &str| identity.and_then(|identity| identity.text_of(name)).map(str::to_owned);
         let named = name_in(identity).to_owned();
-        let source = token_source::of(configuration, identity);
+        let tenant = text("tenant_id").or_else(|| variable("AZURE_TENANT_ID"));
+        let source = token_source::of(configuration, identity, tenant.as_deref(), &workloads.devops);
         let Tokens { issuer, subjects, audience } = tokens(&named, &source, workloads, usual_audience)?;
         for subject in &subjects {
             add(
@@ -202,9 +237,8 @@ fn identities<'a>(
         }
     }
     let are_claims_given = workloads.issuer.is_some() || !workloads.subjects.is_empty() || workloads.audience.is_some();
-    let name_of_source = |identity: Option<&Node>| token_source::of(configuration, identity).name.to_owned();
     if let (Some((first, others)), true) = (listed.split_first(), are_claims_given)
-        && let Some(other) = others.iter().find(|other| name_of_source(**other) != name_of_source(*first))
+        && let Some(other) = others.iter().find(|other| token_source::name_of(**other) != token_source::name_of(*first))
     {
         return Err(NoCredentials::Sources(name_in(*first).to_owned(), name_in(*other).to_owned()));
     }
@@ -229,11 +263,15 @@ fn tokens(
     workloads: &Workloads,
     usual_audience: &str,
 ) -> Result<Tokens, NoCredentials> {
-    let issuer = source.expected_issuer.or(workloads.issuer.as_deref()).or(source.usual_issuer);
-    let issuer = issuer.ok_or_else(|| NoCredentials::NoIssuer(identity.to_owned()))?.to_owned();
-    let subjects = source.subject.map_or_else(|| workloads.subjects.clone(), |subject| vec![subject.to_owned()]);
+    let issuer = source.expected_issuer.or(workloads.issuer.as_deref()).or(source.usual_issuer.as_deref());
+    let issuer = issuer.ok_or_else(|| NoCredentials::NoIssuer(identity.to_owned(), source.where_to_look))?.to_owned();
+    let subjects = match (source.expected_subject, &source.usual_subject) {
+        (Some(subject), _) => vec![subject.to_owned()],
+        (None, Some(subject)) if workloads.subjects.is_empty() => vec![subject.clone()],
+        (None, _) => workloads.subjects.clone(),
+    };
     if subjects.is_empty() {
-        return Err(NoCredentials::NoSubject(identity.to_owned()));
+        return Err(NoCredentials::NoSubject(identity.to_owned(), source.where_to_look));
     }
     if subjects.len() > MOST {
         return Err(NoCredentials::TooMany(identity.to_owned(), subjects.len()));
@@ -263,6 +301,7 @@ fn name_of(subject: &str) -> String {
     let plain: String = short.chars().map(|one| if one.is_ascii_alphanumeric() { one } else { '-' }).collect();
     let mut name = plain.trim_matches('-').to_owned();
     name.truncate(110);
+    name.truncate(name.trim_end_matches('-').len());
     if name.len() < 3 { format!("credential-{name}") } else { name }
 }
 
@@ -474,7 +513,20 @@ destinations: [ { hosts: [x.example], action: pass } ]\n";
         assert_eq!(issuer(github, Some("https://ghes.example")), is("https://ghes.example"));
         assert_eq!(issuer("source: google_metadata", None), is("https://accounts.google.com"));
         let vault = "source: vault, role: r";
-        assert_eq!(issuer(vault, None), Err(NoCredentials::NoIssuer("default".to_owned())));
+        assert!(matches!(issuer(vault, None), Err(NoCredentials::NoIssuer(name, _)) if name == "default"));
+        let named = |more: &str| issuer(&format!("{vault}, {more}"), None);
+        assert_eq!(named("authority: vault.example.com"), is("https://vault.example.com/v1/identity/oidc"));
+        let in_namespace = named("authority: \"vault.example.com:8200\", namespace: team/");
+        assert_eq!(in_namespace, is("https://vault.example.com:8200/v1/team/identity/oidc"));
+        assert!(named("authority: 127.0.0.1").is_err() && named("authority: vault").is_err());
+        let own_server = format!("{github}, allowed_hosts: [ghes.example.com]");
+        assert!(issuer(&own_server, None).unwrap_err().to_string().contains("https://HOST/_services/token"));
+        let provider = |path: &str| {
+            issuer(&format!("source: oidc_client_credentials, authority: keycloak.example.com, path: {path}"), None)
+        };
+        let realm = provider("/auth/realms/workloads/protocol/openid-connect/token");
+        assert_eq!(realm, is("https://keycloak.example.com/auth/realms/workloads"));
+        assert!(provider("/oauth2/token").unwrap_err().to_string().contains("the provider's issuer"));
         let expected = format!("{vault}, expect: {{ iss: https://vault.example/v1/identity/oidc }}");
         assert_eq!(issuer(&expected, Some("https://other.example")), is("https://vault.example/v1/identity/oidc"));
     }
@@ -485,7 +537,35 @@ destinations: [ { hosts: [x.example], action: pass } ]\n";
         let found = credentials(&sources, &Workloads::default()).unwrap();
         assert_eq!((found[0].subject.as_str(), found[0].audience.as_str()), ("1234", "api://own"));
         let refused = credentials(&from("source: google_metadata"), &Workloads::default()).unwrap_err();
-        assert_eq!(refused, NoCredentials::NoSubject("default".to_owned()));
+        assert!(matches!(&refused, NoCredentials::NoSubject(name, _) if name == "default"));
+        assert!(refused.to_string().contains("gcloud iam service-accounts describe"), "{refused}");
+    }
+
+    #[test]
+    fn the_claims_of_a_service_connection_follow_from_ids_or_its_name() {
+        let id = "64171687-7a59-4fce-b2c8-823278dcf176";
+        let sources = from(&format!("source: azure_pipelines, service_connection_id: {id}"));
+        let ask = |organization: Option<&str>, connection: Option<&str>, tenant: &str| {
+            let workloads = Workloads {
+                devops: AzureDevOps {
+                    organization_id: organization.map(str::to_owned),
+                    service_connection: connection.map(str::to_owned),
+                },
+                variables: vec![("AZURE_TENANT_ID".to_owned(), tenant.to_owned())],
+                ..Workloads::default()
+            };
+            credentials(&sources, &workloads).map(|found| (found[0].issuer.clone(), found[0].subject.clone()))
+        };
+        let (tenant, organization) = ("ff882432-09b0-437b-bd22-ca13c0037ded", "0ca3ddd9-f0b0-4635-a98c-5866526961b6");
+        let (issuer, subject) = ask(Some(organization), None, tenant).unwrap();
+        assert_eq!(issuer, format!("https://login.microsoftonline.com/{tenant}/v2.0"));
+        assert!(!name_of(&subject).ends_with('-'));
+        assert!(subject.ends_with(&format!("/a/rISbSSETf0KqFyZ8ppdXmA/sc/{organization}/{id}")), "{subject}");
+        let older = (format!("https://vstoken.dev.azure.com/{organization}"), "sc://org/project/name".to_owned());
+        assert_eq!(ask(Some(organization), Some("org/project/name"), tenant), Ok(older));
+        for refused in [ask(None, None, tenant), ask(Some(organization), None, "contoso.com")] {
+            assert!(refused.unwrap_err().to_string().contains("--organization-id"));
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! (`crates/cli`) reads files and prints what this library returns.
 
 pub mod aadsts;
+mod azure_devops;
 mod check;
 pub mod credentials;
 pub mod doctor;
@@ -16,6 +17,7 @@ mod json;
 pub mod registry;
 pub mod render;
 pub mod report;
+pub mod signature;
 mod source;
 pub mod source_calls;
 pub mod status;
@@ -25,7 +27,9 @@ mod token_source;
 mod tree;
 mod yaml;
 
+pub use azure_devops::is_guid;
 pub use check::{Checked, Options, check};
 pub use finding::{CODES, Code, Finding, Severity, code};
 pub use source::{LONGEST, NotText, Position, Source};
 pub use times::length;
+pub use token_source::AzureDevOps;

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::ops::Range;
 
+use crate::yaml;
+
 /// The largest file that is read, in bytes. A Kubernetes object has at most 1.5 MB (etcd's limit for a request).
 pub const LONGEST: usize = 8 * 1024 * 1024;
 
@@ -27,6 +29,8 @@ pub enum NotText {
     NotUtf8(usize),
     /// It has a NUL character, at this line.
     Nul(usize),
+    /// Its YAML aliases stand for more values than are read.
+    AliasBomb,
 }
 
 impl fmt::Display for NotText {
@@ -36,6 +40,11 @@ impl fmt::Display for NotText {
             Self::Utf16 => formatter.write_str("is encoded as UTF-16: save it as UTF-8"),
             Self::NotUtf8(line) => write!(formatter, "is not valid UTF-8 in line {line}: save it as UTF-8"),
             Self::Nul(line) => write!(formatter, "has a NUL character in line {line}: it is not a text file"),
+            Self::AliasBomb => write!(
+                formatter,
+                "has YAML aliases that expand to more than {} values: write the values out",
+                yaml::MOST_VALUES
+            ),
         }
     }
 }
@@ -55,7 +64,7 @@ impl Source {
     /// Reads the content of a file. A byte order mark of UTF-8 is kept in the text, so that it can be reported.
     ///
     /// # Errors
-    /// If the content is not text in UTF-8, or too long.
+    /// If the content is not text in UTF-8, too long, or an alias bomb.
     pub fn read(name: impl Into<String>, content: &[u8]) -> Result<Self, NotText> {
         if content.len() > LONGEST {
             return Err(NotText::TooLong);
@@ -68,6 +77,9 @@ impl Source {
         let text = std::str::from_utf8(content).map_err(|error| NotText::NotUtf8(line_of(error.valid_up_to())))?;
         if let Some(offset) = text.find('\0') {
             return Err(NotText::Nul(line_of(offset)));
+        }
+        if yaml::expands_too_far(text) {
+            return Err(NotText::AliasBomb);
         }
         Ok(Self::new(name, text))
     }
@@ -111,6 +123,14 @@ impl Source {
         let before = self.text.get(start..offset).unwrap_or_default();
         let column = before.chars().filter(|character| *character != '\u{feff}').count().saturating_add(1);
         Position { line, column }
+    }
+
+    /// The line at a byte offset: its number, from 1, and its bytes without the line break.
+    pub(crate) fn line_at(&self, offset: usize) -> (usize, Range<usize>) {
+        let line = self.lines.partition_point(|start| *start <= offset.min(self.text.len())).max(1);
+        let start = self.lines.get(line.saturating_sub(1)).copied().unwrap_or_default();
+        let end = self.lines.get(line).map_or(self.text.len(), |next| next.saturating_sub(1));
+        (line, start..end.max(start))
     }
 
     /// The byte offset of a position; the end of the line or text if the position is beyond it.
@@ -165,5 +185,6 @@ mod tests {
         assert_eq!(read(b"a\nb\xff"), NotText::NotUtf8(2));
         assert_eq!(read(b"a\nbc\0"), NotText::Nul(2));
         assert_eq!(read(&vec![b' '; LONGEST + 1]), NotText::TooLong);
+        assert_eq!(read(yaml::tests::alias_bomb().as_bytes()), NotText::AliasBomb);
     }
 }

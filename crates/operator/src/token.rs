@@ -5,7 +5,6 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use entra_exchange_core::assertion::Assertion;
 use entra_exchange_core::time::Timestamp;
 use entra_exchange_core::untrusted::UntrustedText;
-use jwt_simple::prelude::{NoCustomClaims, RS256PublicKey, RSAPublicKeyLike, UnixTimeStamp, VerificationOptions};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -82,7 +81,8 @@ pub fn inspect(text: &str, now: u64) -> Result<Inspected, NotToken> {
     Ok(Inspected { header, claims, is_entras, problem, credential })
 }
 
-fn plain(text: &str) -> &str {
+/// The token without `Bearer` before it.
+pub(crate) fn plain(text: &str) -> &str {
     let text = text.trim();
     text.strip_prefix("Bearer ").or_else(|| text.strip_prefix("bearer ")).unwrap_or(text).trim()
 }
@@ -95,7 +95,7 @@ fn object(part: &str) -> Option<Map<String, Value>> {
     }
 }
 
-fn text_of<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
+pub(crate) fn text_of<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
     claims.get(name)?.as_str()
 }
 
@@ -185,60 +185,6 @@ fn differ(name: &str, token: &str, credential: &str) -> Option<String> {
     Some(format!("{name} is {:?}, the token has {:?}{hint}", shown(credential), shown(token)))
 }
 
-/// Verifies the signature of a token with the issuer's key set (RFC 7517).
-///
-/// # Errors
-/// Why it could not be verified, as a sentence.
-pub fn verify(text: &str, key_set: &str) -> Result<String, String> {
-    let token = plain(text);
-    let inspected = inspect(token, 0).map_err(|reason| reason.to_string())?;
-    let keys: Value = serde_json::from_str(key_set).map_err(|error| format!("the key set is not JSON: {error}"))?;
-    let keys = keys.get("keys").and_then(Value::as_array).ok_or("the key set has no field keys")?;
-    let algorithm = text_of(&inspected.header, "alg").unwrap_or("none");
-    if algorithm != "RS256" {
-        let algorithm = UntrustedText::new(algorithm);
-        return Err(format!(
-            "only RS256, the algorithm that Entra accepts, is verified, and the token has {algorithm}"
-        ));
-    }
-    let expiry = inspected.claims.get("exp").and_then(Value::as_f64).map_or(u64::from(u32::MAX), whole);
-    let wanted = text_of(&inspected.header, "kid");
-    let names = |key: &Value| key.get("kid").and_then(Value::as_str).unwrap_or("without kid").to_owned();
-    let fitting = keys.iter().filter(|key| wanted.is_none() || key.get("kid").and_then(Value::as_str) == wanted);
-    let mut reason = None;
-    for key in fitting {
-        match verify_with(token, key, expiry) {
-            Ok(()) => return Ok(names(key)),
-            Err(error) => {
-                let name = names(key);
-                reason = Some(format!("the key {} does not fit: {error}", UntrustedText::new(&name)));
-            }
-        }
-    }
-    Err(reason.unwrap_or_else(|| {
-        let known: Vec<String> = keys.iter().map(names).collect();
-        if known.is_empty() {
-            return "the key set has no keys".to_owned();
-        }
-        let (wanted, known) = (UntrustedText::new(wanted.unwrap_or("none")), UntrustedText::new(&known.join(", ")));
-        format!("the key set has no key {wanted:?}, but {known} (AADSTS7000272)")
-    }))
-}
-
-fn verify_with(token: &str, key: &Value, expiry: u64) -> Result<(), String> {
-    if key.get("kty").and_then(Value::as_str) != Some("RSA") {
-        return Err("it is not an RSA key, and RS256 needs one".to_owned());
-    }
-    let key = RS256PublicKey::from_jwk(&key.to_string()).map_err(|error| error.to_string())?;
-    // The times are judged apart from the signature.
-    let options = VerificationOptions {
-        accept_future: true,
-        artificial_time: Some(UnixTimeStamp::from_secs(expiry.saturating_sub(1))),
-        ..VerificationOptions::default()
-    };
-    key.verify_token::<NoCustomClaims>(token, Some(options)).map(|_| ()).map_err(|error| error.to_string())
-}
-
 /// The claims that are shown first, each with what it is.
 const SHOWN: &[(&str, &str)] = &[
     ("iss", "issuer"),
@@ -320,7 +266,7 @@ impl Inspected {
 
 /// The seconds of a NumericDate, which may have a fraction. A cast from f64 saturates.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-const fn whole(seconds: f64) -> u64 {
+pub(crate) const fn whole(seconds: f64) -> u64 {
     seconds as u64
 }
 
@@ -400,36 +346,6 @@ mod tests {
             assert!(differences.contains(part), "{differences}");
         }
         assert!(compare(&token, "{}").is_err());
-    }
-
-    #[test]
-    fn a_signature_is_verified_with_the_key_of_its_kid() {
-        use jwt_simple::prelude::{Claims, Duration, RS256KeyPair, RSAKeyPairLike};
-        let keys = RS256KeyPair::generate(2048).unwrap().with_key_id("one");
-        let token = keys.sign(Claims::create(Duration::from_secs(1))).unwrap();
-        let mut jwk: Value = serde_json::from_str(&keys.public_key().to_jwk()).unwrap();
-        jwk["kid"] = json!("one");
-        let set = |jwk: &Value| json!({ "keys": [jwk] }).to_string();
-        assert_eq!(verify(&token, &set(&jwk)), Ok("one".to_owned()));
-        let mut forged = token.clone();
-        let last = if forged.pop() == Some('A') { 'B' } else { 'A' };
-        forged.insert(forged.len() - 4, last);
-        assert!(verify(&forged, &set(&jwk)).is_err());
-        jwk["kid"] = json!("two");
-        assert!(verify(&token, &set(&jwk)).unwrap_err().contains("no key \"one\", but two"));
-    }
-
-    #[test]
-    fn a_signature_that_cannot_be_verified_has_a_reason() {
-        let reason = |algorithm: &str, keys: Value| {
-            let token = jwt(&json!({ "alg": algorithm, "kid": "one" }), &projected());
-            verify(&token, &json!({ "keys": keys }).to_string()).unwrap_err()
-        };
-        let curve = json!([{ "kty": "EC", "kid": "one" }]);
-        let only = "only RS256, the algorithm that Entra accepts, is verified, and the token has ES256";
-        assert_eq!(reason("ES256", curve.clone()), only);
-        assert_eq!(reason("RS256", curve), "the key one does not fit: it is not an RSA key, and RS256 needs one");
-        assert_eq!(reason("RS256", json!([])), "the key set has no keys");
     }
 
     #[test]

@@ -99,10 +99,39 @@ fn ok(body: &str) -> Result<CallResponse, CallFailure> {
     Ok(CallResponse::new(|name| (name == ":status").then(|| b"200".to_vec()), body.as_bytes().to_vec()))
 }
 
-fn federated_token() -> String {
+/// The token of the call with this index.
+fn federated_token(index: usize) -> String {
     let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
-    let claims = r#"{"iss": "https://issuer.example", "sub": "s", "aud": "a", "exp": 1795337600}"#;
-    format!("{}.{}.c2ln", part(r#"{"alg": "RS256"}"#), part(claims))
+    let claims = format!(
+        r#"{{"iss": "https://issuer.example", "sub": "{index}", "aud": "api://AzureADTokenExchange", "exp": 1795337600}}"#
+    );
+    format!("{}.{}.c2ln", part(r#"{"alg": "RS256"}"#), part(&claims))
+}
+
+/// What a source of this kind answers.
+fn answer_of(source: &str, token: &str) -> String {
+    match source {
+        "github_actions" => format!(r#"{{"value": "{token}"}}"#),
+        "azure_pipelines" => format!(r#"{{"oidcToken": "{token}"}}"#),
+        "vault" => format!(r#"{{"data": {{"token": "{token}", "ttl": 600}}}}"#),
+        "oidc_client_credentials" | "token_exchange" => format!(r#"{{"access_token": "{token}", "expires_in": 300}}"#),
+        "http" => format!(r#"{{"result": {{"jwt": "{token}"}}}}"#),
+        _ => token.to_owned(),
+    }
+}
+
+/// A part of each secret in the environment.
+const SECRET: &str = "not-to-be-shown";
+
+fn variable(name: &str) -> Option<String> {
+    match name {
+        "ACTIONS_ID_TOKEN_REQUEST_URL" => {
+            Some("https://run.actions.githubusercontent.com/1//idtoken?api-version=2.0".to_owned())
+        }
+        "SYSTEM_OIDCREQUESTURI" => Some("https://dev.azure.com/org/oidctoken".to_owned()),
+        "ACTIONS_ID_TOKEN_REQUEST_TOKEN" | "SYSTEM_ACCESSTOKEN" | "SECRET" => Some(format!("{SECRET}-{name}")),
+        _ => None,
+    }
 }
 
 /// Sends the request to the filter, and checks that it does what `explain` says.
@@ -113,7 +142,7 @@ fn agree(text: &str, question: &Question, explained: &Explained) {
     }
     let mut process = Process { request, on_gateway: question.on_gateway, ..Process::default() };
     let build = Build { version: "1", commit: "test" };
-    let mut engine = Engine::configure(text.as_bytes(), &|_| None, build, &mut process).unwrap();
+    let mut engine = Engine::configure(text.as_bytes(), &variable, build, &mut process).unwrap();
     let flow = engine.request(StreamId(1), &mut process);
     match explained.outcome {
         "unchanged" | "pass" | "keep" | "report" => {
@@ -130,20 +159,38 @@ fn agree(text: &str, question: &Question, explained: &Explained) {
     }
 }
 
-/// The filter reads the federated token and calls the token endpoint, both as `explain` says, and then forwards or answers the request.
+/// A call contains the token of the call before it, and no other.
+fn carries(call: &HttpCall, token: Option<&str>) {
+    let body = String::from_utf8(call.body.clone()).unwrap();
+    match token {
+        Some(token) => assert!(body.contains(token), "{} {body}", call.cluster),
+        None => assert!(!body.contains(".c2ln"), "{} {body}", call.cluster),
+    }
+}
+
+/// The filter gets the federated token and calls the token endpoint, each call as `explain` says, and then forwards or answers the request.
 fn exchange(engine: &mut Engine, process: &mut Process, flow: Flow, explained: &Explained) {
     let expected = explained.exchange.as_ref().unwrap();
     assert_eq!((flow, &process.reply), (Flow::Pause, &None), "{explained:?}");
     let messages = std::mem::take(&mut process.messages);
     engine.woken(&messages, process);
-    let [source] = expected.source_calls.as_slice() else { panic!("{expected:?}") };
-    let call = &process.calls[0];
-    assert_eq!(
-        (&call.cluster, call.method, &call.authority, &call.path),
-        (&source.cluster, source.method, &source.authority, &source.path)
-    );
-    engine.call_finished(CallId(1), ok(&federated_token()), process);
-    let call = process.calls[1].clone();
+    let mut previous = None;
+    for (index, source) in expected.source_calls.iter().enumerate() {
+        assert_eq!(process.calls.len(), index + 1, "{expected:?}");
+        let call = &process.calls[index];
+        assert_eq!(
+            (&call.cluster, call.method, &call.authority, &call.path),
+            (&source.cluster, source.method, &source.authority, &source.path)
+        );
+        carries(call, previous.as_deref());
+        let token = federated_token(index);
+        let id = CallId(u32::try_from(index + 1).unwrap());
+        engine.call_finished(id, ok(&answer_of(source.source, &token)), process);
+        previous = Some(token);
+    }
+    let last = expected.source_calls.len();
+    let call = process.calls[last].clone();
+    carries(&call, previous.as_deref());
     assert_eq!(call.cluster, expected.clusters[0]);
     assert_eq!(format!("https://{}{}", call.authority, call.path), expected.url);
     let body = String::from_utf8(call.body).unwrap();
@@ -151,7 +198,7 @@ fn exchange(engine: &mut Engine, process: &mut Process, flow: Flow, explained: &
     assert!(body.contains(&format!("client_id={}&", expected.client_id)), "{body}");
     assert!(body.contains(&format!("scope={}&", form(&expected.scope))), "{body} {expected:?}");
     engine.call_finished(
-        CallId(2),
+        CallId(u32::try_from(last + 1).unwrap()),
         ok(r#"{"token_type": "Bearer", "expires_in": 3600, "access_token": "abc"}"#),
         process,
     );
@@ -165,10 +212,49 @@ fn exchange(engine: &mut Engine, process: &mut Process, flow: Flow, explained: &
     }
 }
 
-const IDENTITIES: &str = r#""identities": [
-    { "name": "a", "tenant_id": "11111111-1111-4111-8111-111111111111", "client_id": "aaaaaaaa-0000-4000-8000-000000000001" },
-    { "name": "b", "tenant_id": "22222222-2222-4222-8222-222222222222", "client_id": "aaaaaaaa-0000-4000-8000-000000000002",
-      "resources": ["https://vault.azure.net"] } ]"#;
+/// An entry of `assertions` with this name: any source, or one that exchanges the token of `input`.
+fn assertion(name: &'static str, input: &'static str) -> impl Strategy<Value = String> {
+    let exchange = format!(r#""source": "token_exchange", "path": "/token", "subject_token": "{input}""#);
+    let sources = [
+        r#""source": "file""#,
+        r#""source": "github_actions""#,
+        r#""source": "azure_pipelines", "service_connection_id": "c0ffee00-1234-4cde-8f01-23456789abcd""#,
+        r#""source": "google_metadata""#,
+        r#""source": "vault", "role": "a/b", "authority": "vault.example.com", "namespace": "team""#,
+        r#""source": "oidc_client_credentials", "path": "/t", "basic_auth": { "id": "i", "secret_from_env": "SECRET" }"#,
+        r#""source": "oidc_client_credentials", "path": "/t", "form_from_env": { "client_secret": "MISSING" }"#,
+        r#""source": "http", "request": { "path": "/x?a=b", "query": { "c": "ä/" }, "bearer_from_env": "SECRET" }, "response": { "token": "/result/jwt" }"#,
+    ];
+    let with_input = [
+        exchange.clone(),
+        exchange,
+        format!(r#""source": "oidc_client_credentials", "path": "/t", "client_assertion": "{input}""#),
+        format!(
+            r#""source": "http", "request": {{ "path": "/x", "form_from_assertion": {{ "jwt": "{input}" }} }}, "response": {{ "token": "/result/jwt" }}"#
+        ),
+    ];
+    let all: Vec<String> = sources.into_iter().map(str::to_owned).chain(with_input).collect();
+    prop::sample::select(all)
+        .prop_map(move |source| format!(r#"{{ "name": "{name}", "cluster": "to_{name}", {source} }}"#))
+}
+
+/// The sections `assertions` and `identities`: chains of up to three sources.
+fn identities() -> impl Strategy<Value = String> {
+    let entries = (assertion("x", "y"), assertion("y", "z"), assertion("z", "projected_token"));
+    let named = prop::sample::select(vec!["projected_token", "projected_token", "x", "x", "y", "z"]);
+    (entries, named.clone(), named).prop_map(|((x, y, z), a, b)| {
+        format!(
+            r#""assertions": [ {x},
+    {y},
+    {z} ],
+  "identities": [
+    {{ "name": "a", "tenant_id": "11111111-1111-4111-8111-111111111111", "client_id": "aaaaaaaa-0000-4000-8000-000000000001",
+      "assertion": "{a}" }},
+    {{ "name": "b", "tenant_id": "22222222-2222-4222-8222-222222222222", "client_id": "aaaaaaaa-0000-4000-8000-000000000002",
+      "resources": ["https://vault.azure.net"], "assertion": "{b}" }} ]"#
+        )
+    })
+}
 
 fn destination() -> impl Strategy<Value = String> {
     let host = prop::sample::select(vec!["one.example", "two.example", "*.example", "one.example:8443"]);
@@ -204,9 +290,9 @@ fn configuration() -> impl Strategy<Value = String> {
         r#", "managed_identity": { "identities": ["a"], "imds": {}, "action": "refuse" }"#,
         r#", "managed_identity": { "identities": ["b"], "imds": {}, "action": "report" }"#,
     ]);
-    (prop::collection::vec(destination(), 1..5), managed).prop_map(|(destinations, managed)| {
+    (identities(), prop::collection::vec(destination(), 1..5), managed).prop_map(|(identities, destinations, managed)| {
         let destinations = destinations.join(",\n  ");
-        format!("{{ \"entra\": {{ \"clusters\": [\"e\", \"f\"] }}, {IDENTITIES},\n\"destinations\": [\n  {destinations} ]{managed} }}")
+        format!("{{ \"entra\": {{ \"clusters\": [\"e\", \"f\"] }}, {identities},\n\"destinations\": [\n  {destinations} ]{managed} }}")
     })
 }
 
@@ -234,15 +320,11 @@ fn question() -> impl Strategy<Value = Question> {
         3 => url.prop_map(|url| Question { url: url.to_owned(), ..Question::default() }),
         1 => managed.prop_map(Question::managed_identity),
     ];
-    let method =
-        prop::sample::select(vec!["GET", "GET", "GET", "GET", "GET", "POST", "DELETE", "get", "TRACE", "CONNECT"]);
+    let rare = prop::sample::select(vec!["POST", "POST", "DELETE", "get", "TRACE", "CONNECT"]);
+    let method = prop_oneof![4 => Just("GET"), 1 => rare];
     let cluster = prop::sample::select(vec![None, None, Some("api"), Some("to_one.example"), Some("elsewhere")]);
-    let header = prop::sample::select(vec![
-        None,
-        None,
-        Some(("Authorization", "Bearer mine")),
-        Some(("X-HTTP-Method-Override", "GET")),
-    ]);
+    let header = prop::sample::select(vec![("Authorization", "Bearer mine"), ("X-HTTP-Method-Override", "GET")]);
+    let header = prop::option::weighted(0.2, header);
     let connection = prop::sample::select(vec![None, None, None, None, Some(true), Some(true), Some(false)]);
     (base, method, cluster, header, connection, prop::bool::weighted(0.1)).prop_map(
         |(base, method, cluster, header, connection_tls, on_gateway)| Question {
@@ -268,21 +350,31 @@ fn explain_and_the_filter_agree() {
         failure_persistence: None,
         ..ProptestConfig::default()
     });
-    let seen = RefCell::new(BTreeMap::<&str, usize>::new());
+    let seen = RefCell::new(BTreeMap::<String, usize>::new());
+    let count = |what: &str| *seen.borrow_mut().entry(what.to_owned()).or_default() += 1;
     let questions = prop::collection::vec(question(), 1..8);
     let result = runner.run(&(configuration(), questions), |(text, questions)| {
-        let Ok(config) = Config::parse(text.as_bytes(), &|_| None) else { return Ok(()) };
+        let Ok(config) = Config::parse(text.as_bytes(), &variable) else { return Ok(()) };
         for question in questions {
             let explained = explain::of(&config, &question).unwrap();
-            *seen.borrow_mut().entry(explained.outcome).or_default() += 1;
+            count(explained.outcome);
+            let calls = explained.exchange.iter().flat_map(|exchange| &exchange.source_calls);
+            calls.clone().for_each(|call| count(call.source));
+            count(&format!("{} sources", calls.count()));
+            explained.problem.iter().for_each(|problem| count(problem.code));
+            let shown = format!("{explained:?}");
+            prop_assert!(!shown.contains(SECRET));
             agree(&text, &question, &explained);
         }
         Ok(())
     });
     result.unwrap();
     // Each way to handle a request occurs often enough for the comparison to mean something.
-    for outcome in ["unchanged", "pass", "keep", "report", "refuse", "inject", "answer"] {
-        assert!(seen.borrow().get(outcome).is_some_and(|count| *count > 50), "{outcome}: {seen:?}");
+    let outcomes = ["unchanged", "pass", "keep", "report", "refuse", "inject", "answer", "env_var_missing"];
+    let sources = ["file", "github_actions", "azure_pipelines", "google_metadata", "vault", "oidc_client_credentials"];
+    let chains = ["token_exchange", "http", "1 sources", "2 sources", "3 sources"];
+    for kind in outcomes.iter().chain(&sources).chain(&chains) {
+        assert!(seen.borrow().get(*kind).is_some_and(|count| *count > 20), "{kind}: {seen:?}");
     }
 }
 

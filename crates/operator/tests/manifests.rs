@@ -124,3 +124,139 @@ fn a_configuration_in_yaml_becomes_json_where_envoy_needs_json() {
     tabs.push('\n');
     assert!(render(&other(&tabs), Target::WasmPlugin, &settings(Target::WasmPlugin)).is_ok());
 }
+
+/// A source of federated tokens over HTTP: its fields, the hosts that the settings name, and what its manifests contain.
+struct HttpSource {
+    fields: &'static str,
+    hosts: &'static [(&'static str, &'static str)],
+    contains: &'static [&'static str],
+}
+
+const HTTP_SOURCES: &[HttpSource] = &[
+    HttpSource {
+        fields: r#""source": "github_actions""#,
+        hosts: &[],
+        contains: &[
+            "suffix: .actions.githubusercontent.com",
+            "ACTIONS_ID_TOKEN_REQUEST_URL",
+            "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
+        ],
+    },
+    HttpSource {
+        fields: r#""source": "github_actions", "allowed_hosts": ["ghes.example.com", ".actions.example.com"]"#,
+        hosts: &[],
+        contains: &["matcher: { exact: ghes.example.com }", "matcher: { suffix: .actions.example.com }"],
+    },
+    HttpSource {
+        fields: r#""source": "azure_pipelines", "service_connection_id": "c0ffee00-1234-4cde-8f01-23456789abcd""#,
+        hosts: &[],
+        contains: &["exact: dev.azure.com", "SYSTEM_ACCESSTOKEN"],
+    },
+    HttpSource {
+        fields: r#""source": "azure_pipelines", "service_connection_id": "c", "allowed_hosts": ["org.visualstudio.com"]"#,
+        hosts: &[],
+        contains: &["address: org.visualstudio.com, port_value: 443", "sni: org.visualstudio.com"],
+    },
+    HttpSource {
+        fields: r#""source": "google_metadata""#,
+        hosts: &[],
+        contains: &["address: 169.254.169.254, port_value: 80"],
+    },
+    HttpSource {
+        fields: r#""source": "vault", "role": "r", "authority": "vault.example.net""#,
+        hosts: &[("own", "10.0.0.7:8200")],
+        contains: &[
+            "address: 10.0.0.7, port_value: 8200",
+            "exact: vault.example.net",
+            "filename: /var/run/vault/token",
+        ],
+    },
+    HttpSource {
+        fields: r#""source": "vault", "role": "r""#,
+        hosts: &[("own", "127.0.0.1")],
+        contains: &["address: 127.0.0.1, port_value: 8100"],
+    },
+    HttpSource {
+        fields: r#""source": "oidc_client_credentials", "authority": "login.example.net:8443", "path": "/t", "basic_auth": { "id": "i", "secret_from_env": "OWN_SECRET" }"#,
+        hosts: &[],
+        contains: &["address: login.example.net, port_value: 8443", "sni: login.example.net\n", "OWN_SECRET"],
+    },
+    HttpSource {
+        fields: r#""source": "token_exchange", "path": "/t", "subject_token": "projected_token""#,
+        hosts: &[("own", "sts.example.net")],
+        contains: &["exact: sts.example.net", "server_listener_name: projected_token"],
+    },
+    HttpSource {
+        fields: r#""source": "http", "request": { "path": "/t", "headers_from_env": { "x-key": "API_KEY" } }"#,
+        hosts: &[("own", "[::1]:8080")],
+        contains: &["address: \"::1\", port_value: 8080", "API_KEY"],
+    },
+    HttpSource {
+        fields: r#""source": "http", "request": { "url_from_env": "TOKEN_URL", "allowed_hosts": [".tokens.example.net"] }"#,
+        hosts: &[],
+        contains: &["suffix: .tokens.example.net", "TOKEN_URL"],
+    },
+];
+
+fn with_source(fields: &str, route: &str) -> Source {
+    other(&format!(
+        r#"{{ "entra": {{ "clusters": ["entra", "entra_new_connection"] }},
+  "assertions": [ {{ "name": "s", "cluster": "own", {fields} }} ],
+  "identities": [ {{ "assertion": "s" }} ],
+  "destinations": [ {{ "azure_service": "key_vault", "names": ["payments-kv"], "tls_clusters": ["{route}"] }} ] }}"#
+    ))
+}
+
+#[test]
+fn a_source_over_http_has_its_cluster_and_variables_in_every_form() {
+    let forms = [
+        (Target::Envoy, "to_{host}"),
+        (Target::EnvoyFilter, "outbound|80||{host}"),
+        (Target::WasmPlugin, "outbound|80||{host}"),
+        (Target::TrafficExtension, "outbound|80||{host}"),
+        (Target::Upstream, "outbound|80||{host}"),
+        (Target::EgressGateway, "outbound|443||{host}"),
+    ];
+    for HttpSource { fields, hosts, contains } in HTTP_SOURCES {
+        for (target, route) in forms {
+            let owned = |(cluster, host): &(&str, &str)| ((*cluster).to_owned(), (*host).to_owned());
+            let settings = Settings { sources: hosts.iter().map(owned).collect(), ..settings(target) };
+            let files = directory(&with_source(fields, route), target, &settings);
+            let files = files.unwrap_or_else(|refusal| panic!("{fields}: {}: {refusal}", target.as_str()));
+            let text: String = files.iter().map(|file| file.text.as_str()).collect();
+            for part in contains.iter().chain(&["name: own\n"]) {
+                assert!(text.contains(part), "{fields}: {}: {part}\n{text}", target.as_str());
+            }
+            assert_eq!(
+                text.contains("azure-identity-token"),
+                contains.iter().any(|part| part.contains("projected_token")) || (target == Target::EgressGateway),
+                "{fields}"
+            );
+            assert!(!text.contains("keycloak") && !text.contains("vault.example.com"), "{text}");
+            let sources: Vec<Source> = files.iter().map(|file| Source::new(&file.name, &file.text)).collect();
+            let findings = check(&sources, &Options::default()).findings;
+            assert!(findings.is_empty(), "{fields}: {}: {findings:?}", target.as_str());
+        }
+    }
+}
+
+#[test]
+fn a_source_whose_cluster_cannot_be_made_is_refused_with_the_reason() {
+    let refusal = |fields: &str, hosts: &[(&str, &str)]| {
+        let owned = |(cluster, host): &(&str, &str)| ((*cluster).to_owned(), (*host).to_owned());
+        let settings = Settings { sources: hosts.iter().map(owned).collect(), ..Settings::default() };
+        render(&with_source(fields, "to_{host}"), Target::Envoy, &settings).unwrap_err().to_string()
+    };
+    let vault = r#""source": "vault", "role": "r""#;
+    let unknown =
+        "assertions[0]: the host of the cluster \"own\" is not known: write --source own=HOST, or set authority";
+    assert_eq!(refusal(vault, &[]), unknown);
+    assert!(refusal(vault, &[("own", "10.0.0.7")]).contains("set authority to the name"));
+    assert!(refusal(vault, &[("own", "a b")]).contains("is not a valid host"));
+    assert!(
+        refusal(vault, &[("own", "vault.example.net"), ("other", "x.example")])
+            .contains("no assertion over HTTP has the cluster \"other\"")
+    );
+    assert!(refusal(r#""source": "github_actions""#, &[("own", "x.example")]).contains("allowed_hosts"));
+    assert!(refusal(r#""source": "file""#, &[]).contains("and not by \"own\""));
+}

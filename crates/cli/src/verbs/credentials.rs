@@ -1,10 +1,12 @@
 //! `credentials`: the federated credentials that a configuration needs.
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use operator::AzureDevOps;
 use operator::credentials::{self, Format, Workloads};
 use operator::token;
 use serde_json::json;
 
+use crate::choice::one_of;
 use crate::output::{Failure, Output, Verdict};
 use crate::{clock, input};
 
@@ -15,8 +17,8 @@ pub(crate) struct Credentials {
     #[arg(required = true, value_name = "FILE")]
     files: Vec<String>,
     /// The form of the result
-    #[arg(long, value_enum, default_value = "az")]
-    format: Chosen,
+    #[arg(long, default_value = "az", value_parser = one_of::<Format>())]
+    format: Format,
     /// The issuer of the federated tokens, such as the cluster's OIDC issuer URL; not necessary if their source has only one
     #[arg(long, value_name = "URL")]
     issuer: Option<String>,
@@ -35,22 +37,15 @@ pub(crate) struct Credentials {
     /// Take issuer, subject and audience from the token in this file
     #[arg(long, value_name = "FILE")]
     token: Option<String>,
+    /// The id of the organization in Azure DevOps, for an identity of Azure Pipelines; with it issuer and subject are computed
+    #[arg(long, value_name = "GUID", value_parser = guid)]
+    organization_id: Option<String>,
+    /// The name of an older service connection, whose tokens Azure DevOps issues itself
+    #[arg(long, value_name = "ORGANIZATION/PROJECT/NAME", value_parser = service_connection, requires = "organization_id")]
+    service_connection: Option<String>,
     /// An environment variable of the proxy's container, such as AZURE_CLIENT_ID=…
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = super::check::variable)]
     variables: Vec<(String, String)>,
-}
-
-/// The form of the result.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Chosen {
-    /// Commands of the Azure CLI
-    Az,
-    /// Bicep
-    Bicep,
-    /// Terraform
-    Terraform,
-    /// JSON
-    Json,
 }
 
 fn service_account(text: &str) -> Result<String, String> {
@@ -62,19 +57,25 @@ fn service_account(text: &str) -> Result<String, String> {
     }
 }
 
+fn guid(text: &str) -> Result<String, String> {
+    if operator::is_guid(text) { Ok(text.to_owned()) } else { Err("write a GUID".to_owned()) }
+}
+
+fn service_connection(text: &str) -> Result<String, String> {
+    let parts: Vec<&str> = text.split('/').collect();
+    match parts.as_slice() {
+        [_, _, _] if parts.iter().all(|part| !part.is_empty()) => Ok(text.to_owned()),
+        _ => Err("write ORGANIZATION/PROJECT/NAME".to_owned()),
+    }
+}
+
 impl Credentials {
     pub(crate) fn run(&self, output: Output) -> Result<Verdict, Failure> {
         let sources = input::sources(&self.files)?;
         let workloads = self.workloads()?;
         let list = credentials::credentials(&sources, &workloads);
         let list = list.map_err(|reason| Failure::input(reason.to_string()))?;
-        let format = match self.format {
-            Chosen::Az => Format::Az,
-            Chosen::Bicep => Format::Bicep,
-            Chosen::Terraform => Format::Terraform,
-            Chosen::Json => Format::Json,
-        };
-        output.print(&credentials::render(&list, format), &json!(list))?;
+        output.print(&credentials::render(&list, self.format), &json!(list))?;
         Ok(Verdict::Good)
     }
 
@@ -96,6 +97,10 @@ impl Credentials {
             }
         }
         let (identity, variables) = (self.identity.clone(), self.variables.clone());
-        Ok(Workloads { issuer, subjects, audience, identity, variables })
+        let devops = AzureDevOps {
+            organization_id: self.organization_id.clone(),
+            service_connection: self.service_connection.clone(),
+        };
+        Ok(Workloads { issuer, subjects, audience, identity, devops, variables })
     }
 }

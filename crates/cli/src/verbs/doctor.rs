@@ -18,10 +18,10 @@ pub(crate) struct Doctor {
     #[arg(long, value_name = "FILE", default_value = "/var/run/secrets/azure/wi/token/azure-identity-token")]
     token_file: String,
     /// The filter's status page, which is fetched
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = network::url)]
     status: Option<String>,
     /// Envoy's administration interface, such as `http://127.0.0.1:15000`; /clusters and /stats are fetched
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = network::url)]
     admin: Option<String>,
     /// The clusters for Entra
     #[arg(long = "cluster", value_name = "NAME", default_values = ["entra", "entra_new_connection"])]
@@ -30,7 +30,7 @@ pub(crate) struct Doctor {
     #[arg(long)]
     connect: bool,
     /// The authority, if AZURE_AUTHORITY_HOST is not set
-    #[arg(long, value_name = "URL", default_value = "https://login.microsoftonline.com")]
+    #[arg(long, value_name = "URL", default_value = "https://login.microsoftonline.com", value_parser = network::url)]
     authority: String,
 }
 

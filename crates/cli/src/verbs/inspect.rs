@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use clap::Args;
+use operator::signature::{self, Signer};
 use operator::token::{self, Comparison, Inspected};
 use serde_json::{Value, json};
 
@@ -48,7 +49,7 @@ impl Inspect {
         }
         if let Some(verified) = &verified {
             let text = match verified {
-                Ok(key) => format!("verified with the key {key}"),
+                Ok(Signer { key, algorithm }) => format!("verified with the key {key} ({algorithm})"),
                 Err(reason) => format!("not verified: {reason}"),
             };
             let _ = write!(shown, "\nsignature     {text}");
@@ -57,6 +58,7 @@ impl Inspect {
         if let Value::Object(fields) = &mut value {
             fields.insert("credentials".to_owned(), json!(compared));
             fields.insert("verified".to_owned(), json!(verified.as_ref().map(Result::is_ok)));
+            fields.insert("signer".to_owned(), json!(verified.as_ref().and_then(|verified| verified.as_ref().ok())));
         }
         output.print(&shown, &value)?;
         let matches = compared.is_none_or(|all| all.iter().any(|one| one.differences.is_empty()));
@@ -83,10 +85,9 @@ impl Inspect {
         compared.map(Some).map_err(|reason| Failure::input(format!("{file} {reason}")))
     }
 
-    fn verify(&self, text: &str) -> Result<Option<Result<String, String>>, Failure> {
+    fn verify(&self, text: &str) -> Result<Option<Result<Signer, String>>, Failure> {
         let Some(place) = &self.jwks else { return Ok(None) };
-        let is_url = place.starts_with("https://") || place.starts_with("http://");
-        let keys = if is_url { network::body(place)? } else { input::source(place)?.text().to_owned() };
-        Ok(Some(token::verify(text, &keys)))
+        let keys = if network::is_url(place) { network::body(place)? } else { input::source(place)?.text().to_owned() };
+        Ok(Some(signature::verify(text, &keys)))
     }
 }

@@ -3,10 +3,11 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use operator::render::{File, Refusal, Settings, Target, directory, render};
 use serde_json::{Value, json};
 
+use crate::choice::one_of;
 use crate::input;
 use crate::output::{Failure, Form, Output, Verdict, print, print_json};
 
@@ -17,8 +18,8 @@ pub(crate) struct Render {
     #[arg(value_name = "FILE")]
     file: String,
     /// What to make
-    #[arg(long = "for", value_enum, value_name = "TARGET")]
-    target: Chosen,
+    #[arg(long = "for", value_name = "TARGET", value_parser = one_of::<Target>())]
+    target: Target,
     /// Write one file for each object, and a kustomization, into this directory
     #[arg(long, value_name = "DIRECTORY")]
     directory: Option<PathBuf>,
@@ -55,54 +56,9 @@ pub(crate) struct Render {
     /// An environment variable of the proxy's container, such as `AZURE_AUTHORITY_HOST=https://login.microsoftonline.us`
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = super::check::variable)]
     variables: Vec<(String, String)>,
-}
-
-/// What to make.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Chosen {
-    /// The bootstrap of a plain Envoy
-    Envoy,
-    /// The listener for a token file that is overwritten in place, for a plain Envoy
-    FileServer,
-    /// The filter in Istio's sidecars, with everything that it needs
-    #[value(name = "envoyfilter")]
-    EnvoyFilter,
-    /// The filter as a WasmPlugin
-    #[value(name = "wasmplugin")]
-    WasmPlugin,
-    /// The filter as a TrafficExtension
-    #[value(name = "trafficextension")]
-    TrafficExtension,
-    /// The filter in the cluster's own filter chain
-    Upstream,
-    /// The filter in an egress gateway
-    EgressGateway,
-    /// What a sidecar needs to answer IMDS requests
-    Imds,
-    /// HTTP/1.0 clients in Istio's sidecars
-    Http10,
-    /// A readiness listener in Istio's sidecars
-    Readiness,
-    /// A workload
-    Workload,
-}
-
-impl Chosen {
-    const fn target(self) -> Target {
-        match self {
-            Self::Envoy => Target::Envoy,
-            Self::FileServer => Target::FileServer,
-            Self::EnvoyFilter => Target::EnvoyFilter,
-            Self::WasmPlugin => Target::WasmPlugin,
-            Self::TrafficExtension => Target::TrafficExtension,
-            Self::Upstream => Target::Upstream,
-            Self::EgressGateway => Target::EgressGateway,
-            Self::Imds => Target::Imds,
-            Self::Http10 => Target::Http10,
-            Self::Readiness => Target::Readiness,
-            Self::Workload => Target::Workload,
-        }
-    }
+    /// The host of the cluster of an assertion that names none (`authority`); may be repeated. A host on loopback is called in plaintext
+    #[arg(long = "source", value_name = "CLUSTER=HOST[:PORT]", value_parser = super::check::variable)]
+    sources: Vec<(String, String)>,
 }
 
 fn version(text: &str) -> Result<(u32, u32), String> {
@@ -120,7 +76,7 @@ fn refused(refusal: &Refusal) -> Failure {
 impl Render {
     pub(crate) fn run(&self, output: Output) -> Result<Verdict, Failure> {
         let source = input::source(&self.file)?;
-        let target = self.target.target();
+        let target = self.target;
         let settings = self.settings(target);
         let files = match &self.directory {
             Some(_) => directory(&source, target, &settings).map_err(|refusal| refused(&refusal))?,
@@ -168,6 +124,7 @@ impl Render {
             client_id: or(&self.client_id, defaults.client_id),
             principals: if self.principals.is_empty() { defaults.principals } else { self.principals.clone() },
             variables: self.variables.clone(),
+            sources: self.sources.clone(),
         }
     }
 }

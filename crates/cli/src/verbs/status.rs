@@ -13,6 +13,7 @@ use crate::output::{Failure, Output, Verdict, print, print_to_reader};
 #[derive(Debug, Args)]
 pub(crate) struct Status {
     /// The filter's status page, such as `http://127.0.0.1:15001/entra-exchange/status`; it is fetched
+    #[arg(value_parser = network::url)]
     url: String,
     /// Fetch the page again every two seconds, until Ctrl-C
     #[arg(long)]
@@ -48,6 +49,6 @@ impl Status {
         let body = network::body(&self.url)?;
         let page = status::Status::read(&body).map_err(Failure::remote)?;
         let value = serde_json::from_str(&body).map_err(|error| Failure::remote(error.to_string()))?;
-        Ok((output.text_of(&page.table(), &value)?, Verdict::of(page.is_good())))
+        Ok((output.text_of(&page.table(), &value), Verdict::of(page.is_good())))
     }
 }

@@ -19,11 +19,15 @@ pub(crate) struct Environment {
     given: Vec<(String, String)>,
     /// Those in the files, each with its place.
     found: Vec<(String, String, (usize, Range<usize>))>,
+    /// Those with a URL, each with one that the configuration accepts.
+    urls: Vec<(String, String)>,
 }
 
 /// Collects the variables of istio-proxy from annotations, and those of containers that run Envoy.
 pub(crate) fn of(inventory: &Inventory<'_>, options: &Options) -> Environment {
-    let mut environment = Environment { given: options.variables.clone(), found: Vec::new() };
+    let assertions = inventory.configurations.iter().filter_map(|configuration| configuration.get("assertions"));
+    let urls = assertions.flat_map(Node::items).filter_map(url_of).collect();
+    let mut environment = Environment { given: options.variables.clone(), found: Vec::new(), urls };
     for object in &inventory.objects {
         object.node.walk(&mut |node| {
             if let Some(annotation) = node.get("proxy.istio.io/config") {
@@ -42,6 +46,19 @@ pub(crate) fn of(inventory: &Inventory<'_>, options: &Options) -> Environment {
         });
     }
     environment
+}
+
+/// The variable with the URL of a source of federated tokens, and a URL at a host that the source accepts.
+fn url_of(assertion: &Node) -> Option<(String, String)> {
+    let request = assertion.get("request").unwrap_or(assertion);
+    let (variable, usual) = match assertion.text_of("source")? {
+        "github_actions" => ("ACTIONS_ID_TOKEN_REQUEST_URL", ".actions.githubusercontent.com"),
+        "azure_pipelines" => ("SYSTEM_OIDCREQUESTURI", "dev.azure.com"),
+        _ => (request.text_of("url_from_env")?, "host.invalid"),
+    };
+    let allowed = request.get("allowed_hosts").and_then(|hosts| hosts.items().next()?.text()).unwrap_or(usual);
+    let below = if allowed.starts_with('.') { "host" } else { "" };
+    Some((variable.to_owned(), format!("https://{below}{allowed}/")))
 }
 
 impl Environment {
@@ -83,13 +100,12 @@ impl Environment {
 
     /// The value that a check uses for a variable: a value that stands for it if it is not known.
     pub(crate) fn assumed(&self, name: &str) -> Option<String> {
+        let url = self.urls.iter().find(|(variable, _)| variable == name).map(|(_, url)| url.as_str());
         let stand_in = match name {
             "AZURE_TENANT_ID" => Some(TENANT),
             "AZURE_CLIENT_ID" => Some(CLIENT),
             AUTHORITY => None,
-            "ACTIONS_ID_TOKEN_REQUEST_URL" => Some("https://job.actions.githubusercontent.com/"),
-            "SYSTEM_OIDCREQUESTURI" => Some("https://dev.azure.com/"),
-            _ => Some("secret"),
+            _ => url.or(Some("secret")),
         };
         self.known(name).or(stand_in).map(str::to_owned)
     }

@@ -65,10 +65,12 @@ pub fn check(sources: &[Source], options: &Options) -> Checked {
     token_file::check(&inventory, &mut findings);
     let mut findings = findings.0;
     findings.sort_by_key(|finding| (finding.source, finding.span.start, finding.severity));
-    // An object that is used again by a YAML alias is checked once for each use.
-    let mut seen: HashSet<(usize, Range<usize>, &str, String)> = HashSet::new();
-    findings
-        .retain(|finding| seen.insert((finding.source, finding.span.clone(), finding.code, finding.message.clone())));
+    // An object that is used again by a YAML alias is checked once for each use. Several fields may be missing at one place.
+    let mut seen: HashSet<(usize, Range<usize>, &str, String, Option<String>)> = HashSet::new();
+    findings.retain(|Finding { source, span, code, message, path, .. }| {
+        let field = path.as_ref().map(|path| path.rsplit('.').next().unwrap_or(path).to_owned());
+        seen.insert((*source, span.clone(), *code, message.clone(), field))
+    });
     let all = findings.len();
     findings.retain(|finding| !is_accepted(sources, options, finding));
     let accepted = all.saturating_sub(findings.len());

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Refusal, Settings, Target, documents_of, render};
+use super::{Refusal, Settings, Target, VAULT_TOKEN, documents_of, render};
 use crate::source::Source;
 use crate::tree::Node;
 
@@ -15,14 +15,21 @@ pub struct File {
     pub text: String,
 }
 
+/// Where the clusters for Vault read the name of the token's file.
+const VAULT_TOKEN_PATH: &str = "path: /etc/entra-exchange/vault-token.yaml";
+
 /// Makes all files that the target needs. For Istio that is one for each object, and `kustomization.yaml`.
 ///
 /// # Errors
 /// As [`render`].
 pub fn directory(source: &Source, target: Target, settings: &Settings) -> Result<Vec<File>, Refusal> {
     if !target.is_istios() {
-        let name = format!("{}.yaml", target.as_str());
-        return Ok(vec![File { name, text: render(source, target, settings)? }]);
+        let mut files =
+            vec![File { name: format!("{}.yaml", target.as_str()), text: render(source, target, settings)? }];
+        if files.iter().any(|file| file.text.contains(VAULT_TOKEN_PATH)) {
+            files.push(File { name: "vault-token.yaml".to_owned(), text: VAULT_TOKEN.to_owned() });
+        }
+        return Ok(files);
     }
     let mut objects: Vec<File> = Vec::new();
     let mut add = |target: Target, keep: &dyn Fn(&str) -> bool| -> Result<(), Refusal> {

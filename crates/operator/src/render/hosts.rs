@@ -7,7 +7,8 @@ use entra_exchange_core::entra::Cloud;
 use serde::Serialize;
 
 use super::Target;
-use super::settings::{Refusal, is_label};
+use super::settings::{Refusal, is_label, is_name_of_cluster};
+use super::sources::Sources;
 use crate::tree::Node;
 
 /// A host, and the names of the objects for it.
@@ -27,7 +28,9 @@ pub(super) struct Host {
 const OWN: &[&str] = &["entra", "entra_new_connection", "projected_token", "instance_metadata", "elsewhere"];
 
 /// The hosts whose requests get a token, each once.
-pub(super) fn of(tree: &Node, cloud: Cloud, target: Target) -> Result<Vec<Host>, Refusal> {
+pub(super) fn of(tree: &Node, cloud: Cloud, target: Target, sources: &Sources) -> Result<Vec<Host>, Refusal> {
+    let mut taken = OWN.to_vec();
+    taken.extend(sources.clusters.iter().map(|cluster| cluster.name.as_str()));
     let defaults = tree.get("defaults");
     let mut hosts: Vec<Host> = Vec::new();
     for (index, destination) in tree.get("destinations").into_iter().flat_map(Node::items).enumerate() {
@@ -48,7 +51,7 @@ pub(super) fn of(tree: &Node, cloud: Cloud, target: Target) -> Result<Vec<Host>,
                     "{path}: {host:?} cannot be an object of its own: list hosts without wildcard and port"
                 )));
             }
-            let cluster = cluster(&path, &host, &clusters, target)?;
+            let cluster = cluster(&path, &host, &clusters, target, &taken)?;
             if hosts.iter().any(|other| other.cluster == cluster) {
                 return Err(Refusal::new(format!(
                     "{path}.tls_clusters: {cluster:?} would be the cluster of two hosts: write a name with {{host}}, such as to_{{host}}"
@@ -75,7 +78,7 @@ fn names(destination: &Node, cloud: Cloud) -> BTreeSet<String> {
 }
 
 /// The cluster of a host: in a mesh Istio's own, in a plain Envoy the first of the list.
-fn cluster(path: &str, host: &str, clusters: &[&str], target: Target) -> Result<String, Refusal> {
+fn cluster(path: &str, host: &str, clusters: &[&str], target: Target, taken: &[&str]) -> Result<String, Refusal> {
     let expanded: Vec<String> = clusters.iter().map(|name| name.replace("{host}", host)).collect();
     if target == Target::Upstream {
         return Ok(format!("outbound|80||{host}"));
@@ -93,15 +96,11 @@ fn cluster(path: &str, host: &str, clusters: &[&str], target: Target) -> Result<
     let Some(first) = expanded.into_iter().next() else {
         return Err(Refusal::new(format!("{path}.tls_clusters is missing: name the cluster, such as to_{{host}}")));
     };
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-    if !first.starts_with(|first: char| first.is_ascii_alphabetic())
-        || !first.bytes().all(fits)
-        || OWN.contains(&first.as_str())
-    {
+    if !is_name_of_cluster(&first) || taken.contains(&first.as_str()) {
         return Err(Refusal::new(format!(
             "{path}.tls_clusters: {first:?} cannot be the name of a cluster of the manifest: write letters, digits, dots, hyphens and \
              underscores, and none of {}",
-            OWN.join(", ")
+            taken.join(", ")
         )));
     }
     Ok(first)

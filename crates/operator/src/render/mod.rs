@@ -3,6 +3,8 @@
 mod files;
 mod hosts;
 mod settings;
+mod sources;
+mod target;
 
 use entra_exchange_core::entra::{Authority, Cloud};
 use minijinja::{Environment, UndefinedBehavior, context};
@@ -17,111 +19,14 @@ use crate::{document, json, yaml};
 pub use files::{File, directory};
 use hosts::Host;
 pub use settings::{Refusal, Settings};
-
-/// A manifest that can be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// The bootstrap of a plain Envoy.
-    Envoy,
-    /// The listener for a token file that is overwritten in place, for a plain Envoy.
-    FileServer,
-    /// The filter in Istio's sidecars, as an EnvoyFilter, with everything that it needs.
-    EnvoyFilter,
-    /// The filter as a WasmPlugin.
-    WasmPlugin,
-    /// The filter as a TrafficExtension.
-    TrafficExtension,
-    /// The filter in the cluster's own filter chain.
-    Upstream,
-    /// The filter in an egress gateway.
-    EgressGateway,
-    /// What a sidecar needs to answer IMDS requests.
-    Imds,
-    /// HTTP/1.0 clients in Istio's sidecars.
-    Http10,
-    /// A readiness listener in Istio's sidecars.
-    Readiness,
-    /// A workload.
-    Workload,
-}
-
-impl Target {
-    /// All targets.
-    pub const ALL: [Self; 11] = [
-        Self::Envoy,
-        Self::FileServer,
-        Self::EnvoyFilter,
-        Self::WasmPlugin,
-        Self::TrafficExtension,
-        Self::Upstream,
-        Self::EgressGateway,
-        Self::Imds,
-        Self::Http10,
-        Self::Readiness,
-        Self::Workload,
-    ];
-
-    /// The name of the target, which is that of its file below `envoy/`, too.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Envoy => "envoy",
-            Self::FileServer => "file-server",
-            Self::EnvoyFilter => "envoyfilter",
-            Self::WasmPlugin => "wasmplugin",
-            Self::TrafficExtension => "trafficextension",
-            Self::Upstream => "upstream",
-            Self::EgressGateway => "egress-gateway",
-            Self::Imds => "imds",
-            Self::Http10 => "http10",
-            Self::Readiness => "readiness",
-            Self::Workload => "workload",
-        }
-    }
-
-    const fn template(self) -> &'static str {
-        match self {
-            Self::Envoy => include_str!("../../templates/envoy.yaml"),
-            Self::FileServer => include_str!("../../templates/file-server.yaml"),
-            Self::EnvoyFilter => include_str!("../../templates/envoyfilter.yaml"),
-            Self::WasmPlugin => include_str!("../../templates/wasmplugin.yaml"),
-            Self::TrafficExtension => include_str!("../../templates/trafficextension.yaml"),
-            Self::Upstream => include_str!("../../templates/upstream.yaml"),
-            Self::EgressGateway => include_str!("../../templates/egress-gateway.yaml"),
-            Self::Imds => include_str!("../../templates/imds.yaml"),
-            Self::Http10 => include_str!("../../templates/http10.yaml"),
-            Self::Readiness => include_str!("../../templates/readiness.yaml"),
-            Self::Workload => include_str!("../../templates/workload.yaml"),
-        }
-    }
-
-    /// Whether it is for Istio.
-    pub const fn is_istios(self) -> bool {
-        !matches!(self, Self::Envoy | Self::FileServer)
-    }
-
-    /// Whether the configuration is written in it.
-    const fn has_configuration(self) -> bool {
-        matches!(
-            self,
-            Self::Envoy | Self::EnvoyFilter | Self::WasmPlugin | Self::TrafficExtension | Self::EgressGateway
-        )
-    }
-
-    /// Whether it depends on the hosts of the configuration.
-    const fn has_hosts(self) -> bool {
-        self.has_configuration() || matches!(self, Self::Upstream)
-    }
-
-    /// The first version of Istio that has it.
-    const fn oldest_istio(self) -> (u32, u32) {
-        if matches!(self, Self::TrafficExtension) { (1, 30) } else { (1, 28) }
-    }
-}
+use sources::{Cluster, Sources, VAULT_TOKEN};
+pub use target::Target;
 
 /// Parts that several templates have in common.
 const CAPABILITIES: &str = include_str!("../../templates/part-capabilities.yaml");
 const ISTIO_ENTRA: &str = include_str!("../../templates/part-istio-entra.yaml");
 const ISTIO_TOKEN: &str = include_str!("../../templates/part-istio-token.yaml");
+const ISTIO_SOURCE: &str = include_str!("../../templates/part-istio-source.yaml");
 
 /// Makes a manifest from the configuration in the source.
 ///
@@ -146,6 +51,7 @@ struct Wanted {
     tree: std::rc::Rc<Node>,
     authority: String,
     cloud: Option<Cloud>,
+    sources: Sources,
 }
 
 impl Wanted {
@@ -178,6 +84,8 @@ impl Wanted {
             return Err(Refusal::new("the manifests are for an authority at port 443"));
         }
         check_clusters(tree)?;
+        let written = inventory.configurations.first().map(|one| one.text.as_str()).unwrap_or_default();
+        let token_sources = sources::of(written, tree, &inventory, &options, &settings.sources)?;
         let start = source.content_start();
         let text = source.text().get(start..).unwrap_or_default().trim_end().replace("\r\n", "\n");
         Ok(Self {
@@ -185,15 +93,12 @@ impl Wanted {
             tree: std::rc::Rc::clone(tree),
             cloud: authority.cloud(),
             authority: authority.host().to_owned(),
+            sources: token_sources,
         })
     }
 
     fn hosts(&self, target: Target) -> Result<Vec<Host>, Refusal> {
-        let hosts = hosts::of(&self.tree, self.cloud.unwrap_or(Cloud::Public), target)?;
-        if hosts.is_empty() && target.is_istios() && target != Target::EgressGateway {
-            return Ok(hosts);
-        }
-        Ok(hosts)
+        hosts::of(&self.tree, self.cloud.unwrap_or(Cloud::Public), target, &self.sources)
     }
 
     fn fill(&self, target: Target, settings: &Settings, hosts: &[Host]) -> Result<String, Refusal> {
@@ -209,10 +114,16 @@ impl Wanted {
         };
         let (mesh_context, proxy) =
             if target == Target::EgressGateway { ("GATEWAY", "gateway") } else { ("SIDECAR_OUTBOUND", "sidecar") };
-        let part = |template: &'static str| {
-            let values = context! { authority => self.authority, context => mesh_context, proxy => proxy };
+        let part = |template: &'static str, source: Option<&Cluster>| {
+            let values =
+                context! { authority => self.authority, context => mesh_context, proxy => proxy, source => source };
             fill(template, values).map(|text| text.trim_end_matches('\n').to_owned())
         };
+        let clusters = &self.sources.clusters;
+        let mut tokens = if self.sources.has_file { vec![part(ISTIO_TOKEN, None)?] } else { Vec::new() };
+        for cluster in clusters {
+            tokens.push(part(ISTIO_SOURCE, Some(cluster))?);
+        }
         let values = context! {
             namespace => settings.namespace,
             label_name => settings.label.0,
@@ -233,8 +144,12 @@ impl Wanted {
             pass => list(&["imds", "pass"]),
             health_hosts => list(&["health", "hosts"]),
             capabilities => CAPABILITIES.trim_end_matches('\n'),
-            entra => part(ISTIO_ENTRA)?,
-            token => part(ISTIO_TOKEN)?,
+            entra => part(ISTIO_ENTRA, None)?,
+            token => tokens.join("\n"),
+            has_file => self.sources.has_file,
+            sources => clusters,
+            variables => self.sources.variables,
+            vault_token => clusters.iter().any(|cluster| cluster.adds_vault_token).then_some(VAULT_TOKEN.trim_end_matches('\n')),
         };
         fill(target.template(), values)
     }
@@ -262,7 +177,7 @@ impl Wanted {
     }
 }
 
-/// The manifests define two clusters for Entra and one for the token, with these names.
+/// The manifests define two clusters for Entra with these names.
 fn check_clusters(tree: &Node) -> Result<(), Refusal> {
     let clusters = tree.get("entra").and_then(|entra| entra.get("clusters"));
     let names: Vec<&str> = clusters.into_iter().flat_map(Node::items).filter_map(Node::text).collect();
@@ -270,13 +185,6 @@ fn check_clusters(tree: &Node) -> Result<(), Refusal> {
         return Err(Refusal::new(
             "the manifests define the clusters entra and entra_new_connection: set entra.clusters to [\"entra\", \
              \"entra_new_connection\"]",
-        ));
-    }
-    let mut assertions = tree.get("assertions").into_iter().flat_map(Node::items);
-    if assertions.any(|assertion| assertion.text_of("cluster") != Some("projected_token")) {
-        return Err(Refusal::new(
-            "the manifests define the cluster projected_token, and none for other assertions: remove these, or paste the configuration \
-             into a manifest of envoy/ and add the cluster from envoy/sources",
         ));
     }
     Ok(())

@@ -43,6 +43,8 @@ pub struct Settings {
     pub principals: Vec<String>,
     /// Environment variables of the proxy's container.
     pub variables: Vec<(String, String)>,
+    /// The hosts of the clusters of sources of federated tokens whose assertions name none: cluster, and host with an optional port.
+    pub sources: Vec<(String, String)>,
 }
 
 /// A digest that no image has.
@@ -61,6 +63,7 @@ impl Default for Settings {
             client_id: "aaaaaaaa-0000-4000-8000-000000000001".to_owned(),
             principals: vec!["cluster.local/ns/payments/sa/api".to_owned()],
             variables: Vec::new(),
+            sources: Vec::new(),
         }
     }
 }
@@ -145,15 +148,32 @@ fn is_image(text: &str) -> bool {
     !host.is_empty() && !path.is_empty() && text.bytes().all(fits) && !path.contains(':')
 }
 
+/// Whether a text can be the name of a cluster in a manifest without quotes.
+pub(super) fn is_name_of_cluster(text: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    text.starts_with(|first: char| first.is_ascii_alphabetic()) && text.bytes().all(fits) && !is_word(text)
+}
+
+/// Whether a text is a host: a name or an address.
+pub(super) fn is_host(text: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+    let is_name = (1..=253).contains(&text.len()) && text.bytes().all(fits) && !text.starts_with(['.', '-']);
+    is_name || text.parse::<std::net::IpAddr>().is_ok()
+}
+
+/// Whether a reader of YAML takes a text as a boolean or as nothing.
+fn is_word(text: &str) -> bool {
+    const WORDS: &[&str] = &["true", "false", "yes", "no", "on", "off", "y", "n", "null", "~"];
+    WORDS.iter().any(|word| text.eq_ignore_ascii_case(word))
+}
+
 /// A text as a scalar of YAML: plain if every reader takes it as a string, else in quotes.
 pub(super) fn yaml(text: &str) -> String {
-    const WORDS: &[&str] = &["true", "false", "yes", "no", "on", "off", "y", "n", "null", "~"];
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._/-".contains(&byte);
-    let is_word = WORDS.iter().any(|word| text.eq_ignore_ascii_case(word));
     // A number, also one of YAML 1.1: 1_000, 0x1f, 1e3, .5.
     let has_letter = text.bytes().any(|byte| byte.is_ascii_alphabetic() && !b"eExXoObBaAcCdDfF".contains(&byte));
     let is_plain = text.bytes().all(fits)
-        && !is_word
+        && !is_word(text)
         && (has_letter || text.matches('-').count() > 1 || text.matches('.').count() > 1);
     let begins = text.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '/');
     if is_plain && begins { text.to_owned() } else { serde_json::Value::from(text).to_string() }

@@ -2,7 +2,7 @@
 
 use super::AssertionFields;
 use crate::assertion::Named;
-use crate::config::fields::Object;
+use crate::config::fields::{Object, Section as _};
 use crate::config::reader::Mistakes;
 use crate::config::shapes::Text;
 use crate::config::tree::Node;
@@ -33,10 +33,12 @@ pub(super) fn of(
     mistakes: &mut Mistakes,
 ) -> Node {
     let mut form = Node::Object(Vec::new());
+    // Another field is a mistake of its own.
+    let known = AssertionFields::NAMES.of(object.nodes());
     if let Some(row) = row {
         // The reader of the configuration reads bytes, too, and the module has one reader then.
         form = serde_json::from_slice(row.form.as_bytes()).unwrap_or(form);
-        for name in REFERRED {
+        for name in REFERRED.into_iter().filter(|name| known.contains(name)) {
             let field = object.field::<Text>(name);
             match REQUIRED.contains(&(row.kind, name)) {
                 true => drop(field.required("a non-empty string", mistakes)),
@@ -53,12 +55,14 @@ pub(super) fn of(
             };
             let own = object.nodes().iter().find(|(other, _)| other == name);
             match own {
-                Some((_, Node::String(text))) => Some(text.clone()),
+                Some((_, Node::String(text))) if !text.is_empty() => Some(text.clone()),
+                // That it is missing or not valid is reported by its own name.
+                _ if REQUIRED.contains(&(row.kind, name)) => Some("-".to_owned()),
                 _ => default.map(str::to_owned),
             }
         });
     }
-    for (name, value) in object.nodes() {
+    for (name, value) in object.nodes().iter().filter(|(name, _)| known.contains(&name.as_str())) {
         if OF_REQUEST.contains(&name.as_str()) {
             if let Some(request) = field_of(&mut form, "request") {
                 place(request, name, value);

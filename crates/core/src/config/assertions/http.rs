@@ -78,6 +78,20 @@ impl<'e> Reading<'e> {
         let call = fields.part::<super::fields::CallFields>();
         let cluster = call.cluster().required("the Envoy cluster that leads to the source", mistakes);
         let cluster = cluster.unwrap_or_default();
+        let (format, expiry) = read_response(fields.response().read(mistakes), mistakes);
+        let statuses = fields.not_ready();
+        let statuses = statuses.read(mistakes).unwrap_or_default();
+        let not_ready = statuses.iter().filter_map(|status| u16::try_from(status.read(mistakes)?).ok()).collect();
+        let expect = call.expect();
+        let expect = expect.read(mistakes);
+        let claim = |text: Option<&str>| text.map(str::to_owned);
+        let audience = call.audience().read(mistakes).unwrap_or(self.environment.audience);
+        let attempts = call.attempts().read(mistakes).and_then(|attempts| u32::try_from(attempts).ok());
+        let timeout = call.timeout().read(mistakes).unwrap_or(Duration::from_secs(5));
+        let reuse = fields.reuse().read(mistakes).unwrap_or(Duration::from_secs(300));
+        let issuer = claim(expect.as_ref().and_then(|expect| expect.iss().read(mistakes)));
+        let subject = claim(expect.as_ref().and_then(|expect| expect.sub().read(mistakes)));
+        // The last one, because without it nothing is read.
         let field = fields.request();
         let request = field.required("the request, { path: … }", mistakes)?;
         let mut target = self.target(&request, cluster, mistakes);
@@ -89,15 +103,6 @@ impl<'e> Reading<'e> {
         let body = self.body(&request, mistakes);
         let has_body = !matches!(&body, Body::Raw(text) if text.is_empty());
         let method = request.method().read(mistakes).unwrap_or(if has_body { "POST" } else { "GET" });
-        let (format, expiry) = read_response(fields.response().read(mistakes), mistakes);
-        let statuses = fields.not_ready();
-        let statuses = statuses.read(mistakes).unwrap_or_default();
-        let not_ready = statuses.iter().filter_map(|status| u16::try_from(status.read(mistakes)?).ok()).collect();
-        let expect = call.expect();
-        let expect = expect.read(mistakes);
-        let claim = |text: Option<&str>| text.map(str::to_owned);
-        let audience = call.audience().read(mistakes).unwrap_or(self.environment.audience);
-        let attempts = call.attempts().read(mistakes).and_then(|attempts| u32::try_from(attempts).ok());
         Some(HttpSource {
             kind,
             id: String::new(),
@@ -114,15 +119,15 @@ impl<'e> Reading<'e> {
             expected: Expected {
                 made_on_demand: true,
                 is_input: false,
-                issuer: claim(expect.as_ref().and_then(|expect| expect.iss().read(mistakes))),
-                subject: claim(expect.as_ref().and_then(|expect| expect.sub().read(mistakes))),
+                issuer,
+                subject,
                 audience: Some(audience.to_owned()),
                 entra_issued,
             },
-            timeout: call.timeout().read(mistakes).unwrap_or(Duration::from_secs(5)),
+            timeout,
             attempts: attempts.unwrap_or(3),
             not_ready,
-            reuse: fields.reuse().read(mistakes).unwrap_or(Duration::from_secs(300)),
+            reuse,
             input: None,
         })
     }

@@ -121,6 +121,34 @@ fn mistakes_in_a_source_are_reported_with_their_paths() {
     }
 }
 
+#[test]
+fn every_mistake_in_a_source_is_reported_once_and_by_the_name_of_its_field() {
+    let wrong = json!({"timeout": 10, "attempts": 0, "expect": {"iss": 5}, "rol": "x", "namespace": 7, "audience": "", "authority": []});
+    let common = ["attempts", "audience", "expect.iss", "rol", "timeout"];
+    for (kind, more) in [
+        ("github_actions", &["authority", "cluster", "namespace"][..]),
+        ("azure_pipelines", &["authority", "cluster", "namespace", "service_connection_id"]),
+        ("google_metadata", &["authority", "cluster", "namespace"]),
+        ("vault", &["authority", "cluster", "namespace", "role"]),
+        ("oidc_client_credentials", &["authority", "cluster", "namespace", "path"]),
+        ("token_exchange", &["authority", "cluster", "namespace", "path", "subject_token"]),
+        ("http", &["authority", "cluster", "namespace", "request"]),
+    ] {
+        let mut assertion = wrong.clone();
+        assertion["source"] = json!(kind);
+        let text = mistakes(assertion);
+        let mut found: Vec<&str> = text.lines().map(|line| line.split(": ").next().unwrap()).collect();
+        found.sort_unstable();
+        let mut expected: Vec<String> = common.iter().chain(more).map(|name| format!("assertions[0].{name}")).collect();
+        expected.sort_unstable();
+        assert_eq!(found, expected, "{kind}: {text}");
+    }
+    let required_alone = mistakes(json!({"source": "vault", "cluster": "v", "role": ""}));
+    assert_eq!(required_alone, "assertions[0].role: \"\" is not valid: write a non-empty string");
+    let long = mistakes(json!({"source": "vault", "cluster": "v", "role": "x".repeat(2048)}));
+    assert!(long.contains("at most 2048 bytes"), "{long}");
+}
+
 fn exchange(name: &str, subject: &str) -> Value {
     json!({"name": name, "source": "token_exchange", "cluster": name, "path": "/t", "subject_token": subject})
 }
