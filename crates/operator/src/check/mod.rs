@@ -66,10 +66,10 @@ pub fn check(sources: &[Source], options: &Options) -> Checked {
     let mut findings = findings.0;
     findings.sort_by_key(|finding| (finding.source, finding.span.start, finding.severity));
     // An object that is used again by a YAML alias is checked once for each use. Several fields may be missing at one place.
-    let mut seen: HashSet<(usize, Range<usize>, &str, String, Option<String>)> = HashSet::new();
+    let mut seen: HashSet<(usize, Range<usize>, &str, String)> = HashSet::new();
     findings.retain(|Finding { source, span, code, message, path, .. }| {
-        let field = path.as_ref().map(|path| path.rsplit('.').next().unwrap_or(path).to_owned());
-        seen.insert((*source, span.clone(), *code, message.clone(), field))
+        let field = path.as_ref().and_then(|path| path.rsplit('.').next()).unwrap_or_default();
+        seen.insert((*source, span.clone(), *code, format!("{field}: {message}")))
     });
     let all = findings.len();
     findings.retain(|finding| !is_accepted(sources, options, finding));
