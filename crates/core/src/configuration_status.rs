@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::broker::Store;
 use crate::config::{Config, Fingerprint, Refused};
 use crate::entra::TokenKey;
 use crate::event::Event;
-use crate::json::{ObjectWriter, quoted};
 use crate::metrics::{self, Measurement};
 use crate::time::Timestamp;
 
@@ -27,6 +28,13 @@ pub(crate) struct ConfiguredToken {
     pub(crate) key: TokenKey,
     pub(crate) identity: String,
     pub(crate) scope: String,
+}
+
+/// The configuration's part of the status page.
+#[derive(Debug, Serialize)]
+pub(crate) struct Shown<'a> {
+    sha256: String,
+    warnings: &'a [String],
 }
 
 impl ConfigurationStatus {
@@ -74,11 +82,8 @@ impl ConfigurationStatus {
     }
 
     /// The configuration's part of the status page.
-    pub(crate) fn shown(&self) -> ObjectWriter {
-        let mut shown = ObjectWriter::new();
-        let warnings = self.warnings.iter().map(|warning| quoted(warning));
-        shown.text("sha256", &self.fingerprint.hex()).list("warnings", warnings);
-        shown
+    pub(crate) fn shown(&self) -> Shown<'_> {
+        Shown { sha256: self.fingerprint.hex(), warnings: &self.warnings }
     }
 }
 

@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use crate::json::quoted;
-
 /// The log level of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -81,7 +79,7 @@ impl fmt::Display for Event {
                 write!(formatter, " {key}={value}")?;
             } else {
                 // Quoted as a JSON string, so that untrusted text cannot begin a new line or field.
-                write!(formatter, " {key}={}", quoted(value))?;
+                write!(formatter, " {key}={}", serde_json::Value::from(value.as_str()))?;
             }
         }
         Ok(())

@@ -1,15 +1,18 @@
 //! The status page: the state of each token, never the token itself.
 
+use serde::Serialize;
+
+use crate::broker::Store;
 use crate::broker::store::{Entry, Failure};
-use crate::broker::{CachedToken, Store};
-use crate::configuration_status::{ConfigurationStatus, ConfiguredToken};
+use crate::configuration_status::{ConfigurationStatus, ConfiguredToken, Shown};
 use crate::entra::TokenKey;
 use crate::http::Reply;
-use crate::json::ObjectWriter;
+use crate::problem::Problem;
 use crate::time::Timestamp;
 use crate::untrusted::Guid;
 
-/// The status of one token key in one Envoy process, for the page.
+/// The state of one token key in one Envoy process.
+#[derive(Debug, Serialize)]
 struct KeyStatus {
     /// The identity, by its name in the configuration.
     identity: String,
@@ -17,17 +20,95 @@ struct KeyStatus {
     scope: String,
     /// The start of the key. It distinguishes keys with the same identity and scope, for example with another client id.
     key: String,
-    /// Everything in JSON.
-    json: String,
+    /// The state of the token.
+    state: State,
+    /// The times of the cached token, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<TokenTimes>,
+    /// The failure of the last exchange, if it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_problem: Option<LastProblem>,
+}
+
+/// The state of a token. `docs/glossary.md` defines the terms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    /// There is no token. The next request starts an exchange.
+    Absent,
+    /// There is no token, and a worker performs an exchange.
+    Fetching,
+    /// The cached token is served and not due for refresh.
+    Fresh,
+    /// The cached token is served, and it is due for refresh or was rejected.
+    Due,
+    /// The cached token is served, and a worker performs an exchange.
+    Refreshing,
+    /// There is no token, the last exchange failed, and its back-off has not elapsed.
+    Failing,
+}
+
+/// The times of a token, in seconds from now.
+#[derive(Debug, Serialize)]
+struct TokenTimes {
+    /// The time since it was requested.
+    age_s: u64,
+    /// The time until it is due for refresh.
+    refresh_in_s: u64,
+    /// The time for which it can still be sent.
+    usable_for_s: u64,
+    /// The time until it expires.
+    expires_in_s: u64,
+}
+
+/// A failure and its next attempt.
+#[derive(Debug, Serialize)]
+struct LastProblem {
+    /// The problem code.
+    code: &'static str,
+    /// `transient` or `throttled`, or `needs_change` if an operator must change something.
+    class: &'static str,
+    /// What was found and what was expected.
+    detail: String,
+    /// What to do.
+    remedy: String,
+    /// Entra's error code, such as `AADSTS700213`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aadsts: Option<String>,
+    /// Entra's id of the response.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<Guid>,
+    /// Entra's id of the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    correlation_id: Option<Guid>,
+    /// The time since the failure, in seconds.
+    age_s: u64,
+    /// The number of consecutive failures.
+    failures: u32,
+    /// The time until the next attempt, in seconds.
+    next_try_in_s: u64,
 }
 
 /// The build of the filter.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub struct Build {
     /// The version, as in the changelog.
     pub version: &'static str,
     /// The commit that it was built from.
     pub commit: &'static str,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    #[serde(flatten)]
+    build: Build,
+    configuration: Shown<'a>,
+    /// The current time, in the format of RFC 3339.
+    time: String,
+    keys: Vec<KeyStatus>,
+    /// The number of keys beyond [`MAX_KEYS`], which are omitted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keys_left_out: Option<usize>,
 }
 
 /// Maximum number of keys on the page.
@@ -59,16 +140,12 @@ pub fn render(build: Build, configuration: &ConfigurationStatus, now: Timestamp,
             left_out += 1;
         }
     }
-    let mut body = ObjectWriter::new();
-    body.text("version", build.version)
-        .text("commit", build.commit)
-        .object("configuration", configuration.shown())
-        .text("time", &now.rfc3339())
-        .list("keys", keys.into_iter().map(|key| key.json));
-    if left_out > 0 {
-        body.number("keys_left_out", left_out);
-    }
-    Reply::json(200, "application/json", body)
+    let keys_left_out = Some(left_out).filter(|left_out| *left_out > 0);
+    Reply::json(
+        200,
+        "application/json",
+        &Body { build, configuration: configuration.shown(), time: now.rfc3339(), keys, keys_left_out },
+    )
 }
 
 impl KeyStatus {
@@ -78,62 +155,54 @@ impl KeyStatus {
     }
 
     fn new(key: TokenKey, entry: Entry, now: Timestamp) -> Self {
-        let key = key.short();
-        let mut json = ObjectWriter::new();
-        json.text("identity", &entry.identity)
-            .text("scope", &entry.scope)
-            .text("key", &key)
-            .text("state", entry.state(now));
-        if let Some(token) = entry.token.as_ref().filter(|token| token.is_usable(now)) {
-            json.object("token", times(token, now));
+        let state = entry.state(now);
+        let token = entry.token.filter(|token| token.is_usable(now));
+        Self {
+            identity: entry.identity,
+            scope: entry.scope,
+            key: key.short(),
+            state,
+            token: token.map(|token| TokenTimes {
+                age_s: now.since(token.issued_at()).as_secs(),
+                refresh_in_s: token.refresh_at().since(now).as_secs(),
+                usable_for_s: token.usable_until().since(now).as_secs(),
+                expires_in_s: token.expires_at().since(now).as_secs(),
+            }),
+            last_problem: entry.failure.map(|failure| LastProblem::new(failure, now)),
         }
-        if let Some(failure) = &entry.failure {
-            json.object("last_problem", last_problem(failure, now));
-        }
-        Self { identity: entry.identity, scope: entry.scope, key, json: json.finish() }
     }
 }
 
-/// The times of a token in seconds: since it was requested, until it is due for refresh, until it can no longer be sent, until it expires.
-fn times(token: &CachedToken, now: Timestamp) -> ObjectWriter {
-    let mut json = ObjectWriter::new();
-    json.number("age_s", now.since(token.issued_at()).as_secs())
-        .number("refresh_in_s", token.refresh_at().since(now).as_secs())
-        .number("usable_for_s", token.usable_until().since(now).as_secs())
-        .number("expires_in_s", token.expires_at().since(now).as_secs());
-    json
-}
-
-/// A failure: its problem with the diagnostic fields of Entra, its age, the number of consecutive failures, and the time until the next
-/// attempt, in seconds. `class` is `transient` or `throttled`, or `needs_change` if an operator must change something.
-fn last_problem(failure: &Failure, now: Timestamp) -> ObjectWriter {
-    let problem = &failure.problem;
-    let mut json = ObjectWriter::new();
-    json.text("code", problem.code.as_str())
-        .text("class", failure.class.as_str())
-        .text("detail", &problem.detail)
-        .text("remedy", &problem.remedy)
-        .some_text("aadsts", problem.aadsts().as_deref())
-        .some_text("trace_id", problem.entra.trace_id.as_ref().map(Guid::as_str))
-        .some_text("correlation_id", problem.entra.correlation_id.as_ref().map(Guid::as_str))
-        .number("age_s", now.since(failure.failed_at).as_secs())
-        .number("failures", failure.failures.into())
-        .number("next_try_in_s", failure.next_try.since(now).as_secs());
-    json
+impl LastProblem {
+    fn new(failure: Failure, now: Timestamp) -> Self {
+        let aadsts = failure.problem.aadsts();
+        let Problem { code, detail, remedy, entra, .. } = failure.problem;
+        Self {
+            code: code.as_str(),
+            class: failure.class.as_str(),
+            detail,
+            remedy,
+            aadsts,
+            trace_id: entra.trace_id,
+            correlation_id: entra.correlation_id,
+            age_s: now.since(failure.failed_at).as_secs(),
+            failures: failure.failures,
+            next_try_in_s: failure.next_try.since(now).as_secs(),
+        }
+    }
 }
 
 impl Entry {
-    /// The state of the token, by its name in the glossary (`docs/glossary.md`). A token that was rejected is due.
-    fn state(&self, now: Timestamp) -> &'static str {
+    fn state(&self, now: Timestamp) -> State {
         let is_exchanging = self.lease.as_ref().is_some_and(|lease| lease.is_live(now));
         let is_backing_off = self.failure.as_ref().is_some_and(|failure| failure.is_backing_off(now));
         match self.token.as_ref().filter(|token| token.is_usable(now)) {
-            Some(_) if is_exchanging => "refreshing",
-            Some(token) if token.is_due(now) || self.rejected => "due",
-            Some(_) => "fresh",
-            None if is_exchanging => "fetching",
-            None if is_backing_off => "failing",
-            None => "absent",
+            Some(_) if is_exchanging => State::Refreshing,
+            Some(token) if token.is_due(now) || self.rejected => State::Due,
+            Some(_) => State::Fresh,
+            None if is_exchanging => State::Fetching,
+            None if is_backing_off => State::Failing,
+            None => State::Absent,
         }
     }
 }

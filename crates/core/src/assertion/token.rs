@@ -6,10 +6,10 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::entra;
-use crate::json::Json;
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 use crate::untrusted::UntrustedText;
@@ -177,25 +177,25 @@ impl Assertion {
 }
 
 /// Decodes the header and claims of a compact JWS (RFC 7515, section 3.1).
-fn decode(token: &str) -> Option<(Json, Json)> {
+fn decode(token: &str) -> Option<(Value, Value)> {
     let mut parts = token.split('.');
     let (header, claims) = (parts.next()?, parts.next()?);
     let (_signature, None) = (parts.next()?, parts.next()) else { return None };
-    let part = |text: &str| -> Option<Json> {
+    let part = |text: &str| -> Option<Value> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
-        Json::parse(&bytes).ok().filter(|json| matches!(json, Json::Object(_)))
+        serde_json::from_slice(&bytes).ok().filter(Value::is_object)
     };
     Some((part(header)?, part(claims)?))
 }
 
 /// Checks the properties of a token without which Entra would reject it; returns its claims and its lifetime.
-fn check(header: &Json, claims: &Json, expected: &Expected, now: Timestamp) -> Result<(Claims, Lifetime), Problem> {
+fn check(header: &Value, claims: &Value, expected: &Expected, now: Timestamp) -> Result<(Claims, Lifetime), Problem> {
     if expected.is_input {
-        let claim = |name: &str| UntrustedText::new(claims.text(name).unwrap_or_default());
+        let claim = |name: &str| UntrustedText::new(claims.get(name).and_then(Value::as_str).unwrap_or_default());
         let lifetime = check_times(claims, expected.made_on_demand, now)?;
         return Ok((Claims { issuer: claim("iss"), subject: claim("sub"), audience: claim("aud") }, lifetime));
     }
-    let algorithm = header.text("alg").unwrap_or("none");
+    let algorithm = header.get("alg").and_then(Value::as_str).unwrap_or("none");
     if algorithm != "RS256" {
         let algorithm = UntrustedText::new(algorithm);
         return Err(invalid(
@@ -204,7 +204,7 @@ fn check(header: &Json, claims: &Json, expected: &Expected, now: Timestamp) -> R
              service-account signing key).",
         ));
     }
-    let text = |claim: &str, name: &str, remedy: &str| match claims.text(claim) {
+    let text = |claim: &str, name: &str, remedy: &str| match claims.get(claim).and_then(Value::as_str) {
         Some(text) if !text.is_empty() => Ok(UntrustedText::new(text)),
         _ => Err(invalid(format!("the federated token has no {name} ({claim})"), remedy)),
     };
@@ -259,8 +259,8 @@ impl Expected {
 
 impl Claims {
     /// The fingerprint of every token with these claims, signed with this header's algorithm and key.
-    fn fingerprint(&self, header: &Json) -> Fingerprint {
-        let of_header = |name: &str| header.text(name).unwrap_or_default();
+    fn fingerprint(&self, header: &Value) -> Fingerprint {
+        let of_header = |name: &str| header.get(name).and_then(Value::as_str).unwrap_or_default();
         let parts =
             [self.issuer.as_str(), self.subject.as_str(), self.audience.as_str(), of_header("alg"), of_header("kid")];
         let mut hash = Sha256::new();
@@ -273,18 +273,18 @@ impl Claims {
 }
 
 /// The only audience of the token, which is a string or a list with one string (RFC 7519, section 4.1.3).
-fn audience(claims: &Json) -> Result<UntrustedText, Problem> {
+fn audience(claims: &Value) -> Result<UntrustedText, Problem> {
     const REMEDY: &str = "Set the token's audience to that of the federated credential, api://AzureADTokenExchange by \
                           default, and to no other.";
     let audience = match claims.get("aud") {
-        Some(Json::List(list)) if list.len() > 1 => {
+        Some(Value::Array(list)) if list.len() > 1 => {
             return Err(invalid(
                 format!("the federated token has {} audiences, and Entra accepts exactly one", list.len()),
                 REMEDY,
             ));
         }
-        Some(Json::List(list)) => list.first().and_then(Json::as_str),
-        single => single.and_then(Json::as_str),
+        Some(Value::Array(list)) => list.first().and_then(Value::as_str),
+        single => single.and_then(Value::as_str),
     };
     match audience {
         Some(audience) if !audience.is_empty() => Ok(UntrustedText::new(audience)),
@@ -293,7 +293,7 @@ fn audience(claims: &Json) -> Result<UntrustedText, Problem> {
 }
 
 /// Checks that the token is valid at `now` (RFC 7519, sections 4.1.4 and 4.1.5).
-fn check_times(claims: &Json, made_on_demand: bool, now: Timestamp) -> Result<Lifetime, Problem> {
+fn check_times(claims: &Value, made_on_demand: bool, now: Timestamp) -> Result<Lifetime, Problem> {
     let Some(expiry) = claims.get("exp").and_then(seconds) else {
         return Err(invalid(
             "the federated token has no expiration time (exp)".to_owned(),
@@ -327,9 +327,14 @@ fn check_times(claims: &Json, made_on_demand: bool, now: Timestamp) -> Result<Li
 }
 
 /// Parses a NumericDate, which may have a fraction (RFC 7519, section 2). Fractions are rounded down.
-fn seconds(value: &Json) -> Option<Timestamp> {
-    // A date beyond the range of u64 stays far in the future.
-    value.floor().map(|(whole, _)| Timestamp::from_unix_seconds(whole))
+fn seconds(value: &Value) -> Option<Timestamp> {
+    let whole = value.as_u64().or_else(|| {
+        let fraction = value.as_f64().filter(|number| *number >= 0.0)?;
+        // A cast from f64 saturates, so a date beyond the range of u64 stays far in the future.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        Some(fraction as u64)
+    })?;
+    Some(Timestamp::from_unix_seconds(whole))
 }
 
 fn invalid(detail: String, remedy: &str) -> Problem {
@@ -339,7 +344,7 @@ fn invalid(detail: String, remedy: &str) -> Problem {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     pub(crate) const NOW: Timestamp = Timestamp::from_unix_seconds(1_795_334_000);
 

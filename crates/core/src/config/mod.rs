@@ -326,7 +326,7 @@ impl Config {
     /// All mistakes in the text, each with its path, what was found, and what was expected.
     pub fn parse(text: &[u8], variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, Refused> {
         let mut mistakes = Mistakes::default();
-        let tree = Node::parse(text).map_err(|error| {
+        let tree: Node = serde_json::from_slice(text).map_err(|error| {
             mistakes.add("", not_json(text, &error));
             Refused(std::mem::take(&mut mistakes.0))
         })?;
@@ -364,7 +364,7 @@ impl Config {
 }
 
 /// The message that the configuration is not valid JSON.
-fn not_json(text: &[u8], error: &crate::json::Error) -> String {
+fn not_json(text: &[u8], error: &serde_json::Error) -> String {
     match text {
         text if text.iter().all(u8::is_ascii_whitespace) => {
             "the configuration is empty: add destinations, managed_identity, or both".to_owned()

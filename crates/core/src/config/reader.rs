@@ -115,10 +115,9 @@ impl<'a> Value<'_, 'a> {
     #[inline(never)]
     pub(super) fn count(&self, most: usize, mistakes: &mut Mistakes) -> Option<usize> {
         let count = match self.node {
-            Node::Number(_) => self.node.floor().filter(|(_, is_exact)| *is_exact),
+            Node::Number(number) => number.parse().ok().filter(|count| (1..=most).contains(count)),
             _ => None,
         };
-        let count = count.and_then(|(count, _)| usize::try_from(count).ok()).filter(|count| (1..=most).contains(count));
         if count.is_none() {
             self.not_valid(&format!("a number from 1 to {most}"), mistakes);
         }

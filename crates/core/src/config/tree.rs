@@ -1,13 +1,23 @@
-//! What the configuration needs of JSON beyond reading: duplicate fields, hashes, messages, and the JSON Schema.
+//! JSON with the fields in their original order, duplicates included.
 
 use std::fmt;
 use std::time::Duration;
 
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Error, Serialize, SerializeMap, Serializer};
 use sha2::{Digest, Sha256};
 
-pub(super) use crate::json::Json as Node;
-use crate::json::quoted;
+/// A JSON value that keeps duplicate fields, so that they can be reported. RFC 8259, section 4, leaves their handling to the
+/// reader.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Node {
+    Null,
+    Bool(bool),
+    Number(String),
+    String(String),
+    List(Vec<Node>),
+    Object(Vec<(String, Node)>),
+}
 
 impl Node {
     /// The same value with only the last of each set of duplicate fields.
@@ -23,7 +33,9 @@ impl Node {
             other => other.clone(),
         }
     }
+}
 
+impl Node {
     /// Adds the value to a hash. Different values give different hashes.
     pub(super) fn hash_into(&self, hash: &mut Sha256) {
         let mut text = |kind: &str, text: &str| {
@@ -58,11 +70,67 @@ impl fmt::Display for Node {
             Self::Null => formatter.write_str("null"),
             Self::Bool(value) => write!(formatter, "{value}"),
             Self::Number(value) => formatter.write_str(value),
-            Self::String(value) => formatter.write_str(&quoted(value)),
+            Self::String(value) => write!(formatter, "{}", serde_json::Value::from(value.as_str())),
             Self::List(items) if items.is_empty() => formatter.write_str("[]"),
             Self::List(_) => formatter.write_str("a list"),
             Self::Object(_) => formatter.write_str("an object"),
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Node;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("JSON")
+            }
+
+            fn visit_unit<E>(self) -> Result<Node, E> {
+                Ok(Node::Null)
+            }
+
+            fn visit_bool<E>(self, value: bool) -> Result<Node, E> {
+                Ok(Node::Bool(value))
+            }
+
+            fn visit_u64<E>(self, value: u64) -> Result<Node, E> {
+                Ok(Node::Number(value.to_string()))
+            }
+
+            fn visit_i64<E>(self, value: i64) -> Result<Node, E> {
+                Ok(Node::Number(value.to_string()))
+            }
+
+            fn visit_f64<E>(self, value: f64) -> Result<Node, E> {
+                Ok(Node::Number(value.to_string()))
+            }
+
+            fn visit_str<E>(self, value: &str) -> Result<Node, E> {
+                Ok(Node::String(value.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Node, A::Error> {
+                let mut list = Vec::new();
+                while let Some(item) = items.next_element()? {
+                    list.push(item);
+                }
+                Ok(Node::List(list))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Node, A::Error> {
+                let mut object = Vec::new();
+                while let Some(field) = fields.next_entry()? {
+                    object.push(field);
+                }
+                Ok(Node::Object(object))
+            }
+        }
+
+        deserializer.deserialize_any(Reader)
     }
 }
 

@@ -1,10 +1,11 @@
 //! The answer of an HTTP source.
 
+use serde_json::Value;
+
 use super::HttpSource;
 use crate::assertion::Assertion;
 use crate::entra;
 use crate::http::{CallResponse, CallResult};
-use crate::json::Json;
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 use crate::untrusted::UntrustedText;
@@ -54,11 +55,11 @@ pub(super) fn read(source: &HttpSource, answer: CallResult, now: Timestamp) -> R
     let Format::Json(pointer) = &source.format else {
         return Assertion::parse_expected(&answer.body, &source.expected, now);
     };
-    let Ok(json) = Json::parse(&answer.body) else {
+    let Ok(json) = serde_json::from_slice::<Value>(&answer.body) else {
         return Err(invalid(source, "is not valid JSON, or is incomplete".to_owned()));
     };
     let token = match at(&json, pointer) {
-        Some(Json::String(token)) => token,
+        Some(Value::String(token)) => token,
         Some(_) => return Err(invalid(source, format!("has no string at {pointer:?}"))),
         None => return Err(invalid(source, format!("has nothing at {pointer:?}"))),
     };
@@ -68,14 +69,14 @@ pub(super) fn read(source: &HttpSource, answer: CallResult, now: Timestamp) -> R
         Some(Expiry::Seconds(pointer)) => {
             let seconds = at(&json, pointer).and_then(|value| match value {
                 // Some services send numbers as strings.
-                Json::String(text) => text.parse().ok(),
+                Value::String(text) => text.parse().ok(),
                 number => number.as_u64(),
             });
             let seconds = seconds.ok_or_else(|| invalid(source, format!("has no number of seconds at {pointer:?}")))?;
             Some(now.plus(std::time::Duration::from_secs(seconds)))
         }
         Some(Expiry::Time(pointer)) => {
-            let time = at(&json, pointer).and_then(Json::as_str).and_then(Timestamp::parse_rfc3339);
+            let time = at(&json, pointer).and_then(Value::as_str).and_then(Timestamp::parse_rfc3339);
             Some(time.ok_or_else(|| invalid(source, format!("has no time (RFC 3339) at {pointer:?}")))?)
         }
     };
@@ -83,9 +84,9 @@ pub(super) fn read(source: &HttpSource, answer: CallResult, now: Timestamp) -> R
 }
 
 /// The value at a JSON pointer (RFC 6901) without escapes.
-fn at<'a>(json: &'a Json, pointer: &str) -> Option<&'a Json> {
+fn at<'a>(json: &'a Value, pointer: &str) -> Option<&'a Value> {
     pointer.split('/').skip(1).try_fold(json, |value, name| match value {
-        Json::List(items) => items.get(name.parse::<usize>().ok()?),
+        Value::Array(items) => items.get(name.parse::<usize>().ok()?),
         object => object.get(name),
     })
 }
