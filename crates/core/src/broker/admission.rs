@@ -61,11 +61,10 @@ impl Broker {
 
     /// Holds back the exchange of a key if Entra throttles its client or the budget of its scope is exhausted, and records the
     /// failure. Returns whether the exchange is held back.
-    pub(super) fn hold_back(&mut self, key: TokenKey, turn: &mut Turn<'_>) -> bool {
+    pub(super) fn hold_back(&mut self, slot: &mut Slot, turn: &mut Turn<'_>) -> bool {
         let (worker, now) = (self.worker, turn.now);
-        let Some(slot) = self.slots.get_mut(key) else { return false };
         // Another worker's token or exchange is sufficient.
-        let entry = turn.store.read(key);
+        let entry = turn.store.read(slot.key());
         slot.adopt(&entry, now);
         let is_held_by_other = |lease: &Lease| lease.holder != worker && lease.is_live(now);
         if !slot.needs_exchange(now) || entry.lease.as_ref().is_some_and(is_held_by_other) {
@@ -76,21 +75,21 @@ impl Broker {
             slot.held_back = Some(throttled);
             return true;
         }
-        let spec = Arc::clone(&slot.spec);
-        let Err(problem) = self.admit_scope(&spec, now, turn.store) else { return false };
+        let Err(problem) = self.admit_scope(&slot.spec, now, turn.store) else { return false };
         let wait = problem.retry_after.unwrap_or(GRACE_PERIOD);
-        if let Some(slot) = self.slots.get_mut(key) {
-            let class = RetryClass::Transient;
-            slot.held_back = Some(Failure { problem, class, failed_at: now, next_try: now.plus(wait), failures: 1 });
-        }
+        let class = RetryClass::Transient;
+        slot.held_back = Some(Failure { problem, class, failed_at: now, next_try: now.plus(wait), failures: 1 });
         true
     }
 
     /// Acquires the permit for the exchange of a key whose lease this worker holds. Returns false, and releases the lease, when no
     /// permit is available.
-    pub(super) fn acquire_permit(&mut self, key: TokenKey, turn: &mut Turn<'_>) -> bool {
+    pub(super) fn acquire_permit(&self, slot: &mut Slot, turn: &mut Turn<'_>) -> bool {
+        if slot.spec.is_listed() {
+            return true;
+        }
         let (worker, queue, limits, now) = (self.worker, self.queue, self.limits, turn.now);
-        let Some(slot) = self.slots.get_mut(key).filter(|slot| !slot.spec.is_listed()) else { return true };
+        let key = slot.key();
         let ends = now.plus(limits.longest_exchange(slot.spec.assertion().timeout()));
         let permit = store::update_credential(turn.store, slot.spec.credential(), now, |state| {
             Update::Commit(state.budget.begin((queue, key), ends, limits.unlisted, now))

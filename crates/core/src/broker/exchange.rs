@@ -1,18 +1,17 @@
 //! The steps of an exchange: acquire the lease, read the assertion, call the token endpoint, publish the result.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::causes::Causes;
 use super::freshness::{self, CachedToken};
-use super::slot::{Attempt, EndpointCall, Exchange, Waiter};
+use super::slot::{Attempt, EndpointCall, Exchange, Slot};
 use super::store::{self, Entry, Failure, Lease, RefusedAssertion, Update};
 use super::vocabulary::{
     CONTENTION_RETRY_DELAY, GRACE_PERIOD, IMMEDIATE_RETRY_DELAY, QueueId, YIELD_INITIAL, YIELD_MAX,
 };
 use super::{Broker, Command, Purpose, Turn, credential};
 use crate::assertion::Fingerprint;
-use crate::entra::{RetryClass, TokenKey, TokenSpec};
+use crate::entra::{RetryClass, TokenSpec};
 use crate::event::{Event, Level};
 use crate::metrics;
 use crate::problem::{Code, Problem};
@@ -85,42 +84,38 @@ fn retried(spec: &TokenSpec, problem: &Problem, class: RetryClass, turn: &mut Tu
 }
 
 impl Broker {
-    pub(super) fn poll_key(&mut self, key: TokenKey, turn: &mut Turn<'_>) {
-        turn.commands.extend(self.wakes.drain(..).map(|(queue, key)| Command::Wake(queue, key)));
+    /// Advances the exchange of a key, and answers its waiters.
+    pub(super) fn poll_slot(&mut self, slot: &mut Slot, turn: &mut Turn<'_>) {
         let (queue, now) = (self.queue, turn.now);
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        store::update(turn.store, key, now, |entry| Update::commit_if(slot.synchronize(entry, queue, now), ()));
+        store::update(turn.store, slot.key(), now, |entry| Update::commit_if(slot.synchronize(entry, queue, now), ()));
         match slot.exchange {
-            Exchange::Pausing { until, attempt } if until <= now => self.read(key, attempt, turn),
+            Exchange::Pausing { until, attempt } if until <= now => self.read(slot, attempt, turn),
             Exchange::Comparing { until, .. }
             | Exchange::Reading { until, .. }
             | Exchange::Calling { until, .. }
             | Exchange::Pausing { until, .. }
                 if until > now => {}
             // Idle, deferred, or an exchange of this worker whose response is missing and whose lease has expired.
-            _ => self.begin(key, turn),
+            _ => self.begin(slot, turn),
         }
         // The waiters that the release limit held back in an earlier turn.
-        self.finish_waiters(key, turn);
-        self.time_out_waiters(key, turn);
-        self.update_timers(key, turn);
+        self.finish_waiters(slot, turn);
+        self.time_out_waiters(slot, turn);
     }
 
     /// Adopts the results that other workers published. If an exchange is still needed, acquires the lease and begins it.
-    pub(super) fn begin(&mut self, key: TokenKey, turn: &mut Turn<'_>) {
+    pub(super) fn begin(&mut self, slot: &mut Slot, turn: &mut Turn<'_>) {
         let (worker, queue, now) = (self.worker, self.queue, turn.now);
-        let Some(slot) = self.slots.get_mut(key) else { return };
         slot.exchange = Exchange::Idle;
         if !slot.needs_exchange(now) {
             slot.prefetch = false;
-            return self.finish_waiters(key, turn);
+            return self.finish_waiters(slot, turn);
         }
-        if self.hold_back(key, turn) {
-            return self.finish_waiters(key, turn);
+        if self.hold_back(slot, turn) {
+            return self.finish_waiters(slot, turn);
         }
-        let Some(slot) = self.slots.get_mut(key) else { return };
         let until = now.plus(slot.spec.assertion().timeout()).plus(GRACE_PERIOD);
-        let lease_outcome = store::update(turn.store, key, now, |entry| {
+        let lease_outcome = store::update(turn.store, slot.key(), now, |entry| {
             let changed = slot.synchronize(entry, queue, now);
             if !slot.needs_exchange(now) {
                 return Update::commit_if(changed, LeaseOutcome::NotNeeded);
@@ -151,49 +146,43 @@ impl Broker {
             }
         });
         if matches!(lease_outcome, Some(LeaseOutcome::Acquired | LeaseOutcome::AcquiredToCompare))
-            && !self.acquire_permit(key, turn)
+            && !self.acquire_permit(slot, turn)
         {
-            return self.finish_waiters(key, turn);
+            return self.finish_waiters(slot, turn);
         }
-        let Some(slot) = self.slots.get_mut(key) else { return };
         match lease_outcome {
             Some(LeaseOutcome::AcquiredToCompare) => {
-                self.await_assertion(key, Exchange::Comparing { since: now, until }, turn);
+                self.await_assertion(slot, Exchange::Comparing { since: now, until }, turn);
             }
             Some(LeaseOutcome::Acquired) => {
-                self.await_assertion(key, Exchange::Reading { since: now, until, attempt: Attempt::First }, turn);
+                self.await_assertion(slot, Exchange::Reading { since: now, until, attempt: Attempt::First }, turn);
             }
             Some(LeaseOutcome::HeldByOther { until }) => slot.exchange = Exchange::Deferred { until },
             Some(LeaseOutcome::NotNeeded) => slot.prefetch = false,
             None => slot.exchange = Exchange::Deferred { until: now.plus(CONTENTION_RETRY_DELAY) },
         }
-        self.finish_waiters(key, turn);
+        self.finish_waiters(slot, turn);
     }
 
     /// Reads the assertion again.
-    pub(super) fn read(&mut self, key: TokenKey, attempt: Attempt, turn: &mut Turn<'_>) {
-        let Some(slot) = self.slots.get(key) else { return };
+    pub(super) fn read(&mut self, slot: &mut Slot, attempt: Attempt, turn: &mut Turn<'_>) {
         let until = turn.now.plus(slot.spec.assertion().timeout()).plus(GRACE_PERIOD);
-        if self.renew(key, until, turn) {
-            self.await_assertion(key, Exchange::Reading { since: turn.now, until, attempt }, turn);
+        if self.renew(slot, until, turn) {
+            self.await_assertion(slot, Exchange::Reading { since: turn.now, until, attempt }, turn);
         }
     }
 
     /// Calls the token endpoint.
-    pub(super) fn call(&mut self, key: TokenKey, call: EndpointCall, turn: &mut Turn<'_>) {
-        let Some(slot) = self.slots.get(key) else { return };
-        let spec = Arc::clone(&slot.spec);
-        let timeout = self.limits.call_timeout(call.cluster_index, spec.clusters().len());
+    pub(super) fn call(&mut self, slot: &mut Slot, call: EndpointCall, turn: &mut Turn<'_>) {
+        let timeout = self.limits.call_timeout(call.cluster_index, slot.spec.clusters().len());
         let until = turn.now.plus(timeout).plus(GRACE_PERIOD);
-        if !self.renew(key, until, turn) {
+        if !self.renew(slot, until, turn) {
             return;
         }
-        let cluster = spec.clusters().get(call.cluster_index).cloned().unwrap_or_default();
+        let cluster = slot.spec.clusters().get(call.cluster_index).cloned().unwrap_or_default();
         let request = call.request.clone().into_call(cluster, timeout);
-        turn.commands.push(Command::Call(Purpose::Token(key), request));
-        if let Some(slot) = self.slots.get_mut(key) {
-            slot.exchange = Exchange::Calling { until, call: Box::new(call) };
-        }
+        turn.commands.push(Command::Call(Purpose::Token(slot.key()), request));
+        slot.exchange = Exchange::Calling { until, call: Box::new(call) };
     }
 
     /// Repeats a call that did not reach the token endpoint, immediately and through its next cluster. Returns the call's problem if
@@ -203,13 +192,12 @@ impl Broker {
     /// every pooled connection may be affected.
     pub(super) fn call_next(
         &mut self,
-        key: TokenKey,
+        slot: &mut Slot,
         call: EndpointCall,
         problem: Problem,
         turn: &mut Turn<'_>,
     ) -> Option<Problem> {
         let cluster_index = call.cluster_index + 1;
-        let Some(slot) = self.slots.get(key) else { return Some(problem) };
         let Some(next) = slot.spec.clusters().get(cluster_index) else { return Some(problem) };
         let event = retried(&slot.spec, &problem, RetryClass::Transient, turn).with("next_cluster", next).with(
             "remedy",
@@ -217,38 +205,33 @@ impl Broker {
              Entra may drop idle connections.",
         );
         turn.commands.push(Command::Log(event.at_least(Level::Warn)));
-        self.call(key, EndpointCall { cluster_index, ..call }, turn);
+        self.call(slot, EndpointCall { cluster_index, ..call }, turn);
         None
     }
 
     /// Retries an exchange that Entra rejected with an error that a second attempt often resolves.
-    pub(super) fn retry_refused(&mut self, key: TokenKey, problem: &Problem, class: RetryClass, turn: &mut Turn<'_>) {
-        if let Some(slot) = self.slots.get(key) {
-            let event = retried(&slot.spec, problem, class, turn);
-            turn.commands.push(Command::Log(event));
-        }
+    pub(super) fn retry_refused(&mut self, slot: &mut Slot, problem: &Problem, class: RetryClass, turn: &mut Turn<'_>) {
+        let event = retried(&slot.spec, problem, class, turn);
+        turn.commands.push(Command::Log(event));
         match class {
-            RetryClass::Immediate => self.try_again(key, Attempt::Second, IMMEDIATE_RETRY_DELAY, turn),
-            _ => self.read(key, Attempt::Second, turn),
+            RetryClass::Immediate => self.try_again(slot, Attempt::Second, IMMEDIATE_RETRY_DELAY, turn),
+            _ => self.read(slot, Attempt::Second, turn),
         }
     }
 
     /// Repeats the exchange from the read of the assertion, after `wait`.
-    pub(super) fn try_again(&mut self, key: TokenKey, attempt: Attempt, wait: Duration, turn: &mut Turn<'_>) {
+    pub(super) fn try_again(&mut self, slot: &mut Slot, attempt: Attempt, wait: Duration, turn: &mut Turn<'_>) {
         let until = turn.now.plus(wait);
-        if self.renew(key, until.plus(GRACE_PERIOD), turn)
-            && let Some(slot) = self.slots.get_mut(key)
-        {
+        if self.renew(slot, until.plus(GRACE_PERIOD), turn) {
             slot.exchange = Exchange::Pausing { until, attempt };
         }
     }
 
     /// Extends this worker's lease for the next step. If another worker has taken it over, this worker waits for that one. Returns
     /// whether the exchange may continue.
-    pub(super) fn renew(&mut self, key: TokenKey, until: Timestamp, turn: &mut Turn<'_>) -> bool {
+    pub(super) fn renew(&mut self, slot: &mut Slot, until: Timestamp, turn: &mut Turn<'_>) -> bool {
         let (worker, queue, now) = (self.worker, self.queue, turn.now);
-        let Some(slot) = self.slots.get_mut(key) else { return false };
-        let renewed = store::update(turn.store, key, now, |entry| match &mut entry.lease {
+        let renewed = store::update(turn.store, slot.key(), now, |entry| match &mut entry.lease {
             Some(lease) if lease.holder == worker => {
                 lease.until = until;
                 Update::Commit(true)
@@ -258,28 +241,27 @@ impl Broker {
         });
         if renewed == Some(true) {
             // The permit may have expired and gone to another scope.
-            return self.acquire_permit(key, turn);
+            return self.acquire_permit(slot, turn);
         }
-        self.begin(key, turn);
+        self.begin(slot, turn);
         false
     }
 
     /// Releases the lease and continues the back-off, because the file holds the rejected federated token or no valid one.
-    pub(super) fn end_comparison(&mut self, key: TokenKey, turn: &mut Turn<'_>) {
-        self.publish(key, None, turn, |_, _| Vec::new());
+    pub(super) fn end_comparison(&mut self, slot: &mut Slot, turn: &mut Turn<'_>) {
+        self.publish(slot, None, turn, |_, _| Vec::new());
     }
 
     /// Ends the back-off, in all workers, if the federated token is not the one that Entra rejected. Otherwise releases the lease.
     /// Returns whether the back-off has ended.
-    pub(super) fn ends_back_off(&mut self, key: TokenKey, read: Fingerprint, turn: &mut Turn<'_>) -> bool {
+    pub(super) fn ends_back_off(&mut self, slot: &mut Slot, read: Fingerprint, turn: &mut Turn<'_>) -> bool {
         let worker = self.worker;
-        let Some(slot) = self.slots.get_mut(key) else { return false };
         if slot.refused.is_some_and(|refused| refused.fingerprint == read) {
-            self.end_comparison(key, turn);
+            self.end_comparison(slot, turn);
             return false;
         }
         (slot.failure, slot.refused) = (None, None);
-        store::update(turn.store, key, turn.now, |entry| {
+        store::update(turn.store, slot.key(), turn.now, |entry| {
             let is_ours = entry.lease.as_ref().is_some_and(|lease| lease.holder == worker);
             if is_ours {
                 (entry.failure, entry.refused) = (None, None);
@@ -290,26 +272,22 @@ impl Broker {
     }
 
     /// Leaves the exchange to the workers that serve requests, because this VM serves none and cannot read the federated token.
-    pub(super) fn yield_to_workers(&mut self, key: TokenKey, turn: &mut Turn<'_>) {
-        let Some(slot) = self.slots.get_mut(key) else { return };
+    pub(super) fn yield_to_workers(&mut self, slot: &mut Slot, turn: &mut Turn<'_>) {
         let wait = YIELD_INITIAL.saturating_mul(1 << slot.unreadable.min(6)).min(YIELD_MAX);
         slot.unreadable = slot.unreadable.saturating_add(1);
-        self.publish(key, None, turn, |_, _| Vec::new());
-        if let Some(slot) = self.slots.get_mut(key) {
-            slot.exchange = Exchange::Deferred { until: turn.now.plus(wait) };
-        }
+        self.publish(slot, None, turn, |_, _| Vec::new());
+        slot.exchange = Exchange::Deferred { until: turn.now.plus(wait) };
     }
 
     /// Publishes a token. `cluster` is the cluster of the call, and `request_id` Entra's id of the response.
     pub(super) fn succeed(
         &mut self,
-        key: TokenKey,
+        slot: &mut Slot,
         cached: CachedToken,
         cluster: &str,
         request_id: Option<&Guid>,
         turn: &mut Turn<'_>,
     ) {
-        let Some(slot) = self.slots.get(key) else { return };
         let now = turn.now;
         turn.commands.push(Command::Log(
             Event::info("exchange")
@@ -321,12 +299,11 @@ impl Broker {
                 .with("cluster", cluster)
                 .with_some("trace_id", request_id.map(Guid::as_str)),
         ));
-        let spec = Arc::clone(&slot.spec);
-        turn.commands.push(Command::Measure(metrics::exchange(spec.identity(), "issued", "none")));
+        turn.commands.push(Command::Measure(metrics::exchange(slot.spec.identity(), "issued", "none")));
         turn.commands.push(Command::Measure(metrics::exchange_took(now.since(cached.issued_at()).as_millis())));
         let queue = self.queue;
-        credential::record_issued(turn.store, &spec, &cached, now);
-        self.publish(key, Some(false), turn, |entry, has_lease| {
+        credential::record_issued(turn.store, &slot.spec, &cached, now);
+        self.publish(slot, Some(false), turn, |entry, has_lease| {
             (entry.failure, entry.refused) = (None, None);
             entry.causes = Causes::default();
             // A worker that took over may already have a newer token.
@@ -336,17 +313,16 @@ impl Broker {
                 false => entry.replace_token(cached.clone(), queue),
             }
         });
-        self.observe_exchange(&spec, turn);
+        self.observe_exchange(&slot.spec, turn);
     }
 
     /// Publishes a failure and its back-off.
-    pub(super) fn fail(&mut self, key: TokenKey, failed: Failed, turn: &mut Turn<'_>) {
+    pub(super) fn fail(&mut self, slot: &mut Slot, failed: Failed, turn: &mut Turn<'_>) {
         let Failed { problem, retry_class, began, retry_after, refused } = failed;
         let jitter = self.random.next();
-        let Some(slot) = self.slots.get_mut(key) else { return };
         let now = turn.now;
         // A worker whose lease had expired may still have published a token. The next attempt depends on it.
-        let known = turn.store.read(key);
+        let known = turn.store.read(slot.key());
         slot.adopt(&known, now);
         let mut causes = known.causes;
         let failures = if retry_class == RetryClass::Throttled {
@@ -367,11 +343,10 @@ impl Broker {
                 .with("remedy", &problem.remedy),
         ));
         turn.commands.push(Command::Measure(metrics::exchange(slot.spec.identity(), "failed", class.as_str())));
-        let spec = Arc::clone(&slot.spec);
         let refused_scope = (problem.code == Code::EntraRefused).then_some(true);
         let refused = refused.map(|fingerprint| RefusedAssertion { fingerprint, read_at: now });
         let failure = Failure { problem, class, failed_at: now, next_try: now.plus(wait), failures };
-        self.publish(key, refused_scope, turn, |entry, has_lease| {
+        self.publish(slot, refused_scope, turn, |entry, has_lease| {
             // A worker that took over decides. An empty entry has been removed in the meantime.
             let is_empty = entry.lease.is_none() && entry.token.is_none() && entry.failure.is_none();
             if has_lease || is_empty {
@@ -381,7 +356,7 @@ impl Broker {
             }
             Vec::new()
         });
-        self.observe_exchange(&spec, turn);
+        self.observe_exchange(&slot.spec, turn);
     }
 
     /// Releases this worker's lease with the result of the exchange, wakes the waiting workers, and finishes the waiters of this one.
@@ -389,14 +364,13 @@ impl Broker {
     /// this worker still holds the lease, and returns the queues of the workers to wake.
     fn publish(
         &mut self,
-        key: TokenKey,
+        slot: &mut Slot,
         refused: Option<bool>,
         turn: &mut Turn<'_>,
         mut change: impl FnMut(&mut Entry, bool) -> Vec<QueueId>,
     ) {
         let (worker, own, now) = (self.worker, self.queue, turn.now);
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        let waiting = store::update(turn.store, key, now, |entry| {
+        let waiting = store::update(turn.store, slot.key(), now, |entry| {
             let lease = entry.lease.take_if(|lease| lease.holder == worker);
             let mut wake = change(entry, lease.is_some());
             let waiting = lease.map(|lease| lease.waiting).unwrap_or_default();
@@ -408,101 +382,13 @@ impl Broker {
         // A prefetch is attempted only once.
         slot.prefetch = false;
         // The permit must be released before the exchange below begins, which needs a permit itself.
-        let spec = Arc::clone(&slot.spec);
-        self.end_exchange(&spec, refused, turn);
+        self.end_exchange(&slot.spec, refused, turn);
+        let key = slot.key();
         turn.commands.extend(waiting.unwrap_or_default().into_iter().map(|queue| Command::Wake(queue, key)));
-        self.finish_waiters(key, turn);
+        self.finish_waiters(slot, turn);
         // Waiters without a result, because another worker took over, continue to wait.
-        if self.slots.get(key).is_some_and(|slot| !slot.waiters.is_empty() && !slot.has_ready_waiter(turn.now)) {
-            self.begin(key, turn);
-        }
-    }
-
-    /// Finishes the waiters for which there is an acceptable token or a failure that backs off, in order of arrival and within the
-    /// release limit.
-    fn finish_waiters(&mut self, key: TokenKey, turn: &mut Turn<'_>) {
-        let now = turn.now;
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        let mut waiters = std::mem::take(&mut slot.waiters);
-        waiters.retain(|waiter| {
-            if self.release.is_spent(now) {
-                return true;
-            }
-            let Some(outcome) = slot.outcome(waiter.required_lifetime, waiter.rejected.as_ref(), now) else {
-                return true;
-            };
-            let outcome = slot.result_of(outcome, now);
-            let outcome_is_token = outcome.is_ok();
-            slot.used |= outcome_is_token;
-            self.release.take(1, now);
-            self.waiting = self.waiting.saturating_sub(1);
-            turn.commands.push(Command::Finish(waiter.stream, outcome));
-            // The shared entry must list this worker as a holder of the token.
-            if outcome_is_token && !std::mem::replace(&mut slot.registered, true) {
-                turn.commands.push(Command::Wake(self.queue, key));
-            }
-            false
-        });
-        slot.waiters = waiters;
-    }
-
-    /// Answers the waiters whose deadline has passed: with the cached token if it can still be sent, otherwise with a problem.
-    fn time_out_waiters(&mut self, key: TokenKey, turn: &mut Turn<'_>) {
-        let now = turn.now;
-        let wait = self.limits.wait;
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        let expired = slot.waiters.iter().take_while(|waiter| waiter.deadline <= now).count();
-        let released = self.release.take(expired, now);
-        let timed_out: Vec<Waiter> = slot.waiters.drain(..released).collect();
-        for waiter in timed_out {
-            self.waiting = self.waiting.saturating_sub(1);
-            let token = slot.usable_for(waiter.rejected.as_ref(), now).cloned();
-            let outcome = token.ok_or_else(|| {
-                Problem::new(
-                    Code::TokenWaitTimeout,
-                    format!("no token arrived within {} s", wait.as_secs()),
-                    "Check in the log what the exchange waits for: Entra or the network path to it is slow.",
-                )
-                .about(slot.spec.identity(), slot.spec.scope())
-                .retry_after(GRACE_PERIOD)
-            });
-            turn.commands.push(Command::Finish(waiter.stream, outcome));
-        }
-    }
-
-    /// Updates the lease metric and the key's timer.
-    pub(super) fn update_timers(&mut self, key: TokenKey, turn: &mut Turn<'_>) {
-        if let Some(slot) = self.slots.get_mut(key) {
-            let leased = slot.holds_lease();
-            if std::mem::replace(&mut slot.leased, leased) != leased {
-                turn.commands.push(Command::Measure(metrics::leases(if leased { 1 } else { -1 })));
-            }
-        }
-        self.schedule(key, turn.now);
-    }
-
-    /// Sets the key's timer, or removes the key if it has no further timer.
-    pub(super) fn schedule(&mut self, key: TokenKey, now: Timestamp) {
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        let due = slot.next_due(now);
-        if let Some(old) = slot.timer.take() {
-            self.timers.remove(&(old, key));
-        }
-        match due {
-            Some(at) => {
-                slot.timer = Some(at);
-                self.timers.insert((at, key));
-            }
-            None => {
-                self.slots.remove(key);
-            }
-        }
-    }
-
-    /// Removes a key and its timer.
-    pub(super) fn remove_slot(&mut self, key: TokenKey) {
-        if let Some(at) = self.slots.remove(key).and_then(|slot| slot.timer) {
-            self.timers.remove(&(at, key));
+        if !slot.waiters.is_empty() && !slot.has_ready_waiter(turn.now) {
+            self.begin(slot, turn);
         }
     }
 }

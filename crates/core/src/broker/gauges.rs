@@ -165,7 +165,7 @@ impl Broker {
     /// [`Broker::next_observation`].
     pub fn observe(&mut self, now: Timestamp, store: &dyn Store) -> Vec<Command> {
         self.observe_clock(now);
-        let mut turn = Turn { now, store, commands: Vec::new() };
+        let mut turn = Turn::new(now, store);
         let mut sources = Vec::new();
         for identity in &mut self.observed.0 {
             if identity.tokens_at.is_some_and(|at| at <= now) {

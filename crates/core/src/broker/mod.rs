@@ -21,6 +21,7 @@ mod slot;
 pub(crate) mod store;
 #[cfg(test)]
 mod tests;
+mod turn;
 mod vocabulary;
 
 pub use connections::ConnectionOutcome;
@@ -49,6 +50,7 @@ use gauges::Observed;
 use readiness::Checks;
 use release::Release;
 use slot::{Attempt, Exchange, Slot, Slots, Waiter};
+use turn::Turn;
 
 /// The purpose of a call, which identifies it in the report of its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,13 +101,6 @@ pub struct Broker {
     serves_requests: bool,
     /// The clock reading of the latest event.
     latest: Timestamp,
-}
-
-/// One call into the broker: its time, the store, and the commands that it produces.
-struct Turn<'a> {
-    now: Timestamp,
-    store: &'a dyn Store,
-    commands: Vec<Command>,
 }
 
 impl Broker {
@@ -247,7 +242,7 @@ impl Broker {
     /// Polls a key after a wake-up.
     pub fn poll(&mut self, key: TokenKey, now: Timestamp, store: &dyn Store) -> Vec<Command> {
         self.observe_clock(now);
-        let mut turn = Turn { now, store, commands: Vec::new() };
+        let mut turn = Turn::new(now, store);
         self.poll_key(key, &mut turn);
         turn.commands
     }
@@ -255,7 +250,7 @@ impl Broker {
     /// Polls every key that is due. Call it at [`Broker::next_due`].
     pub fn tick(&mut self, now: Timestamp, store: &dyn Store) -> Vec<Command> {
         self.observe_clock(now);
-        let mut turn = Turn { now, store, commands: Vec::new() };
+        let mut turn = Turn::new(now, store);
         self.ask_again(&mut turn);
         // Each key is polled once. A key that is due again immediately is polled in the next tick.
         let due: Vec<TokenKey> = self.timers.iter().take_while(|(at, _)| *at <= now).map(|(_, key)| *key).collect();
@@ -289,67 +284,62 @@ impl Broker {
         store: &dyn Store,
     ) -> Vec<Command> {
         self.observe_clock(now);
-        let mut turn = Turn { now, store, commands: Vec::new() };
+        let mut turn = Turn::new(now, store);
         match purpose {
             Purpose::Assertion(source) => self.assertion_answered(source, answer, &mut turn),
-            Purpose::Token(key) => self.endpoint_answered(*key, answer, &mut turn),
+            Purpose::Token(key) if self.slots.get(*key).is_some_and(|slot| slot.exchange.is_calling()) => {
+                self.with_slot(*key, &mut turn, |broker, slot, turn| broker.endpoint_answered(slot, answer, turn));
+            }
+            // A late response: the exchange has gone on without it.
+            Purpose::Token(_) => {}
         }
         turn.commands
     }
 
     /// Processes the response of the token endpoint.
-    fn endpoint_answered(&mut self, key: TokenKey, answer: CallResult, turn: &mut Turn<'_>) {
+    fn endpoint_answered(&mut self, slot: &mut Slot, answer: CallResult, turn: &mut Turn<'_>) {
         let now = turn.now;
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        let call = match std::mem::replace(&mut slot.exchange, Exchange::Idle) {
-            Exchange::Calling { call, .. } => *call,
-            other => {
-                slot.exchange = other;
-                return;
-            }
-        };
-        let cluster = slot.spec.clusters().get(call.cluster_index).map(String::as_str).unwrap_or_default();
-        match entra::read_answer(answer, cluster, &slot.spec, &call.assertion, now) {
+        let Exchange::Calling { call, .. } = std::mem::replace(&mut slot.exchange, Exchange::Idle) else { return };
+        let call = *call;
+        let spec = Arc::clone(&slot.spec);
+        let cluster = spec.clusters().get(call.cluster_index).map(String::as_str).unwrap_or_default();
+        match entra::read_answer(answer, cluster, &spec, &call.assertion, now) {
             entra::EndpointAnswer::Granted { token, expires_in, refresh_in, request_id } => {
                 let cached = CachedToken::new(token, call.asked_at, expires_in, refresh_in, self.random.next());
                 match (cached.is_usable(now), call.attempt) {
-                    (true, _) => {
-                        let cluster = cluster.to_owned();
-                        self.succeed(key, cached, &cluster, request_id.as_ref(), turn);
-                    }
-                    (false, Attempt::First) => self.read(key, Attempt::Second, turn),
+                    (true, _) => self.succeed(slot, cached, cluster, request_id.as_ref(), turn),
+                    (false, Attempt::First) => self.read(slot, Attempt::Second, turn),
                     (false, Attempt::Second) => {
-                        let problem = expired_on_arrival(&slot.spec, expires_in, now.since(call.asked_at));
-                        self.fail(key, Failed::transient(problem, call.asked_at), turn);
+                        let problem = expired_on_arrival(&spec, expires_in, now.since(call.asked_at));
+                        self.fail(slot, Failed::transient(problem, call.asked_at), turn);
                     }
                 }
             }
             entra::EndpointAnswer::Unreached { problem } => {
                 let began = call.asked_at;
-                if let Some(problem) = self.call_next(key, call, *problem, turn) {
-                    self.fail(key, Failed::transient(problem, began), turn);
+                if let Some(problem) = self.call_next(slot, call, *problem, turn) {
+                    self.fail(slot, Failed::transient(problem, began), turn);
                 }
             }
             entra::EndpointAnswer::Refused { problem, retry_class, retry_after } => {
-                let retry_class = credential::retry_class_of(turn.store, &slot.spec, &problem, retry_class, now);
+                let retry_class = credential::retry_class_of(turn.store, &spec, &problem, retry_class, now);
                 if credential::is_refusal(&problem) {
-                    self.assertions.refuse(slot.spec.assertion(), call.assertion.fingerprint());
+                    self.assertions.refuse(spec.assertion(), call.assertion.fingerprint());
                 }
                 match (call.attempt, retry_class) {
                     (Attempt::First, RetryClass::Immediate | RetryClass::StaleAssertion) => {
-                        self.retry_refused(key, &problem, retry_class, turn);
+                        self.retry_refused(slot, &problem, retry_class, turn);
                     }
                     _ => {
                         let (assertion, began) = (call.assertion.fingerprint(), call.asked_at);
-                        credential::record_refusal(turn.store, &slot.spec, &problem, assertion, now);
+                        credential::record_refusal(turn.store, &spec, &problem, assertion, now);
                         let refused = credential::is_refusal(&problem).then_some(assertion);
                         let failed = Failed { problem: *problem, retry_class, began, retry_after, refused };
-                        self.fail(key, failed, turn);
+                        self.fail(slot, failed, turn);
                     }
                 }
             }
         }
-        self.update_timers(key, turn);
     }
 
     /// Returns the slot of a token spec, creates it if necessary, and adopts the shared token if the slot has no usable one.
@@ -368,21 +358,26 @@ impl Broker {
         slot
     }
 
-    /// Detects a clock that was set back, and moves all times back by the same amount, so that no wait becomes longer.
+    /// Records the time of an event, and detects a clock that was set back.
     fn observe_clock(&mut self, now: Timestamp) {
         let back = self.latest.since(now);
         self.latest = now;
-        if back.is_zero() {
-            return;
+        if !back.is_zero() {
+            self.set_back(back, now);
         }
+    }
+
+    /// Moves all times back after the clock was set back, so that no wait becomes longer.
+    #[cold]
+    fn set_back(&mut self, back: Duration, now: Timestamp) {
         self.assertions.set_back(back);
         self.observed.set_back(back);
         self.connections.set_back(back);
         for key in self.slots.iter().map(|(key, _)| key).collect::<Vec<_>>() {
-            if let Some(slot) = self.slots.get_mut(key) {
+            if let Some(mut slot) = self.slots.take(key) {
                 slot.set_back(back, now);
+                self.put_back(slot, now);
             }
-            self.schedule(key, now);
         }
     }
 }

@@ -103,7 +103,7 @@ impl Broker {
 
     /// Wants the federated tokens that probes wait for.
     pub fn start_probe(&mut self, now: Timestamp, store: &dyn Store) -> Vec<Command> {
-        let mut turn = Turn { now, store, commands: Vec::new() };
+        let mut turn = Turn::new(now, store);
         let mut sources: Vec<Source> = Vec::new();
         for source in self.checks.waiting.iter().flat_map(|waiting| &waiting.unread) {
             if !sources.contains(source) {

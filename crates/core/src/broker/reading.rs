@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::exchange::Failed;
-use super::slot::{Attempt, EndpointCall, Exchange};
+use super::slot::{Attempt, EndpointCall, Exchange, Slot};
 use super::vocabulary::GRACE_PERIOD;
 use super::{Broker, Command, Purpose, Turn};
 use crate::assertion::{AssertionCall, Read, ReadResult, Source};
@@ -46,16 +46,16 @@ impl Broker {
 
     /// Extends the leases of the exchanges that wait for this source, if they end before its next answer.
     fn extend_leases(&mut self, source: &Source, answer_at: Timestamp, turn: &mut Turn<'_>) {
-        let lasts_until = answer_at.plus(GRACE_PERIOD);
         for key in self.waiting_for(source) {
-            let ends_earlier = |exchange: &Exchange| exchange.until().is_some_and(|until| until < lasts_until);
-            if self.slots.get(key).is_some_and(|slot| ends_earlier(&slot.exchange))
-                && self.renew(key, lasts_until, turn)
-                && let Some(slot) = self.slots.get_mut(key)
-            {
-                slot.exchange.extend(lasts_until);
-                self.schedule(key, turn.now);
-            }
+            self.with_slot(key, turn, |broker, slot, turn| broker.extend_lease(slot, answer_at, turn));
+        }
+    }
+
+    /// Extends the lease of an exchange that waits for an assertion, if it ends before the answer comes.
+    fn extend_lease(&mut self, slot: &mut Slot, answer_at: Timestamp, turn: &mut Turn<'_>) {
+        let lasts_until = answer_at.plus(GRACE_PERIOD);
+        if slot.exchange.until().is_some_and(|until| until < lasts_until) && self.renew(slot, lasts_until, turn) {
+            slot.exchange.extend(lasts_until);
         }
     }
 
@@ -70,15 +70,20 @@ impl Broker {
     }
 
     /// Makes the exchange of a key wait for its assertion, for which the lease lasts, or continues with the known one.
-    pub(super) fn await_assertion(&mut self, key: TokenKey, exchange: Exchange, turn: &mut Turn<'_>) {
-        let Some(slot) = self.slots.get_mut(key) else { return };
+    pub(super) fn await_assertion(&mut self, slot: &mut Slot, exchange: Exchange, turn: &mut Turn<'_>) {
         slot.exchange = exchange;
-        let spec = Arc::clone(&slot.spec);
-        let Some(read) = self.want(spec.assertion(), turn) else { return };
-        if let Ok(assertion) = &read {
-            self.observe_reading(&spec, assertion.lifetime(), turn);
+        let mut calls = Vec::new();
+        let wanted = self.assertions.want(slot.spec.assertion(), turn.now, &mut calls);
+        // The call may be that of an input, which may take longer than the source itself.
+        for AssertionCall { call, .. } in &calls {
+            self.extend_lease(slot, turn.now.plus(call.timeout), turn);
         }
-        self.assertion_came(key, &read, turn);
+        self.start(calls, turn);
+        let Some(read) = wanted else { return };
+        if let Ok(assertion) = &read {
+            self.observe_reading(&slot.spec, assertion.lifetime(), turn);
+        }
+        self.assertion_came(slot, &read, turn);
     }
 
     /// Processes the answer of a source.
@@ -114,8 +119,7 @@ impl Broker {
             self.observed.record_reading(source, assertion.lifetime(), turn.now, &mut turn.commands);
         }
         for key in keys {
-            self.assertion_came(key, result, turn);
-            self.update_timers(key, turn);
+            self.with_slot(key, turn, |broker, slot, turn| broker.assertion_came(slot, result, turn));
         }
         self.continue_probes(source, result, turn);
     }
@@ -126,32 +130,30 @@ impl Broker {
     }
 
     /// Continues the exchange of a key that waits for its assertion.
-    fn assertion_came(&mut self, key: TokenKey, read: &ReadResult, turn: &mut Turn<'_>) {
-        let Some(slot) = self.slots.get_mut(key) else { return };
+    fn assertion_came(&mut self, slot: &mut Slot, read: &ReadResult, turn: &mut Turn<'_>) {
         let (attempt, since, is_comparison) = match slot.exchange {
             Exchange::Reading { attempt, since, .. } => (attempt, since, false),
             Exchange::Comparing { since, .. } => (Attempt::First, since, true),
             _ => return,
         };
-        let spec = Arc::clone(&slot.spec);
         match read {
             Ok(assertion) => {
                 slot.unreadable = 0;
-                if !is_comparison || self.ends_back_off(key, assertion.fingerprint(), turn) {
-                    let request = TokenRequest::new(&spec, assertion);
+                if !is_comparison || self.ends_back_off(slot, assertion.fingerprint(), turn) {
+                    let request = TokenRequest::new(&slot.spec, assertion);
                     let (assertion, asked_at) = (Arc::clone(assertion), turn.now);
-                    self.call(key, EndpointCall { attempt, asked_at, assertion, request, cluster_index: 0 }, turn);
+                    self.call(slot, EndpointCall { attempt, asked_at, assertion, request, cluster_index: 0 }, turn);
                 }
             }
-            Err(problem) if self.is_unreadable_here(problem) => self.yield_to_workers(key, turn),
+            Err(problem) if self.is_unreadable_here(problem) => self.yield_to_workers(slot, turn),
             Err(problem) => {
-                turn.store.record_reading(spec.assertion(), false);
+                turn.store.record_reading(slot.spec.assertion(), false);
                 if is_comparison {
-                    return self.end_comparison(key, turn);
+                    return self.end_comparison(slot, turn);
                 }
                 let retry_after = problem.retry_after;
-                let problem = problem.clone().about(spec.identity(), spec.scope());
-                self.fail(key, Failed { retry_after, ..Failed::transient(problem, since) }, turn);
+                let problem = problem.clone().about(slot.spec.identity(), slot.spec.scope());
+                self.fail(slot, Failed { retry_after, ..Failed::transient(problem, since) }, turn);
             }
         }
     }

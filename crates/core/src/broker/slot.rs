@@ -15,41 +15,48 @@ use crate::time::Timestamp;
 
 /// The slots of one worker.
 ///
-/// The lookups are not inlined: they are so many that the module would be several kilobytes larger.
+/// Each slot is in a box, so that a turn that takes it moves no more than a pointer. The lookups are not inlined: they are so many that the
+/// module would be several kilobytes larger.
 #[derive(Default)]
-pub(super) struct Slots(FastMap<TokenKey, Slot>);
+pub(super) struct Slots(FastMap<TokenKey, Box<Slot>>);
 
 impl Slots {
     #[inline(never)]
     pub(super) fn get(&self, key: TokenKey) -> Option<&Slot> {
-        self.0.get(&key)
+        self.0.get(&key).map(|slot| &**slot)
     }
 
     #[inline(never)]
     pub(super) fn get_mut(&mut self, key: TokenKey) -> Option<&mut Slot> {
-        self.0.get_mut(&key)
+        self.0.get_mut(&key).map(|slot| &mut **slot)
     }
 
     /// Returns the slot of a token spec, and creates it if it does not exist.
     pub(super) fn get_or_create(&mut self, spec: &Arc<TokenSpec>) -> &mut Slot {
-        self.0.entry(spec.key()).or_insert_with(|| Slot::new(Arc::clone(spec)))
+        self.0.entry(spec.key()).or_insert_with(|| Box::new(Slot::new(Arc::clone(spec))))
     }
 
+    /// Takes the slot of a key, to be put back at the end of the turn.
     #[inline(never)]
-    pub(super) fn remove(&mut self, key: TokenKey) -> Option<Slot> {
+    pub(super) fn take(&mut self, key: TokenKey) -> Option<Box<Slot>> {
         self.0.remove(&key)
     }
 
+    #[inline(never)]
+    pub(super) fn put_back(&mut self, slot: Box<Slot>) {
+        self.0.insert(slot.key(), slot);
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (TokenKey, &Slot)> {
-        self.0.iter().map(|(key, slot)| (*key, slot))
+        self.0.iter().map(|(key, slot)| (*key, &**slot))
     }
 
     pub(super) fn values(&self) -> impl Iterator<Item = &Slot> {
-        self.0.values()
+        self.0.values().map(|slot| &**slot)
     }
 
     pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
-        self.0.values_mut()
+        self.0.values_mut().map(|slot| &mut **slot)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -168,6 +175,11 @@ impl Exchange {
         matches!(self, Self::Comparing { .. } | Self::Reading { .. })
     }
 
+    /// Whether it waits for the token endpoint.
+    pub(super) const fn is_calling(&self) -> bool {
+        matches!(self, Self::Calling { .. })
+    }
+
     /// The time of the next poll, which is also the end of this worker's lease if it holds it.
     pub(super) const fn until(&self) -> Option<Timestamp> {
         match self {
@@ -227,6 +239,11 @@ impl Slot {
             leased: false,
             timer: None,
         }
+    }
+
+    /// The key of its token.
+    pub(super) fn key(&self) -> TokenKey {
+        self.spec.key()
     }
 
     pub(super) fn usable(&self, now: Timestamp) -> Option<&Arc<CachedToken>> {

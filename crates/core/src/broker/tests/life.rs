@@ -207,6 +207,20 @@ fn a_prefetched_token_that_another_worker_published_is_not_fetched_again() {
     assert_eq!(process.due_in(0), None);
 }
 
+#[test]
+fn a_late_response_for_which_nothing_waits_does_not_cancel_a_prefetch() {
+    let mut process = Process::new();
+    process.stall(0, 1);
+    process.exchange(1, 2, token(60));
+    assert_eq!(process.poll(0), [Observed::Token(1)]);
+    process.advance(Duration::from_secs(60));
+    process.poll(0);
+    assert_eq!(process.workers[0].keys(), 0);
+    assert!(process.workers[0].prefetch(&process.spec, process.now, &process.shared));
+    assert_eq!(process.endpoint(0, token(60)), []);
+    assert_eq!(process.poll(0), [Observed::Read]);
+}
+
 /// The generator's published sequence for this seed, of which the upper halves are used.
 #[test]
 fn the_jitter_is_split_mix_64() {

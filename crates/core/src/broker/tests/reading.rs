@@ -108,6 +108,41 @@ fn the_leases_of_all_waiting_exchanges_last_as_long_as_the_second_read() {
 }
 
 #[test]
+fn no_other_worker_takes_over_an_exchange_that_waits_for_the_second_read() {
+    let mut process = Process::new();
+    burst(&mut process, 0, &forty()[..2]);
+    process.pending(1, 9);
+    assert_eq!(process.poll(1), []);
+    process.advance(READ_TIMEOUT - Duration::from_millis(1));
+    assert_eq!(process.assertion_answer(0, answer(200, &json!("half a token"))), []);
+    process.advance(PARTIAL_FILE_RETRY_DELAY);
+    assert_eq!(process.poll(0), [Observed::Read]);
+    // The other worker polls when the lease that it knows ends.
+    process.advance(process.due_in(1).unwrap());
+    assert_eq!(process.poll(1), []);
+    assert_eq!(process.assertion(0), [Observed::EndpointCall, Observed::EndpointCall]);
+}
+
+#[test]
+fn a_lease_lasts_as_long_as_the_call_to_the_input_of_its_source() {
+    let text = json!({
+        "assertions": [
+            {"name": "sts", "source": "token_exchange", "cluster": "sts", "path": "/token", "subject_token": "projected", "timeout": "1s"},
+            {"name": "projected", "source": "file", "cluster": "projected_token"},
+        ],
+        "identities": [{"tenant_id": "t.example", "client_id": "aaaaaaaa-0000-4000-8000-000000000001", "assertion": "sts"}],
+        "destinations": [{"hosts": ["x.example"], "scope": "x/.default", "plaintext": "allow"}],
+    });
+    let config = crate::config::Config::parse(text.to_string().as_bytes(), &|_| None).unwrap();
+    let mut process = Process::new();
+    process.spec = Arc::new(config.identities[0].spec("x/.default").unwrap());
+    process.pending(0, 1);
+    assert_eq!(process.poll(0), [Observed::Read]);
+    let lease = process.shared.read(process.spec.key()).lease.unwrap();
+    assert_eq!(lease.until.since(process.now), READ_TIMEOUT + GRACE_PERIOD);
+}
+
+#[test]
 fn an_exchange_that_begins_in_the_pause_before_the_second_read_waits_for_that() {
     let mut process = Process::new();
     let specs = forty();
