@@ -102,7 +102,11 @@ fn response(headers: usize, body_size: usize) -> CallResponse {
     if headers == 0 {
         return CallResponse::broken_off();
     }
-    let header = |name: &str| hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, name).ok().flatten();
+    let value = |map: MapType, name: &str| hostcalls::get_map_value_bytes(map, name).ok().flatten();
+    // The status of a gRPC call is in the trailers, or in the headers if there is no body.
+    let trailer =
+        |name: &str| name.starts_with("grpc-").then(|| value(MapType::HttpCallResponseTrailers, name)).flatten();
+    let header = |name: &str| value(MapType::HttpCallResponseHeaders, name).or_else(|| trailer(name));
     let body = hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_size).ok().flatten().unwrap_or_default();
     CallResponse::new(header, body)
 }

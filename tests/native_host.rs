@@ -39,7 +39,7 @@ use wasm_host::Headers;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let of_sources = sources::ALL.iter().map(|scenario| {
+    let of_sources = sources::all().map(|scenario| {
         Trial::test(scenario.name, move || {
             caught(|| {
                 let host = NativeHost::start_with_source(scenario);
@@ -162,6 +162,7 @@ impl Process {
         let now = self.wall_clock();
         let answer = if call.cluster == sources::CLUSTER {
             let headers = call.headers.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+            let headers = std::iter::once(("host".to_owned(), call.authority.clone())).chain(headers);
             self.surroundings.source_request(call.method, &call.path, headers, &call.body, now)
         } else {
             self.surroundings.token_request(&call.authority, &call.path, &call.body, None, now)

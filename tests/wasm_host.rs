@@ -26,7 +26,7 @@ use wasm_host::{Callout, Host, StreamState};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let of_sources = sources::ALL.iter().map(|scenario| {
+    let of_sources = sources::all().map(|scenario| {
         Trial::test(scenario.name, move || {
             caught(|| {
                 let host = WasmHost::start_with_source(scenario);
@@ -86,7 +86,7 @@ impl WasmHost {
         let mut builder = sidecar::builder(&sidecar::module()).workers(WORKERS).started_at(SystemTime::now());
         builder = builder.configuration(source.configuration().to_string()).cluster(sources::CLUSTER);
         for (name, value) in &source.variables {
-            builder = builder.variable(name, value);
+            builder = builder.without_variable(name).variable(name, value);
         }
         let host = builder.start().unwrap_or_else(|error| panic!("{error}"));
         let audience = source.projected_audience.clone();
@@ -149,7 +149,10 @@ impl WasmHost {
                 let now = self.host.wall_clock();
                 let answer = if call.cluster == sources::CLUSTER {
                     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-                    let headers = call.headers.iter().map(|(name, value)| (text(name), text(value)));
+                    let headers = call.headers.iter().map(|(name, value)| match name {
+                        b":authority" => ("host".to_owned(), text(value)),
+                        name => (text(name), text(value)),
+                    });
                     let (method, path) = (header(":method"), header(":path"));
                     self.surroundings.source_request(&method, &path, headers, &call.body, now)
                 } else {

@@ -1,16 +1,24 @@
 //! Each source over HTTP through its cluster of `envoy/sources/`: the filter in a real Envoy gets an access token with the fake's token.
 
 use std::fs;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
 
+use fake_entra::{Credential, Directory, Issuer};
+use fake_http::{Endpoint, Handler, Tls};
 use fake_sources::{
-    AzurePipelines, Client, ClientAuth, ConnectionIssuer, GitHub, Google, GrantType, JsonService, Server, Source,
-    TokenEndpoint, Vault,
+    AwsSts, AzurePipelines, Client, ClientAuth, ConnectionIssuer, GitHub, Google, GrantType, JsonService,
+    ManagedIdentity, Server, Source, SpiffeServer, TokenEndpoint, Vault, WorkloadApi,
 };
 use serde_json::{Value, json};
-use stack::source_cluster::{self, set_address, set_ca, set_name, set_vault_token};
-use stack::{AUDIENCE, CLIENT_ID, LISTED_HOST, Request, Stack, TENANT_ID};
+use stack::source_cluster::{self, set_address, set_aws_credentials, set_ca, set_name, set_socket, set_vault_token};
+use stack::{AUDIENCE, CLIENT_ID, ISSUER_URL, LISTED_HOST, NAMESPACE, Request, SERVICE_ACCOUNT, Stack, TENANT_ID};
 
 use crate::scenarios::seen_token;
+
+/// The tenant of a managed identity, which is not that of the workload's client.
+const HOME_TENANT_ID: &str = "5f0c6d1e-3b2a-4d8f-9e70-1a2b3c4d5e6f";
 
 /// The tests of this file.
 pub(crate) const ALL: &[(&str, fn())] = &[
@@ -19,6 +27,12 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("the_source_google_metadata_gets_the_workloads_token_through_its_cluster", google_metadata),
     ("the_source_vault_gets_the_workloads_token_through_its_cluster", vault),
     ("the_source_oidc_client_credentials_gets_the_workloads_token_through_its_cluster", oidc_client_credentials),
+    ("the_source_azure_managed_identity_gets_the_workloads_token_through_its_cluster", azure_managed_identity),
+    ("the_source_azure_app_service_gets_the_workloads_token_through_its_cluster", azure_app_service),
+    ("the_source_aws_sts_gets_the_workloads_token_with_a_request_that_envoy_signs", aws_sts),
+    ("the_source_spiffe_workload_api_gets_the_workloads_token_over_a_unix_socket", spiffe_workload_api),
+    ("a_refusal_of_a_spiffe_agent_is_reported_with_its_grpc_status", refused_by_a_spiffe_agent),
+    ("the_token_proxy_of_an_aks_identity_binding_gets_the_workloads_token", aks_identity_binding),
     ("the_source_http_gets_the_workloads_token_through_a_cluster", http),
 ];
 
@@ -64,6 +78,118 @@ fn oidc_client_credentials() {
     gets_a_token(&endpoint, &server, "oidc", &variables, assertion);
 }
 
+fn azure_managed_identity() {
+    let imds = ManagedIdentity::imds(HOME_TENANT_ID);
+    let server = Server::start(&imds).unwrap();
+    let assertion = json!({"source": "azure_managed_identity", "client_id": ManagedIdentity::CLIENT_ID});
+    gets_a_token(&imds, &server, "azure-imds", &[], assertion);
+}
+
+fn azure_app_service() {
+    let endpoint = ManagedIdentity::app_service(HOME_TENANT_ID);
+    let server = Server::start(&endpoint).unwrap();
+    let variables = endpoint.variables(&server.addr().to_string());
+    let assertion = json!({"source": "azure_app_service", "client_id": ManagedIdentity::CLIENT_ID});
+    gets_a_token(&endpoint, &server, "azure-app-service", &variables, assertion);
+}
+
+fn aws_sts() {
+    let sts = AwsSts::new("eu-central-1");
+    let server = Server::start_tls(&sts, &["localhost"]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = adapted("aws-sts", &server, &folder.path().join("ca.pem"));
+    let session = sts.credentials().unwrap();
+    let inline = json!({
+        "access_key_id": session.access_key_id, "secret_access_key": session.secret_access_key,
+        "session_token": session.session_token,
+    });
+    set_aws_credentials(&mut cluster, inline).unwrap();
+    gets_a_token_through(&sts, cluster, &[], json!({"source": "aws_sts", "region": "eu-central-1"}));
+}
+
+fn spiffe_workload_api() {
+    let api = WorkloadApi::new().with_audit_identity();
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("agent.sock");
+    let _server = SpiffeServer::start(&api, &socket).unwrap();
+    let assertion = json!({"source": "spiffe_workload_api", "spiffe_id": WorkloadApi::ID});
+    gets_a_token_through(&api, spire_at(&socket), &[], assertion);
+}
+
+/// First the agent does not know the workload, then it is away.
+fn refused_by_a_spiffe_agent() {
+    let api = WorkloadApi::new();
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("agent.sock");
+    let server = SpiffeServer::start(&api, &socket).unwrap();
+    let assertion = json!({
+        "source": "spiffe_workload_api", "name": "federated", "cluster": "spire_agent", "attempts": 1,
+        "spiffe_id": WorkloadApi::AUDIT_ID,
+    });
+    let options = source_cluster::options(spire_at(&socket), &[], &json!([assertion]));
+    let stack = Stack::start(options).unwrap_or_else(|error| panic!("{error}"));
+    let problem = || stack.send(&Request::get(LISTED_HOST, "/")).unwrap().json();
+    let refused = problem();
+    assert_eq!(refused["code"], "source_not_ready", "{refused}");
+    let detail = refused["detail"].as_str().unwrap();
+    assert!(detail.contains("gRPC status 7") && detail.contains("identity"), "{refused}");
+
+    drop(server);
+    let is_away = || problem()["code"] == "assertion_unavailable";
+    assert!(stack::eventually(Duration::from_secs(10), is_away), "{}", problem());
+    assert_eq!(stack.forbidden_log_lines(), Vec::<String>::new());
+}
+
+/// The cluster `spire_agent`, with this socket.
+fn spire_at(socket: &Path) -> Value {
+    let mut cluster = source_cluster::read("spire").unwrap();
+    set_socket(&mut cluster, socket).unwrap();
+    cluster
+}
+
+/// A proxy with a certificate of the cluster's CA that forwards token requests below its own path to Entra, as the SDKs send them.
+fn aks_identity_binding() {
+    const NAME: &str = "sni.example";
+    const BINDING_AUDIENCE: &str = "api://AKSIdentityBinding";
+    const BOUND_CLIENT_ID: &str = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee";
+    let entra: Arc<OnceLock<Directory>> = Arc::default();
+    let (behind, tls) = (Arc::clone(&entra), Tls::create("token-proxy", &[NAME]).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.crt");
+    fs::write(&ca, tls.ca_pem()).unwrap();
+    let handler: Handler = Arc::new(move |request| {
+        let path = format!("/proxy/{TENANT_ID}/oauth2/v2.0/token");
+        if (request.host(), request.target.as_str()) != ("login.microsoftonline.com", &path) {
+            return fake_http::Response::json(404, format!("{} {}", request.host(), request.target));
+        }
+        behind.get().unwrap().token(TENANT_ID, &request.body, SystemTime::now())
+    });
+    let endpoint = Endpoint { address: ([127, 0, 0, 1], 0).into(), tls: Some(tls), handler };
+    let proxy = fake_http::Server::start("token-proxy", vec![endpoint]).unwrap();
+    let mut cluster = source_cluster::read("aks-token-proxy").unwrap();
+    set_ca(&mut cluster, &ca);
+    set_address(&mut cluster, proxy.addresses()[0]);
+
+    let mut options =
+        source_cluster::options(cluster, &[], &json!([{"name": "f", "source": "file", "cluster": "projected_token"}]));
+    let mut configuration: Value = serde_json::from_str(options.configuration.as_deref().unwrap()).unwrap();
+    configuration["entra"] = json!({"clusters": ["aks_token_proxy"], "path_prefix": "/proxy/"});
+    configuration["identities"][0]["client_id"] = json!(BOUND_CLIENT_ID);
+    options.configuration = Some(configuration.to_string());
+    let lifetime = Duration::from_secs(3600);
+    let issuer = Issuer::new(ISSUER_URL);
+    let token = issuer.service_account_token(NAMESPACE, SERVICE_ACCOUNT, BINDING_AUDIENCE, SystemTime::now(), lifetime);
+    options.token = Some(token);
+    let stack = Stack::start(options).unwrap_or_else(|error| panic!("{error}"));
+    let directory = stack.directory();
+    let credential = Credential { audience: BINDING_AUDIENCE.to_owned(), ..stack::credential(BOUND_CLIENT_ID) };
+    directory.register_credential(credential).unwrap();
+    entra.set(directory).ok().unwrap();
+    let answer = stack.send(&Request::get(LISTED_HOST, "/")).unwrap();
+    assert_eq!(seen_token(&answer)["appid"], BOUND_CLIENT_ID, "{}", stack.log());
+    assert_eq!(stack.forbidden_log_lines(), Vec::<String>::new());
+}
+
 fn http() {
     let service = JsonService::new();
     let server = Server::start_tls(&service, &["localhost"]).unwrap();
@@ -76,7 +202,7 @@ fn http() {
 }
 
 /// The cluster of a file, which connects to the fake.
-fn adapted(name: &str, server: &Server, ca: &std::path::Path) -> Value {
+fn adapted(name: &str, server: &Server, ca: &Path) -> Value {
     let mut cluster = source_cluster::read(name).unwrap();
     if let Some(pem) = server.ca_pem() {
         set_name(&mut cluster, "localhost").unwrap();

@@ -1,5 +1,7 @@
 //! The scenarios of federated-token sources over HTTP, each with a strict fake of its service.
 
+mod platforms;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -205,8 +207,13 @@ macro_rules! bad_answer {
     };
 }
 
-/// All scenarios.
-pub(crate) const ALL: &[SourceScenario] = &[
+/// All scenarios, with those of the platforms.
+pub(crate) fn all() -> impl Iterator<Item = &'static SourceScenario> {
+    ALL.iter().chain(platforms::ALL)
+}
+
+/// The scenarios of the sources that are not bound to a platform.
+const ALL: &[SourceScenario] = &[
     SourceScenario { name: "a_github_actions_job_gets_the_workloads_token", source: github, run: gets_a_token },
     SourceScenario {
         name: "a_github_actions_job_of_an_older_repository_gets_the_workloads_token",

@@ -63,6 +63,8 @@ pub enum MapType {
     HttpResponseHeaders = 2,
     /// The headers of the response to an HTTP call.
     HttpCallResponseHeaders = 6,
+    /// The trailers of the response to an HTTP call.
+    HttpCallResponseTrailers = 7,
 }
 
 /// `proxy_metric_type_t`

@@ -61,26 +61,45 @@ pub struct CallResponse {
     pub retry_after: Option<Vec<u8>>,
     /// The value of `x-ms-request-id`, unparsed: Entra's ID of its response.
     pub request_id: Option<Vec<u8>>,
+    /// The status of a gRPC call, if the response has one. A failed call has one, but its HTTP status is 200.
+    pub grpc: Option<GrpcStatus>,
     /// The body, which may hold a token.
     pub body: Vec<u8>,
     /// Whether Envoy generated this response itself because the upstream sent none.
     pub is_envoys_own: bool,
 }
 
+/// The status of a gRPC call ("gRPC over HTTP2", Responses).
+#[derive(Clone, PartialEq, Eq)]
+pub struct GrpcStatus {
+    /// 0 if the call succeeded.
+    pub code: u32,
+    /// The text of a failed call, percent-encoded.
+    pub message: Vec<u8>,
+}
+
+/// The code of a status that is not a number: unknown.
+const UNKNOWN: u32 = 2;
+
 /// The status of a response that ended before its headers: Envoy's own when there was no connection.
 const NO_ANSWER: u16 = 503;
 
 impl CallResponse {
-    /// The response with these headers (`:status` among them) and this body. A server with a clock dates its responses (RFC 9110, section
+    /// The response with these headers (`:status` among them, and the trailers of a gRPC call) and this body. A server with a clock dates its responses (RFC 9110, section
     /// 6.6.1), and Entra has one; Envoy does not date its own. So an error without a date is Envoy's own. A response without a valid status
     /// counts as one that ended early.
     pub fn new(header: impl Fn(&str) -> Option<Vec<u8>>, body: Vec<u8>) -> Self {
         let status = header(":status").and_then(|status| std::str::from_utf8(&status).ok()?.parse().ok());
         let status = status.unwrap_or(NO_ANSWER);
+        let grpc = header("grpc-status").map(|code| GrpcStatus {
+            code: std::str::from_utf8(&code).ok().and_then(|code| code.parse().ok()).unwrap_or(UNKNOWN),
+            message: header("grpc-message").unwrap_or_default(),
+        });
         Self {
             status,
             retry_after: header("retry-after"),
             request_id: header("x-ms-request-id"),
+            grpc,
             body,
             is_envoys_own: status >= 500 && header("date").is_none(),
         }
@@ -88,7 +107,14 @@ impl CallResponse {
 
     /// The response that ended before its headers were complete.
     pub const fn broken_off() -> Self {
-        Self { status: NO_ANSWER, retry_after: None, request_id: None, body: Vec::new(), is_envoys_own: true }
+        Self {
+            status: NO_ANSWER,
+            retry_after: None,
+            request_id: None,
+            grpc: None,
+            body: Vec::new(),
+            is_envoys_own: true,
+        }
     }
 }
 
@@ -118,6 +144,7 @@ mod tests {
             status: 200,
             retry_after: Some(b"soon".to_vec()),
             request_id: None,
+            grpc: None,
             body: b"{\"access_token\":\"body\"}".to_vec(),
             is_envoys_own: false,
         };

@@ -37,6 +37,8 @@ pub(crate) struct Assertion<'a> {
     pub(crate) issuer: String,
     pub(crate) subject: String,
     pub(crate) audiences: Vec<String>,
+    /// The claim `xms_mirid`: the resource of a managed identity.
+    resource_id: String,
     not_before: Option<u64>,
     expires: u64,
 }
@@ -62,6 +64,7 @@ impl<'a> Assertion<'a> {
             issuer: text(&claims, "iss")?,
             subject: text(&claims, "sub")?,
             audiences: audiences(&claims)?,
+            resource_id: text(&claims, "xms_mirid").unwrap_or_default(),
             not_before: seconds(&claims, "nbf")?,
             expires: seconds(&claims, "exp")?.ok_or_else(|| EntraError::from_code(50027))?,
         })
@@ -77,9 +80,11 @@ impl<'a> Assertion<'a> {
         })
     }
 
-    /// Whether the subject is an Azure DevOps service connection, the only one whose tokens Entra both issues and accepts.
-    pub(crate) fn is_of_service_connection(&self) -> bool {
-        self.subject.starts_with("/eid1/") && self.subject.contains("/sc/")
+    /// Whether the token is one of those that Entra both issues and accepts: that of an Azure DevOps service connection, or of a user-assigned
+    /// managed identity.
+    pub(crate) fn is_of_exchange(&self) -> bool {
+        let is_service_connection = self.subject.starts_with("/eid1/") && self.subject.contains("/sc/");
+        is_service_connection || self.resource_id.contains("/Microsoft.ManagedIdentity/userAssignedIdentities/")
     }
 
     /// Verifies the RS256 signature against the issuer's JWKS. The error is 7000272 when the JWKS has no RSA

@@ -115,7 +115,7 @@ fn authenticate(
         return Err(EntraError::from_code(90011));
     }
     let assertion = Assertion::parse(assertion)?;
-    if assertion.kid == own_kid || (assertion.is_from_entra() && !assertion.is_of_service_connection()) {
+    if assertion.kid == own_kid || (assertion.is_from_entra() && !assertion.is_of_exchange()) {
         return Err(EntraError::from_code(700222));
     }
     match_credential(&assertion, client_id, credentials)?;

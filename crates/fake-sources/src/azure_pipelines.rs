@@ -7,6 +7,7 @@ use fake_entra::{Issuer, unique_guid};
 use fake_http::{Request, Response};
 use serde_json::{Value, json};
 
+use crate::EXCHANGE_APPLICATION;
 use crate::faults::SIGN_IN_PAGE;
 use crate::parameters::Parameters;
 use crate::source::{Rejection, Source, State};
@@ -18,8 +19,6 @@ const CONNECTION: &str = "c0ffee00-1234-4cde-8f01-23456789abcd";
 const ORGANIZATION: &str = "6d0c1b5a-9e4f-4a3b-8c2d-7e6f5a4b3c2d";
 /// The seconds for which a token is valid.
 const LIFETIME: u64 = 600;
-/// The `aud` of tokens that Entra issues for the exchange: the GUID of the application `api://AzureADTokenExchange`.
-const EXCHANGE_APPLICATION: &str = "fb60f99c-7a34-4190-8149-302f77469936";
 
 /// The issuer of a service connection's tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]

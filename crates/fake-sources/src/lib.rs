@@ -7,6 +7,9 @@
 //! | [`Google`] | Google's metadata server | the body |
 //! | [`Vault`] | the identity tokens of Vault and OpenBao | `/data/token` |
 //! | [`TokenEndpoint`] | an OAuth 2.0 token endpoint: client credentials and token exchange (RFC 8693) | `/access_token` |
+//! | [`ManagedIdentity`] | Azure's IMDS and App Service, for a managed identity | `/access_token` |
+//! | [`AwsSts`] | AWS STS, for a role; signatures are verified | `<WebIdentityToken>` |
+//! | [`WorkloadApi`] | the Workload API of a SPIFFE agent, in gRPC | a field of the message |
 //! | [`JsonService`] | a token service with an API of its own, in JSON | `/result/jwt` |
 //!
 //! Each implements [`Source`]: a function from a request and a time to a response, so that a test can call it without a network and with
@@ -29,30 +32,41 @@
 
 #![forbid(unsafe_code)]
 
+mod aws_sts;
 mod azure_pipelines;
 mod client_auth;
 mod faults;
 mod github;
 mod google;
 mod json_service;
+mod managed_identity;
 mod parameters;
 mod server;
+mod sigv4;
 mod source;
+mod spiffe;
 mod token;
 mod token_endpoint;
 mod vault;
 
+pub use aws_sts::AwsSts;
 pub use azure_pipelines::{AzurePipelines, ConnectionIssuer};
 pub use client_auth::{Client, ClientAuth};
 pub use faults::{Delivery, Fault, TokenFault};
 pub use github::{GitHub, SubjectForm};
 pub use google::Google;
 pub use json_service::JsonService;
+pub use managed_identity::ManagedIdentity;
 pub use server::Server;
+pub use sigv4::Credentials;
 pub use source::{Rejection, Source, State, Stats};
+pub use spiffe::{SpiffeServer, WorkloadApi};
 pub use token::{Claims, Mint};
 pub use token_endpoint::{GrantType, TokenEndpoint};
 pub use vault::Vault;
 
 /// The audience of federated credentials in the public cloud.
 pub const AUDIENCE: &str = "api://AzureADTokenExchange";
+
+/// The `aud` of tokens that Entra issues for the exchange: the GUID of the application `api://AzureADTokenExchange`.
+const EXCHANGE_APPLICATION: &str = "fb60f99c-7a34-4190-8149-302f77469936";

@@ -16,7 +16,7 @@ pub struct Claims {
     pub audience: Value,
     /// The seconds from `iat` to `exp`.
     pub lifetime: u64,
-    /// The source's own claims. They replace the common ones of the same name.
+    /// The source's own claims. They replace the common ones of the same name; null removes one.
     pub own: Value,
 }
 
@@ -87,7 +87,10 @@ impl Mint<'_> {
         set("exp", json!(expires));
         set("jti", json!(unique_guid()));
         for (name, value) in claims.own.as_object().into_iter().flatten() {
-            content.insert(name.clone(), value.clone());
+            match value {
+                Value::Null => content.remove(name),
+                value => content.insert(name.clone(), value.clone()),
+            };
         }
         content
     }

@@ -536,6 +536,8 @@ destinations: [ { hosts: [x.example], action: pass } ]\n";
         let sources = from("source: google_metadata, audience: api://own, expect: { sub: \"1234\" }");
         let found = credentials(&sources, &Workloads::default()).unwrap();
         assert_eq!((found[0].subject.as_str(), found[0].audience.as_str()), ("1234", "api://own"));
+        let spiffe = from("source: spiffe_workload_api, spiffe_id: \"spiffe://e/a\", expect: { iss: \"https://e\" }");
+        assert_eq!(credentials(&spiffe, &Workloads::default()).unwrap()[0].subject, "spiffe://e/a");
         let refused = credentials(&from("source: google_metadata"), &Workloads::default()).unwrap_err();
         assert!(matches!(&refused, NoCredentials::NoSubject(name, _) if name == "default"));
         assert!(refused.to_string().contains("gcloud iam service-accounts describe"), "{refused}");

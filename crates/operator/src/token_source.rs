@@ -52,7 +52,8 @@ pub(crate) fn of<'a>(
         name,
         expected_issuer: expected("iss"),
         usual_issuer,
-        expected_subject: expected("sub"),
+        // The filter demands that the subject is the SPIFFE ID.
+        expected_subject: expected("sub").or_else(|| entry?.text_of("spiffe_id")),
         usual_subject,
         audience: entry.and_then(|entry| entry.text_of("audience")),
         where_to_look,
@@ -91,6 +92,18 @@ fn usual(entry: &Node, tenant: Option<&str>, devops: &AzureDevOps) -> (Usual, &'
         }
         Some("oidc_client_credentials" | "token_exchange") => {
             (only_issuer(keycloak(entry)), "the provider's issuer, and the subject of the client's tokens")
+        }
+        Some("azure_managed_identity" | "azure_app_service") => (
+            None,
+            "the issuer is AUTHORITY/TENANT-ID/v2.0 with the identity's own tenant, and the subject its object id: az identity show \
+             --query principalId",
+        ),
+        Some("aws_sts") => (
+            None,
+            "the issuer: aws iam get-outbound-web-identity-federation-info; the subject is the ARN of the role, not that of its session",
+        ),
+        Some("spiffe_workload_api") => {
+            (None, "the issuer is jwt_issuer of the SPIRE server, and the subject the SPIFFE ID")
         }
         Some("http") => (None, "the issuer and subject of the service's tokens: run entra-exchange inspect with one"),
         _ => (None, CLUSTER),

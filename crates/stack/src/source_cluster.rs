@@ -101,6 +101,26 @@ pub fn set_vault_token(cluster: &mut Value, token: &Path, secret: &Path) -> Resu
     Ok(document::set(&mut cluster["typed_extension_protocol_options"][OPTIONS], SECRET, watched)?)
 }
 
+/// Connects a cluster to a Unix socket.
+///
+/// # Errors
+/// When the cluster has no Unix socket.
+pub fn set_socket(cluster: &mut Value, socket: &Path) -> Result<(), NoSuchPath> {
+    let path = "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.pipe.path";
+    document::set(cluster, path, json!(socket))
+}
+
+/// Makes the cluster `aws_sts` sign requests with these credentials (Envoy's `inline_credential`), instead of those that Envoy finds on the
+/// machine.
+///
+/// # Errors
+/// When the cluster does not sign requests.
+pub fn set_aws_credentials(cluster: &mut Value, inline: Value) -> Result<(), NoSuchPath> {
+    let signer = at_mut(&mut cluster["typed_extension_protocol_options"][OPTIONS], "http_filters[0].typed_config")?;
+    signer["credential_provider"] = json!({ "inline_credential": inline });
+    Ok(())
+}
+
 /// The options of a stack whose filter gets its federated token over HTTP, through this cluster, and may read these environment variables.
 /// `assertions` is the section of that name; its first entry is the workload's.
 pub fn options(cluster: Value, variables: &[(String, String)], assertions: &Value) -> Options {
@@ -122,7 +142,9 @@ pub fn options(cluster: Value, variables: &[(String, String)], assertions: &Valu
         })),
         ..Options::default()
     };
-    options.environment.extend_from_slice(variables);
+    for (name, value) in variables {
+        options = options.variable(name, Some(value));
+    }
     options
 }
 
@@ -132,7 +154,11 @@ fn allow_variables(document: &mut Value, names: &[Value]) {
         Value::Object(fields) => {
             for (name, value) in fields {
                 match value {
-                    Value::Array(keys) if name == "host_env_keys" => keys.extend_from_slice(names),
+                    Value::Array(keys) if name == "host_env_keys" => {
+                        // Envoy rejects a name that is listed twice.
+                        let added = names.iter().filter(|name| !keys.contains(name)).cloned().collect::<Vec<_>>();
+                        keys.extend(added);
+                    }
                     other => allow_variables(other, names),
                 }
             }

@@ -98,8 +98,8 @@ fn envoy_accepts_every_cluster() {
 fn every_envoy_filter_adds_the_same_cluster() {
     let in_istio = names(&format!("{FOLDER}/istio"));
     for name in names(FOLDER) {
-        if name == "github-actions-rendered" {
-            // An EnvoyFilter is not rendered for each job.
+        if ["github-actions-rendered", "azure-app-service"].contains(&name.as_str()) {
+            // An EnvoyFilter is not rendered for each job, and App Service has no sidecars of Istio.
             continue;
         }
         assert!(in_istio.contains(&name), "{name}");

@@ -123,5 +123,5 @@ pub(crate) fn day(index: u64, day: &mut Day) {
 }
 
 fn response(status: u16, body: &[u8]) -> CallResponse {
-    CallResponse { status, retry_after: None, request_id: None, body: body.to_vec(), is_envoys_own: false }
+    CallResponse { status, retry_after: None, request_id: None, grpc: None, body: body.to_vec(), is_envoys_own: false }
 }

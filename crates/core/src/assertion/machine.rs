@@ -220,7 +220,7 @@ mod tests {
 
     fn answer(body: String) -> CallResult {
         let body = body.into_bytes();
-        Ok(CallResponse { status: 200, retry_after: None, request_id: None, body, is_envoys_own: false })
+        Ok(CallResponse { status: 200, retry_after: None, request_id: None, grpc: None, body, is_envoys_own: false })
     }
 
     fn a_token() -> CallResult {

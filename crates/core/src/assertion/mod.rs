@@ -34,7 +34,7 @@ mod source;
 mod token;
 
 pub use http::HttpSource;
-pub(crate) use http::{Body, Expiry, Format, MAX_URL, NAMED, Named, Request, Target, Text, basic, encode};
+pub(crate) use http::{Body, Expiry, Format, MAX_URL, NAMED, Named, Request, SPIFFE, Target, Text, basic, encode};
 pub(crate) use machine::{AssertionCall, Assertions, Read, ReadResult};
 pub use source::Source;
 #[cfg(test)]

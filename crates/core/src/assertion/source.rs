@@ -164,6 +164,7 @@ mod tests {
             status: 503,
             retry_after: None,
             request_id: None,
+            grpc: None,
             body: b"no healthy upstream".to_vec(),
             is_envoys_own: true,
         });

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::fields::Object;
 use super::reader::Mistakes;
 use super::sections::Root;
-use crate::assertion::{HttpSource, Source};
+use crate::assertion::{HttpSource, SPIFFE, Source};
 use crate::entra::Authority;
 use crate::problem::Problem;
 use fields::{FileFields, SourceKind};
@@ -99,6 +99,10 @@ impl Entries<'_, '_> {
             SourceKind::Vault => "vault",
             SourceKind::OidcClientCredentials => "oidc_client_credentials",
             SourceKind::TokenExchange => "token_exchange",
+            SourceKind::AzureManagedIdentity => "azure_managed_identity",
+            SourceKind::AzureAppService => "azure_app_service",
+            SourceKind::AwsSts => "aws_sts",
+            SourceKind::SpiffeWorkloadApi => SPIFFE,
             SourceKind::Http => "http",
         };
         let mut reading = http::Reading::new(self.environment);

@@ -39,6 +39,9 @@ fields! {
         unknown_authority: Choice<Permission>, default("refuse");
         /// the Envoy clusters for the authority, in the order in which they are tried. Each must use TLS and verify the server's name
         clusters: List<Text>, default(&[ENTRA_CLUSTER][..]);
+        /// the path that a service in front of the authority expects before the path of the token endpoint, such as the path of
+        /// `AZURE_KUBERNETES_TOKEN_PROXY` ([AKS identity bindings](sources.md#aks-identity-bindings))
+        path_prefix: Text, unset("none"), pattern("^/[!-\"$->@-~]*$"), example("/proxy");
     }
 }
 
@@ -123,7 +126,13 @@ fn read_entra(
         || vec![ENTRA_CLUSTER.to_owned()],
         |clusters| clusters.into_iter().map(|(_, name)| name.to_owned()).collect(),
     );
-    Entra { authority, clusters }
+    let prefix = object.as_ref().map(|object| object.path_prefix());
+    let path = prefix.as_ref().and_then(|field| field.read(mistakes)).unwrap_or_default();
+    let is_path = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'#' | b'?');
+    if let Some(field) = prefix.filter(|_| !path.is_empty() && !(path.starts_with('/') && path.bytes().all(is_path))) {
+        field.mistake(format!("{path:?} is not a valid path: write one such as \"/proxy\""), mistakes);
+    }
+    Entra { authority: authority.map(|authority| authority.behind(path)), clusters }
 }
 
 /// The value of an environment variable; `None` if it is not set or empty.

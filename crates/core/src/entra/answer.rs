@@ -299,6 +299,7 @@ mod tests {
             status,
             retry_after: retry_after.map(|value| value.as_bytes().to_vec()),
             request_id: None,
+            grpc: None,
             body: body.as_bytes().to_vec(),
             is_envoys_own: false,
         };
@@ -555,7 +556,8 @@ mod tests {
                     [(200, false), (201, false), (302, false), (400, false), (503, true), (600, false)]
                 {
                     let body = body.clone().into_bytes();
-                    let response = CallResponse { status, retry_after: None, request_id: None, body, is_envoys_own };
+                    let response =
+                        CallResponse { status, retry_after: None, request_id: None, grpc: None, body, is_envoys_own };
                     let problem = match read_answer(Ok(response), "entra", &spec(), &assertion, NOW) {
                         EndpointAnswer::Refused { problem, .. } | EndpointAnswer::Unreached { problem } => problem,
                         granted => panic!("{granted:?}"),

@@ -2,21 +2,34 @@
 
 use std::fmt;
 
-/// Microsoft's token endpoint hosts and their aliases, each with its cloud if that has a table of services
-/// (learn.microsoft.com, "National clouds" and "Sovereign clouds": Microsoft Entra authentication endpoints).
-const KNOWN: &[(&str, Option<Cloud>)] = &[
-    ("login.microsoftonline.com", Some(Cloud::Public)),
-    ("login.microsoft.com", Some(Cloud::Public)),
-    ("login.windows.net", Some(Cloud::Public)),
-    ("sts.windows.net", Some(Cloud::Public)),
-    ("login.microsoftonline.us", Some(Cloud::UsGovernment)),
-    ("login.usgovcloudapi.net", Some(Cloud::UsGovernment)),
-    ("login.partner.microsoftonline.cn", Some(Cloud::China)),
-    ("login.chinacloudapi.cn", Some(Cloud::China)),
-    ("login.sovcloud-identity.fr", None),
-    ("login.sovcloud-identity.de", None),
-    ("login.sovcloud-identity.sg", None),
+/// A host of Microsoft's token endpoints.
+struct Known {
+    host: &'static str,
+    /// Its cloud, if that has a table of services.
+    cloud: Option<Cloud>,
+    /// The audience of federated credentials in its cloud.
+    audience: &'static str,
+}
+
+/// Microsoft's token endpoint hosts and their aliases (learn.microsoft.com, "National clouds" and "Sovereign clouds": Microsoft Entra
+/// authentication endpoints), with the audiences of "Configure an application to trust a managed identity" and of Microsoft.Identity.Web.
+const KNOWN: &[Known] = &[
+    known("login.microsoftonline.com", Some(Cloud::Public), Authority::PUBLIC_AUDIENCE),
+    known("login.microsoft.com", Some(Cloud::Public), Authority::PUBLIC_AUDIENCE),
+    known("login.windows.net", Some(Cloud::Public), Authority::PUBLIC_AUDIENCE),
+    known("sts.windows.net", Some(Cloud::Public), Authority::PUBLIC_AUDIENCE),
+    known("login.microsoftonline.us", Some(Cloud::UsGovernment), "api://AzureADTokenExchangeUSGov"),
+    known("login.usgovcloudapi.net", Some(Cloud::UsGovernment), "api://AzureADTokenExchangeUSGov"),
+    known("login.partner.microsoftonline.cn", Some(Cloud::China), "api://AzureADTokenExchangeChina"),
+    known("login.chinacloudapi.cn", Some(Cloud::China), "api://AzureADTokenExchangeChina"),
+    known("login.sovcloud-identity.fr", None, "api://AzureADTokenExchangeFrance"),
+    known("login.sovcloud-identity.de", None, "api://AzureADTokenExchangeGermany"),
+    known("login.sovcloud-identity.sg", None, Authority::PUBLIC_AUDIENCE),
 ];
+
+const fn known(host: &'static str, cloud: Option<Cloud>, audience: &'static str) -> Known {
+    Known { host, cloud, audience }
+}
 
 /// An Azure cloud whose services can be configured by name (`azure_service`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,12 +69,19 @@ impl fmt::Display for Cloud {
 /// Whether the issuer of a token is Entra: the URL is that of a tenant at one of Microsoft's authorities.
 pub(crate) fn is_issuer(url: &str) -> bool {
     let host = url.strip_prefix("https://").and_then(|rest| rest.split('/').next());
-    host.is_some_and(|host| KNOWN.iter().any(|(known, _)| *known == host))
+    host.is_some_and(|host| find(host).is_some())
 }
 
-/// An authority, such as `https://login.microsoftonline.com`: always HTTPS, without a path.
+fn find(host: &str) -> Option<&'static Known> {
+    KNOWN.iter().find(|known| known.host == host)
+}
+
+/// An authority, such as `https://login.microsoftonline.com`: always HTTPS.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Authority(String);
+pub struct Authority {
+    host: String,
+    path_prefix: String,
+}
 
 /// Why a text is not an accepted authority. `Display` continues a sentence that begins with the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,16 +110,9 @@ impl Authority {
     /// The audience of federated credentials in the public cloud.
     pub(crate) const PUBLIC_AUDIENCE: &str = "api://AzureADTokenExchange";
 
-    /// The audience of federated credentials in the authority's cloud (learn.microsoft.com, "Configure an application to trust a managed
-    /// identity"). That of the public cloud if the cloud is not known.
+    /// The audience of federated credentials in the authority's cloud. That of the public cloud if the cloud is not known.
     pub(crate) fn audience(&self) -> &'static str {
-        match (self.cloud(), self.host()) {
-            (Some(Cloud::UsGovernment), _) => "api://AzureADTokenExchangeUSGov",
-            (Some(Cloud::China), _) => "api://AzureADTokenExchangeChina",
-            (_, "login.sovcloud-identity.fr") => "api://AzureADTokenExchangeFrance",
-            (_, "login.sovcloud-identity.de") => "api://AzureADTokenExchangeGermany",
-            _ => Self::PUBLIC_AUDIENCE,
-        }
+        find(&self.host).map_or(Self::PUBLIC_AUDIENCE, |known| known.audience)
     }
 
     /// Parses `https://host`, with or without a trailing slash (the workload-identity webhook writes one). Case is ignored,
@@ -122,25 +135,36 @@ impl Authority {
             Some(443) => name.to_owned(),
             Some(port) => format!("{name}:{port}"),
         };
-        if !unknown_allowed && !KNOWN.iter().any(|(known, _)| *known == host) {
+        if !unknown_allowed && find(&host).is_none() {
             return Err(AuthorityMistake::Unknown);
         }
-        Ok(Self(host))
+        Ok(Self { host, path_prefix: String::new() })
     }
 
     /// The authority of the public cloud.
     pub fn public() -> Self {
-        Self("login.microsoftonline.com".to_owned())
+        Self { host: "login.microsoftonline.com".to_owned(), path_prefix: String::new() }
     }
 
     /// The cloud of the authority, if its services can be configured by name.
     pub fn cloud(&self) -> Option<Cloud> {
-        KNOWN.iter().find(|(known, _)| *known == self.0).and_then(|(_, cloud)| *cloud)
+        find(&self.host)?.cloud
     }
 
     /// The host, with a port unless it is 443.
     pub fn host(&self) -> &str {
-        &self.0
+        &self.host
+    }
+
+    /// The same authority, whose clusters lead to a service that expects this path before the path of the token endpoint.
+    pub(crate) fn behind(mut self, path_prefix: &str) -> Self {
+        path_prefix.trim_end_matches('/').clone_into(&mut self.path_prefix);
+        self
+    }
+
+    /// The path before that of the token endpoint: empty, unless another service is in front of it.
+    pub(crate) fn path_prefix(&self) -> &str {
+        &self.path_prefix
     }
 }
 

@@ -116,7 +116,7 @@ impl TokenRequest {
             .finish();
         Self {
             authority: spec.authority().host().to_owned(),
-            path: format!("/{}/oauth2/v2.0/token", spec.tenant_id()),
+            path: format!("{}/{}/oauth2/v2.0/token", spec.authority().path_prefix(), spec.tenant_id()),
             body,
         }
     }
@@ -130,9 +130,14 @@ pub(crate) mod tests_support {
 
     /// A token spec of the identity `payments` for Key Vault.
     pub(crate) fn spec() -> TokenSpec {
+        spec_of(&Authority::public())
+    }
+
+    /// The same with this authority.
+    pub(crate) fn spec_of(authority: &Authority) -> TokenSpec {
         TokenSpec::new(&TokenSpecParts {
             identity: "payments",
-            authority: &Authority::public(),
+            authority,
             tenant_id: "11111111-1111-4111-8111-111111111111",
             client_id: "aaaaaaaa-0000-4000-8000-000000000001",
             scope: "https://vault.azure.net/.default",
@@ -147,7 +152,7 @@ pub(crate) mod tests_support {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::tests_support::spec;
+    use super::tests_support::{spec, spec_of};
     use super::*;
     use crate::assertion::tests::{NOW, claims, jwt};
 
@@ -182,6 +187,21 @@ mod tests {
             ]
         );
         assert!(!format!("{request:?}").contains("eyJ"));
+    }
+
+    #[test]
+    fn the_path_of_a_service_in_front_of_entra_is_before_that_of_the_token_endpoint() {
+        let path = |prefix: &str| {
+            let authority = Authority::public().behind(prefix);
+            let request = TokenRequest::new(&spec_of(&authority), &assertion());
+            assert_eq!(request.authority, "login.microsoftonline.com");
+            request.path
+        };
+        let own = "/11111111-1111-4111-8111-111111111111/oauth2/v2.0/token";
+        assert_eq!(
+            [path(""), path("/"), path("/a/b"), path("/a/")],
+            [own, own, &["/a/b", own].concat(), &["/a", own].concat()]
+        );
     }
 
     #[test]

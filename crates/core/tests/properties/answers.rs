@@ -54,7 +54,7 @@ fn answer(body: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = CallRes
     let status = prop_oneof![Just(200), Just(401), Just(429), any::<u16>()];
     let response = (status, body, prop::option::of(retry_after), prop::bool::weighted(0.1)).prop_map(
         |(status, body, retry_after, is_envoys_own)| {
-            Ok(CallResponse { status, retry_after, request_id: None, body, is_envoys_own })
+            Ok(CallResponse { status, retry_after, request_id: None, grpc: None, body, is_envoys_own })
         },
     );
     prop_oneof![9 => response, 1 => Just(Err(CallFailure::NoEndpoint))]

@@ -80,7 +80,7 @@ pub(crate) struct Effects {
 }
 
 pub(crate) fn response(status: u16, body: impl Into<Vec<u8>>) -> CallResponse {
-    CallResponse { status, retry_after: None, request_id: None, body: body.into(), is_envoys_own: false }
+    CallResponse { status, retry_after: None, request_id: None, grpc: None, body: body.into(), is_envoys_own: false }
 }
 
 pub(crate) fn jwt(header: &Value, claims: &Value) -> String {

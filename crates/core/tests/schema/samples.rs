@@ -12,6 +12,7 @@ pub(crate) fn sidecar() -> Value {
             "authority": "https://login.microsoftonline.com",
             "unknown_authority": "refuse",
             "clusters": ["entra", "entra_new_connection"],
+            "path_prefix": "/proxy",
         },
         "assertions": [
             {"name": "spire", "source": "file", "cluster": "spire_file"},
@@ -48,6 +49,11 @@ pub(crate) fn sidecar() -> Value {
                 "request": {"url_from_env": "URL", "allowed_hosts": [".example.com"], "bearer_from_env": "SECRET", "body": "{}"},
                 "response": {"token": "/token", "expiry": {"time": "/expires_at"}},
             },
+            {"name": "imds", "source": "azure_managed_identity", "cluster": "imds", "client_id": "c"},
+            {"name": "app", "source": "azure_app_service", "cluster": "app", "client_id": "c"},
+            {"name": "aws", "source": "aws_sts", "cluster": "aws", "region": "eu-central-1", "authority": "sts.example"},
+            {"name": "xml", "source": "http", "cluster": "sts", "request": {"path": "/"}, "response": {"xml": "Token"}},
+            {"name": "spiffe", "source": "spiffe_workload_api", "cluster": "spire", "spiffe_id": "spiffe://e/a", "hint": "a"},
         ],
         "identities": [
             {

@@ -98,7 +98,7 @@ pub(crate) fn number_of(token: &str) -> Option<usize> {
 }
 
 pub(crate) fn response(status: u16, body: impl Into<Vec<u8>>) -> CallResponse {
-    CallResponse { status, retry_after: None, request_id: None, body: body.into(), is_envoys_own: false }
+    CallResponse { status, retry_after: None, request_id: None, grpc: None, body: body.into(), is_envoys_own: false }
 }
 
 fn envoys_own(status: u16) -> CallResult {

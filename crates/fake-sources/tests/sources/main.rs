@@ -1,11 +1,14 @@
 //! The fakes reject what the services reject, their tokens are accepted by the fake Entra, and their faults are what they say.
 
+mod aws_sts;
 mod azure_pipelines;
 mod faults;
 mod github;
 mod google;
 mod json_service;
+mod managed_identity;
 mod network;
+mod spiffe;
 mod token_endpoint;
 mod vault;
 

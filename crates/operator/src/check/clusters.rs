@@ -12,6 +12,9 @@ use crate::tree::Node;
 
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
+/// The sources that the machine itself answers.
+const ON_THIS_MACHINE: [&str; 4] = ["file", "google_metadata", "azure_managed_identity", "azure_app_service"];
+
 pub(super) fn check(inventory: &Inventory<'_>, environment: &Environment, findings: &mut Findings) {
     let names = entra_names(inventory);
     let authority = environment.authority(inventory);
@@ -191,10 +194,11 @@ fn check_destinations(configuration: &Configuration<'_>, inventory: &Inventory<'
 }
 
 /// A source over HTTP gets a secret or a federated token, and answers with a federated token (docs/sources.md). Only Envoy's own listeners
-/// and Google's metadata server are asked in plaintext.
+/// and the metadata services of a machine are asked in plaintext.
 fn check_sources(configuration: &Configuration<'_>, inventory: &Inventory<'_>, findings: &mut Findings) {
     let assertions = configuration.get("assertions").into_iter().flat_map(Node::items);
-    let remote = assertions.filter(|one| !matches!(one.text_of("source"), Some("file" | "google_metadata") | None));
+    let is_remote = |source: Option<&str>| source.is_some_and(|source| !ON_THIS_MACHINE.contains(&source));
+    let remote = assertions.filter(|one| is_remote(one.text_of("source")));
     let names: BTreeSet<&str> =
         remote.filter_map(|one| one.text_of("cluster").or_else(|| one.get("request")?.text_of("cluster"))).collect();
     for name in names {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::HttpSource;
+use super::{HttpSource, spiffe, xml};
 use crate::assertion::Assertion;
 use crate::entra;
 use crate::http::{CallResponse, CallResult};
@@ -14,13 +14,20 @@ use crate::untrusted::UntrustedText;
 const MAX_BYTES: usize = 64 * 1024;
 
 /// The maximum length of a part of the answer that a message quotes, in bytes.
-const MAX_QUOTE: usize = 200;
+pub(super) const MAX_QUOTE: usize = 200;
 
 /// Where the token is in an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     /// The string at this JSON pointer (RFC 6901).
     Json(String),
+    /// The message of the SPIFFE Workload API.
+    JwtSvid {
+        /// The hint of the identity whose token is taken. Without it the first one is.
+        hint: Option<String>,
+    },
+    /// The text of the XML element with this name.
+    Xml(String),
     /// The whole body.
     Text,
 }
@@ -42,12 +49,24 @@ pub(super) fn read(source: &HttpSource, answer: CallResult, now: Timestamp) -> R
     let cluster = &source.request.cluster;
     let answer = answer
         .map_err(|failure| Problem::uncalled(failure, cluster, "which leads to the source of the federated token"))?;
+    if let Some(status) = answer.grpc.as_ref().filter(|status| status.code != 0) {
+        return Err(spiffe::refusal(&source.name(), status));
+    }
     // A service that regards the token as a new resource answers 201.
     if !matches!(answer.status, 200 | 201) {
         return Err(refusal(source, &answer, now));
     }
     if answer.body.len() > MAX_BYTES {
         return Err(invalid(source, format!("is {} bytes long, more than {MAX_BYTES}", answer.body.len())));
+    }
+    if let Format::JwtSvid { hint } = &source.format {
+        let token = spiffe::svid(&answer.body, hint.as_deref()).map_err(|what| invalid(source, what))?;
+        return Assertion::parse_expected(token, &source.expected, now);
+    }
+    if let Format::Xml(name) = &source.format {
+        let token = str::from_utf8(&answer.body).ok().and_then(|text| xml::element(text, name));
+        let token = token.ok_or_else(|| invalid(source, format!("has no complete XML element {name:?}")))?;
+        return Assertion::parse_expected(token.as_bytes(), &source.expected, now);
     }
     if starts_with_html(&answer.body) {
         return Err(invalid(source, "is an HTML page".to_owned()));
@@ -114,7 +133,8 @@ fn refusal(source: &HttpSource, answer: &CallResponse, now: Timestamp) -> Proble
         );
     }
     let said = quote(source, &answer.body);
-    if source.not_ready.contains(&status) {
+    let aws = AwsError::read(source, &answer.body);
+    if source.not_ready.contains(&status) || aws == Some(AwsError::NoCredentials) {
         return problem(
             Code::SourceNotReady,
             format!("{name} answered {status}, which means not yet: {said}"),
@@ -127,6 +147,11 @@ fn refusal(source: &HttpSource, answer: &CallResponse, now: Timestamp) -> Proble
             format!("{name} answered {status}, a redirect or a sign-in page, which is not followed"),
             "Check the URL, and the credential with which the source is asked: many services redirect to a sign-in page if it is wrong.",
         ),
+        _ if aws == Some(AwsError::Throttling) => problem(
+            Code::AssertionUnavailable,
+            format!("{name} answered {status}: {said}"),
+            "AWS throttles the account's calls. The source is asked again after a pause.",
+        ),
         408 | 429 | 472 | 473 | 500..=599 => problem(
             Code::AssertionUnavailable,
             format!("{name} answered {status}: {said}"),
@@ -134,6 +159,31 @@ fn refusal(source: &HttpSource, answer: &CallResponse, now: Timestamp) -> Proble
         ),
         _ => problem(Code::SourceRefused, format!("{name} refused with {status}: {said}"), source.refusal_remedy()),
     }
+}
+
+/// An error of AWS's query APIs that passes, whatever its status is (docs.aws.amazon.com, "Common error types" of the STS API).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AwsError {
+    Throttling,
+    /// Envoy has no credentials yet, or renews them.
+    NoCredentials,
+}
+
+impl AwsError {
+    fn read(source: &HttpSource, body: &[u8]) -> Option<Self> {
+        match error_of(source, body)?.0 {
+            "Throttling" | "ThrottlingException" | "RequestLimitExceeded" => Some(Self::Throttling),
+            "MissingAuthenticationToken" | "ExpiredToken" | "ExpiredTokenException" => Some(Self::NoCredentials),
+            _ => None,
+        }
+    }
+}
+
+/// The code and the message of an error in XML.
+fn error_of<'a>(source: &HttpSource, body: &'a [u8]) -> Option<(&'a str, &'a str)> {
+    let Format::Xml(_) = &source.format else { return None };
+    let text = str::from_utf8(body).ok()?;
+    Some((xml::element(text, "Code")?, xml::element(text, "Message").unwrap_or_default()))
 }
 
 impl HttpSource {
@@ -155,13 +205,13 @@ fn quote(source: &HttpSource, body: &[u8]) -> String {
     if body.is_empty() {
         return "no text".to_owned();
     }
-    if starts_with_html(body) {
-        return "an HTML page".to_owned();
-    }
-    let text = String::from_utf8_lossy(body.get(..MAX_BYTES).unwrap_or(body));
+    let text = match error_of(source, body) {
+        Some((code, message)) => [code, ": ", message].concat(),
+        None if starts_with_html(body) => return "an HTML page".to_owned(),
+        None => String::from_utf8_lossy(body.get(..MAX_BYTES).unwrap_or(body)).into_owned(),
+    };
     let secrets = source.request.secrets.iter();
-    let text =
-        secrets.fold(text.into_owned(), |text, secret| UntrustedText::without(&text, secret.expose()).into_string());
+    let text = secrets.fold(text, |text, secret| UntrustedText::without(&text, secret.expose()).into_string());
     format!("{:?}", UntrustedText::without(&text, "").shortened(MAX_QUOTE))
 }
 

@@ -3,6 +3,8 @@
 mod answer;
 mod named;
 mod request;
+mod spiffe;
+mod xml;
 
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
@@ -10,6 +12,7 @@ use std::time::Duration;
 pub(crate) use answer::{Expiry, Format};
 pub(crate) use named::{NAMED, Named};
 pub(crate) use request::{Body, MAX_URL, Request, Target, Text, basic, encode};
+pub(crate) use spiffe::KIND as SPIFFE;
 
 use super::token::Expected;
 use super::{Assertion, Source};

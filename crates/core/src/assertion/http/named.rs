@@ -73,4 +73,42 @@ pub(crate) const NAMED: &[Named] = &[
         entra_issued: false,
         remedy: "Check that the token service trusts the issuer of the subject token, and that it lets the client exchange it.",
     },
+    Named {
+        kind: "azure_managed_identity",
+        // 404 and 410: IMDS is being updated.
+        form: r#"{"request":{"path":"/metadata/identity/oauth2/token","authority":"169.254.169.254",
+            "query":{"api-version":"2018-02-01","resource":"$audience","client_id":"$client_id"},"headers":{"metadata":"true"}},
+            "response":{"token":"/access_token"},"not_ready":[404,410],"reuse":"1h"}"#,
+        entra_issued: true,
+        remedy: "Check client_id, and that this user-assigned managed identity is assigned to the machine. Check that the cluster leads to \
+                 the machine's IMDS, not to this filter.",
+    },
+    Named {
+        kind: "azure_app_service",
+        form: r#"{"request":{"url_from_env":"IDENTITY_ENDPOINT","allowed_hosts":["localhost"],
+            "query":{"api-version":"2019-08-01","resource":"$audience","client_id":"$client_id"},
+            "headers_from_env":{"x-identity-header":"IDENTITY_HEADER"}},
+            "response":{"token":"/access_token"},"reuse":"1h"}"#,
+        entra_issued: true,
+        remedy: "Check client_id, that this user-assigned managed identity is assigned to the app, and that Envoy has the platform's own \
+                 IDENTITY_ENDPOINT and IDENTITY_HEADER.",
+    },
+    Named {
+        kind: "aws_sts",
+        // The token must not outlive the session of the role, so it lives for the default time.
+        form: r#"{"request":{"authority":"sts.$region.amazonaws.com","path":"/",
+            "form":{"Action":"GetWebIdentityToken","Version":"2011-06-15","Audience.member.1":"$audience",
+            "SigningAlgorithm":"RS256","DurationSeconds":"300"}},"response":{"xml":"WebIdentityToken"}}"#,
+        entra_issued: false,
+        remedy: "Check that outbound web identity federation is enabled in the account, that the role may call \
+                 sts:GetWebIdentityToken for this audience, and that the cluster signs its requests for the same region.",
+    },
+    Named {
+        kind: super::SPIFFE,
+        // The module `spiffe` adds the message.
+        form: r#"{"request":{"method":"POST","path":"/SpiffeWorkloadAPI/FetchJWTSVID",
+            "headers":{"content-type":"application/grpc","te":"trailers","workload.spiffe.io":"true"}}}"#,
+        entra_issued: false,
+        remedy: "Check that the cluster leads to a SPIFFE Workload API, and that it uses HTTP/2.",
+    },
 ];

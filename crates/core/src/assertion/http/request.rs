@@ -1,6 +1,7 @@
 //! The request of an HTTP source.
 
 use std::borrow::Cow;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::http::HttpCall;
@@ -8,6 +9,8 @@ use crate::secret::Secret;
 
 /// The maximum length of a URL, without its scheme, in bytes.
 pub(crate) const MAX_URL: usize = 2048;
+
+const LOCALHOST: &str = "localhost";
 
 /// A text of a request.
 #[derive(Clone, Debug)]
@@ -44,9 +47,13 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Splits an `https` URL, whose path and query are kept byte for byte. `None` if the text is not one.
+    /// Splits an `https` URL, whose path and query are kept byte for byte. `None` if the text is not one. The URL of a service on this
+    /// machine may be an `http` one.
     pub(crate) fn parse(url: &str) -> Option<Self> {
-        let rest = url.strip_prefix("https://")?;
+        let (rest, is_plaintext) = match url.strip_prefix("https://") {
+            Some(rest) => (rest, false),
+            None => (url.strip_prefix("http://")?, true),
+        };
         let (authority, _) = rest.split_once(['/', '?']).unwrap_or((rest, ""));
         let path = rest.get(authority.len()..)?;
         let is_visible = rest.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
@@ -54,13 +61,28 @@ impl Target {
             return None;
         }
         let root = if path.starts_with('/') { "" } else { "/" };
-        Some(Self { authority: authority.to_ascii_lowercase(), path: [root, path].concat() })
+        let target = Self { authority: authority.to_ascii_lowercase(), path: [root, path].concat() };
+        (!is_plaintext || target.is_on_this_machine()).then_some(target)
     }
 
-    /// Whether the host is one of these, or below one that begins with a dot.
+    fn host(&self) -> &str {
+        self.authority.split_once(':').map_or(&self.authority, |(host, _)| host)
+    }
+
+    /// Whether the host is a loopback or link-local address.
+    fn is_on_this_machine(&self) -> bool {
+        let is_local = |address: Ipv4Addr| address.is_loopback() || address.is_link_local();
+        self.host() == LOCALHOST || self.host().parse().is_ok_and(is_local)
+    }
+
+    /// Whether the host is one of these, or below one that begins with a dot. `localhost` stands for loopback and link-local addresses too.
     pub(crate) fn is_at(&self, hosts: &[String]) -> bool {
-        let (host, _) = self.authority.split_once(':').unwrap_or((&self.authority, ""));
-        hosts.iter().any(|allowed| if allowed.starts_with('.') { host.ends_with(allowed) } else { host == allowed })
+        let host = self.host();
+        hosts.iter().any(|allowed| match allowed.as_str() {
+            LOCALHOST => self.is_on_this_machine(),
+            domain if domain.starts_with('.') => host.ends_with(domain),
+            allowed => host == allowed,
+        })
     }
 
     /// Adds parameters to the query.
@@ -79,6 +101,8 @@ impl Target {
 pub(crate) enum Body {
     /// A text, or nothing.
     Raw(String),
+    /// A message that is not a text.
+    Bytes(Vec<u8>),
     /// `application/x-www-form-urlencoded`
     Form(Vec<(String, Text)>),
 }
@@ -93,13 +117,14 @@ impl Request {
         };
         let headers = self.headers.iter().map(|(name, text)| (Cow::Owned(name.clone()), Cow::Owned(value(text))));
         let body = match &self.body {
-            Body::Raw(text) => text.clone(),
+            Body::Raw(text) => text.clone().into_bytes(),
+            Body::Bytes(bytes) => bytes.clone(),
             Body::Form(fields) => {
                 let mut form = form_urlencoded::Serializer::new(String::new());
                 for (name, text) in fields {
                     form.append_pair(name, &value(text));
                 }
-                form.finish()
+                form.finish().into_bytes()
             }
         };
         HttpCall {
@@ -108,7 +133,7 @@ impl Request {
             authority: self.target.authority.clone(),
             path: self.target.path.clone(),
             headers: headers.collect(),
-            body: body.into_bytes(),
+            body,
             timeout,
         }
     }

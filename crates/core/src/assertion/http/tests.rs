@@ -1,5 +1,7 @@
 //! Tests of HTTP sources: the request, the answer, and the chain of sources.
 
+mod platforms;
+
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -54,7 +56,7 @@ fn general(request: Value) -> Source {
 
 fn answer(status: u16, body: &str) -> CallResult {
     let body = body.as_bytes().to_vec();
-    Ok(CallResponse { status, retry_after: None, request_id: None, body, is_envoys_own: false })
+    Ok(CallResponse { status, retry_after: None, request_id: None, grpc: None, body, is_envoys_own: false })
 }
 
 fn token_with(name: &str, value: Value) -> String {

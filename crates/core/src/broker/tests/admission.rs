@@ -29,7 +29,7 @@ fn of_another_client(name: &str) -> Arc<TokenSpec> {
 fn throttled(retry_after: u64) -> CallResult {
     let body = json!({"error": "x"}).to_string().into_bytes();
     let retry_after = Some(retry_after.to_string().into_bytes());
-    Ok(CallResponse { status: 429, retry_after, request_id: None, body, is_envoys_own: false })
+    Ok(CallResponse { status: 429, retry_after, request_id: None, grpc: None, body, is_envoys_own: false })
 }
 
 impl Process {

@@ -140,7 +140,14 @@ fn the_clusters_of_the_authority_are_tried_in_order_until_one_reaches_it() {
     let mut process = Process::new();
     process.spec = spec_of("payments", "s/.default", &["first", "second"], None);
     let own = |status| {
-        Ok(CallResponse { status, retry_after: None, request_id: None, body: b"reset".to_vec(), is_envoys_own: true })
+        Ok(CallResponse {
+            status,
+            retry_after: None,
+            request_id: None,
+            grpc: None,
+            body: b"reset".to_vec(),
+            is_envoys_own: true,
+        })
     };
     process.pending(0, 1);
     process.poll(0);
@@ -171,8 +178,14 @@ fn the_assertion_is_sent_only_to_the_clusters_of_the_authority() {
     process.pending(0, 1);
     process.poll(0);
     let body = jwt(&json!({"alg": "RS256"}), &claims()).into_bytes();
-    let read =
-        Ok(CallResponse { status: 200, retry_after: None, request_id: None, body: body.clone(), is_envoys_own: false });
+    let read = Ok(CallResponse {
+        status: 200,
+        retry_after: None,
+        request_id: None,
+        grpc: None,
+        body: body.clone(),
+        is_envoys_own: false,
+    });
     let commands = process.read(0, read);
     let assertion = String::from_utf8(body).unwrap();
     let mut calls = 0;
@@ -260,6 +273,7 @@ fn a_file_without_a_jwt_is_reported_after_two_reads_and_read_again_after_a_back_
             status: 200,
             retry_after: None,
             request_id: None,
+            grpc: None,
             body: b"hello".to_vec(),
             is_envoys_own: false,
         })
@@ -391,6 +405,7 @@ fn a_call_times_out_after_three_seconds_while_another_cluster_can_be_tried_and_a
                 status: 504,
                 retry_after: None,
                 request_id: None,
+                grpc: None,
                 body: Vec::new(),
                 is_envoys_own: true,
             };
@@ -410,8 +425,14 @@ fn a_call_that_does_not_reach_the_authority_is_logged_and_is_no_failure_while_an
     process.pending(0, 1);
     process.poll(0);
     process.assertion(0);
-    let reset =
-        CallResponse { status: 503, retry_after: None, request_id: None, body: b"reset".to_vec(), is_envoys_own: true };
+    let reset = CallResponse {
+        status: 503,
+        retry_after: None,
+        request_id: None,
+        grpc: None,
+        body: b"reset".to_vec(),
+        is_envoys_own: true,
+    };
     let commands = process.called(0, Ok(reset));
     let lines: Vec<String> = commands
         .iter()

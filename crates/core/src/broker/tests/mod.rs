@@ -125,6 +125,7 @@ fn answer(status: u16, body: &serde_json::Value) -> CallResult {
         status,
         retry_after: None,
         request_id: None,
+        grpc: None,
         body: body.to_string().into_bytes(),
         is_envoys_own: false,
     })
@@ -201,7 +202,7 @@ impl Process {
         claims["nbf"] = json!(self.now.unix_seconds());
         claims["exp"] = json!(self.now.unix_seconds() + 3600);
         let body = jwt(&json!({"alg": "RS256"}), &claims).into_bytes();
-        Ok(CallResponse { status: 200, retry_after: None, request_id: None, body, is_envoys_own: false })
+        Ok(CallResponse { status: 200, retry_after: None, request_id: None, grpc: None, body, is_envoys_own: false })
     }
 
     fn assertion(&mut self, worker: usize) -> Vec<Observed> {

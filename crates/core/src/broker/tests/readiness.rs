@@ -108,7 +108,14 @@ impl Pod {
         claims["exp"] = json!(u64::MAX);
         claims["jti"] = json!(number);
         let body = jwt(&json!({"alg": "RS256"}), &claims).into_bytes();
-        self.file = Ok(CallResponse { status: 200, retry_after: None, request_id: None, body, is_envoys_own: false });
+        self.file = Ok(CallResponse {
+            status: 200,
+            retry_after: None,
+            request_id: None,
+            grpc: None,
+            body,
+            is_envoys_own: false,
+        });
     }
 
     /// Performs an exchange for a separate scope. The result counts whichever exchange receives it.
@@ -221,8 +228,14 @@ fn an_unread_token_is_read_once_for_all_probes_and_not_exchanged() {
     process.workers[0].forget(StreamId(3));
     assert_eq!(observed(process.workers[0].start_probe(process.now, &process.shared)), [Observed::Read]);
     assert_eq!(observed(process.workers[0].start_probe(process.now, &process.shared)), []);
-    let missing =
-        Ok(CallResponse { status: 503, retry_after: None, request_id: None, body: Vec::new(), is_envoys_own: true });
+    let missing = Ok(CallResponse {
+        status: 503,
+        retry_after: None,
+        request_id: None,
+        grpc: None,
+        body: Vec::new(),
+        is_envoys_own: true,
+    });
     let answered = observed(process.workers[0].call_finished(
         &Purpose::Assertion(source.clone()),
         missing,
@@ -277,7 +290,14 @@ fn all_deciding_identities_must_be_ready_and_a_problem_in_the_pod_is_reported() 
         claims["nbf"] = json!(process.now.unix_seconds());
         claims["exp"] = json!(process.now.unix_seconds() + 3600);
         let body = jwt(&json!({"alg": "RS256"}), &claims).into_bytes();
-        let read = Ok(CallResponse { status: 200, retry_after: None, request_id: None, body, is_envoys_own: false });
+        let read = Ok(CallResponse {
+            status: 200,
+            retry_after: None,
+            request_id: None,
+            grpc: None,
+            body,
+            is_envoys_own: false,
+        });
         match &broker.call_finished(&Purpose::Assertion(source.clone()), read, process.now, &process.shared)[..] {
             [_, Command::FinishProbe(StreamId(9), status)] => code(status),
             _ => panic!("no answer"),

@@ -308,8 +308,16 @@ fn the_audit_trail_has_exactly_the_documented_fields() {
         let Ok(response) = token(3600) else { panic!() };
         Ok(CallResponse { request_id: Some(guid.as_bytes().to_vec()), ..response })
     };
-    let silence =
-        || Ok(CallResponse { status: 504, retry_after: None, request_id: None, body: Vec::new(), is_envoys_own: true });
+    let silence = || {
+        Ok(CallResponse {
+            status: 504,
+            retry_after: None,
+            request_id: None,
+            grpc: None,
+            body: Vec::new(),
+            is_envoys_own: true,
+        })
+    };
     let federated = Process::new().federated_token();
     let mut lines = Vec::new();
     for (answers, expected) in [

@@ -7,13 +7,16 @@ use super::PROJECTED_TOKEN;
 use crate::config::fields::{fields, variants};
 use crate::config::shapes::{Choice, Count, Length, List, Text, Texts, Words};
 
+const MANAGED_IDENTITY: &str = "dddddddd-0000-4000-8000-000000000004";
+
 fields! {
     /// A source of federated tokens. [sources.md](sources.md) describes each kind.
     pub(in crate::config) AssertionFields {
         /// the name that `identities[].assertion` refers to
         name: Text, required(), example(PROJECTED_TOKEN);
         /// the kind of source ([sources.md](sources.md)): `file`, `github_actions`, `azure_pipelines`, `google_metadata`, `vault`,
-        /// `oidc_client_credentials`, `token_exchange`, or `http` for any other
+        /// `oidc_client_credentials`, `token_exchange`, `azure_managed_identity`, `azure_app_service`, `aws_sts`,
+        /// `spiffe_workload_api`, or `http` for any other
         source: Choice<SourceKind>, required();
         ..SourceKind;
     }
@@ -68,6 +71,34 @@ variants! {
             /// the type of that token (RFC 8693, section 3)
             subject_token_type: Text, unset("`urn:ietf:params:oauth:token-type:jwt`");
             ..EndpointFields;
+        }
+        /// Azure's IMDS: a user-assigned managed identity of a virtual machine, scale set or AKS node.
+        "azure_managed_identity" => AzureManagedIdentity: AzureManagedIdentityFields {
+            /// the client id of the user-assigned managed identity
+            client_id: Text, required(), example(MANAGED_IDENTITY);
+            ..CallFields;
+        }
+        /// A user-assigned managed identity of App Service, Functions or Container Apps.
+        "azure_app_service" => AzureAppService: AzureAppServiceFields {
+            /// the client id of the user-assigned managed identity
+            client_id: Text, required(), example(MANAGED_IDENTITY);
+            ..CallFields;
+        }
+        /// AWS STS (`GetWebIdentityToken`). The cluster signs the request with the credentials of a role.
+        "aws_sts" => AwsSts: AwsStsFields {
+            /// the region of the STS endpoint, which the cluster signs for
+            region: Text, required(), example("eu-central-1");
+            /// the host that the request names (`:authority`)
+            authority: Text, unset("`sts.REGION.amazonaws.com`");
+            ..CallFields;
+        }
+        /// The SPIFFE Workload API of an agent, such as SPIRE's.
+        "spiffe_workload_api" => SpiffeWorkloadApi: SpiffeFields {
+            /// the SPIFFE ID, if the workload has several. The token must have it
+            spiffe_id: Text, unset("the first one that the agent names"), example("spiffe://example.org/payments");
+            /// the hint of the identity, if the workload has several
+            hint: Text, unset("none");
+            ..CallFields;
         }
         /// Any service that issues a JWT in response to one request.
         "http" => Http: HttpFields {
@@ -176,6 +207,8 @@ fields! {
     pub(in crate::config) ResponseFields {
         /// the JSON pointer (RFC 6901) to the token
         token: Text, unset("the body is the token"), pattern("^/"), example("/access_token");
+        /// the XML element with the token, instead of `token`
+        xml: Text, unset("none"), example("WebIdentityToken");
         /// where the time is at which the token expires, in addition to its claim `exp`
         expiry: ExpiryFields;
     }

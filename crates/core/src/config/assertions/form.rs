@@ -18,12 +18,26 @@ const COMMON: [&str; 9] =
     ["cluster", "audience", "expect", "timeout", "attempts", "request", "response", "not_ready", "reuse"];
 
 /// The fields to which the table refers.
-const REFERRED: [&str; 6] =
-    ["role", "namespace", "service_connection_id", "subject_token", "subject_token_type", "client_assertion"];
+const REFERRED: [&str; 8] = [
+    "role",
+    "namespace",
+    "service_connection_id",
+    "subject_token",
+    "subject_token_type",
+    "client_assertion",
+    "client_id",
+    "region",
+];
 
 /// Those without which a source cannot be asked.
-const REQUIRED: [(&str, &str); 3] =
-    [("vault", "role"), ("azure_pipelines", "service_connection_id"), ("token_exchange", "subject_token")];
+const REQUIRED: [(&str, &str); 6] = [
+    ("vault", "role"),
+    ("azure_pipelines", "service_connection_id"),
+    ("token_exchange", "subject_token"),
+    ("azure_managed_identity", "client_id"),
+    ("azure_app_service", "client_id"),
+    ("aws_sts", "region"),
+];
 
 /// The general form of an assertion. `row` is that of a named source.
 pub(super) fn of(
@@ -82,10 +96,12 @@ fn fill(node: &mut Node, value: &mut dyn FnMut(&str) -> Option<String>) -> bool 
             !fields.is_empty()
         }
         Node::String(text) => {
-            let Some((before, name)) = text.split_once('$') else { return true };
+            let Some((before, rest)) = text.split_once('$') else { return true };
+            let is_of_name = |character: char| character.is_ascii_lowercase() || character == '_';
+            let (name, after) = rest.split_at(rest.find(|character| !is_of_name(character)).unwrap_or(rest.len()));
             let Some(found) = value(name) else { return false };
-            // In a path the value is one segment.
-            *text = if before.is_empty() { found } else { [before, &crate::assertion::encode(&found)].concat() };
+            // In a path or a host the value is one segment.
+            *text = if before.is_empty() { found } else { [before, &crate::assertion::encode(&found), after].concat() };
             true
         }
         _ => true,

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::fields::{HttpFields, RequestFields, ResponseFields};
 use super::{AssertionFields, Environment, form};
-use crate::assertion::{Body, Expected, Expiry, Format, HttpSource, MAX_URL, NAMED, Request, Target, Text, basic};
+use crate::assertion::{
+    Body, Expected, Expiry, Format, HttpSource, MAX_URL, NAMED, Request, SPIFFE, Target, Text, basic,
+};
 use crate::config::fields::{Field, Object};
 use crate::config::identities::{combined, read_variable};
 use crate::config::reader::{Mistakes, Value};
@@ -58,7 +60,12 @@ impl<'e> Reading<'e> {
         let mut found = Mistakes::default();
         let form = form::of(row, object, self.environment.audience, &mut found);
         let fields = Object::read(Value { path: object.at(), node: &form }, &mut found)?;
-        let source = self.source(kind, row.is_some_and(|row| row.entra_issued), &fields, &mut found);
+        let mut source = self.source(kind, row.is_some_and(|row| row.entra_issued), &fields, &mut found);
+        if kind == SPIFFE {
+            let (id, hint) = (object.field::<TextShape>("spiffe_id"), object.field::<TextShape>("hint"));
+            let (id, hint) = (id.read(&mut found), hint.read(&mut found));
+            source = source.map(|source| source.fetching_svid(id, hint));
+        }
         for mut mistake in found.0 {
             if row.is_some() {
                 mistake.path = mistake.path.replacen(".request", "", 1);
@@ -194,7 +201,7 @@ impl<'e> Reading<'e> {
 
     fn header(&mut self, field: &Field<'_, '_, Texts>, name: &str, value: Option<Text>, mistakes: &mut Mistakes) {
         let name = name.to_ascii_lowercase();
-        let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
         let reserved = ["host", "content-length", "transfer-encoding", "connection"];
         if name.is_empty() || !name.bytes().all(fits) || reserved.contains(&name.as_str()) {
             field.mistake(
@@ -272,7 +279,7 @@ impl<'e> Reading<'e> {
     fn url(&mut self, name: &str, hosts: &[String]) -> Option<Target> {
         let text = self.variable(name)?;
         let Some(target) = Target::parse(&text).filter(|target| target.path.len() <= MAX_URL) else {
-            self.missing(name, "is not an https URL of at most 2 KiB");
+            self.missing(name, "is not an https URL of at most 2 KiB, or an http URL of this machine");
             return None;
         };
         if target.is_at(hosts) {
@@ -293,7 +300,14 @@ fn read_response(
 ) -> (Format, Option<Expiry>) {
     let Some(response) = response else { return (Format::Text, None) };
     let (token, field) = (response.token(), response.expiry());
-    let format = pointer(&token, mistakes).map_or(Format::Text, Format::Json);
+    let xml = response.xml();
+    if xml.is_set() && (token.is_set() || field.is_set()) {
+        xml.mistake("is set beside token or expiry, which are for JSON: remove one of the two", mistakes);
+    }
+    let format = match xml.read(mistakes) {
+        Some(name) => Format::Xml(name.to_owned()),
+        None => pointer(&token, mistakes).map_or(Format::Text, Format::Json),
+    };
     let expiry = field.read(mistakes).and_then(|expiry| {
         let seconds = pointer(&expiry.seconds(), mistakes).map(Expiry::Seconds);
         let time = pointer(&expiry.time(), mistakes).map(Expiry::Time);
