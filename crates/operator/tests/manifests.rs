@@ -163,6 +163,26 @@ const HTTP_SOURCES: &[HttpSource] = &[
         contains: &["address: 169.254.169.254, port_value: 80"],
     },
     HttpSource {
+        fields: r#""source": "azure_managed_identity", "client_id": "dddddddd-0000-4000-8000-000000000004""#,
+        hosts: &[],
+        contains: &["address: 169.254.169.254, port_value: 80"],
+    },
+    HttpSource {
+        fields: r#""source": "azure_app_service", "client_id": "dddddddd-0000-4000-8000-000000000004""#,
+        hosts: &[("own", "127.0.0.1:42356")],
+        contains: &["address: 127.0.0.1, port_value: 42356", "IDENTITY_ENDPOINT"],
+    },
+    HttpSource {
+        fields: r#""source": "aws_sts", "region": "us-east-1""#,
+        hosts: &[],
+        contains: &["exact: sts.us-east-1.amazonaws.com", "region: us-east-1\n", "aws_request_signing"],
+    },
+    HttpSource {
+        fields: r#""source": "spiffe_workload_api""#,
+        hosts: &[],
+        contains: &["pipe: { path: /run/spire", "http2_protocol_options"],
+    },
+    HttpSource {
         fields: r#""source": "vault", "role": "r", "authority": "vault.example.net""#,
         hosts: &[("own", "10.0.0.7:8200")],
         contains: &[
@@ -258,5 +278,7 @@ fn a_source_whose_cluster_cannot_be_made_is_refused_with_the_reason() {
             .contains("no assertion over HTTP has the cluster \"other\"")
     );
     assert!(refusal(r#""source": "github_actions""#, &[("own", "x.example")]).contains("allowed_hosts"));
+    assert!(refusal(r#""source": "spiffe_workload_api""#, &[("own", "x.example")]).contains("leads to a socket"));
+    assert!(refusal(r#""source": "aws_sts", "region": "a b""#, &[]).contains("not a valid region"));
     assert!(refusal(r#""source": "file""#, &[]).contains("and not by \"own\""));
 }

@@ -83,6 +83,27 @@ const OIDC: Template = Template {
     port: 443,
 };
 
+const AZURE_IMDS: Template = Template {
+    text: include_str!("../../../../envoy/sources/azure-imds.yaml"),
+    name: "azure_imds",
+    host: "169.254.169.254",
+    port: 80,
+};
+const AZURE_APP_SERVICE: Template = Template {
+    text: include_str!("../../../../envoy/sources/azure-app-service.yaml"),
+    name: "azure_app_service",
+    host: "127.0.0.1",
+    port: 8081,
+};
+const AWS_STS: Template = Template {
+    text: include_str!("../../../../envoy/sources/aws-sts.yaml"),
+    name: "aws_sts",
+    host: "sts.eu-central-1.amazonaws.com",
+    port: 443,
+};
+const SPIRE: Template =
+    Template { text: include_str!("../../../../envoy/sources/spire.yaml"), name: "spire_agent", host: "", port: 0 };
+
 /// The names that a certificate may have in the cluster for GitHub's hosts.
 const GITHUB_NAMES: &str = "- { san_type: DNS, matcher: { suffix: .actions.githubusercontent.com } }";
 
@@ -179,6 +200,10 @@ fn cluster(path: &str, entry: &Node, hosts: &[(String, String)]) -> Result<Optio
             _ => place.fill(&AZURE_PIPELINES)?,
         },
         "google_metadata" => place.fill(&GOOGLE)?,
+        "azure_managed_identity" => place.fill(&AZURE_IMDS)?,
+        "azure_app_service" => place.fill(&AZURE_APP_SERVICE)?,
+        "aws_sts" => aws_sts(entry, &place)?,
+        "spiffe_workload_api" => on_socket(&place)?,
         "vault" => place.fill(if place.is_loopback() { &LOOPBACK } else { &VAULT })?,
         "oidc_client_credentials" | "token_exchange" | "http" => {
             place.fill(if place.is_loopback() { &LOOPBACK } else { &OIDC })?
@@ -214,6 +239,28 @@ fn by_request(template: &Template, place: &Place<'_>, allowed: &[&str]) -> Resul
     });
     let names = names.collect::<Vec<_>>().join(&format!("\n{indentation}"));
     Ok(format!("{before}{names}{after}"))
+}
+
+/// A cluster that signs its requests for the assertion's region.
+fn aws_sts(entry: &Node, place: &Place<'_>) -> Result<String, Refusal> {
+    let region = entry.text_of("region").unwrap_or_default();
+    if !is_host(region) {
+        return Err(Refusal::new(format!("{}.region: {region:?} is not a valid region", place.path)));
+    }
+    let host = format!("sts.{region}.amazonaws.com");
+    let text = Place { authority: place.authority.or(Some(&host)), ..*place }.fill(&AWS_STS)?;
+    Ok(text.replace("region: eu-central-1\n", &format!("region: {region}\n")))
+}
+
+/// A cluster for the socket of an agent.
+fn on_socket(place: &Place<'_>) -> Result<String, Refusal> {
+    match place.given {
+        None => Ok(place.named(&SPIRE)),
+        Some(given) => Err(Refusal::new(format!(
+            "--source {}={given}: the cluster leads to a socket: correct its path in the manifest",
+            place.name
+        ))),
+    }
 }
 
 fn changed(template: &Template) -> Refusal {
