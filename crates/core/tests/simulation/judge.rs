@@ -472,13 +472,11 @@ impl Judge {
         });
         self.must(late.is_none(), "answered in time", || late.unwrap_or_default());
         self.must(longest_value <= LONGEST_VALUE, "memory", || format!("a value of {longest_value} bytes"));
-        // A token that has expired by the wall clock, or is from the future, stays unusable even if the clock is set again.
-        self.published.retain(|_, token| {
-            if !token.is_usable(clock) {
-                token.until = Timestamp::from_unix_seconds(0);
-            }
-            token.is_perhaps_usable(clock)
-        });
+        // A token that has expired by the wall clock, or is from the future, need not be usable again when the clock is set again. It
+        // may be: the entry still contains it.
+        for token in self.published.values_mut().filter(|token| !token.is_usable(clock)) {
+            token.until = Timestamp::from_unix_seconds(0);
+        }
     }
 
     /// The number of waiting requests.
