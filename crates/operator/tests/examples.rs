@@ -130,3 +130,22 @@ fn every_example_in_the_documentation_passes_the_strict_check() {
     assert!(found.is_empty(), "\n{found}");
     assert!(configurations >= 12, "{configurations}");
 }
+
+#[test]
+fn a_token_proxy_with_a_ca_of_the_pod_is_accepted_as_a_cluster_for_entra() {
+    let files = ["aks-token-proxy", "aks-token-proxy-new-connection"];
+    let read = |name: &&str| std::fs::read_to_string(root().join(format!("envoy/sources/{name}.yaml"))).unwrap();
+    let clusters = files.iter().map(read).collect::<String>().replace('\n', "\n  ");
+    let configuration = "entra: { clusters: [aks_token_proxy, aks_token_proxy_new_connection] }\n\
+                         destinations: [{ hosts: [x.example], action: pass }]\n";
+    let found = |clusters: &str| {
+        let envoy = format!("static_resources:\n  clusters:\n  {clusters}\n");
+        let sources = [Source::new("filter.yaml", configuration), Source::new("envoy.yaml", &envoy)];
+        let found = check(&sources, &Options::default()).findings;
+        found.into_iter().map(|finding| finding.code).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&clusters), Vec::<&str>::new());
+    // Any public CA could be asked for a certificate with this name.
+    let public = clusters.replace("/var/run/secrets/azure/wi/ca-cert/ca.crt", "/etc/ssl/certs/ca-certificates.crt");
+    assert!(found(&public).contains(&"entra_name_not_verified"));
+}

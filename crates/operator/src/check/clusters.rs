@@ -74,6 +74,13 @@ impl Tls<'_> {
         !self.matchers.is_empty() || self.verifies_host
     }
 
+    /// Whether the CA is one that the platform gives to the pod, such as that of the token proxy of AKS identity bindings. Its names are not
+    /// those of Entra, and only the platform can issue certificates for them.
+    fn trusts_ca_of_the_pod(&self) -> bool {
+        let ca = self.validation.and_then(|validation| validation.get("trusted_ca")?.text_of("filename"));
+        ca.is_some_and(|file| file.starts_with("/var/run/secrets/"))
+    }
+
     /// Whether a CA is configured, in the file or by a secret.
     fn verifies_certificate(&self) -> bool {
         let has = |name: &str| self.validation.is_some_and(|validation| validation.get(name).is_some());
@@ -107,6 +114,9 @@ fn check_name(cluster: Found<'_>, authority: Option<&str>, findings: &mut Findin
             "Add match_typed_subject_alt_names with the exact host of the authority: without it Envoy accepts a certificate for \
              any name.",
         );
+    }
+    if tls.trusts_ca_of_the_pod() {
+        return;
     }
     // The host of an authority may have a port, which a certificate has not.
     let expected = authority.map(|host| host.split(':').next().unwrap_or(host));
