@@ -129,7 +129,8 @@ fn read_entra(
     let prefix = object.as_ref().map(|object| object.path_prefix());
     let path = prefix.as_ref().and_then(|field| field.read(mistakes)).unwrap_or_default();
     let is_path = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'#' | b'?');
-    if let Some(field) = prefix.filter(|_| !path.is_empty() && !(path.starts_with('/') && path.bytes().all(is_path))) {
+    let is_valid = path.is_empty() || (path.starts_with('/') && path.bytes().all(is_path));
+    if let Some(field) = prefix.filter(|_| !is_valid) {
         field.mistake(format!("{path:?} is not a valid path: write one such as \"/proxy\""), mistakes);
     }
     Entra { authority: authority.map(|authority| authority.behind(path)), clusters }
