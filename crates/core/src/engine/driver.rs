@@ -227,6 +227,24 @@ impl Driver {
     }
 }
 
+#[cfg(test)]
+impl Driver {
+    /// The broker, whose state its tests check.
+    pub(crate) const fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// The call in progress with this purpose.
+    pub(crate) fn call_of(&self, purpose: &Purpose) -> Option<CallId> {
+        self.calls.iter().find(|(_, other)| other == purpose).map(|(id, _)| *id)
+    }
+
+    /// The purpose of a call in progress.
+    pub(crate) fn purpose_of(&self, id: CallId) -> Option<&Purpose> {
+        self.calls.iter().find(|(other, _)| *other == id).map(|(_, purpose)| purpose)
+    }
+}
+
 /// Logs a rejection and wakes the workers that it concerns.
 fn report_rejection(spec: &TokenSpec, rejection: &Rejection, by: RejectedBy<'_>, host: &mut dyn Host) {
     if let Some(event) = rejection.event(spec, by) {

@@ -191,7 +191,7 @@ fn at_most_four_unlisted_scopes_are_exchanged_in_parallel_and_each_end_starts_an
     let commands = process.called(1, token(3600));
     let woken: Vec<(QueueId, TokenKey)> = commands
         .into_iter()
-        .filter_map(|command| if let Command::Wake(queue, key) = command { Some((queue, key)) } else { None })
+        .filter_map(|command| if let Effect::Wake(queue, key) = command { Some((queue, key)) } else { None })
         .collect();
     assert_eq!(woken, [(QueueId(0), unlisted(4).key())]);
     process.switch_to(unlisted(4));
@@ -239,7 +239,7 @@ fn beyond_thirty_new_scopes_a_minute_a_caller_gets_retry_after_and_no_state_is_k
         process.exchange(number % 2, number as u32, token(3600));
         process.advance(Duration::from_secs(1));
     }
-    let keys = process.workers.each_ref().map(Broker::keys);
+    let keys = process.workers.each_ref().map(|worker| worker.keys());
     let bytes = process.shared.bytes();
     for number in 100..200 {
         process.switch_to(unlisted(number));
@@ -249,7 +249,7 @@ fn beyond_thirty_new_scopes_a_minute_a_caller_gets_retry_after_and_no_state_is_k
                 || process.poll(0).is_empty()
         );
     }
-    assert_eq!((process.workers.each_ref().map(Broker::keys), process.shared.bytes()), (keys, bytes));
+    assert_eq!((process.workers.each_ref().map(|worker| worker.keys()), process.shared.bytes()), (keys, bytes));
     // Known scopes, listed scopes and scopes of another identity are served.
     for number in 0..30 {
         process.switch_to(unlisted(number)).ready(number % 2);
@@ -291,7 +291,7 @@ fn beyond_sixty_four_scopes_the_least_recently_used_one_is_evicted_in_every_work
 /// A worker that keeps two unlisted scopes of each identity.
 fn with_two_scopes(process: &mut Process) {
     let unlisted = UnlistedLimits { scopes: 2, ..UnlistedLimits::default() };
-    process.workers[0] = Broker::new(WorkerId(7), QueueId(0), Limits { unlisted, ..Limits::default() });
+    process.workers[0] = Worker::new(WorkerId(7), QueueId(0), Limits { unlisted, ..Limits::default() });
 }
 
 /// Whether a worker keeps each of these scopes.
@@ -390,7 +390,7 @@ fn a_rejected_scope_is_evicted_first() {
 #[test]
 fn requests_for_unlisted_scopes_leave_room_for_other_identities_and_half_of_the_limit_for_listed_scopes() {
     let mut process = Process::new();
-    process.workers[0] = Broker::new(WorkerId(7), QueueId(0), Limits { waiting: 8, ..Limits::default() });
+    process.workers[0] = Worker::new(WorkerId(7), QueueId(0), Limits { waiting: 8, ..Limits::default() });
     let mut full_after = |specs: &[Arc<TokenSpec>], streams: [u32; 2]| {
         for (spec, stream) in specs.iter().zip(streams) {
             process.switch_to(Arc::clone(spec)).pending(0, stream);
@@ -489,7 +489,7 @@ fn a_worker_evicts_a_scope_that_another_worker_exchanges_to_make_room_for_a_new_
     let mut process = Process::new();
     let unlisted_limits = UnlistedLimits { scopes: 1, ..UnlistedLimits::default() };
     process.workers[1] =
-        Broker::new(WorkerId(8), QueueId(1), Limits { unlisted: unlisted_limits, ..Limits::default() });
+        Worker::new(WorkerId(8), QueueId(1), Limits { unlisted: unlisted_limits, ..Limits::default() });
     process.switch_to(unlisted(0)).exchange(0, 1, token(3600));
     process.ready(1);
     process.poll(1);
@@ -507,7 +507,7 @@ fn a_worker_evicts_a_scope_that_another_worker_exchanges_to_make_room_for_a_new_
 fn a_worker_that_holds_a_rejected_token_of_an_evicted_scope_is_woken_and_does_not_serve_it_again() {
     let mut process = Process::new();
     let limits = Limits { unlisted: UnlistedLimits { scopes: 1, ..UnlistedLimits::default() }, ..Limits::default() };
-    process.workers = [0, 1].map(|number| Broker::new(WorkerId(u64::from(number) + 7), QueueId(number), limits));
+    process.workers = [0, 1].map(|number| Worker::new(WorkerId(u64::from(number) + 7), QueueId(number), limits));
     process.switch_to(unlisted(0));
     process.exchange(0, 1, token(3600));
     process.ready(1);

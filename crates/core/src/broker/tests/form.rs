@@ -38,7 +38,8 @@ fn cached() -> CachedToken {
 }
 
 fn fingerprint() -> Fingerprint {
-    spec().assertion().read(Process::new().federated_token(), WRITTEN).unwrap().fingerprint()
+    let process = Process { federated_lifetime: 3600, ..Process::new() };
+    spec().assertion().read(process.federated_token(), WRITTEN).unwrap().fingerprint()
 }
 
 fn entry() -> Entry {
@@ -153,7 +154,7 @@ fn shared_data_has_the_format_of_the_version_number_in_its_names() {
 fn entries_of_a_module_with_another_format_are_not_read() {
     let shared = Shared::of(&LAST_FORM.replace(PREFIX, "entra-exchange/1/"));
     assert_eq!(shared.read(spec().key()), Entry::default());
-    let mut worker = Broker::new(WorkerId(7), QueueId(0), Limits::default());
+    let mut worker = Worker::new(WorkerId(7), QueueId(0), Limits::default());
     let (answer, _) = worker.get(&Arc::new(spec()), RequiredLifetime::Any, StreamId(1), WRITTEN, &shared);
     assert!(matches!(answer, TokenLookup::Pending));
 }

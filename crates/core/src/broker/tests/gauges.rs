@@ -4,11 +4,9 @@ use super::*;
 use crate::assertion::Source;
 
 /// Returns the last value of a gauge in these commands, or `None` if it is not measured.
-fn gauge(commands: &[Command], name: &str) -> Option<u64> {
+fn gauge(commands: &[Effect], name: &str) -> Option<u64> {
     let measured = commands.iter().rev().find_map(|command| match command {
-        Command::Measure(measured) if measured.name.ends_with(&format!("entra_exchange_{name}")) => {
-            Some(measured.value)
-        }
+        Effect::Measure(measured) if measured.name.ends_with(&format!("entra_exchange_{name}")) => Some(measured.value),
         _ => None,
     });
     measured.map(|value| u64::try_from(value).unwrap())
@@ -16,7 +14,8 @@ fn gauge(commands: &[Command], name: &str) -> Option<u64> {
 
 impl Process {
     /// Performs an exchange for this scope of identity `a`, to which the token endpoint responds with `answer`.
-    fn exchanged(&mut self, worker: usize, scope: &str, answer: CallResult) -> Vec<Command> {
+    fn exchanged(&mut self, worker: usize, scope: &str, answer: CallResult) -> Vec<Effect> {
+        self.federated_lifetime = 3600;
         self.spec = spec_of("a", scope, &["entra"], None);
         self.pending(worker, 1);
         self.poll(worker);
@@ -27,13 +26,13 @@ impl Process {
     }
 
     /// Advances the clock to the worker's next measurement and returns its commands.
-    fn next_measurements(&mut self, worker: usize) -> Vec<Command> {
+    fn next_measurements(&mut self, worker: usize) -> Vec<Effect> {
         self.now = self.workers[worker].next_observation().unwrap().max(self.now);
-        self.workers[worker].observe(self.now, &self.shared)
+        self.workers[worker].tick(self.now, &self.shared)
     }
 
     /// Advances the clock by `seconds` and performs all measurements of the worker that are due.
-    fn observe_for(&mut self, worker: usize, seconds: u64) -> Vec<Command> {
+    fn observe_for(&mut self, worker: usize, seconds: u64) -> Vec<Effect> {
         let end = self.now.plus(Duration::from_secs(seconds));
         let mut commands = Vec::new();
         while self.workers[worker].next_observation().is_some_and(|at| at <= end) {
@@ -83,7 +82,7 @@ fn a_token_whose_refresh_fails_remains_the_earliest_until_it_can_no_longer_be_se
 #[test]
 fn failures_in_a_row_are_the_maximum_of_all_tokens_and_end_with_a_success_or_without_further_attempts() {
     let mut process = Process::new();
-    let failures = |commands: &[Command]| gauge(commands, "failures_in_a_row").unwrap();
+    let failures = |commands: &[Effect]| gauge(commands, "failures_in_a_row").unwrap();
     assert_eq!(failures(&process.exchanged(0, "x/.default", refusal(90_002))), 1);
     process.advance(Duration::from_secs(60));
     assert_eq!(failures(&process.exchanged(1, "x/.default", refusal(90_002))), 2);
@@ -103,10 +102,8 @@ fn the_federated_token_is_measured_and_read_again_when_it_is_old_until_it_is_ren
     assert_eq!(gauge(&commands, expiry), Some(START.unix_seconds() + 3600));
     let file = Source::File { cluster: "projected_token".to_owned() };
     let first = process.federated_token();
-    let is_read = |commands: &[Command]| {
-        commands
-            .iter()
-            .any(|command| matches!(command, Command::Call(Purpose::Assertion(source), _) if *source == file))
+    let is_read = |commands: &[Effect]| {
+        commands.iter().any(|command| matches!(command, Effect::Call(Purpose::Assertion(source), _) if *source == file))
     };
     assert!(!is_read(&process.observe_for(0, 3239)));
     assert!(is_read(&process.observe_for(0, 1)), "9/10 of its lifetime");
@@ -135,7 +132,7 @@ fn a_read_for_the_gauges_does_not_make_a_pod_not_ready() {
 #[test]
 fn a_scope_is_new_once_in_a_process() {
     let mut process = Process::new();
-    let is_new = |commands: &[Command]| gauge(commands, "new_scopes_total") == Some(1);
+    let is_new = |commands: &[Effect]| gauge(commands, "new_scopes_total") == Some(1);
     assert!(is_new(&process.exchanged(0, "x/.default", token(3600))));
     process.advance(Duration::from_secs(86_400));
     assert!(!is_new(&process.exchanged(1, "x/.default", token(3600))), "another worker, a day later");
@@ -169,8 +166,8 @@ fn the_federated_token_is_measured_for_each_identity_that_uses_it_however_many_r
     process.spec = spec_of("b", "y/.default", &["entra"], None);
     process.pending(0, 2);
     let commands = process.workers[0].poll(process.spec.key(), process.now, &process.shared);
-    let of_b = |command: &Command| match command {
-        Command::Measure(measured) => {
+    let of_b = |command: &Effect| match command {
+        Effect::Measure(measured) => {
             *measured == crate::metrics::federated_token_expiry("b", process.now.unix_seconds() + 3600)
         }
         _ => false,

@@ -108,7 +108,7 @@ fn a_token_from_before_the_discard_time_is_not_used() {
     }));
     process.advance(Duration::from_secs(60));
     // A new configuration is a new broker.
-    process.workers[1] = Broker::new(WorkerId(99), QueueId(9), Limits::default());
+    process.workers[1] = Worker::new(WorkerId(99), QueueId(9), Limits::default());
     process.spec = later;
     process.exchange(1, 2, token(3600));
     process.ready(1);
@@ -314,7 +314,7 @@ fn an_unused_token_is_not_polled_before_it_expires() {
 #[test]
 fn the_first_use_of_another_workers_token_needs_a_poll_even_if_it_is_served_because_the_queue_is_full() {
     let mut process = Process::new();
-    process.workers[1] = Broker::new(WorkerId(8), QueueId(1), Limits { waiting: 1, ..Limits::default() });
+    process.workers[1] = Worker::new(WorkerId(8), QueueId(1), Limits { waiting: 1, ..Limits::default() });
     process.pending(0, 1);
     process.begin(0);
     process.pending(1, 2);

@@ -4,6 +4,7 @@ mod admission;
 mod credentials;
 mod entries;
 mod exchange;
+mod failures;
 mod form;
 mod gauges;
 mod life;
@@ -14,6 +15,7 @@ mod reject;
 mod shown;
 mod stores;
 mod unconnected;
+mod worker;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -27,6 +29,7 @@ use crate::assertion::tests::{claims, jwt};
 use crate::entra::TokenSpecParts;
 use crate::entra::tests_support::spec;
 use crate::http::CallResponse;
+use worker::{Effect, Worker};
 
 pub(super) const START: Timestamp = Timestamp::from_unix_seconds(1_795_334_000);
 
@@ -87,9 +90,11 @@ fn stores() -> [Box<dyn Store>; 2] {
 /// Two workers of one process.
 struct Process {
     shared: Shared,
-    workers: [Broker; 2],
+    workers: [Worker; 2],
     spec: Arc<TokenSpec>,
     now: Timestamp,
+    /// The lifetime of a federated token in seconds. By default no token is so old that it is read again.
+    federated_lifetime: u64,
 }
 
 #[derive(Debug, PartialEq)]
@@ -102,20 +107,20 @@ enum Observed {
     Ready(u32),
 }
 
-fn observed(commands: Vec<Command>) -> Vec<Observed> {
+fn observed(commands: Vec<Effect>) -> Vec<Observed> {
     commands
         .into_iter()
         .filter_map(|command| match command {
-            Command::Call(Purpose::Assertion(_), _) => Some(Observed::Read),
-            Command::Call(Purpose::Token(_), _) => Some(Observed::EndpointCall),
-            Command::Wake(QueueId(queue), _) => Some(Observed::Wake(queue)),
-            Command::Finish(StreamId(stream), Ok(_)) => Some(Observed::Token(stream)),
-            Command::Finish(StreamId(stream), Err(problem)) => Some(Observed::Problem(stream, problem.code)),
-            Command::FinishProbe(StreamId(stream), status) => Some(match status.outcome() {
+            Effect::Call(Purpose::Assertion(_), _) => Some(Observed::Read),
+            Effect::Call(Purpose::Token(_), _) => Some(Observed::EndpointCall),
+            Effect::Wake(QueueId(queue), _) => Some(Observed::Wake(queue)),
+            Effect::Finish(StreamId(stream), Ok(_)) => Some(Observed::Token(stream)),
+            Effect::Finish(StreamId(stream), Err(problem)) => Some(Observed::Problem(stream, problem.code)),
+            Effect::FinishProbe(StreamId(stream), status) => Some(match status.outcome() {
                 Ok(()) => Observed::Ready(stream),
                 Err(problem) => Observed::Problem(stream, problem.code),
             }),
-            Command::Log(_) | Command::Measure(_) => None,
+            Effect::Log(_) | Effect::Measure(_) | Effect::Nudge => None,
         })
         .collect()
 }
@@ -161,8 +166,14 @@ impl Process {
     fn new() -> Self {
         let shared = Shared::default();
         shared.prepare();
-        let worker = |number: u32| Broker::new(WorkerId(u64::from(number) + 7), QueueId(number), Limits::default());
-        Self { shared, workers: [worker(0), worker(1)], spec: Arc::new(spec()), now: START }
+        let worker = |number: u32| Worker::new(WorkerId(u64::from(number) + 7), QueueId(number), Limits::default());
+        Self {
+            shared,
+            workers: [worker(0), worker(1)],
+            spec: Arc::new(spec()),
+            now: START,
+            federated_lifetime: 1_000_000_000,
+        }
     }
 
     fn advance(&mut self, length: Duration) {
@@ -200,7 +211,7 @@ impl Process {
     fn federated_token(&self) -> CallResult {
         let mut claims = claims();
         claims["nbf"] = json!(self.now.unix_seconds());
-        claims["exp"] = json!(self.now.unix_seconds() + 3600);
+        claims["exp"] = json!(self.now.unix_seconds() + self.federated_lifetime);
         let body = jwt(&json!({"alg": "RS256"}), &claims).into_bytes();
         Ok(CallResponse { status: 200, retry_after: None, request_id: None, grpc: None, body, is_envoys_own: false })
     }
@@ -219,13 +230,13 @@ impl Process {
     }
 
     /// Gives a worker this answer of the token's source.
-    fn read(&mut self, worker: usize, answer: CallResult) -> Vec<Command> {
+    fn read(&mut self, worker: usize, answer: CallResult) -> Vec<Effect> {
         let purpose = Purpose::Assertion(self.spec.assertion().clone());
         self.workers[worker].call_finished(&purpose, answer, self.now, &self.shared)
     }
 
     /// Gives a worker this response of the token endpoint.
-    fn called(&mut self, worker: usize, answer: CallResult) -> Vec<Command> {
+    fn called(&mut self, worker: usize, answer: CallResult) -> Vec<Effect> {
         self.workers[worker].call_finished(&Purpose::Token(self.spec.key()), answer, self.now, &self.shared)
     }
 

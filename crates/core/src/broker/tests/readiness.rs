@@ -272,7 +272,10 @@ fn all_deciding_identities_must_be_ready_and_a_problem_in_the_pod_is_reported() 
     process.spec = spec_of("refused", "x/.default", &["entra"], None);
     process.exchange(0, 2, refusal(90_002));
     let refused = Arc::clone(&process.spec);
+    // The original file: at the same time the claims are the same.
+    let file = process.federated_token();
     let mut ready = |specs: &[&TokenSpec], missing: Option<Code>| {
+        let read = file.clone();
         let mut readiness = (*readiness_of(specs)).clone();
         readiness.identities.extend(
             missing.map(|code| Decisive { name: "missing".to_owned(), credential: Err(Problem::new(code, "d", "r")) }),
@@ -282,24 +285,11 @@ fn all_deciding_identities_must_be_ready_and_a_problem_in_the_pod_is_reported() 
             return code(&status);
         }
         let source = accepted.assertion();
-        if let [Command::FinishProbe(StreamId(9), status)] = &broker.start_probe(process.now, &process.shared)[..] {
+        if let [Effect::FinishProbe(StreamId(9), status)] = &broker.start_probe(process.now, &process.shared)[..] {
             return code(status);
         }
-        // The original file: at the same time the claims are the same.
-        let mut claims = claims();
-        claims["nbf"] = json!(process.now.unix_seconds());
-        claims["exp"] = json!(process.now.unix_seconds() + 3600);
-        let body = jwt(&json!({"alg": "RS256"}), &claims).into_bytes();
-        let read = Ok(CallResponse {
-            status: 200,
-            retry_after: None,
-            request_id: None,
-            grpc: None,
-            body,
-            is_envoys_own: false,
-        });
         match &broker.call_finished(&Purpose::Assertion(source.clone()), read, process.now, &process.shared)[..] {
-            [_, Command::FinishProbe(StreamId(9), status)] => code(status),
+            [_, Effect::FinishProbe(StreamId(9), status)] => code(status),
             _ => panic!("no answer"),
         }
     };
@@ -364,7 +354,7 @@ fn a_source_is_read_once_at_a_time_also_when_the_clock_is_set_back() {
 fn a_probe_beyond_the_limit_is_answered_from_the_known_state() {
     let mut process = Process::new();
     let limits = Limits { waiting: 1, ..Limits::default() };
-    process.workers[0] = Broker::new(WorkerId(7), QueueId(0), limits);
+    process.workers[0] = Worker::new(WorkerId(7), QueueId(0), limits);
     let readiness = readiness_of(&[&Arc::clone(&process.spec)]);
     let mut ready = |stream: u32| {
         let status = process.workers[0].check_readiness(&readiness, StreamId(stream), process.now, &process.shared);

@@ -210,3 +210,77 @@ fn a_read_does_not_extend_the_lease_of_an_exchange_that_does_not_wait_for_it() {
     assert_eq!(burst(&mut process, 0, &specs[1..2]), [Observed::Read]);
     assert_eq!(lease(&process), before);
 }
+
+#[test]
+fn an_unreadable_token_file_is_reported_as_a_problem() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    process.poll(0);
+    assert_eq!(
+        process.assertion_answer(0, answer(503, &json!({}))),
+        [Observed::Problem(1, Code::AssertionUnavailable)]
+    );
+}
+
+/// The response with a file of which only the first half has been written.
+fn half_a_token(process: &Process) -> CallResult {
+    let mut answer = process.federated_token().unwrap();
+    answer.body.truncate(answer.body.len() / 2);
+    Ok(answer)
+}
+
+#[test]
+fn a_partially_written_token_is_read_again_before_a_problem_is_reported() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    process.poll(0);
+    let half = half_a_token(&process);
+    assert_eq!(process.assertion_answer(0, half), []);
+    process.advance(PARTIAL_FILE_RETRY_DELAY - Duration::from_millis(1));
+    assert_eq!(process.poll(0), []);
+    process.advance(Duration::from_millis(1));
+    assert_eq!(process.poll(0), [Observed::Read]);
+    assert_eq!(process.assertion(0), [Observed::EndpointCall]);
+    // The retry of a rejected exchange is still available.
+    assert_eq!(process.endpoint(0, refusal(700213)), []);
+    process.advance(IMMEDIATE_RETRY_DELAY);
+    assert_eq!(process.poll(0), [Observed::Read]);
+    let half = half_a_token(&process);
+    assert_eq!(process.assertion_answer(0, half), [], "the next partial read is retried again");
+    process.advance(PARTIAL_FILE_RETRY_DELAY);
+    assert_eq!(process.poll(0), [Observed::Read]);
+    process.assertion(0);
+    assert_eq!(process.endpoint(0, token(3600)), [Observed::Token(1)]);
+}
+
+#[test]
+fn a_file_without_a_jwt_is_reported_after_two_reads_and_read_again_after_a_back_off() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    process.poll(0);
+    let nonsense = || {
+        Ok(CallResponse {
+            status: 200,
+            retry_after: None,
+            request_id: None,
+            grpc: None,
+            body: b"hello".to_vec(),
+            is_envoys_own: false,
+        })
+    };
+    for stream in [1, 2] {
+        assert_eq!(process.assertion_answer(0, nonsense()), []);
+        process.advance(PARTIAL_FILE_RETRY_DELAY);
+        assert_eq!(process.poll(0), [Observed::Read]);
+        assert_eq!(process.assertion_answer(0, nonsense()), [Observed::Problem(stream, Code::AssertionMalformed)]);
+        process.advance(Duration::from_secs(60));
+        process.pending(0, stream + 1);
+        assert_eq!(process.poll(0), [Observed::Read]);
+    }
+    // A worker that takes over starts from the beginning.
+    assert_eq!(process.assertion_answer(0, nonsense()), []);
+    process.advance(Duration::from_secs(60));
+    process.pending(1, 9);
+    assert_eq!(process.poll(1), [Observed::Read]);
+    assert_eq!(process.assertion_answer(1, nonsense()), []);
+}

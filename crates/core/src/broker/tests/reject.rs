@@ -145,7 +145,7 @@ fn a_caller_that_rejects_the_token_and_times_out_does_not_get_it() {
 #[test]
 fn a_full_queue_does_not_give_the_caller_the_token_that_it_rejects() {
     let mut process = Process::new();
-    process.workers[0] = Broker::new(WorkerId(7), QueueId(0), Limits { waiting: 1, ..Limits::default() });
+    process.workers[0] = Worker::new(WorkerId(7), QueueId(0), Limits { waiting: 1, ..Limits::default() });
     process.exchange(0, 1, named("old"));
     let ask = |process: &mut Process, stream| process.request_replacement(0, stream, RejectedToken::Cached).0;
     assert!(matches!(ask(&mut process, 2), TokenLookup::Pending));

@@ -11,9 +11,9 @@ use std::sync::LazyLock;
 fn a_lease_is_counted_while_it_is_held() {
     let mut process = Process::new();
     let mut held = 0;
-    let mut count = |commands: &[Command]| {
+    let mut count = |commands: &[Effect]| {
         for command in commands {
-            if let Command::Measure(Measurement { name, value, .. }) = command
+            if let Effect::Measure(Measurement { name, value, .. }) = command
                 && name == "entra_exchange_leases"
             {
                 held += value;
@@ -100,7 +100,7 @@ fn the_status_shows_the_state_of_each_token_and_never_the_token() {
 }
 
 /// Creates a process in which worker 0 has performed an exchange for each identity and scope, with this response.
-fn with_exchanges(of: &[(&str, &str)], answer: fn() -> CallResult) -> (Process, Vec<Command>) {
+fn with_exchanges(of: &[(&str, &str)], answer: fn() -> CallResult) -> (Process, Vec<Effect>) {
     let mut process = Process::new();
     let mut commands = Vec::new();
     for (identity, scope) in of {
@@ -162,9 +162,9 @@ fn the_status_shows_the_first_keys_and_the_number_of_omitted_keys() {
 }
 
 /// Returns the tags `outcome` and `class` of the counted exchanges.
-fn counted(commands: &[Command]) -> Vec<String> {
+fn counted(commands: &[Effect]) -> Vec<String> {
     let measured = commands.iter().filter_map(|command| match command {
-        Command::Measure(measured) if measured.name.ends_with("entra_exchange_exchanges_total") => Some(&measured.name),
+        Effect::Measure(measured) if measured.name.ends_with("entra_exchange_exchanges_total") => Some(&measured.name),
         _ => None,
     });
     measured
@@ -173,27 +173,27 @@ fn counted(commands: &[Command]) -> Vec<String> {
 }
 
 /// Returns the logged exchange events.
-fn logged(commands: &[Command]) -> Vec<String> {
+fn logged(commands: &[Effect]) -> Vec<String> {
     let events = commands.iter().filter_map(|command| match command {
-        Command::Log(event) => Some(event.to_string()),
+        Effect::Log(event) => Some(event.to_string()),
         _ => None,
     });
     events.collect()
 }
 
 /// Performs an exchange in worker 0. Each call gets the next of these responses.
-fn exchange_with(process: &mut Process, answers: Vec<CallResult>) -> Vec<Command> {
+fn exchange_with(process: &mut Process, answers: Vec<CallResult>) -> Vec<Effect> {
     process.pending(0, 1);
     let key = process.spec.key();
     let mut all = Vec::new();
     let mut commands = process.workers[0].poll(key, process.now, &process.shared);
     for answer in answers {
-        while commands.iter().all(|command| !matches!(command, Command::Call(..))) {
+        while commands.iter().all(|command| !matches!(command, Effect::Call(..))) {
             all.append(&mut commands);
             process.advance(IMMEDIATE_RETRY_DELAY);
             commands = process.workers[0].tick(process.now, &process.shared);
         }
-        let reads = commands.iter().any(|command| matches!(command, Command::Call(Purpose::Assertion(_), _)));
+        let reads = commands.iter().any(|command| matches!(command, Effect::Call(Purpose::Assertion(_), _)));
         all.append(&mut commands);
         commands = if reads { process.read(0, answer) } else { process.called(0, answer) };
     }
@@ -227,7 +227,7 @@ fn a_failure_is_counted_logged_and_shown_with_its_class() {
         (
             |process| {
                 let mut later = Process::new();
-                later.now = process.now.minus(Duration::from_secs(7200));
+                (later.now, later.federated_lifetime) = (process.now.minus(Duration::from_secs(7200)), 3600);
                 vec![later.federated_token()]
             },
             &["failed needs_change"],
@@ -348,10 +348,10 @@ fn a_vm_that_serves_no_requests_counts_no_failure_when_it_cannot_read_the_federa
     let mut process = Process::new();
     process.workers[0].keep_warm(&[Arc::clone(&process.spec)], process.now);
     let mut commands = process.workers[0].tick(process.now, &process.shared);
-    assert!(commands.iter().any(|command| matches!(command, Command::Call(Purpose::Assertion(_), _))));
+    assert!(commands.iter().any(|command| matches!(command, Effect::Call(Purpose::Assertion(_), _))));
     commands.extend(process.read(0, answer(503, &json!({}))));
     let named = |name: &str| {
-        commands.iter().any(|command| matches!(command, Command::Measure(measured) if measured.name.contains(name)))
+        commands.iter().any(|command| matches!(command, Effect::Measure(measured) if measured.name.contains(name)))
     };
     assert!(!named("assertion_reads") && !named("exchanges_total") && logged(&commands).is_empty());
 }

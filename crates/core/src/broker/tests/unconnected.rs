@@ -7,7 +7,7 @@ use super::*;
 
 /// A worker and its established connections.
 struct Setup {
-    broker: Broker,
+    broker: Worker,
     spec: Arc<TokenSpec>,
     now: Timestamp,
     established: BTreeSet<u32>,
@@ -16,7 +16,7 @@ struct Setup {
 
 impl Setup {
     fn new(limits: Limits) -> Self {
-        let broker = Broker::new(WorkerId(7), QueueId(1), limits);
+        let broker = Worker::new(WorkerId(7), QueueId(1), limits);
         Self { broker, spec: Arc::new(spec()), now: START, established: BTreeSet::new(), polls: Cell::new(0) }
     }
 
@@ -173,7 +173,7 @@ fn all_deadlines_are_met_within_the_time_that_the_release_takes() {
 #[test]
 fn requests_that_wait_for_connections_and_for_tokens_share_one_limit() {
     let mut process = Process::new();
-    process.workers[0] = Broker::new(WorkerId(7), QueueId(0), Limits { waiting: 2, ..Limits::default() });
+    process.workers[0] = Worker::new(WorkerId(7), QueueId(0), Limits { waiting: 2, ..Limits::default() });
     process.pending(0, 1);
     let arrives = |process: &mut Process, stream: u32| {
         process.workers[0].await_connection(&process.spec, StreamId(stream), process.now)
