@@ -78,7 +78,7 @@ test-keycloak: envoy build ## get federated tokens from a real Keycloak, and wit
 	@scripts/fetch-keycloak
 	$(CARGO) test --workspace --test keycloak -- --ignored
 
-test-vault: envoy ## get federated tokens from a real Vault (requires Go; the first run builds Vault for some minutes)
+test-vault: envoy build ## get federated tokens from a real Vault, and with them the workload's token through the filter (requires Go; the first run builds Vault, which takes up to half an hour)
 	@scripts/fetch-vault
 	$(CARGO) test --workspace --test vault -- --ignored
 

@@ -2,6 +2,7 @@
 
 use fake_entra::Credential;
 use serde_json::{Value, json};
+use stack::example::{self, Example};
 use stack::keycloak::{
     CLIENT_WITH_COLON, EXCHANGE_CLIENT, FEDERATED_CLIENT, ISSUER, Keycloak, SECRET, SUBJECT_CLIENT, TOKEN_PATH,
 };
@@ -33,6 +34,25 @@ pub(crate) const ALL: &[Test<Keycloak>] = &[
         }))]);
         let projected = cluster_token(keycloak, ISSUER);
         gets_a_token(keycloak, &assertions, &projected, subject_of_federated(keycloak));
+    }),
+    ("the_envoy_of_the_example_gets_the_workloads_token", |keycloak| {
+        let variables = [("KEYCLOAK_SECRET".to_owned(), SECRET.to_owned())];
+        let example = Example::start("vm-keycloak", &variables, |bootstrap| {
+            let cluster = example::source_cluster(bootstrap).unwrap();
+            source_cluster::set_address(cluster, keycloak.addr());
+            source_cluster::remove_tls(cluster);
+        });
+        let example = example.unwrap_or_else(|error| panic!("{error}"));
+        let entra = example.directory();
+        entra.trust_issuer(ISSUER, keycloak.jwks().unwrap());
+        let subject = subject_of(keycloak, "payments");
+        entra
+            .register_credential(Credential { issuer: ISSUER.to_owned(), subject, ..stack::credential(CLIENT_ID) })
+            .unwrap();
+
+        let answer = example.send(&Request::get(LISTED_HOST, "/secrets/db")).unwrap();
+
+        assert_eq!(answer.status, 200, "{}\n{}", answer.text(), example.log());
     }),
 ];
 

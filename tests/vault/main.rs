@@ -7,6 +7,7 @@
 
 #[path = "../caught/mod.rs"]
 mod caught;
+mod filter;
 #[path = "../real_server/mod.rs"]
 mod real_server;
 mod tokens;
@@ -14,5 +15,5 @@ mod tokens;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    real_server::run(stack::Vault::start, tokens::ALL)
+    real_server::run(stack::Vault::start, &[tokens::ALL, filter::ALL].concat())
 }

@@ -65,21 +65,34 @@ pub fn substitutions(substitutes: &Substitutes<'_>) -> Vec<(String, Value)> {
         ("elsewhere", substitutes.upstream, Some(substitutes.upstream_ca)),
         ("instance_metadata", substitutes.instance_metadata, None),
     ] {
-        let address = format!(
-            "static_resources.clusters[{cluster}].load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address"
-        );
-        list.push((format!("{address}.address"), json!(server.ip())));
-        list.push((format!("{address}.port_value"), json!(server.port())));
-        list.extend(ca.map(|ca| (trusted_ca(cluster), json!(ca))));
+        list.extend(connected(cluster, server, ca));
     }
     for listener in WITH_FILTER {
         list.push((port(listener), json!(0)));
-        list.push((format!("{}.vm_config.code.local.filename", filter(listener)), json!(substitutes.module)));
+        list.push((module_path(listener), json!(substitutes.module)));
         if let Some(configuration) = substitutes.configuration {
             list.push((configuration_path(listener), json!(configuration)));
         }
     }
     list
+}
+
+/// The differences that connect a cluster to a server, and make it trust this CA.
+pub(crate) fn connected(cluster: &str, server: SocketAddr, ca: Option<&Path>) -> Vec<(String, Value)> {
+    let address = format!(
+        "static_resources.clusters[{cluster}].load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address"
+    );
+    let mut list = vec![
+        (format!("{address}.address"), json!(server.ip())),
+        (format!("{address}.port_value"), json!(server.port())),
+    ];
+    list.extend(ca.map(|ca| (trusted_ca(cluster), json!(ca))));
+    list
+}
+
+/// Returns the path of the module's file in a listener.
+pub(crate) fn module_path(listener: &str) -> String {
+    format!("{}.vm_config.code.local.filename", filter(listener))
 }
 
 /// Applies all substitutions.
@@ -150,11 +163,12 @@ const FILTERS: &str = "filter_chains[0].filters[0].typed_config.http_filters";
 
 const FILTER: &str = "filter_chains[0].filters[0].typed_config.http_filters[entra-exchange].typed_config.config";
 
-fn configuration_path(listener: &str) -> String {
+/// Returns the path of the filter's configuration in a listener.
+pub fn configuration_path(listener: &str) -> String {
     format!("{}.configuration.value", filter(listener))
 }
 
-fn port(listener: &str) -> String {
+pub(crate) fn port(listener: &str) -> String {
     format!("static_resources.listeners[{listener}].address.socket_address.port_value")
 }
 
