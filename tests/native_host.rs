@@ -46,6 +46,7 @@ fn main() -> ExitCode {
                 let source = host.worker().process.surroundings.source.clone().unwrap();
                 (scenario.run)(&host, &source);
                 host.search_log_for_tokens();
+                source.assert_hidden(&host.worker().process.log.join("\n"));
             })
         })
     });

@@ -3,6 +3,7 @@
 // A test may panic.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
+mod bad_answers;
 #[path = "../caught/mod.rs"]
 mod caught;
 mod clients;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         many::ALL,
         observed::ALL,
         source_clusters::ALL,
+        bad_answers::ALL,
     ];
     for (name, test) in tests.into_iter().flatten().chain(upgrade::ALL) {
         trials.push(Trial::test(*name, move || caught(test)).with_kind(newest));

@@ -33,6 +33,7 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("the_source_spiffe_workload_api_gets_the_workloads_token_over_a_unix_socket", spiffe_workload_api),
     ("a_refusal_of_a_spiffe_agent_is_reported_with_its_grpc_status", refused_by_a_spiffe_agent),
     ("the_token_proxy_of_an_aks_identity_binding_gets_the_workloads_token", aks_identity_binding),
+    ("the_source_token_exchange_gets_the_workloads_token_through_its_cluster", token_exchange),
     ("the_source_http_gets_the_workloads_token_through_a_cluster", http),
 ];
 
@@ -65,7 +66,7 @@ fn vault() {
     fs::write(&token, vault.token()).unwrap();
     let mut cluster = adapted("vault", &server, &folder.path().join("ca.pem"));
     set_vault_token(&mut cluster, &token, &secret).unwrap();
-    gets_a_token_through(&vault, cluster, &[], json!({"source": "vault", "role": Vault::ROLE}));
+    gets_a_token_through(&vault, cluster, &[], json!({"source": "vault", "role": Vault::ROLE}), None);
 }
 
 fn oidc_client_credentials() {
@@ -104,7 +105,7 @@ fn aws_sts() {
         "session_token": session.session_token,
     });
     set_aws_credentials(&mut cluster, inline).unwrap();
-    gets_a_token_through(&sts, cluster, &[], json!({"source": "aws_sts", "region": "eu-central-1"}));
+    gets_a_token_through(&sts, cluster, &[], json!({"source": "aws_sts", "region": "eu-central-1"}), None);
 }
 
 fn spiffe_workload_api() {
@@ -113,7 +114,7 @@ fn spiffe_workload_api() {
     let socket = folder.path().join("agent.sock");
     let _server = SpiffeServer::start(&api, &socket).unwrap();
     let assertion = json!({"source": "spiffe_workload_api", "spiffe_id": WorkloadApi::ID});
-    gets_a_token_through(&api, spire_at(&socket), &[], assertion);
+    gets_a_token_through(&api, spire_at(&socket), &[], assertion, None);
 }
 
 /// First the agent does not know the workload, then it is away.
@@ -190,12 +191,31 @@ fn aks_identity_binding() {
     assert_eq!(stack.forbidden_log_lines(), Vec::<String>::new());
 }
 
+fn token_exchange() {
+    // An issuer that Entra does not know.
+    let issuer = Issuer::new("https://cluster.internal");
+    let projected =
+        issuer.service_account_token(NAMESPACE, SERVICE_ACCOUNT, AUDIENCE, SystemTime::now(), stack::TOKEN_LIFETIME);
+    let auth = ClientAuth::SecretBasic("s:/+ %ü".to_owned());
+    let client = Client { id: "pay:1".to_owned(), auth };
+    let endpoint = TokenEndpoint::new(GrantType::TokenExchange(issuer), client).with_token_type_n_a();
+    let server = Server::start_tls(&endpoint, &["localhost"]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = adapted("oidc", &server, &folder.path().join("ca.pem"));
+    let variables = [("STS_SECRET".to_owned(), "s:/+ %ü".to_owned())];
+    let client = json!({"id": "pay:1", "secret_from_env": "STS_SECRET"});
+    let assertion = json!({
+        "source": "token_exchange", "path": endpoint.target(), "basic_auth": client, "subject_token": "projected_token",
+    });
+    gets_a_token_through(&endpoint, cluster, &variables, assertion, Some(projected));
+}
+
 fn http() {
     let service = JsonService::new();
     let server = Server::start_tls(&service, &["localhost"]).unwrap();
     let variables = [("API_KEY".to_owned(), service.api_key().to_owned())];
-    let body = json!({"audience": AUDIENCE}).to_string();
-    let request = json!({"path": service.target(), "headers_from_env": {"X-Api-Key": "API_KEY"}, "body": body});
+    let body = json!({"audience": AUDIENCE});
+    let request = json!({"path": service.target(), "headers_from_env": {"X-Api-Key": "API_KEY"}, "json": body});
     let response = json!({"token": "/result/jwt", "expiry": {"time": "/result/expires_at"}});
     let assertion = json!({"source": "http", "request": request, "response": response});
     gets_a_token(&service, &server, "oidc", &variables, assertion);
@@ -222,14 +242,21 @@ fn gets_a_token(
 ) {
     let folder = tempfile::tempdir().unwrap();
     let cluster = adapted(cluster, server, &folder.path().join("ca.pem"));
-    gets_a_token_through(source, cluster, variables, assertion);
+    gets_a_token_through(source, cluster, variables, assertion, None);
 }
 
-/// Sends two requests, which must get the workload's token with one call to the source.
-fn gets_a_token_through(source: &impl Source, cluster: Value, variables: &[(String, String)], assertion: Value) {
+/// Sends two requests, which must get the workload's token with one call to the source. `projected` is the content of the token file.
+fn gets_a_token_through(
+    source: &impl Source,
+    cluster: Value,
+    variables: &[(String, String)],
+    assertion: Value,
+    projected: Option<String>,
+) {
     let mut entry = json!({"name": "federated", "cluster": cluster["name"]});
     entry.as_object_mut().unwrap().extend(assertion.as_object().unwrap().clone());
-    let options = source_cluster::options(cluster, variables, &json!([entry]));
+    let mut options = source_cluster::options(cluster, variables, &json!([entry]));
+    options.token = projected;
     let stack = Stack::start(options).unwrap_or_else(|error| panic!("{error}"));
     source.register(&stack.directory(), TENANT_ID, CLIENT_ID).unwrap();
     for _ in 0..2 {

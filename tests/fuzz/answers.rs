@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use wasm_host::{Callout, Headers, Host, Response};
 
 use crate::input::Input;
+use crate::setup::{SECRETS, SOURCE_CLUSTER};
 use crate::sidecar::simple::{self, Answers};
 use crate::sidecar::{TOKEN_CLUSTER, unsigned_assertion};
 
@@ -40,6 +41,9 @@ impl TokenFile {
 pub(crate) fn answer_well(file: &mut TokenFile, answers: &mut Answers, host: &Host, call: &Callout) {
     if call.cluster == TOKEN_CLUSTER {
         host.respond(call, Response::new(200, file.read(host)));
+    } else if call.cluster == SOURCE_CLUSTER {
+        let answer = json!({"access_token": unsigned_assertion(host), "token_type": "N_A", "expires_in": 3600});
+        host.respond(call, Response::new(200, answer.to_string()));
     } else {
         answers.answer(host, call);
     }
@@ -74,8 +78,17 @@ impl Assertions {
     }
 }
 
-/// A federated token with a claim or an algorithm that says too much.
-pub(crate) fn hostile_assertion(host: &Host, input: &mut Input<'_>) -> String {
+/// The answer of a token service with a federated token that says too much, and the token.
+pub(crate) fn hostile_exchange(host: &Host, call: &Callout, input: &mut Input<'_>) -> (Response, String) {
+    let echo = echo(call, input);
+    let token = hostile_assertion(host, &echo, input);
+    let lives = [json!(3600), json!(0), json!(-1), json!("7"), json!(u64::MAX), json!(null)];
+    let answer = json!({"access_token": token, "expires_in": lives[input.below(lives.len())].clone()});
+    (Response::new(200, answer.to_string()), token)
+}
+
+/// A federated token with a claim or an algorithm that says too much, such as this text.
+pub(crate) fn hostile_assertion(host: &Host, text: &str, input: &mut Input<'_>) -> String {
     use base64::Engine as _;
     let encode = |value: &Value| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(value.to_string());
     let decode = |part: &str| -> Value {
@@ -85,7 +98,7 @@ pub(crate) fn hostile_assertion(host: &Host, input: &mut Input<'_>) -> String {
     let token = unsigned_assertion(host);
     let parts: Vec<&str> = token.split('.').collect();
     let (mut header, mut claims) = (decode(parts[0]), decode(parts[1]));
-    let text = json!(hostile_text("issuer", input));
+    let text = json!(hostile_text(text, input));
     match input.pick(&["alg", "iss", "sub", "aud"]) {
         "alg" => header["alg"] = text,
         claim => claims[claim] = text,
@@ -167,7 +180,7 @@ fn hostile_body(call: &Callout, input: &mut Input<'_>) -> Vec<u8> {
 
 /// A token that the endpoint knows, in any form: the federated token of the call, or an access token that it has issued.
 fn echo(call: &Callout, input: &mut Input<'_>) -> String {
-    let assertion = simple::assertion(&call.body);
+    let assertion = sent(call, input);
     let parts: Vec<&str> = assertion.split('.').collect();
     let length = 8 + input.below(60);
     let separator = input.pick(&[" ", "\n", ".", "\u{200b}", "\u{202e}", " and then ", "|", "\u{2028}"]);
@@ -184,6 +197,25 @@ fn echo(call: &Callout, input: &mut Input<'_>) -> String {
         7 => format!("{}{assertion}", "x ".repeat(input.below(200) * 60)),
         _ => simple::token_answer(&simple::scope(&call.body))["access_token"].as_str().unwrap_or_default().to_owned(),
     }
+}
+
+/// What the endpoint got and nobody else may see.
+fn sent(call: &Callout, input: &mut Input<'_>) -> String {
+    if call.cluster != SOURCE_CLUSTER {
+        return simple::assertion(&call.body);
+    }
+    match input.below(4) {
+        0 => subject_token(&call.body),
+        1 => call.headers.text("authorization").unwrap_or_default(),
+        2 => SECRETS[0].1.to_owned(),
+        _ => SECRETS[1].1.to_owned(),
+    }
+}
+
+/// The token that a token service is to exchange, or an empty string.
+pub(crate) fn subject_token(form: &[u8]) -> String {
+    let form = String::from_utf8_lossy(form);
+    form.split('&').find_map(|pair| pair.strip_prefix("subject_token=")).unwrap_or_default().to_owned()
 }
 
 /// A text around another one that is long, forges a line or a field, or hides characters.

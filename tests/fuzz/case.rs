@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use wasm_host::{Callout, Cluster, Host, Request, Response, Stream, StreamState};
 
-use crate::answers::{Assertions, FOREIGN, OPAQUE, TokenFile, answer_well, any_response, hostile_assertion, refusal};
+use crate::answers::{
+    Assertions, FOREIGN, OPAQUE, TokenFile, answer_well, any_response, hostile_assertion, hostile_exchange, refusal,
+    subject_token,
+};
 use crate::input::Input;
 use crate::requests::Asked;
-use crate::setup::{Focus, Setup};
+use crate::setup::{Focus, SECRETS, SOURCE_CLUSTER, Setup};
 use crate::sidecar::simple::{self, Answers};
 use crate::sidecar::{ENTRA_AGAIN_CLUSTER, ENTRA_CLUSTER, TOKEN_CLUSTER, idle_timeout};
 
@@ -31,6 +34,9 @@ pub(crate) struct Case {
     /// Whether the clock was set back: who waits for another worker's exchange, and that one dies, is then answered
     /// by the stream idle timeout only.
     set_back: bool,
+    /// The calls to the token service that got an answer, and the deaths of workers.
+    source_calls: u64,
+    deaths: u64,
     told: bool,
 }
 
@@ -57,15 +63,21 @@ pub(crate) struct Waiting {
 impl Case {
     pub(crate) fn new(input: &mut Input<'_>, told: bool) -> Self {
         let (setup, host) = Setup::start(input);
+        let mut assertions = Assertions::default();
+        for (_, secret) in SECRETS {
+            assertions.extend(secret);
+        }
         Self {
             host,
             setup,
             answers: Answers::default(),
             file: TokenFile::default(),
             streams: Vec::new(),
-            assertions: Assertions::default(),
+            assertions,
             odd_tokens: Vec::new(),
             set_back: false,
+            source_calls: 0,
+            deaths: 0,
             told,
         }
     }
@@ -121,6 +133,7 @@ impl Case {
                 let worker = input.below(2);
                 self.tell(|| format!("worker {worker} dies"));
                 self.host.worker(worker).kill();
+                self.deaths += 1;
                 self.streams.iter_mut().filter(|waiting| waiting.worker == worker).for_each(|it| it.orphan = true);
             }
             17 => {
@@ -139,7 +152,7 @@ impl Case {
             }
             _ => {
                 let kinds = [Some(Cluster::Responds), Some(Cluster::NoHosts), Some(Cluster::RefusesConnections), None];
-                let name = input.pick(&[TOKEN_CLUSTER, ENTRA_CLUSTER, ENTRA_AGAIN_CLUSTER]);
+                let name = input.pick(&[TOKEN_CLUSTER, ENTRA_CLUSTER, ENTRA_AGAIN_CLUSTER, SOURCE_CLUSTER]);
                 let kind = kinds[input.below(kinds.len())];
                 self.tell(|| format!("cluster {name} is {kind:?}"));
                 self.host.set_cluster(name, kind);
@@ -159,8 +172,10 @@ impl Case {
                 return;
             }
             for call in &calls {
+                self.count(call);
+                let is_entras = call.cluster != TOKEN_CLUSTER && call.cluster != SOURCE_CLUSTER;
                 match manner {
-                    Manner::Refused if call.cluster != TOKEN_CLUSTER => self.host.respond(call, refusal()),
+                    Manner::Refused if is_entras => self.host.respond(call, refusal()),
                     Manner::Hostile if call.cluster != TOKEN_CLUSTER => self.answer_anyhow(call, Duration::ZERO, input),
                     _ => answer_well(&mut self.file, &mut self.answers, &self.host, call),
                 }
@@ -174,15 +189,21 @@ impl Case {
     /// Answers a call in any way, and keeps what is an access token in it.
     fn answer_anyhow(&mut self, call: &Callout, delay: Duration, input: &mut Input<'_>) {
         let response = if call.cluster == TOKEN_CLUSTER && input.once_in(2) {
-            let token = hostile_assertion(&self.host, input);
+            let token = hostile_assertion(&self.host, "issuer", input);
             self.assertions.extend(&token);
             Response::new(200, token)
+        } else if call.cluster == SOURCE_CLUSTER && input.once_in(2) {
+            let (response, token) = hostile_exchange(&self.host, call, input);
+            self.assertions.extend(&token);
+            response
         } else {
             any_response(call, input)
         };
         let answer: Option<serde_json::Value> = serde_json::from_slice(&response.body).ok();
         let token = answer.as_ref().and_then(|answer| answer["access_token"].as_str());
-        if let Some(token) = token.filter(|token| !token.starts_with(FOREIGN) && *token != OPAQUE) {
+        let is_access_token =
+            |token: &&str| call.cluster != SOURCE_CLUSTER && !token.starts_with(FOREIGN) && *token != OPAQUE;
+        if let Some(token) = token.filter(is_access_token) {
             self.odd_tokens.push((simple::scope(&call.body), token.to_owned()));
         }
         self.tell(|| format!("in {delay:?} to {:?}'s call to {}: {response:?}", call.thread, call.cluster));
@@ -192,8 +213,16 @@ impl Case {
     fn with_call(&mut self, input: &mut Input<'_>, act: impl FnOnce(&mut Self, &Callout, &mut Input<'_>)) {
         let calls = self.host.callouts();
         if let Some(call) = calls.get(input.below(calls.len())) {
+            self.count(call);
             act(self, call, input);
         }
+    }
+
+    /// Counts a call to the token service. Each request and each worker begins a few of them, and a worker that fails rests for seconds.
+    fn count(&mut self, call: &Callout) {
+        self.source_calls += u64::from(call.cluster == SOURCE_CLUSTER);
+        let causes = self.streams.len() as u64 + self.deaths + self.host.now().as_secs() + 2;
+        assert!(self.source_calls <= 4 * causes, "{} calls for {causes} causes", self.source_calls);
     }
 
     fn request(&mut self, input: &mut Input<'_>) {
@@ -212,6 +241,7 @@ impl Case {
     pub(crate) fn look_at_calls(&mut self) {
         for call in self.host.callouts() {
             self.assertions.extend(&simple::assertion(&call.body));
+            self.assertions.extend(&subject_token(&call.body));
             let has_assertion =
                 contains(&call.body, ASSERTION) || call.headers.iter().any(|(_, value)| contains(value, ASSERTION));
             assert_eq!(has_assertion, call.cluster != TOKEN_CLUSTER, "a call to {}", call.cluster);

@@ -20,6 +20,11 @@ pub(crate) const GRID_HOST: &str = "orders.westeurope.eventgrid.azure.net";
 /// A header that selects a cluster whose name only begins like the listed one.
 pub(crate) const CANARY: &str = "x-canary";
 
+/// The cluster of the token service, and the secrets with which it is asked.
+pub(crate) const SOURCE_CLUSTER: &str = "sts";
+pub(crate) const SECRETS: [(&str, &str); 2] =
+    [("STS_SECRET", "q7Rz0pWvX3nL8sKd:with/colon"), ("STS_KEY", "Zk4TbN1mYw9eHc6u%20percent")];
+
 /// The caller at the gateway.
 const PRINCIPAL: &str = "spiffe://cluster.local/ns/payments/sa/api";
 
@@ -33,6 +38,8 @@ pub(crate) enum Kind {
     Report,
     /// A gateway, where the caller's certificate says whose token it gets.
     Gateway,
+    /// A sidecar that exchanges its projected token at a token service before Entra is asked.
+    Exchanging,
 }
 
 /// What most events of a case are about, so that faults that need several unlikely events in a row are found soon.
@@ -108,9 +115,9 @@ impl Setup {
     pub(crate) fn start(input: &mut Input<'_>) -> (Self, Host) {
         let mut builder = sidecar::builder(&sidecar::module()).seed(u64::from(input.byte()));
         let focus = [Focus::Any, Focus::Answers, Focus::Destinations, Focus::Local][input.below(4)];
-        let kind = [Kind::Shipped, Kind::Full, Kind::Full, Kind::Report, Kind::Gateway];
+        let kind = [Kind::Shipped, Kind::Full, Kind::Full, Kind::Report, Kind::Exchanging, Kind::Gateway];
         // A gateway has none of the local endpoints.
-        let kind = kind[input.below(if focus == Focus::Local { 4 } else { 5 })];
+        let kind = kind[input.below(if focus == Focus::Local { 5 } else { 6 })];
         let logs_requests = input.once_in(2);
         let clusters: &[&str] = if input.once_in(2) { &[ENTRA_CLUSTER] } else { &[ENTRA_CLUSTER, ENTRA_AGAIN_CLUSTER] };
         if let Some(mut configuration) = kind.configuration(clusters) {
@@ -120,6 +127,12 @@ impl Setup {
             builder = builder.configuration(configuration.to_string());
         }
         builder = builder.route_by(route);
+        if kind == Kind::Exchanging {
+            builder = builder.cluster(SOURCE_CLUSTER);
+            for (name, secret) in SECRETS {
+                builder = builder.variable(name, secret);
+            }
+        }
         if kind == Kind::Gateway {
             builder = builder
                 .node("router~10.0.0.7~egress.istio-system~cluster.local", "egress")
@@ -147,7 +160,7 @@ impl Setup {
     pub(crate) fn destination(&self, host: &str) -> Option<&'static Destination> {
         let all = match self.kind {
             Kind::Full | Kind::Report => FULL,
-            Kind::Shipped | Kind::Gateway => std::slice::from_ref(&LISTED),
+            Kind::Shipped | Kind::Gateway | Kind::Exchanging => std::slice::from_ref(&LISTED),
         };
         all.iter().find(|destination| destination.host == host)
     }
@@ -164,6 +177,19 @@ impl Kind {
                 "entra": {"clusters": clusters},
                 "identities": [{"name": "payments", "client_id": CLIENT_ID, "principals": [PRINCIPAL]}],
                 "destinations": [{"hosts": [LISTED_HOST], "scope": scope(listed), "tls_clusters": [LISTED_CLUSTER]}],
+            })),
+            Self::Exchanging => Some(json!({
+                "entra": {"clusters": clusters},
+                "assertions": [{
+                    "name": "sts", "source": "token_exchange", "cluster": SOURCE_CLUSTER, "path": "/token",
+                    "subject_token": "projected_token", "basic_auth": {"id": "payments", "secret_from_env": "STS_SECRET"},
+                    "form_from_env": {"key": "STS_KEY"},
+                }],
+                "identities": [{"assertion": "sts"}],
+                "destinations": [{"hosts": [LISTED_HOST], "scope": scope(listed), "tls_clusters": [LISTED_CLUSTER]}],
+                "managed_identity": {"imds": {"pass": ["/metadata/instance"]}, "app_service": {},
+                                     "health": {"hosts": [HEALTH_HOST]}},
+                "status": {"hosts": [IMDS_HOST]},
             })),
             Self::Full | Self::Report => {
                 let mut configuration = json!({

@@ -1,12 +1,12 @@
 //! Secrets from the configuration or the environment.
 
-use std::fmt;
-
 use subtle::ConstantTimeEq;
 
-/// A secret: what App Service clients must send, or a bearer token with which a source is asked for federated tokens.
+use crate::untrusted;
+
+/// A secret: what App Service clients must send, or a credential with which a source is asked for federated tokens.
 ///
-/// `Debug` hides it, so that a type that contains it can be printed. There is no `Display`, and it cannot be serialized.
+/// It has neither `Debug` nor `Display`, and it cannot be serialized: a type that contains it says itself what is printed of it.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret(String);
 
@@ -26,9 +26,24 @@ impl Secret {
     }
 }
 
-impl fmt::Debug for Secret {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Secret(hidden)")
+/// The secrets of a request, which its response may repeat.
+#[derive(Clone, Default)]
+pub(crate) struct Secrets(Vec<Secret>);
+
+impl Secrets {
+    pub(crate) fn push(&mut self, secret: Secret) {
+        self.0.push(secret);
+    }
+
+    /// The beginning of a text from outside, without the pieces of these secrets ([`untrusted::remove_pieces`]).
+    pub(crate) fn removed_from(&self, text: &str) -> String {
+        let text = untrusted::beginning(text).to_owned();
+        self.0.iter().fold(text, |text, secret| untrusted::remove_pieces(&text, secret.expose()))
+    }
+
+    /// Whether a text contains one of these secrets, or a long part of one ([`untrusted::holds`]).
+    pub(crate) fn are_in(&self, text: &str) -> bool {
+        self.0.iter().any(|secret| untrusted::holds(text, secret.expose()))
     }
 }
 
@@ -37,9 +52,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn debug_hides_a_secret_also_inside_of_other_values() {
+    fn a_secret_is_compared_as_a_whole() {
         let secret = Secret::new("bearer-of-the-job".to_owned());
-        assert_eq!(format!("{:?}", Some(&secret)), "Some(Secret(hidden))");
         assert!(secret.is(b"bearer-of-the-job") && !secret.is(b"bearer-of-the-jo"));
+    }
+
+    #[test]
+    fn all_secrets_are_removed_from_a_text_whatever_their_length() {
+        let mut secrets = Secrets::default();
+        for secret in ["bearer-of-the-job", "a:b c", "\u{e4}"] {
+            secrets.push(Secret::new(secret.to_owned()));
+        }
+        let text = secrets.removed_from("got BEARER of the job, a:b c and \u{e4}, but not a, b or c");
+        assert_eq!(text, "got (hidden), (hidden) and (hidden), but not a, b or c");
+    }
+
+    #[test]
+    fn a_text_contains_a_secret_if_it_has_twelve_of_its_letters_or_all_of_a_shorter_one() {
+        let mut secrets = Secrets::default();
+        for secret in ["0123456789abcdefghij", "payments-1", "short"] {
+            secrets.push(Secret::new(secret.to_owned()));
+        }
+        for text in ["x/0123456789abcdefghij", "23456789-ABCD", "PAYMENTS_1", "a payments1."] {
+            assert!(secrets.are_in(text), "{text}");
+        }
+        for text in ["", "short", "payments", "payments-2", "0123456789a/payments"] {
+            assert!(!secrets.are_in(text), "{text}");
+        }
     }
 }

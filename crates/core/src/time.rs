@@ -98,6 +98,12 @@ fn millis(length: Duration) -> u64 {
     u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Returns `length` multiplied by `share / u32::MAX`.
+pub(crate) fn part(length: Duration, share: u32) -> Duration {
+    let millis = length.as_millis() * u128::from(share) / u128::from(u32::MAX);
+    Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,6 +14,9 @@ const HIDDEN: &str = "(hidden)";
 /// also occur in ordinary text.
 const SHORTEST_PIECE: usize = 8;
 
+/// The number of consecutive letters and digits in common with a secret that do not also occur in a name by chance.
+const LONG_PIECE: usize = 12;
+
 /// The number of consecutive base64url characters that may be a secret: 43 characters encode 256 bits.
 const SHORTEST_TOKEN: usize = 43;
 
@@ -189,9 +192,17 @@ fn pieces(letters: &[(usize, u8)]) -> impl Iterator<Item = (usize, usize, u64)> 
     })
 }
 
-/// Replaces each piece of `secret` in a text with [`HIDDEN`].
-fn remove_pieces(text: &str, secret: &str) -> String {
+/// The beginning of a text, as much of it as is read.
+pub(crate) fn beginning(text: &str) -> &str {
+    start(text, LONGEST_RAW)
+}
+
+/// Replaces each piece of `secret` in a text with [`HIDDEN`]. A secret that is too short to have pieces is replaced as a whole.
+pub(crate) fn remove_pieces(text: &str, secret: &str) -> String {
     let of_secret: Vec<u64> = pieces(&letters(secret)).map(|(_, _, run)| run).collect();
+    if of_secret.is_empty() && !secret.is_empty() {
+        return remove_whole(text, secret);
+    }
     let (mut clean, mut end) = (String::with_capacity(text.len()), 0);
     for (from, to, _) in pieces(&letters(text)).filter(|(_, _, run)| of_secret.contains(run)) {
         // Overlapping runs are one piece. Both indices are at ASCII characters, so the slice is valid.
@@ -202,6 +213,28 @@ fn remove_pieces(text: &str, secret: &str) -> String {
         end = to;
     }
     clean.push_str(text.get(end..).unwrap_or_default());
+    clean
+}
+
+/// Whether a text contains [`LONG_PIECE`] consecutive letters and digits of a secret, or all of a secret that has at least
+/// [`SHORTEST_PIECE`], whatever their case and the characters between them. A name can have fewer in common with a secret by chance.
+pub(crate) fn holds(text: &str, secret: &str) -> bool {
+    let (text, secret) = (letters(text), letters(secret));
+    let length = secret.len().min(LONG_PIECE);
+    let is_same = |(run, part): (&(usize, u8), &(usize, u8))| run.1 == part.1;
+    let is_in = |part: &[(usize, u8)]| text.windows(length).any(|run| run.iter().zip(part).all(is_same));
+    length >= SHORTEST_PIECE && secret.windows(length).any(is_in)
+}
+
+/// Replaces each occurrence of `secret`, which is not empty, with [`HIDDEN`]. `str::replace` would add more than a kilobyte to the module.
+fn remove_whole(mut text: &str, secret: &str) -> String {
+    let mut clean = String::new();
+    while let Some(at) = text.as_bytes().windows(secret.len()).position(|window| window == secret.as_bytes()) {
+        clean.push_str(text.get(..at).unwrap_or_default());
+        clean.push_str(HIDDEN);
+        text = text.get(at + secret.len()..).unwrap_or_default();
+    }
+    clean.push_str(text);
     clean
 }
 

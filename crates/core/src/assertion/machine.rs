@@ -26,7 +26,8 @@ enum State {
     /// The source is asked when an assertion is wanted.
     Idle,
     /// A call is in progress; after `until` its answer is lost. `attempt` is its number, beginning with 1.
-    Asking { attempt: u32, asked_at: Timestamp, until: Timestamp },
+    /// `input` is the assertion that the request contains.
+    Asking { attempt: u32, asked_at: Timestamp, until: Timestamp, input: Option<Arc<Assertion>> },
     /// The call begins when the assertion of the source's input is known. `attempt` is its number.
     WaitingForInput { attempt: u32 },
     /// The call failed, and the next one begins at `until`.
@@ -85,8 +86,8 @@ impl Assertions {
             }
         };
         let call = source.call(input.as_deref());
-        self.machine(source)?.state =
-            State::Asking { attempt, asked_at: now, until: now.plus(call.timeout).plus(LATE) };
+        let until = now.plus(call.timeout).plus(LATE);
+        self.machine(source)?.state = State::Asking { attempt, asked_at: now, until, input };
         calls.push(AssertionCall { source: source.clone(), call });
         None
     }
@@ -102,16 +103,17 @@ impl Assertions {
     }
 
     /// Processes the result of a source's call, and continues with the sources whose input it is. Returns nothing if the source has no call
-    /// in progress.
+    /// in progress. `random` gives numbers that are uniform in 0..=u32::MAX.
     pub(crate) fn answered(
         &mut self,
         source: &Source,
         answer: CallResult,
         now: Timestamp,
+        random: &mut dyn FnMut() -> u32,
         calls: &mut Vec<AssertionCall>,
     ) -> Vec<Read> {
         let known = self.0.iter_mut().find(|machine| machine.source == *source);
-        let Some(read) = known.and_then(|machine| machine.answered(answer, now)) else { return Vec::new() };
+        let Some(read) = known.and_then(|machine| machine.answered(answer, now, random)) else { return Vec::new() };
         let is_final = read.again_at.is_none();
         let mut reads = vec![read];
         if is_final {
@@ -178,16 +180,17 @@ impl Assertions {
 }
 
 impl Machine {
-    fn answered(&mut self, answer: CallResult, now: Timestamp) -> Option<Read> {
-        let State::Asking { attempt, asked_at, .. } = self.state else { return None };
+    fn answered(&mut self, answer: CallResult, now: Timestamp, random: &mut dyn FnMut() -> u32) -> Option<Read> {
+        let State::Asking { attempt, asked_at, input, .. } = &self.state else { return None };
+        let (attempt, asked_at) = (*attempt, *asked_at);
         let source = self.source.clone();
-        let result = source.read(answer, now).map(Arc::new);
+        let result = source.read(answer, input.as_deref(), now).map(Arc::new);
         let (state, again_at) = match &result {
             Ok(assertion) => {
                 let until = source.reuse_until(assertion, asked_at).min(assertion.lifetime().expires_at);
                 (State::Have { assertion: Arc::clone(assertion), until }, None)
             }
-            Err(problem) => match source.pause_before_retry(problem, attempt) {
+            Err(problem) => match source.pause_before_retry(problem, attempt, random) {
                 Some(pause) => {
                     let until = now.plus(pause);
                     (State::Pausing { attempt, until }, Some(until))
@@ -231,7 +234,7 @@ mod tests {
     fn ask(machines: &mut Assertions, source: &Source, result: CallResult, now: Timestamp) -> Read {
         let mut calls = Vec::new();
         assert!(machines.want(source, now, &mut calls).is_none() && calls.len() == 1);
-        machines.answered(source, result, now, &mut Vec::new()).pop().unwrap()
+        machines.answered(source, result, now, &mut || 0, &mut Vec::new()).pop().unwrap()
     }
 
     fn is_known(machines: &mut Assertions, source: &Source, now: Timestamp) -> bool {
@@ -282,7 +285,8 @@ mod tests {
                 assert!(machines.want(&one, now, &mut calls).is_none());
             }
             assert_eq!(calls.len(), 1);
-            let read = machines.answered(&one, answer("half a token".to_owned()), now, &mut calls).pop().unwrap();
+            let torn = answer("half a token".to_owned());
+            let read = machines.answered(&one, torn, now, &mut || 0, &mut calls).pop().unwrap();
             assert_eq!(read.result.unwrap_err().code, Code::AssertionMalformed);
             assert!(read.again_at.is_none() && machines.next_due().is_none());
         }

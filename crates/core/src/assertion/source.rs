@@ -8,6 +8,11 @@ use crate::http::{CallResult, HttpCall};
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 
+/// What to do if the cluster does not serve the file.
+pub(super) const MOUNT_THE_FILE: &str = "Mount the volume with the projected token into the container that runs Envoy (in an Istio \
+    sidecar with the pod annotations sidecar.istio.io/userVolume and userVolumeMount), and check that Envoy accepted the listener that \
+    serves the file: Envoy rejects it if the file is missing when the configuration loads.";
+
 /// A source of federated tokens. Each kind of source is a variant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
@@ -69,8 +74,11 @@ impl Source {
 
     /// Whether the source holds a token that is renewed whether it is read or not. Otherwise it makes a token for each call, and is asked
     /// only when one is needed.
-    pub(crate) const fn holds_token(&self) -> bool {
-        matches!(self, Self::File { .. })
+    pub(crate) fn holds_token(&self) -> bool {
+        match self {
+            Self::File { .. } => true,
+            Self::Http(http) => !http.expected.made_on_demand,
+        }
     }
 
     /// How long an answer may take.
@@ -100,14 +108,19 @@ impl Source {
     }
 
     /// The pause after which the source is asked again at once, or `None` if this problem of the `attempt`-th call (1 is the first) is
-    /// final.
-    pub(crate) fn pause_before_retry(&self, problem: &Problem, attempt: u32) -> Option<Duration> {
+    /// final. `random` gives numbers that are uniform in 0..=u32::MAX.
+    pub(crate) fn pause_before_retry(
+        &self,
+        problem: &Problem,
+        attempt: u32,
+        random: &mut dyn FnMut() -> u32,
+    ) -> Option<Duration> {
         match self {
             // A file without a JWT may have been read while it was being written.
             Self::File { .. } => {
                 (problem.code == Code::AssertionMalformed && attempt == 1).then_some(Duration::from_millis(100))
             }
-            Self::Http(http) => http.pause_before_retry(problem, attempt),
+            Self::Http(http) => http.pause_before_retry(problem, attempt, random),
         }
     }
 
@@ -127,14 +140,19 @@ impl Source {
         }
     }
 
-    /// Reads the assertion from the answer and checks that it is valid at `now`.
+    /// Reads the assertion from the answer and checks that it is valid at `now`. `input` is the assertion that the call contained.
     ///
     /// # Errors
     /// The problem of this source, which names no identity.
-    pub(crate) fn read(&self, answer: CallResult, now: Timestamp) -> Result<Assertion, Problem> {
+    pub(crate) fn read(
+        &self,
+        answer: CallResult,
+        input: Option<&Assertion>,
+        now: Timestamp,
+    ) -> Result<Assertion, Problem> {
         let cluster = match self {
             Self::File { cluster } => cluster,
-            Self::Http(http) => return http.read(answer, now),
+            Self::Http(http) => return http.read(answer, input, now),
         };
         let answer =
             answer.map_err(|failure| Problem::uncalled(failure, cluster, "which serves the federated token"))?;
@@ -142,9 +160,7 @@ impl Source {
             return Err(Problem::new(
                 Code::AssertionUnavailable,
                 format!("cluster {cluster:?} answered {} instead of the federated token", answer.status),
-                "Mount the volume with the projected token into the container that runs Envoy (in an Istio sidecar with the pod \
-                 annotations sidecar.istio.io/userVolume and userVolumeMount), and check that Envoy accepted the listener that \
-                 serves the file: Envoy rejects it if the file is missing when the configuration loads.",
+                MOUNT_THE_FILE,
             ));
         }
         Assertion::parse(&answer.body, now)
@@ -168,10 +184,10 @@ mod tests {
             body: b"no healthy upstream".to_vec(),
             is_envoys_own: true,
         });
-        let problem = source.read(answer, NOW).unwrap_err();
+        let problem = source.read(answer, None, NOW).unwrap_err();
         assert_eq!(problem.code, Code::AssertionUnavailable);
         assert!(problem.detail.contains("projected_token") && problem.detail.contains("503"));
-        let problem = source.read(Err(CallFailure::NoSuchCluster), NOW).unwrap_err();
+        let problem = source.read(Err(CallFailure::NoSuchCluster), None, NOW).unwrap_err();
         assert_eq!(problem.code, Code::ClusterMissing);
     }
 }

@@ -37,13 +37,18 @@ pub struct Assertion {
     fingerprint: Fingerprint,
 }
 
+/// The only algorithm of signatures that Entra documents.
+const RS256: &str = "RS256";
+
 /// Where a federated token comes from, and what its claims must be.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Expected {
     /// Whether a service made the token for this call. Otherwise it is the content of a file.
     pub(crate) made_on_demand: bool,
     /// Whether another source gets the token instead of Entra, so that Entra's demands do not apply.
     pub(crate) is_input: bool,
+    /// The only algorithm of its signature, if it is configured; otherwise that which Entra accepts.
+    pub(crate) algorithm: Option<String>,
     /// The only issuer, if it is configured.
     pub(crate) issuer: Option<String>,
     /// The only subject, if it is configured.
@@ -190,19 +195,13 @@ fn decode(token: &str) -> Option<(Value, Value)> {
 
 /// Checks the properties of a token without which Entra would reject it; returns its claims and its lifetime.
 fn check(header: &Value, claims: &Value, expected: &Expected, now: Timestamp) -> Result<(Claims, Lifetime), Problem> {
+    expected.check_algorithm(header)?;
     if expected.is_input {
         let claim = |name: &str| UntrustedText::new(claims.get(name).and_then(Value::as_str).unwrap_or_default());
         let lifetime = check_times(claims, expected.made_on_demand, now)?;
-        return Ok((Claims { issuer: claim("iss"), subject: claim("sub"), audience: claim("aud") }, lifetime));
-    }
-    let algorithm = header.get("alg").and_then(Value::as_str).unwrap_or("none");
-    if algorithm != "RS256" {
-        let algorithm = UntrustedText::new(algorithm);
-        return Err(invalid(
-            format!("the federated token is signed with {algorithm}, and Entra accepts RS256 only"),
-            "Configure the issuer to sign with an RSA key (SPIRE: jwt_key_type = \"rsa-2048\"; Kubernetes: an RSA \
-             service-account signing key).",
-        ));
+        let audience = UntrustedText::new(audience(claims).unwrap_or_default());
+        let claims = Claims { issuer: claim("iss"), subject: claim("sub"), audience };
+        return expected.check(&claims).map(|()| (claims, lifetime));
     }
     let text = |claim: &str, name: &str, remedy: &str| match claims.get(claim).and_then(Value::as_str) {
         Some(text) if !text.is_empty() => Ok(UntrustedText::new(text)),
@@ -214,20 +213,37 @@ fn check(header: &Value, claims: &Value, expected: &Expected, now: Timestamp) ->
         "subject",
         "Configure the issuer to set sub to the workload's name, the same as the subject of the federated credential.",
     )?;
-    let audience = audience(claims)?;
+    let audience = UntrustedText::new(audience(claims)?);
     let lifetime = check_times(claims, expected.made_on_demand, now)?;
     let claims = Claims { issuer, subject, audience };
-    match expected.made_on_demand {
-        true => expected.check(&claims).map(|()| (claims, lifetime)),
-        false => Ok((claims, lifetime)),
-    }
+    expected.check(&claims).map(|()| (claims, lifetime))
 }
 
 impl Expected {
-    /// Checks the claims of a token that a service made.
+    /// Checks the algorithm of the signature.
+    fn check_algorithm(&self, header: &Value) -> Result<(), Problem> {
+        let wanted = match &self.algorithm {
+            // Another source may accept any algorithm.
+            None if self.is_input => return Ok(()),
+            wanted => wanted.as_deref().unwrap_or(RS256),
+        };
+        let found = header.get("alg").and_then(Value::as_str).unwrap_or("none");
+        if found == wanted {
+            return Ok(());
+        }
+        let found = UntrustedText::new(found);
+        let why = if wanted == RS256 { "Entra accepts RS256 only" } else { "expect.alg is another" };
+        Err(invalid(
+            format!("the federated token is signed with {found}, and {why}"),
+            "Configure the issuer to sign with an RSA key (SPIRE: jwt_key_type = \"rsa-2048\"; Kubernetes: an RSA \
+             service-account signing key).",
+        ))
+    }
+
+    /// Checks the claims. Of a projected token, those that Entra would reject are left to its more precise answer.
     fn check(&self, claims: &Claims) -> Result<(), Problem> {
         let is_entras = entra::is_issuer(claims.issuer.as_str());
-        if is_entras && !self.entra_issued {
+        if is_entras && self.made_on_demand && !self.is_input && !self.entra_issued {
             return Err(invalid(
                 format!(
                     "the federated token was issued by Entra ({claims}), and Entra does not accept its own tokens from this source"
@@ -273,7 +289,7 @@ impl Claims {
 }
 
 /// The only audience of the token, which is a string or a list with one string (RFC 7519, section 4.1.3).
-fn audience(claims: &Value) -> Result<UntrustedText, Problem> {
+fn audience(claims: &Value) -> Result<&str, Problem> {
     const REMEDY: &str = "Set the token's audience to that of the federated credential, api://AzureADTokenExchange by \
                           default, and to no other.";
     let audience = match claims.get("aud") {
@@ -287,7 +303,7 @@ fn audience(claims: &Value) -> Result<UntrustedText, Problem> {
         single => single.and_then(Value::as_str),
     };
     match audience {
-        Some(audience) if !audience.is_empty() => Ok(UntrustedText::new(audience)),
+        Some(audience) if !audience.is_empty() => Ok(audience),
         _ => Err(invalid("the federated token has no audience (aud)".to_owned(), REMEDY)),
     }
 }

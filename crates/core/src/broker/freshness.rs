@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::vocabulary::GRACE_PERIOD;
 use crate::azure::HeaderForm;
 use crate::entra::{AccessToken, RetryClass};
-use crate::time::Timestamp;
+use crate::time::{Timestamp, part};
 
 /// Lifetime above which a token without `refresh_in` is refreshed after half of its lifetime, as Microsoft's libraries do.
 const LONG_LIFE: Duration = Duration::from_hours(2);
@@ -176,12 +176,6 @@ pub(crate) fn back_off(
         Duration::ZERO => wait,
         left => wait.min((left / 2).max(shortest)),
     }
-}
-
-/// Returns `length` multiplied by `share / u32::MAX`.
-fn part(length: Duration, share: u32) -> Duration {
-    let millis = length.as_millis() * u128::from(share) / u128::from(u32::MAX);
-    Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -89,7 +89,8 @@ impl Broker {
     /// Processes the answer of a source.
     pub(super) fn assertion_answered(&mut self, source: &Source, answer: CallResult, turn: &mut Turn<'_>) {
         let mut calls = Vec::new();
-        let reads = self.assertions.answered(source, answer, turn.now, &mut calls);
+        let random = &mut self.random;
+        let reads = self.assertions.answered(source, answer, turn.now, &mut || random.next(), &mut calls);
         self.start(calls, turn);
         for read in reads {
             self.assertion_read(&read, turn);

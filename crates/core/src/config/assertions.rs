@@ -13,7 +13,8 @@ use sha2::{Digest, Sha256};
 use super::fields::Object;
 use super::reader::Mistakes;
 use super::sections::Root;
-use crate::assertion::{HttpSource, SPIFFE, Source};
+use super::tree::Node;
+use crate::assertion::{Expected, HttpSource, SPIFFE, Source};
 use crate::entra::Authority;
 use crate::problem::Problem;
 use fields::{FileFields, SourceKind};
@@ -82,16 +83,25 @@ impl Entries<'_, '_> {
         let mut ignored = Mistakes::default();
         let in_fields = if users.is_empty() { &mut *mistakes } else { &mut ignored };
         let known = self.entries.iter().find(|(other, ..)| *other == name);
-        let file = |cluster: &str| match users.is_empty() {
-            true => Source::File { cluster: cluster.to_owned() },
-            false => Source::Http(Arc::new(HttpSource::of_file(cluster))),
+        let is_input = !users.is_empty();
+        let file = |cluster: &str| match is_input {
+            false => Source::File { cluster: cluster.to_owned() },
+            true => {
+                let (id, expected) = (["input/", cluster].concat(), Expected { is_input, ..Expected::default() });
+                Source::Http(Arc::new(HttpSource::of_file(cluster, id, expected)))
+            }
         };
         let Some((_, kind, object)) = known else { return Ok(file(PROJECTED_TOKEN)) };
         let kind = match kind {
             SourceKind::File => {
-                let cluster = object.part::<FileFields>().cluster();
-                let cluster = cluster.required("the Envoy cluster that serves the token's file", in_fields);
-                return Ok(file(cluster.unwrap_or_default()));
+                let fields = object.part::<FileFields>();
+                let cluster = fields.cluster().required("the Envoy cluster that serves the token's file", in_fields);
+                let cluster = cluster.unwrap_or_default();
+                let expect = fields.expect();
+                let Some(expect) = expect.read(in_fields) else { return Ok(file(cluster)) };
+                let expected = Expected { is_input, ..http::read_expected(&expect, in_fields) };
+                let id = id(object, None, is_input);
+                return Ok(Source::Http(Arc::new(HttpSource::of_file(cluster, id, expected))));
             }
             SourceKind::GithubActions => "github_actions",
             SourceKind::AzurePipelines => "azure_pipelines",
@@ -105,7 +115,7 @@ impl Entries<'_, '_> {
             SourceKind::SpiffeWorkloadApi => SPIFFE,
             SourceKind::Http => "http",
         };
-        let mut reading = http::Reading::new(self.environment);
+        let mut reading = http::Reading::new(self.environment, is_input);
         let http = reading.read(kind, object, in_fields);
         let (Some(mut http), None) = (http, reading.problem()) else {
             // Without a source there is a mistake, which rejects the configuration.
@@ -121,8 +131,7 @@ impl Entries<'_, '_> {
             }
             users.pop();
         }
-        http.expected.is_input = !users.is_empty();
-        http.id = id(object, http.input.as_ref(), http.expected.is_input);
+        http.id = id(object, http.input.as_ref(), is_input);
         Ok(Source::Http(Arc::new(http)))
     }
 
@@ -153,15 +162,14 @@ impl Entries<'_, '_> {
 
 /// The id of a source: a hash of its fields, and the id of its input.
 fn id(object: &Object<'_, '_, AssertionFields>, input: Option<&Source>, is_input: bool) -> String {
-    let mut hash = Sha256::new();
+    let mut fields = String::new();
     for (name, value) in object.nodes() {
-        hash.update((name.len() as u64).to_be_bytes());
-        hash.update(name);
-        value.hash_into(&mut hash);
+        Node::from(name.as_str()).write_json(&mut fields);
+        value.write_json(&mut fields);
     }
     let mut id = String::new();
     // Letters, which need no formatting.
-    let letters = hash.finalize().into_iter().take(16).flat_map(|byte| [byte >> 4, byte & 15]);
+    let letters = Sha256::digest(fields).into_iter().take(16).flat_map(|byte| [byte >> 4, byte & 15]);
     letters.for_each(|half| id.push(char::from(b'a' + half)));
     for part in [is_input.then_some("input"), input.map(Source::id)].into_iter().flatten() {
         id.push('/');

@@ -255,12 +255,18 @@ pub(crate) struct Imds {
 }
 
 /// The settings of the App Service endpoint.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct AppService {
     /// The hosts of the endpoint, on any port.
     pub(crate) hosts: Vec<String>,
     /// The secret that callers must send, or the problem with its environment variable.
     pub(crate) secret: Result<Secret, Problem>,
+}
+
+impl fmt::Debug for AppService {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("AppService").field("hosts", &self.hosts).finish_non_exhaustive()
+    }
 }
 
 /// The settings of the status page.

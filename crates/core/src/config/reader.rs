@@ -190,10 +190,7 @@ impl<'a> Value<'_, 'a> {
     /// Reads an object of strings with any names.
     #[inline(never)]
     pub(super) fn pairs(&self, mistakes: &mut Mistakes) -> Option<Vec<(&'a str, &'a str)>> {
-        let Node::Object(fields) = self.node else {
-            self.not_valid("an object of strings, { … }", mistakes);
-            return None;
-        };
+        let fields = self.object(mistakes)?;
         let mut pairs: Vec<(&str, &str)> = Vec::new();
         for (name, node) in fields {
             let path = || format!("{}.{name}", self.path);
@@ -208,13 +205,20 @@ impl<'a> Value<'_, 'a> {
         Some(pairs)
     }
 
-    /// Reads the fields of an object. Those that are not among the known ones, or that occur twice, are mistakes.
+    /// Reads an object.
     #[inline(never)]
-    pub(super) fn fields(&self, known: &Names, mistakes: &mut Mistakes) -> Option<&'a [(String, Node)]> {
+    pub(super) fn object(&self, mistakes: &mut Mistakes) -> Option<&'a [(String, Node)]> {
         let Node::Object(fields) = self.node else {
             self.not_valid("an object, { … }", mistakes);
             return None;
         };
+        Some(fields)
+    }
+
+    /// Reads the fields of an object. Those that are not among the known ones, or that occur twice, are mistakes.
+    #[inline(never)]
+    pub(super) fn fields(&self, known: &Names, mistakes: &mut Mistakes) -> Option<&'a [(String, Node)]> {
+        let fields = self.object(mistakes)?;
         let names = known.of(fields);
         for (index, (name, _)) in fields.iter().enumerate() {
             let message = if fields.iter().take(index).any(|(before, _)| before == name) {

@@ -60,6 +60,21 @@ impl Shape for Texts {
     }
 }
 
+/// An object with any fields.
+pub(super) enum AnyObject {}
+
+impl Shape for AnyObject {
+    type Value<'p, 'a> = &'a Node;
+
+    fn read<'a>(value: Value<'_, 'a>, mistakes: &mut Mistakes) -> Option<&'a Node> {
+        value.object(mistakes).map(|_| value.node)
+    }
+
+    fn schema() -> Schema {
+        Schema::of_type("object")
+    }
+}
+
 /// `true` or `false`.
 pub(super) enum Switch {}
 
@@ -109,6 +124,21 @@ impl<const LONGEST: u64> Shape for Length<LONGEST> {
     fn schema() -> Schema {
         // A number with its unit, such as 1m30s. JSON Schema cannot express the range.
         Schema::of_type("string").with("pattern", "[0-9][^0-9]*[a-zA-Z]").with("examples", &["10s", "1m"][..])
+    }
+}
+
+/// A duration of at most `LONGEST` seconds, such as `"200ms"`.
+pub(super) enum Pause<const LONGEST: u64> {}
+
+impl<const LONGEST: u64> Shape for Pause<LONGEST> {
+    type Value<'p, 'a> = Duration;
+
+    fn read(value: Value<'_, '_>, mistakes: &mut Mistakes) -> Option<Duration> {
+        value.duration(Duration::ZERO..=Duration::from_secs(LONGEST), mistakes)
+    }
+
+    fn schema() -> Schema {
+        Length::<LONGEST>::schema()
     }
 }
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Error, Serialize, SerializeMap, Serializer};
-use sha2::{Digest, Sha256};
 
 /// A JSON value that keeps duplicate fields, so that they can be reported. RFC 8259, section 4, leaves their handling to the
 /// reader.
@@ -36,30 +35,32 @@ impl Node {
 }
 
 impl Node {
-    /// Adds the value to a hash. Different values give different hashes.
-    pub(super) fn hash_into(&self, hash: &mut Sha256) {
-        let mut text = |kind: &str, text: &str| {
-            hash.update(kind);
-            hash.update((text.len() as u64).to_be_bytes());
-            hash.update(text);
+    /// Writes the value in JSON, without white space.
+    pub(super) fn write_json(&self, json: &mut String) {
+        let (open, close) = match self {
+            Self::List(_) => ("[", "]"),
+            Self::Object(_) => ("{", "}"),
+            scalar => return json.push_str(&scalar.to_string()),
+        };
+        let mut separator = open;
+        let mut item = |name: Option<&String>, value: &Self| {
+            json.push_str(separator);
+            separator = ",";
+            if let Some(name) = name {
+                Self::String(name.clone()).write_json(json);
+                json.push_str(":");
+            }
+            value.write_json(json);
         };
         match self {
-            Self::Null => text("n", ""),
-            Self::Bool(value) => text("b", if *value { "1" } else { "" }),
-            Self::Number(value) => text("d", value),
-            Self::String(value) => text("s", value),
-            Self::List(items) => {
-                hash.update((items.len() as u64).to_be_bytes());
-                items.iter().for_each(|item| item.hash_into(hash));
-            }
-            Self::Object(fields) => {
-                hash.update((fields.len() as u64).to_be_bytes());
-                for (name, value) in fields {
-                    Self::String(name.clone()).hash_into(hash);
-                    value.hash_into(hash);
-                }
-            }
+            Self::Object(fields) => fields.iter().for_each(|(name, value)| item(Some(name), value)),
+            Self::List(items) => items.iter().for_each(|value| item(None, value)),
+            _ => {}
         }
+        if separator == open {
+            json.push_str(open);
+        }
+        json.push_str(close);
     }
 }
 

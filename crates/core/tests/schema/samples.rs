@@ -23,7 +23,7 @@ pub(crate) fn sidecar() -> Value {
             },
             {
                 "name": "google", "source": "google_metadata", "cluster": "google", "audience": "api://a", "timeout": "3s", "attempts": 5,
-                "expect": {"iss": "https://accounts.google.com", "sub": "1"},
+                "back_off": "200ms", "expect": {"iss": "https://accounts.google.com", "sub": "1", "aud": "api://a", "alg": "RS256"},
             },
             {"name": "vault", "source": "vault", "cluster": "vault", "role": "payments", "namespace": "n", "authority": "vault.example"},
             {
@@ -54,6 +54,7 @@ pub(crate) fn sidecar() -> Value {
             {"name": "aws", "source": "aws_sts", "cluster": "aws", "region": "eu-central-1", "authority": "sts.example"},
             {"name": "xml", "source": "http", "cluster": "sts", "request": {"path": "/"}, "response": {"xml": "Token"}},
             {"name": "spiffe", "source": "spiffe_workload_api", "cluster": "spire", "spiffe_id": "spiffe://e/a", "hint": "a"},
+            {"name": "json", "source": "http", "cluster": "sts", "request": {"path": "/", "json": {"a": [1]}}, "response": {"token": "/a~1b"}},
         ],
         "identities": [
             {

@@ -135,6 +135,7 @@ fn an_object_without_a_required_field_is_rejected_by_the_reader_and_the_schema()
             "/assertions/10/client_id",
             "/assertions/11/region",
             "/assertions/12/request",
+            "/assertions/14/request",
             "/assertions/2/service_connection_id",
             "/assertions/4/role",
             "/assertions/5/path",

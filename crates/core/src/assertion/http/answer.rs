@@ -4,11 +4,12 @@ use serde_json::Value;
 
 use super::{HttpSource, spiffe, xml};
 use crate::assertion::Assertion;
+use crate::assertion::source::MOUNT_THE_FILE;
 use crate::entra;
 use crate::http::{CallResponse, CallResult};
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
-use crate::untrusted::UntrustedText;
+use crate::untrusted::{self, UntrustedText};
 
 /// The maximum length of an answer in bytes.
 const MAX_BYTES: usize = 64 * 1024;
@@ -17,7 +18,7 @@ const MAX_BYTES: usize = 64 * 1024;
 pub(super) const MAX_QUOTE: usize = 200;
 
 /// Where the token is in an answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub(crate) enum Format {
     /// The string at this JSON pointer (RFC 6901).
     Json(String),
@@ -33,7 +34,7 @@ pub(crate) enum Format {
 }
 
 /// Where the expiration time is in an answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub(crate) enum Expiry {
     /// The number of seconds for which the token is valid, at this JSON pointer.
     Seconds(String),
@@ -41,11 +42,16 @@ pub(crate) enum Expiry {
     Time(String),
 }
 
-/// Reads the assertion from the answer and checks that it is valid at `now`.
+/// Reads the assertion from the answer and checks that it is valid at `now`. `input` is the assertion that the request contained.
 ///
 /// # Errors
 /// A problem, which names no identity.
-pub(super) fn read(source: &HttpSource, answer: CallResult, now: Timestamp) -> Result<Assertion, Problem> {
+pub(super) fn read(
+    source: &HttpSource,
+    answer: CallResult,
+    input: Option<&Assertion>,
+    now: Timestamp,
+) -> Result<Assertion, Problem> {
     let cluster = &source.request.cluster;
     let answer = answer
         .map_err(|failure| Problem::uncalled(failure, cluster, "which leads to the source of the federated token"))?;
@@ -54,25 +60,25 @@ pub(super) fn read(source: &HttpSource, answer: CallResult, now: Timestamp) -> R
     }
     // A service that regards the token as a new resource answers 201.
     if !matches!(answer.status, 200 | 201) {
-        return Err(refusal(source, &answer, now));
+        return Err(refusal(source, &answer, input, now));
     }
     if answer.body.len() > MAX_BYTES {
         return Err(invalid(source, format!("is {} bytes long, more than {MAX_BYTES}", answer.body.len())));
     }
     if let Format::JwtSvid { hint } = &source.format {
         let token = spiffe::svid(&answer.body, hint.as_deref()).map_err(|what| invalid(source, what))?;
-        return Assertion::parse_expected(token, &source.expected, now);
+        return parse(source, token, input, now);
     }
     if let Format::Xml(name) = &source.format {
         let token = str::from_utf8(&answer.body).ok().and_then(|text| xml::element(text, name));
         let token = token.ok_or_else(|| invalid(source, format!("has no complete XML element {name:?}")))?;
-        return Assertion::parse_expected(token.as_bytes(), &source.expected, now);
+        return parse(source, token.as_bytes(), input, now);
     }
     if starts_with_html(&answer.body) {
         return Err(invalid(source, "is an HTML page".to_owned()));
     }
     let Format::Json(pointer) = &source.format else {
-        return Assertion::parse_expected(&answer.body, &source.expected, now);
+        return parse(source, &answer.body, input, now);
     };
     let Ok(json) = serde_json::from_slice::<Value>(&answer.body) else {
         return Err(invalid(source, "is not valid JSON, or is incomplete".to_owned()));
@@ -82,7 +88,7 @@ pub(super) fn read(source: &HttpSource, answer: CallResult, now: Timestamp) -> R
         Some(_) => return Err(invalid(source, format!("has no string at {pointer:?}"))),
         None => return Err(invalid(source, format!("has nothing at {pointer:?}"))),
     };
-    let assertion = Assertion::parse_expected(token.as_bytes(), &source.expected, now)?;
+    let assertion = parse(source, token.as_bytes(), input, now)?;
     let expires_at = match &source.expiry {
         None => None,
         Some(Expiry::Seconds(pointer)) => {
@@ -102,16 +108,50 @@ pub(super) fn read(source: &HttpSource, answer: CallResult, now: Timestamp) -> R
     Ok(assertion.expiring(expires_at))
 }
 
-/// The value at a JSON pointer (RFC 6901) without escapes.
+/// Parses the token. One that repeats a secret of the request, or the assertion in it, is used for nothing: the secret would be in messages,
+/// and Entra would get it, and quote it.
+fn parse(source: &HttpSource, token: &[u8], input: Option<&Assertion>, now: Timestamp) -> Result<Assertion, Problem> {
+    let parsed = Assertion::parse_expected(token, &source.expected, now);
+    let shown = match &parsed {
+        Ok(assertion) => assertion.claims().to_string(),
+        Err(problem) => problem.detail.to_string(),
+    };
+    if source.request.secrets.are_in(&shown) || input.is_some_and(|input| untrusted::holds(&shown, input.expose())) {
+        return Err(Problem::new(
+            Code::SourceReplyInvalid,
+            format!("the token of {} contains a secret of the request", source.name()),
+            "Check that the cluster leads to the right service. Replace the secret: it is in a token that others get.",
+        ));
+    }
+    parsed
+}
+
+/// The value at a JSON pointer (RFC 6901). `serde_json`'s own function would add half a kilobyte to the module.
 fn at<'a>(json: &'a Value, pointer: &str) -> Option<&'a Value> {
-    pointer.split('/').skip(1).try_fold(json, |value, name| match value {
-        Value::Array(items) => items.get(name.parse::<usize>().ok()?),
-        object => object.get(name),
+    pointer.split('/').skip(1).try_fold(json, |value, token| match value {
+        // An index has no leading zero.
+        Value::Array(items) if token == "0" || !token.starts_with('0') => items.get(token.parse::<usize>().ok()?),
+        Value::Object(fields) => {
+            fields.iter().find(|(name, _)| is_escaped(token.as_bytes(), name.as_bytes())).map(|(_, value)| value)
+        }
+        _ => None,
     })
 }
 
+/// Whether a part of a JSON pointer stands for this name: in the pointer `~` is `~0`, and `/` is `~1`.
+fn is_escaped(part: &[u8], name: &[u8]) -> bool {
+    match (part, name) {
+        ([], []) => true,
+        ([b'~', b'0', part @ ..], [b'~', name @ ..]) | ([b'~', b'1', part @ ..], [b'/', name @ ..]) => {
+            is_escaped(part, name)
+        }
+        ([first, part @ ..], [other, name @ ..]) => first == other && *first != b'~' && is_escaped(part, name),
+        _ => false,
+    }
+}
+
 /// The problem of an answer that is neither 200 nor 201.
-fn refusal(source: &HttpSource, answer: &CallResponse, now: Timestamp) -> Problem {
+fn refusal(source: &HttpSource, answer: &CallResponse, input: Option<&Assertion>, now: Timestamp) -> Problem {
     let (name, status) = (source.name(), answer.status);
     let retry_after = answer.retry_after.as_deref().and_then(|value| entra::read_retry_after(value, now));
     let problem = |code, detail: String, remedy: &str| {
@@ -132,7 +172,7 @@ fn refusal(source: &HttpSource, answer: &CallResponse, now: Timestamp) -> Proble
             "Check the endpoint of the cluster, its TLS settings, and the network. A slow source needs a longer timeout in its assertion.",
         );
     }
-    let said = quote(source, &answer.body);
+    let said = quote(source, input, &answer.body);
     let aws = AwsError::read(source, &answer.body);
     if source.not_ready.contains(&status) || aws == Some(AwsError::NoCredentials) {
         return problem(
@@ -193,6 +233,9 @@ impl HttpSource {
     }
 
     fn refusal_remedy(&self) -> &'static str {
+        if !self.expected.made_on_demand {
+            return MOUNT_THE_FILE;
+        }
         super::NAMED.iter().find(|named| named.kind == self.kind).map_or(
             "Check the request in the assertion's configuration, and the credential with which the source is asked.",
             |named| named.remedy,
@@ -200,8 +243,8 @@ impl HttpSource {
     }
 }
 
-/// A part of an answer, without secrets.
-fn quote(source: &HttpSource, body: &[u8]) -> String {
+/// A part of an answer, without the secrets and the assertion of the request.
+fn quote(source: &HttpSource, input: Option<&Assertion>, body: &[u8]) -> String {
     if body.is_empty() {
         return "no text".to_owned();
     }
@@ -210,9 +253,8 @@ fn quote(source: &HttpSource, body: &[u8]) -> String {
         None if starts_with_html(body) => return "an HTML page".to_owned(),
         None => String::from_utf8_lossy(body.get(..MAX_BYTES).unwrap_or(body)).into_owned(),
     };
-    let secrets = source.request.secrets.iter();
-    let text = secrets.fold(text, |text, secret| UntrustedText::without(&text, secret.expose()).into_string());
-    format!("{:?}", UntrustedText::without(&text, "").shortened(MAX_QUOTE))
+    let text = source.request.secrets.removed_from(&text);
+    format!("{:?}", UntrustedText::without(&text, input.map_or("", Assertion::expose)).shortened(MAX_QUOTE))
 }
 
 fn starts_with_html(body: &[u8]) -> bool {

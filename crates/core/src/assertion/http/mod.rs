@@ -6,6 +6,7 @@ mod request;
 mod spiffe;
 mod xml;
 
+use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
@@ -18,26 +19,26 @@ use super::token::Expected;
 use super::{Assertion, Source};
 use crate::http::{CallResult, HttpCall};
 use crate::problem::{Code, Problem};
-use crate::time::Timestamp;
+use crate::secret::Secrets;
+use crate::time::{self, Timestamp};
 
-/// The first pause before the source is asked again; each further pause is twice as long.
-const PAUSE: Duration = Duration::from_millis(200);
+/// The first pause before the source is asked again, if it is not configured.
+pub(crate) const BACK_OFF: Duration = Duration::from_millis(200);
 
-/// The first pause if the source is not ready: the job has not started yet, or the credential is being renewed.
+/// The shortest first pause if the source is not ready: the job has not started yet, or the credential is being renewed.
 const PAUSE_UNREADY: Duration = Duration::from_secs(1);
 
-/// The longest pause that a source can demand (`Retry-After`) before it is asked again for the same exchange. After a longer one another
-/// exchange asks it.
+/// The longest pause before a source is asked again for the same exchange, unless the first one is longer. If the source demands a longer
+/// one (`Retry-After`), another exchange asks it.
 const MAX_PAUSE: Duration = Duration::from_secs(3);
 
 /// How long the source is not asked again after a failure, unless it demands a longer time.
-const BACK_OFF: Duration = Duration::from_secs(2);
+const MIN_REST: Duration = Duration::from_secs(2);
 
 /// The longest time for which a source is not asked again because it demands it.
-const MAX_BACK_OFF: Duration = Duration::from_secs(300);
+const MAX_REST: Duration = Duration::from_secs(300);
 
-/// A source that is asked by one HTTP call.
-#[derive(Debug)]
+/// A source that is asked by one HTTP call. `Debug` shows nothing of its request, which contains secrets.
 pub struct HttpSource {
     /// The kind of the source, as in the configuration.
     pub(crate) kind: &'static str,
@@ -55,12 +56,20 @@ pub struct HttpSource {
     pub(crate) timeout: Duration,
     /// How many times the source is asked for one exchange.
     pub(crate) attempts: u32,
+    /// The pause before the second attempt; each further one is twice as long.
+    pub(crate) back_off: Duration,
     /// The statuses with which the source says that it can issue a token a little later.
     pub(crate) not_ready: Vec<u16>,
     /// How long an assertion is used again, at most. It is never used again after half of its life.
     pub(crate) reuse: Duration,
     /// The source whose assertion the request contains.
     pub(crate) input: Option<Source>,
+}
+
+impl fmt::Debug for HttpSource {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct(self.kind).field("cluster", &self.request.cluster).finish_non_exhaustive()
+    }
 }
 
 impl PartialEq for HttpSource {
@@ -78,19 +87,27 @@ impl Hash for HttpSource {
 }
 
 impl HttpSource {
-    /// The content of a file that this cluster serves, as the input of another source: Entra's demands do not apply to it.
-    pub(crate) fn of_file(cluster: &str) -> Self {
+    /// The content of a file that this cluster serves: the input of another source, or a token with these claims.
+    pub(crate) fn of_file(cluster: &str, id: String, expected: Expected) -> Self {
         let target = Target { authority: cluster.to_owned(), path: "/".to_owned() };
-        let (headers, body, secrets) = (Vec::new(), Body::Raw(String::new()), Vec::new());
+        let (headers, body) = (Vec::new(), Body::Raw(String::new()));
         Self {
             kind: "file",
-            id: ["input/", cluster].concat(),
-            request: Request { cluster: cluster.to_owned(), method: "GET", target, headers, body, secrets },
+            id,
+            request: Request {
+                cluster: cluster.to_owned(),
+                method: "GET",
+                target,
+                headers,
+                body,
+                secrets: Secrets::default(),
+            },
             format: Format::Text,
             expiry: None,
-            expected: Expected { is_input: true, ..Expected::default() },
+            expected,
             timeout: Duration::from_secs(2),
             attempts: 2,
+            back_off: BACK_OFF,
             not_ready: Vec::new(),
             reuse: Duration::from_secs(1),
             input: None,
@@ -102,9 +119,14 @@ impl HttpSource {
         self.request.call(input.map(Assertion::expose).unwrap_or_default(), self.timeout)
     }
 
-    /// Reads the assertion from the answer and checks that it is valid at `now`.
-    pub(super) fn read(&self, answer: CallResult, now: Timestamp) -> Result<Assertion, Problem> {
-        answer::read(self, answer, now)
+    /// Reads the assertion from the answer and checks that it is valid at `now`. `input` is the assertion that the call contained.
+    pub(super) fn read(
+        &self,
+        answer: CallResult,
+        input: Option<&Assertion>,
+        now: Timestamp,
+    ) -> Result<Assertion, Problem> {
+        answer::read(self, answer, input, now)
     }
 
     /// The time until which an assertion is used again.
@@ -114,22 +136,32 @@ impl HttpSource {
     }
 
     /// The pause after which the source is asked again at once, or `None` if this problem of the `attempt`-th call is final.
-    pub(super) fn pause_before_retry(&self, problem: &Problem, attempt: u32) -> Option<Duration> {
+    pub(super) fn pause_before_retry(
+        &self,
+        problem: &Problem,
+        attempt: u32,
+        random: &mut dyn FnMut() -> u32,
+    ) -> Option<Duration> {
         let first = match problem.code {
-            Code::SourceNotReady => PAUSE_UNREADY,
-            // A file that is an input, and may have been read while it was being written.
-            Code::AssertionMalformed if !self.expected.made_on_demand => PAUSE,
-            Code::AssertionUnavailable => PAUSE,
+            Code::SourceNotReady => self.back_off.max(PAUSE_UNREADY),
+            // A file may have been read while it was being written.
+            Code::AssertionMalformed if !self.expected.made_on_demand => self.back_off,
+            Code::AssertionUnavailable => self.back_off,
             // The answer of another attempt would be the same.
             _ => return None,
         };
-        let pause = problem.retry_after.unwrap_or_else(|| first.saturating_mul(1 << attempt.saturating_sub(1).min(4)));
-        (attempt < self.attempts && pause <= MAX_PAUSE).then_some(pause)
+        if attempt >= self.attempts || problem.retry_after.is_some_and(|demanded| demanded > MAX_PAUSE) {
+            return None;
+        }
+        let longest = first.saturating_mul(1 << attempt.saturating_sub(1).min(9)).min(MAX_PAUSE.max(first));
+        // Between half and all of it, so that proxies that failed together do not ask together again.
+        let pause = longest.saturating_sub(time::part(longest / 2, random()));
+        Some(problem.retry_after.unwrap_or(pause))
     }
 
     /// How long the source is not asked again after this failure.
     pub(super) fn back_off(problem: &Problem) -> Duration {
-        problem.retry_after.unwrap_or_default().clamp(BACK_OFF, MAX_BACK_OFF)
+        problem.retry_after.unwrap_or_default().clamp(MIN_REST, MAX_REST)
     }
 }
 

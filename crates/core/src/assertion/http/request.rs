@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::http::HttpCall;
-use crate::secret::Secret;
+use crate::secret::{Secret, Secrets};
 
 /// The maximum length of a URL, without its scheme, in bytes.
 pub(crate) const MAX_URL: usize = 2048;
@@ -13,7 +13,7 @@ pub(crate) const MAX_URL: usize = 2048;
 const LOCALHOST: &str = "localhost";
 
 /// A text of a request.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) enum Text {
     /// From the configuration.
     Plain(String),
@@ -24,7 +24,7 @@ pub(crate) enum Text {
 }
 
 /// A request without the assertion that it may contain.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Request {
     /// The Envoy cluster that it goes to.
     pub(crate) cluster: String,
@@ -33,12 +33,12 @@ pub(crate) struct Request {
     /// Names in lower case.
     pub(crate) headers: Vec<(String, Text)>,
     pub(crate) body: Body,
-    /// The secrets in the request, which a response may repeat.
-    pub(crate) secrets: Vec<Secret>,
+    /// The secrets in the request, which an answer may repeat.
+    pub(crate) secrets: Secrets,
 }
 
 /// The authority and path of a request.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Target {
     /// `:authority`
     pub(crate) authority: String,
@@ -97,7 +97,7 @@ impl Target {
 }
 
 /// The body of a request.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) enum Body {
     /// A text, or nothing.
     Raw(String),

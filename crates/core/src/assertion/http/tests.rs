@@ -75,7 +75,7 @@ fn value(token: &str) -> CallResult {
 }
 
 fn problem(source: &Source, answer: CallResult) -> Problem {
-    source.read(answer, NOW).unwrap_err()
+    source.read(answer, None, NOW).unwrap_err()
 }
 
 fn header<'a>(call: &'a HttpCall, name: &str) -> Option<&'a str> {
@@ -123,6 +123,16 @@ fn a_request_has_the_configured_query_headers_and_body() {
 }
 
 #[test]
+fn a_json_object_is_sent_as_the_body_in_its_order() {
+    let text = r#"{"z": {"audience": "a\"b", "ü": [true, null, -1.5]}, "a": [], "b": {}}"#;
+    let request = json!({"path": "/", "json": serde_json::from_str::<Value>(text).unwrap()});
+    let call = general(request.clone()).call(None);
+    assert_eq!((call.method, header(&call, "content-type")), ("POST", Some("application/json")));
+    // The order of a `Value` depends on the features of other crates.
+    assert_eq!(String::from_utf8(call.body).unwrap(), request["json"].to_string());
+}
+
+#[test]
 fn no_secret_is_shown_by_debug() {
     for source in [github(), general(json!({"path": "/", "form_from_env": {"client_secret": "STS_SECRET"}}))] {
         let shown = format!("{source:?}");
@@ -131,20 +141,33 @@ fn no_secret_is_shown_by_debug() {
 }
 
 #[test]
+fn a_json_pointer_has_escapes_and_indices() {
+    let body = json!({"a/b": [{"m~n": token()}], "0": "x"}).to_string();
+    let with = |pointer: &str| {
+        one(json!({"source": "http", "cluster": "sts", "request": {"path": "/"}, "response": {"token": pointer}}))
+    };
+    assert_eq!(with("/a~1b/0/m~0n").read(answer(200, &body), None, NOW).unwrap().expose(), token());
+    // An index has no leading zero (RFC 6901, section 4).
+    for pointer in ["/a~1b/00/m~0n", "/a~1b/-/m~0n", "/a~1b/1/m~0n", "/a/b/0/m~0n"] {
+        assert!(problem(&with(pointer), answer(200, &body)).detail.contains("has nothing at"), "{pointer}");
+    }
+}
+
+#[test]
 fn a_token_is_read_from_its_place_and_expires_when_the_source_says_so() {
-    assert_eq!(github().read(value(&token()), NOW).unwrap().expose(), token());
+    assert_eq!(github().read(value(&token()), None, NOW).unwrap().expose(), token());
     let google = one(json!({"source": "google_metadata", "cluster": "google"}));
-    assert_eq!(google.read(answer(200, &format!("{}\n", token())), NOW).unwrap().expose(), token());
+    assert_eq!(google.read(answer(200, &format!("{}\n", token())), None, NOW).unwrap().expose(), token());
     let with = |expiry: Value| {
         let response = json!({"token": "/token", "expiry": expiry});
         one(json!({"source": "http", "cluster": "sts", "request": {"path": "/"}, "response": response}))
     };
     let body = json!({"token": token(), "in": 60, "text": "61", "at": "2026-11-22T08:34:22Z", "not": []}).to_string();
     for (expiry, seconds) in [(json!({"seconds": "/in"}), 60), (json!({"seconds": "/text"}), 61)] {
-        let assertion = with(expiry).read(answer(201, &body), NOW).unwrap();
+        let assertion = with(expiry).read(answer(201, &body), None, NOW).unwrap();
         assert_eq!(assertion.lifetime().expires_at, NOW.plus(Duration::from_secs(seconds)));
     }
-    let at = with(json!({"time": "/at"})).read(answer(200, &body), NOW).unwrap().lifetime().expires_at;
+    let at = with(json!({"time": "/at"})).read(answer(200, &body), None, NOW).unwrap().lifetime().expires_at;
     assert_eq!(at, Timestamp::parse_rfc3339("2026-11-22T08:34:22Z").unwrap());
     for expiry in [json!({"seconds": "/not"}), json!({"seconds": "/none"}), json!({"time": "/in"})] {
         assert_eq!(problem(&with(expiry), answer(200, &body)).code, Code::SourceReplyInvalid);
@@ -196,18 +219,59 @@ fn a_token_of_entra_is_accepted_from_azure_pipelines_with_the_audience_as_a_guid
     claims["iss"] = json!("https://login.microsoftonline.com/t/v2.0");
     claims["aud"] = json!("fb60f99c-7a34-4190-8149-302f77469936");
     let token = jwt(&json!({"alg": "RS256"}), &claims);
-    assert!(one(source("azure")).read(answer(200, &json!({"oidcToken": token}).to_string()), NOW).is_ok());
+    assert!(one(source("azure")).read(answer(200, &json!({"oidcToken": token}).to_string()), None, NOW).is_ok());
 }
 
 #[test]
 fn the_issuer_and_subject_must_be_the_expected_ones() {
     let expecting = |expect: Value| one(json!({"source": "github_actions", "cluster": "g", "expect": expect}));
     let (iss, sub) = (claims()["iss"].clone(), claims()["sub"].clone());
-    assert!(expecting(json!({"iss": iss, "sub": sub})).read(value(&token()), NOW).is_ok());
+    assert!(expecting(json!({"iss": iss, "sub": sub})).read(value(&token()), None, NOW).is_ok());
     for expect in [json!({"iss": "https://other"}), json!({"sub": "other"})] {
         let found = problem(&expecting(expect), value(&token()));
         assert!(found.code == Code::AssertionUnexpected && found.detail.contains("system:serviceaccount"), "{found:?}");
     }
+}
+
+#[test]
+fn the_audience_and_the_algorithm_must_be_the_expected_ones() {
+    let expecting = |expect: Value| one(json!({"source": "github_actions", "cluster": "g", "expect": expect}));
+    let es256 = |claims: &Value| jwt(&json!({"alg": "ES256"}), claims);
+    let read = |source: &Source, token: &str| source.read(value(token), None, NOW);
+    let other = token_with("aud", json!("other"));
+    assert!(read(&expecting(json!({"aud": "other"})), &other).is_ok());
+    assert_eq!(problem(&expecting(json!({"aud": "other"})), value(&token())).code, Code::AssertionUnexpected);
+    let source = expecting(json!({"alg": "ES256"}));
+    assert!(read(&source, &es256(&claims())).is_ok());
+    let detail = problem(&source, value(&token())).detail;
+    assert_eq!(detail, "the federated token is signed with RS256, and expect.alg is another");
+}
+
+#[test]
+fn a_file_can_have_expected_claims() {
+    let file = |expect: Value| one(json!({"source": "file", "cluster": "projected_token", "expect": expect}));
+    let (token, aud) = (token(), "api://AzureADTokenExchange");
+    let expected = file(json!({"aud": aud, "iss": claims()["iss"]}));
+    assert_eq!((expected.kind(), expected.holds_token(), expected.target().2), ("file", true, "/"));
+    assert!(expected.read(answer(200, &token), None, NOW).is_ok());
+    assert_ne!(expected, file(json!({"aud": aud})));
+    let found = problem(&file(json!({"sub": "other"})), answer(200, &token));
+    assert!(found.code == Code::AssertionUnexpected && found.detail.contains("expected subject"), "{found:?}");
+    assert!(problem(&expected, answer(404, "")).remedy.contains("Mount the volume"));
+    assert!(matches!(one(json!({"source": "file", "cluster": "projected_token"})), Source::File { .. }));
+}
+
+#[test]
+fn a_token_that_contains_the_secret_with_which_the_source_was_asked_is_rejected() {
+    for claim in ["iss", "sub", "aud"] {
+        let found = problem(&github(), value(&token_with(claim, json!(format!("x {BEARER}")))));
+        assert_eq!(found.code, Code::SourceReplyInvalid);
+        assert!(found.detail.contains("contains a secret") && !found.detail.contains("bearer-of"), "{}", found.detail);
+    }
+    let algorithm = jwt(&json!({"alg": BEARER}), &claims());
+    assert_eq!(problem(&github(), value(&algorithm)).code, Code::SourceReplyInvalid);
+    // A part of a name that is also in the secret.
+    assert!(github().read(value(&token_with("sub", json!("bearer-of-the"))), None, NOW).is_ok());
 }
 
 #[test]
@@ -216,17 +280,41 @@ fn what_a_source_says_is_quoted_in_short_and_without_secrets() {
     let detail = problem(&github(), answer(400, &text)).detail;
     assert!(detail.contains("no (hidden)") && !detail.contains("bearer-of") && !detail.contains("ey"), "{detail}");
     assert!(detail.len() < 400 && !detail.contains('\u{202e}'), "{detail}");
+    let short = general(json!({"path": "/", "form_from_env": {"client_secret": "STS_SECRET"}}));
+    let detail = problem(&short, answer(400, "not a:b c/ä, nor a%3Ab%20c%2F%C3%A4")).detail;
+    assert!(detail.ends_with("not (hidden), nor (hidden)\""), "{detail}");
+}
+
+#[test]
+fn the_token_that_a_source_got_is_not_quoted() {
+    let source = chain();
+    let subject = Assertion::parse(jwt(&json!({"alg": "RS256"}), &claims()).as_bytes(), NOW).unwrap();
+    let parts: Vec<&str> = subject.expose().split('.').collect();
+    let said = format!("bad subject_token: {} of {}", &parts[1][3..60], subject.expose());
+    let problem = source.read(answer(400, &said), Some(&subject), NOW).unwrap_err();
+    assert!(problem.detail.ends_with("bad subject_token: (hidden) of (hidden)\""), "{}", problem.detail);
 }
 
 #[test]
 fn a_source_is_asked_again_after_a_transient_problem_only_and_as_it_demands() {
     let pause = |answer: CallResult, attempt| {
         let source = github();
-        source.pause_before_retry(&problem(&source, answer), attempt).map(|pause| pause.as_millis())
+        source.pause_before_retry(&problem(&source, answer), attempt, &mut || 0).map(|pause| pause.as_millis())
     };
     let demanding =
         |seconds: &str| Ok(CallResponse { retry_after: Some(seconds.as_bytes().to_vec()), ..answer(429, "").unwrap() });
     assert_eq!([1, 2, 3].map(|attempt| pause(answer(503, ""), attempt)), [Some(200), Some(400), None]);
+    let patient =
+        one(json!({"source": "http", "cluster": "s", "request": {"path": "/"}, "attempts": 10, "back_off": "1s"}));
+    let unavailable = problem(&patient, answer(503, ""));
+    let pauses = |random: u32| {
+        [1, 2, 3, 9].map(|attempt| {
+            patient.pause_before_retry(&unavailable, attempt, &mut || random).map(|pause| pause.as_millis())
+        })
+    };
+    // Up to three seconds, and up to half of it less.
+    assert_eq!(pauses(0), [Some(1000), Some(2000), Some(3000), Some(3000)]);
+    assert_eq!(pauses(u32::MAX), [Some(500), Some(1000), Some(1500), Some(1500)]);
     assert_eq!(pause(answer(403, ""), 1), Some(1000));
     assert_eq!((pause(demanding("2"), 1), pause(demanding("60"), 1)), (Some(2000), None));
     for last in [answer(401, ""), answer(302, ""), value("opaque"), answer(200, "<html>")] {
@@ -242,7 +330,7 @@ fn a_token_is_used_again_for_the_time_of_its_source_and_at_most_for_half_of_its_
     let reuse = |seconds: u64| {
         let token = token_with("exp", json!(NOW.unix_seconds() + seconds));
         let source = github();
-        let assertion = source.read(value(&token), NOW).unwrap();
+        let assertion = source.read(value(&token), None, NOW).unwrap();
         source.reuse_until(&assertion, NOW).since(NOW).as_secs()
     };
     assert_eq!((reuse(3600), reuse(100)), (120, 50));
@@ -250,7 +338,7 @@ fn a_token_is_used_again_for_the_time_of_its_source_and_at_most_for_half_of_its_
 
 #[test]
 fn a_rejected_token_is_recognized_in_the_next_one_by_its_issuer_subject_audience_algorithm_and_key() {
-    let print = |token: &str| github().read(value(token), NOW).unwrap().fingerprint();
+    let print = |token: &str| github().read(value(token), None, NOW).unwrap().fingerprint();
     assert_eq!(print(&token()), print(&token_with("jti", json!(2))));
     assert_ne!(print(&token()), print(&token_with("sub", json!("other"))));
     let other_key = jwt(
@@ -289,13 +377,13 @@ fn a_chain_asks_its_first_source_and_sends_the_token_to_the_next() {
     let mut subject = claims();
     subject["aud"] = json!(["a", "b"]);
     let subject = jwt(&json!({"alg": "ES256"}), &subject);
-    let reads = machines.answered(&file.source, answer(200, &subject), NOW, &mut calls);
+    let reads = machines.answered(&file.source, answer(200, &subject), NOW, &mut || 0, &mut calls);
     assert!(reads.len() == 1 && reads[0].result.is_ok() && calls.len() == 1);
     let sts = calls.remove(0);
     let form = String::from_utf8(sts.call.body).unwrap();
     assert!(form.contains(&format!("subject_token={subject}")) && form.contains("client_id=payments"), "{form}");
     let body = json!({"access_token": token(), "token_type": "N_A", "expires_in": 300}).to_string();
-    let reads = machines.answered(&sts.source, answer(200, &body), NOW, &mut calls);
+    let reads = machines.answered(&sts.source, answer(200, &body), NOW, &mut || 0, &mut calls);
     assert_eq!(reads[0].result.as_ref().unwrap().expose(), token());
     assert!(matches!(wanted(&mut machines, &mut calls), Some(Ok(_))) && calls.is_empty());
 }
@@ -305,7 +393,7 @@ fn a_chain_fails_with_its_first_source_and_asks_no_other() {
     let (mut machines, mut calls) = (Assertions::default(), Vec::new());
     wanted(&mut machines, &mut calls);
     let file = calls.remove(0).source;
-    let reads = machines.answered(&file, answer(404, ""), NOW, &mut calls);
+    let reads = machines.answered(&file, answer(404, ""), NOW, &mut || 0, &mut calls);
     let ends: Vec<_> = reads.iter().map(|read| (read.source.kind(), read.result.as_ref().unwrap_err().code)).collect();
     assert_eq!(ends, [("file", Code::SourceRefused), ("token_exchange", Code::SourceRefused)]);
     assert!(calls.is_empty() && matches!(wanted(&mut machines, &mut calls), Some(Err(_))));

@@ -39,7 +39,7 @@ fn cached() -> CachedToken {
 
 fn fingerprint() -> Fingerprint {
     let process = Process { federated_lifetime: 3600, ..Process::new() };
-    spec().assertion().read(process.federated_token(), WRITTEN).unwrap().fingerprint()
+    spec().assertion().read(process.federated_token(), None, WRITTEN).unwrap().fingerprint()
 }
 
 fn entry() -> Entry {

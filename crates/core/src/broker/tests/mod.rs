@@ -13,6 +13,7 @@ mod readiness;
 mod reading;
 mod reject;
 mod shown;
+mod sources;
 mod stores;
 mod unconnected;
 mod worker;

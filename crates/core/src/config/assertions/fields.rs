@@ -5,7 +5,10 @@
 
 use super::PROJECTED_TOKEN;
 use crate::config::fields::{fields, variants};
-use crate::config::shapes::{Choice, Count, Length, List, Text, Texts, Words};
+use crate::config::shapes::{AnyObject, Choice, Count, Length, List, Pause, Text, Texts, Words};
+
+/// A JSON pointer (RFC 6901) to a part of a document.
+const POINTER: &str = "^/([^~]|~[01])*$";
 
 const MANAGED_IDENTITY: &str = "dddddddd-0000-4000-8000-000000000004";
 
@@ -29,6 +32,8 @@ variants! {
         "file" => File: FileFields {
             /// the Envoy cluster for the internal listener that serves the token file; see `envoy/sidecar/envoy.yaml`
             cluster: Text, required(), example(PROJECTED_TOKEN);
+            /// what the token must be
+            expect: ExpectFields;
         }
         /// The OIDC endpoint of a GitHub Actions job.
         "github_actions" => GithubActions: GithubActionsFields {
@@ -122,22 +127,28 @@ fields! {
         cluster: Text, required();
         /// the audience of the token
         audience: Text, unset("`api://AzureADTokenExchange`, or that of the authority's cloud");
-        /// claims that the token must have
+        /// what the token must be
         expect: ExpectFields;
         /// how long an answer may take
         timeout: Length<60>, unset("that of the source, see [sources.md](sources.md)");
         /// how many times the source is asked for one exchange
         attempts: Count<10>, unset("that of the source, see [sources.md](sources.md)");
+        /// the longest pause before the second attempt; each further one is twice as long. Up to half of a pause is left out at random
+        back_off: Pause<10>, unset("`200ms`");
     }
 }
 
 fields! {
-    /// Claims that the federated token must have.
+    /// What the federated token must be. A token that is not is rejected before Entra is asked.
     pub(in crate::config) ExpectFields {
         /// the issuer that the token must have
         iss: Text, unset("any");
         /// the subject that the token must have
         sub: Text, unset("any");
+        /// the audience that the token must have
+        aud: Text, unset("`audience`; any for `file`");
+        /// the algorithm of its signature (RFC 7518, section 3.1), such as `ES256`; Entra documents `RS256` only
+        alg: Text, unset("`RS256`");
     }
 }
 
@@ -187,7 +198,9 @@ fields! {
         form_from_env: Texts, unset("none");
         /// parameters of the form that are federated tokens, each with the name of its assertion
         form_from_assertion: Texts, unset("none");
-        /// the body, if it is not a form. Without a header `content-type` it is JSON
+        /// the body, if it is a JSON object
+        json: AnyObject, unset("none");
+        /// the body, if it is neither a form nor a JSON object. Without a header `content-type` it is JSON
         body: Text, unset("none");
     }
 }
@@ -206,7 +219,7 @@ fields! {
     /// Where the token is in an answer.
     pub(in crate::config) ResponseFields {
         /// the JSON pointer (RFC 6901) to the token
-        token: Text, unset("the body is the token"), pattern("^/"), example("/access_token");
+        token: Text, unset("the body is the token"), pattern(POINTER), example("/access_token");
         /// the XML element with the token, instead of `token`
         xml: Text, unset("none"), example("WebIdentityToken");
         /// where the time is at which the token expires, in addition to its claim `exp`
@@ -218,9 +231,9 @@ fields! {
     /// Where the expiration time is in an answer.
     pub(in crate::config) ExpiryFields {
         /// the JSON pointer to the number of seconds for which the token is valid
-        seconds: Text, unset("none"), pattern("^/"), example("/expires_in");
+        seconds: Text, unset("none"), pattern(POINTER), example("/expires_in");
         /// the JSON pointer to a time (RFC 3339)
-        time: Text, unset("none"), pattern("^/"), example("/expires_at");
+        time: Text, unset("none"), pattern(POINTER), example("/expires_at");
     }
 }
 

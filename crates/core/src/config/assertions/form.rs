@@ -14,8 +14,8 @@ const JWT_TYPE: &str = "urn:ietf:params:oauth:token-type:jwt";
 const OF_REQUEST: [&str; 6] = ["authority", "path", "allowed_hosts", "basic_auth", "form", "form_from_env"];
 
 /// The fields that have the same name in the general form.
-const COMMON: [&str; 9] =
-    ["cluster", "audience", "expect", "timeout", "attempts", "request", "response", "not_ready", "reuse"];
+const COMMON: [&str; 10] =
+    ["cluster", "audience", "expect", "timeout", "attempts", "back_off", "request", "response", "not_ready", "reuse"];
 
 /// The fields to which the table refers.
 const REFERRED: [&str; 8] = [

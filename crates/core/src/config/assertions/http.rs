@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use super::fields::{HttpFields, RequestFields, ResponseFields};
+use super::fields::{ExpectFields, HttpFields, RequestFields, ResponseFields};
 use super::{AssertionFields, Environment, form};
 use crate::assertion::{
-    Body, Expected, Expiry, Format, HttpSource, MAX_URL, NAMED, Request, SPIFFE, Target, Text, basic,
+    BACK_OFF, Body, Expected, Expiry, Format, HttpSource, MAX_URL, NAMED, Request, SPIFFE, Target, Text, basic, encode,
 };
 use crate::config::fields::{Field, Object};
 use crate::config::identities::{combined, read_variable};
 use crate::config::reader::{Mistakes, Value};
 use crate::config::shapes::{List, Text as TextShape, Texts};
 use crate::problem::{Code, Problem};
-use crate::secret::Secret;
+use crate::secret::{Secret, Secrets};
 use crate::untrusted::UntrustedText;
 
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -23,9 +23,11 @@ const SET_VARIABLE: &str = "Set the variable in the container that runs Envoy, l
 /// A source that is being read.
 pub(super) struct Reading<'e> {
     environment: &'e Environment<'e>,
+    /// Whether another source gets the token.
+    is_input: bool,
     /// The problems with environment variables.
     problems: Vec<Problem>,
-    secrets: Vec<Secret>,
+    secrets: Secrets,
     /// The field that names the input, and the name.
     pub(super) input: Option<(String, String)>,
     headers: Vec<(String, Text)>,
@@ -33,11 +35,12 @@ pub(super) struct Reading<'e> {
 }
 
 impl<'e> Reading<'e> {
-    pub(super) const fn new(environment: &'e Environment<'e>) -> Self {
+    pub(super) fn new(environment: &'e Environment<'e>, is_input: bool) -> Self {
         Self {
             environment,
+            is_input,
             problems: Vec::new(),
-            secrets: Vec::new(),
+            secrets: Secrets::default(),
             input: None,
             headers: Vec::new(),
             form: Vec::new(),
@@ -90,14 +93,12 @@ impl<'e> Reading<'e> {
         let statuses = statuses.read(mistakes).unwrap_or_default();
         let not_ready = statuses.iter().filter_map(|status| u16::try_from(status.read(mistakes)?).ok()).collect();
         let expect = call.expect();
-        let expect = expect.read(mistakes);
-        let claim = |text: Option<&str>| text.map(str::to_owned);
-        let audience = call.audience().read(mistakes).unwrap_or(self.environment.audience);
+        let expected = expect.read(mistakes).map(|expect| read_expected(&expect, mistakes)).unwrap_or_default();
+        let audience = call.audience().read(mistakes).or((!self.is_input).then_some(self.environment.audience));
         let attempts = call.attempts().read(mistakes).and_then(|attempts| u32::try_from(attempts).ok());
         let timeout = call.timeout().read(mistakes).unwrap_or(Duration::from_secs(5));
         let reuse = fields.reuse().read(mistakes).unwrap_or(Duration::from_secs(300));
-        let issuer = claim(expect.as_ref().and_then(|expect| expect.iss().read(mistakes)));
-        let subject = claim(expect.as_ref().and_then(|expect| expect.sub().read(mistakes)));
+        let back_off = call.back_off().read(mistakes).unwrap_or(BACK_OFF);
         // The last one, because without it nothing is read.
         let field = fields.request();
         let request = field.required("the request, { path: … }", mistakes)?;
@@ -125,14 +126,14 @@ impl<'e> Reading<'e> {
             expiry,
             expected: Expected {
                 made_on_demand: true,
-                is_input: false,
-                issuer,
-                subject,
-                audience: Some(audience.to_owned()),
+                is_input: self.is_input,
+                audience: expected.audience.or(audience.map(str::to_owned)),
                 entra_issued,
+                ..expected
             },
             timeout,
             attempts: attempts.unwrap_or(3),
+            back_off,
             not_ready,
             reuse,
             input: None,
@@ -237,17 +238,23 @@ impl<'e> Reading<'e> {
                 _ => self.input = Some((path, input.to_owned())),
             }
         }
-        let body = request.body();
-        let text = body.read(mistakes).unwrap_or_default();
-        if is_form && body.is_set() {
-            body.mistake("is set beside a form: remove one of the two", mistakes);
+        let (body, json) = (request.body(), request.json());
+        let mut text = body.read(mistakes).unwrap_or_default().to_owned();
+        if let Some(object) = json.read(mistakes) {
+            object.write_json(&mut text);
+        }
+        if body.is_set() && (is_form || json.is_set()) {
+            body.mistake("is set beside a form or json: remove one of the two", mistakes);
+        }
+        if json.is_set() && is_form {
+            json.mistake("is set beside a form: remove one of the two", mistakes);
         }
         let has_type = self.headers.iter().any(|(name, _)| name == "content-type");
         if (is_form || !text.is_empty()) && !has_type {
             let kind = if is_form { FORM } else { "application/json" };
             self.headers.push(("content-type".to_owned(), Text::Plain(kind.to_owned())));
         }
-        if is_form { Body::Form(std::mem::take(&mut self.form)) } else { Body::Raw(text.to_owned()) }
+        if is_form { Body::Form(std::mem::take(&mut self.form)) } else { Body::Raw(text) }
     }
 
     /// Reads a secret from an environment variable. `None` if that is not possible, which is a problem.
@@ -257,6 +264,8 @@ impl<'e> Reading<'e> {
             self.missing(name, "has a control character");
             return None;
         }
+        // A service may repeat it as it is in a form or in a client's credentials.
+        self.secrets.push(Secret::new(encode(&text)));
         let secret = Secret::new(text);
         self.secrets.push(secret.clone());
         Some(secret)
@@ -294,6 +303,13 @@ impl<'e> Reading<'e> {
     }
 }
 
+/// Reads what a token must be.
+pub(super) fn read_expected(expect: &Object<'_, '_, ExpectFields>, mistakes: &mut Mistakes) -> Expected {
+    let mut claim = |field: Field<'_, '_, TextShape>| field.read(mistakes).map(str::to_owned);
+    let (issuer, subject, audience) = (claim(expect.iss()), claim(expect.sub()), claim(expect.aud()));
+    Expected { algorithm: claim(expect.alg()), issuer, subject, audience, ..Expected::default() }
+}
+
 fn read_response(
     response: Option<Object<'_, '_, ResponseFields>>,
     mistakes: &mut Mistakes,
@@ -321,11 +337,10 @@ fn read_response(
 
 fn pointer(field: &Field<'_, '_, TextShape>, mistakes: &mut Mistakes) -> Option<String> {
     let text = field.read(mistakes)?;
-    if !text.starts_with('/') || text.contains('~') {
-        field.mistake(
-            format!("{text:?} is not valid: write the names on the way to the value, each after a slash"),
-            mistakes,
-        );
+    let is_escaped = |part: &str| part.starts_with(['0', '1']);
+    if !text.starts_with('/') || !text.split('~').skip(1).all(is_escaped) {
+        let expected = "write a JSON pointer: the names and indices on the way to the value, each after a slash, with ~1 for / and ~0 for ~";
+        field.mistake(format!("{text:?} is not valid: {expected}"), mistakes);
     }
     Some(text.to_owned())
 }

@@ -103,13 +103,38 @@ fn mistakes_in_a_source_are_reported_with_their_paths() {
         (http(json!({"path": "/", "headers": {"x": "a\nb"}})), "control character"),
         (
             http(json!({"path": "/", "form": {"a": "b"}, "body": "x"})),
-            "assertions[0].request.body: is set beside a form",
+            "assertions[0].request.body: is set beside a form or json",
+        ),
+        (
+            http(json!({"path": "/", "json": {}, "body": "x"})),
+            "assertions[0].request.body: is set beside a form or json",
+        ),
+        (
+            http(json!({"path": "/", "json": {}, "form": {"a": "b"}})),
+            "assertions[0].request.json: is set beside a form",
+        ),
+        (http(json!({"path": "/", "json": "{}"})), "assertions[0].request.json: \"{}\" is not valid: write an object"),
+        (
+            json!({"source": "vault", "cluster": "v", "role": "r", "expect": {"alg": 5}}),
+            "assertions[0].expect.alg: 5 is not valid: write a non-empty string",
+        ),
+        (
+            json!({"source": "vault", "cluster": "v", "role": "r", "back_off": "11s"}),
+            "assertions[0].back_off: \"11s\" is not valid: write a duration from 0s to 10s",
+        ),
+        (
+            json!({"source": "file", "cluster": "f", "expect": {"issuer": "x"}}),
+            "assertions[0].expect.issuer: unknown field",
         ),
         (http(json!({"path": "/", "form": {"a": 1}})), "assertions[0].request.form.a: 1 is not valid"),
         (http(json!({"path": format!("/{}", "x".repeat(2048))})), "at most 2048 bytes"),
         (
             json!({"source": "http", "cluster": "o", "request": {"path": "/"}, "response": {"token": "x"}}),
-            "is not valid: write the names",
+            "\"x\" is not valid: write a JSON pointer",
+        ),
+        (
+            json!({"source": "http", "cluster": "o", "request": {"path": "/"}, "response": {"token": "/a~2b"}}),
+            "\"/a~2b\" is not valid: write a JSON pointer",
         ),
         (
             json!({"source": "http", "cluster": "o", "request": {"path": "/"}, "response": {"expiry": {"seconds": "/x"}}}),

@@ -122,7 +122,7 @@ fn aws_sts_is_asked_for_an_rs256_token_at_the_host_of_its_region() {
 #[test]
 fn the_token_of_aws_sts_is_an_element_of_its_answer() {
     let xml = |token: &str| format!("<R xmlns=\"x\"><S><WebIdentityToken>{token}</WebIdentityToken></S></R>");
-    assert_eq!(aws().read(answer(200, &xml(&token())), NOW).unwrap().expose(), token());
+    assert_eq!(aws().read(answer(200, &xml(&token())), None, NOW).unwrap().expose(), token());
     for (body, code) in [
         (xml("opaque"), Code::AssertionMalformed),
         ("<html>Sign in</html>".to_owned(), Code::SourceReplyInvalid),
@@ -150,7 +150,7 @@ fn an_error_of_aws_is_judged_by_its_code_and_quoted_without_its_xml() {
         let found = problem(&aws(), answer(status, &body));
         assert!(found.code == code && found.detail.contains(&format!("{status}")), "{found:?}");
         assert!(found.detail.contains(&format!("\"{aws_code}: Why.\"")), "{}", found.detail);
-        assert_eq!(aws().pause_before_retry(&found, 1).is_some(), attempts > 1, "{aws_code}");
+        assert_eq!(aws().pause_before_retry(&found, 1, &mut || 0).is_some(), attempts > 1, "{aws_code}");
     }
     assert!(problem(&aws(), answer(403, "<html>")).detail.contains("an HTML page"));
 }
