@@ -117,7 +117,7 @@ pub(crate) fn day(index: u64, day: &mut Day) {
         }
         proxy.day.without_token += u64::from(!is_served);
         // The app sends requests continuously. Nothing changes before the driver's next timer, or before the next second without a token.
-        let due = driver.next_due().map_or(DAY, |due| due.unix_seconds().saturating_sub(MIDNIGHT) + 1);
+        let due = driver.next_due(now).map_or(DAY, |due| due.unix_seconds().saturating_sub(MIDNIGHT) + 1);
         proxy.second = if is_served { due.max(proxy.second + 1) } else { proxy.second + 1 };
     }
 }

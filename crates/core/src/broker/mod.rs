@@ -359,7 +359,7 @@ impl Broker {
     }
 
     /// Records the time of an event, and detects a clock that was set back.
-    fn observe_clock(&mut self, now: Timestamp) {
+    pub(crate) fn observe_clock(&mut self, now: Timestamp) {
         let back = self.latest.since(now);
         self.latest = now;
         if !back.is_zero() {

@@ -180,8 +180,10 @@ impl Driver {
         self.turn(now, host, |broker, store| broker.call_finished(&purpose, result, now, store))
     }
 
-    /// The time at which [`Driver::timer`] must be called if no event occurs before.
-    pub fn next_due(&self) -> Option<Timestamp> {
+    /// The time at which [`Driver::timer`] must be called if no event occurs before. It is right also if the clock was set back and no
+    /// event has reached the broker since.
+    pub fn next_due(&mut self, now: Timestamp) -> Option<Timestamp> {
+        self.broker.observe_clock(now);
         self.broker.next_due().into_iter().chain(self.broker.next_observation()).min()
     }
 

@@ -255,7 +255,7 @@ impl Engine {
             }
             self.poll_connections(now, host);
         }
-        let driver_due = self.worker.as_ref().and_then(|worker| worker.driver.next_due());
+        let driver_due = self.worker.as_mut().and_then(|worker| worker.driver.next_due(now));
         let due = driver_due.into_iter().chain(host.store().next_cleanup()).min();
         host.set_timer(due.map(|due| due.since(now)));
     }

@@ -71,7 +71,7 @@ fn check_problem(problem: &Problem) {
     assert!(reply.headers.iter().all(|(_, value)| value.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ')));
 }
 
-fn check(effects: &Effects, worker: &Worker) -> Result<(), TestCaseError> {
+fn check(effects: &Effects, worker: &mut Worker) -> Result<(), TestCaseError> {
     match &effects.outcome {
         Some(Ok(issued)) => {
             prop_assert!(issued.is_usable(worker.now()) && !issued.is_usable(issued.expires_at()));
@@ -81,7 +81,7 @@ fn check(effects: &Effects, worker: &Worker) -> Result<(), TestCaseError> {
         }
         Some(Err(problem)) => check_problem(problem),
         // A request that still waits has a deadline.
-        None => prop_assert!(worker.driver.next_due().is_some()),
+        None => prop_assert!(worker.driver.next_due(worker.now()).is_some()),
     }
     for line in &effects.lines {
         prop_assert!(line.starts_with("event=exchange ") && line.bytes().all(|byte| byte >= b' '), "{}", line);
@@ -96,7 +96,7 @@ proptest! {
     ) {
         let mut worker = Worker::calling(now);
         let effects = worker.endpoint(answer);
-        check(&effects, &worker)?;
+        check(&effects, &mut worker)?;
     }
 
     #[test]
@@ -111,7 +111,7 @@ proptest! {
     ) {
         let mut worker = Worker::reading(NOWS[1]);
         let effects = worker.assertion(Ok(response(status, body)));
-        check(&effects, &worker)?;
+        check(&effects, &mut worker)?;
         prop_assert!(effects.calls != effects.outcome.is_some());
     }
 
@@ -132,7 +132,7 @@ proptest! {
         let claims = json!({"iss": "i", "sub": "s", "aud": "a", "exp": exp, "nbf": nbf});
         let mut worker = Worker::reading(now);
         let effects = worker.assertion(Ok(response(200, jwt(&json!({"alg": "RS256"}), &claims))));
-        check(&effects, &worker)?;
+        check(&effects, &mut worker)?;
         prop_assert!(!(effects.calls && (expired || early)), "{claims}");
         let is_valid = time(&exp).is_some_and(|exp| exp > at + 1.0) && time(&nbf).is_none_or(|nbf| nbf < at + 299.0);
         prop_assert!(effects.calls || !is_valid, "{claims}");
@@ -146,7 +146,7 @@ proptest! {
         let mut worker = Worker::calling(now);
         let body = json!({"token_type": "Bearer", "access_token": "a", "expires_in": life, "refresh_in": refresh});
         let effects = worker.endpoint(Ok(response(200, body.to_string())));
-        check(&effects, &worker)?;
+        check(&effects, &mut worker)?;
     }
 
     #[test]

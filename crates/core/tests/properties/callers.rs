@@ -269,7 +269,8 @@ impl Pod {
     fn run(&mut self, duration: Duration) {
         let end = self.process.now.plus(duration);
         loop {
-            let timer = (0..WORKERS).filter_map(|worker| Some((self.drivers[worker].next_due()?, worker))).min();
+            let now = self.process.now;
+            let timer = (0..WORKERS).filter_map(|worker| Some((self.drivers[worker].next_due(now)?, worker))).min();
             let event = self.process.agenda.keys().next().map(|(at, _)| *at);
             let (at, worker) = match (timer, event) {
                 (Some((due, worker)), event) if event.is_none_or(|event| due < event) => (due, Some(worker)),

@@ -97,6 +97,8 @@ struct ObservedCall {
 struct FileRead {
     /// The time of the last read that gave a token. The next one for the gauges comes later.
     counted_at: u64,
+    /// What `counted_at` was before this read, and is until its answer is processed.
+    counted_before: Option<u64>,
     /// Whether the next read is the second attempt, because the file held no JWT.
     is_repeated: bool,
 }
@@ -295,10 +297,15 @@ impl Judge {
         let now = clock.steady();
         let last = self.reads.get(&vm);
         let is_second = last.is_some_and(|read| read.is_repeated);
-        let is_for_gauges = last.is_some_and(|read| now - read.counted_at >= REREAD_PERIOD)
+        // A stalled worker gives up a read before its answer is processed.
+        let is_given_up = self.calls.iter().any(|call| call.life.0 == vm && call.key.is_none());
+        let counted_before =
+            last.and_then(|read| if is_given_up { read.counted_before } else { Some(read.counted_at) });
+        let is_for_gauges = counted_before.is_some_and(|at| now - at >= REREAD_PERIOD)
             || clock.jumped_since(now.saturating_sub(REREAD_PERIOD));
-        let counted_at = last.filter(|_| !answered.is_good).map_or(now, |read| read.counted_at);
-        self.reads.insert(vm, FileRead { counted_at, is_repeated: answered.is_malformed() && !is_second });
+        let counted_at = counted_before.filter(|_| !answered.is_good).unwrap_or(now);
+        let is_repeated = answered.is_malformed() && !is_second;
+        self.reads.insert(vm, FileRead { counted_at, counted_before, is_repeated });
         let failed: Vec<Failed> = self.keys.iter().filter_map(|key| self.backs_off(*key, clock)).collect();
         if is_second || is_for_gauges || self.keys.is_empty() || failed.len() < self.keys.len() {
             return;

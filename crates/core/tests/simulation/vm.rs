@@ -212,7 +212,7 @@ impl World {
     }
 
     fn set_timer(&self, (vm, generation): Life, state: &mut Vm, now: Timestamp) {
-        let period = state.driver.next_due().map(|due| (due.since(now).as_millis() as u64).max(1));
+        let period = state.driver.next_due(now).map(|due| (due.since(now).as_millis() as u64).max(1));
         state.tick_at = period.map(|period| self.clock.steady() + period);
         if let Some(at) = state.tick_at {
             self.put(at, vm, SimulatedEvent::Tick { generation, at });
