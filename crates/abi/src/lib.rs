@@ -11,15 +11,18 @@
 //! entra_exchange_abi::plugin!(Filter);
 //! ```
 //!
-//! Only `sys.rs` contains `unsafe`.
+//! Only `sys.rs` and `allocator.rs` contain `unsafe`.
 
 // Host calls exist in a host only.
 #![cfg(target_family = "wasm")]
 
+mod allocator;
 mod contexts;
 pub mod hostcalls;
 mod sys;
 
+#[doc(hidden)]
+pub use allocator::Allocator;
 pub use contexts::Contexts;
 #[doc(hidden)]
 pub use sys::{allocate, initialize};
@@ -75,12 +78,15 @@ pub trait Plugin {
     fn on_delete(&mut self, stream: u32);
 }
 
-/// Exports the callbacks of a [`Plugin`] to the host.
+/// Exports the callbacks of a [`Plugin`] to the host, and sets the allocator.
 #[macro_export]
 macro_rules! plugin {
     ($plugin:ty) => {
         mod proxy_wasm_exports {
             use super::*;
+
+            #[global_allocator]
+            static ALLOCATOR: $crate::Allocator = $crate::Allocator;
 
             thread_local! {
                 static CONTEXTS: $crate::Contexts<$plugin> = const { $crate::Contexts::empty() };
