@@ -14,7 +14,6 @@ mod sources;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
@@ -133,8 +132,8 @@ impl RequestSource for Stream {
         None
     }
 
-    fn destination_address(&self) -> Option<SocketAddr> {
-        self.destination_address.parse().ok()
+    fn destination_address(&self) -> Option<Cow<'_, [u8]>> {
+        Some(Cow::Borrowed(self.destination_address.as_bytes()))
     }
 }
 

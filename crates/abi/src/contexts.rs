@@ -11,8 +11,9 @@ use crate::{Action, Plugin};
 /// configurations with the same `vm_id`.
 pub struct Contexts<P> {
     roots: RefCell<Vec<(u32, P)>>,
-    /// The root context of each stream; `None` until the first stream.
-    streams: RefCell<Option<Streams>>,
+    /// The root context of each stream that belongs to another one than the first of `roots`. With a single root context, as is usual,
+    /// nothing is kept for a stream.
+    of_others: RefCell<Option<Streams>>,
 }
 
 type Streams = HashMap<u32, u32, BuildHasherDefault<ContextHasher>>;
@@ -39,15 +40,15 @@ impl Hasher for ContextHasher {
 impl<P: Plugin> Contexts<P> {
     /// Creates an empty registry.
     pub const fn empty() -> Self {
-        Self { roots: RefCell::new(Vec::new()), streams: RefCell::new(None) }
+        Self { roots: RefCell::new(Vec::new()), of_others: RefCell::new(None) }
     }
 
     /// `proxy_on_context_create`. A parent id of 0 denotes a root context.
     pub fn create(&self, context: u32, root: u32) {
         if root == 0 {
             self.roots.borrow_mut().push((context, P::new(context)));
-        } else {
-            self.streams.borrow_mut().get_or_insert_default().insert(context, root);
+        } else if self.roots.borrow().first().is_none_or(|(first, _)| *first != root) {
+            self.of_others.borrow_mut().get_or_insert_default().insert(context, root);
         }
     }
 
@@ -92,16 +93,23 @@ impl<P: Plugin> Contexts<P> {
 
     /// `proxy_on_delete`
     pub fn delete(&self, context: u32) {
-        let root = self.streams.borrow_mut().as_mut().and_then(|streams| streams.remove(&context));
-        match root {
-            Some(root) => drop(self.root(root, |plugin| plugin.on_delete(context))),
-            None => self.roots.borrow_mut().retain(|(root, _)| *root != context),
+        let is_root = self.root(context, |_| ()).is_some();
+        if is_root {
+            return self.roots.borrow_mut().retain(|(root, _)| *root != context);
+        }
+        self.stream(context, |plugin| plugin.on_delete(context));
+        if let Some(streams) = self.of_others.borrow_mut().as_mut() {
+            streams.remove(&context);
         }
     }
 
+    /// Calls the root context of a stream. The host deletes a root context after all of its streams.
     fn stream<T>(&self, stream: u32, act: impl FnOnce(&mut P) -> T) -> Option<T> {
-        let root = self.streams.borrow().as_ref()?.get(&stream).copied()?;
-        self.root(root, act)
+        let other = self.of_others.borrow().as_ref().and_then(|streams| streams.get(&stream).copied());
+        match other {
+            Some(root) => self.root(root, act),
+            None => self.roots.borrow_mut().first_mut().map(|(_, plugin)| act(plugin)),
+        }
     }
 
     fn root<T>(&self, root: u32, act: impl FnOnce(&mut P) -> T) -> Option<T> {

@@ -295,11 +295,12 @@ fn positions(block: &[u8]) -> Vec<Position> {
     let Some((count, rest)) = block.split_first_chunk() else { return Vec::new() };
     let count = u32::from_le_bytes(*count) as usize;
     let (sizes, _) = rest.as_chunks::<8>();
-    let mut end = count.saturating_mul(8).saturating_add(4);
+    // The caller checks each position, so one that overflows is a wrong one among others.
+    let mut end = count.wrapping_mul(8).wrapping_add(4);
     let mut next = |size: [u8; 4]| {
         let start = end;
-        let after = start.saturating_add(u32::from_le_bytes(size) as usize);
-        end = after.saturating_add(1);
+        let after = start.wrapping_add(u32::from_le_bytes(size) as usize);
+        end = after.wrapping_add(1);
         start..after
     };
     let pair = |[a, b, c, d, e, f, g, h]: &[u8; 8]| (next([*a, *b, *c, *d]), next([*e, *f, *g, *h]));
@@ -310,7 +311,9 @@ fn positions(block: &[u8]) -> Vec<Position> {
 /// followed by a NUL. Integers are 32-bit little-endian.
 fn pairs(headers: &[(&str, &str)]) -> Vec<u8> {
     let size = |length: usize| u32::try_from(length).unwrap_or_default().to_le_bytes();
-    let mut bytes = size(headers.len()).to_vec();
+    let texts: usize = headers.iter().map(|(name, value)| name.len().saturating_add(value.len())).sum();
+    let mut bytes = Vec::with_capacity(texts.saturating_add(headers.len().saturating_mul(10)).saturating_add(4));
+    bytes.extend_from_slice(&size(headers.len()));
     for (name, value) in headers {
         bytes.extend_from_slice(&size(name.len()));
         bytes.extend_from_slice(&size(value.len()));

@@ -220,10 +220,10 @@ pub struct Injection {
     pub decided_by: ConfigPath,
     /// The name of the header that carries the token, in lower case.
     pub header: Arc<str>,
-    /// The form of the token in `Authorization`.
-    pub form: HeaderForm,
+    /// The form of the token in the header; `None` is the token alone.
+    pub form: Option<HeaderForm>,
     /// Other headers with credentials, which the token replaces.
-    pub in_place_of: Vec<String>,
+    pub in_place_of: Vec<Arc<str>>,
     /// The SHA-256 of the token that the request carried in an earlier attempt.
     pub carried: Option<[u8; 32]>,
     /// Whether the request is forwarded unchanged if no token is available (`on_failure: pass`).
@@ -255,7 +255,7 @@ pub enum Effect {
         /// The form of the token in the header; `None` is the token alone.
         form: Option<HeaderForm>,
         /// The names of the headers to remove, because they hold other credentials.
-        without: Vec<String>,
+        without: Vec<Arc<str>>,
     },
     /// Forward the request unchanged.
     Pass,
@@ -319,7 +319,7 @@ impl Injection {
         Effect::Authorize {
             header: Arc::clone(&self.header),
             token: Arc::clone(token),
-            form: form_in(&self.header, self.form),
+            form: self.form,
             without: self.in_place_of.clone(),
         }
     }
@@ -344,8 +344,8 @@ mod tests {
         Delivery::Inject(Injection {
             decided_by: ConfigPath::Destination(0),
             header: Arc::from(header),
-            form: HeaderForm::Bearer,
-            in_place_of: vec!["api-key".to_owned()],
+            form: form_in(header, HeaderForm::Bearer),
+            in_place_of: vec![Arc::from("api-key")],
             carried: None,
             pass_on_failure,
             protocol: Protocol::ProblemJson,
@@ -358,7 +358,7 @@ mod tests {
             let (effect, outcome) = inject(header, false).deliver(Ok(&Arc::new(cached())), Timestamp::default());
             let Effect::Authorize { header: set, token, form, without } = effect else { panic!("{outcome:?}") };
             assert_eq!((&*set, token.header_value(form), outcome), (header, value, Outcome::Injected));
-            assert_eq!(without, ["api-key"]);
+            assert_eq!(without, [Arc::from("api-key")]);
         }
     }
 

@@ -24,7 +24,12 @@ impl Hasher for FastHasher {
     fn write(&mut self, bytes: &[u8]) {
         let (words, rest) = bytes.as_chunks::<8>();
         words.iter().for_each(|word| self.add(u64::from_le_bytes(*word)));
-        rest.iter().for_each(|byte| self.add(u64::from(*byte)));
+        match bytes.last_chunk::<8>() {
+            // The last word overlaps the one before it.
+            Some(word) if !rest.is_empty() => self.add(u64::from_le_bytes(*word)),
+            Some(_) => {}
+            None => self.add(rest.iter().fold(0, |word, byte| word << 8 | u64::from(*byte))),
+        }
     }
 
     fn write_u8(&mut self, number: u8) {

@@ -2,12 +2,39 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 /// A host name in lower case and its port, if one is given.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Host<'a> {
     pub(crate) name: Cow<'a, str>,
     pub(crate) port: Option<u16>,
+}
+
+/// A host's name in lower case, as the key of a map. Libc's comparison, which `==` calls for texts, takes one byte after the other.
+#[derive(Clone, Debug, Eq)]
+pub(crate) struct HostName<'a>(pub(crate) Cow<'a, str>);
+
+impl<'a> HostName<'a> {
+    pub(crate) const fn of(name: &'a str) -> Self {
+        Self(Cow::Borrowed(name))
+    }
+}
+
+impl PartialEq for HostName<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        let (own, others) = (self.0.as_bytes(), other.0.as_bytes());
+        let ((own_words, own_rest), (other_words, other_rest)) = (own.as_chunks::<8>(), others.as_chunks::<8>());
+        own.len() == others.len()
+            && own_words.iter().zip(other_words).all(|(own, other)| own == other)
+            && own_rest.iter().zip(other_rest).all(|(own, other)| own == other)
+    }
+}
+
+impl Hash for HostName<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(self.0.as_bytes());
+    }
 }
 
 /// The authority of a request: its host, and whether its port is valid.
@@ -47,33 +74,55 @@ impl<'a> Host<'a> {
 /// Splits a host into its name in lower case and the text after its colon. Returns `None` if the name is not valid.
 fn split(text: &[u8]) -> Option<(Cow<'_, str>, Option<&str>)> {
     let text = std::str::from_utf8(text).ok()?;
-    let (name, port) = match text.strip_prefix('[') {
+    let mut classes = 0_u8;
+    let end = match text.strip_prefix('[') {
         Some(rest) => {
-            let (address, after) = rest.split_once(']')?;
+            let (address, _) = rest.split_once(']')?;
             address.parse::<std::net::Ipv6Addr>().ok()?;
-            let name = text.get(..address.len().checked_add(2)?)?;
-            (name, if after.is_empty() { None } else { Some(after.strip_prefix(':')?) })
+            // Its digits may be in upper case.
+            classes = UPPER_CASE;
+            address.len().checked_add(2)?
         }
+        // Every request passes here, so this is one loop.
         None => {
-            let (name, port) = text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
-            let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
-            if name.is_empty() || name.starts_with('.') || name.ends_with('.') || !name.bytes().all(is_allowed) {
-                return None;
-            }
-            (name, port)
+            let ends_name = |byte: &u8| {
+                let class = NAME_BYTES.get(usize::from(*byte)).copied().unwrap_or_default();
+                classes |= class;
+                class == 0
+            };
+            text.as_bytes().iter().position(ends_name).unwrap_or(text.len())
         }
     };
+    let (name, rest) = text.split_at_checked(end)?;
+    if name.is_empty() || name.starts_with('.') || name.ends_with('.') {
+        return None;
+    }
+    let port = if rest.is_empty() { None } else { Some(rest.strip_prefix(':')?) };
     // The text before an `@` is userinfo (RFC 3986, section 3.2.1), so this name is not the host.
     if port.is_some_and(|port| port.contains('@')) {
         return None;
     }
-    let name = if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        Cow::Owned(name.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(name)
-    };
+    let name = if classes & UPPER_CASE != 0 { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) };
     Some((name, port))
 }
+
+/// The class of an upper-case letter in [`NAME_BYTES`].
+const UPPER_CASE: u8 = 2;
+
+/// For each byte, whether a name may contain it: 0, or the class [`UPPER_CASE`], or 1.
+#[allow(clippy::indexing_slicing, reason = "the compiler evaluates it")]
+static NAME_BYTES: [u8; 256] = {
+    let (mut classes, mut byte) = ([0; 256], 0);
+    while byte < 256 {
+        classes[byte] = match byte as u8 {
+            b'A'..=b'Z' => UPPER_CASE,
+            b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_' => 1,
+            _ => 0,
+        };
+        byte += 1;
+    }
+    classes
+};
 
 /// Parses a port. The digits are checked first because `u16::from_str` also accepts a plus sign.
 fn parse_port(digits: &str) -> Option<u16> {

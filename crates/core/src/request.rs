@@ -38,8 +38,9 @@ pub trait RequestSource {
     /// The first URI in the client's certificate.
     fn peer_uri(&self) -> Option<Cow<'_, str>>;
 
-    /// The address and port that the client connected to, before any redirection; `None` also for a Unix domain socket.
-    fn destination_address(&self) -> Option<SocketAddr>;
+    /// The address and port that the client connected to, before any redirection, as [`SocketAddr`] and Envoy write them; any other text
+    /// is no IP address, such as that of a Unix domain socket.
+    fn destination_address(&self) -> Option<Cow<'_, [u8]>>;
 }
 
 /// The headers of a request: one block of bytes, and the position of each name and value in it.
@@ -98,7 +99,7 @@ pub struct RequestView<'a> {
     source: &'a dyn RequestSource,
     authority: OnceCell<Cow<'a, [u8]>>,
     headers: OnceCell<Cow<'a, Headers>>,
-    destination_address: OnceCell<Option<SocketAddr>>,
+    destination_address: OnceCell<Option<Cow<'a, [u8]>>>,
     attempt: OnceCell<Option<u64>>,
     earlier: Option<EarlierAttempts<'a>>,
 }
@@ -169,9 +170,9 @@ impl<'a> RequestView<'a> {
         self.target().map_or(&[], |target| path::split(target).1)
     }
 
-    /// The address and port that the client connected to.
-    pub(crate) fn destination_address(&self) -> Option<SocketAddr> {
-        *self.destination_address.get_or_init(|| self.source.destination_address())
+    /// The text of the address and port that the client connected to.
+    pub(crate) fn destination_address(&self) -> Option<&[u8]> {
+        self.destination_address.get_or_init(|| self.source.destination_address()).as_deref()
     }
 
     /// Whether the filter is in an upstream cluster's filter chain, where it knows the connection.
@@ -280,8 +281,8 @@ impl RequestSource for DescribedRequest {
         self.peer_uri.as_deref().map(Cow::Borrowed)
     }
 
-    fn destination_address(&self) -> Option<SocketAddr> {
-        self.destination_address
+    fn destination_address(&self) -> Option<Cow<'_, [u8]>> {
+        self.destination_address.map(|address| address.to_string().into_bytes().into())
     }
 }
 
@@ -414,7 +415,7 @@ pub(crate) mod tests {
             self.read("peer_uri", self.request.peer_uri())
         }
 
-        fn destination_address(&self) -> Option<SocketAddr> {
+        fn destination_address(&self) -> Option<Cow<'_, [u8]>> {
             self.read("destination_address", self.request.destination_address())
         }
     }
@@ -439,7 +440,7 @@ pub(crate) mod tests {
                 (&b"a.example"[..], &b"GET"[..], Some(&b"/p?q"[..]))
             );
             assert_eq!((view.path(), view.query(), view.is_in_cluster()), (Some(&b"/p"[..]), &b"q"[..], false));
-            assert_eq!(view.destination_address().unwrap().port(), 80);
+            assert_eq!(view.destination_address(), Some(&b"127.0.0.1:80"[..]));
         }
         assert_eq!(*sent.reads.borrow(), ["authority", "headers", "attempt", "destination_address"]);
     }

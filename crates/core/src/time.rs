@@ -95,7 +95,8 @@ impl fmt::Display for Timestamp {
 }
 
 fn millis(length: Duration) -> u64 {
-    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+    // `as_millis` and a checked multiplication calculate with 128 bits.
+    length.as_secs().min(u64::MAX / 1000 - 1) * 1000 + u64::from(length.subsec_millis())
 }
 
 /// Returns `length` multiplied by `share / u32::MAX`.

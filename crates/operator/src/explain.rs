@@ -305,14 +305,14 @@ fn exchange(spec: &TokenSpec) -> Exchange {
 fn sends(delivery: &Delivery) -> Option<Sends> {
     let Delivery::Inject(injection) = delivery else { return None };
     let value = match injection.form {
-        _ if &*injection.header != "authorization" => "<token>",
-        HeaderForm::Bearer => "Bearer <token>",
-        HeaderForm::CosmosDb => "type%3Daad%26ver%3D1.0%26sig%3D<token>",
+        None => "<token>",
+        Some(HeaderForm::Bearer) => "Bearer <token>",
+        Some(HeaderForm::CosmosDb) => "type%3Daad%26ver%3D1.0%26sig%3D<token>",
     };
     Some(Sends {
         header: injection.header.to_string(),
         value,
-        removes: injection.in_place_of.clone(),
+        removes: injection.in_place_of.iter().map(|name| name.as_ref().to_owned()).collect(),
         passes_without_token: injection.pass_on_failure,
     })
 }

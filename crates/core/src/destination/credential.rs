@@ -60,8 +60,9 @@ impl Places {
                 None => {}
             }
         }
-        if !self.parameters.is_empty() {
-            let present: Vec<_> = form_urlencoded::parse(view.query()).filter(|(_, value)| !value.is_empty()).collect();
+        let query = if self.parameters.is_empty() { &[] } else { view.query() };
+        if !query.is_empty() {
+            let present: Vec<_> = form_urlencoded::parse(query).filter(|(_, value)| !value.is_empty()).collect();
             let is_present = |name: &&str| present.iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
             found.parameters = self.parameters.iter().copied().filter(is_present).collect();
         }
@@ -90,8 +91,10 @@ impl Credentials {
     }
 
     /// The headers to remove when a token is injected, including those that hold no credential.
-    pub(super) fn into_headers(self) -> impl Iterator<Item = String> {
-        self.headers.into_iter().chain(self.empty_headers).map(|name| name.as_ref().to_owned())
+    pub(super) fn into_headers(self) -> Vec<Arc<str>> {
+        let mut headers = self.headers;
+        headers.extend(self.empty_headers);
+        headers
     }
 
     /// Their names for a log line; a `?` precedes the name of a query parameter.
@@ -126,7 +129,7 @@ mod tests {
         {
             let found = find(&places, &Sent::get("a", "/").header("authorization", value.as_bytes()));
             assert!(found.are_none(), "{value:?}");
-            assert_eq!(found.into_headers().collect::<Vec<_>>(), ["authorization"], "{value:?}");
+            assert_eq!(found.into_headers(), [Arc::from("authorization")], "{value:?}");
         }
         for value in [&b"x"[..], b"Bearer x", b"\xff", b"bearerx", b"Negotiate", b",x"] {
             assert!(!find(&places, &Sent::get("a", "/").header("authorization", value)).are_none(), "{value:?}");
@@ -150,6 +153,6 @@ mod tests {
             found.description(),
             "a credential in the header api-key and a credential in the query parameter sig"
         );
-        assert_eq!(found.into_headers().collect::<Vec<_>>(), ["api-key", "authorization"]);
+        assert_eq!(found.into_headers(), [Arc::from("api-key"), Arc::from("authorization")]);
     }
 }

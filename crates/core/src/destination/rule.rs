@@ -7,7 +7,7 @@ use super::credential::{self, Credentials, Places};
 use super::transport::{Transport, TransportCheck};
 use crate::azure::HeaderForm;
 use crate::config::{self, Destination, ExistingCredential, Identity};
-use crate::decision::{ConfigPath, Decision, Delivery, Injection, Kept, Passed, Refusal, Report};
+use crate::decision::{ConfigPath, Decision, Delivery, Injection, Kept, Passed, Refusal, Report, form_in};
 use crate::entra::TokenSpec;
 use crate::fast_map::FastMap;
 use crate::host::HostPattern;
@@ -48,7 +48,10 @@ struct InjectionRule {
     existing_credential: ExistingCredential,
     places: Places,
     header: Arc<str>,
-    form: HeaderForm,
+    /// The form of the token in `header`; `None` is the token alone.
+    form: Option<HeaderForm>,
+    /// The service's form of a token in `Authorization`.
+    service_form: HeaderForm,
     pass_on_failure: bool,
 }
 
@@ -231,8 +234,9 @@ impl InjectionRule {
             transport: Transport { tls_clusters: clusters.collect(), plaintext_allowed: settings.plaintext_allowed },
             existing_credential: settings.existing_credential,
             places: Places::new(injection.credentials, &header),
+            form: form_in(&header, injection.form),
             header,
-            form: injection.form,
+            service_form: injection.form,
             pass_on_failure: settings.pass_on_failure,
         }
     }
@@ -274,14 +278,16 @@ impl InjectionRule {
             Ok(spec) => {
                 // It decides where a later attempt looks for its token.
                 view.is_in_cluster();
-                let carried = own_headers.iter().find_map(|header| credential::carried(view, header, self.form));
-                let own_headers = own_headers.iter().map(|header| header.as_ref().to_owned());
-                let others = credentials.into_headers().chain(own_headers);
+                let carried =
+                    own_headers.iter().find_map(|header| credential::carried(view, header, self.service_form));
+                let mut in_place_of = credentials.into_headers();
+                in_place_of.extend(own_headers);
+                in_place_of.retain(|name| *name != self.header);
                 let injection = Injection {
                     decided_by,
                     header: Arc::clone(&self.header),
                     form: self.form,
-                    in_place_of: others.filter(|name| **name != *self.header).collect(),
+                    in_place_of,
                     carried,
                     pass_on_failure: self.pass_on_failure,
                     protocol: Protocol::of_client(view),
@@ -341,7 +347,7 @@ fn credential_present(label: &str, credentials: &Credentials, remedy: &str) -> P
 /// Rejects CONNECT, which would send the token to the proxy that opens the tunnel, and TRACE, whose response would contain it
 /// (RFC 9110, section 9.3.8: a client must not send credentials with it).
 fn must_be_able_to_carry_token(label: &str, view: &RequestView<'_>) -> Result<(), Problem> {
-    if view.path().is_none() {
+    if view.target().is_none() {
         return Err(Problem::new(
             Code::ConnectNotSupported,
             format!(

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::prefixes;
 use super::rule::Rule;
 use crate::fast_map::FastMap;
-use crate::host::{Authority, Host, HostPattern};
+use crate::host::{Authority, Host, HostName, HostPattern};
 use crate::override_headers;
 use crate::path;
 use crate::request::RequestView;
@@ -20,9 +20,9 @@ const HTTP_PORT: u16 = 80;
 /// The rules, by host, port, path prefix and method.
 #[derive(Default)]
 pub(super) struct Table {
-    exact: FastMap<String, Ports>,
+    exact: FastMap<HostName<'static>, Ports>,
     /// By the part after `*.`.
-    wildcards: FastMap<String, Ports>,
+    wildcards: FastMap<HostName<'static>, Ports>,
 }
 
 /// By port; `None` matches any port.
@@ -82,7 +82,7 @@ impl Table {
     /// Adds a rule for a host, a path prefix (empty for any path) and a method (`None` for any method).
     pub(super) fn insert(&mut self, host: &HostPattern, prefix: &str, method: Option<&str>, rule: Arc<Rule>) {
         let hosts = if host.wildcard { &mut self.wildcards } else { &mut self.exact };
-        let ports = hosts.entry(host.host.name.clone().into_owned()).or_default();
+        let ports = hosts.entry(HostName(host.host.name.clone())).or_default();
         if ports.get_mut(&host.host.port).is_none() {
             ports.insert(host.host.port, Paths::default());
         }
@@ -101,8 +101,11 @@ impl Table {
 
     /// Finds the most specific rule for a request. The exact host precedes a wildcard, then a port precedes any port, then the
     /// longest path prefix wins, then a method precedes any method.
-    pub(super) fn find(&self, authority: &Authority<'_>, view: &RequestView<'_>) -> Found<'_> {
+    pub(super) fn find<'a>(&'a self, authority: &'a Authority<'_>, view: &RequestView<'_>) -> Found<'a> {
         let hosts = self.ports_of(&authority.host);
+        if let [None, None] = hosts {
+            return Found::Nothing;
+        }
         if authority.port_is_invalid {
             let mut rules = hosts.into_iter().flatten().flat_map(SmallMap::values).peekable();
             if rules.peek().is_none() {
@@ -111,30 +114,38 @@ impl Table {
             return Found::Ambiguous { reason: Ambiguity::Port, guarded: rules.any(|paths| paths.guards) };
         }
         let ports = [Some(authority.host.port.unwrap_or(HTTP_PORT)), None];
-        let candidates =
-            || hosts.into_iter().flatten().flat_map(|of_host| ports.iter().filter_map(|port| of_host.get(port)));
-        for paths in candidates() {
-            match paths.find(view) {
-                Found::Nothing => {}
-                // A wider rule may apply, and may refuse what this one only reports.
-                Found::Ambiguous { reason, guarded } => {
-                    return Found::Ambiguous { reason, guarded: guarded || candidates().any(|paths| paths.refuses) };
+        for of_host in hosts.into_iter().flatten() {
+            for paths in ports.iter().filter_map(|port| of_host.get(port)) {
+                match paths.find(view) {
+                    Found::Nothing => {}
+                    Found::Ambiguous { reason, guarded } => {
+                        // A wider rule may apply, and may refuse what this one only reports.
+                        let mut all =
+                            hosts.into_iter().flatten().flat_map(|of_host| ports.map(|port| of_host.get(&port)));
+                        let guarded = guarded || all.any(|paths| paths.is_some_and(|paths| paths.refuses));
+                        return Found::Ambiguous { reason, guarded };
+                    }
+                    found @ Found::Rule(_) => return found,
                 }
-                found @ Found::Rule(_) => return found,
             }
         }
         Found::Nothing
     }
 
     /// The rules of the exact host, then those of its wildcard.
-    fn ports_of(&self, host: &Host<'_>) -> [Option<&Ports>; 2] {
-        let parent = host.name.split_once('.').map(|(_, parent)| parent);
-        [self.exact.get(&*host.name), parent.and_then(|parent| self.wildcards.get(parent))]
+    fn ports_of<'a>(&'a self, host: &'a Host<'_>) -> [Option<&'a Ports>; 2] {
+        let by_wildcard = || self.wildcards.get(&HostName::of(host.name.split_once('.')?.1));
+        [self.exact.get(&HostName::of(&host.name)), if self.wildcards.is_empty() { None } else { by_wildcard() }]
     }
 }
 
 impl Paths {
     fn find(&self, view: &RequestView<'_>) -> Found<'_> {
+        let depends = self.by_method || self.deepest > 0;
+        if !depends {
+            let rule = self.by_prefix.get(&[][..]).and_then(|methods| methods.any.as_deref());
+            return rule.map_or(Found::Nothing, Found::Rule);
+        }
         let ambiguous = |reason| Found::Ambiguous { reason, guarded: self.guards };
         let path = if self.deepest == 0 { &[] } else { view.path().unwrap_or_default() };
         let path = match path::canonical(path) {
@@ -150,8 +161,7 @@ impl Paths {
                 return ambiguous(Ambiguity::Method);
             }
         }
-        let depends = self.by_method || self.deepest > 0;
-        if depends && self.rejects_overrides && !rule.is_some_and(|rule| rule.allows_override_headers()) {
+        if self.rejects_overrides && !rule.is_some_and(|rule| rule.allows_override_headers()) {
             let header = override_headers::in_request(view);
             if let Some(header) = header {
                 return ambiguous(Ambiguity::Override(header.into_owned()));
