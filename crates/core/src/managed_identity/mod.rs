@@ -16,6 +16,7 @@ use crate::broker::{Decisive, Readiness};
 use crate::config::{AppService, Config, Identity, Imds, ManagedAction, ManagedIdentity};
 use crate::decision::{ConfigPath, Decision, Delivery, ManagedIdentityCaller, Refusal, Report};
 use crate::entra::{TokenKey, TokenSpec};
+use crate::fast_map::FastMap;
 use crate::host::Host;
 use crate::path;
 use crate::problem::{Code, Problem};
@@ -31,8 +32,10 @@ pub(crate) struct Endpoint {
     imds: Option<Imds>,
     app_service: Option<AppService>,
     health_hosts: Vec<String>,
+    /// The [`length_bit`] of every host of an endpoint. Most requests are for a host of another length, and are not compared further.
+    host_lengths: u64,
     action: ManagedAction,
-    offered: Vec<Identity>,
+    offered: Vec<Offered>,
     /// The keys of all tokens that the configuration lists.
     listed: HashSet<TokenKey>,
     /// The index in `offered`.
@@ -42,23 +45,40 @@ pub(crate) struct Endpoint {
     on_gateway: bool,
 }
 
+/// An identity that callers may select.
+struct Offered {
+    identity: Identity,
+    /// The tokens that the configuration lists for it, by scope. Building a token spec costs a third of a request.
+    listed: FastMap<String, Arc<TokenSpec>>,
+}
+
 impl Endpoint {
     /// Builds the endpoints of a configuration.
     pub(crate) fn new(answers: &ManagedIdentity, config: &Config, on_gateway: bool) -> Self {
-        let offered: Vec<Identity> =
-            answers.offered.iter().filter_map(|index| config.identities.get(*index).cloned()).collect();
+        let offered = answers.offered.iter().filter_map(|index| config.identities.get(*index).cloned());
+        let mut offered: Vec<Offered> =
+            offered.map(|identity| Offered { identity, listed: FastMap::default() }).collect();
+        let mut listed = HashSet::new();
+        for (identity, scope) in config.named_tokens() {
+            let Ok(spec) = identity.spec(&scope) else { continue };
+            listed.insert(spec.key());
+            if let Some(offered) = offered.iter_mut().find(|offered| offered.identity.name == identity.name) {
+                offered.listed.insert(scope, Arc::new(spec));
+            }
+        }
         let default = answers.default.and_then(|index| answers.offered.iter().position(|other| *other == index));
+        let imds_hosts = answers.imds.iter().flat_map(|imds| &imds.hosts);
+        let app_service_hosts = answers.app_service.iter().flat_map(|app_service| &app_service.hosts);
+        let hosts = imds_hosts.chain(app_service_hosts).chain(&answers.health_hosts);
         Self {
+            host_lengths: hosts.fold(0, |lengths, host| lengths | length_bit(host)),
             imds: answers.imds.clone(),
             app_service: answers.app_service.clone(),
             health_hosts: answers.health_hosts.clone(),
             action: answers.action,
             readiness: Arc::new(readiness(answers, config)),
             offered,
-            listed: config
-                .named_tokens()
-                .filter_map(|(identity, scope)| Some(identity.spec(&scope).ok()?.key()))
-                .collect(),
+            listed,
             default,
             on_gateway,
         }
@@ -66,7 +86,8 @@ impl Endpoint {
 
     /// Whether this is a host of one of the endpoints, on any port.
     pub(crate) fn answers(&self, host: &Host<'_>) -> bool {
-        self.imds(host).is_some() || self.app_service(host).is_some() || self.answers_health(host)
+        self.host_lengths & length_bit(&host.name) != 0
+            && (self.imds(host).is_some() || self.app_service(host).is_some() || self.answers_health(host))
     }
 
     fn imds(&self, host: &Host<'_>) -> Option<&Imds> {
@@ -150,9 +171,9 @@ impl Endpoint {
 
     fn decide_token(&self, protocol: Protocol, query: Result<Query, Problem>) -> Decision {
         let selected = query.and_then(|query| {
-            let identity = self.select(query.selector.as_ref())?;
-            must_be_allowed(identity, &query)?;
-            let spec = self.spec(identity, &query.scope())?;
+            let offered = self.select(query.selector.as_ref())?;
+            must_be_allowed(&offered.identity, &query)?;
+            let spec = self.spec(offered, &query.scope())?;
             let client_id = spec.client_id().to_owned();
             let named_by_client_id = query.selector.is_some_and(|selector| selector.kind == IdKind::Client);
             let caller = ManagedIdentityCaller {
@@ -160,7 +181,7 @@ impl Endpoint {
                 caller: Caller { protocol, resource: query.resource, client_id, named_by_client_id },
                 rejected_token: query.rejected_token,
             };
-            Ok((Arc::new(spec), caller))
+            Ok((spec, caller))
         });
         match (self.action, selected) {
             (ManagedAction::Report, Ok((spec, _))) => Decision::ReportToNode(Report {
@@ -188,11 +209,14 @@ impl Endpoint {
 
     /// The token spec for a scope. A scope that is neither in the identity's `resources` nor in a destination is marked as unlisted, and
     /// the limits for such scopes apply.
-    fn spec(&self, identity: &Identity, scope: &str) -> Result<TokenSpec, Problem> {
-        let spec = identity.spec(scope)?;
+    fn spec(&self, offered: &Offered, scope: &str) -> Result<Arc<TokenSpec>, Problem> {
+        if let Some(spec) = offered.listed.get(scope) {
+            return Ok(Arc::clone(spec));
+        }
+        let spec = offered.identity.spec(scope)?;
         // Compared by the token's key, because several identities may be the same client.
-        let listed = identity.resources.is_some() || self.listed.contains(&spec.key());
-        Ok(if listed { spec } else { spec.unlisted() })
+        let listed = offered.identity.resources.is_some() || self.listed.contains(&spec.key());
+        Ok(Arc::new(if listed { spec } else { spec.unlisted() }))
     }
 
     fn decide_health(&self, path: &[u8], request: &RequestView<'_>) -> Decision {
@@ -204,7 +228,7 @@ impl Endpoint {
     }
 
     /// Finds the identity that a caller selected; another one is never used in its place.
-    fn select(&self, selector: Option<&Selector>) -> Result<&Identity, Problem> {
+    fn select(&self, selector: Option<&Selector>) -> Result<&Offered, Problem> {
         let Some(selector) = selector else {
             return self.default.and_then(|index| self.offered.get(index)).ok_or_else(|| {
                 Problem::new(
@@ -214,21 +238,24 @@ impl Endpoint {
                 )
             });
         };
-        let is_selected = |identity: &&Identity| {
+        let is_selected = |offered: &&Offered| {
             let own = match selector.kind {
-                IdKind::Client => identity.client_id().ok(),
-                IdKind::Object => identity.object_id.as_deref(),
-                IdKind::Resource => identity.resource_id.as_deref(),
+                IdKind::Client => offered.identity.client_id().ok(),
+                IdKind::Object => offered.identity.object_id.as_deref(),
+                IdKind::Resource => offered.identity.resource_id.as_deref(),
             };
             own.is_some_and(|own| own.eq_ignore_ascii_case(&selector.value))
         };
-        let found: Vec<&Identity> = self.offered.iter().filter(is_selected).collect();
+        let found: Vec<&Offered> = self.offered.iter().filter(is_selected).collect();
         match found.as_slice() {
             [only] => Ok(only),
             [] => Err(self.not_found(selector)),
             [first, second, ..] => Err(Problem::new(
                 Code::IdentityAmbiguous,
-                format!("the identities {:?} and {:?} both have this {}", first.name, second.name, selector.parameter),
+                format!(
+                    "the identities {:?} and {:?} both have this {}",
+                    first.identity.name, second.identity.name, selector.parameter
+                ),
                 "Select the identity by another id, or remove one of the two from managed_identity.identities.",
             )),
         }
@@ -237,7 +264,7 @@ impl Endpoint {
     fn not_found(&self, selector: &Selector) -> Problem {
         // The selected identity may be one whose client id is missing in the environment.
         let by_client = self.offered.iter().filter(|_| selector.kind == IdKind::Client);
-        by_client.filter_map(|identity| identity.client_id().err().cloned()).next().unwrap_or_else(|| {
+        by_client.filter_map(|offered| offered.identity.client_id().err().cloned()).next().unwrap_or_else(|| {
             Problem::new(
                 Code::IdentityNotFound,
                 "Identity not found",
@@ -268,6 +295,11 @@ impl Endpoint {
             "Call the sidecar in the same pod, and bind its listener to 127.0.0.1.",
         ))
     }
+}
+
+/// The bit of a name's length among those of all lengths, modulo 64.
+const fn length_bit(name: &str) -> u64 {
+    1 << (name.len() % 64)
 }
 
 /// The part of the configuration that enables a protocol.

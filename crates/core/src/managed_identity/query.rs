@@ -117,14 +117,20 @@ impl Query {
 
     /// The scope for the resource. Entra takes the text before the last slash as the resource, so a trailing slash is kept.
     pub(super) fn scope(&self) -> String {
-        if self.resource.ends_with("/.default") { self.resource.clone() } else { format!("{}/.default", self.resource) }
+        if self.resource.ends_with("/.default") {
+            self.resource.clone()
+        } else {
+            [&self.resource, "/.default"].concat()
+        }
     }
 }
 
 /// Whether a text can be a resource. It becomes the scope, which is logged, so a token that is sent by mistake is not accepted.
 fn may_be_resource(text: &str) -> bool {
     let is_bad = |character: char| character.is_whitespace() || is_invisible(character);
-    (1..=UntrustedText::LONGEST).contains(&text.len()) && !text.contains(is_bad) && !holds_jwt(text)
+    // Most resources have characters of this range only, which need no search in the ranges of Unicode.
+    let is_plain = text.as_bytes().iter().all(u8::is_ascii_graphic);
+    (1..=UntrustedText::LONGEST).contains(&text.len()) && (is_plain || !text.contains(is_bad)) && !holds_jwt(text)
 }
 
 /// The problem that a query is not valid.

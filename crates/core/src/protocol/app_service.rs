@@ -11,11 +11,10 @@ use crate::http::Reply;
 use crate::problem::Problem;
 use crate::time::Timestamp;
 
-/// The body of a token reply; every value is a string. It has no `not_before`: adal for Go parses that as a number in both versions,
+/// The body of a token reply without the token; every value is a string. It has no `not_before`: adal for Go parses that as a number in both versions,
 /// and fails on the first version's dates.
 #[derive(Serialize)]
 struct TokenBody<'a> {
-    access_token: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     client_id: Option<&'a str>,
     expires_on: String,
@@ -43,13 +42,12 @@ pub(super) fn token_reply(
         AppServiceVersion::Current => (expires_at.unix_seconds().to_string(), true),
     };
     let body = TokenBody {
-        access_token: token.expose(),
         client_id: has_client_id.then_some(caller.client_id.as_str()),
         expires_on,
         resource: &caller.resource,
         token_type: "Bearer",
     };
-    Reply::json(200, "application/json; charset=utf-8", &body)
+    managed_identity::token_reply(token, &body)
 }
 
 /// The reply with a problem.

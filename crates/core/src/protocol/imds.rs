@@ -11,11 +11,10 @@ use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 use crate::untrusted::OAuthError;
 
-/// The body of a token reply; every value is a string. `expires_in` precedes `expires_on`, because MSAL.NET uses the last of the two;
+/// The body of a token reply without the token; every value is a string. `expires_in` precedes `expires_on`, because MSAL.NET uses the last of the two;
 /// MSAL Python reads only the former, and MSAL for Java, Node and Rust only the latter.
 #[derive(Serialize)]
 struct TokenBody<'a> {
-    access_token: &'a str,
     client_id: &'a str,
     expires_in: String,
     expires_on: String,
@@ -41,11 +40,9 @@ pub(super) fn token_reply(
     now: Timestamp,
 ) -> Reply {
     let expires_in = expires_at.since(now).as_secs().to_string();
-    Reply::json(
-        200,
-        "application/json; charset=utf-8",
+    managed_identity::token_reply(
+        token,
         &TokenBody {
-            access_token: token.expose(),
             client_id: &caller.client_id,
             ext_expires_in: expires_in.clone(),
             expires_in,

@@ -1,5 +1,8 @@
 //! Parts of a reply that all managed-identity protocols share.
 
+use serde::Serialize;
+
+use crate::entra::AccessToken;
 use crate::http::Reply;
 use crate::problem::{Code, Problem};
 
@@ -12,6 +15,14 @@ pub(super) const fn status(code: Code) -> u16 {
         Code::TokenWaitTimeout => 503,
         code => code.status(),
     }
+}
+
+/// The reply with a token and these members. JSON escapes no character that a token may have, so the token is not searched for one.
+pub(super) fn token_reply(token: &AccessToken, members: &impl Serialize) -> Reply {
+    let mut reply = Reply::json(200, "application/json; charset=utf-8", members);
+    let members = reply.body.strip_prefix(b"{").unwrap_or_default();
+    reply.body = [br#"{"access_token":""#, token.expose().as_bytes(), br#"","#, members].concat();
+    reply
 }
 
 /// Adds `Retry-After` to the reply to a problem, but only with a status that means a retry. The SDKs for Python retry on any status if
