@@ -2,6 +2,7 @@
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use operator::credentials::Format;
+use operator::detect::Route;
 use operator::render::Target;
 
 /// A value that has a name.
@@ -22,6 +23,14 @@ impl Named for Target {
 }
 
 impl Named for Format {
+    const ALL: &'static [Self] = &Self::ALL;
+
+    fn named(self) -> (&'static str, &'static str) {
+        (self.as_str(), self.about())
+    }
+}
+
+impl Named for Route {
     const ALL: &'static [Self] = &Self::ALL;
 
     fn named(self) -> (&'static str, &'static str) {

@@ -3,6 +3,7 @@
 
 mod choice;
 mod clock;
+mod files;
 mod input;
 mod network;
 mod output;
@@ -49,6 +50,10 @@ enum Verb {
     Aadsts(verbs::aadsts::Aadsts),
     /// Print the federated credentials that a configuration needs
     Credentials(verbs::credentials::Credentials),
+    /// Find workloads with aad-pod-identity, Azure Workload Identity or client secrets, and say how to migrate each
+    Detect(verbs::detect::Detect),
+    /// List who may get which token where, what is wider than it need be, and what changed
+    Audit(verbs::audit::Audit),
     /// Show the tokens of a running filter (fetches its status page)
     Status(verbs::status::Status),
     /// Look at a machine or pod: variables, token file, and with the flags the filter, Envoy and the authority
@@ -67,8 +72,10 @@ fn main() -> ExitCode {
 
 fn run(command: &Command) -> Result<Verdict, Failure> {
     let output = Output { form: command.output, colour: command.color };
-    if output.form == Form::Sarif && !matches!(command.verb, Verb::Check(_)) {
-        return Err(Failure::input("--output sarif is a form of check alone: write text or json"));
+    match (output.form, &command.verb) {
+        (Form::Text | Form::Json, _) | (Form::Sarif, Verb::Check(_)) | (Form::Csv, Verb::Audit(_)) => {}
+        (Form::Sarif, _) => return Err(Failure::input("--output sarif is a form of check alone: write text or json")),
+        (Form::Csv, _) => return Err(Failure::input("--output csv is a form of audit alone: write text or json")),
     }
     match &command.verb {
         Verb::Check(check) => check.run(output),
@@ -77,6 +84,8 @@ fn run(command: &Command) -> Result<Verdict, Failure> {
         Verb::Render(render) => render.run(output),
         Verb::Inspect(inspect) => inspect.run(output),
         Verb::Credentials(credentials) => credentials.run(output),
+        Verb::Detect(detect) => detect.run(output),
+        Verb::Audit(audit) => audit.run(output),
         Verb::Status(status) => status.run(output),
         Verb::Doctor(doctor) => doctor.run(output),
         Verb::Completions(completions) => completions.run::<Command>(),

@@ -73,6 +73,8 @@ pub(crate) enum Form {
     Json,
     /// SARIF 2.1.0 for code review, of `check` alone.
     Sarif,
+    /// CSV for sheets, of `audit` alone.
+    Csv,
 }
 
 /// When the output has colours.
@@ -116,7 +118,7 @@ impl Output {
     pub(crate) fn text_of(self, text: &str, json: &serde_json::Value) -> String {
         match self.form {
             Form::Text => text.to_owned(),
-            Form::Json | Form::Sarif => format!("{json:#}"),
+            Form::Json | Form::Sarif | Form::Csv => format!("{json:#}"),
         }
     }
 }

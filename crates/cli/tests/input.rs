@@ -98,6 +98,8 @@ fn an_alias_bomb_is_one_line_and_exit_code_2_for_every_verb_that_reads_yaml() {
         &["explain", "-", "--url", "http://a.example/"],
         &["render", "-", "--for", "envoy"],
         &["credentials", "-"],
+        &["detect", "-"],
+        &["audit", "-"],
     ] {
         let output = run(arguments, bomb.as_bytes());
         let printed = (output.status.code(), output.stdout, String::from_utf8(output.stderr).unwrap());

@@ -4,9 +4,11 @@
 //! (`crates/cli`) reads files and prints what this library returns.
 
 pub mod aadsts;
+pub mod audit;
 mod azure_devops;
 mod check;
 pub mod credentials;
+pub mod detect;
 pub mod doctor;
 mod document;
 mod embedded;

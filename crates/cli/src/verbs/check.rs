@@ -58,7 +58,7 @@ impl Check {
                 let text = report::text(&sources, &checked.findings, output.has_colours());
                 print(&format!("{text}{}", summary(&checked)))?;
             }
-            Form::Json => print_json(&json!({
+            Form::Json | Form::Csv => print_json(&json!({
                 "configurations": checked.configurations,
                 "errors": checked.count(Severity::Error),
                 "warnings": checked.count(Severity::Warning),

@@ -1,7 +1,7 @@
 //! `render`: the manifests from a configuration.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use operator::render::{File, Refusal, Settings, Target, directory, render};
@@ -95,9 +95,8 @@ impl Render {
         }
         match (&self.directory, output.form) {
             (Some(folder), _) => {
-                write_all(folder, &files, self.force)?;
-                let lines: Vec<String> =
-                    files.iter().map(|file| folder.join(&file.name).display().to_string()).collect();
+                let named: Vec<_> = files.iter().map(|file| (folder.join(&file.name), file.text.as_str())).collect();
+                let lines = crate::files::write(&named, self.force)?;
                 output.print(&lines.join("\n"), &lines.into())?;
             }
             (None, Form::Text) => files.iter().try_for_each(|file| print(&file.text))?,
@@ -127,24 +126,4 @@ impl Render {
             sources: self.sources.clone(),
         }
     }
-}
-
-/// Writes all files, or none if one exists and may not be overwritten.
-fn write_all(folder: &Path, files: &[File], force: bool) -> Result<(), Failure> {
-    let cannot = |path: &Path, error: &dyn std::fmt::Display| {
-        Failure::input(format!("{} cannot be written: {error}", path.display()))
-    };
-    let existing = files.iter().map(|file| folder.join(&file.name)).find(|path| path.exists());
-    if let Some(path) = existing.filter(|_| !force) {
-        return Err(cannot(&path, &"it exists; --force overwrites it"));
-    }
-    std::fs::create_dir_all(folder).map_err(|error| cannot(folder, &error))?;
-    for file in files {
-        let path = folder.join(&file.name);
-        let mut options = std::fs::OpenOptions::new();
-        options.write(true).create_new(!force).create(force).truncate(force);
-        let written = options.open(&path).and_then(|mut open| open.write_all(file.text.as_bytes()));
-        written.map_err(|error| cannot(&path, &error))?;
-    }
-    Ok(())
 }

@@ -54,6 +54,7 @@ fn url_of(assertion: &Node) -> Option<(String, String)> {
     let (variable, usual) = match assertion.text_of("source")? {
         "github_actions" => ("ACTIONS_ID_TOKEN_REQUEST_URL", ".actions.githubusercontent.com"),
         "azure_pipelines" => ("SYSTEM_OIDCREQUESTURI", "dev.azure.com"),
+        "azure_app_service" => ("IDENTITY_ENDPOINT", "localhost"),
         _ => (request.text_of("url_from_env")?, "host.invalid"),
     };
     let allowed = request.get("allowed_hosts").and_then(|hosts| hosts.items().next()?.text()).unwrap_or(usual);

@@ -52,6 +52,15 @@ const ACCEPT: &str = "entra-exchange check: accept ";
 
 /// Checks the sources together: a cluster may be in one file, and the configuration that names it in another.
 pub fn check(sources: &[Source], options: &Options) -> Checked {
+    let Checked { mut findings, configurations, .. } = every(sources, options);
+    let all = findings.len();
+    findings.retain(|finding| !is_accepted(sources, options, finding));
+    let accepted = all.saturating_sub(findings.len());
+    Checked { findings, configurations, accepted }
+}
+
+/// Checks the sources, and returns every finding, accepted or not.
+pub(crate) fn every(sources: &[Source], options: &Options) -> Checked {
     let mut findings = Findings::default();
     let documents = document::read(sources, &mut findings);
     let inventory = Inventory::of(sources, &documents);
@@ -71,16 +80,19 @@ pub fn check(sources: &[Source], options: &Options) -> Checked {
         let field = path.as_ref().and_then(|path| path.rsplit('.').next()).unwrap_or_default();
         seen.insert((*source, span.clone(), *code, format!("{field}: {message}")))
     });
-    let all = findings.len();
-    findings.retain(|finding| !is_accepted(sources, options, finding));
-    let accepted = all.saturating_sub(findings.len());
-    Checked { findings, configurations: inventory.configurations.len(), accepted }
+    Checked { findings, configurations: inventory.configurations.len(), accepted: 0 }
 }
 
 /// Whether the options, or a comment in the file, accept the finding. A mistake cannot be accepted.
 fn is_accepted(sources: &[Source], options: &Options, finding: &Finding) -> bool {
-    let text = sources.get(finding.source).map(Source::text).unwrap_or_default();
-    let accepts = |rest: &str| rest.split([',', ' ', '\n', ':']).next().is_some_and(|code| code == finding.code);
+    let source = sources.get(finding.source);
     finding.severity == Severity::Warning
-        && (options.accepted.iter().any(|code| code == finding.code) || text.split(ACCEPT).skip(1).any(accepts))
+        && (options.accepted.iter().any(|code| code == finding.code)
+            || source.is_some_and(|source| accepts(source, finding.code)))
+}
+
+/// Whether a comment in the file accepts the findings with a code.
+pub(crate) fn accepts(source: &Source, code: &str) -> bool {
+    let names = |rest: &str| rest.split([',', ' ', '\n', ':']).next() == Some(code);
+    source.text().split(ACCEPT).skip(1).any(names)
 }

@@ -120,6 +120,9 @@ impl Wanted {
             fill(template, values).map(|text| text.trim_end_matches('\n').to_owned())
         };
         let clusters = &self.sources.clusters;
+        // The bootstrap of a plain Envoy lists it always.
+        let is_listed = |name: &str| target == Target::Envoy && name == "IDENTITY_HEADER";
+        let variables: Vec<&String> = self.sources.variables.iter().filter(|name| !is_listed(name)).collect();
         let mut tokens = if self.sources.has_file { vec![part(ISTIO_TOKEN, None)?] } else { Vec::new() };
         for cluster in clusters {
             tokens.push(part(ISTIO_SOURCE, Some(cluster))?);
@@ -148,7 +151,7 @@ impl Wanted {
             token => tokens.join("\n"),
             has_file => self.sources.has_file,
             sources => clusters,
-            variables => self.sources.variables,
+            variables => variables,
             vault_token => clusters.iter().any(|cluster| cluster.adds_vault_token).then_some(VAULT_TOKEN.trim_end_matches('\n')),
         };
         fill(target.template(), values)
@@ -212,7 +215,8 @@ fn pretty(node: &Node, depth: usize) -> String {
     }
 }
 
-fn fill(template: &'static str, values: minijinja::Value) -> Result<String, Refusal> {
+/// Fills a template.
+pub(crate) fn fill(template: &'static str, values: minijinja::Value) -> Result<String, Refusal> {
     let mut environment = Environment::empty();
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);

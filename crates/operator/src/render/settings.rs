@@ -29,7 +29,7 @@ pub struct Settings {
     pub label: (String, String),
     /// The module's image, without tag and digest.
     pub image: String,
-    /// The tag of the image, for a WasmPlugin and a TrafficExtension.
+    /// The tag of the image, for a WasmPlugin and a TrafficExtension: the version of the release.
     pub tag: String,
     /// The digest of the image's manifest, `sha256:` and 64 hexadecimal digits.
     pub digest: String,
@@ -56,7 +56,7 @@ impl Default for Settings {
             namespace: "payments".to_owned(),
             label: ("entra-exchange".to_owned(), "enabled".to_owned()),
             image: "registry.example/entra-exchange".to_owned(),
-            tag: "0.1.0".to_owned(),
+            tag: env!("CARGO_PKG_VERSION").to_owned(),
             digest: PLACEHOLDER.to_owned(),
             istio: (1, 28),
             tenant_id: "11111111-1111-4111-8111-111111111111".to_owned(),

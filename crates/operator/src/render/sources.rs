@@ -111,7 +111,7 @@ const GITHUB_NAMES: &str = "- { san_type: DNS, matcher: { suffix: .actions.githu
 pub(super) const VAULT_TOKEN: &str = include_str!("../../../../envoy/sources/vault-token.yaml");
 
 /// The variables of the module in every manifest.
-const USUAL: &[&str] = &["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_AUTHORITY_HOST", "IDENTITY_HEADER"];
+const USUAL: &[&str] = &["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_AUTHORITY_HOST"];
 
 /// What the configuration needs. `hosts` are those of clusters that the configuration does not name: cluster, and host with port.
 pub(super) fn of(
