@@ -48,7 +48,7 @@ impl Node {
             separator = ",";
             if let Some(name) = name {
                 Self::String(name.clone()).write_json(json);
-                json.push_str(":");
+                json.push(':');
             }
             value.write_json(json);
         };

@@ -68,11 +68,14 @@ struct CallInProgress {
     comes: Comes,
 }
 
+/// A value with the number of its version.
+type Versioned = (Vec<u8>, u32);
+
 #[derive(Clone, Default)]
-struct Memory(Rc<RefCell<HashMap<String, (Vec<u8>, u32)>>>);
+struct Memory(Rc<RefCell<HashMap<String, Versioned>>>);
 
 impl SharedData for Memory {
-    fn get(&self, name: &str) -> Option<(Vec<u8>, u32)> {
+    fn get(&self, name: &str) -> Option<Versioned> {
         self.0.borrow().get(name).cloned()
     }
 

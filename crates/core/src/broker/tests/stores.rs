@@ -121,7 +121,8 @@ fn concurrent_changes_in_memory_are_all_kept() {
                 for _ in 0..100 {
                     store::update(&store, key, START, |entry| {
                         entry.held_until = START.plus(Duration::from_secs(60));
-                        Update::Commit(entry.holders.push(QueueId(1)))
+                        entry.holders.push(QueueId(1));
+                        Update::Commit(())
                     });
                 }
             });
