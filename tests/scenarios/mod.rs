@@ -464,7 +464,45 @@ pub(crate) const ALL: &[Scenario] = &[
             assert!(body["error_description"].as_str().unwrap().starts_with("AADSTS700212: "), "{body}");
         },
     },
+    Scenario {
+        name: "the_status_page_is_html_for_a_browser_and_json_for_any_other_client",
+        setup: Setup {
+            configuration: Some(|| {
+                let mut configuration = destination(&json!({}));
+                configuration["managed_identity"] = json!({"imds": {}});
+                configuration["status"] = json!({});
+                configuration
+            }),
+            ..DEFAULT
+        },
+        on_every_version: false,
+        run: status_page,
+    },
 ];
+
+/// Entra has issued one token and rejected another request, with an error that names the caller's resource.
+fn status_page(world: &dyn TestHost) {
+    seen_token(&get(world, LISTED_HOST, "/"));
+    let hostile = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=api%3A%2F%2F%3Cscript%3Ealert(1)";
+    assert_eq!(world.imds(&Request::get(IMDS_HOST, hostile).header("metadata", "true")).status, 400);
+    let status = |accept: Option<&str>| {
+        let request = Request::get("127.0.0.1:15002", "/entra-exchange/status");
+        let answer = world.imds(&accept.into_iter().fold(request, |request, accept| request.header("accept", accept)));
+        (answer.header("content-type").unwrap(), answer)
+    };
+    for accept in [None, Some("*/*"), Some("application/json"), Some("text/html;q=0.5, application/json")] {
+        let (content_type, answer) = status(accept);
+        assert_eq!((content_type.as_str(), answer.status), ("application/json", 200), "{accept:?}");
+        assert_eq!(answer.json()["keys"].as_array().map(Vec::len), Some(2), "{accept:?}: {}", answer.text());
+    }
+    let (content_type, answer) = status(Some("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"));
+    let page = answer.text();
+    assert_eq!((content_type.as_str(), answer.status), ("text/html; charset=utf-8", 200), "{page}");
+    assert!(answer.header("content-security-policy").unwrap().starts_with("default-src 'none'; style-src 'sha256-"));
+    assert!(page.contains("<h3>https://vault.azure.net/.default</h3>") && page.contains("<b>fresh</b>"), "{page}");
+    assert!(page.contains("<b>failing</b>") && page.contains("api://&lt;script&gt;alert(1)"), "{page}");
+    assert!(!page.contains("<script") && !page.contains("eyJ"), "{page}");
+}
 
 const IMDS_PATH: &str = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fvault.azure.net";
 

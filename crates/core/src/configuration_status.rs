@@ -33,8 +33,8 @@ pub(crate) struct ConfiguredToken {
 /// The configuration's part of the status page.
 #[derive(Debug, Serialize)]
 pub(crate) struct Shown<'a> {
-    sha256: String,
-    warnings: &'a [String],
+    pub(crate) sha256: String,
+    pub(crate) warnings: &'a [String],
 }
 
 impl ConfigurationStatus {

@@ -10,6 +10,7 @@ use crate::http::Reply;
 use crate::metrics::Outcome;
 use crate::problem::{Code, Problem};
 use crate::protocol::{Caller, Protocol};
+use crate::status_page::Format;
 use crate::time::Timestamp;
 
 /// How the shell handles a request.
@@ -38,8 +39,8 @@ pub enum Decision {
     Live,
     /// Answer a readiness check.
     Check(Arc<Readiness>),
-    /// Answer with the status page.
-    Status,
+    /// Answer with the status page in this format.
+    Status(Format),
     /// Reject a request for one of the filter's own pages. It concerns no identity, so it is not counted.
     RefuseOwn(Box<Problem>),
 }
@@ -48,7 +49,7 @@ impl Decision {
     /// The part of the configuration that decided; `None` if none applies, or for the filter's own pages.
     pub fn decided_by(&self) -> Option<ConfigPath> {
         match self {
-            Self::Ignore | Self::Live | Self::Check(_) | Self::Status | Self::RefuseOwn(_) => None,
+            Self::Ignore | Self::Live | Self::Check(_) | Self::Status(_) | Self::RefuseOwn(_) => None,
             Self::Pass(passed) => Some(passed.decided_by),
             Self::Keep(kept) => Some(kept.decided_by),
             Self::Refuse(refusal) => Some(refusal.decided_by),
@@ -77,7 +78,7 @@ impl Decision {
             | Self::Exchange(..)
             | Self::Check(_)
             | Self::Live
-            | Self::Status
+            | Self::Status(_)
             | Self::RefuseOwn(_) => false,
         }
     }

@@ -15,6 +15,7 @@ pub use crate::managed_identity::readiness_reply;
 use crate::problem::{Code, Problem};
 use crate::protocol::Protocol;
 use crate::request::RequestView;
+use crate::status_page::Format;
 
 /// The name and value of the filter state that allows a request to be routed to the node's metadata service although its
 /// path is not listed. A client cannot set filter state, so a route that matches on it (as `wasm.entra_exchange_route`)
@@ -141,7 +142,7 @@ impl Status {
         }
         let allowed = if is_local(request) { must_be_get(request) } else { Err(not_local()) };
         Some(match allowed {
-            Ok(()) => Decision::Status,
+            Ok(()) => Decision::Status(Format::preferred(request.header("accept"))),
             Err(problem) => Decision::RefuseOwn(Box::new(problem)),
         })
     }
@@ -198,7 +199,9 @@ pub(crate) mod tests {
         let decide_at = |address: &str| decide(&policy, &page().to(address));
 
         for local in ["127.0.0.1:15002", "127.0.0.2:80", "[::1]:15002", "169.254.169.254:80"] {
-            assert!(matches!(decide_at(local), Decision::Status), "{local}");
+            assert!(matches!(decide_at(local), Decision::Status(Format::Json)), "{local}");
+            let preferred = decide(&policy, &page().to(local).header("accept", b"text/html"));
+            assert!(matches!(preferred, Decision::Status(Format::Html)), "{local}");
         }
         let foreign = [
             "10.0.0.7:15002",

@@ -219,8 +219,13 @@ impl Problem {
 
     /// The AADSTS code with its prefix, such as `AADSTS700213`.
     pub fn aadsts(&self) -> Option<String> {
-        self.entra.aadsts.map(|code| format!("AADSTS{code}"))
+        aadsts(self.entra.aadsts)
     }
+}
+
+/// An AADSTS code with its prefix.
+pub(crate) fn aadsts(code: Option<u32>) -> Option<String> {
+    code.map(|code| format!("AADSTS{code}"))
 }
 
 #[cfg(test)]

@@ -278,7 +278,7 @@ const fn outcome(decision: &Decision) -> &'static str {
         Decision::Exchange(..) | Decision::AwaitConnection(..) => "answer",
         Decision::Report(_) | Decision::ReportToNode(_) => "report",
         Decision::Live | Decision::Check(_) => "health",
-        Decision::Status => "status",
+        Decision::Status(_) => "status",
     }
 }
 

@@ -13,13 +13,13 @@ const MAX: usize = 4;
 
 /// The cause of a failure: the problem code and, for a rejection, Entra's error code. All failures of Entra itself are one cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Cause {
-    code: Code,
-    aadsts: Option<u32>,
+pub(super) struct Cause {
+    pub(super) code: Code,
+    pub(super) aadsts: Option<u32>,
 }
 
 impl Cause {
-    fn of(problem: &Problem) -> Self {
+    pub(super) fn of(problem: &Problem) -> Self {
         let aadsts = problem.entra.aadsts.filter(|_| problem.code == Code::EntraRefused);
         Self { code: problem.code, aadsts }
     }

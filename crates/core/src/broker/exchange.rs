@@ -306,6 +306,7 @@ impl Broker {
         self.publish(slot, Some(false), turn, |entry, has_lease| {
             (entry.failure, entry.refused) = (None, None);
             entry.causes = Causes::default();
+            entry.exchanges.record(None, now);
             // A worker that took over may already have a newer token.
             let newer = |theirs: &CachedToken| theirs.is_usable(now) && theirs.issued_at() > cached.issued_at();
             match entry.token.as_ref().is_some_and(newer) && !has_lease {
@@ -352,6 +353,7 @@ impl Broker {
             if has_lease || is_empty {
                 entry.failure = Some(failure.clone());
                 entry.causes = causes.clone();
+                entry.exchanges.record(Some(&failure.problem), now);
                 entry.refused = refused;
             }
             Vec::new()

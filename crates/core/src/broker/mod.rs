@@ -11,6 +11,7 @@ mod causes;
 mod connections;
 mod credential;
 mod exchange;
+mod exchanges;
 mod freshness;
 mod gauges;
 mod readiness;

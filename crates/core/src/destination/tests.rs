@@ -48,7 +48,7 @@ fn describe(decision: Decision) -> String {
         Decision::Ignore => "ignore".to_owned(),
         Decision::Pass(_) => "pass".to_owned(),
         Decision::Keep(kept) => format!("{} keeps {}", kept.identity, kept.credentials),
-        other @ (Decision::Live | Decision::RefuseOwn(_) | Decision::Check(_) | Decision::Status) => {
+        other @ (Decision::Live | Decision::RefuseOwn(_) | Decision::Check(_) | Decision::Status(_)) => {
             format!("{other:?}")
         }
         Decision::Refuse(refusal) => {

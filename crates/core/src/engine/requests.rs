@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Engine, Finished, Flow, HttpHost, meters};
 use crate::broker::{CachedToken, ConnectionOutcome, ReadinessStatus, StreamId, TokenLookup};
 use crate::decision::{ConfigPath, Decision, Delivery, Effect, Report};
-use crate::entra::TokenSpec;
+use crate::entra::{TokenKey, TokenSpec};
 use crate::fast_map::FastMap;
 use crate::http::Reply;
 use crate::metrics::{self, Outcome};
@@ -15,7 +15,7 @@ use crate::problem::{Code, Problem};
 use crate::protocol::Protocol;
 use crate::request::{RequestSource, RequestView};
 use crate::request_log::{ACCESS_LOG_KEY, RequestRecord, response_code_details};
-use crate::status_page;
+use crate::status_page::{Format, StatusPage};
 use crate::time::Timestamp;
 
 /// The streams of one worker for which the engine keeps state.
@@ -37,6 +37,12 @@ impl Requests {
             Known::Waiting(waiting) => Some(waiting),
             Known::Injected(..) => None,
         }
+    }
+
+    /// The number of requests that wait for the token with this key, or for their connections before they get it.
+    fn waiting_for(&self, key: TokenKey) -> usize {
+        let waits = |known: &&Known| matches!(known, Known::Waiting(waiting) if waiting.spec.key() == key);
+        self.0.values().filter(waits).count()
     }
 }
 
@@ -136,8 +142,8 @@ impl Engine {
                 }
                 Flow::Pause
             }
-            Decision::Status => {
-                let page = status_page::render(self.build, self.policy.configuration(), host.now(), host.store());
+            Decision::Status(format) => {
+                let page = self.status_page(format, host);
                 reply(stream, &page, None, host);
                 Flow::Pause
             }
@@ -322,6 +328,19 @@ impl Engine {
     /// A view of a request that recognizes the tokens that this VM has sent.
     fn view<'a>(&'a self, stream: StreamId, host: &'a dyn HttpHost) -> Option<RequestView<'a>> {
         Some(RequestView::new(host.request(stream)?).recognizing(host.sent(), &self.original_url))
+    }
+
+    /// The status page.
+    fn status_page(&self, format: Format, host: &dyn HttpHost) -> Reply {
+        let waiting = |key| self.worker.as_ref().map_or(0, |worker| worker.requests.waiting_for(key));
+        let page = StatusPage {
+            build: self.build,
+            configuration: self.policy.configuration(),
+            now: host.now(),
+            store: host.store(),
+            waiting: &waiting,
+        };
+        page.reply(format)
     }
 
     /// Answers a readiness probe.

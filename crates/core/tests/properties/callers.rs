@@ -18,7 +18,7 @@ use entra_exchange_core::event::{Event, Level};
 use entra_exchange_core::http::{CallFailure, CallResponse, CallResult, HttpCall};
 use entra_exchange_core::metrics::Kind;
 use entra_exchange_core::problem::Code;
-use entra_exchange_core::status_page::{self, Build};
+use entra_exchange_core::status_page::{Build, Format, StatusPage};
 use entra_exchange_core::time::Timestamp;
 use proptest::prelude::*;
 use serde_json::json;
@@ -434,7 +434,11 @@ proptest! {
         let configuration = Config::parse(br#"{"managed_identity": {"imds": {}}}"#, &|_| None).unwrap();
         let configuration = ConfigurationStatus::new(&configuration);
         let build = Build { version: "1", commit: "c" };
-        let page = status_page::render(build, &configuration, pod.now, &pod.store).body.len();
-        prop_assert!(page <= most_bytes, "a page of {page} bytes");
+        let page =
+            StatusPage { build, configuration: &configuration, now: pod.now, store: &pod.store, waiting: &|_| usize::MAX };
+        for format in [Format::Json, Format::Html] {
+            let page = page.reply(format).body.len();
+            prop_assert!(page <= most_bytes, "a page of {page} bytes as {format:?}");
+        }
     }
 }

@@ -140,7 +140,7 @@ proptest! {
                 prop_assert!((400..600).contains(&reply.status));
                 prop_assert!(serde_json::from_slice::<serde_json::Value>(&reply.body).is_ok());
             }
-            Decision::Status | Decision::Check(_) | Decision::Live | Decision::RefuseOwn(_) => {}
+            Decision::Status(_) | Decision::Check(_) | Decision::Live | Decision::RefuseOwn(_) => {}
             Decision::Report(_) | Decision::ReportToNode(_) => prop_assert!(false, "no action is report"),
             Decision::Exchange(spec, _) => {
                 let authority = request.headers.get(":authority").unwrap_or_default().to_ascii_lowercase();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::super::causes::Causes;
+use super::super::exchanges::Exchanges;
 use super::super::freshness::CachedToken;
 use super::super::vocabulary::{FORCED_PERIOD, GRACE_PERIOD, Limits, QueueId, READING_PERIOD, WorkerId};
 use super::{Record, Update};
@@ -100,6 +101,9 @@ pub struct Entry {
     /// The number of failures of each cause since the last token.
     #[serde(default)]
     pub(crate) causes: Causes,
+    /// The last exchanges, for the status page.
+    #[serde(default)]
+    pub(crate) exchanges: Exchanges,
     /// The federated token that Entra rejected, if the failure is a rejection of the credential.
     #[serde(default)]
     pub(crate) refused: Option<RefusedAssertion>,

@@ -10,6 +10,7 @@ mod predecessors;
 mod shelves;
 mod update;
 
+pub(crate) use super::exchanges::{Exchanges, Run};
 pub use credential::CredentialState;
 pub use entry::Entry;
 pub(crate) use entry::{Failure, Lease, RefusedAssertion};

@@ -20,7 +20,7 @@ use crate::time::Timestamp;
 /// The prefix of all names. It contains the version of the entries' format, so a module with another format neither reads nor changes
 /// these entries.
 #[cfg(not(feature = "next"))]
-pub(crate) const PREFIX: &str = "entra-exchange/5/";
+pub(crate) const PREFIX: &str = "entra-exchange/6/";
 /// The prefix of a module of another version, for the upgrade tests.
 #[cfg(feature = "next")]
 pub(crate) const PREFIX: &str = "entra-exchange/next/";

@@ -2,7 +2,7 @@
 
 use super::super::causes::Causes;
 use super::super::credential;
-use super::super::store::RefusedAssertion;
+use super::super::store::{Exchanges, RefusedAssertion};
 use super::*;
 use crate::assertion::Fingerprint;
 use crate::entra::AccessToken;
@@ -46,6 +46,8 @@ fn entry() -> Entry {
     let next_try = WRITTEN.plus(GRACE_PERIOD);
     let mut causes = Causes::default();
     causes.count(&problem());
+    let mut exchanges = Exchanges::default();
+    exchanges.record(Some(&problem()), WRITTEN);
     Entry {
         identity: "payments".to_owned(),
         scope: "s/.default".to_owned(),
@@ -58,6 +60,7 @@ fn entry() -> Entry {
             failures: 3,
         }),
         causes,
+        exchanges,
         refused: Some(RefusedAssertion { fingerprint: fingerprint(), read_at: WRITTEN }),
         lease: Some(Lease { holder: WorkerId(u64::MAX), until: next_try, waiting: vec![QueueId(1), QueueId(2)] }),
         rejected: true,

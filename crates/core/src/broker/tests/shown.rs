@@ -4,7 +4,10 @@ use super::*;
 use crate::config::{Config, Fingerprint};
 use crate::configuration_status::ConfigurationStatus;
 use crate::http::{CallFailure, CallResponse, Reply};
-use crate::status_page::Build;
+use crate::status_page::{Build, Format, StatusPage};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest as _, Sha256};
 use std::sync::LazyLock;
 
 #[test]
@@ -37,8 +40,120 @@ fn configured(text: &str) -> ConfigurationStatus {
 }
 
 fn status_of(configuration: &ConfigurationStatus, process: &Process) -> Reply {
+    status_as(Format::Json, configuration, process, 0)
+}
+
+/// The status page, while so many requests wait for each token.
+fn status_as(format: Format, configuration: &ConfigurationStatus, process: &Process, waiting: usize) -> Reply {
     let build = Build { version: "1.2.3", commit: "c0ffee" };
-    crate::status_page::render(build, configuration, process.now, &process.shared)
+    let (now, store) = (process.now, &process.shared);
+    StatusPage { build, configuration, now, store, waiting: &|_| waiting }.reply(format)
+}
+
+fn html_of(process: &Process, waiting: usize) -> String {
+    String::from_utf8(status_as(Format::Html, &CONFIGURATION, process, waiting).body).unwrap()
+}
+
+#[test]
+fn the_page_for_a_browser_shows_what_the_json_shows() {
+    let mut process = Process::new();
+    assert!(html_of(&process, 0).contains("names no token"));
+    process.exchange(0, 1, token(3600));
+    process.advance(Duration::from_secs(130));
+    let page = html_of(&process, 0);
+    let (identity, scope) = (process.spec.identity(), process.spec.scope());
+    assert!(page.contains(&format!("<h2>{identity}</h2>")) && page.contains(&format!("<h3>{scope}</h3>")), "{page}");
+    assert!(page.contains("<b>fresh</b>") && page.contains("requested 2m 10s ago, expires in 57m 50s"), "{page}");
+    assert!(page.contains(r#"<meter max="3600" "#) && page.contains(r#" value="3440">"#), "{page}");
+    assert!(page.contains("issued 2m 10s ago") && !page.contains("Requests that wait"), "{page}");
+    assert!(!page.contains("abc"), "the page contains the token");
+    process.advance(Duration::from_secs(3470));
+    process.exchange(0, 2, refusal(90_002));
+    let page = html_of(&process, 3);
+    assert!(
+        page.contains("<b>failing</b>") && page.contains("entra_refused AADSTS90002</strong> needs_change"),
+        "{page}"
+    );
+    assert!(page.contains("<strong>Remedy:</strong> ") && page.contains("Tokens: 1, with a problem: 1."), "{page}");
+    assert!(page.contains("Requests that wait in this worker: 3. Other workers that wait: 0."), "{page}");
+}
+
+#[test]
+fn a_text_from_entra_or_a_caller_cannot_add_markup_to_the_page() {
+    const HOSTILE: &str = r#"<script>alert("1")</script><img src=x onerror='a'>&lt;b&gt;{}"#;
+    const ESCAPED: &str =
+        "&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;&lt;img src=x onerror=&#39;a&#39;&gt;&amp;lt;b&amp;gt;{}";
+    let mut process = Process::new();
+    let refused =
+        || answer(400, &json!({"error": "invalid_request", "error_description": format!("AADSTS90002: {HOSTILE}")}));
+    process.exchange(0, 1, refused());
+    assert!(html_of(&process, 0).contains(ESCAPED));
+    store::update(&process.shared, process.spec.key(), process.now, |entry| {
+        let failure = entry.failure.as_mut().unwrap();
+        for text in [&mut entry.identity, &mut entry.scope, &mut failure.problem.detail, &mut failure.problem.remedy] {
+            HOSTILE.clone_into(text);
+        }
+        Update::Commit(())
+    });
+    let page = html_of(&process, 0);
+    assert_eq!(
+        (page.matches(ESCAPED).count(), page.contains("<script"), page.contains("<img")),
+        (4, false, false),
+        "{page}"
+    );
+}
+
+#[test]
+fn the_page_for_a_browser_loads_nothing_and_allows_nothing_but_its_own_style() {
+    let reply = status_as(Format::Html, &CONFIGURATION, &Process::new(), 0);
+    let header = |name: &str| reply.headers.iter().find(|(other, _)| *other == name).map(|(_, value)| value.as_str());
+    let page = std::str::from_utf8(&reply.body).unwrap();
+    let (_, style) = page.split_once("<style>").unwrap();
+    let (style, body) = style.split_once("</style>").unwrap();
+    let hash = STANDARD.encode(Sha256::digest(style));
+    let policy = format!(
+        "default-src 'none'; style-src 'sha256-{hash}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    assert_eq!(header("content-security-policy"), Some(policy.as_str()));
+    assert_eq!(header("content-type"), Some("text/html; charset=utf-8"));
+    assert_eq!((header("cache-control"), header("vary")), (Some("no-store"), Some("accept")));
+    for loading in ["url(", "@import", "<link", "<script", " src=", " href=", " style=", "javascript:"] {
+        assert!(!style.contains(loading) && !body.contains(loading), "{loading}");
+    }
+    assert_eq!(status_of(&CONFIGURATION, &Process::new()).headers.last(), Some(&("vary", "accept".to_owned())));
+}
+
+#[test]
+fn the_status_shows_the_last_exchanges_and_what_waits() {
+    let mut process = Process::new();
+    process.exchange(0, 1, token(3600));
+    process.advance(Duration::from_secs(3600));
+    process.exchange(0, 2, refusal(90_002));
+    process.advance(Duration::from_secs(700));
+    process.exchange(0, 3, refusal(90_002));
+    // Two workers need the token; one of them performs the exchange.
+    process.advance(Duration::from_secs(700));
+    process.pending(0, 4);
+    process.pending(1, 5);
+    process.poll(0);
+    process.poll(1);
+    let reply = status_as(Format::Json, &CONFIGURATION, &process, 2);
+    let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+    let shown = &body["keys"][0];
+    assert_eq!(shown["waiting"], json!({"requests": 2, "workers": 1}));
+    assert_eq!(
+        shown["exchanges"],
+        json!([
+            {"outcome": "entra_refused", "aadsts": "AADSTS90002", "count": 2, "first_age_s": 1400, "last_age_s": 700},
+            {"outcome": "issued", "count": 1, "first_age_s": 5000, "last_age_s": 5000},
+        ])
+    );
+    let page = html_of(&process, 2);
+    assert!(
+        page.contains("<li>entra_refused AADSTS90002 × 2, first 23m 20s ago, last 11m 40s ago<li>issued 1h 23m ago"),
+        "{page}"
+    );
+    assert!(page.contains("Requests that wait in this worker: 2. Other workers that wait: 1."), "{page}");
 }
 
 #[test]
