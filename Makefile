@@ -1,7 +1,7 @@
 # All commands of the repository. `make` without a target lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help tools envoy sdks build next schema demo stack check test test-sdks test-keycloak test-vault istio-schema prometheus check-observe test-observe lint deny advisories doc fmt simulate explore simulate-mutants mutants fuzz fuzz-mutants bench bench-all bench-module bench-envoy bench-imds bench-cold bench-size bench-load wrk fleet clean
+.PHONY: help tools envoy sdks build next schema demo stack check test test-sdks test-keycloak test-vault istio-schema gateway-schema prometheus check-observe test-observe lint deny advisories doc fmt simulate explore simulate-mutants mutants fuzz fuzz-mutants bench bench-all bench-module bench-envoy bench-imds bench-cold bench-size bench-load wrk fleet clean
 
 PYTHON ?= python3
 export PYTHON
@@ -69,6 +69,9 @@ test-image: tools ## push the image to Debian's docker-registry on loopback and 
 
 istio-schema: ## check envoy/istio/ and envoy/sources/istio/ against Istio's published CRDs (requires Go)
 	@scripts/check-istio-schema
+
+gateway-schema: ## check envoy/gateway/ against the published CRDs of Envoy Gateway (requires Go)
+	@scripts/check-gateway-schema
 
 test-sdks: envoy build ## run the Azure SDKs for Node.js, Go and Java against the filter, if their runtimes are installed
 	@scripts/fetch-sdks node go java

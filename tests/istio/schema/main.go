@@ -1,9 +1,10 @@
-// Command schema validates the Istio objects in YAML files against the CRDs that istio.io/api publishes: their OpenAPI schemas, unknown
-// fields and CEL rules, with the code of the Kubernetes API server. It lists objects of other API groups and skips them.
+// Command schema validates the objects of Istio or Envoy Gateway in YAML files against their published CRDs: OpenAPI schemas, unknown fields
+// and CEL rules, with the code of the Kubernetes API server. It lists objects of other API groups and skips them.
 //
 //	go run . CRDS.yaml FILE.yaml ...
 //
-// CRDS.yaml is kubernetes/customresourcedefinitions.gen.yaml in the folder that `go list -m -f {{.Dir}} istio.io/api` prints.
+// CRDS.yaml is kubernetes/customresourcedefinitions.gen.yaml in the folder that `go list -m -f {{.Dir}} istio.io/api` prints, or the CRDs of
+// Envoy Gateway and of the Gateway API, as scripts/check-gateway-schema collects them.
 package main
 
 import (
@@ -20,6 +21,7 @@ import (
 	v1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	structural "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/cel"
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/defaulting"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/pruning"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -68,13 +70,15 @@ func check(crds string, files []string) ([]string, error) {
 			kind := fmt.Sprintf("%v %v", object["apiVersion"], object["kind"])
 			found, known := versions[kind]
 			if !known {
-				if strings.Contains(kind, "istio.io/") {
+				if strings.Contains(kind, "istio.io/") || strings.Contains(kind, "gateway.") {
 					mistakes = append(mistakes, fmt.Sprintf("%s: unknown kind %s", file, kind))
 				} else {
 					fmt.Printf("%s: %s skipped\n", file, kind)
 				}
 				return nil
 			}
+			// The API server sets defaults before it validates.
+			defaulting.Default(object, found.structural)
 			for _, mistake := range found.mistakes(object) {
 				mistakes = append(mistakes, fmt.Sprintf("%s: %s: %s", file, kind, mistake))
 			}
