@@ -18,47 +18,23 @@ use std::process::ExitCode;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
-use caught::caught;
 use entra_exchange_core::broker::{MemoryStore, QueueId, Store, StreamId};
-use entra_exchange_core::engine::{CallId, Engine, Flow, Host, HttpHost, MetricId};
+use entra_exchange_core::engine::{CallId, Engine, Flow, Host, HttpHost};
 use entra_exchange_core::event::Event;
 use entra_exchange_core::http::{CallFailure, CallResponse, HttpCall, Reply};
-use entra_exchange_core::metrics::Kind;
 use entra_exchange_core::request::{self, RequestSource};
 use entra_exchange_core::sent::SentTokens;
 use entra_exchange_core::status_page::Build;
 use entra_exchange_core::time::Timestamp;
 use fake_entra::{Directory, Disconnect};
-use in_process::{MAX_WAIT, Surroundings, local_reply, received, upstream};
-use libtest_mimic::{Arguments, Trial};
+use in_process::{InProcessHost, MAX_WAIT, Surroundings, local_reply, received, upstream};
 use scenarios::{Scenario, TestHost};
-use sources::SourceScenario;
+use sources::{FakeSource, SourceScenario};
 use stack::{AUDIENCE, LISTED_HOST};
 use wasm_host::Headers;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
-    let of_sources = sources::all().map(|scenario| {
-        Trial::test(scenario.name, move || {
-            caught(|| {
-                let host = NativeHost::start_with_source(scenario);
-                let source = host.worker().process.surroundings.source.clone().unwrap();
-                (scenario.run)(&host, &source);
-                host.search_log_for_tokens();
-                source.assert_hidden(&host.worker().process.log.join("\n"));
-            })
-        })
-    });
-    let trials = scenarios::ALL.iter().map(|scenario| {
-        Trial::test(scenario.name, move || {
-            caught(|| {
-                let host = NativeHost::start(scenario);
-                (scenario.run)(&host);
-                host.search_log_for_tokens();
-            })
-        })
-    });
-    libtest_mimic::run(&arguments, trials.chain(of_sources).collect()).exit_code()
+    in_process::run::<NativeHost>()
 }
 
 /// A process in which any thread may have a request. Time passes only when nothing else can happen.
@@ -220,12 +196,6 @@ impl Host for Process {
     fn log(&mut self, event: &Event) {
         self.log.push(event.to_string());
     }
-
-    fn metric(&mut self, _: Kind, _: &str) -> Option<MetricId> {
-        None
-    }
-
-    fn record(&mut self, _: MetricId, _: Kind, _: i64) {}
 }
 
 impl HttpHost for Process {
@@ -327,19 +297,6 @@ impl Worker {
 }
 
 impl NativeHost {
-    fn start(scenario: &Scenario) -> Self {
-        let setup = &scenario.setup;
-        let text = setup.configuration.map_or_else(sidecar::configuration, |configuration| configuration().to_string());
-        Self::start_in(Surroundings::new(), setup.audience, setup.unset_variable, &text)
-    }
-
-    fn start_with_source(scenario: &SourceScenario) -> Self {
-        let surroundings = Surroundings::with_source(scenario);
-        let source = surroundings.source.as_ref().unwrap();
-        let (text, audience) = (source.configuration().to_string(), source.projected_audience.clone());
-        Self::start_in(surroundings, &audience, None, &text)
-    }
-
     fn start_in(surroundings: Surroundings, audience: &str, unset_variable: Option<&str>, text: &str) -> Self {
         let mut process = Process {
             surroundings,
@@ -398,9 +355,32 @@ impl NativeHost {
             })
             .collect()
     }
+}
 
-    fn search_log_for_tokens(&self) {
-        let log = self.worker().process.log.join("\n");
+impl InProcessHost for NativeHost {
+    fn start(scenario: &Scenario) -> Self {
+        let setup = &scenario.setup;
+        let text = setup.configuration.map_or_else(sidecar::configuration, |configuration| configuration().to_string());
+        Self::start_in(Surroundings::new(), setup.audience, setup.unset_variable, &text)
+    }
+
+    fn start_with_source(scenario: &SourceScenario) -> Self {
+        let surroundings = Surroundings::with_source(scenario);
+        let source = surroundings.source.as_ref().unwrap();
+        let (text, audience) = (source.configuration().to_string(), source.projected_audience.clone());
+        Self::start_in(surroundings, &audience, None, &text)
+    }
+
+    fn source(&self) -> FakeSource {
+        self.worker().process.surroundings.source.clone().unwrap()
+    }
+
+    fn log(&self) -> String {
+        self.worker().process.log.join("\n")
+    }
+
+    fn check_log(&self) {
+        let log = self.log();
         assert!(!log.contains("eyJ"), "a token in the log:\n{log}");
     }
 }

@@ -8,7 +8,7 @@ mod sidecar;
 use std::time::Duration;
 
 use serde_json::json;
-use sidecar::{ENTRA_CLUSTER, TOKEN_CLUSTER, to_imds, unsigned_assertion};
+use sidecar::{ENTRA_CLUSTER, TOKEN_CLUSTER, simple, to_imds, unsigned_assertion};
 use stack::{LISTED_HOST, UNLISTED_HOST};
 use wasm_host::{Headers, Host, Request, Response, StreamState};
 
@@ -24,26 +24,20 @@ impl Worker {
     }
 
     fn serve(&mut self) {
-        loop {
-            self.host.run_until_idle();
-            let calls = self.host.callouts();
-            if calls.is_empty() {
-                return;
-            }
-            for call in &calls {
-                let response = match call.cluster.as_str() {
-                    TOKEN_CLUSTER => Response::new(200, unsigned_assertion(&self.host)),
-                    ENTRA_CLUSTER => {
-                        self.exchanges += 1;
-                        let token = format!("eyJhY2Nlc3M.token{}.c2ln", self.exchanges);
-                        let answer = json!({"token_type": "Bearer", "expires_in": 3600, "access_token": token});
-                        Response::new(200, answer.to_string())
-                    }
-                    other => panic!("unexpected call to the cluster {other}"),
-                };
-                self.host.respond(call, response);
-            }
-        }
+        let Self { host, exchanges } = self;
+        simple::serve(host, |call| {
+            let response = match call.cluster.as_str() {
+                TOKEN_CLUSTER => Response::new(200, unsigned_assertion(host)),
+                ENTRA_CLUSTER => {
+                    *exchanges += 1;
+                    let token = format!("eyJhY2Nlc3M.token{exchanges}.c2ln");
+                    let answer = json!({"token_type": "Bearer", "expires_in": 3600, "access_token": token});
+                    Response::new(200, answer.to_string())
+                }
+                other => panic!("unexpected call to the cluster {other}"),
+            };
+            host.respond(call, response);
+        });
     }
 
     /// Sends a request and returns the headers with which it is forwarded.

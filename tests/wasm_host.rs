@@ -15,38 +15,15 @@ use std::cell::Cell;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use caught::caught;
 use fake_entra::{Directory, Disconnect};
-use in_process::{MAX_WAIT, Surroundings, local_reply, received, upstream};
-use libtest_mimic::{Arguments, Trial};
+use in_process::{InProcessHost, MAX_WAIT, Surroundings, local_reply, received, upstream};
 use scenarios::{Scenario, TestHost};
-use sources::SourceScenario;
+use sources::{FakeSource, SourceScenario};
 use stack::AUDIENCE;
 use wasm_host::{Callout, Host, StreamState};
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
-    let of_sources = sources::all().map(|scenario| {
-        Trial::test(scenario.name, move || {
-            caught(|| {
-                let host = WasmHost::start_with_source(scenario);
-                let source = host.surroundings.source.as_ref().unwrap();
-                (scenario.run)(&host, source);
-                host.assert_clean_log();
-                source.assert_hidden(&host.host.log_text());
-            })
-        })
-    });
-    let trials = scenarios::ALL.iter().map(|scenario| {
-        Trial::test(scenario.name, move || {
-            caught(|| {
-                let world = WasmHost::start(scenario);
-                (scenario.run)(&world);
-                world.assert_clean_log();
-            })
-        })
-    });
-    libtest_mimic::run(&arguments, trials.chain(of_sources).collect()).exit_code()
+    in_process::run::<WasmHost>()
 }
 
 /// Runs scenarios on the workspace's own proxy-wasm host.
@@ -67,36 +44,6 @@ struct WasmHost {
 const WORKERS: usize = 2;
 
 impl WasmHost {
-    fn start(scenario: &Scenario) -> Self {
-        let setup = &scenario.setup;
-        let mut builder = sidecar::builder(&sidecar::module()).workers(WORKERS).started_at(SystemTime::now());
-        if let Some(configuration) = setup.configuration {
-            builder = builder.configuration(configuration().to_string());
-        }
-        if let Some(name) = setup.unset_variable {
-            builder = builder.without_variable(name);
-        }
-        let host = builder.start().unwrap_or_else(|error| panic!("{error}"));
-        let world = Self { host, surroundings: Surroundings::new(), next_worker: Cell::new(0) };
-        world.write_token(setup.audience);
-        world
-    }
-
-    fn start_with_source(scenario: &SourceScenario) -> Self {
-        let surroundings = Surroundings::with_source(scenario);
-        let source = surroundings.source.as_ref().unwrap();
-        let mut builder = sidecar::builder(&sidecar::module()).workers(WORKERS).started_at(SystemTime::now());
-        builder = builder.configuration(source.configuration().to_string()).cluster(sources::CLUSTER);
-        for (name, value) in &source.variables {
-            builder = builder.without_variable(name).variable(name, value);
-        }
-        let host = builder.start().unwrap_or_else(|error| panic!("{error}"));
-        let audience = source.projected_audience.clone();
-        let world = Self { host, surroundings, next_worker: Cell::new(0) };
-        world.write_token(&audience);
-        world
-    }
-
     /// Replaces the federated token with one for this audience.
     fn write_token(&self, audience: &str) {
         self.surroundings.project(audience, self.host.wall_clock());
@@ -128,16 +75,7 @@ impl WasmHost {
 
     /// Responds to all calls, including those that follow from a response.
     fn serve(&self) {
-        loop {
-            self.host.run_until_idle();
-            let calls = self.host.callouts();
-            if calls.is_empty() {
-                return;
-            }
-            for call in &calls {
-                self.answer(call);
-            }
-        }
+        sidecar::simple::serve(&self.host, |call| self.answer(call));
     }
 
     fn answer(&self, call: &Callout) {
@@ -178,10 +116,49 @@ impl WasmHost {
             other => panic!("unexpected call to the cluster {other}"),
         }
     }
+}
 
-    /// Asserts that the log shows no call outside the capability list, no crash and no token.
-    fn assert_clean_log(&self) {
-        let log = self.host.log_text();
+impl InProcessHost for WasmHost {
+    fn start(scenario: &Scenario) -> Self {
+        let setup = &scenario.setup;
+        let mut builder = sidecar::builder(&sidecar::module()).workers(WORKERS).started_at(SystemTime::now());
+        if let Some(configuration) = setup.configuration {
+            builder = builder.configuration(configuration().to_string());
+        }
+        if let Some(name) = setup.unset_variable {
+            builder = builder.without_variable(name);
+        }
+        let host = builder.start().unwrap_or_else(|error| panic!("{error}"));
+        let world = Self { host, surroundings: Surroundings::new(), next_worker: Cell::new(0) };
+        world.write_token(setup.audience);
+        world
+    }
+
+    fn start_with_source(scenario: &SourceScenario) -> Self {
+        let surroundings = Surroundings::with_source(scenario);
+        let source = surroundings.source.as_ref().unwrap();
+        let mut builder = sidecar::builder(&sidecar::module()).workers(WORKERS).started_at(SystemTime::now());
+        builder = builder.configuration(source.configuration().to_string()).cluster(sources::CLUSTER);
+        for (name, value) in &source.variables {
+            builder = builder.without_variable(name).variable(name, value);
+        }
+        let host = builder.start().unwrap_or_else(|error| panic!("{error}"));
+        let audience = source.projected_audience.clone();
+        let world = Self { host, surroundings, next_worker: Cell::new(0) };
+        world.write_token(&audience);
+        world
+    }
+
+    fn source(&self) -> FakeSource {
+        self.surroundings.source.clone().unwrap()
+    }
+
+    fn log(&self) -> String {
+        self.host.log_text()
+    }
+
+    fn check_log(&self) {
+        let log = self.log();
         for unexpected in ["restricted", "panicked", "Function: proxy_on", "eyJ", "wasi_unstable"] {
             assert!(!log.contains(unexpected), "{unexpected:?} in the log:\n{log}");
         }

@@ -2,17 +2,62 @@
 //! it received.
 
 use std::cell::RefCell;
+use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use fake_entra::{Directory, Disconnect, Issuer, TokenRequest};
+use libtest_mimic::{Arguments, Trial};
 use serde_json::json;
 use stack::{CLIENT_ID, ISSUER_URL, NAMESPACE, RESOURCES, SERVICE_ACCOUNT, TOKEN_LIFETIME};
 use wasm_host::{Headers, Reply};
 
-use crate::sources::{FakeSource, SourceScenario};
+use crate::caught::caught;
+use crate::scenarios::{self, Scenario, TestHost};
+use crate::sources::{self, FakeSource, SourceScenario};
 
 /// The longest time that a request may wait for its response.
 pub(crate) const MAX_WAIT: Duration = Duration::from_secs(30);
+
+/// A host within the test's own process.
+pub(crate) trait InProcessHost: TestHost + Sized {
+    fn start(scenario: &Scenario) -> Self;
+
+    fn start_with_source(scenario: &SourceScenario) -> Self;
+
+    /// The source over HTTP with which the host was started.
+    fn source(&self) -> FakeSource;
+
+    fn log(&self) -> String;
+
+    /// Asserts that the log shows no token and no fault.
+    fn check_log(&self);
+}
+
+/// Runs every scenario, each in a host of its own.
+pub(crate) fn run<H: InProcessHost>() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let of_sources = sources::all().map(|scenario| {
+        Trial::test(scenario.name, move || {
+            caught(|| {
+                let host = H::start_with_source(scenario);
+                let source = host.source();
+                (scenario.run)(&host, &source);
+                host.check_log();
+                source.assert_hidden(&host.log());
+            })
+        })
+    });
+    let trials = scenarios::ALL.iter().map(|scenario| {
+        Trial::test(scenario.name, move || {
+            caught(|| {
+                let host = H::start(scenario);
+                (scenario.run)(&host);
+                host.check_log();
+            })
+        })
+    });
+    libtest_mimic::run(&arguments, trials.chain(of_sources).collect()).exit_code()
+}
 
 /// The issuer of federated tokens, the one that is projected now, and Entra.
 pub(crate) struct Surroundings {

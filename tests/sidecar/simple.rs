@@ -31,16 +31,19 @@ impl Answers {
 
     /// Responds to all calls, including those that follow from a response, until the host is idle.
     pub(crate) fn serve(&mut self, host: &Host) {
-        loop {
-            host.run_until_idle();
-            let calls = host.callouts();
-            if calls.is_empty() {
-                return;
-            }
-            for call in &calls {
-                self.answer(host, call);
-            }
+        serve(host, |call| self.answer(host, call));
+    }
+}
+
+/// Passes all calls to `answer`, including those that follow from a response, until the host is idle.
+pub(crate) fn serve(host: &Host, mut answer: impl FnMut(&Callout)) {
+    loop {
+        host.run_until_idle();
+        let calls = host.callouts();
+        if calls.is_empty() {
+            return;
         }
+        calls.iter().for_each(&mut answer);
     }
 }
 

@@ -13,10 +13,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use entra_exchange_core::broker::{MemoryStore, QueueId, Store, StreamId};
 use entra_exchange_core::config::Config;
-use entra_exchange_core::engine::{CallId, Engine, Flow, Host, HttpHost, MetricId};
+use entra_exchange_core::engine::{CallId, Engine, Flow, Host, HttpHost};
 use entra_exchange_core::event::Event;
 use entra_exchange_core::http::{CallFailure, CallResponse, HttpCall, Reply};
-use entra_exchange_core::metrics::Kind;
 use entra_exchange_core::request::{DescribedRequest, RequestSource};
 use entra_exchange_core::sent::SentTokens;
 use entra_exchange_core::status_page::Build;
@@ -56,10 +55,6 @@ impl Host for Process {
     }
     fn set_timer(&mut self, _: Option<Duration>) {}
     fn log(&mut self, _: &Event) {}
-    fn metric(&mut self, _: Kind, _: &str) -> Option<MetricId> {
-        None
-    }
-    fn record(&mut self, _: MetricId, _: Kind, _: i64) {}
 }
 
 impl HttpHost for Process {

@@ -9,11 +9,10 @@ use entra_exchange_core::assertion::Source;
 use entra_exchange_core::broker::{
     Limits, MemoryStore, QueueId, RequiredLifetime, Store, StreamId, TokenLookup, WorkerId,
 };
-use entra_exchange_core::engine::{CallId, Driver, Finished, Host, MetricId};
+use entra_exchange_core::engine::{CallId, Driver, Finished, Host};
 use entra_exchange_core::entra::{Authority, TokenSpec, TokenSpecParts};
 use entra_exchange_core::event::Event;
 use entra_exchange_core::http::{CallFailure, CallResponse, HttpCall};
-use entra_exchange_core::metrics::Kind;
 use entra_exchange_core::time::Timestamp;
 use serde_json::json;
 
@@ -85,12 +84,6 @@ impl Host for Proxy<'_> {
     fn set_timer(&mut self, _: Option<Duration>) {}
 
     fn log(&mut self, _: &Event) {}
-
-    fn metric(&mut self, _: Kind, _: &str) -> Option<MetricId> {
-        None
-    }
-
-    fn record(&mut self, _: MetricId, _: Kind, _: i64) {}
 }
 
 /// Simulates the day of a proxy. Its index is the seed of its jitter.

@@ -45,13 +45,15 @@ pub trait Host {
     /// Writes a line to the log.
     fn log(&mut self, event: &Event);
 
-    /// Returns the number of the metric with this name, and defines the metric if it does not exist. `None` if the host keeps no metrics.
-    /// A host to which a definition is expensive remembers the numbers.
-    fn metric(&mut self, kind: Kind, name: &str) -> Option<MetricId>;
+    /// Returns the number of the metric with this name, and defines the metric if it does not exist. A host to which a definition is
+    /// expensive remembers the numbers. By default the host keeps no metrics.
+    fn metric(&mut self, _kind: Kind, _name: &str) -> Option<MetricId> {
+        None
+    }
 
     /// Records a value: adds it to a [`Kind::Counter`] or [`Kind::Sum`], sets a [`Kind::Gauge`] to it, or adds it to the distribution of
     /// a [`Kind::Histogram`].
-    fn record(&mut self, metric: MetricId, kind: Kind, value: i64);
+    fn record(&mut self, _metric: MetricId, _kind: Kind, _value: i64) {}
 }
 
 /// The HTTP streams of a process. A stream may be paused or in a callback. Calls for a stream that no longer exists have no effect.

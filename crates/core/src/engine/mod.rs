@@ -12,12 +12,12 @@
 //! use std::time::Duration;
 //!
 //! use entra_exchange_core::broker::{MemoryStore, QueueId, Store, StreamId};
-//! use entra_exchange_core::engine::{CallId, Engine, Flow, Host, HttpHost, MetricId};
+//! use entra_exchange_core::engine::{CallId, Engine, Flow, Host, HttpHost};
 //! use entra_exchange_core::http::{CallFailure, CallResponse, HttpCall, Reply};
 //! use entra_exchange_core::request::{DescribedRequest, RequestSource};
 //! use entra_exchange_core::sent::SentTokens;
 //! use entra_exchange_core::status_page::Build;
-//! # use entra_exchange_core::{event::Event, metrics::Kind, time::Timestamp};
+//! # use entra_exchange_core::{event::Event, time::Timestamp};
 //!
 //! /// One process with one request.
 //! #[derive(Default)]
@@ -47,9 +47,7 @@
 //!     }
 //! #   fn set_timer(&mut self, _: Option<Duration>) {}
 //! #   fn log(&mut self, _: &Event) {}
-//! #   fn metric(&mut self, _: Kind, _: &str) -> Option<MetricId> { None }
-//! #   fn record(&mut self, _: MetricId, _: Kind, _: i64) {}
-//!     // … the timer, the log and metrics
+//!     // … the timer and the log
 //! }
 //!
 //! impl HttpHost for Process {

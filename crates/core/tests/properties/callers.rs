@@ -176,8 +176,6 @@ impl Host for View<'_> {
         self.process.metrics.insert(name.to_owned());
         None
     }
-
-    fn record(&mut self, _: MetricId, _: Kind, _: i64) {}
 }
 
 fn spec(client_id: &str, resource: &str) -> TokenSpec {

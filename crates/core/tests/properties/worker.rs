@@ -9,11 +9,10 @@ use entra_exchange_core::assertion::Source;
 use entra_exchange_core::broker::{
     CachedToken, Limits, MemoryStore, QueueId, RequiredLifetime, Store, StreamId, TokenLookup, WorkerId,
 };
-use entra_exchange_core::engine::{CallId, Driver, Finished, Host, MetricId};
+use entra_exchange_core::engine::{CallId, Driver, Finished, Host};
 use entra_exchange_core::entra::{Authority, TokenSpec, TokenSpecParts};
 use entra_exchange_core::event::{Event, Level};
 use entra_exchange_core::http::{CallFailure, CallResponse, CallResult, HttpCall};
-use entra_exchange_core::metrics::Kind;
 use entra_exchange_core::problem::Problem;
 use entra_exchange_core::time::Timestamp;
 use serde_json::{Value, json};
@@ -64,12 +63,6 @@ impl Host for Process {
     fn log(&mut self, event: &Event) {
         self.lines.push(event.to_string());
     }
-
-    fn metric(&mut self, _: Kind, _: &str) -> Option<MetricId> {
-        None
-    }
-
-    fn record(&mut self, _: MetricId, _: Kind, _: i64) {}
 }
 
 /// The effects of a response.

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use entra_exchange_core::broker::{CachedToken, QueueId, Shelves, Store, StreamId, WorkerId};
-use entra_exchange_core::engine::{CallId, Driver, Finished, Host, MetricId};
+use entra_exchange_core::engine::{CallId, Driver, Finished, Host};
 use entra_exchange_core::entra::{TokenKey, TokenSpec};
 use entra_exchange_core::event::{Event, Level};
 use entra_exchange_core::http::{CallFailure, HttpCall};
-use entra_exchange_core::metrics::Kind;
 use entra_exchange_core::time::Timestamp;
 
 use crate::entra::{self, Answered, Weather};
@@ -150,12 +149,6 @@ impl Host for VmHost<'_> {
     fn log(&mut self, event: &Event) {
         self.lines.push(event.to_string());
     }
-
-    fn metric(&mut self, _: Kind, _: &str) -> Option<MetricId> {
-        None
-    }
-
-    fn record(&mut self, _: MetricId, _: Kind, _: i64) {}
 }
 
 impl World {

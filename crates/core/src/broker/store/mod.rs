@@ -7,6 +7,7 @@ mod credential;
 mod entry;
 mod memory;
 mod predecessors;
+mod shared_data;
 mod shelves;
 mod update;
 
@@ -16,8 +17,11 @@ pub use entry::Entry;
 pub(crate) use entry::{Failure, Lease, RefusedAssertion};
 pub use memory::MemoryStore;
 #[cfg(test)]
-pub(crate) use shelves::{EMPTY, PREFIX};
-pub use shelves::{SharedData, Shelves};
+pub(crate) use shared_data::PREFIX;
+pub use shared_data::SharedData;
+#[cfg(test)]
+pub(crate) use shelves::EMPTY;
+pub use shelves::Shelves;
 pub(crate) use update::{Record, Update, update, update_credential};
 
 use std::time::Duration;

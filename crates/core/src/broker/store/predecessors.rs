@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::super::vocabulary::Limits;
-use super::shelves::{PREFIX, SharedData, token_shelf};
+use super::shared_data::{PREFIX, SharedData, token_shelf};
 use crate::event::Event;
 use crate::time::Timestamp;
 

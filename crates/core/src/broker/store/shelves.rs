@@ -11,19 +11,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::predecessors::Predecessors;
+use super::shared_data::{PREFIX, SharedData, token_shelf};
 use super::{CredentialState, Entry, Record, Store};
 use crate::assertion::Source;
 use crate::entra::{CredentialKey, TokenKey};
 use crate::event::Event;
 use crate::time::Timestamp;
-
-/// The prefix of all names. It contains the version of the entries' format, so a module with another format neither reads nor changes
-/// these entries.
-#[cfg(not(feature = "next"))]
-pub(crate) const PREFIX: &str = "entra-exchange/6/";
-/// The prefix of a module of another version, for the upgrade tests.
-#[cfg(feature = "next")]
-pub(crate) const PREFIX: &str = "entra-exchange/next/";
 
 /// The name of the configuration that was announced last, whatever the format of the entries is.
 const ANNOUNCED: &str = "entra-exchange/configuration";
@@ -33,15 +26,6 @@ const CREDENTIAL_SHELVES: u8 = 16;
 
 /// Maximum number of attempts of a compare-and-set.
 const TRIES: usize = 64;
-
-/// Envoy's shared data: the memory that all VMs of a process share.
-pub trait SharedData {
-    /// Returns the value of a name and its compare-and-set number, or `None` if the name has never been set.
-    fn get(&self, name: &str) -> Option<(Vec<u8>, u32)>;
-
-    /// Sets a value. With `cas`, only if the compare-and-set number is still this one. Returns whether the value was set.
-    fn set(&self, name: &str, value: &[u8], cas: Option<u32>) -> bool;
-}
 
 /// The store in Envoy's shared data, from the view of one VM.
 #[derive(Default)]
@@ -136,11 +120,6 @@ impl<M: SharedData> Store for Shelves<M> {
         self.predecessors.set(Some(predecessors));
         event
     }
-}
-
-/// The name of a shelf for tokens, with the prefix of any version.
-pub(super) fn token_shelf(prefix: &str, number: u8) -> String {
-    format!("{prefix}{number:02x}")
 }
 
 fn credential_shelf(number: u8) -> String {
