@@ -4,8 +4,10 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use entra_exchange_core::azure::HeaderForm;
+use entra_exchange_core::broker::Limits;
 use entra_exchange_core::config::{Config, DestinationSummary};
 use entra_exchange_core::decision::{Candidate, ConfigPath, Decision, Delivery, Explanation, Match};
 use entra_exchange_core::entra::TokenSpec;
@@ -95,6 +97,17 @@ pub struct Exchange {
     pub scope: String,
     /// Whether the configuration names the scope. Others have a budget.
     pub listed: bool,
+    /// How long it may take.
+    pub timeouts: Timeouts,
+}
+
+/// How long an exchange may take, in milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Timeouts {
+    /// The timeout of the call to each of the token endpoint's clusters.
+    pub calls: Vec<u64>,
+    /// How long a request waits for the token (`limits.wait`).
+    pub wait: u64,
 }
 
 /// What a request is forwarded with.
@@ -260,7 +273,7 @@ fn describe(config: &Config, explanation: &Explanation) -> Explained {
         outcome: outcome(decision),
         decided_by: decision.decided_by().map(|path| path.to_string()),
         identity,
-        exchange: spec.map(exchange),
+        exchange: spec.map(|spec| exchange(spec, &config.limits)),
         sends: delivery.and_then(sends),
         problem,
         assumed_cluster: None,
@@ -291,7 +304,10 @@ fn reason(decision: &Decision, problem: &Problem) -> Reason {
     Reason { code: problem.code.as_str(), status, detail, remedy }
 }
 
-fn exchange(spec: &TokenSpec) -> Exchange {
+fn exchange(spec: &TokenSpec, limits: &Limits) -> Exchange {
+    let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let count = spec.clusters().len();
+    let calls = (0..count).map(|index| milliseconds(limits.call_timeout(index, count))).collect();
     Exchange {
         source_calls: source_calls::of(spec.assertion()),
         clusters: spec.clusters().to_vec(),
@@ -299,6 +315,7 @@ fn exchange(spec: &TokenSpec) -> Exchange {
         client_id: spec.client_id().to_owned(),
         scope: spec.scope().to_owned(),
         listed: spec.is_listed(),
+        timeouts: Timeouts { calls, wait: milliseconds(limits.wait) },
     }
 }
 
@@ -363,7 +380,7 @@ impl Explained {
         if let Some(cluster) = &self.assumed_cluster {
             line("route", &format!("assumed: cluster {cluster}"));
         }
-        if let Some(Exchange { source_calls, clusters, url, client_id, scope, listed }) = &self.exchange {
+        if let Some(Exchange { source_calls, clusters, url, client_id, scope, listed, .. }) = &self.exchange {
             line("scope", scope);
             for (index, call) in source_calls::lines(source_calls).iter().enumerate() {
                 line(if index == 0 { "exchange" } else { "" }, call);

@@ -66,7 +66,7 @@ impl Limits {
 
     /// Returns the timeout of the call to the cluster at `index` of `count`. The timeouts add up to [`Limits::exchange`] at most, so
     /// that the lease and the wait of requests last longer than all calls together.
-    pub(super) fn call_timeout(&self, index: usize, count: usize) -> Duration {
+    pub fn call_timeout(&self, index: usize, count: usize) -> Duration {
         let count = u32::try_from(count).unwrap_or(u32::MAX).max(1);
         let index = u32::try_from(index).unwrap_or(u32::MAX).min(count - 1);
         let each = Self::WITH_FALLBACK.min(self.exchange / count);
