@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
-
 use crate::broker::Store;
 use crate::config::{Config, Fingerprint, Refused};
 use crate::entra::TokenKey;
@@ -31,7 +29,7 @@ pub(crate) struct ConfiguredToken {
 }
 
 /// The configuration's part of the status page.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(crate) struct Shown<'a> {
     pub(crate) sha256: String,
     pub(crate) warnings: &'a [String],

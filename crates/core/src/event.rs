@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::json::quoted;
+
 /// The log level of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -79,7 +81,7 @@ impl fmt::Display for Event {
                 write!(formatter, " {key}={value}")?;
             } else {
                 // Quoted as a JSON string, so that untrusted text cannot begin a new line or field.
-                write!(formatter, " {key}={}", serde_json::Value::from(value.as_str()))?;
+                write!(formatter, " {key}={}", quoted(value))?;
             }
         }
         Ok(())

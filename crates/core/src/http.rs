@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use crate::json::ObjectWriter;
+
 /// A local reply: the shell sends it to the client instead of forwarding the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
@@ -23,13 +25,12 @@ impl Reply {
 
     /// A JSON reply that caches must not store (RFC 9111, section 5.2.2.5). A 405 gets the `Allow` header that RFC 9110,
     /// section 15.5.6 requires; every path that the filter answers supports GET only.
-    pub fn json(status: u16, content_type: &'static str, body: &impl serde::Serialize) -> Self {
+    pub(crate) fn json(status: u16, content_type: &'static str, body: ObjectWriter) -> Self {
         let mut headers = vec![("content-type", content_type.to_owned()), ("cache-control", "no-store".to_owned())];
         if status == 405 {
             headers.push(("allow", "GET".to_owned()));
         }
-        // Serializing structs of strings and numbers cannot fail.
-        Self { status, headers, body: serde_json::to_vec(body).unwrap_or_default() }
+        Self { status, headers, body: body.finish() }
     }
 }
 

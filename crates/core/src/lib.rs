@@ -27,6 +27,7 @@ pub mod event;
 pub mod fast_map;
 mod host;
 pub mod http;
+mod json;
 pub mod metrics;
 mod override_headers;
 mod path;

@@ -6,10 +6,10 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::entra;
+use crate::json::Json;
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 use crate::untrusted::UntrustedText;
@@ -182,28 +182,28 @@ impl Assertion {
 }
 
 /// Decodes the header and claims of a compact JWS (RFC 7515, section 3.1).
-fn decode(token: &str) -> Option<(Value, Value)> {
+fn decode(token: &str) -> Option<(Json, Json)> {
     let mut parts = token.split('.');
     let (header, claims) = (parts.next()?, parts.next()?);
     let (_signature, None) = (parts.next()?, parts.next()) else { return None };
-    let part = |text: &str| -> Option<Value> {
+    let part = |text: &str| -> Option<Json> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
-        serde_json::from_slice(&bytes).ok().filter(Value::is_object)
+        Json::parse(&bytes).ok().filter(|json| matches!(json, Json::Object(_)))
     };
     Some((part(header)?, part(claims)?))
 }
 
 /// Checks the properties of a token without which Entra would reject it; returns its claims and its lifetime.
-fn check(header: &Value, claims: &Value, expected: &Expected, now: Timestamp) -> Result<(Claims, Lifetime), Problem> {
+fn check(header: &Json, claims: &Json, expected: &Expected, now: Timestamp) -> Result<(Claims, Lifetime), Problem> {
     expected.check_algorithm(header)?;
     if expected.is_input {
-        let claim = |name: &str| UntrustedText::new(claims.get(name).and_then(Value::as_str).unwrap_or_default());
+        let claim = |name: &str| UntrustedText::new(claims.text(name).unwrap_or_default());
         let lifetime = check_times(claims, expected.made_on_demand, now)?;
         let audience = UntrustedText::new(audience(claims).unwrap_or_default());
         let claims = Claims { issuer: claim("iss"), subject: claim("sub"), audience };
         return expected.check(&claims).map(|()| (claims, lifetime));
     }
-    let text = |claim: &str, name: &str, remedy: &str| match claims.get(claim).and_then(Value::as_str) {
+    let text = |claim: &str, name: &str, remedy: &str| match claims.text(claim) {
         Some(text) if !text.is_empty() => Ok(UntrustedText::new(text)),
         _ => Err(invalid(format!("the federated token has no {name} ({claim})"), remedy)),
     };
@@ -221,13 +221,13 @@ fn check(header: &Value, claims: &Value, expected: &Expected, now: Timestamp) ->
 
 impl Expected {
     /// Checks the algorithm of the signature.
-    fn check_algorithm(&self, header: &Value) -> Result<(), Problem> {
+    fn check_algorithm(&self, header: &Json) -> Result<(), Problem> {
         let wanted = match &self.algorithm {
             // Another source may accept any algorithm.
             None if self.is_input => return Ok(()),
             wanted => wanted.as_deref().unwrap_or(RS256),
         };
-        let found = header.get("alg").and_then(Value::as_str).unwrap_or("none");
+        let found = header.text("alg").unwrap_or("none");
         if found == wanted {
             return Ok(());
         }
@@ -275,8 +275,8 @@ impl Expected {
 
 impl Claims {
     /// The fingerprint of every token with these claims, signed with this header's algorithm and key.
-    fn fingerprint(&self, header: &Value) -> Fingerprint {
-        let of_header = |name: &str| header.get(name).and_then(Value::as_str).unwrap_or_default();
+    fn fingerprint(&self, header: &Json) -> Fingerprint {
+        let of_header = |name: &str| header.text(name).unwrap_or_default();
         let parts =
             [self.issuer.as_str(), self.subject.as_str(), self.audience.as_str(), of_header("alg"), of_header("kid")];
         let mut hash = Sha256::new();
@@ -289,18 +289,18 @@ impl Claims {
 }
 
 /// The only audience of the token, which is a string or a list with one string (RFC 7519, section 4.1.3).
-fn audience(claims: &Value) -> Result<&str, Problem> {
+fn audience(claims: &Json) -> Result<&str, Problem> {
     const REMEDY: &str = "Set the token's audience to that of the federated credential, api://AzureADTokenExchange by \
                           default, and to no other.";
     let audience = match claims.get("aud") {
-        Some(Value::Array(list)) if list.len() > 1 => {
+        Some(Json::List(list)) if list.len() > 1 => {
             return Err(invalid(
                 format!("the federated token has {} audiences, and Entra accepts exactly one", list.len()),
                 REMEDY,
             ));
         }
-        Some(Value::Array(list)) => list.first().and_then(Value::as_str),
-        single => single.and_then(Value::as_str),
+        Some(Json::List(list)) => list.first().and_then(Json::as_str),
+        single => single.and_then(Json::as_str),
     };
     match audience {
         Some(audience) if !audience.is_empty() => Ok(audience),
@@ -309,7 +309,7 @@ fn audience(claims: &Value) -> Result<&str, Problem> {
 }
 
 /// Checks that the token is valid at `now` (RFC 7519, sections 4.1.4 and 4.1.5).
-fn check_times(claims: &Value, made_on_demand: bool, now: Timestamp) -> Result<Lifetime, Problem> {
+fn check_times(claims: &Json, made_on_demand: bool, now: Timestamp) -> Result<Lifetime, Problem> {
     let Some(expiry) = claims.get("exp").and_then(seconds) else {
         return Err(invalid(
             "the federated token has no expiration time (exp)".to_owned(),
@@ -343,14 +343,9 @@ fn check_times(claims: &Value, made_on_demand: bool, now: Timestamp) -> Result<L
 }
 
 /// Parses a NumericDate, which may have a fraction (RFC 7519, section 2). Fractions are rounded down.
-fn seconds(value: &Value) -> Option<Timestamp> {
-    let whole = value.as_u64().or_else(|| {
-        let fraction = value.as_f64().filter(|number| *number >= 0.0)?;
-        // A cast from f64 saturates, so a date beyond the range of u64 stays far in the future.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        Some(fraction as u64)
-    })?;
-    Some(Timestamp::from_unix_seconds(whole))
+fn seconds(value: &Json) -> Option<Timestamp> {
+    // A date beyond the range of u64 stays far in the future.
+    value.floor().map(Timestamp::from_unix_seconds)
 }
 
 fn invalid(detail: String, remedy: &str) -> Problem {
@@ -360,7 +355,7 @@ fn invalid(detail: String, remedy: &str) -> Problem {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     pub(crate) const NOW: Timestamp = Timestamp::from_unix_seconds(1_795_334_000);
 

@@ -7,14 +7,13 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
-
 use super::store::Store;
 use super::vocabulary::StreamId;
 use super::{Broker, Command, Turn};
 use crate::assertion::{Fingerprint, ReadResult, Source};
 use crate::entra::{CredentialKey, TokenSpec};
 use crate::http::Reply;
+use crate::json::ObjectWriter;
 use crate::metrics::{self, Measurement};
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
@@ -198,27 +197,6 @@ fn unread(source: &Source) -> Problem {
     )
 }
 
-/// One identity in a verbose reply.
-#[derive(Serialize)]
-struct IdentityStatus<'a> {
-    identity: &'a str,
-    ready: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    code: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    remedy: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    aadsts: Option<String>,
-}
-
-#[derive(Serialize)]
-struct VerboseBody<'a> {
-    ready: bool,
-    identities: Vec<IdentityStatus<'a>>,
-}
-
 impl ReadinessStatus {
     /// Creates a status for tests.
     #[cfg(test)]
@@ -244,17 +222,20 @@ impl ReadinessStatus {
     pub(crate) fn verbose_reply(&self, not_ready: u16) -> Reply {
         let identities = self.identities.iter().map(|(identity, outcome)| {
             let problem = outcome.as_ref().err();
-            IdentityStatus {
-                identity,
-                ready: problem.is_none(),
-                code: problem.map(|problem| problem.code.as_str()),
-                detail: problem.map(|problem| problem.detail.as_str()),
-                remedy: problem.map(|problem| problem.remedy.as_str()),
-                aadsts: problem.and_then(Problem::aadsts),
+            let mut status = ObjectWriter::new();
+            status.text("identity", identity).switch("ready", problem.is_none());
+            if let Some(problem) = problem {
+                status
+                    .text("code", problem.code.as_str())
+                    .text("detail", &problem.detail)
+                    .text("remedy", &problem.remedy)
+                    .some_text("aadsts", problem.aadsts().as_deref());
             }
+            status.finish()
         });
         let ready = self.outcome().is_ok();
-        let body = VerboseBody { ready, identities: identities.collect() };
-        Reply::json(if ready { 200 } else { not_ready }, "application/json", &body)
+        let mut body = ObjectWriter::new();
+        body.switch("ready", ready).list("identities", identities);
+        Reply::json(if ready { 200 } else { not_ready }, "application/json", body)
     }
 }

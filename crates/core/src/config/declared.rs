@@ -314,5 +314,5 @@ fn sentence(text: &str) -> String {
 
 /// JSON that is written in a declaration.
 fn parsed(json: &str) -> Node {
-    serde_json::from_str(json).unwrap_or(Node::Null)
+    Node::parse(json.as_bytes()).unwrap_or(Node::Null)
 }

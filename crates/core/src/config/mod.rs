@@ -332,7 +332,7 @@ impl Config {
     /// All mistakes in the text, each with its path, what was found, and what was expected.
     pub fn parse(text: &[u8], variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, Refused> {
         let mut mistakes = Mistakes::default();
-        let tree: Node = serde_json::from_slice(text).map_err(|error| {
+        let tree = Node::parse(text).map_err(|error| {
             mistakes.add("", not_json(text, &error));
             Refused(std::mem::take(&mut mistakes.0))
         })?;

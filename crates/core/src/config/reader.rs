@@ -114,10 +114,8 @@ impl<'a> Value<'_, 'a> {
     /// Reads a number from 1 to `most`.
     #[inline(never)]
     pub(super) fn count(&self, most: usize, mistakes: &mut Mistakes) -> Option<usize> {
-        let count = match self.node {
-            Node::Number(number) => number.parse().ok().filter(|count| (1..=most).contains(count)),
-            _ => None,
-        };
+        let count = self.node.as_whole().and_then(|count| usize::try_from(count).ok());
+        let count = count.filter(|count| (1..=most).contains(count));
         if count.is_none() {
             self.not_valid(&format!("a number from 1 to {most}"), mistakes);
         }

@@ -1,22 +1,15 @@
-//! JSON with the fields in their original order, duplicates included.
+//! What the configuration needs of JSON beyond reading: duplicate fields, hashes, messages, and the JSON Schema.
 
 use std::fmt;
 use std::time::Duration;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Error, Serialize, SerializeMap, Serializer};
 
-/// A JSON value that keeps duplicate fields, so that they can be reported. RFC 8259, section 4, leaves their handling to the
-/// reader.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Node {
-    Null,
-    Bool(bool),
-    Number(String),
-    String(String),
-    List(Vec<Node>),
-    Object(Vec<(String, Node)>),
-}
+pub(super) use crate::json::Json as Node;
+use crate::json::quoted;
+
+/// Below it, a floating-point number holds every integer.
+const LARGEST_EXACT: u64 = 1 << f64::MANTISSA_DIGITS;
 
 impl Node {
     /// The same value with only the last of each set of duplicate fields.
@@ -32,9 +25,7 @@ impl Node {
             other => other.clone(),
         }
     }
-}
 
-impl Node {
     /// Writes the value in JSON, without white space.
     pub(super) fn write_json(&self, json: &mut String) {
         let (open, close) = match self {
@@ -70,68 +61,17 @@ impl fmt::Display for Node {
         match self {
             Self::Null => formatter.write_str("null"),
             Self::Bool(value) => write!(formatter, "{value}"),
-            Self::Number(value) => formatter.write_str(value),
-            Self::String(value) => write!(formatter, "{}", serde_json::Value::from(value.as_str())),
+            Self::Integer(value) => formatter.write_str(value),
+            Self::Float(value) => match self.as_whole().filter(|whole| *whole < LARGEST_EXACT) {
+                Some(whole) => write!(formatter, "{whole}"),
+                // The standard library's formatting of floating-point numbers would add 10 KB to the module.
+                None => serde_json::Number::from_f64(*value).map_or(Ok(()), |number| number.fmt(formatter)),
+            },
+            Self::String(value) => formatter.write_str(&quoted(value)),
             Self::List(items) if items.is_empty() => formatter.write_str("[]"),
             Self::List(_) => formatter.write_str("a list"),
             Self::Object(_) => formatter.write_str("an object"),
         }
-    }
-}
-
-impl<'de> Deserialize<'de> for Node {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reader;
-
-        impl<'de> Visitor<'de> for Reader {
-            type Value = Node;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("JSON")
-            }
-
-            fn visit_unit<E>(self) -> Result<Node, E> {
-                Ok(Node::Null)
-            }
-
-            fn visit_bool<E>(self, value: bool) -> Result<Node, E> {
-                Ok(Node::Bool(value))
-            }
-
-            fn visit_u64<E>(self, value: u64) -> Result<Node, E> {
-                Ok(Node::Number(value.to_string()))
-            }
-
-            fn visit_i64<E>(self, value: i64) -> Result<Node, E> {
-                Ok(Node::Number(value.to_string()))
-            }
-
-            fn visit_f64<E>(self, value: f64) -> Result<Node, E> {
-                Ok(Node::Number(value.to_string()))
-            }
-
-            fn visit_str<E>(self, value: &str) -> Result<Node, E> {
-                Ok(Node::String(value.to_owned()))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Node, A::Error> {
-                let mut list = Vec::new();
-                while let Some(item) = items.next_element()? {
-                    list.push(item);
-                }
-                Ok(Node::List(list))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Node, A::Error> {
-                let mut object = Vec::new();
-                while let Some(field) = fields.next_entry()? {
-                    object.push(field);
-                }
-                Ok(Node::Object(object))
-            }
-        }
-
-        deserializer.deserialize_any(Reader)
     }
 }
 
@@ -141,7 +81,10 @@ impl Serialize for Node {
         match self {
             Self::Null => serializer.serialize_unit(),
             Self::Bool(value) => serializer.serialize_bool(*value),
-            Self::Number(value) => value.parse::<serde_json::Number>().map_err(S::Error::custom)?.serialize(serializer),
+            Self::Integer(value) => {
+                value.parse::<serde_json::Number>().map_err(S::Error::custom)?.serialize(serializer)
+            }
+            Self::Float(value) => serializer.serialize_f64(*value),
             Self::String(value) => serializer.serialize_str(value),
             Self::List(items) => serializer.collect_seq(items),
             Self::Object(fields) => {
@@ -169,7 +112,7 @@ impl From<bool> for Node {
 
 impl From<usize> for Node {
     fn from(number: usize) -> Self {
-        Self::Number(number.to_string())
+        Self::Integer(number.to_string())
     }
 }
 

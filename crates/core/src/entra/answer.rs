@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::Value;
 
 use super::{AccessToken, RetryClass, TokenSpec, catalogue};
 use crate::assertion::Assertion;
 use crate::http::CallResult;
+use crate::json::Json;
 use crate::problem::{Code, EntraDiagnosis, Problem};
 use crate::time::Timestamp;
 use crate::untrusted::{Guid, OAuthError, UntrustedText, is_guid};
@@ -115,8 +115,8 @@ fn read_grant(
     if body.len() > LONGEST_ANSWER {
         return Err(format!("the body has {} bytes, more than {LONGEST_ANSWER}", body.len()));
     }
-    let body: Value = serde_json::from_slice(body).map_err(|_| "the body is not JSON")?;
-    let text = |name: &str| body.get(name).and_then(Value::as_str);
+    let body = Json::parse(body).map_err(|_| "the body is not JSON")?;
+    let text = |name: &str| body.text(name);
     if !text("token_type").is_some_and(|kind| kind.eq_ignore_ascii_case("Bearer")) {
         return Err("token_type is not Bearer".to_owned());
     }
@@ -139,17 +139,16 @@ fn may_be_of(token: &AccessToken, tenant_id: &str) -> bool {
     let Some(claims) = token.expose().split('.').nth(1) else { return true };
     // Padding and both alphabets are accepted (RFC 4648, sections 4 and 5), because other readers may accept them.
     let claims = claims.trim_end_matches('=').replace('+', "-").replace('/', "_");
-    let claims = URL_SAFE_NO_PAD.decode(claims).ok().and_then(|json| serde_json::from_slice::<Value>(&json).ok());
+    let claims = URL_SAFE_NO_PAD.decode(claims).ok().and_then(|json| Json::parse(&json).ok());
     let tenant = claims.as_ref().and_then(|claims| claims.get("tid"));
     tenant.is_none_or(|tenant| tenant.as_str().is_some_and(|tenant| tenant.eq_ignore_ascii_case(tenant_id)))
 }
 
 /// Parses a positive number of seconds. Some endpoints send a string instead of a number.
-fn length(value: Option<&Value>) -> Option<Duration> {
+fn length(value: Option<&Json>) -> Option<Duration> {
     let seconds = match value? {
-        Value::Number(number) => number.as_u64()?,
-        Value::String(text) => text.parse().ok()?,
-        _ => return None,
+        Json::String(text) => text.parse().ok()?,
+        number => number.as_u64()?,
     };
     (seconds > 0).then(|| Duration::from_secs(seconds).min(LONGEST_LIFE))
 }
@@ -222,18 +221,18 @@ fn may_be_quoted(status: u16, body: &[u8]) -> bool {
 /// Reads an error response: the problem and its retry class.
 fn read_refusal(status: u16, body: &[u8], cluster: &str, assertion: &Assertion) -> (Problem, RetryClass) {
     let json = body.get(..LONGEST_ANSWER).unwrap_or(body);
-    let json: Option<Value> = serde_json::from_slice(json).ok().filter(|json: &Value| json.get("error").is_some());
+    let json = Json::parse(json).ok().filter(|json| json.get("error").is_some());
     let Some(json) = json else {
         let retry_class = if status == TOO_MANY_REQUESTS { RetryClass::Throttled } else { RetryClass::Transient };
         return (foreign_answer(status, body, cluster, assertion), retry_class);
     };
-    let text = |name: &str| json.get(name).and_then(Value::as_str);
+    let text = |name: &str| json.text(name);
     let description = text("error_description").unwrap_or_default();
-    let aadsts = json
-        .get("error_codes")
-        .and_then(Value::as_array)
-        .and_then(|codes| codes.iter().find_map(|code| u32::try_from(code.as_u64()?).ok()))
-        .or_else(|| aadsts_in(description));
+    let codes = match json.get("error_codes") {
+        Some(Json::List(codes)) => codes.as_slice(),
+        _ => &[],
+    };
+    let aadsts = codes.iter().find_map(|code| u32::try_from(code.as_u64()?).ok()).or_else(|| aadsts_in(description));
     let diagnosis = EntraDiagnosis {
         error: text("error").and_then(|error| OAuthError::parse_without(error, assertion.expose())),
         aadsts,
@@ -276,7 +275,7 @@ fn aadsts_in(description: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::assertion::tests::{NOW, claims, jwt};

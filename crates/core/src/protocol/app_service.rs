@@ -3,34 +3,15 @@
 //! Protocol: learn.microsoft.com, "How to use managed identities for App Service and Azure Functions", REST endpoint
 //! reference; its first version (2017-09-01) as the client libraries of that time implement it.
 
-use serde::Serialize;
-
 use super::{AppServiceVersion, Caller, managed_identity};
 use crate::entra::AccessToken;
 use crate::http::Reply;
+use crate::json::ObjectWriter;
 use crate::problem::Problem;
 use crate::time::Timestamp;
 
-/// The body of a token reply without the token; every value is a string. It has no `not_before`: adal for Go parses that as a number in both versions,
-/// and fails on the first version's dates.
-#[derive(Serialize)]
-struct TokenBody<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    client_id: Option<&'a str>,
-    expires_on: String,
-    resource: &'a str,
-    token_type: &'static str,
-}
-
-/// The body of an error reply.
-#[derive(Serialize)]
-struct ErrorBody {
-    #[serde(rename = "statusCode")]
-    status_code: u16,
-    message: String,
-}
-
-/// The reply with a token. In the first version it has the client id only if the caller selected the identity by it.
+/// The reply with a token. Every value is a string. In the first version it has the client id only if the caller selected the identity by
+/// it. It has no `not_before`: adal for Go parses that as a number in both versions, and fails on the first version's dates.
 pub(super) fn token_reply(
     version: AppServiceVersion,
     caller: &Caller,
@@ -41,20 +22,20 @@ pub(super) fn token_reply(
         AppServiceVersion::First => (date(expires_at), caller.named_by_client_id),
         AppServiceVersion::Current => (expires_at.unix_seconds().to_string(), true),
     };
-    let body = TokenBody {
-        client_id: has_client_id.then_some(caller.client_id.as_str()),
-        expires_on,
-        resource: &caller.resource,
-        token_type: "Bearer",
-    };
-    managed_identity::token_reply(token, &body)
+    let mut body = managed_identity::with_token(token);
+    body.some_text("client_id", has_client_id.then_some(&caller.client_id))
+        .text("expires_on", &expires_on)
+        .text("resource", &caller.resource)
+        .text("token_type", "Bearer");
+    Reply::json(200, "application/json; charset=utf-8", body)
 }
 
 /// The reply with a problem.
 pub(super) fn problem_reply(problem: &Problem) -> Reply {
     let status = managed_identity::status(problem.code);
-    let body = ErrorBody { status_code: status, message: managed_identity::sentence(problem) };
-    managed_identity::with_retry_after(problem, Reply::json(status, "application/json; charset=utf-8", &body))
+    let mut body = ObjectWriter::new();
+    body.number("statusCode", status.into()).text("message", &managed_identity::sentence(problem));
+    managed_identity::with_retry_after(problem, Reply::json(status, "application/json; charset=utf-8", body))
 }
 
 /// Formats a time like the first version on Linux: `06/20/2019 02:57:58 +00:00`.

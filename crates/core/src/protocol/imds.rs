@@ -2,36 +2,16 @@
 //!
 //! Protocol: learn.microsoft.com, "How to use managed identities on an Azure VM to acquire an access token".
 
-use serde::Serialize;
-
 use super::{Caller, managed_identity};
 use crate::entra::AccessToken;
 use crate::http::Reply;
+use crate::json::ObjectWriter;
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 use crate::untrusted::OAuthError;
 
-/// The body of a token reply without the token; every value is a string. `expires_in` precedes `expires_on`, because MSAL.NET uses the last of the two;
+/// The reply with a token. Every value is a string. `expires_in` precedes `expires_on`, because MSAL.NET uses the last of the two;
 /// MSAL Python reads only the former, and MSAL for Java, Node and Rust only the latter.
-#[derive(Serialize)]
-struct TokenBody<'a> {
-    client_id: &'a str,
-    expires_in: String,
-    expires_on: String,
-    ext_expires_in: String,
-    not_before: String,
-    resource: &'a str,
-    token_type: &'static str,
-}
-
-/// The body of an error reply ("Error handling" on the same page).
-#[derive(Serialize)]
-struct ErrorBody<'a> {
-    error: &'a str,
-    error_description: String,
-}
-
-/// The reply with a token.
 pub(super) fn token_reply(
     caller: &Caller,
     token: &AccessToken,
@@ -40,21 +20,18 @@ pub(super) fn token_reply(
     now: Timestamp,
 ) -> Reply {
     let expires_in = expires_at.since(now).as_secs().to_string();
-    managed_identity::token_reply(
-        token,
-        &TokenBody {
-            client_id: &caller.client_id,
-            ext_expires_in: expires_in.clone(),
-            expires_in,
-            expires_on: expires_at.unix_seconds().to_string(),
-            not_before: issued_at.unix_seconds().to_string(),
-            resource: &caller.resource,
-            token_type: "Bearer",
-        },
-    )
+    let mut body = managed_identity::with_token(token);
+    body.text("client_id", &caller.client_id)
+        .text("expires_in", &expires_in)
+        .text("expires_on", &expires_at.unix_seconds().to_string())
+        .text("ext_expires_in", &expires_in)
+        .text("not_before", &issued_at.unix_seconds().to_string())
+        .text("resource", &caller.resource)
+        .text("token_type", "Bearer");
+    Reply::json(200, "application/json; charset=utf-8", body)
 }
 
-/// The reply with a problem.
+/// The reply with a problem ("Error handling" on the same page).
 pub(super) fn problem_reply(problem: &Problem) -> Reply {
     let status = managed_identity::status(problem.code);
     let error = match (problem.entra.error.as_ref().map(OAuthError::as_str), problem.code) {
@@ -65,6 +42,7 @@ pub(super) fn problem_reply(problem: &Problem) -> Reply {
         _ if matches!(status, 429 | 503) => "temporarily_unavailable",
         _ => "invalid_request",
     };
-    let body = ErrorBody { error, error_description: managed_identity::sentence(problem) };
-    managed_identity::with_retry_after(problem, Reply::json(status, "application/json; charset=utf-8", &body))
+    let mut body = ObjectWriter::new();
+    body.text("error", error).text("error_description", &managed_identity::sentence(problem));
+    managed_identity::with_retry_after(problem, Reply::json(status, "application/json; charset=utf-8", body))
 }

@@ -1,9 +1,8 @@
 //! Parts of a reply that all managed-identity protocols share.
 
-use serde::Serialize;
-
 use crate::entra::AccessToken;
 use crate::http::Reply;
+use crate::json::ObjectWriter;
 use crate::problem::{Code, Problem};
 
 /// The HTTP status for a problem. Clients retry 404, 410, 429 and 5xx, and fail on other 4xx. So the status is 400 if something must be
@@ -17,12 +16,11 @@ pub(super) const fn status(code: Code) -> u16 {
     }
 }
 
-/// The reply with a token and these members. JSON escapes no character that a token may have, so the token is not searched for one.
-pub(super) fn token_reply(token: &AccessToken, members: &impl Serialize) -> Reply {
-    let mut reply = Reply::json(200, "application/json; charset=utf-8", members);
-    let members = reply.body.strip_prefix(b"{").unwrap_or_default();
-    reply.body = [br#"{"access_token":""#, token.expose().as_bytes(), br#"","#, members].concat();
-    reply
+/// The body of a reply, beginning with the token. JSON escapes no character that a token may have.
+pub(super) fn with_token(token: &AccessToken) -> ObjectWriter {
+    let mut body = ObjectWriter::new();
+    body.plain("access_token", token.expose());
+    body
 }
 
 /// Adds `Retry-After` to the reply to a problem, but only with a status that means a retry. The SDKs for Python retry on any status if

@@ -1,53 +1,26 @@
 //! Problems as `application/problem+json` (RFC 9457), and as one line for gRPC clients.
 
-use serde::Serialize;
-
 use super::with_retry_after;
 use crate::http::Reply;
+use crate::json::ObjectWriter;
 use crate::problem::Problem;
 use crate::untrusted::Guid;
 
-/// The body of an `application/problem+json` reply (RFC 9457, section 3), with extension members.
-#[derive(Serialize)]
-struct Body<'a> {
-    r#type: String,
-    title: &'static str,
-    status: u16,
-    detail: &'a str,
-    code: &'static str,
-    remedy: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    identity: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    scope: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    aadsts: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    trace_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    correlation_id: Option<&'a str>,
-}
-
-/// The reply as `application/problem+json`, with this HTTP status.
+/// The reply as `application/problem+json` (RFC 9457, section 3) with extension members, and with this HTTP status.
 pub(crate) fn reply(problem: &Problem, status: u16) -> Reply {
-    let reply = Reply::json(
-        status,
-        "application/problem+json",
-        &Body {
-            r#type: format!("urn:entra-exchange:problem:{}", problem.code.as_str()),
-            title: problem.code.title(),
-            status,
-            detail: &problem.detail,
-            code: problem.code.as_str(),
-            remedy: &problem.remedy,
-            identity: problem.identity.as_deref(),
-            scope: problem.scope.as_deref(),
-            aadsts: problem.aadsts(),
-            trace_id: problem.entra.trace_id.as_ref().map(Guid::as_str),
-            correlation_id: problem.entra.correlation_id.as_ref().map(Guid::as_str),
-        },
-    );
-    with_retry_after(problem, reply)
+    let mut body = ObjectWriter::new();
+    body.text("type", &["urn:entra-exchange:problem:", problem.code.as_str()].concat())
+        .text("title", problem.code.title())
+        .number("status", status.into())
+        .text("detail", &problem.detail)
+        .text("code", problem.code.as_str())
+        .text("remedy", &problem.remedy)
+        .some_text("identity", problem.identity.as_deref())
+        .some_text("scope", problem.scope.as_deref())
+        .some_text("aadsts", problem.aadsts().as_deref())
+        .some_text("trace_id", problem.entra.trace_id.as_ref().map(Guid::as_str))
+        .some_text("correlation_id", problem.entra.correlation_id.as_ref().map(Guid::as_str));
+    with_retry_after(problem, Reply::json(status, "application/problem+json", body))
 }
 
 /// The reply to a gRPC client. Envoy puts the whole body of a local reply into `grpc-message`.

@@ -6,8 +6,6 @@ mod json;
 
 pub use format::Format;
 
-use serde::Serialize;
-
 use crate::broker::store::Entry;
 use crate::broker::{CachedToken, Store};
 use crate::configuration_status::{ConfigurationStatus, ConfiguredToken};
@@ -16,7 +14,7 @@ use crate::http::Reply;
 use crate::time::Timestamp;
 
 /// The build of the filter.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug)]
 pub struct Build {
     /// The version, as in the changelog.
     pub version: &'static str,
@@ -59,7 +57,7 @@ struct KeyStatus {
 }
 
 /// What waits for the exchange of a token.
-#[derive(Clone, Copy, Serialize)]
+#[derive(Clone, Copy)]
 struct Waiting {
     /// The requests in the worker that renders the page.
     requests: usize,
@@ -73,7 +71,7 @@ impl StatusPage<'_> {
     pub fn reply(&self, format: Format) -> Reply {
         let keys = self.keys();
         let mut reply = match format {
-            Format::Json => Reply::json(200, "application/json", &json::Body::new(self, &keys)),
+            Format::Json => Reply::json(200, "application/json", json::body(self, &keys)),
             Format::Html => html::reply(self, &keys),
         };
         // A cache that stores responses in spite of `no-store` must not confuse the formats (RFC 9110, section 12.5.5).
@@ -130,7 +128,6 @@ impl KeyStatus {
 }
 
 /// The times of a token, in seconds from now.
-#[derive(Serialize)]
 struct TokenTimes {
     /// The time since it was requested.
     age_s: u64,

@@ -1,12 +1,11 @@
 //! The answer of an HTTP source.
 
-use serde_json::Value;
-
 use super::{HttpSource, spiffe, xml};
 use crate::assertion::Assertion;
 use crate::assertion::source::MOUNT_THE_FILE;
 use crate::entra;
 use crate::http::{CallResponse, CallResult};
+use crate::json::Json;
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 use crate::untrusted::{self, UntrustedText};
@@ -80,11 +79,11 @@ pub(super) fn read(
     let Format::Json(pointer) = &source.format else {
         return parse(source, &answer.body, input, now);
     };
-    let Ok(json) = serde_json::from_slice::<Value>(&answer.body) else {
+    let Ok(json) = Json::parse(&answer.body) else {
         return Err(invalid(source, "is not valid JSON, or is incomplete".to_owned()));
     };
     let token = match at(&json, pointer) {
-        Some(Value::String(token)) => token,
+        Some(Json::String(token)) => token,
         Some(_) => return Err(invalid(source, format!("has no string at {pointer:?}"))),
         None => return Err(invalid(source, format!("has nothing at {pointer:?}"))),
     };
@@ -94,14 +93,14 @@ pub(super) fn read(
         Some(Expiry::Seconds(pointer)) => {
             let seconds = at(&json, pointer).and_then(|value| match value {
                 // Some services send numbers as strings.
-                Value::String(text) => text.parse().ok(),
+                Json::String(text) => text.parse().ok(),
                 number => number.as_u64(),
             });
             let seconds = seconds.ok_or_else(|| invalid(source, format!("has no number of seconds at {pointer:?}")))?;
             Some(now.plus(std::time::Duration::from_secs(seconds)))
         }
         Some(Expiry::Time(pointer)) => {
-            let time = at(&json, pointer).and_then(Value::as_str).and_then(Timestamp::parse_rfc3339);
+            let time = at(&json, pointer).and_then(Json::as_str).and_then(Timestamp::parse_rfc3339);
             Some(time.ok_or_else(|| invalid(source, format!("has no time (RFC 3339) at {pointer:?}")))?)
         }
     };
@@ -127,13 +126,13 @@ fn parse(source: &HttpSource, token: &[u8], input: Option<&Assertion>, now: Time
     parsed
 }
 
-/// The value at a JSON pointer (RFC 6901). `serde_json`'s own function would add half a kilobyte to the module.
-fn at<'a>(json: &'a Value, pointer: &str) -> Option<&'a Value> {
+/// The value at a JSON pointer (RFC 6901).
+fn at<'a>(json: &'a Json, pointer: &str) -> Option<&'a Json> {
     pointer.split('/').skip(1).try_fold(json, |value, token| match value {
         // An index has no leading zero.
-        Value::Array(items) if token == "0" || !token.starts_with('0') => items.get(token.parse::<usize>().ok()?),
-        Value::Object(fields) => {
-            fields.iter().find(|(name, _)| is_escaped(token.as_bytes(), name.as_bytes())).map(|(_, value)| value)
+        Json::List(items) if token == "0" || !token.starts_with('0') => items.get(token.parse::<usize>().ok()?),
+        Json::Object(fields) => {
+            fields.iter().rev().find(|(name, _)| is_escaped(token.as_bytes(), name.as_bytes())).map(|(_, value)| value)
         }
         _ => None,
     })

@@ -50,8 +50,7 @@ pub(super) fn of(
     // Another field is a mistake of its own.
     let known = AssertionFields::NAMES.of(object.nodes());
     if let Some(row) = row {
-        // The reader of the configuration reads bytes, too, and the module has one reader then.
-        form = serde_json::from_slice(row.form.as_bytes()).unwrap_or(form);
+        form = Node::parse(row.form.as_bytes()).unwrap_or(form);
         for name in REFERRED.into_iter().filter(|name| known.contains(name)) {
             let field = object.field::<Text>(name);
             match REQUIRED.contains(&(row.kind, name)) {

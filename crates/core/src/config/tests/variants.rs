@@ -36,7 +36,7 @@ variants! {
 
 /// Reads an example: its own fields in one text, or the mistakes.
 fn example(text: &str) -> Result<String, Vec<String>> {
-    let (tree, mut mistakes): (Node, _) = (serde_json::from_str(text).unwrap(), Mistakes::default());
+    let (tree, mut mistakes): (Node, _) = (Node::parse(text.as_bytes()).unwrap(), Mistakes::default());
     let root = Value { path: &Path::Root, node: &tree };
     let object = Object::<ExampleFields>::read(root, &mut mistakes);
     let read = object.and_then(|object| {
