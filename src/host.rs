@@ -2,8 +2,6 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -258,8 +256,8 @@ impl HttpHost for Envoy {
     }
 
     fn random(&mut self) -> u64 {
-        // The standard library seeds its hash maps with random numbers of the host.
-        RandomState::new().build_hasher().finish()
+        let clock = |_| hostcalls::get_current_time().unwrap_or_default().subsec_nanos().into();
+        hostcalls::random().unwrap_or_else(clock)
     }
 
     fn register_queue(&mut self, name: &str) -> QueueId {

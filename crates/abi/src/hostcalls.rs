@@ -114,6 +114,15 @@ pub fn get_current_time() -> Result<Duration, Status> {
     sys::current_time().map(Duration::from_nanos)
 }
 
+/// Returns a random number from WASI's `random_get`. The standard library's way to one adds 8 KB to the module, for the texts of all errors
+/// of WASI.
+///
+/// # Errors
+/// The number of WASI's error.
+pub fn random() -> Result<u64, Status> {
+    sys::random()
+}
+
 /// Sets the period in which the host calls [`crate::Plugin::on_tick`]. Zero disables the timer.
 ///
 /// # Errors

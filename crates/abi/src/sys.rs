@@ -80,6 +80,11 @@ unsafe extern "C" {
     ) -> u32;
 }
 
+#[link(wasm_import_module = "wasi_snapshot_preview1")]
+unsafe extern "C" {
+    fn random_get(to: *mut u8, size: usize) -> u32;
+}
+
 unsafe extern "C" {
     /// Initializes libc's state, such as the environment.
     fn __wasm_call_ctors();
@@ -145,6 +150,13 @@ pub(crate) fn log(level: u32, text: &str) -> Result<(), Status> {
 pub(crate) fn current_time() -> Result<u64, Status> {
     // SAFETY: see the module's documentation.
     number(|time| unsafe { proxy_get_current_time_nanoseconds(time) })
+}
+
+pub(crate) fn random() -> Result<u64, Status> {
+    let mut bytes = [0; 8];
+    // SAFETY: the host writes exactly this number of bytes.
+    Status::check(unsafe { random_get(bytes.as_mut_ptr(), bytes.len()) })?;
+    Ok(u64::from_le_bytes(bytes))
 }
 
 pub(crate) fn set_tick_period(milliseconds: u32) -> Result<(), Status> {

@@ -1,11 +1,14 @@
 //! A hash map whose keys come from the configuration or from Envoy. No caller can add keys that collide, so the hash need not be secret as
 //! the standard library's is, and it takes a few instructions.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// A hash map for keys that no caller chooses.
 pub type FastMap<K, V> = HashMap<K, V, BuildHasherDefault<FastHasher>>;
+
+/// A set of keys that no caller chooses. A caller may choose the key that is looked up.
+pub type FastSet<K> = HashSet<K, BuildHasherDefault<FastHasher>>;
 
 /// Multiplies and rotates for each word of eight bytes.
 #[derive(Clone, Copy, Debug, Default)]

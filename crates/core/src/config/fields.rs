@@ -105,7 +105,7 @@ impl<'p, 'a, S: Section> Object<'p, 'a, S> {
 
     /// The field with this name. The accessors that [`fields!`] declares call it.
     pub(super) fn field<T>(&self, name: &'static str) -> Field<'p, 'a, T> {
-        Field { path: Path::Field(self.path, name), node: find(self.fields, name), shape: PhantomData }
+        Field { place: place(self.path, self.fields, name), shape: PhantomData }
     }
 }
 
@@ -115,32 +115,43 @@ fn find<'a>(fields: &'a [(String, Node)], name: &str) -> Option<&'a Node> {
     fields.iter().find(|(field, _)| field == name).map(|(_, node)| node)
 }
 
-/// A field of an object, which need not be present, or an item of a list.
-pub(super) struct Field<'p, 'a, S> {
+/// The path of a value, and the value if it is present.
+struct Place<'p, 'a> {
     path: Path<'p>,
     node: Option<&'a Node>,
+}
+
+/// The place of a field in an object. It is not inlined into the accessors: the module is smaller so.
+#[inline(never)]
+fn place<'p, 'a>(object: &'p Path<'p>, fields: &'a [(String, Node)], name: &'static str) -> Place<'p, 'a> {
+    Place { path: Path::Field(object, name), node: find(fields, name) }
+}
+
+/// A field of an object, which need not be present, or an item of a list.
+pub(super) struct Field<'p, 'a, S> {
+    place: Place<'p, 'a>,
     shape: PhantomData<S>,
 }
 
 impl<'a, S: Shape> Field<'_, 'a, S> {
     /// The path, such as `destinations[2].scope`.
     pub(super) fn path(&self) -> String {
-        self.path.to_string()
+        self.place.path.to_string()
     }
 
     /// Reports a mistake in this field.
     #[inline(never)]
     pub(super) fn mistake(&self, message: impl Into<String>, mistakes: &mut Mistakes) {
-        mistakes.add_at(&self.path, message);
+        mistakes.add_at(&self.place.path, message);
     }
 
     /// Whether the field is present, with a valid value or not.
     pub(super) const fn is_set(&self) -> bool {
-        self.node.is_some()
+        self.place.node.is_some()
     }
 
     fn value(&self) -> Option<Value<'_, 'a>> {
-        Some(Value { path: &self.path, node: self.node? })
+        Some(Value { path: &self.place.path, node: self.place.node? })
     }
 
     /// Reads the value. Returns `None` if the field is not present, or if the value is not valid, which is reported.
@@ -190,7 +201,10 @@ impl<'p, 'a, S> Items<'p, 'a, S> {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = Field<'p, 'a, S>> {
         let path = self.path;
-        let field = move |(index, node)| Field { path: Path::Item(path, index), node: Some(node), shape: PhantomData };
+        let field = move |(index, node)| Field {
+            place: Place { path: Path::Item(path, index), node: Some(node) },
+            shape: PhantomData,
+        };
         self.nodes.iter().enumerate().map(field)
     }
 }

@@ -7,7 +7,6 @@ mod rule;
 mod table;
 mod transport;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::config::{Config, Token, TokenOwner};
@@ -35,7 +34,7 @@ impl Destinations {
         let mut tokens = Tokens { config, known: FastMap::default() };
         let mut table = Table::default();
         let mut warm: Vec<Arc<TokenSpec>> = Vec::new();
-        let mut headers = BTreeSet::new();
+        let mut headers: Vec<Arc<str>> = Vec::new();
         for destination in &config.destinations {
             let token = destination.action.token();
             let chooser = token.map(|token| tokens.chooser(token));
@@ -44,7 +43,11 @@ impl Destinations {
             }
             for host in &destination.hosts {
                 let rule = Arc::new(Rule::new(destination, host, chooser.clone()));
-                headers.extend(rule.header().cloned());
+                if let Some(header) = rule.header()
+                    && let Err(index) = headers.binary_search(header)
+                {
+                    headers.insert(index, Arc::clone(header));
+                }
                 for prefix in &destination.path_prefixes {
                     for method in &destination.methods {
                         table.insert(host, prefix, method.as_deref(), Arc::clone(&rule));
@@ -52,7 +55,7 @@ impl Destinations {
                 }
             }
         }
-        Self { table, warm, headers: headers.into_iter().collect() }
+        Self { table, warm, headers }
     }
 
     /// The names of all headers that tokens are injected into.

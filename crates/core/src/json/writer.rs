@@ -19,7 +19,12 @@ impl ObjectWriter {
 
     /// Adds a string that has no character to be escaped, and is not searched for one.
     pub(crate) fn plain(&mut self, name: &str, value: &str) -> &mut Self {
-        self.json(name, &[b"\"", value.as_bytes(), b"\""].concat())
+        self.name(name);
+        self.0.reserve(value.len().saturating_add(2));
+        self.0.push(b'"');
+        self.0.extend_from_slice(value.as_bytes());
+        self.0.push(b'"');
+        self
     }
 
     /// Adds a string, if there is one.

@@ -9,14 +9,13 @@ mod query;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::broker::{Decisive, Readiness};
 use crate::config::{AppService, Config, Identity, Imds, ManagedAction, ManagedIdentity};
 use crate::decision::{ConfigPath, Decision, Delivery, ManagedIdentityCaller, Refusal, Report};
 use crate::entra::{TokenKey, TokenSpec};
-use crate::fast_map::FastMap;
+use crate::fast_map::{FastMap, FastSet};
 use crate::host::Host;
 use crate::path;
 use crate::problem::{Code, Problem};
@@ -37,7 +36,7 @@ pub(crate) struct Endpoint {
     action: ManagedAction,
     offered: Vec<Offered>,
     /// The keys of all tokens that the configuration lists.
-    listed: HashSet<TokenKey>,
+    listed: FastSet<TokenKey>,
     /// The index in `offered`.
     default: Option<usize>,
     readiness: Arc<Readiness>,
@@ -58,7 +57,7 @@ impl Endpoint {
         let offered = answers.offered.iter().filter_map(|index| config.identities.get(*index).cloned());
         let mut offered: Vec<Offered> =
             offered.map(|identity| Offered { identity, listed: FastMap::default() }).collect();
-        let mut listed = HashSet::new();
+        let mut listed = FastSet::default();
         for (identity, scope) in config.named_tokens() {
             let Ok(spec) = identity.spec(&scope) else { continue };
             listed.insert(spec.key());
