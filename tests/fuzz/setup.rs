@@ -115,13 +115,9 @@ impl Setup {
     pub(crate) fn start(input: &mut Input<'_>) -> (Self, Host) {
         let mut builder = sidecar::builder(&sidecar::module()).seed(u64::from(input.byte()));
         let focus = [Focus::Any, Focus::Answers, Focus::Destinations, Focus::Local][input.below(4)];
-        let kind = [Kind::Shipped, Kind::Full, Kind::Full, Kind::Report, Kind::Gateway];
+        let kind = [Kind::Shipped, Kind::Full, Kind::Full, Kind::Report, Kind::Exchanging, Kind::Gateway];
         // A gateway has none of the local endpoints.
-        let mut kind = kind[input.below(if focus == Focus::Local { 4 } else { 5 })];
-        // FUZZ_SOURCES=1 runs every case with a token service.
-        if std::env::var_os("FUZZ_SOURCES").is_some() {
-            kind = Kind::Exchanging;
-        }
+        let kind = kind[input.below(if focus == Focus::Local { 5 } else { 6 })];
         let logs_requests = input.once_in(2);
         let clusters: &[&str] = if input.once_in(2) { &[ENTRA_CLUSTER] } else { &[ENTRA_CLUSTER, ENTRA_AGAIN_CLUSTER] };
         if let Some(mut configuration) = kind.configuration(clusters) {
