@@ -24,9 +24,9 @@ pub(super) fn token_reply(
     };
     let mut body = managed_identity::with_token(token);
     body.some_text("client_id", has_client_id.then_some(&caller.client_id))
-        .text("expires_on", &expires_on)
+        .plain("expires_on", &expires_on)
         .text("resource", &caller.resource)
-        .text("token_type", "Bearer");
+        .plain("token_type", "Bearer");
     Reply::json(200, "application/json; charset=utf-8", body)
 }
 

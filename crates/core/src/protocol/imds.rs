@@ -22,12 +22,12 @@ pub(super) fn token_reply(
     let expires_in = expires_at.since(now).as_secs().to_string();
     let mut body = managed_identity::with_token(token);
     body.text("client_id", &caller.client_id)
-        .text("expires_in", &expires_in)
-        .text("expires_on", &expires_at.unix_seconds().to_string())
-        .text("ext_expires_in", &expires_in)
-        .text("not_before", &issued_at.unix_seconds().to_string())
+        .plain("expires_in", &expires_in)
+        .plain("expires_on", &expires_at.unix_seconds().to_string())
+        .plain("ext_expires_in", &expires_in)
+        .plain("not_before", &issued_at.unix_seconds().to_string())
         .text("resource", &caller.resource)
-        .text("token_type", "Bearer");
+        .plain("token_type", "Bearer");
     Reply::json(200, "application/json; charset=utf-8", body)
 }
 
