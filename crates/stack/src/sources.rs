@@ -66,7 +66,9 @@ fn collect(root: &Path, source: &Path, files: &mut Vec<PathBuf>) -> io::Result<(
         let name = entry?.file_name();
         // Temporary files of editors are not sources.
         let hidden = name.as_encoded_bytes().starts_with(b".");
-        let is_source = Path::new(&name).extension().is_none_or(|extension| ["rs", "tsv", "css"].iter().any(|known| extension == *known));
+        let is_source = Path::new(&name)
+            .extension()
+            .is_none_or(|extension| ["rs", "tsv", "css"].iter().any(|known| extension == *known));
         if is_source && !hidden && name != "tests" && name != "tests.rs" {
             collect(root, &source.join(name), files)?;
         }
