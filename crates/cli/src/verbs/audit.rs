@@ -19,7 +19,7 @@ pub(crate) struct Audit {
     /// The log of a running filter, to show which permissions are used
     #[arg(long, value_name = "FILE")]
     log: Option<String>,
-    /// An environment variable of the proxy's container, such as AZURE_AUTHORITY_HOST=https://login.microsoftonline.us
+    /// An environment variable of the proxy's container, such as `AZURE_AUTHORITY_HOST=https://login.microsoftonline.us`
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = super::check::variable)]
     variables: Vec<(String, String)>,
 }
