@@ -1,4 +1,5 @@
-//! The commands of the README with keys of OpenSSL: Entra accepts the tokens, and during a rotation those of both keys.
+//! The commands of the README with keys in the form that OpenSSL 3 writes (PKCS #8): Entra accepts the tokens, and during a rotation
+//! those of both keys. The keys are made here, so that the test needs no OpenSSL.
 
 // All of this is test code, but clippy recognizes only test functions as such.
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -9,6 +10,7 @@ use std::process::Command;
 use std::time::SystemTime;
 
 use fake_entra::{Credential, Directory};
+use jwt_simple::prelude::{ES256KeyPair, RS256KeyPair};
 use serde_json::Value;
 
 const ISSUER: &str = "https://issuer.example.com";
@@ -57,7 +59,10 @@ fn tokens_of_both_keys_are_accepted_during_a_rotation_and_those_of_the_old_one_n
     for name in ["keys", "site", "token"] {
         fs::create_dir(folder.join(name)).unwrap();
     }
-    let new_key = |name: &str| run("openssl", &["genrsa", "-out", &format!("keys/{name}.pem"), "2048"], folder);
+    let new_key = |name: &str| {
+        let key = RS256KeyPair::generate(2048).unwrap().to_pem().unwrap();
+        fs::write(folder.join(format!("keys/{name}.pem")), key).unwrap();
+    };
     let publish = || issuer(&["publish", ISSUER, "keys", "site"], folder);
     let mint = |name: &str| {
         issuer(&["mint", ISSUER, &format!("keys/{name}.pem"), "vm-payments", "token/token"], folder);
@@ -94,6 +99,6 @@ fn a_key_that_is_not_rsa_and_a_folder_without_keys_are_refused() {
         String::from_utf8(output.stderr).unwrap()
     };
     assert!(refused().contains("no *.pem file"));
-    run("openssl", &["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "keys/ec.pem"], folder);
+    fs::write(folder.join("keys/ec.pem"), ES256KeyPair::generate().to_pem().unwrap()).unwrap();
     assert!(refused().contains("ec.pem"));
 }
