@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::json::ObjectWriter;
+use crate::time::Timestamp;
 
 /// A local reply: the shell sends it to the client instead of forwarding the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +86,9 @@ const UNKNOWN: u32 = 2;
 /// The status of a response that ended before its headers: Envoy's own when there was no connection.
 const NO_ANSWER: u16 = 503;
 
+/// The longest `Retry-After` that is honored; a longer one is capped.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
+
 impl CallResponse {
     /// The response with these headers (`:status` among them, and the trailers of a gRPC call) and this body. A server with a clock dates its responses (RFC 9110, section
     /// 6.6.1), and Entra has one; Envoy does not date its own. So an error without a date is Envoy's own. A response without a valid status
@@ -104,6 +108,20 @@ impl CallResponse {
             body,
             is_envoys_own: status >= 500 && header("date").is_none(),
         }
+    }
+
+    /// The delay that `Retry-After` demands, in seconds or as a date (RFC 9110, section 10.2.3); at most an hour.
+    pub(crate) fn retry_delay(&self, now: Timestamp) -> Option<Duration> {
+        let text = std::str::from_utf8(self.retry_after.as_deref()?).ok()?.trim();
+        let delay = match text.parse::<u64>() {
+            Ok(seconds) => Duration::from_secs(seconds),
+            Err(_) => {
+                let date = httpdate::parse_http_date(text).ok()?;
+                let seconds = date.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs();
+                Timestamp::from_unix_seconds(seconds).since(now)
+            }
+        };
+        Some(delay.min(LONGEST_RETRY_AFTER))
     }
 
     /// The response that ended before its headers were complete.

@@ -16,6 +16,7 @@ mod destination;
 mod managed_identity;
 
 pub mod assertion;
+pub mod authority;
 pub mod azure;
 pub mod broker;
 pub mod entra;

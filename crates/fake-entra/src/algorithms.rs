@@ -2,13 +2,11 @@
 
 use std::sync::OnceLock;
 
-use jwt_simple::prelude::{
-    ECDSAP256KeyPairLike, ES256KeyPair, HS256Key, JWTClaims, MACLike, RS512KeyPair, RSAKeyPairLike,
-};
+use jwt_simple::prelude::{ECDSAP256KeyPairLike, ES256KeyPair, HS256Key, MACLike, RS512KeyPair, RSAKeyPairLike};
 use jwt_simple::reexports::ct_codecs::{Base64UrlSafeNoPadding, Encoder};
 use serde_json::{Map, Value, json};
 
-use crate::keys::MODULUS_BITS;
+use crate::keys::{MODULUS_BITS, jwt_claims};
 
 /// A signature algorithm (RFC 7518, section 3.1) that Entra does not accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,19 +62,4 @@ fn unsigned(claims: &Map<String, Value>) -> String {
         Base64UrlSafeNoPadding::encode_to_string(value.to_string()).expect("any text can be encoded as base64url")
     };
     format!("{}.{}.", part(&json!({ "alg": "none", "typ": "JWT" })), part(&Value::Object(claims.clone())))
-}
-
-/// Wraps claims so that jwt-simple adds none.
-pub(crate) fn jwt_claims(claims: &Map<String, Value>) -> JWTClaims<Map<String, Value>> {
-    JWTClaims {
-        issued_at: None,
-        expires_at: None,
-        invalid_before: None,
-        issuer: None,
-        subject: None,
-        audiences: None,
-        jwt_id: None,
-        nonce: None,
-        custom: claims.clone(),
-    }
 }

@@ -4,11 +4,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use jwt_simple::prelude::{
-    NoCustomClaims, RS256KeyPair, RSAKeyPairLike, RSAPublicKeyLike, UnixTimeStamp, VerificationOptions,
+    JWTClaims, NoCustomClaims, RS256KeyPair, RSAKeyPairLike, RSAPublicKeyLike, UnixTimeStamp, VerificationOptions,
 };
 use serde_json::{Map, Value, json};
 
-use crate::algorithms::jwt_claims;
 use crate::ids::unix_seconds;
 
 /// The smallest key size that Entra and common issuers use.
@@ -68,5 +67,20 @@ impl SigningKey {
             "n": jwk["n"],
             "e": jwk["e"],
         }] })
+    }
+}
+
+/// Wraps claims so that jwt-simple adds none.
+pub(crate) fn jwt_claims(claims: &Map<String, Value>) -> JWTClaims<Map<String, Value>> {
+    JWTClaims {
+        issued_at: None,
+        expires_at: None,
+        invalid_before: None,
+        issuer: None,
+        subject: None,
+        audiences: None,
+        jwt_id: None,
+        nonce: None,
+        custom: claims.clone(),
     }
 }

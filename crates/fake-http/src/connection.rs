@@ -19,7 +19,9 @@ use tokio_rustls::server::TlsStream;
 
 use crate::request::Request;
 use crate::response::{Disconnect, Response};
-use crate::server::Handler;
+
+/// Responds to a request. It is called on the server's thread, so it must not block.
+pub type Handler = Arc<dyn Fn(&Request) -> Response + Send + Sync>;
 
 /// Serves a connection until it is closed or a response requires a reset.
 pub(crate) async fn serve<S: Socket>(stream: S, handle: Handler) {

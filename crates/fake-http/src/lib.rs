@@ -11,7 +11,8 @@ mod response;
 mod server;
 mod tls;
 
+pub use connection::Handler;
 pub use request::Request;
 pub use response::{Disconnect, Response};
-pub use server::{Endpoint, Handler, Server};
+pub use server::{Endpoint, Server};
 pub use tls::Tls;

@@ -2,20 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 
-use crate::connection;
-use crate::request::Request;
-use crate::response::Response;
+use crate::connection::{self, Handler};
 use crate::tls::Tls;
-
-/// Responds to a request. It is called on the server's thread, so it must not block.
-pub type Handler = Arc<dyn Fn(&Request) -> Response + Send + Sync>;
 
 /// A port and what it serves.
 pub struct Endpoint {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use entra_exchange_core::entra::{Authority, Cloud};
+use entra_exchange_core::authority::{Authority, Cloud};
 use serde::Serialize;
 use serde_json::json;
 

@@ -102,7 +102,7 @@ pub(crate) fn text_of<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<
 /// Whether an issuer is Entra (learn.microsoft.com, "Access token claims reference": `iss`).
 fn is_entra(issuer: &str) -> bool {
     let host = issuer.strip_prefix("https://").and_then(|rest| rest.split('/').next()).unwrap_or_default();
-    entra_exchange_core::entra::Authority::parse(&format!("https://{host}"), false).is_ok()
+    entra_exchange_core::authority::Authority::parse(&format!("https://{host}"), false).is_ok()
         || host == "sts.chinacloudapi.cn"
 }
 

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::entra;
+use crate::authority;
 use crate::json::Json;
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
@@ -245,7 +245,7 @@ impl Expected {
 
     /// Checks the claims. Of a projected token, those that Entra would reject are left to its more precise answer.
     fn check(&self, claims: &Claims) -> Result<(), Problem> {
-        let is_entras = entra::is_issuer(claims.issuer.as_str());
+        let is_entras = authority::is_issuer(claims.issuer.as_str());
         if is_entras && self.made_on_demand && !self.is_input && !self.entra_issued {
             return Err(invalid(
                 format!(

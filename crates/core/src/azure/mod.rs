@@ -9,7 +9,8 @@ mod tests;
 use std::fmt;
 use std::sync::LazyLock;
 
-use crate::entra::{AccessToken, Cloud};
+use crate::authority::Cloud;
+use crate::entra::AccessToken;
 use crate::suggest::nearest;
 
 const TABLE: &str = include_str!(concat!(env!("OUT_DIR"), "/azure-services.tsv"));

@@ -4,36 +4,27 @@ mod fields;
 mod form;
 mod http;
 
-pub(super) use fields::AssertionFields;
+pub(super) use fields::{AssertionFields, PROJECTED_TOKEN};
 
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::fields::Object;
+use super::object::{Field, Object};
 use super::reader::Mistakes;
-use super::sections::Root;
+use super::shapes::List;
 use super::tree::Node;
 use crate::assertion::{Expected, HttpSource, SPIFFE, Source};
-use crate::entra::Authority;
+use crate::authority::Authority;
 use crate::problem::Problem;
 use fields::{FileFields, SourceKind};
-
-/// The name and the cluster of the assertion that is created implicitly.
-pub(super) const PROJECTED_TOKEN: &str = "projected_token";
+use http::{Environment, Reading};
 
 /// The maximum number of sources of which one gets the assertion of another.
 const MAX_CHAIN: usize = 3;
 
 /// The sources by name, each with the problem if a part of it is missing in the environment.
 pub(super) type Assertions = [(String, Result<Source, Problem>)];
-
-/// What sources get from outside of their fields.
-struct Environment<'e> {
-    variable: &'e dyn Fn(&str) -> Option<String>,
-    /// The audience that Entra expects.
-    audience: &'static str,
-}
 
 /// The entries of the section, by name.
 struct Entries<'p, 'a> {
@@ -43,14 +34,13 @@ struct Entries<'p, 'a> {
 
 /// Reads the section. The environment is that of `variable`.
 pub(super) fn read(
-    root: &Object<'_, '_, Root>,
+    section: &Field<'_, '_, List<AssertionFields>>,
     authority: Option<&Authority>,
     variable: &dyn Fn(&str) -> Option<String>,
     mistakes: &mut Mistakes,
 ) -> Vec<(String, Result<Source, Problem>)> {
     let environment =
         Environment { variable, audience: authority.map_or(Authority::PUBLIC_AUDIENCE, Authority::audience) };
-    let section = root.assertions();
     let items: Vec<_> = section.read(mistakes).unwrap_or_default().iter().collect();
     let mut all = Entries { entries: Vec::new(), environment: &environment };
     for item in &items {
@@ -115,7 +105,7 @@ impl Entries<'_, '_> {
             SourceKind::SpiffeWorkloadApi => SPIFFE,
             SourceKind::Http => "http",
         };
-        let mut reading = http::Reading::new(self.environment, is_input);
+        let mut reading = Reading::new(self.environment, is_input);
         let http = reading.read(kind, object, in_fields);
         let (Some(mut http), None) = (http, reading.problem()) else {
             // Without a source there is a mistake, which rejects the configuration.

@@ -1,13 +1,19 @@
 //! Reads the fields `azure_service` and `names` of a destination, from which the hosts, the scope and the form of the header follow.
 
-use super::destinations::DestinationFields;
-use super::fields::{Field, Object};
+use super::object::{Field, Shape};
 use super::reader::Mistakes;
-use super::shapes::Shape;
-use super::treatment::TreatmentFields;
+use super::shapes::{List, Text};
+use crate::authority::Cloud;
 use crate::azure::{AzureMistake, CredentialPlaces, Endpoint, HeaderForm, Service};
-use crate::entra::Cloud;
 use crate::host::HostPattern;
+
+/// The fields of a destination that select an Azure service, and those that follow from it.
+pub(super) struct ServiceFields<'p, 'a> {
+    pub(super) service: Field<'p, 'a, Text>,
+    pub(super) names: Field<'p, 'a, List<Text>>,
+    pub(super) hosts: Field<'p, 'a, List<Text>>,
+    pub(super) scope: Field<'p, 'a, Text>,
+}
 
 /// The settings of a destination that follow from its Azure service.
 pub(super) struct AzureService {
@@ -28,18 +34,18 @@ struct Resource {
 
 /// Reads `azure_service` and `names`. Returns `None` if the destination has no `azure_service`.
 pub(super) fn read(
-    object: &Object<'_, '_, DestinationFields>,
+    fields: &ServiceFields<'_, '_>,
     cloud: Option<Cloud>,
     mistakes: &mut Mistakes,
 ) -> Option<AzureService> {
-    let (field, names) = (object.azure_service(), object.names());
+    let (field, names) = (&fields.service, &fields.names);
     if !field.is_set() {
         if names.is_set() {
             names.mistake("requires azure_service: set azure_service, or remove names", mistakes);
         }
         return None;
     }
-    must_not_be_set(&object.hosts(), mistakes);
+    must_not_be_set(&fields.hosts, mistakes);
     let mut read = AzureService {
         form: HeaderForm::Bearer,
         credentials: CredentialPlaces::USUAL,
@@ -57,7 +63,7 @@ pub(super) fn read(
     };
     (read.form, read.credentials, read.has_scope) = (service.header(), service.credentials(), service.has_scope());
     if read.has_scope {
-        must_not_be_set(&object.part::<TreatmentFields>().scope(), mistakes);
+        must_not_be_set(&fields.scope, mistakes);
     }
     let texts = names.texts(mistakes).unwrap_or_default();
     if !names.is_set() {

@@ -2,8 +2,6 @@
 //!
 //! Nothing in the filter calls this, so it is not in the Wasm module.
 
-use super::fields::Section;
-use super::shapes::Shape;
 use super::tree::Node;
 
 /// A JSON Schema (draft 2020-12): keywords in their order, and for an object what is declared of its fields.
@@ -77,8 +75,8 @@ pub(super) struct Declaration {
 }
 
 impl Declaration {
-    pub(super) fn new<S: Shape>(name: &'static str, meaning: &[&str]) -> Self {
-        Self { name, meaning: joined(meaning), required: false, unset: None, schema: S::schema() }
+    pub(super) fn new(name: &'static str, schema: Schema, meaning: &[&str]) -> Self {
+        Self { name, meaning: joined(meaning), required: false, unset: None, schema }
     }
 
     /// The field must be present.
@@ -175,12 +173,6 @@ pub(super) struct Declarations {
 }
 
 impl Declarations {
-    pub(super) fn of<S: Section>() -> Self {
-        let mut declarations = Self::default();
-        S::declare(&mut declarations);
-        declarations
-    }
-
     pub(super) fn add(&mut self, field: Declaration) {
         self.fields.push(field);
     }

@@ -1,15 +1,15 @@
 //! Reads the sections `defaults` and `destinations`.
 
-use super::azure_service::{self, AzureService};
-use super::fields::{Field, Object, fields};
+use super::azure_service::{self, AzureService, ServiceFields};
+use super::fields::fields;
+use super::object::Field;
 use super::reader::Mistakes;
-use super::sections::Root;
 use super::shapes::{List, Text};
 use super::shared_suffixes;
 use super::treatment::{Treatment, TreatmentFields, is_token};
 use super::{Destination, Identity, ManagedIdentity};
+use crate::authority::Cloud;
 use crate::azure;
-use crate::entra::Cloud;
 use crate::fast_map::FastMap;
 use crate::host::HostPattern;
 use crate::path;
@@ -46,21 +46,28 @@ fields! {
 type Match = (HostPattern, String, Option<String>);
 
 pub(super) fn read(
-    root: &Object<'_, '_, Root>,
+    defaults: &Field<'_, '_, TreatmentFields>,
+    section: &Field<'_, '_, List<DestinationFields>>,
     identities: &[Identity],
     cloud: Option<Cloud>,
     managed_identity: Option<&ManagedIdentity>,
     mistakes: &mut Mistakes,
 ) -> Vec<Destination> {
-    let mut defaults = Treatment::default();
-    if let Some(object) = root.defaults().read(mistakes) {
-        defaults.set(&object, identities, mistakes);
+    let mut usual = Treatment::default();
+    if let Some(object) = defaults.read(mistakes) {
+        usual.set(&object, identities, mistakes);
     }
     let mut taken: FastMap<Match, usize> = FastMap::default();
     let mut destinations: Vec<Destination> = Vec::new();
-    for (index, item) in root.destinations().read(mistakes).unwrap_or_default().iter().enumerate() {
+    for (index, item) in section.read(mistakes).unwrap_or_default().iter().enumerate() {
         let Some(object) = item.read(mistakes) else { continue };
-        let azure = azure_service::read(&object, cloud, mistakes);
+        let service = ServiceFields {
+            service: object.azure_service(),
+            names: object.names(),
+            hosts: object.hosts(),
+            scope: object.part::<TreatmentFields>().scope(),
+        };
+        let azure = azure_service::read(&service, cloud, mistakes);
         let hosts = match &azure {
             Some(azure) => azure.hosts(),
             None => read_hosts(&object.hosts(), managed_identity, mistakes),
@@ -77,7 +84,7 @@ pub(super) fn read(
                 }
             }
         }
-        let mut treatment = defaults.clone();
+        let mut treatment = usual.clone();
         treatment.set(&object.part(), identities, mistakes);
         if let Some(azure) = &azure {
             treatment.apply_service(azure);

@@ -1,4 +1,4 @@
-//! Declarations of the configuration's fields, and typed access to the fields of an object.
+//! Declarations of the configuration's fields.
 //!
 //! **A field is declared once.** [`fields!`] declares the fields of an object: name, shape, default, documentation. From it follow
 //! the accessor with which the reader reads the field, the suggestions for unknown names, the field's place in
@@ -10,204 +10,10 @@
 //!   `Settings` in `treatment.rs`. [`settings!`] also declares a member of the struct with its default, and reads it.
 //! - **A new kind of an object,** such as another `source` of assertions: add it with its own fields to the [`variants!`] of the
 //!   object. The `match` that builds the result from the kind no longer compiles until it handles the new kind.
-//! - **A new shape of values:** implement [`Shape`], which says how a value is read and what its schema is.
+//! - **A new shape of values:** implement [`Shape`](super::object::Shape), which says how a value is read and what its schema is.
 //!
 //! Only the reader's part is in the Wasm module: nothing in the filter calls `Section::declare`, and the linker drops it with all
 //! texts of the documentation.
-
-use std::marker::PhantomData;
-
-use super::declared::Declarations;
-use super::reader::{Mistakes, Path, Value};
-use super::shapes::{List, Shape, Text};
-use super::tree::Node;
-
-/// The names of the fields that the objects of a section may have.
-pub(super) enum Names {
-    /// The names of the section's own fields, and those of the sections that it includes.
-    Fields(&'static [&'static str], &'static [Self]),
-    /// The names of each kind, which the text of a field selects.
-    Kinds(&'static str, &'static [(&'static str, Self)]),
-}
-
-impl Names {
-    /// The names that this object may have, each once.
-    pub(super) fn of(&self, object: &[(String, Node)]) -> Vec<&'static str> {
-        let mut names = Vec::new();
-        self.collect(object, &mut names);
-        names
-    }
-
-    fn collect(&self, object: &[(String, Node)], names: &mut Vec<&'static str>) {
-        match self {
-            Self::Fields(own, included) => {
-                for name in *own {
-                    if !names.contains(name) {
-                        names.push(name);
-                    }
-                }
-                included.iter().for_each(|included| included.collect(object, names));
-            }
-            Self::Kinds(by, kinds) => {
-                let is_of = |word: &str| matches!(find(object, by), Some(Node::String(text)) if text == word);
-                let known = kinds.iter().any(|(word, _)| is_of(word));
-                // If the kind is missing or unknown, which is another mistake, no field of any kind is one.
-                let possible = kinds.iter().filter(|(word, _)| !known || is_of(word));
-                possible.for_each(|(_, kind)| kind.collect(object, names));
-            }
-        }
-    }
-}
-
-/// A kind of object in the configuration. [`fields!`] and [`variants!`] implement it.
-pub(super) trait Section {
-    /// The names of the fields.
-    const NAMES: Names;
-
-    /// Adds the fields with their documentation.
-    fn declare(declarations: &mut Declarations);
-}
-
-/// The objects of this section also have the fields of `P`.
-pub(super) trait Includes<P> {}
-
-/// An object with its path.
-pub(super) struct Object<'p, 'a, S> {
-    path: &'p Path<'p>,
-    fields: &'a [(String, Node)],
-    section: PhantomData<S>,
-}
-
-impl<'p, 'a, S: Section> Object<'p, 'a, S> {
-    /// Reads an object. Unknown and duplicate fields are mistakes.
-    pub(super) fn read(value: Value<'p, 'a>, mistakes: &mut Mistakes) -> Option<Self> {
-        let fields = value.fields(&S::NAMES, mistakes)?;
-        Some(Object { path: value.path, fields, section: PhantomData })
-    }
-
-    /// The same object, for access to the fields of a section that is included in its own.
-    pub(super) const fn part<P>(&self) -> Object<'p, 'a, P>
-    where
-        S: Includes<P>,
-    {
-        Object { path: self.path, fields: self.fields, section: PhantomData }
-    }
-
-    /// The fields as they are.
-    pub(super) const fn nodes(&self) -> &'a [(String, Node)] {
-        self.fields
-    }
-
-    /// The path of the object.
-    pub(super) const fn at(&self) -> &'p Path<'p> {
-        self.path
-    }
-
-    /// The field with this name. The accessors that [`fields!`] declares call it.
-    pub(super) fn field<T>(&self, name: &'static str) -> Field<'p, 'a, T> {
-        Field { place: place(self.path, self.fields, name), shape: PhantomData }
-    }
-}
-
-/// The value of the field with this name.
-#[inline(never)]
-fn find<'a>(fields: &'a [(String, Node)], name: &str) -> Option<&'a Node> {
-    fields.iter().find(|(field, _)| field == name).map(|(_, node)| node)
-}
-
-/// The path of a value, and the value if it is present.
-struct Place<'p, 'a> {
-    path: Path<'p>,
-    node: Option<&'a Node>,
-}
-
-/// The place of a field in an object. It is not inlined into the accessors: the module is smaller so.
-#[inline(never)]
-fn place<'p, 'a>(object: &'p Path<'p>, fields: &'a [(String, Node)], name: &'static str) -> Place<'p, 'a> {
-    Place { path: Path::Field(object, name), node: find(fields, name) }
-}
-
-/// A field of an object, which need not be present, or an item of a list.
-pub(super) struct Field<'p, 'a, S> {
-    place: Place<'p, 'a>,
-    shape: PhantomData<S>,
-}
-
-impl<'a, S: Shape> Field<'_, 'a, S> {
-    /// The path, such as `destinations[2].scope`.
-    pub(super) fn path(&self) -> String {
-        self.place.path.to_string()
-    }
-
-    /// Reports a mistake in this field.
-    #[inline(never)]
-    pub(super) fn mistake(&self, message: impl Into<String>, mistakes: &mut Mistakes) {
-        mistakes.add_at(&self.place.path, message);
-    }
-
-    /// Whether the field is present, with a valid value or not.
-    pub(super) const fn is_set(&self) -> bool {
-        self.place.node.is_some()
-    }
-
-    fn value(&self) -> Option<Value<'_, 'a>> {
-        Some(Value { path: &self.place.path, node: self.place.node? })
-    }
-
-    /// Reads the value. Returns `None` if the field is not present, or if the value is not valid, which is reported.
-    #[inline(never)]
-    pub(super) fn read(&self, mistakes: &mut Mistakes) -> Option<S::Value<'_, 'a>> {
-        S::read(self.value()?, mistakes)
-    }
-
-    /// Reads the value of a field that must be present; `expected` names what to write if it is not.
-    #[inline(never)]
-    pub(super) fn required(&self, expected: &str, mistakes: &mut Mistakes) -> Option<S::Value<'_, 'a>> {
-        if !self.is_set() {
-            self.mistake(format!("is missing: write {expected}"), mistakes);
-        }
-        self.read(mistakes)
-    }
-}
-
-impl<'a> Field<'_, 'a, List<Text>> {
-    /// Reads the strings of a list, each with its path. Returns `None` if the field is not present.
-    pub(super) fn texts(&self, mistakes: &mut Mistakes) -> Option<Vec<(String, &'a str)>> {
-        Some(self.value()?.texts(mistakes))
-    }
-}
-
-/// The items of a list, which are read one by one.
-pub(super) struct Items<'p, 'a, S> {
-    path: &'p Path<'p>,
-    nodes: &'a [Node],
-    shape: PhantomData<S>,
-}
-
-impl<S> Default for Items<'_, '_, S> {
-    fn default() -> Self {
-        Self { path: &Path::Root, nodes: &[], shape: PhantomData }
-    }
-}
-
-impl<'p, 'a, S> Items<'p, 'a, S> {
-    pub(super) fn read(value: Value<'p, 'a>, mistakes: &mut Mistakes) -> Option<Self> {
-        Some(Self { path: value.path, nodes: value.list(mistakes)?, shape: PhantomData })
-    }
-
-    pub(super) const fn len(&self) -> usize {
-        self.nodes.len()
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = Field<'p, 'a, S>> {
-        let path = self.path;
-        let field = move |(index, node)| Field {
-            place: Place { path: Path::Item(path, index), node: Some(node) },
-            shape: PhantomData,
-        };
-        self.nodes.iter().enumerate().map(field)
-    }
-}
 
 /// Declares the fields of an object, in the order in which messages and documentation list them.
 ///
@@ -239,48 +45,49 @@ macro_rules! fields {
         $(#[doc = $about])+
         $visibility enum $section {}
 
-        impl $crate::config::fields::Section for $section {
-            const NAMES: $crate::config::fields::Names = $crate::config::fields::Names::Fields(
+        impl $crate::config::object::Section for $section {
+            const NAMES: $crate::config::reader::Names = $crate::config::reader::Names::Fields(
                 &[$($crate::config::fields::name_of!($member $($name)?)),*],
-                &[$(<$part as $crate::config::fields::Section>::NAMES),*],
+                &[$(<$part as $crate::config::object::Section>::NAMES),*],
             );
 
             fn declare(declarations: &mut $crate::config::declared::Declarations) {
                 $(declarations.add(
-                    $crate::config::declared::Declaration::new::<$shape>(
+                    $crate::config::declared::Declaration::new(
                         $crate::config::fields::name_of!($member $($name)?),
+                        <$shape as $crate::config::object::Shape>::schema(),
                         &[$($doc),+],
                     )
                     $(.$note($($value),*))*,
                 );)*
-                $(<$part as $crate::config::fields::Section>::declare(declarations);)*
+                $(<$part as $crate::config::object::Section>::declare(declarations);)*
                 declarations.about(&[$($about),+])$(.$rule($($argument),*))*;
             }
         }
 
-        $(impl $crate::config::fields::Includes<$part> for $section {})*
+        $(impl $crate::config::object::Includes<$part> for $section {})*
 
-        impl<'p, 'a> $crate::config::fields::Object<'p, 'a, $section> {
+        impl<'p, 'a> $crate::config::object::Object<'p, 'a, $section> {
             $(
                 $(#[doc = $doc])+
-                $visibility fn $member(&self) -> $crate::config::fields::Field<'p, 'a, $shape> {
+                $visibility fn $member(&self) -> $crate::config::object::Field<'p, 'a, $shape> {
                     self.field($crate::config::fields::name_of!($member $($name)?))
                 }
             )*
         }
 
-        impl $crate::config::shapes::Shape for $section {
-            type Value<'p, 'a> = $crate::config::fields::Object<'p, 'a, $section>;
+        impl $crate::config::object::Shape for $section {
+            type Value<'p, 'a> = $crate::config::object::Object<'p, 'a, $section>;
 
             fn read<'p, 'a>(
                 value: $crate::config::reader::Value<'p, 'a>,
                 mistakes: &mut $crate::config::reader::Mistakes,
             ) -> Option<Self::Value<'p, 'a>> {
-                $crate::config::fields::Object::read(value, mistakes)
+                $crate::config::object::Object::read(value, mistakes)
             }
 
             fn schema() -> $crate::config::declared::Schema {
-                $crate::config::declared::Declarations::of::<Self>().into()
+                <Self as $crate::config::object::Section>::declarations().into()
             }
         }
     };
@@ -308,7 +115,7 @@ macro_rules! settings {
                 $(
                     $(#[doc = $doc])+
                     $member $(as $name)?: $shape,
-                        default(<$shape as $crate::config::shapes::Shown>::show(&$default)) $(, $note($($value),*))*;
+                        default(<$shape as $crate::config::object::Shown>::show(&$default)) $(, $note($($value),*))*;
                 )*
             }
         }
@@ -333,7 +140,7 @@ macro_rules! settings {
             /// Overrides the settings with the fields of `object` that are present.
             pub(super) fn set(
                 &mut self,
-                object: &$crate::config::fields::Object<'_, '_, $section>,
+                object: &$crate::config::object::Object<'_, '_, $section>,
                 mistakes: &mut $crate::config::reader::Mistakes,
             ) {
                 $(if let Some(value) = object.$member().read(mistakes) {
@@ -382,24 +189,24 @@ macro_rules! variants {
             const WORDS: &'static [(&'static str, Self)] = &[$(($word, Self::$kind)),+];
         }
 
-        impl $crate::config::fields::Section for $kinds {
-            const NAMES: $crate::config::fields::Names = $crate::config::fields::Names::Kinds(
+        impl $crate::config::object::Section for $kinds {
+            const NAMES: $crate::config::reader::Names = $crate::config::reader::Names::Kinds(
                 $by,
-                &[$(($word, <$section as $crate::config::fields::Section>::NAMES)),+],
+                &[$(($word, <$section as $crate::config::object::Section>::NAMES)),+],
             );
 
             fn declare(declarations: &mut $crate::config::declared::Declarations) {
                 $(declarations.add_kind(
                     $by,
                     $word,
-                    $crate::config::declared::Declarations::of::<$section>(),
+                    <$section as $crate::config::object::Section>::declarations(),
                 );)+
             }
         }
 
         $(
             $crate::config::fields::fields! { $(#[doc = $kind_about])+ $visibility $section { $($fields)* } }
-            impl $crate::config::fields::Includes<$section> for $object {}
+            impl $crate::config::object::Includes<$section> for $object {}
         )+
     };
 }

@@ -1,26 +1,23 @@
-//! Reads the sections `entra`, `assertions` and `identities`, and the environment variables that they default to.
+//! Reads the section `identities`, and the environment variables that it defaults to.
 
-use super::assertions::{self, Assertions, PROJECTED_TOKEN};
-use super::fields::{Field, Object, fields};
+use super::assertions::{Assertions, PROJECTED_TOKEN};
+use super::entra::Entra;
+use super::fields::fields;
+use super::object::Field;
 use super::reader::Mistakes;
-use super::sections::Root;
-use super::shapes::{Choice, List, Permission, Text, Time};
+use super::shapes::{List, Text, Time};
+use super::variables::{combined, read_variable};
 use super::{Client, Identity};
 use crate::assertion::Source;
-use crate::entra::{Authority, Cloud};
 use crate::host::Host;
 use crate::problem::{Code, Problem};
 use crate::untrusted::{UntrustedText, is_guid};
-
-/// The cluster that leads to the authority if `entra.clusters` is not set.
-const ENTRA_CLUSTER: &str = "entra";
 
 /// The name of the identity that is created implicitly if `identities` is not set.
 const DEFAULT_IDENTITY: &str = "default";
 
 const TENANT_VARIABLE: &str = "AZURE_TENANT_ID";
 const CLIENT_VARIABLE: &str = "AZURE_CLIENT_ID";
-const AUTHORITY_VARIABLE: &str = "AZURE_AUTHORITY_HOST";
 
 pub(super) const SET_VARIABLES: &str = "Set the variables in the container that runs Envoy (in an Istio sidecar as proxyMetadata in the pod \
     annotation proxy.istio.io/config), list them in vm_config.environment_variables.host_env_keys, and restart the pod. Or set \
@@ -28,22 +25,6 @@ pub(super) const SET_VARIABLES: &str = "Set the variables in the container that 
 
 /// A GUID (RFC 9562, section 4), as a pattern of the schema.
 const GUID: &str = "^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$";
-
-fields! {
-    /// The token endpoint, and the Envoy clusters for it.
-    pub(super) EntraFields {
-        /// the URL of the authority, which determines the cloud; case and `:443` make no difference
-        authority: Text, unset("`AZURE_AUTHORITY_HOST`, else `https://login.microsoftonline.com`"),
-            pattern(r"^[Hh][Tt][Tt][Pp][Ss]://[A-Za-z0-9.-]+(:\d+)?/?$"), example("https://login.microsoftonline.com");
-        /// `allow` accepts an authority that is not one of Microsoft's
-        unknown_authority: Choice<Permission>, default("refuse");
-        /// the Envoy clusters for the authority, in the order in which they are tried. Each must use TLS and verify the server's name
-        clusters: List<Text>, default(&[ENTRA_CLUSTER][..]);
-        /// the path that a service in front of the authority expects before the path of the token endpoint, such as the path of
-        /// `AZURE_KUBERNETES_TOKEN_PROXY` ([AKS identity bindings](sources.md#aks-identity-bindings))
-        path_prefix: Text, unset("none"), pattern("^/[!-\"$->@-~]*$"), example("/proxy");
-    }
-}
 
 fields! {
     /// A tenant and a client that tokens are requested for.
@@ -77,84 +58,6 @@ fields! {
     }
 }
 
-/// Reads the three sections. Returns at least one identity, and the cloud of the authority. If the variable is not a valid
-/// authority, the cloud is the public one, and requests are rejected with the problem.
-pub(super) fn read(
-    root: &Object<'_, '_, Root>,
-    variable: &dyn Fn(&str) -> Option<String>,
-    mistakes: &mut Mistakes,
-) -> (Vec<Identity>, Option<Cloud>) {
-    let entra = read_entra(root, variable, mistakes);
-    let cloud = entra.authority.as_ref().map_or(Some(Cloud::Public), Authority::cloud);
-    let assertions = assertions::read(root, entra.authority.as_ref().ok(), variable, mistakes);
-    (read_identities(root, &entra, &assertions, variable, mistakes), cloud)
-}
-
-/// The section `entra`: the authority that issues tokens, and the clusters that lead to it.
-struct Entra {
-    authority: Result<Authority, Problem>,
-    clusters: Vec<String>,
-}
-
-fn read_entra(
-    root: &Object<'_, '_, Root>,
-    variable: &dyn Fn(&str) -> Option<String>,
-    mistakes: &mut Mistakes,
-) -> Entra {
-    let entra = root.entra();
-    let object = entra.read(mistakes);
-    let unknown_allowed =
-        object.as_ref().and_then(|object| object.unknown_authority().read(mistakes)).unwrap_or_default();
-    let configured = object.as_ref().and_then(|object| object.authority().read(mistakes));
-    let authority = match configured {
-        Some(text) => Authority::parse(text, unknown_allowed).or_else(|mistake| {
-            mistakes.add("entra.authority", format!("{text:?} {mistake}"));
-            Ok(Authority::public())
-        }),
-        None => read_variable(AUTHORITY_VARIABLE, variable).and_then(|text| {
-            let Some(text) = text else { return Ok(Authority::public()) };
-            Authority::parse(&text, unknown_allowed).map_err(|mistake| {
-                Problem::new(
-                    Code::EnvVarMissing,
-                    format!("{AUTHORITY_VARIABLE}: {:?} {mistake}", UntrustedText::new(&text)),
-                    "Correct the variable, or set entra.authority in the configuration.",
-                )
-            })
-        }),
-    };
-    let clusters = object.as_ref().and_then(|object| object.clusters().texts(mistakes)).map_or_else(
-        || vec![ENTRA_CLUSTER.to_owned()],
-        |clusters| clusters.into_iter().map(|(_, name)| name.to_owned()).collect(),
-    );
-    let prefix = object.as_ref().map(|object| object.path_prefix());
-    let path = prefix.as_ref().and_then(|field| field.read(mistakes)).unwrap_or_default();
-    let is_path = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'#' | b'?');
-    let is_valid = path.is_empty() || (path.starts_with('/') && path.bytes().all(is_path));
-    if let Some(field) = prefix.filter(|_| !is_valid) {
-        field.mistake(format!("{path:?} is not a valid path: write one such as \"/proxy\""), mistakes);
-    }
-    Entra { authority: authority.map(|authority| authority.behind(path)), clusters }
-}
-
-/// The value of an environment variable; `None` if it is not set or empty.
-///
-/// # Errors
-/// If the value begins or ends with white space: a Secret that was created from a file often ends in a line break. A header
-/// value cannot end in one (RFC 9110, section 5.5), and neither can an id.
-pub(super) fn read_variable(name: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, Problem> {
-    match variable(name).filter(|text| !text.is_empty()) {
-        Some(text) if text.trim() != text => Err(Problem::new(
-            Code::EnvVarMissing,
-            format!("{name} begins or ends with white space"),
-            format!(
-                "Remove the white space from {name}. A Secret that was created with echo ends in a line break: use printf or \
-                 echo -n."
-            ),
-        )),
-        text => Ok(text),
-    }
-}
-
 /// The names of all identities, for a message.
 pub(super) fn names(identities: &[Identity], separator: &str) -> String {
     let named = identities.iter().map(|identity| identity.name.as_str()).filter(|name| !name.is_empty());
@@ -175,16 +78,16 @@ pub(super) fn read_index(
     found
 }
 
-fn read_identities(
-    root: &Object<'_, '_, Root>,
+/// Reads the section. Returns at least one identity.
+pub(super) fn read(
+    section: &Field<'_, '_, List<IdentityFields>>,
     entra: &Entra,
     assertions: &Assertions,
     variable: &dyn Fn(&str) -> Option<String>,
     mistakes: &mut Mistakes,
 ) -> Vec<Identity> {
     let mut identities: Vec<Identity> = Vec::new();
-    let list = root.identities();
-    let items = list.read(mistakes).unwrap_or_default();
+    let items = section.read(mistakes).unwrap_or_default();
     for (index, item) in items.iter().enumerate() {
         let Some(object) = item.read(mistakes) else { continue };
         let name = read_name(&object.name(), items.len() == 1, &identities, mistakes);
@@ -225,7 +128,7 @@ fn read_identities(
             );
         }
     }
-    if !list.is_set() {
+    if !section.is_set() {
         identities.push(Identity {
             index: 0,
             name: DEFAULT_IDENTITY.to_owned(),
@@ -378,16 +281,4 @@ fn client(
             Err(combined(problems.into_iter().flatten()))
         }
     }
-}
-
-/// One problem that names every variable that is missing or wrong, so that one restart of the pod is enough.
-pub(super) fn combined(problems: impl Iterator<Item = Problem>) -> Problem {
-    let (mut details, mut remedies) = (Vec::new(), Vec::new());
-    for problem in problems {
-        details.push(problem.detail);
-        if !remedies.contains(&problem.remedy) {
-            remedies.push(problem.remedy);
-        }
-    }
-    Problem::new(Code::EnvVarMissing, details.join("; "), remedies.join(" "))
 }

@@ -1,10 +1,11 @@
 //! Reads the section `managed_identity`.
 
-use super::fields::{Field, Object, fields};
+use super::fields::fields;
 use super::identities;
+use super::object::{Field, Object};
 use super::reader::Mistakes;
-use super::sections::{Root, read_hosts};
 use super::shapes::{Choice, Count, Hosts, List, Text, Words};
+use super::variables::read_variable;
 use super::{AppService, Identity, Imds, ManagedAction, ManagedIdentity};
 use crate::broker::UnlistedLimits;
 use crate::path;
@@ -98,12 +99,11 @@ impl Words for ManagedAction {
 }
 
 pub(super) fn read(
-    root: &Object<'_, '_, Root>,
+    section: &Field<'_, '_, ManagedIdentityFields>,
     identities: &[Identity],
     variable: &dyn Fn(&str) -> Option<String>,
     mistakes: &mut Mistakes,
 ) -> Option<ManagedIdentity> {
-    let section = root.managed_identity();
     let object = section.read(mistakes)?;
     let (imds, app_service, health) = (object.imds(), object.app_service(), object.health());
     let (offered, default) = read_offered(&object, identities, mistakes);
@@ -155,7 +155,7 @@ fn read_health(
         hosts.mistake("is missing: list the host that the probe sends", mistakes);
     }
     let decisive = decisive.is_set().then(|| read_indexes(&decisive, identities, mistakes));
-    (read_hosts(&hosts, &[], mistakes), decisive)
+    (hosts.hosts(&[], mistakes), decisive)
 }
 
 /// Reads a list of identities' names; returns their indexes.
@@ -223,7 +223,7 @@ fn read_imds(field: &Field<'_, '_, ImdsFields>, mistakes: &mut Mistakes) -> Opti
         }
         pass.push(text.to_owned());
     }
-    let mut hosts = read_hosts(&imds.hosts(), IMDS_HOSTS, mistakes);
+    let mut hosts = imds.hosts().hosts(IMDS_HOSTS, mistakes);
     let passes_google = pass.iter().any(|prefix| path::is_within(prefix.as_bytes(), GOOGLE_PATH.as_bytes()));
     if passes_google && hosts.iter().all(|host| host != GOOGLE_HOST) {
         hosts.push(GOOGLE_HOST.to_owned());
@@ -274,7 +274,7 @@ fn read_app_service(
 ) -> Option<AppService> {
     let app_service = field.read(mistakes)?;
     let name = app_service.secret_from_env().read(mistakes).unwrap_or(SECRET_VARIABLE);
-    let secret = identities::read_variable(name, variable).and_then(|secret| {
+    let secret = read_variable(name, variable).and_then(|secret| {
         secret.map(Secret::new).ok_or_else(|| {
             Problem::new(
                 Code::EnvVarMissing,
@@ -286,5 +286,5 @@ fn read_app_service(
             )
         })
     });
-    Some(AppService { hosts: read_hosts(&app_service.hosts(), APP_SERVICE_HOSTS, mistakes), secret })
+    Some(AppService { hosts: app_service.hosts().hosts(APP_SERVICE_HOSTS, mistakes), secret })
 }

@@ -5,7 +5,6 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::fields::Names;
 use super::tree::Node;
 use crate::suggest::nearest;
 use crate::time::Timestamp;
@@ -239,4 +238,47 @@ fn unknown(name: &str, known: &[&str]) -> String {
         Some(choice) => format!("unknown field: did you mean {choice:?}?"),
         None => format!("unknown field: expected one of {}", known.join(", ")),
     }
+}
+
+/// The names of the fields that the objects of a section may have.
+pub(super) enum Names {
+    /// The names of the section's own fields, and those of the sections that it includes.
+    Fields(&'static [&'static str], &'static [Self]),
+    /// The names of each kind, which the text of a field selects.
+    Kinds(&'static str, &'static [(&'static str, Self)]),
+}
+
+impl Names {
+    /// The names that this object may have, each once.
+    pub(super) fn of(&self, object: &[(String, Node)]) -> Vec<&'static str> {
+        let mut names = Vec::new();
+        self.collect(object, &mut names);
+        names
+    }
+
+    fn collect(&self, object: &[(String, Node)], names: &mut Vec<&'static str>) {
+        match self {
+            Self::Fields(own, included) => {
+                for name in *own {
+                    if !names.contains(name) {
+                        names.push(name);
+                    }
+                }
+                included.iter().for_each(|included| included.collect(object, names));
+            }
+            Self::Kinds(by, kinds) => {
+                let is_of = |word: &str| matches!(find(object, by), Some(Node::String(text)) if text == word);
+                let known = kinds.iter().any(|(word, _)| is_of(word));
+                // If the kind is missing or unknown, which is another mistake, no field of any kind is one.
+                let possible = kinds.iter().filter(|(word, _)| !known || is_of(word));
+                possible.for_each(|(_, kind)| kind.collect(object, names));
+            }
+        }
+    }
+}
+
+/// The value of the field with this name.
+#[inline(never)]
+pub(super) fn find<'a>(fields: &'a [(String, Node)], name: &str) -> Option<&'a Node> {
+    fields.iter().find(|(field, _)| field == name).map(|(_, node)| node)
 }

@@ -1,6 +1,6 @@
 //! The JSON Schema of the configuration, and the tables of its fields in the documentation.
 
-use super::declared::Declarations;
+use super::object::Section as _;
 use super::sections::Root;
 use super::tree::Node;
 
@@ -19,7 +19,7 @@ pub fn schema() -> String {
     ]
     .map(|(keyword, value)| (keyword.to_owned(), value.into()))
     .into();
-    keywords.extend(Declarations::of::<Root>().keywords());
+    keywords.extend(Root::declarations().keywords());
     let text = serde_json::to_string_pretty(&Node::Object(keywords)).unwrap_or_default();
     format!("{text}\n")
 }
@@ -27,7 +27,7 @@ pub fn schema() -> String {
 /// The table of the fields of these sections in Markdown: field, default and meaning. The fields of several sections begin with the
 /// section's name. `None` if there is no section with one of the names.
 pub fn field_table(sections: &[&str]) -> Option<String> {
-    let root = Declarations::of::<Root>();
+    let root = Root::declarations();
     let mut table = "| field | default | meaning |\n|---|---|---|\n".to_owned();
     for section in sections {
         let prefix = if sections.len() > 1 { format!("{section}.") } else { String::new() };

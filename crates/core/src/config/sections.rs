@@ -3,15 +3,17 @@
 use super::Fingerprint;
 use super::assertions::AssertionFields;
 use super::destinations::DestinationFields;
-use super::fields::{Field, Object, fields, settings};
-use super::identities::{EntraFields, IdentityFields};
+use super::entra::EntraFields;
+use super::fields::{fields, settings};
+use super::identities::IdentityFields;
 use super::managed_identity::ManagedIdentityFields;
+use super::object::{Field, Object};
 use super::reader::{Mistakes, Value};
 use super::shapes::{Choice, Count, Hosts, Length, List, Switch, Text, Words};
 use super::treatment::{TOKEN, TreatmentFields, is_token};
 use super::warnings::{self, owner};
 use super::{Config, Destination, Identity, ManagedIdentity, Status, TokenOwner};
-use super::{destinations, identities, managed_identity};
+use super::{assertions, destinations, entra, identities, managed_identity};
 use crate::broker::Limits;
 use crate::event::Level;
 use crate::fast_map::FastMap;
@@ -108,16 +110,20 @@ pub(super) fn read(
 ) -> Option<Config> {
     let root = Object::<Root>::read(root, mistakes)?;
     root.schema().read(mistakes);
-    let (identities, cloud) = identities::read(&root, variable, mistakes);
-    let managed_identity = managed_identity::read(&root, &identities, variable, mistakes);
-    let destinations = destinations::read(&root, &identities, cloud, managed_identity.as_ref(), mistakes);
+    let entra = entra::read(&root.entra(), variable, mistakes);
+    let assertions = assertions::read(&root.assertions(), entra.authority.as_ref().ok(), variable, mistakes);
+    let identities = identities::read(&root.identities(), &entra, &assertions, variable, mistakes);
+    let managed_identity = managed_identity::read(&root.managed_identity(), &identities, variable, mistakes);
+    let (defaults, destinations) = (root.defaults(), root.destinations());
+    let destinations =
+        destinations::read(&defaults, &destinations, &identities, entra.cloud(), managed_identity.as_ref(), mistakes);
     if !root.destinations().is_set() && !root.managed_identity().is_set() {
         mistakes.add("", "the configuration is empty: add destinations, managed_identity, or both");
     }
     check_principals(&identities, &destinations, managed_identity.as_ref(), mistakes);
-    let status = read_status(&root, mistakes);
+    let status = read_status(&root.status(), mistakes);
     let unlisted = managed_identity.as_ref().map(|answers| answers.limits).unwrap_or_default();
-    let limits = Limits { unlisted, ..read_limits(&root, mistakes) };
+    let limits = Limits { unlisted, ..read_limits(&root.limits(), mistakes) };
     let mut warnings = Vec::new();
     // The identity that is created implicitly need not be used.
     if root.identities().is_set() {
@@ -140,30 +146,23 @@ pub(super) fn read(
         status,
         limits,
         log,
-        original_url: format!("{}-original-url", read_header_prefix(&root, mistakes)),
+        original_url: format!("{}-original-url", read_header_prefix(&root.header_prefix(), mistakes)),
         warnings,
     })
 }
 
-fn read_status(root: &Object<'_, '_, Root>, mistakes: &mut Mistakes) -> Option<Status> {
-    let section = root.status();
+fn read_status(section: &Field<'_, '_, StatusFields>, mistakes: &mut Mistakes) -> Option<Status> {
     let object = section.read(mistakes)?;
     let path = object.path();
     let text = path.read(mistakes).unwrap_or(STATUS_PATH);
     if !text.starts_with('/') || text.contains(['?', '#']) {
         path.mistake(format!("{text:?} is not a valid path: write a path such as {STATUS_PATH:?}"), mistakes);
     }
-    Some(Status { hosts: read_hosts(&object.hosts(), STATUS_HOSTS, mistakes), path: text.to_owned() })
-}
-
-/// Reads hosts; returns `default` if the field is not present.
-pub(super) fn read_hosts(field: &Field<'_, '_, Hosts>, default: &[&str], mistakes: &mut Mistakes) -> Vec<String> {
-    field.read(mistakes).unwrap_or_else(|| default.iter().map(|host| (*host).to_owned()).collect())
+    Some(Status { hosts: object.hosts().hosts(STATUS_HOSTS, mistakes), path: text.to_owned() })
 }
 
 /// Reads the prefix of the headers that Envoy sets, in lower case.
-fn read_header_prefix(root: &Object<'_, '_, Root>, mistakes: &mut Mistakes) -> String {
-    let field = root.header_prefix();
+fn read_header_prefix(field: &Field<'_, '_, Text>, mistakes: &mut Mistakes) -> String {
     let prefix = field.read(mistakes).unwrap_or(HEADER_PREFIX);
     if !is_token(prefix) {
         field.mistake(
@@ -174,9 +173,8 @@ fn read_header_prefix(root: &Object<'_, '_, Root>, mistakes: &mut Mistakes) -> S
     prefix.to_ascii_lowercase()
 }
 
-fn read_limits(root: &Object<'_, '_, Root>, mistakes: &mut Mistakes) -> Limits {
+fn read_limits(section: &Field<'_, '_, LimitFields>, mistakes: &mut Mistakes) -> Limits {
     let defaults = Limits::default();
-    let section = root.limits();
     let Some(object) = section.read(mistakes) else { return defaults };
     Limits {
         exchange: object.exchange().read(mistakes).unwrap_or(defaults.exchange),

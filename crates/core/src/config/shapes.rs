@@ -3,32 +3,11 @@
 use std::time::Duration;
 
 use super::declared::Schema;
-use super::fields::Items;
+use super::object::{Field, Items, Shape, Shown};
 use super::reader::{Mistakes, Value};
 use super::tree::Node;
 use crate::host::Host;
 use crate::time::Timestamp;
-
-/// The shape of a field's value.
-///
-/// The schema must accept every value that `read` accepts. It rejects what is wrong whatever the rest of the configuration is; a
-/// rule that JSON Schema cannot express, such as the range of a duration, is the reader's alone.
-pub(super) trait Shape: Sized {
-    /// What is read.
-    type Value<'p, 'a>;
-
-    /// Reads a value. Returns `None` if it is not valid, which is reported.
-    fn read<'p, 'a>(value: Value<'p, 'a>, mistakes: &mut Mistakes) -> Option<Self::Value<'p, 'a>>;
-
-    /// The JSON Schema of the values.
-    fn schema() -> Schema;
-}
-
-/// A shape whose defaults are shown in the documentation.
-pub(super) trait Shown: Shape {
-    /// The value as it is written in the configuration.
-    fn show(value: &Self::Value<'_, '_>) -> Node;
-}
 
 /// A string that is not empty.
 pub(super) enum Text {}
@@ -182,6 +161,13 @@ impl Shape for Hosts {
     }
 }
 
+impl Field<'_, '_, Hosts> {
+    /// Reads the hosts. Returns `default` if the field is not present.
+    pub(super) fn hosts(&self, default: &[&str], mistakes: &mut Mistakes) -> Vec<String> {
+        self.read(mistakes).unwrap_or_else(|| default.iter().map(|host| (*host).to_owned()).collect())
+    }
+}
+
 /// A list with at least one item.
 pub(super) struct List<S>(std::marker::PhantomData<S>);
 
@@ -195,6 +181,13 @@ impl<S: Shape> Shape for List<S> {
 
     fn schema() -> Schema {
         Schema::list(S::schema())
+    }
+}
+
+impl<'a> Field<'_, 'a, List<Text>> {
+    /// Reads the strings of a list, each with its path. Returns `None` if the field is not present.
+    pub(super) fn texts(&self, mistakes: &mut Mistakes) -> Option<Vec<(String, &'a str)>> {
+        Some(self.value()?.texts(mistakes))
     }
 }
 

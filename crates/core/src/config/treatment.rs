@@ -2,10 +2,11 @@
 
 use super::azure_service::AzureService;
 use super::declared::Schema;
-use super::fields::{Field, Object, fields, settings};
+use super::fields::{fields, settings};
 use super::identities;
+use super::object::{Field, Object, Shape, Shown};
 use super::reader::{Mistakes, Value};
-use super::shapes::{Choice, List, Permission, Shape, Shown, Switch, Text, Words};
+use super::shapes::{Choice, List, Permission, Switch, Text, Words};
 use super::tree::Node;
 use super::{DestinationAction, ExistingCredential, Identity, InjectionConfig, Token, TokenOwner};
 use crate::azure::{CredentialPlaces, HeaderForm};

@@ -28,9 +28,6 @@ const TOO_MANY_REQUESTS: u16 = 429;
 /// The status that Envoy generates if a call times out.
 const TIMED_OUT: u16 = 504;
 
-/// The longest `Retry-After` that is honored; a longer one is capped.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
-
 /// The result of a request to the token endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum EndpointAnswer {
@@ -77,7 +74,7 @@ pub(crate) fn read_answer(
             problem: about(no_answer(answer.status, &answer.body, cluster, assertion)),
         };
     }
-    let retry_after = answer.retry_after.as_deref().and_then(|value| read_retry_after(value, now));
+    let retry_after = answer.retry_delay(now);
     let (problem, retry_class) = match answer.status {
         200 => match read_grant(&answer.body, spec.tenant_id(), assertion) {
             Ok((token, expires_in, refresh_in)) => {
@@ -151,20 +148,6 @@ fn length(value: Option<&Json>) -> Option<Duration> {
         number => number.as_u64()?,
     };
     (seconds > 0).then(|| Duration::from_secs(seconds).min(LONGEST_LIFE))
-}
-
-/// Parses `Retry-After` in seconds or as a date (RFC 9110, section 10.2.3); the result is capped.
-pub(crate) fn read_retry_after(value: &[u8], now: Timestamp) -> Option<Duration> {
-    let text = std::str::from_utf8(value).ok()?.trim();
-    let wait = match text.parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let date = httpdate::parse_http_date(text).ok()?;
-            let seconds = date.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs();
-            Timestamp::from_unix_seconds(seconds).since(now)
-        }
-    };
-    Some(wait.min(LONGEST_RETRY_AFTER))
 }
 
 /// The problem of a response that Envoy generated because the cluster gave none. The cluster's statistics show the cause.
@@ -595,7 +578,7 @@ mod tests {
     fn retry_after_is_parsed_in_both_forms_and_capped() {
         let wait = |value: &str| refused(answer_with(429, "{}", Some(value))).2;
         assert_eq!(wait("7"), Some(Duration::from_secs(7)));
-        assert_eq!(wait("99999999999"), Some(LONGEST_RETRY_AFTER));
+        assert_eq!(wait("99999999999"), Some(Duration::from_secs(3600)));
         let soon = std::time::UNIX_EPOCH + Duration::from_secs(NOW.unix_seconds() + 9);
         assert_eq!(wait(&httpdate::fmt_http_date(soon)), Some(Duration::from_secs(9)));
         assert_eq!(wait("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));

@@ -5,13 +5,10 @@
 //! third case).
 
 mod answer;
-mod authority;
 mod catalogue;
 mod token_spec;
 
-pub(crate) use answer::{EndpointAnswer, read_answer, read_retry_after};
-pub(crate) use authority::is_issuer;
-pub use authority::{Authority, AuthorityMistake, Cloud};
+pub(crate) use answer::{EndpointAnswer, read_answer};
 pub use catalogue::{CatalogueEntry, catalogue};
 pub(crate) use catalogue::{RetryClass, is_of_credential};
 pub use token_spec::{CredentialKey, TokenKey, TokenSpec, TokenSpecParts};
@@ -127,6 +124,7 @@ impl TokenRequest {
 pub(crate) mod tests_support {
     use super::*;
     use crate::assertion::Source;
+    use crate::authority::Authority;
 
     /// A token spec of the identity `payments` for Key Vault.
     pub(crate) fn spec() -> TokenSpec {
@@ -192,7 +190,7 @@ mod tests {
     #[test]
     fn the_path_of_a_service_in_front_of_entra_is_before_that_of_the_token_endpoint() {
         let path = |prefix: &str| {
-            let authority = Authority::public().behind(prefix);
+            let authority = crate::authority::Authority::public().behind(prefix);
             let request = TokenRequest::new(&spec_of(&authority), &assertion());
             assert_eq!(request.authority, "login.microsoftonline.com");
             request.path

@@ -5,8 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::Authority;
 use crate::assertion::Source;
+use crate::authority::Authority;
 use crate::time::Timestamp;
 
 /// The cache key of a token: a hash of the authority, tenant, client, scope and source of the assertion.

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use entra_exchange_core::assertion::Source;
+use entra_exchange_core::authority::Authority;
 use entra_exchange_core::broker::{
     Limits, QueueId, RequiredLifetime, SharedData, Shelves, Store, StreamId, TokenLookup, UnlistedLimits, WorkerId,
 };
 use entra_exchange_core::config::Config;
 use entra_exchange_core::configuration_status::ConfigurationStatus;
 use entra_exchange_core::engine::{CallId, Driver, Finished, Host, MetricId};
-use entra_exchange_core::entra::{Authority, TokenSpec, TokenSpecParts};
+use entra_exchange_core::entra::{TokenSpec, TokenSpecParts};
 use entra_exchange_core::event::{Event, Level};
 use entra_exchange_core::http::{CallFailure, CallResponse, CallResult, HttpCall};
 use entra_exchange_core::metrics::Kind;

@@ -1,7 +1,8 @@
 //! Two token specs have the same key only if they are for the same token.
 
 use entra_exchange_core::assertion::Source;
-use entra_exchange_core::entra::{Authority, TokenKey, TokenSpec, TokenSpecParts};
+use entra_exchange_core::authority::Authority;
+use entra_exchange_core::entra::{TokenKey, TokenSpec, TokenSpecParts};
 use proptest::prelude::*;
 
 type Parts = (String, String, String, String, String);

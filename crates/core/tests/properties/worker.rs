@@ -6,11 +6,12 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use entra_exchange_core::assertion::Source;
+use entra_exchange_core::authority::Authority;
 use entra_exchange_core::broker::{
     CachedToken, Limits, MemoryStore, QueueId, RequiredLifetime, Store, StreamId, TokenLookup, WorkerId,
 };
 use entra_exchange_core::engine::{CallId, Driver, Finished, Host};
-use entra_exchange_core::entra::{Authority, TokenSpec, TokenSpecParts};
+use entra_exchange_core::entra::{TokenSpec, TokenSpecParts};
 use entra_exchange_core::event::{Event, Level};
 use entra_exchange_core::http::{CallFailure, CallResponse, CallResult, HttpCall};
 use entra_exchange_core::problem::Problem;

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
 
 use entra_exchange_core::assertion::Source;
-use entra_exchange_core::entra::{Authority, TokenKey, TokenSpec, TokenSpecParts};
+use entra_exchange_core::authority::Authority;
+use entra_exchange_core::entra::{TokenKey, TokenSpec, TokenSpecParts};
 use entra_exchange_core::time::Timestamp;
 
 pub(crate) const TENANT: &str = "11111111-1111-4111-8111-111111111111";

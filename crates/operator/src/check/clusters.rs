@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use entra_exchange_core::entra::Authority;
+use entra_exchange_core::authority::Authority;
 
 use super::environment::Environment;
 use super::risks::endpoints_of;

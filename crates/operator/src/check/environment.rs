@@ -115,6 +115,6 @@ impl Environment {
     pub(super) fn authority(&self, inventory: &Inventory<'_>) -> Option<String> {
         let configured = inventory.configurations.iter().find_map(|one| one.get("entra")?.text_of("authority"));
         let text = configured.or_else(|| self.known(AUTHORITY))?;
-        entra_exchange_core::entra::Authority::parse(text, true).ok().map(|authority| authority.host().to_owned())
+        entra_exchange_core::authority::Authority::parse(text, true).ok().map(|authority| authority.host().to_owned())
     }
 }

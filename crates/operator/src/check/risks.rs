@@ -1,7 +1,7 @@
 //! What is legal in a configuration and risky.
 
+use entra_exchange_core::authority::Cloud;
 use entra_exchange_core::azure::Service;
-use entra_exchange_core::entra::Cloud;
 
 use crate::finding::Findings;
 use crate::inventory::{Configuration, Form, Inventory};

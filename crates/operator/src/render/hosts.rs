@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use entra_exchange_core::authority::Cloud;
 use entra_exchange_core::azure::Service;
-use entra_exchange_core::entra::Cloud;
 use serde::Serialize;
 
 use super::Target;

@@ -6,7 +6,7 @@ mod settings;
 mod sources;
 mod target;
 
-use entra_exchange_core::entra::{Authority, Cloud};
+use entra_exchange_core::authority::{Authority, Cloud};
 use minijinja::{Environment, UndefinedBehavior, context};
 
 use crate::check::{self, Options};

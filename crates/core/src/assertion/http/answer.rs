@@ -1,9 +1,9 @@
 //! The answer of an HTTP source.
 
+use super::format::{Expiry, Format, MAX_QUOTE};
 use super::{HttpSource, spiffe, xml};
 use crate::assertion::Assertion;
 use crate::assertion::source::MOUNT_THE_FILE;
-use crate::entra;
 use crate::http::{CallResponse, CallResult};
 use crate::json::Json;
 use crate::problem::{Code, Problem};
@@ -12,34 +12,6 @@ use crate::untrusted::{self, UntrustedText};
 
 /// The maximum length of an answer in bytes.
 const MAX_BYTES: usize = 64 * 1024;
-
-/// The maximum length of a part of the answer that a message quotes, in bytes.
-pub(super) const MAX_QUOTE: usize = 200;
-
-/// Where the token is in an answer.
-#[derive(Clone)]
-pub(crate) enum Format {
-    /// The string at this JSON pointer (RFC 6901).
-    Json(String),
-    /// The message of the SPIFFE Workload API.
-    JwtSvid {
-        /// The hint of the identity whose token is taken. Without it the first one is.
-        hint: Option<String>,
-    },
-    /// The text of the XML element with this name.
-    Xml(String),
-    /// The whole body.
-    Text,
-}
-
-/// Where the expiration time is in an answer.
-#[derive(Clone)]
-pub(crate) enum Expiry {
-    /// The number of seconds for which the token is valid, at this JSON pointer.
-    Seconds(String),
-    /// A time (RFC 3339), at this JSON pointer.
-    Time(String),
-}
 
 /// Reads the assertion from the answer and checks that it is valid at `now`. `input` is the assertion that the request contained.
 ///
@@ -153,7 +125,7 @@ fn is_escaped(part: &[u8], name: &[u8]) -> bool {
 /// The problem of an answer that is neither 200 nor 201.
 fn refusal(source: &HttpSource, answer: &CallResponse, input: Option<&Assertion>, now: Timestamp) -> Problem {
     let (name, status) = (source.name(), answer.status);
-    let retry_after = answer.retry_after.as_deref().and_then(|value| entra::read_retry_after(value, now));
+    let retry_after = answer.retry_delay(now);
     let problem = |code, detail: String, remedy: &str| {
         let problem = Problem::new(code, detail, remedy);
         match retry_after {

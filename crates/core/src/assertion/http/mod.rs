@@ -1,6 +1,7 @@
 //! Sources that are asked by one HTTP call: how the request is made, where the token is in the answer, and how long it is used.
 
 mod answer;
+mod format;
 mod named;
 mod request;
 mod spiffe;
@@ -10,7 +11,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
-pub(crate) use answer::{Expiry, Format};
+pub(crate) use format::{Expiry, Format};
 pub(crate) use named::{NAMED, Named};
 pub(crate) use request::{Body, MAX_URL, Request, Target, Text, basic, encode};
 pub(crate) use spiffe::KIND as SPIFFE;

@@ -4,7 +4,8 @@
 //! need two more callbacks and capabilities, and gives the status of a failed call without its text. The messages have five fields, all of
 //! them strings or messages, so they are written and read here (protobuf.dev, "Encoding").
 
-use super::{Body, Format, HttpSource};
+use super::format::{Format, MAX_QUOTE};
+use super::{Body, HttpSource};
 use crate::http::GrpcStatus;
 use crate::problem::{Code, Problem};
 use crate::untrusted::UntrustedText;
@@ -118,8 +119,7 @@ fn varint(rest: &mut &[u8]) -> Option<u64> {
 
 /// The problem of a call that failed with this status (SPIFFE Workload Endpoint, section 6).
 pub(super) fn refusal(source: &str, status: &GrpcStatus) -> Problem {
-    let message =
-        UntrustedText::without(&String::from_utf8_lossy(&status.message), "").shortened(super::answer::MAX_QUOTE);
+    let message = UntrustedText::without(&String::from_utf8_lossy(&status.message), "").shortened(MAX_QUOTE);
     let (code, remedy) = match status.code {
         7 => (
             Code::SourceNotReady,

@@ -16,7 +16,7 @@ fn unlisted(number: usize) -> Arc<TokenSpec> {
 fn of_another_client(name: &str) -> Arc<TokenSpec> {
     Arc::new(TokenSpec::new(&TokenSpecParts {
         identity: name,
-        authority: &crate::entra::Authority::public(),
+        authority: &crate::authority::Authority::public(),
         tenant_id: "t",
         client_id: "another",
         scope: "s/.default",

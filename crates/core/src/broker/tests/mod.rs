@@ -153,7 +153,7 @@ fn spec_of(identity: &str, scope: &str, clusters: &[&str], discard_before: Optio
     let clusters: Vec<String> = clusters.iter().map(|cluster| (*cluster).to_owned()).collect();
     Arc::new(TokenSpec::new(&TokenSpecParts {
         identity,
-        authority: &crate::entra::Authority::public(),
+        authority: &crate::authority::Authority::public(),
         tenant_id: "t",
         client_id: "c",
         scope,

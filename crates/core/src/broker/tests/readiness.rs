@@ -306,7 +306,7 @@ fn each_deciding_source_is_read_and_a_probe_waits_for_all_of_them() {
     let spec = |cluster: &str| {
         TokenSpec::new(&TokenSpecParts {
             identity: cluster,
-            authority: &crate::entra::Authority::public(),
+            authority: &crate::authority::Authority::public(),
             tenant_id: "t",
             client_id: "c",
             scope: "s/.default",

@@ -186,7 +186,7 @@ fn an_exchange_does_not_continue_with_the_federated_token_of_another_source() {
     let projected = Arc::clone(&process.spec);
     let other = Arc::new(TokenSpec::new(&TokenSpecParts {
         identity: "other",
-        authority: &crate::entra::Authority::public(),
+        authority: &crate::authority::Authority::public(),
         tenant_id: "t",
         client_id: "c",
         scope: "s/.default",

@@ -3,7 +3,6 @@
 //! The reader uses the accessors of the general form alone. The fields of the named sources are put into that form by their names.
 #![allow(dead_code)]
 
-use super::PROJECTED_TOKEN;
 use crate::config::fields::{fields, variants};
 use crate::config::shapes::{AnyObject, Choice, Count, Length, List, Pause, Text, Texts, Words};
 
@@ -11,6 +10,9 @@ use crate::config::shapes::{AnyObject, Choice, Count, Length, List, Pause, Text,
 const POINTER: &str = "^/([^~]|~[01])*$";
 
 const MANAGED_IDENTITY: &str = "dddddddd-0000-4000-8000-000000000004";
+
+/// The name and the cluster of the assertion that is created implicitly.
+pub(in crate::config) const PROJECTED_TOKEN: &str = "projected_token";
 
 fields! {
     /// A source of federated tokens. [sources.md](sources.md) describes each kind.

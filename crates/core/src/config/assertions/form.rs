@@ -1,8 +1,8 @@
 //! Puts the fields of an assertion into the general form.
 
-use super::AssertionFields;
+use super::fields::AssertionFields;
 use crate::assertion::Named;
-use crate::config::fields::{Object, Section as _};
+use crate::config::object::{Object, Section as _};
 use crate::config::reader::Mistakes;
 use crate::config::shapes::Text;
 use crate::config::tree::Node;

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use super::fields::{ExpectFields, HttpFields, RequestFields, ResponseFields};
-use super::{AssertionFields, Environment, form};
+use super::fields::{AssertionFields, CallFields, ExpectFields, HttpFields, RequestFields, ResponseFields};
+use super::form;
 use crate::assertion::{
     BACK_OFF, Body, Expected, Expiry, Format, HttpSource, MAX_URL, NAMED, Request, SPIFFE, Target, Text, basic, encode,
 };
-use crate::config::fields::{Field, Object};
-use crate::config::identities::{combined, read_variable};
+use crate::config::object::{Field, Object};
 use crate::config::reader::{Mistakes, Value};
 use crate::config::shapes::{List, Text as TextShape, Texts};
+use crate::config::variables::{combined, read_variable};
 use crate::problem::{Code, Problem};
 use crate::secret::{Secret, Secrets};
 use crate::untrusted::UntrustedText;
@@ -19,6 +19,13 @@ const FORM: &str = "application/x-www-form-urlencoded";
 
 const SET_VARIABLE: &str = "Set the variable in the container that runs Envoy, list it in vm_config.environment_variables.host_env_keys, \
     and restart Envoy.";
+
+/// What sources get from outside of their fields.
+pub(super) struct Environment<'e> {
+    pub(super) variable: &'e dyn Fn(&str) -> Option<String>,
+    /// The audience that Entra expects.
+    pub(super) audience: &'static str,
+}
 
 /// A source that is being read.
 pub(super) struct Reading<'e> {
@@ -85,7 +92,7 @@ impl<'e> Reading<'e> {
         fields: &Object<'_, '_, HttpFields>,
         mistakes: &mut Mistakes,
     ) -> Option<HttpSource> {
-        let call = fields.part::<super::fields::CallFields>();
+        let call = fields.part::<CallFields>();
         let cluster = call.cluster().required("the Envoy cluster that leads to the source", mistakes);
         let cluster = cluster.unwrap_or_default();
         let (format, expiry) = read_response(fields.response().read(mistakes), mistakes);

@@ -1,7 +1,7 @@
 //! Tests of objects with several kinds, which [`variants!`] declares: an object as it would be with two kinds of sources.
 
-use super::super::declared::Declarations;
-use super::super::fields::{Object, fields, variants};
+use super::super::fields::{fields, variants};
+use super::super::object::{Object, Section as _};
 use super::super::shapes::{Choice, Count, Text};
 use super::*;
 
@@ -89,7 +89,7 @@ fn an_object_without_a_known_kind_may_have_the_fields_of_every_kind() {
 
 #[test]
 fn the_schema_and_the_table_have_the_fields_of_each_kind() {
-    let declarations = Declarations::of::<ExampleFields>();
+    let declarations = ExampleFields::declarations();
     let schema = serde_json::to_value(Node::Object(declarations.keywords())).unwrap();
     let kinds = |kind: usize| {
         let kind = &schema["oneOf"][kind];
