@@ -60,7 +60,7 @@ next: tools ## build the module as the next version, for the upgrade test
 test: envoy sdks build next ## run all tests: core, fake Entra, and the module in a real Envoy and in the test host
 	$(CARGO) test --workspace
 
-manifests: tools ## write envoy/sidecar/ and envoy/istio/ anew from the templates (crates/operator/templates)
+manifests: tools ## write envoy/sidecar/, envoy/istio/ and envoy/gateway/ anew from the templates (crates/operator/templates)
 	UPDATE=1 $(CARGO) test --quiet --package entra-exchange-operator --test manifests
 
 test-image: tools ## push the image to Debian's docker-registry on loopback and pull it as Istio's agent does

@@ -45,6 +45,8 @@ pub(crate) enum Form {
     String,
     /// Fields of an object of Istio.
     Fields,
+    /// Fields of an EnvoyExtensionPolicy of Envoy Gateway.
+    Extension,
 }
 
 /// A configuration of the filter in one of the files.
@@ -183,6 +185,7 @@ impl<'a> Inventory<'a> {
             }
             self.add_wasm(source, found);
             self.add_plugin(found);
+            self.add_extension(found);
         }
     }
 
@@ -225,20 +228,40 @@ impl<'a> Inventory<'a> {
     /// Adds the configuration of a WasmPlugin or TrafficExtension of Istio.
     fn add_plugin(&mut self, found: Found<'a>) {
         let Some(entry) = found.node.entry("pluginConfig") else { return };
-        if !is_ours(found.node) {
-            return;
-        }
         let variables = found.node.at(&["vmConfig", "env"]).map(|env| {
             let names = env.items().filter_map(|item| item.text_of("name").map(str::to_owned));
             (names.collect(), env.span.clone())
         });
+        self.add_fields(found, Form::Fields, &entry.value, variables);
+    }
+
+    /// Adds the configuration of a Wasm extension in an EnvoyExtensionPolicy of Envoy Gateway.
+    fn add_extension(&mut self, found: Found<'a>) {
+        let (Some(code), Some(entry)) = (found.node.get("code"), found.node.entry("config")) else { return };
+        let keys = found.node.at(&["env", "hostKeys"]);
+        let names = keys.into_iter().flat_map(named).map(|(name, _)| name).collect();
+        // Without the list, the module can read no variable.
+        let place = keys.unwrap_or(code).span.clone();
+        self.add_fields(found, Form::Extension, &entry.value, Some((names, place)));
+    }
+
+    fn add_fields(
+        &mut self,
+        found: Found<'a>,
+        form: Form,
+        configuration: &Rc<Node>,
+        variables: Option<(Vec<String>, Range<usize>)>,
+    ) {
+        if !is_ours(found.node) {
+            return;
+        }
         self.configurations.push(Configuration {
             source: found.source,
-            form: Form::Fields,
-            text: entry.value.to_json(),
+            form,
+            text: configuration.to_json(),
             places: None,
-            start: entry.value.span.start,
-            tree: Some(Rc::clone(&entry.value)),
+            start: configuration.span.start,
+            tree: Some(Rc::clone(configuration)),
             variables,
             root: found.root,
         });

@@ -46,6 +46,11 @@ fn image_of(found: Found<'_>) -> Option<ImageUse> {
         let reference = uri.text().filter(|text| text.contains("@sha256:"))?.to_owned();
         return Some(ImageUse { reference, source: found.source, span: uri.span.clone() });
     }
+    // In an EnvoyExtensionPolicy of Envoy Gateway, without a scheme.
+    if let Some(url) = found.node.at(&["code", "image", "url"]) {
+        let reference = format!("oci://{}", url.text().filter(|text| text.contains("@sha256:"))?);
+        return Some(ImageUse { reference, source: found.source, span: url.span.clone() });
+    }
     let url = found.node.get("url").filter(is_image)?.text()?;
     if url.contains('@') {
         let span = found.node.get("url").map(|url| url.span.clone())?;
@@ -88,10 +93,11 @@ mod tests {
 
     #[test]
     fn images_are_found_with_their_digests() {
-        let text = "a: { uri: \"oci://r.example/x@sha256:1\" }\nb: { url: oci://r.example/y:1.0, sha256: \"2a\" }\nc: { url: https://x }\n";
+        let text = "a: { uri: \"oci://r.example/x@sha256:1\" }\nb: { url: oci://r.example/y:1.0, sha256: \"2a\" }\nc: { url: https://x }\nd: { code: { image: { url: \"r.example/z@sha256:3\" } } }\n";
         let sources = [Source::new("f.yaml", format!("static_resources: {{}}\n{text}"))];
         let found: Vec<String> = images(&sources).into_iter().map(|image| image.reference).collect();
-        assert_eq!(found, ["oci://r.example/x@sha256:1", "oci://r.example/y:1.0@sha256:2a"]);
+        let expected = ["oci://r.example/x@sha256:1", "oci://r.example/y:1.0@sha256:2a", "oci://r.example/z@sha256:3"];
+        assert_eq!(found, expected);
     }
 
     #[test]

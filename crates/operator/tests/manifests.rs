@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use operator::render::{Settings, Target, directory, render};
+use operator::render::{File, Settings, Target, directory, has_placeholder, render};
 use operator::{Options, Source, check};
 
 fn envoy() -> PathBuf {
@@ -22,6 +22,7 @@ const fn parts(target: Target) -> (&'static str, &'static str) {
         Target::Envoy | Target::FileServer => ("sidecar.json", "sidecar"),
         Target::WasmPlugin | Target::TrafficExtension => ("istio.yaml", "istio"),
         Target::EgressGateway => ("egress-gateway.json", "istio"),
+        Target::Gateway => ("gateway.yaml", "gateway"),
         _ => ("istio.json", "istio"),
     }
 }
@@ -45,7 +46,7 @@ fn every_manifest_is_made_by_render() {
         assert!(text == written, "{}: change the template, and run make manifests: {different:?}", path.display());
         made.push(path);
     }
-    for folder in ["sidecar", "istio"] {
+    for folder in ["sidecar", "istio", "gateway"] {
         for entry in std::fs::read_dir(envoy().join(folder)).unwrap() {
             assert!(made.contains(&entry.unwrap().path()), "a manifest is not made by render");
         }
@@ -90,6 +91,46 @@ fn every_host_has_its_objects_and_the_result_passes_the_strict_check() {
 }
 
 #[test]
+fn every_host_has_its_objects_in_envoy_gateway_and_the_result_passes_the_strict_check() {
+    let source = other(&THREE.replace("outbound|80||{host}", "httproute/orders/{host}/rule/0"));
+    let settings = Settings { namespace: "orders".to_owned(), ..settings(Target::Gateway) };
+    let files = directory(&source, Target::Gateway, &settings).unwrap();
+    let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+    for host in ["payments-kv.vault.azure.net", "orders-kv.vault.azure.net", "payments-kv.example.com"] {
+        for kind in ["httproute", "backend", "backendtlspolicy", "backendtrafficpolicy"] {
+            assert!(names.contains(&format!("{kind}-{host}.yaml").as_str()), "{names:?}");
+        }
+    }
+    assert!(!names.iter().any(|name| name.contains("closed")));
+    assert!(files.iter().all(|file| !file.text.contains("namespace: payments")));
+    let sources: Vec<Source> = files.iter().map(|file| Source::new(&file.name, &file.text)).collect();
+    let checked = check(&sources, &Options::default());
+    assert!(checked.findings.is_empty(), "{:?}", checked.findings);
+    assert_eq!(checked.configurations, 1);
+}
+
+/// A WasmPlugin names it without its algorithm, and a workload has another image.
+#[test]
+fn a_placeholder_of_a_digest_is_noticed_in_every_form() {
+    let with_image: Vec<&str> = Target::ALL
+        .into_iter()
+        .filter(|target| {
+            let (source, settings) = (configuration(parts(*target).0), settings(*target));
+            let made = |settings: &Settings| {
+                let text = render(&source, *target, settings).unwrap();
+                vec![File { name: "manifest.yaml".to_owned(), text }]
+            };
+            let given = Settings { digest: format!("sha256:{}", "1".repeat(64)), ..settings.clone() };
+            assert!(!has_placeholder(&made(&given), &given), "{}", target.as_str());
+            has_placeholder(&made(&settings), &settings)
+        })
+        .map(Target::as_str)
+        .collect();
+    let expected = ["envoyfilter", "wasmplugin", "trafficextension", "egress-gateway", "gateway"];
+    assert_eq!(with_image, expected);
+}
+
+#[test]
 fn what_does_not_fit_a_manifest_is_refused_with_the_reason() {
     let refusal = |text: &str, target: Target| render(&other(text), target, &settings(target)).unwrap_err().to_string();
     let with = |from: &str, to: &str| THREE.replace(from, to);
@@ -107,6 +148,22 @@ fn what_does_not_fit_a_manifest_is_refused_with_the_reason() {
             .to_string()
             .contains("not the filter's configuration")
     );
+    let gateway = |from: &str, to: &str| refusal(&with(from, to), Target::Gateway);
+    assert_eq!(
+        gateway("outbound|80||{host}", "httproute/orders/{host}/rule/0"),
+        "destinations[0].tls_clusters does not list Envoy Gateway's cluster of the host: add \
+         \"httproute/payments/{host}/rule/0\""
+    );
+    let routed = THREE.replace("outbound|80||{host}", "httproute/payments/{host}/rule/0");
+    let underscore = routed.replace("payments-kv.example.com", "payments_kv.example.com");
+    assert!(refusal(&underscore, Target::Gateway).contains("cannot be the name of an HTTPRoute"));
+    let endpoints = routed.replace("\n}", ",\n  \"managed_identity\": { \"app_service\": {} }\n}");
+    assert!(refusal(&endpoints, Target::Gateway).contains("does not run the filter: remove it"));
+    let closed = r#"{ "entra": { "clusters": ["entra", "entra_new_connection"] },
+        "destinations": [ { "hosts": ["closed.example.com"], "action": "refuse" } ] }"#;
+    for target in [Target::EgressGateway, Target::Gateway] {
+        assert!(refusal(closed, target).contains("needs a destination whose requests get a token"));
+    }
     let health = with("\n}", ",\n  \"managed_identity\": { \"health\": { \"hosts\": [\"h.example\"] } }\n}");
     assert!(directory(&other(&health), Target::WasmPlugin, &settings(Target::WasmPlugin)).is_err());
 }
@@ -236,6 +293,7 @@ fn a_source_over_http_has_its_cluster_and_variables_in_every_form() {
         (Target::TrafficExtension, "outbound|80||{host}"),
         (Target::Upstream, "outbound|80||{host}"),
         (Target::EgressGateway, "outbound|443||{host}"),
+        (Target::Gateway, "httproute/payments/{host}/rule/0"),
     ];
     for HttpSource { fields, hosts, contains } in HTTP_SOURCES {
         for (target, route) in forms {

@@ -17,15 +17,18 @@ export function showManifests() {
   const fields = values(byId("settings"));
   const target = targets.find(({ name }) => name === fields.target);
   for (const label of byId("settings").querySelectorAll("label")) {
-    const { istio, for: only } = label.dataset;
-    label.hidden = (istio !== undefined && !target.is_istios) || (only !== undefined && !only.split(" ").includes(target.name));
+    const { istio, objects, for: only } = label.dataset;
+    label.hidden =
+      (istio !== undefined && !target.is_istios) ||
+      (objects !== undefined && !target.has_objects) ||
+      (only !== undefined && !only.split(" ").includes(target.name));
     const field = label.querySelector("[name]");
     if (field.name in target) field.placeholder = target[field.name];
   }
   const answer = ask("render", {
     ...fields,
     istio: fields.istio.split(".").map(Number),
-    directory: target.is_istios && fields.directory,
+    directory: target.has_objects && fields.directory,
     text: text(),
     variables: byId("variables").value,
   });

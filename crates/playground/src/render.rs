@@ -1,6 +1,6 @@
 //! `render`: manifests, with the settings of the page.
 
-use operator::render::{File, Settings, Target, directory, render};
+use operator::render::{File, Settings, Target, directory, has_placeholder, render};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -37,6 +37,7 @@ pub(crate) fn targets() -> Value {
         let settings = Settings::of(target);
         json!({
             "name": target.as_str(),
+            "has_objects": target.has_objects(),
             "is_istios": target.is_istios(),
             "namespace": settings.namespace,
             "label": format!("{}={}", settings.label.0, settings.label.1),
@@ -63,9 +64,7 @@ pub(crate) fn answer(question: Question) -> Result<Value, String> {
         render(&source, target, &settings).map(|text| vec![File { name, text }])
     };
     let files = files.map_err(|refusal| refusal.to_string())?;
-    // A WasmPlugin has the digits alone.
-    let digits = settings.digest.trim_start_matches("sha256:");
-    let has_placeholder = settings.has_placeholder() && files.iter().any(|file| file.text.contains(digits));
+    let has_placeholder = has_placeholder(&files, &settings);
     let files: Vec<Value> = files.into_iter().map(|file| json!({ "name": file.name, "text": file.text })).collect();
     Ok(json!({ "files": files, "has_placeholder": has_placeholder }))
 }
@@ -104,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn every_istio_target_is_made_with_the_given_settings() {
+    fn every_target_of_kubernetes_is_made_with_the_given_settings() {
         for target in targets().as_array().into_iter().flatten() {
             let name = target.get("name").and_then(Value::as_str).unwrap_or_default();
             if matches!(name, "envoy" | "file-server" | "http10") {
@@ -112,8 +111,15 @@ mod tests {
             }
             let made = ask(name, |question| {
                 question.namespace = "orders".to_owned();
-                if name == "egress-gateway" {
-                    question.text = include_str!("../../../envoy/configuration/egress-gateway.json").to_owned();
+                match name {
+                    "egress-gateway" => {
+                        question.text = include_str!("../../../envoy/configuration/egress-gateway.json").to_owned();
+                    }
+                    "gateway" => {
+                        let text = include_str!("../../../envoy/configuration/gateway.yaml");
+                        question.text = text.replace("httproute/payments", "httproute/orders");
+                    }
+                    _ => {}
                 }
             });
             let text = made.as_ref().ok().and_then(|made| made.pointer("/files/0/text")?.as_str());

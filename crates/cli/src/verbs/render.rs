@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
-use operator::render::{File, Refusal, Settings, Target, directory, render};
+use operator::render::{File, Refusal, Settings, Target, directory, has_placeholder, render};
 use serde_json::{Value, json};
 
 use crate::choice::one_of;
@@ -44,10 +44,10 @@ pub(crate) struct Render {
     /// The version of Istio
     #[arg(long, value_name = "MAJOR.MINOR", value_parser = version)]
     istio: Option<(u32, u32)>,
-    /// The tenant id, for workload and egress-gateway
+    /// The tenant id, for workload, egress-gateway and gateway
     #[arg(long, value_name = "GUID")]
     tenant_id: Option<String>,
-    /// The client id, for workload and egress-gateway
+    /// The client id, for workload, egress-gateway and gateway
     #[arg(long, value_name = "GUID")]
     client_id: Option<String>,
     /// A principal that may use the egress gateway; may be repeated
@@ -85,10 +85,7 @@ impl Render {
                 vec![File { name: format!("{}.yaml", target.as_str()), text }]
             }
         };
-        if target.is_istios()
-            && settings.has_placeholder()
-            && files.iter().any(|file| file.text.contains("sha256:0000"))
-        {
+        if has_placeholder(&files, &settings) {
             let note = "the digest is a placeholder that no image has: write --image and --digest";
             // A note that cannot be written is lost.
             let _ = writeln!(std::io::stderr(), "entra-exchange: {note}");

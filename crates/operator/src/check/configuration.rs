@@ -137,8 +137,11 @@ fn check_variables(configuration: &Configuration<'_>, asked: &BTreeSet<String>, 
     let missing = asked.iter().filter(|name| *name != AUTHORITY && !listed.contains(name));
     // An endpoint that only answers health checks uses no identity by itself.
     for name in missing {
-        let list =
-            if configuration.form == Form::String { "host_env_keys" } else { "vmConfig.env, with valueFrom HOST" };
+        let list = match configuration.form {
+            Form::Fields => "vmConfig.env, with valueFrom HOST",
+            Form::Extension => "env.hostKeys",
+            Form::String | Form::File => "host_env_keys",
+        };
         let field = match name.as_str() {
             "AZURE_TENANT_ID" => ", or set tenant_id in the identity",
             "AZURE_CLIENT_ID" => ", or set client_id in the identity",

@@ -36,7 +36,8 @@ pub(crate) fn of(inventory: &Inventory<'_>, options: &Options) -> Environment {
             if let Some(metadata) = node.get("proxyMetadata") {
                 environment.add_fields(object.source, metadata);
             }
-            if node.get("image").is_some() || node.get("volumeMounts").is_some() {
+            let is_container = node.get("image").is_some() || node.get("volumeMounts").is_some();
+            if is_container || object.node.text_of("kind") == Some("EnvoyProxy") {
                 for variable in node.get("env").into_iter().flat_map(Node::items) {
                     if let (Some(name), Some(value)) = (variable.text_of("name"), variable.get("value")) {
                         environment.add(object.source, name, value);

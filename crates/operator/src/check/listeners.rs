@@ -125,8 +125,14 @@ fn check_routes(manager: Found<'_>, headers: &[String], findings: &mut Findings)
 fn check_failure_policy(inventory: &Inventory<'_>, findings: &mut Findings) {
     for document in &inventory.documents {
         document.node.walk(&mut |node| {
-            for (field, right) in [("failure_policy", "FAIL_RELOAD"), ("failStrategy", "FAIL_RELOAD")] {
-                if let Some(policy) = node.get(field).filter(|policy| policy.text() == Some("FAIL_OPEN")) {
+            // The last one is Envoy Gateway's.
+            let fields = [("failure_policy", "FAIL_RELOAD"), ("failStrategy", "FAIL_RELOAD"), ("failOpen", "false")];
+            for (field, right) in fields {
+                let is_open = |policy: &&Node| match field {
+                    "failOpen" => policy.is_true() && node.get("code").is_some(),
+                    _ => policy.text() == Some("FAIL_OPEN"),
+                };
+                if let Some(policy) = node.get(field).filter(is_open) {
                     findings.add(
                         "fail_open",
                         document.place(policy),

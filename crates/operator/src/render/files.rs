@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::settings::PLACEHOLDER;
 use super::{Refusal, Settings, Target, VAULT_TOKEN, documents_of, render};
 use crate::source::Source;
 use crate::tree::Node;
@@ -18,12 +19,12 @@ pub struct File {
 /// Where the clusters for Vault read the name of the token's file.
 const VAULT_TOKEN_PATH: &str = "path: /etc/entra-exchange/vault-token.yaml";
 
-/// Makes all files that the target needs. For Istio that is one for each object, and `kustomization.yaml`.
+/// Makes all files that the target needs. In Kubernetes that is one for each object, and `kustomization.yaml`.
 ///
 /// # Errors
 /// As [`render`].
 pub fn directory(source: &Source, target: Target, settings: &Settings) -> Result<Vec<File>, Refusal> {
-    if !target.is_istios() {
+    if !target.has_objects() {
         let mut files =
             vec![File { name: format!("{}.yaml", target.as_str()), text: render(source, target, settings)? }];
         if files.iter().any(|file| file.text.contains(VAULT_TOKEN_PATH)) {
@@ -73,6 +74,14 @@ pub fn directory(source: &Source, target: Target, settings: &Settings) -> Result
     }
     objects.push(File { name: "kustomization.yaml".to_owned(), text: kustomization });
     Ok(objects)
+}
+
+/// Whether the files name the image of the settings by a placeholder that no image has.
+pub fn has_placeholder(files: &[File], settings: &Settings) -> bool {
+    // A WasmPlugin has the digits alone.
+    let digits = PLACEHOLDER.trim_start_matches("sha256:");
+    let names = |text: &str| text.contains(&settings.image) && text.contains(digits);
+    settings.digest == PLACEHOLDER && files.iter().any(|file| names(&file.text))
 }
 
 /// The filter is in the cluster's own chain, and not in the listener's.

@@ -7,7 +7,7 @@ use entra_exchange_core::azure::Service;
 use serde::Serialize;
 
 use super::Target;
-use super::settings::{Refusal, is_label, is_name_of_cluster};
+use super::settings::{Refusal, Settings, is_label, is_name_of_cluster};
 use super::sources::Sources;
 use crate::tree::Node;
 
@@ -28,7 +28,13 @@ pub(super) struct Host {
 const OWN: &[&str] = &["entra", "entra_new_connection", "projected_token", "instance_metadata", "elsewhere"];
 
 /// The hosts whose requests get a token, each once.
-pub(super) fn of(tree: &Node, cloud: Cloud, target: Target, sources: &Sources) -> Result<Vec<Host>, Refusal> {
+pub(super) fn of(
+    tree: &Node,
+    cloud: Cloud,
+    target: Target,
+    settings: &Settings,
+    sources: &Sources,
+) -> Result<Vec<Host>, Refusal> {
     let mut taken = OWN.to_vec();
     taken.extend(sources.clusters.iter().map(|cluster| cluster.name.as_str()));
     let defaults = tree.get("defaults");
@@ -51,13 +57,16 @@ pub(super) fn of(tree: &Node, cloud: Cloud, target: Target, sources: &Sources) -
                     "{path}: {host:?} cannot be an object of its own: list hosts without wildcard and port"
                 )));
             }
-            let cluster = cluster(&path, &host, &clusters, target, &taken)?;
+            let cluster = match target {
+                Target::Gateway => gateway_cluster(&path, &host, &clusters, &settings.namespace)?,
+                _ => cluster(&path, &host, &clusters, target, &taken)?,
+            };
             if hosts.iter().any(|other| other.cluster == cluster) {
                 return Err(Refusal::new(format!(
                     "{path}.tls_clusters: {cluster:?} would be the cluster of two hosts: write a name with {{host}}, such as to_{{host}}"
                 )));
             }
-            let name = name(&host, &hosts)?;
+            let name = if target == Target::Gateway { host.clone() } else { name(&host, &hosts)? };
             let virtual_host = if hosts.is_empty() { "listed".to_owned() } else { name.clone() };
             hosts.push(Host { host, name, cluster, virtual_host });
         }
@@ -104,6 +113,21 @@ fn cluster(path: &str, host: &str, clusters: &[&str], target: Target, taken: &[&
         )));
     }
     Ok(first)
+}
+
+/// The cluster that Envoy Gateway makes for the first rule of an HTTPRoute, which has the host's name.
+fn gateway_cluster(path: &str, host: &str, clusters: &[&str], namespace: &str) -> Result<String, Refusal> {
+    if host.len() > 253 || !host.split('.').all(is_label) {
+        return Err(Refusal::new(format!("{path}: {host:?} cannot be the name of an HTTPRoute: write a name of DNS")));
+    }
+    let own = |host: &str| format!("httproute/{namespace}/{host}/rule/0");
+    if clusters.iter().any(|name| name.replace("{host}", host) == own(host)) {
+        return Ok(own(host));
+    }
+    Err(Refusal::new(format!(
+        "{path}.tls_clusters does not list Envoy Gateway's cluster of the host: add {:?}",
+        own("{host}")
+    )))
 }
 
 /// The first label of the host, or all labels if another host has the same one.

@@ -16,7 +16,7 @@ use crate::inventory::{Configuration, Inventory};
 use crate::source::Source;
 use crate::tree::Node;
 use crate::{document, json, yaml};
-pub use files::{File, directory};
+pub use files::{File, directory, has_placeholder};
 use hosts::Host;
 pub use settings::{Refusal, Settings};
 use sources::{Cluster, Sources, VAULT_TOKEN};
@@ -35,7 +35,8 @@ const ISTIO_SOURCE: &str = include_str!("../../templates/part-istio-source.yaml"
 pub fn render(source: &Source, target: Target, settings: &Settings) -> Result<String, Refusal> {
     settings.check(target)?;
     let wanted = Wanted::of(source, settings)?;
-    let hosts = if target.has_hosts() { wanted.hosts(target)? } else { Vec::new() };
+    let hosts = if target.has_hosts() { wanted.hosts(target, settings)? } else { Vec::new() };
+    wanted.check_gateway(target, &hosts)?;
     let rendered = wanted.fill(target, settings, &hosts)?;
     if target.has_configuration() {
         wanted.compare(&rendered, target)?;
@@ -97,8 +98,23 @@ impl Wanted {
         })
     }
 
-    fn hosts(&self, target: Target) -> Result<Vec<Host>, Refusal> {
-        hosts::of(&self.tree, self.cloud.unwrap_or(Cloud::Public), target, &self.sources)
+    fn hosts(&self, target: Target, settings: &Settings) -> Result<Vec<Host>, Refusal> {
+        hosts::of(&self.tree, self.cloud.unwrap_or(Cloud::Public), target, settings, &self.sources)
+    }
+
+    /// A gateway has a route for each host, and Envoy Gateway's runs the filter for requests with a route only.
+    fn check_gateway(&self, target: Target, hosts: &[Host]) -> Result<(), Refusal> {
+        if matches!(target, Target::EgressGateway | Target::Gateway) && hosts.is_empty() {
+            return Err(Refusal::new(
+                "a gateway needs a destination whose requests get a token: add it to destinations",
+            ));
+        }
+        if target == Target::Gateway && self.tree.get("managed_identity").is_some() {
+            return Err(Refusal::new(
+                "managed_identity answers requests without a route, for which Envoy Gateway does not run the filter: remove it",
+            ));
+        }
+        Ok(())
     }
 
     fn fill(&self, target: Target, settings: &Settings, hosts: &[Host]) -> Result<String, Refusal> {
@@ -132,6 +148,7 @@ impl Wanted {
             label_name => settings.label.0,
             label_value => settings::yaml(&settings.label.1),
             image => format!("oci://{}", settings.image),
+            image_name => settings.image,
             tag => format!(":{}", settings.tag),
             digest => settings.digest,
             digest_hex => settings.digest.strip_prefix("sha256:"),
@@ -159,7 +176,7 @@ impl Wanted {
 
     /// The text of the configuration in a manifest: that of the source if it can be indented unchanged, else JSON.
     fn written(&self, target: Target) -> String {
-        let needs_json = !matches!(target, Target::WasmPlugin | Target::TrafficExtension);
+        let needs_json = !matches!(target, Target::WasmPlugin | Target::TrafficExtension | Target::Gateway);
         let is_json = json::read(&self.text, &Places::direct(0, self.text.len())).is_ok();
         let begins_document = |line: &str| ["---", "...", "%"].iter().any(|marker| line.starts_with(marker));
         let fits = !self.text.contains('\t') && !self.text.lines().any(begins_document);

@@ -75,11 +75,6 @@ impl Settings {
         Self { namespace: namespace.to_owned(), ..Self::default() }
     }
 
-    /// Whether the digest is a placeholder that no image has.
-    pub fn has_placeholder(&self) -> bool {
-        self.digest == PLACEHOLDER
-    }
-
     pub(super) fn check(&self, target: Target) -> Result<(), Refusal> {
         let (major, minor) = target.oldest_istio();
         if target.is_istios() && self.istio < (major, minor) {

@@ -25,11 +25,13 @@ pub enum Target {
     Readiness,
     /// A workload.
     Workload,
+    /// The filter in a Gateway of Envoy Gateway, with everything that it needs.
+    Gateway,
 }
 
 impl Target {
     /// All targets.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Envoy,
         Self::FileServer,
         Self::EnvoyFilter,
@@ -41,6 +43,7 @@ impl Target {
         Self::Http10,
         Self::Readiness,
         Self::Workload,
+        Self::Gateway,
     ];
 
     /// The name of the target, which is that of its file below `envoy/`, too.
@@ -57,6 +60,7 @@ impl Target {
             Self::Http10 => "http10",
             Self::Readiness => "readiness",
             Self::Workload => "workload",
+            Self::Gateway => "gateway",
         }
     }
 
@@ -74,6 +78,7 @@ impl Target {
             Self::Http10 => "HTTP/1.0 clients in Istio's sidecars",
             Self::Readiness => "A readiness listener in Istio's sidecars",
             Self::Workload => "A workload",
+            Self::Gateway => "The filter in a Gateway of Envoy Gateway, with everything that it needs",
         }
     }
 
@@ -90,11 +95,17 @@ impl Target {
             Self::Http10 => include_str!("../../templates/http10.yaml"),
             Self::Readiness => include_str!("../../templates/readiness.yaml"),
             Self::Workload => include_str!("../../templates/workload.yaml"),
+            Self::Gateway => include_str!("../../templates/gateway.yaml"),
         }
     }
 
     /// Whether it is for Istio.
     pub const fn is_istios(self) -> bool {
+        self.has_objects() && !matches!(self, Self::Gateway)
+    }
+
+    /// Whether it consists of objects of Kubernetes.
+    pub const fn has_objects(self) -> bool {
         !matches!(self, Self::Envoy | Self::FileServer)
     }
 
@@ -102,7 +113,12 @@ impl Target {
     pub(super) const fn has_configuration(self) -> bool {
         matches!(
             self,
-            Self::Envoy | Self::EnvoyFilter | Self::WasmPlugin | Self::TrafficExtension | Self::EgressGateway
+            Self::Envoy
+                | Self::EnvoyFilter
+                | Self::WasmPlugin
+                | Self::TrafficExtension
+                | Self::EgressGateway
+                | Self::Gateway
         )
     }
 
