@@ -195,8 +195,8 @@ impl Broker {
         let index = slot.waiters.iter().position(|waiter| waiter.stream == stream);
         let rejected = index.and_then(|index| slot.waiters.remove(index).rejected);
         let token = slot.usable_for(rejected.as_ref(), now).cloned();
-        // This worker must be registered as a holder of the token.
-        let poll = token.is_some() && slot.mark_used();
+        // This worker must be registered as a holder of the token, also of one that this caller rejects.
+        let poll = if token.is_some() { slot.mark_used() } else { slot.must_register(now) };
         self.schedule(spec.key(), now);
         (token.map_or(TokenLookup::Failed(problem), TokenLookup::Ready), poll)
     }

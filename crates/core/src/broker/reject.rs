@@ -120,7 +120,7 @@ impl Broker {
                 Verdict::TooSoon(at) => {
                     let problem = replaced_recently(at, now).about(spec.identity(), spec.scope());
                     // A worker that has just adopted the token must be registered as a holder.
-                    let wake = if slot.registered { Vec::new() } else { vec![queue] };
+                    let wake = if slot.must_register(now) { vec![queue] } else { Vec::new() };
                     return (TokenLookup::Failed(problem), Rejection { newly_rejected: false, wake });
                 }
             }

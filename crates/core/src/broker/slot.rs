@@ -329,7 +329,7 @@ impl Slot {
         let outcome = self.outcome(waiter.required_lifetime, waiter.rejected.as_ref(), now);
         match outcome.map(|outcome| self.result_of(outcome, now)) {
             Some(Ok(token)) => return (TokenLookup::Ready(token), self.mark_used() || poll),
-            Some(Err(problem)) => return (TokenLookup::Failed(problem), poll),
+            Some(Err(problem)) => return (TokenLookup::Failed(problem), self.must_register(now) || poll),
             None => {}
         }
         let Some(waiting) = full else {
@@ -342,7 +342,7 @@ impl Slot {
             return (TokenLookup::Ready(token), self.mark_used() || poll);
         }
         let problem = too_many_waiting(waiting).about(self.spec.identity(), self.spec.scope());
-        (TokenLookup::Failed(problem), poll)
+        (TokenLookup::Failed(problem), self.must_register(now) || poll)
     }
 
     /// Removes a waiting request. Returns whether it waited.
@@ -357,6 +357,12 @@ impl Slot {
         let (used, registered) = (self.used, self.registered);
         (self.used, self.registered) = (true, true);
         !used || !registered
+    }
+
+    /// Whether [`super::Broker::poll`] must be called because this worker holds a token and is not registered as a holder: it adopted the
+    /// token for a caller that rejects it, and later callers may be served it.
+    pub(super) fn must_register(&mut self, now: Timestamp) -> bool {
+        self.usable(now).is_some() && !std::mem::replace(&mut self.registered, true)
     }
 
     /// Whether there is a result for a waiter, which then only waits for its release.

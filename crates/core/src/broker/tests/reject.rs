@@ -388,6 +388,42 @@ fn a_worker_that_holds_a_rejected_token_is_woken_even_after_a_shorter_lived_repl
 }
 
 #[test]
+fn a_worker_that_adopts_a_token_for_a_caller_that_rejects_it_is_woken_for_the_replacement() {
+    // The caller gets the failure of the last exchange, or one because too many requests wait.
+    for (is_full, code) in [(false, Code::EntraUnavailable), (true, Code::TooManyWaiting)] {
+        let mut process = Process::new();
+        // Worker 1 has no token, but a slot with the time of its next poll.
+        let waiting = if is_full { 0 } else { 1 };
+        process.workers[1] = Worker::new(WorkerId(8), QueueId(1), Limits { waiting, ..Limits::default() });
+        process.workers[1].keep_warm(&[Arc::clone(&process.spec)], process.now);
+        process.exchange(0, 2, named("old"));
+        process.advance(Duration::from_secs(60));
+        process.rejected(0);
+        if is_full {
+            process.begin(0);
+        } else {
+            process.replace(0, answer_500());
+        }
+        let (answer, rejection) = process.request_replacement(1, 3, RejectedToken::Cached);
+        assert!(matches!(&answer, TokenLookup::Failed(problem) if problem.code == code), "{answer:?}");
+        assert_eq!(rejection.wake, queues(&[1]), "it must register as a holder");
+        process.poll(1);
+        // Only once.
+        let (_, rejection) = process.request_replacement(1, 4, RejectedToken::Cached);
+        assert_eq!(rejection.wake, []);
+        let woken = if is_full {
+            process.endpoint(0, named("new"))
+        } else {
+            process.advance(process.due_in(0).unwrap());
+            process.replace(0, named("new"))
+        };
+        assert_eq!(woken, [Observed::Wake(1)]);
+        process.poll(1);
+        assert_eq!(process.served(1), "new");
+    }
+}
+
+#[test]
 fn a_caller_does_not_get_the_token_that_it_rejects_when_entra_issues_it_again() {
     for rejected_token in [RejectedToken::Cached, RejectedToken::Digest(digest("old"))] {
         let mut process = Process::serving("old");
