@@ -13,7 +13,7 @@ use crate::protocol::{Caller, Protocol};
 use crate::status_page::Format;
 use crate::time::Timestamp;
 
-/// How the shell handles a request.
+/// How the engine handles a request.
 #[derive(Debug)]
 pub enum Decision {
     /// Forward the request unchanged: no part of the configuration applies to it.
@@ -244,7 +244,7 @@ pub struct ManagedIdentityCaller {
     pub rejected_token: Option<RejectedToken>,
 }
 
-/// The final effect on a request, carried out by the shell. It may hold a token, so it does not implement `Debug`.
+/// The final effect on a request, carried out by the engine. It may hold a token, so it does not implement `Debug`.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Set a header, remove others, and forward the request.

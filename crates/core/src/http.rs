@@ -152,7 +152,7 @@ pub enum CallFailure {
     NoEndpoint,
 }
 
-/// The result of a call that the shell made for the broker.
+/// The result of a call that the host made.
 pub type CallResult = Result<CallResponse, CallFailure>;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The rules and the state machines of entra-exchange.
 //!
-//! No I/O, no clock, no global state and no proxy-wasm: a shell (the Wasm filter, the simulation, the fleet example, a
-//! test) passes in each event with its time, and executes the commands that the core returns. The groups of modules
+//! No I/O, no clock, no global state and no proxy-wasm: a host (the Wasm filter, the simulation, the fleet example, a
+//! test) passes each event to the [`engine`] and implements its traits for the time, calls, streams and the log. The groups of modules
 //! below are in the order in which a request passes through them; `docs/architecture.md` follows one request.
 
 pub mod config;

@@ -1,6 +1,6 @@
 //! The broker makes one exchange for each token, however many requests need the token.
 //!
-//! Each worker has one broker. It is a state machine without I/O: the host reports each event with its time, and the broker
+//! Each worker has one broker. It is a state machine without I/O: the engine's driver reports each event with its time, and the broker
 //! returns the [`Command`]s to carry out. Workers share state only through the [`Store`]; the worker that acquires a key's
 //! lease there performs the exchange for all of them. The only message between workers is "poll this key": a wake-up that is
 //! lost, duplicated or late delays the result and does not change it.
@@ -62,7 +62,7 @@ pub enum Purpose {
     Token(TokenKey),
 }
 
-/// An action that the broker requests from its host.
+/// An action that the broker requests from the engine's driver.
 pub enum Command {
     /// Start a call. Report its result with this purpose to [`Broker::call_finished`]. A call replaces an earlier one with the same
     /// purpose, whose result must not be reported.

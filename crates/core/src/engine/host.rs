@@ -2,6 +2,10 @@
 //!
 //! A host passes events to [`super::Engine`] or [`super::Driver`] and implements these traits. It makes no decisions, retries nothing and
 //! adds no headers. The Wasm module implements both traits with proxy-wasm's host calls, and the tests with a virtual clock.
+//!
+//! A *worker* is an engine with its queue: one for each of Envoy's threads in the Wasm module, because each has a VM of its own. A process
+//! with one engine for all threads, behind a mutex, has one worker. All workers of a process use one [`Store`], and no two of them have
+//! the same [`QueueId`].
 
 use std::time::Duration;
 
@@ -30,6 +34,9 @@ pub trait Host {
     fn store(&self) -> &dyn Store;
 
     /// Starts a call and returns its number. The host reports the result once to [`super::Engine::call_finished`].
+    ///
+    /// The host ends the call after its `timeout`, and reports a response with status 504 and without `date`; for a connection that
+    /// breaks it reports [`CallResponse::broken_off`](crate::http::CallResponse::broken_off).
     ///
     /// # Errors
     /// The call could not be started; nothing is reported for it.
@@ -80,7 +87,7 @@ pub trait HttpHost: Host {
     /// Resumes a paused stream.
     fn resume(&mut self, stream: StreamId);
 
-    /// Returns the tokens that this VM has sent, whatever its configuration was.
+    /// Returns the tokens that this worker has sent. They outlive its engines, because a retry may come after another configuration.
     fn sent(&self) -> &SentTokens;
 
     /// Returns the node id of Envoy's bootstrap.

@@ -162,6 +162,10 @@ impl Engine {
     ///
     /// Call it once for each configuration and worker, before any other event. It may set the timer; it starts no call and answers no
     /// stream.
+    ///
+    /// Streams and calls belong to the engine that got them: after another configuration the host keeps the previous engine until its
+    /// last stream is gone, so that every request that waits there is answered. (Envoy does so: it gives a new configuration a context
+    /// of its own.)
     pub fn configure(
         text: &[u8],
         environment: &dyn Fn(&str) -> Option<String>,
