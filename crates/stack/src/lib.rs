@@ -14,6 +14,7 @@ mod child;
 pub mod client;
 pub mod document;
 pub mod envoy;
+pub mod envoy_gateway;
 mod error;
 pub mod example;
 mod folder;
@@ -42,6 +43,7 @@ use serde_json::json;
 
 pub use client::{Request, Response};
 pub use envoy::Envoy;
+pub use envoy_gateway::EnvoyGateway;
 pub use error::{NoSuchPath, PushError, StartError};
 pub use example::Example;
 pub use forwarder::{DropMode, Forwarder};

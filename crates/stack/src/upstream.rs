@@ -75,8 +75,13 @@ impl Requests {
 impl Upstream {
     /// Starts on free ports of the loopback interface.
     pub fn start() -> io::Result<Self> {
+        Self::start_on(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+    }
+
+    /// Starts the HTTPS server on this address, and the plaintext server on a free port of the loopback interface.
+    pub fn start_on(address: SocketAddr) -> io::Result<Self> {
         let (ca_pem, config) = certificate().map_err(io::Error::other)?;
-        let (listener, plaintext) = (listener()?, listener()?);
+        let (listener, plaintext) = (listener(address)?, listener(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?);
         let (addr, plaintext_addr) = (listener.local_addr()?, plaintext.local_addr()?);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let requests = Arc::new(Requests::default());
@@ -123,8 +128,8 @@ impl Upstream {
     }
 }
 
-fn listener() -> io::Result<std::net::TcpListener> {
-    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+fn listener(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let listener = std::net::TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
