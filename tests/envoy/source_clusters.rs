@@ -11,9 +11,15 @@ use fake_sources::{
     AwsSts, AzurePipelines, Client, ClientAuth, ConnectionIssuer, GitHub, Google, GrantType, JsonService,
     ManagedIdentity, Server, Source, SpiffeServer, TokenEndpoint, Vault, WorkloadApi,
 };
+use jwt_simple::prelude::RS256KeyPair;
 use serde_json::{Value, json};
-use stack::source_cluster::{self, set_address, set_aws_credentials, set_ca, set_name, set_socket, set_vault_token};
-use stack::{AUDIENCE, CLIENT_ID, ISSUER_URL, LISTED_HOST, NAMESPACE, Request, SERVICE_ACCOUNT, Stack, TENANT_ID};
+use stack::source_cluster::{
+    self, set_address, set_aws_credentials, set_ca, set_name, set_socket, set_vault_token, set_watched_ca,
+};
+use stack::{
+    AUDIENCE, CLIENT_ID, ISSUER_URL, LISTED_HOST, Layout, NAMESPACE, Options, Request, SERVICE_ACCOUNT, Stack,
+    TENANT_ID, TokenDirectory,
+};
 
 use crate::scenarios::seen_token;
 
@@ -30,9 +36,11 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("the_source_azure_managed_identity_gets_the_workloads_token_through_its_cluster", azure_managed_identity),
     ("the_source_azure_app_service_gets_the_workloads_token_through_its_cluster", azure_app_service),
     ("the_source_aws_sts_gets_the_workloads_token_with_a_request_that_envoy_signs", aws_sts),
+    ("aws_sts_is_not_ready_until_envoy_has_credentials", aws_sts_without_credentials),
+    ("a_token_of_an_issuer_of_your_own_gets_the_workloads_token", own_issuer),
     ("the_source_spiffe_workload_api_gets_the_workloads_token_over_a_unix_socket", spiffe_workload_api),
     ("a_refusal_of_a_spiffe_agent_is_reported_with_its_grpc_status", refused_by_a_spiffe_agent),
-    ("the_token_proxy_of_an_aks_identity_binding_gets_the_workloads_token", aks_identity_binding),
+    ("the_token_proxy_of_an_aks_identity_binding_is_trusted_after_a_rotation_of_its_ca", aks_identity_binding),
     ("the_source_token_exchange_gets_the_workloads_token_through_its_cluster", token_exchange),
     ("the_source_http_gets_the_workloads_token_through_a_cluster", http),
 ];
@@ -104,8 +112,67 @@ fn aws_sts() {
         "access_key_id": session.access_key_id, "secret_access_key": session.secret_access_key,
         "session_token": session.session_token,
     });
-    set_aws_credentials(&mut cluster, inline).unwrap();
+    set_aws_credentials(&mut cluster, json!({"inline_credential": inline})).unwrap();
     gets_a_token_through(&sts, cluster, &[], json!({"source": "aws_sts", "region": "eu-central-1"}), None);
+}
+
+/// Envoy reads the credentials from a file, which has none at first: until then it sends requests without a signature.
+fn aws_sts_without_credentials() {
+    let sts = AwsSts::new("eu-central-1");
+    let server = Server::start_tls(&sts, &["localhost"]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("credentials");
+    fs::write(&file, "[default]\n").unwrap();
+    let mut cluster = adapted("aws-sts", &server, &folder.path().join("ca.pem"));
+    let data = json!({"filename": file, "watched_directory": {"path": folder.path()}});
+    let provider = json!({"credentials_file_provider": {"credentials_data_source": data}});
+    set_aws_credentials(&mut cluster, provider).unwrap();
+    let assertion =
+        json!({"name": "aws", "source": "aws_sts", "region": "eu-central-1", "cluster": "aws_sts", "attempts": 1});
+    let options = source_cluster::options(cluster, &[], &json!([assertion]));
+    let stack = Stack::start(options).unwrap_or_else(|error| panic!("{error}"));
+    sts.register(&stack.directory(), TENANT_ID, CLIENT_ID).unwrap();
+    let send = || stack.send(&Request::get(LISTED_HOST, "/")).unwrap();
+
+    let problem = send().json();
+    assert_eq!(problem["code"], "source_not_ready", "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("MissingAuthenticationToken"), "{problem}");
+    assert!(problem["remedy"].as_str().unwrap().contains("its own credential"), "{problem}");
+
+    let session = sts.credentials().unwrap();
+    let token = session.session_token.as_ref().unwrap();
+    let (id, secret) = (&session.access_key_id, &session.secret_access_key);
+    let content =
+        format!("[default]\naws_access_key_id={id}\naws_secret_access_key={secret}\naws_session_token={token}\n");
+    diy_issuer::replace(&file, &content).unwrap();
+    let is_issued = || send().status == 200;
+    assert!(stack::eventually(Duration::from_secs(20), is_issued), "{}\n{}", send().json(), stack.log());
+    assert_eq!(seen_token(&send())["appid"], CLIENT_ID);
+    assert_eq!(stack.forbidden_log_lines(), Vec::<String>::new());
+}
+
+/// The issuer of `examples/diy-issuer`: Entra knows its keys from the documents that it publishes.
+fn own_issuer() {
+    const ISSUER: &str = "https://issuer.example.com";
+    const SUBJECT: &str = "vm-payments";
+    let folder = tempfile::tempdir().unwrap();
+    let (keys, site) = (folder.path().join("keys"), folder.path().join("site"));
+    fs::create_dir(&keys).unwrap();
+    let key = keys.join("2026-11.pem");
+    fs::write(&key, RS256KeyPair::generate(2048).unwrap().to_pem().unwrap()).unwrap();
+    diy_issuer::publish(ISSUER, &keys, &site).unwrap();
+    let token = diy_issuer::Token { issuer: ISSUER, subject: SUBJECT, audience: AUDIENCE, seconds: 900 };
+    let token = diy_issuer::Key::read(&key).unwrap().mint(&token).unwrap();
+    let stack =
+        Stack::start(Options { token: Some(token), ..Options::default() }).unwrap_or_else(|error| panic!("{error}"));
+    let directory = stack.directory();
+    let (issuer, subject) = (ISSUER.to_owned(), SUBJECT.to_owned());
+    directory.register_credential(Credential { issuer, subject, ..stack::credential(CLIENT_ID) }).unwrap();
+    let jwks: Value = serde_json::from_slice(&fs::read(site.join("jwks.json")).unwrap()).unwrap();
+    directory.trust_issuer(ISSUER, jwks);
+    let answer = stack.send(&Request::get(LISTED_HOST, "/")).unwrap();
+    assert_eq!(seen_token(&answer)["appid"], CLIENT_ID, "{}", stack.log());
+    assert_eq!(stack.forbidden_log_lines(), Vec::<String>::new());
 }
 
 fn spiffe_workload_api() {
@@ -156,8 +223,10 @@ fn aks_identity_binding() {
     let entra: Arc<OnceLock<Directory>> = Arc::default();
     let (behind, tls) = (Arc::clone(&entra), Tls::create("token-proxy", &[NAME]).unwrap());
     let folder = tempfile::tempdir().unwrap();
-    let ca = folder.path().join("ca.crt");
-    fs::write(&ca, tls.ca_pem()).unwrap();
+    // The proxy has a certificate of a new CA, which the pod gets later than that.
+    let old = Tls::create("token-proxy", &[NAME]).unwrap();
+    let volume = TokenDirectory::create(folder.path().join("wi"), Layout::default(), old.ca_pem()).unwrap();
+    let ca = tls.ca_pem().to_owned();
     let handler: Handler = Arc::new(move |request| {
         let path = format!("/proxy/{TENANT_ID}/oauth2/v2.0/token");
         if (request.host(), request.target.as_str()) != ("login.microsoftonline.com", &path) {
@@ -168,7 +237,7 @@ fn aks_identity_binding() {
     let endpoint = Endpoint { address: ([127, 0, 0, 1], 0).into(), tls: Some(tls), handler };
     let proxy = fake_http::Server::start("token-proxy", vec![endpoint]).unwrap();
     let mut cluster = source_cluster::read("aks-token-proxy").unwrap();
-    set_ca(&mut cluster, &ca);
+    set_watched_ca(&mut cluster, &volume, &folder.path().join("ca.yaml")).unwrap();
     set_address(&mut cluster, proxy.addresses()[0]);
 
     let mut options =
@@ -186,8 +255,14 @@ fn aks_identity_binding() {
     let credential = Credential { audience: BINDING_AUDIENCE.to_owned(), ..stack::credential(BOUND_CLIENT_ID) };
     directory.register_credential(credential).unwrap();
     entra.set(directory).ok().unwrap();
-    let answer = stack.send(&Request::get(LISTED_HOST, "/")).unwrap();
-    assert_eq!(seen_token(&answer)["appid"], BOUND_CLIENT_ID, "{}", stack.log());
+    let send = || stack.send(&Request::get(LISTED_HOST, "/")).unwrap();
+    let problem = send().json();
+    assert_eq!(problem["code"], "entra_unavailable", "{problem}");
+
+    volume.rotate(&ca).unwrap();
+    let is_issued = || send().status == 200;
+    assert!(stack::eventually(Duration::from_secs(20), is_issued), "{}\n{}", send().json(), stack.log());
+    assert_eq!(seen_token(&send())["appid"], BOUND_CLIENT_ID);
     assert_eq!(stack.forbidden_log_lines(), Vec::<String>::new());
 }
 

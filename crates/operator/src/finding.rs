@@ -114,6 +114,10 @@ pub const CODES: &[Code] = &[
         "source_cluster_not_verified",
         "A cluster of a source of federated tokens does not use TLS or does not verify the server's name.",
     ),
+    warning(
+        "source_is_this_filter",
+        "A source of federated tokens that is a metadata service leads to the filter itself.",
+    ),
     warning("cluster_not_defined", "A cluster that the configuration names is not defined."),
     warning("use_remote_address", "Envoy adds X-Forwarded-For, and the filter rejects metadata requests with it."),
     warning("original_dst_missing", "The filter cannot see the address that metadata clients called."),

@@ -267,6 +267,11 @@ impl<'a> Inventory<'a> {
         });
     }
 
+    /// Envoy's secrets, which are in files of their own.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &'a Node> {
+        self.documents.iter().flat_map(|document| document.node.get("resources").into_iter().flat_map(Node::items))
+    }
+
     /// All headers that the filter sets, in lower case.
     pub(crate) fn token_headers(&self) -> Vec<String> {
         let mut headers = vec!["authorization".to_owned()];

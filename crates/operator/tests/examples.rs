@@ -138,14 +138,16 @@ fn a_token_proxy_with_a_ca_of_the_pod_is_accepted_as_a_cluster_for_entra() {
     let clusters = files.iter().map(read).collect::<String>().replace('\n', "\n  ");
     let configuration = "entra: { clusters: [aks_token_proxy, aks_token_proxy_new_connection] }\n\
                          destinations: [{ hosts: [x.example], action: pass }]\n";
-    let found = |clusters: &str| {
+    let ca = read(&"aks-token-proxy-ca");
+    let found = |ca: &[&str]| {
         let envoy = format!("static_resources:\n  clusters:\n  {clusters}\n");
-        let sources = [Source::new("filter.yaml", configuration), Source::new("envoy.yaml", &envoy)];
+        let mut sources = vec![Source::new("filter.yaml", configuration), Source::new("envoy.yaml", &envoy)];
+        sources.extend(ca.iter().map(|ca| Source::new("ca.yaml", *ca)));
         let found = check(&sources, &Options::default()).findings;
         found.into_iter().map(|finding| finding.code).collect::<Vec<_>>()
     };
-    assert_eq!(found(&clusters), Vec::<&str>::new());
+    assert_eq!([found(&[]), found(&[&ca])], [Vec::<&str>::new(), Vec::new()]);
     // Any public CA could be asked for a certificate with this name.
-    let public = clusters.replace("/var/run/secrets/azure/wi/ca-cert/ca.crt", "/etc/ssl/certs/ca-certificates.crt");
-    assert!(found(&public).contains(&"entra_name_not_verified"));
+    let public = ca.replace("/var/run/secrets/azure/wi/ca-cert/ca.crt", "/etc/ssl/certs/ca-certificates.crt");
+    assert!(found(&[&public]).contains(&"entra_name_not_verified"));
 }

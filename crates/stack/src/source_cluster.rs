@@ -14,6 +14,7 @@ use crate::error::{NoSuchPath, StartError};
 use crate::folder::Folder;
 use crate::options::Options;
 use crate::process;
+use crate::token_directory::TokenDirectory;
 use crate::workload::LISTED_HOST;
 
 /// The folder of the clusters, relative to the repository's root.
@@ -24,6 +25,8 @@ const NAME: &str =
     "transport_socket.typed_config.common_tls_context.validation_context.match_typed_subject_alt_names[0].matcher";
 const ENDPOINT: &str = "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address";
 const OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+const SECRET_CA: &str = "transport_socket.typed_config.common_tls_context.combined_validation_context.validation_context_sds_secret_config.\
+                         sds_config.path_config_source.path";
 const SECRET: &str = "http_filters[0].typed_config.credential.typed_config.credential.sds_config.path_config_source";
 
 /// Makes the HTTP call that the request's headers describe, as a Wasm filter does, and responds with its result.
@@ -101,6 +104,20 @@ pub fn set_vault_token(cluster: &mut Value, token: &Path, secret: &Path) -> Resu
     Ok(document::set(&mut cluster["typed_extension_protocol_options"][OPTIONS], SECRET, watched)?)
 }
 
+/// Makes a cluster of the token proxy trust the CA in the file of this volume, which its secret names.
+///
+/// # Errors
+/// When the cluster does not take its CA from a secret, or the secret cannot be read or written.
+pub fn set_watched_ca(cluster: &mut Value, volume: &TokenDirectory, secret: &Path) -> Result<(), StartError> {
+    document::set(cluster, SECRET_CA, json!(secret))?;
+    let shipped = crate::root().join(FOLDER).join("aks-token-proxy-ca.yaml");
+    let text = fs::read_to_string(&shipped).map_err(StartError::io(format!("reading {}", shipped.display())))?;
+    let text = text
+        .replace("/var/run/secrets/azure/wi/ca-cert/ca.crt", &volume.file().display().to_string())
+        .replace("/var/run/secrets/azure/wi", &volume.watched().display().to_string());
+    fs::write(secret, text).map_err(StartError::io(format!("writing {}", secret.display())))
+}
+
 /// Connects a cluster to a Unix socket.
 ///
 /// # Errors
@@ -110,14 +127,14 @@ pub fn set_socket(cluster: &mut Value, socket: &Path) -> Result<(), NoSuchPath> 
     document::set(cluster, path, json!(socket))
 }
 
-/// Makes the cluster `aws_sts` sign requests with these credentials (Envoy's `inline_credential`), instead of those that Envoy finds on the
-/// machine.
+/// Makes the cluster `aws_sts` sign requests with the credentials of this provider (Envoy's `AwsCredentialProvider`), instead of those that
+/// Envoy finds on the machine.
 ///
 /// # Errors
 /// When the cluster does not sign requests.
-pub fn set_aws_credentials(cluster: &mut Value, inline: Value) -> Result<(), NoSuchPath> {
+pub fn set_aws_credentials(cluster: &mut Value, provider: Value) -> Result<(), NoSuchPath> {
     let signer = at_mut(&mut cluster["typed_extension_protocol_options"][OPTIONS], "http_filters[0].typed_config")?;
-    signer["credential_provider"] = json!({ "inline_credential": inline });
+    signer["credential_provider"] = provider;
     Ok(())
 }
 

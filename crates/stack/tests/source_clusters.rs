@@ -8,15 +8,17 @@ use std::time::Duration;
 use fake_http::Tls;
 use fake_sources::{AzurePipelines, ConnectionIssuer, GitHub, Google, Server, Source, Vault};
 use serde_json::Value;
-use stack::source_cluster::{Caller, FOLDER, read, set_address, set_ca, set_name, set_vault_token, validate};
-use stack::{Request, document, envoy, eventually};
+use stack::source_cluster::{
+    Caller, FOLDER, read, set_address, set_ca, set_name, set_vault_token, set_watched_ca, validate,
+};
+use stack::{Layout, Request, TokenDirectory, document, envoy, eventually};
 use tempfile::TempDir;
 
 fn names(folder: &str) -> Vec<String> {
     let files = fs::read_dir(stack::root().join(folder)).unwrap().map(|file| file.unwrap().path());
     let files = files.filter(|file| file.extension().is_some_and(|extension| extension == "yaml"));
     let names = files.map(|file| file.file_stem().unwrap().to_str().unwrap().to_owned());
-    names.filter(|name| name != "vault-token").collect()
+    names.filter(|name| !["vault-token", "aks-token-proxy-ca"].contains(&name.as_str())).collect()
 }
 
 /// The working files of a test: a CA, and a Vault token with its secret.
@@ -53,6 +55,11 @@ impl Files {
     /// Replaces the paths of a cluster with those of the test.
     fn adapt(&self, cluster: &mut Value) {
         set_ca(cluster, &self.ca());
+        if cluster.to_string().contains("combined_validation_context") {
+            let ca = fs::read_to_string(self.ca()).unwrap();
+            let volume = TokenDirectory::create(self.path().join("volume"), Layout::default(), &ca).unwrap();
+            set_watched_ca(cluster, &volume, &self.path().join("ca.yaml")).unwrap();
+        }
         if cluster.to_string().contains("credential_injector") {
             set_vault_token(cluster, &self.token(), &self.path().join("vault-token.yaml")).unwrap();
         }

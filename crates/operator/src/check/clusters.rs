@@ -12,21 +12,17 @@ use crate::tree::Node;
 
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
-/// The sources that the machine itself answers.
-const ON_THIS_MACHINE: [&str; 4] = ["file", "google_metadata", "azure_managed_identity", "azure_app_service"];
-
 pub(super) fn check(inventory: &Inventory<'_>, environment: &Environment, findings: &mut Findings) {
     let names = entra_names(inventory);
     let authority = environment.authority(inventory);
     for cluster in &inventory.clusters {
         if cluster.node.text_of("name").is_some_and(|name| names.contains(name)) {
-            check_name(*cluster, authority.as_deref(), findings);
+            check_name(*cluster, authority.as_deref(), inventory, findings);
             check_idle_timeout(*cluster, findings);
         }
     }
     for configuration in &inventory.configurations {
         check_destinations(configuration, inventory, findings);
-        check_sources(configuration, inventory, findings);
         check_defined(configuration, inventory, findings);
     }
 }
@@ -41,22 +37,24 @@ fn entra_names(inventory: &Inventory<'_>) -> BTreeSet<String> {
 }
 
 /// How a cluster verifies its server.
-struct Tls<'a> {
+pub(super) struct Tls<'a> {
     sni: Option<&'a Node>,
     validation: Option<&'a Node>,
+    /// The name of the secret with the CA.
+    secret: Option<&'a str>,
     matchers: Vec<&'a Node>,
     verifies_host: bool,
 }
 
 /// The TLS settings of a cluster; `None` if it has no transport socket.
-fn tls(cluster: &Node) -> Option<Tls<'_>> {
+pub(super) fn tls(cluster: &Node) -> Option<Tls<'_>> {
     let context = cluster.get("transport_socket")?.get("typed_config")?;
     let common = context.get("common_tls_context");
-    let validation = common.and_then(|common| {
-        common
-            .get("validation_context")
-            .or_else(|| common.get("combined_validation_context")?.get("default_validation_context"))
-    });
+    let combined = common.and_then(|common| common.get("combined_validation_context"));
+    let validation = common
+        .and_then(|common| common.get("validation_context"))
+        .or_else(|| combined?.get("default_validation_context"));
+    let secret = combined.or(common).and_then(|context| context.get("validation_context_sds_secret_config"));
     let matchers = validation.and_then(|validation| validation.get("match_typed_subject_alt_names"));
     let options = cluster.at(&["typed_extension_protocol_options", HTTP_OPTIONS, "upstream_http_protocol_options"]);
     let automatic = options.and_then(|options| options.get("auto_san_validation")).is_some_and(Node::is_true);
@@ -64,31 +62,42 @@ fn tls(cluster: &Node) -> Option<Tls<'_>> {
     Some(Tls {
         sni: context.get("sni"),
         validation,
+        secret: secret.and_then(|secret| secret.text_of("name")),
         matchers: matchers.into_iter().flat_map(Node::items).collect(),
         verifies_host: automatic || by_sni,
     })
 }
 
 impl Tls<'_> {
-    fn verifies_name(&self) -> bool {
+    pub(super) fn verifies_name(&self) -> bool {
         !self.matchers.is_empty() || self.verifies_host
     }
 
     /// Whether the CA is one that the platform gives to the pod, such as that of the token proxy of AKS identity bindings. Its names are not
     /// those of Entra, and only the platform can issue certificates for them.
-    fn trusts_ca_of_the_pod(&self) -> bool {
-        let ca = self.validation.and_then(|validation| validation.get("trusted_ca")?.text_of("filename"));
-        ca.is_some_and(|file| file.starts_with("/var/run/secrets/"))
+    /// A secret that is not in the files is taken for one with such a CA.
+    fn trusts_ca_of_the_pod(&self, inventory: &Inventory<'_>) -> bool {
+        let (mut ca, mut is_unknown) = (self.validation, false);
+        if let Some(name) = self.secret {
+            let is_it = |node: &&Node| node.text_of("name") == Some(name) && node.get("validation_context").is_some();
+            ca = inventory.secrets().find(is_it).and_then(|secret| secret.get("validation_context"));
+            is_unknown = ca.is_none();
+        }
+        let file = ca.and_then(|validation| validation.get("trusted_ca")?.text_of("filename"));
+        is_unknown || file.is_some_and(|file| file.starts_with("/var/run/secrets/"))
     }
 
-    /// Whether a CA is configured, in the file or by a secret.
-    fn verifies_certificate(&self) -> bool {
+    /// Whether a CA is configured, in the cluster or by a secret.
+    pub(super) fn verifies_certificate(&self) -> bool {
         let has = |name: &str| self.validation.is_some_and(|validation| validation.get(name).is_some());
-        has("trusted_ca") || has("system_root_certs") || has("ca_certificate_provider_instance")
+        self.secret.is_some()
+            || has("trusted_ca")
+            || has("system_root_certs")
+            || has("ca_certificate_provider_instance")
     }
 }
 
-fn check_name(cluster: Found<'_>, authority: Option<&str>, findings: &mut Findings) {
+fn check_name(cluster: Found<'_>, authority: Option<&str>, inventory: &Inventory<'_>, findings: &mut Findings) {
     let Some(tls) = tls(cluster.node) else {
         findings.add(
             "entra_not_tls",
@@ -115,7 +124,7 @@ fn check_name(cluster: Found<'_>, authority: Option<&str>, findings: &mut Findin
              any name.",
         );
     }
-    if tls.trusts_ca_of_the_pod() {
+    if tls.trusts_ca_of_the_pod(inventory) {
         return;
     }
     // The host of an authority may have a port, which a certificate has not.
@@ -201,48 +210,6 @@ fn check_destinations(configuration: &Configuration<'_>, inventory: &Inventory<'
             }
         }
     }
-}
-
-/// A source over HTTP gets a secret or a federated token, and answers with a federated token (docs/sources.md). Only Envoy's own listeners
-/// and the metadata services of a machine are asked in plaintext.
-fn check_sources(configuration: &Configuration<'_>, inventory: &Inventory<'_>, findings: &mut Findings) {
-    let assertions = configuration.get("assertions").into_iter().flat_map(Node::items);
-    let is_remote = |source: Option<&str>| source.is_some_and(|source| !ON_THIS_MACHINE.contains(&source));
-    let remote = assertions.filter(|one| is_remote(one.text_of("source")));
-    let names: BTreeSet<&str> =
-        remote.filter_map(|one| one.text_of("cluster").or_else(|| one.get("request")?.text_of("cluster"))).collect();
-    for name in names {
-        let defined = inventory.clusters.iter().filter(|cluster| cluster.node.text_of("name") == Some(name));
-        for cluster in defined {
-            let is_verified = tls(cluster.node).is_some_and(|tls| tls.verifies_name() && tls.verifies_certificate());
-            if is_verified || is_local(cluster.node) {
-                continue;
-            }
-            findings.add(
-                "source_cluster_not_verified",
-                cluster.place_of("name"),
-                format!("an assertion names {name:?}, which does not verify a certificate and its name"),
-                "Add a transport_socket with TLS, and verify the server's name: secrets and federated tokens are sent over this \
-                 connection.",
-            );
-        }
-    }
-}
-
-/// Whether all endpoints of a cluster are on loopback addresses or sockets of the machine.
-fn is_local(cluster: &Node) -> bool {
-    let (mut local, mut remote) = (false, false);
-    if let Some(endpoints) = cluster.get("load_assignment") {
-        endpoints.walk(&mut |node| {
-            let address = node.get("socket_address").map(|address| address.text_of("address").unwrap_or_default());
-            let is_loopback = |text: &str| {
-                text == "localhost" || text.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-            };
-            local |= node.get("pipe").is_some() || address.is_some_and(is_loopback);
-            remote |= address.is_some_and(|text| !is_loopback(text));
-        });
-    }
-    local && !remote
 }
 
 /// In a bootstrap that gets no clusters from elsewhere, every cluster that the configuration names is defined.

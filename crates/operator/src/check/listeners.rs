@@ -35,13 +35,13 @@ pub(super) fn check(inventory: &Inventory<'_>, findings: &mut Findings) {
 }
 
 /// The HTTP connection managers of a listener.
-fn managers(listener: &Node) -> impl Iterator<Item = &Node> {
+pub(super) fn managers(listener: &Node) -> impl Iterator<Item = &Node> {
     let chains = listener.get("filter_chains").into_iter().flat_map(Node::items);
     let filters = chains.flat_map(|chain| chain.get("filters").into_iter().flat_map(Node::items));
     filters.filter_map(|filter| filter.get("typed_config")).filter(|config| config.get("http_filters").is_some())
 }
 
-fn has_filter(manager: &Node) -> bool {
+pub(super) fn has_filter(manager: &Node) -> bool {
     let mut filters = manager.get("http_filters").into_iter().flat_map(Node::items);
     filters.any(|filter| {
         let root_id = filter.at(&["typed_config", "config", "root_id"]).and_then(Node::text);

@@ -8,6 +8,7 @@ mod listeners;
 mod logs;
 mod risks;
 mod sentences;
+mod sources;
 mod token_file;
 
 use std::collections::HashSet;
@@ -68,6 +69,7 @@ pub(crate) fn every(sources: &[Source], options: &Options) -> Checked {
     configuration::check(&inventory, &environment, options, &mut findings);
     risks::check(&inventory, &mut findings);
     clusters::check(&inventory, &environment, &mut findings);
+    sources::check(&inventory, &mut findings);
     listeners::check(&inventory, &mut findings);
     logs::check(sources, &inventory, &mut findings);
     istio::check(sources, &inventory, &mut findings);
