@@ -74,6 +74,29 @@ fn a_cached_request_makes_the_host_calls_that_are_written() {
     assert_eq!(fs::read_to_string(&path).unwrap_or_default(), format!("{head}{lines}"));
 }
 
+/// Requests of one application are alike: after a listed host, the authority is not read on its own, and after an unlisted one nothing
+/// else is.
+#[test]
+fn all_headers_are_read_first_after_a_request_that_needed_them() {
+    let host = sidecar::builder(&Module::new(&sidecar::module_bytes()).unwrap()).workers(1).start().unwrap();
+    let worker = host.worker(0);
+    let mut answers = Answers::default();
+    let mut reads = |name: &str| {
+        worker.host_calls();
+        let stream = worker.request(to_service(name));
+        answers.serve(&host);
+        stream.end();
+        let calls = worker.host_calls();
+        let number = |function: &str| calls.get(function).copied().unwrap_or_default();
+        (number("proxy_get_header_map_value"), number("proxy_get_header_map_pairs"))
+    };
+    reads(LISTED_HOST);
+    assert_eq!(reads(LISTED_HOST), (0, 1));
+    assert_eq!(reads(UNLISTED_HOST), (0, 1), "after a listed host");
+    assert_eq!(reads(UNLISTED_HOST), (2, 0), "the authority, and the header of a redirect");
+    assert_eq!(reads(LISTED_HOST), (1, 1), "after an unlisted host");
+}
+
 /// One line for each function of the host that a request calls, with its number of calls.
 fn host_calls(module: &Module, name: &str, request: &Request) -> String {
     let host = sidecar::builder(module).workers(1).start().unwrap();

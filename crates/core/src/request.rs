@@ -14,7 +14,7 @@ use crate::sent::SentTokens;
 /// Reads a request. Each method may be a call into the proxy, so the rules call it only for a value that they need, and
 /// [`RequestView`] keeps what is read more than once. `None` means that the request does not have the value.
 pub trait RequestSource {
-    /// `:authority`. It is read first: for most requests it alone decides that no rule applies.
+    /// `:authority`. It is read first, unless the previous request's headers were needed: it alone can decide that no rule applies.
     fn authority(&self) -> Option<Cow<'_, [u8]>>;
 
     /// Whether the request has this header. It is asked for requests of which nothing but the authority is read.
@@ -132,9 +132,23 @@ impl<'a> RequestView<'a> {
         self
     }
 
+    /// Reads all headers at once, and the authority from them: one read instead of two for a request whose headers are needed. If the
+    /// host cannot read them, nothing changes.
+    #[must_use]
+    pub(crate) fn headers_first(self) -> Self {
+        let headers = self.source.headers();
+        if !headers.is_empty() {
+            let _ = self.headers.set(headers);
+        }
+        self
+    }
+
     /// `:authority`; empty if there is none.
     pub(crate) fn authority(&self) -> &[u8] {
-        self.authority.get_or_init(|| self.source.authority().unwrap_or_default())
+        match self.headers.get() {
+            Some(headers) if !headers.is_empty() => headers.get(":authority").unwrap_or_default(),
+            _ => self.authority.get_or_init(|| self.source.authority().unwrap_or_default()),
+        }
     }
 
     /// All headers.
@@ -418,6 +432,22 @@ pub(crate) mod tests {
         fn destination_address(&self) -> Option<Cow<'_, [u8]>> {
             self.read("destination_address", self.request.destination_address())
         }
+    }
+
+    #[test]
+    fn the_authority_is_read_with_all_headers_or_alone_if_they_cannot_be_read() {
+        let listed = Sent::get("a.example", "/p");
+        let view = listed.view().headers_first();
+        assert_eq!((view.authority(), view.path(), view.lacks_headers()), (&b"a.example"[..], Some(&b"/p"[..]), false));
+        assert_eq!(*listed.reads.borrow(), ["headers"]);
+
+        let none = Sent::default().header(":method", b"GET");
+        assert_eq!(none.view().headers_first().authority(), b"");
+
+        let unreadable = Sent::without_readable_headers("a.example");
+        let view = unreadable.view().headers_first();
+        assert_eq!((view.authority(), view.lacks_headers()), (&b"a.example"[..], false));
+        assert_eq!(*unreadable.reads.borrow(), ["headers", "authority"]);
     }
 
     #[test]

@@ -136,6 +136,9 @@ pub struct Engine {
     request_counters: RequestCounters,
     /// The header that Envoy sets on an internal redirect.
     original_url: String,
+    /// Whether a part of the configuration applied to the last request. All headers of the next one are then read first, because one
+    /// application or listener often sends similar requests. It only saves a host call, and decides nothing.
+    last_was_listed: bool,
     /// Created by the first request that needs a token or, if tokens are kept warm, by the first timer. The canary VM, in which Envoy
     /// validates a configuration, has neither.
     worker: Option<Worker>,
@@ -200,6 +203,7 @@ impl Engine {
             request_log: RequestLog::new(config.log),
             request_counters: RequestCounters::default(),
             original_url: config.original_url,
+            last_was_listed: false,
             worker: None,
         };
         let warm = (!engine.policy.warm().is_empty()).then_some(now);

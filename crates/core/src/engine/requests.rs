@@ -93,10 +93,12 @@ impl Engine {
     pub fn request(&mut self, stream: StreamId, host: &mut dyn HttpHost) -> Flow {
         let (decision, own_headers) = {
             let Some(request) = self.view(stream, host) else { return Flow::Pause };
+            let request = if self.last_was_listed { request.headers_first() } else { request };
             let decision = self.policy.decide(&request);
             let own_headers = if decision.forwards_unchanged() { request.own_headers() } else { Vec::new() };
             (decision, own_headers)
         };
+        self.last_was_listed = !matches!(decision, Decision::Ignore);
         remove(stream, &own_headers, host);
         match decision {
             Decision::Ignore => Flow::Continue,
