@@ -6,6 +6,7 @@ pub(crate) mod guard;
 mod health;
 mod imds;
 mod query;
+mod recent;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ use crate::untrusted::UntrustedText;
 use guard::must_be_get;
 pub use health::readiness_reply;
 use query::{IdKind, Query, Selector};
+use recent::RecentSpecs;
 
 /// The endpoints, and the identities that callers may select.
 pub(crate) struct Endpoint {
@@ -49,14 +51,17 @@ struct Offered {
     identity: Identity,
     /// The tokens that the configuration lists for it, by scope. Building a token spec costs a third of a request.
     listed: FastMap<String, Arc<TokenSpec>>,
+    /// Other tokens.
+    recent: RecentSpecs,
 }
 
 impl Endpoint {
     /// Builds the endpoints of a configuration.
     pub(crate) fn new(answers: &ManagedIdentity, config: &Config, on_gateway: bool) -> Self {
         let offered = answers.offered.iter().filter_map(|index| config.identities.get(*index).cloned());
-        let mut offered: Vec<Offered> =
-            offered.map(|identity| Offered { identity, listed: FastMap::default() }).collect();
+        let mut offered: Vec<Offered> = offered
+            .map(|identity| Offered { identity, listed: FastMap::default(), recent: RecentSpecs::default() })
+            .collect();
         let mut listed = FastSet::default();
         for (identity, scope) in config.named_tokens() {
             let Ok(spec) = identity.spec(&scope) else { continue };
@@ -209,13 +214,15 @@ impl Endpoint {
     /// The token spec for a scope. A scope that is neither in the identity's `resources` nor in a destination is marked as unlisted, and
     /// the limits for such scopes apply.
     fn spec(&self, offered: &Offered, scope: &str) -> Result<Arc<TokenSpec>, Problem> {
-        if let Some(spec) = offered.listed.get(scope) {
-            return Ok(Arc::clone(spec));
+        if let Some(spec) = offered.listed.get(scope).cloned().or_else(|| offered.recent.get(scope)) {
+            return Ok(spec);
         }
         let spec = offered.identity.spec(scope)?;
         // Compared by the token's key, because several identities may be the same client.
         let listed = offered.identity.resources.is_some() || self.listed.contains(&spec.key());
-        Ok(Arc::new(if listed { spec } else { spec.unlisted() }))
+        let spec = Arc::new(if listed { spec } else { spec.unlisted() });
+        offered.recent.add(&spec);
+        Ok(spec)
     }
 
     fn decide_health(&self, path: &[u8], request: &RequestView<'_>) -> Decision {

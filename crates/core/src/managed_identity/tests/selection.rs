@@ -201,3 +201,30 @@ fn a_resource_is_listed_for_every_identity_of_the_same_client() {
     let Decision::Exchange(spec, _) = decide(&policy, &request) else { panic!("no token") };
     assert_eq!((spec.identity(), spec.is_listed()), ("b", true), "it is the token of the destination");
 }
+
+#[test]
+fn a_scope_has_the_same_spec_each_time_however_many_others_are_requested() {
+    let spec = |policy: &Policy, client: &str, number: usize| {
+        let target = format!("{TOKEN_PATH}?api-version=2018-02-01&resource=api://{number}&client_id={client}");
+        let request = local("169.254.169.254", &target).header("metadata", b"true");
+        let Decision::Exchange(spec, _) = decide(policy, &request) else { panic!("{target}") };
+        spec
+    };
+    let text = format!(
+        r#"{{"identities": [{{"name": "reports", "client_id": "{REPORTS}"}}, {{"name": "hidden", "client_id": "cccccccc-0000-4000-8000-000000000003"}}],
+            "managed_identity": {{"identities": ["reports", "hidden"], "imds": {{}}}}}}"#
+    );
+    let new = || Policy::new(&Config::parse(text.as_bytes(), &variable).unwrap(), false);
+    let policy = new();
+    let hidden = "cccccccc-0000-4000-8000-000000000003";
+    let mut before: Vec<Arc<TokenSpec>> = Vec::new();
+    for number in (0..30).chain(0..30) {
+        let first = spec(&policy, REPORTS, number);
+        assert!(before.iter().all(|spec| !Arc::ptr_eq(spec, &first)), "only a few are kept");
+        before.push(Arc::clone(&first));
+        assert_eq!((first.identity(), first.scope()), ("reports", &*format!("api://{number}/.default")));
+        assert_eq!(first, spec(&new(), REPORTS, number), "as in a policy that has seen no other request");
+        assert!(Arc::ptr_eq(&first, &spec(&policy, REPORTS, number)), "it is not built again");
+        assert_eq!(spec(&policy, hidden, number).identity(), "hidden", "another identity's are apart");
+    }
+}
