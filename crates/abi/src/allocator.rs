@@ -111,3 +111,141 @@ unsafe impl GlobalAlloc for Allocator {
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::alloc::handle_alloc_error;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// One use of the allocator. `block` selects one of the blocks in use.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Allocate { size: usize, alignment: u32, zeroed: bool },
+        Resize { block: usize, size: usize },
+        Free { block: usize },
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        // Most blocks of a request are small; the largest that is kept has about 1 KB.
+        let size = || prop_oneof![3 => 1..200_usize, 1 => 1..3000_usize];
+        let allocate = (size(), 0..8_u32, any::<bool>()).prop_map(|(size, alignment, zeroed)| Step::Allocate {
+            size,
+            alignment,
+            zeroed,
+        });
+        let resize = (any::<usize>(), size()).prop_map(|(block, size)| Step::Resize { block, size });
+        let free = any::<usize>().prop_map(|block| Step::Free { block });
+        vec(prop_oneof![4 => allocate, 1 => resize, 3 => free], 1..200)
+    }
+
+    /// A block in use, all of whose bytes are `content`.
+    struct Used {
+        start: *mut u8,
+        layout: Layout,
+        content: u8,
+    }
+
+    impl Used {
+        /// Checks a block of the allocator against all others, and writes all its bytes.
+        fn new(start: *mut u8, layout: Layout, content: u8, others: &[Self]) -> Self {
+            if start.is_null() {
+                handle_alloc_error(layout);
+            }
+            let range = |start: *mut u8, layout: Layout| start.addr()..start.addr() + layout.size();
+            let own = range(start, layout);
+            assert_eq!(own.start % layout.align(), 0, "{layout:?} is not aligned");
+            for other in others {
+                let other = range(other.start, other.layout);
+                assert!(own.end <= other.start || other.end <= own.start, "{own:?} overlaps {other:?}");
+            }
+            // SAFETY: the allocator gave this block.
+            unsafe { start.write_bytes(content, layout.size()) };
+            Self { start, layout, content }
+        }
+
+        fn bytes(&self) -> &[u8] {
+            // SAFETY: `new` has written all bytes.
+            unsafe { std::slice::from_raw_parts(self.start, self.layout.size()) }
+        }
+
+        fn assert_kept(&self, length: usize) {
+            assert!(
+                self.bytes()[..length].iter().all(|byte| *byte == self.content),
+                "{:?} was overwritten",
+                self.layout
+            );
+        }
+    }
+
+    /// Takes the steps one after the other, and frees all blocks in the end.
+    fn take_all(steps: Vec<Step>) {
+        let mut used: Vec<Used> = Vec::new();
+        for (step, content) in steps.into_iter().zip((1..=u8::MAX).cycle()) {
+            match step {
+                Step::Allocate { size, alignment, zeroed } => {
+                    let layout = Layout::from_size_align(size, 1 << alignment).unwrap();
+                    // SAFETY: the size is not zero.
+                    let start =
+                        unsafe { if zeroed { Allocator.alloc_zeroed(layout) } else { Allocator.alloc(layout) } };
+                    if zeroed && !start.is_null() {
+                        // SAFETY: the allocator gave this block, and has written it.
+                        assert!(unsafe { std::slice::from_raw_parts(start, size) }.iter().all(|byte| *byte == 0));
+                    }
+                    let block = Used::new(start, layout, content, &used);
+                    used.push(block);
+                }
+                Step::Resize { block, size } if !used.is_empty() => {
+                    let old = used.swap_remove(block % used.len());
+                    old.assert_kept(old.layout.size());
+                    // SAFETY: the block is in use, and the size is not zero.
+                    let start = unsafe { Allocator.realloc(old.start, old.layout, size) };
+                    let layout = Layout::from_size_align(size, old.layout.align()).unwrap();
+                    Used { start, layout, content: old.content }.assert_kept(size.min(old.layout.size()));
+                    let block = Used::new(start, layout, content, &used);
+                    used.push(block);
+                }
+                Step::Free { block } if !used.is_empty() => free(used.swap_remove(block % used.len())),
+                Step::Resize { .. } | Step::Free { .. } => {}
+            }
+        }
+        used.into_iter().for_each(free);
+    }
+
+    fn free(block: Used) {
+        block.assert_kept(block.layout.size());
+        // SAFETY: the block is in use, and is not used any more.
+        unsafe { Allocator.dealloc(block.start, block.layout) };
+    }
+
+    /// The sizes of the free blocks of a list.
+    fn kept(blocks: &Blocks) -> Vec<usize> {
+        let mut sizes = Vec::new();
+        let mut next = blocks.first.get();
+        while !next.is_null() {
+            // SAFETY: a list contains free blocks only.
+            let (size, after) = unsafe { (malloc_usable_size(next), (*next).next) };
+            sizes.push(size);
+            next = after;
+        }
+        sizes
+    }
+
+    proptest! {
+        // The lists belong to one thread, so this is the only test that uses them.
+        #[test]
+        fn blocks_are_aligned_and_apart_and_keep_their_bytes_and_few_are_kept_when_they_are_free(steps in steps()) {
+            take_all(steps);
+            for (units, blocks) in LISTS.0.iter().enumerate() {
+                let sizes = kept(blocks);
+                prop_assert_eq!(sizes.len(), blocks.number.get() as usize);
+                prop_assert!(sizes.len() <= MOST as usize);
+                let promised = (units * UNIT).saturating_sub(OVERHEAD);
+                prop_assert!(sizes.iter().all(|size| *size >= promised), "list {} has {:?}", units, sizes);
+            }
+        }
+    }
+}

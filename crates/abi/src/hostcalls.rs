@@ -5,29 +5,8 @@
 use std::ops::Range;
 use std::time::Duration;
 
+pub use crate::status::Status;
 use crate::sys;
-
-/// The status of a host call that failed (`proxy_status_t`). A host may return values that have no constant here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Status(u32);
-
-impl Status {
-    /// The header, property, key or queue does not exist.
-    pub const NOT_FOUND: Self = Self(1);
-    /// An argument is invalid. For an HTTP call: the cluster does not exist.
-    pub const BAD_ARGUMENT: Self = Self(2);
-    /// The queue is empty.
-    pub const EMPTY: Self = Self(7);
-    /// Another VM changed the shared data in the meantime.
-    pub const CAS_MISMATCH: Self = Self(8);
-
-    pub(crate) const fn check(code: u32) -> Result<(), Self> {
-        match code {
-            0 => Ok(()),
-            code => Err(Self(code)),
-        }
-    }
-}
 
 /// The severity of a log line (`proxy_log_level_t`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,10 +79,6 @@ fn optional<T>(result: Result<T, Status>, absent: Status) -> Result<Option<T>, S
 /// The host's status.
 pub fn log(level: LogLevel, text: &str) -> Result<(), Status> {
     sys::log(level as u32, text)
-}
-
-pub(crate) fn log_panic(text: &str) {
-    let _ = log(LogLevel::Critical, text);
 }
 
 /// Returns the time since the Unix epoch by the host's clock.

@@ -19,13 +19,25 @@
 mod allocator;
 mod contexts;
 pub mod hostcalls;
+mod status;
 mod sys;
 
 #[doc(hidden)]
 pub use allocator::Allocator;
 pub use contexts::Contexts;
 #[doc(hidden)]
-pub use sys::{allocate, initialize};
+pub use sys::allocate;
+
+use hostcalls::LogLevel;
+
+/// `_initialize`: the host calls it once, before any other function. A panic's text appears in the host's log.
+#[doc(hidden)]
+pub fn initialize() {
+    sys::initialize_libc();
+    std::panic::set_hook(Box::new(|panic| {
+        let _ = hostcalls::log(LogLevel::Critical, &panic.to_string());
+    }));
+}
 
 /// Tells the host how to handle a request when a callback returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 use std::alloc::{Layout, alloc};
 use std::ptr::{NonNull, null, null_mut};
 
-use crate::hostcalls::{Status, log_panic};
+use crate::status::Status;
 
 #[link(wasm_import_module = "env")]
 unsafe extern "C" {
@@ -90,11 +90,10 @@ unsafe extern "C" {
     fn __wasm_call_ctors();
 }
 
-/// `_initialize`: the host calls it once, before any other function.
-pub fn initialize() {
+/// Initializes libc. It is called once, before any other function.
+pub(crate) fn initialize_libc() {
     // SAFETY: the linker generates this function, and it is called once.
     unsafe { __wasm_call_ctors() };
-    std::panic::set_hook(Box::new(|panic| log_panic(&panic.to_string())));
 }
 
 /// `proxy_on_memory_allocate`: allocates memory for a result of the host. [`Returned::take`] takes ownership of it.
