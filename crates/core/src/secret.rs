@@ -7,7 +7,7 @@ use crate::untrusted;
 /// A secret: what App Service clients must send, or a credential with which a source is asked for federated tokens.
 ///
 /// It has neither `Debug` nor `Display`, and it cannot be serialized: a type that contains it says itself what is printed of it.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct Secret(String);
 
 impl Secret {

@@ -306,6 +306,14 @@ pub(crate) fn service_ids() -> Vec<&'static str> {
     ids
 }
 
+/// The ids of the services for which the operator configures the scope, in some cloud.
+pub(crate) fn ids_without_scope() -> Vec<&'static str> {
+    let rows = ROWS.iter().filter(|(_, service)| !service.has_scope());
+    let mut ids: Vec<&'static str> = rows.map(|(_, service)| service.id).collect();
+    ids.dedup();
+    ids
+}
+
 /// The mistake that no row has this service id, with suggestions.
 fn unknown(id: &str) -> AzureMistake {
     let ids = service_ids();

@@ -1,8 +1,9 @@
 //! Reads the section `assertions`: the sources of federated tokens, and what they get from the environment.
 
-mod fields;
+pub(in crate::config) mod fields;
 mod form;
 mod http;
+mod request;
 
 pub(super) use fields::{AssertionFields, PROJECTED_TOKEN};
 
@@ -12,13 +13,13 @@ use sha2::{Digest, Sha256};
 
 use super::object::{Field, Object};
 use super::reader::Mistakes;
-use super::shapes::List;
+use super::shapes::{List, Words as _};
 use super::tree::Node;
-use crate::assertion::{Expected, HttpSource, SPIFFE, Source};
+use crate::assertion::{Expected, HttpSource, Source};
 use crate::authority::Authority;
 use crate::problem::Problem;
 use fields::{FileFields, SourceKind};
-use http::{Environment, Reading};
+use request::{Environment, Reading};
 
 /// The maximum number of sources of which one gets the assertion of another.
 const MAX_CHAIN: usize = 3;
@@ -46,11 +47,11 @@ pub(super) fn read(
     for item in &items {
         let Some(object) = item.read(mistakes) else { continue };
         let field = object.name();
-        let name = field.required("such as \"projected_token\"", mistakes).unwrap_or_default();
+        let name = field.read(mistakes).unwrap_or_default();
         if all.entries.iter().any(|(other, ..)| *other == name) {
             field.mistake(format!("{name:?} is already the name of another assertion: choose another name"), mistakes);
         }
-        let kind = object.source().required("such as \"file\"", mistakes).unwrap_or(SourceKind::File);
+        let kind = object.source().read(mistakes).unwrap_or(SourceKind::File);
         all.entries.push((name, kind, object));
     }
     let read = |(name, ..): &(&str, _, _)| ((*name).to_owned(), all.source(name, &mut Vec::new(), mistakes));
@@ -72,44 +73,18 @@ impl Entries<'_, '_> {
         // The mistakes in the fields of an input are reported for its own entry.
         let mut ignored = Mistakes::default();
         let in_fields = if users.is_empty() { &mut *mistakes } else { &mut ignored };
-        let known = self.entries.iter().find(|(other, ..)| *other == name);
         let is_input = !users.is_empty();
-        let file = |cluster: &str| match is_input {
-            false => Source::File { cluster: cluster.to_owned() },
-            true => {
-                let (id, expected) = (["input/", cluster].concat(), Expected { is_input, ..Expected::default() });
-                Source::Http(Arc::new(HttpSource::of_file(cluster, id, expected)))
-            }
+        let Some((_, kind, object)) = self.entries.iter().find(|(other, ..)| *other == name) else {
+            return Ok(file(PROJECTED_TOKEN, is_input));
         };
-        let Some((_, kind, object)) = known else { return Ok(file(PROJECTED_TOKEN)) };
-        let kind = match kind {
-            SourceKind::File => {
-                let fields = object.part::<FileFields>();
-                let cluster = fields.cluster().required("the Envoy cluster that serves the token's file", in_fields);
-                let cluster = cluster.unwrap_or_default();
-                let expect = fields.expect();
-                let Some(expect) = expect.read(in_fields) else { return Ok(file(cluster)) };
-                let expected = Expected { is_input, ..http::read_expected(&expect, in_fields) };
-                let id = id(object, None, is_input);
-                return Ok(Source::Http(Arc::new(HttpSource::of_file(cluster, id, expected))));
-            }
-            SourceKind::GithubActions => "github_actions",
-            SourceKind::AzurePipelines => "azure_pipelines",
-            SourceKind::GoogleMetadata => "google_metadata",
-            SourceKind::Vault => "vault",
-            SourceKind::OidcClientCredentials => "oidc_client_credentials",
-            SourceKind::TokenExchange => "token_exchange",
-            SourceKind::AzureManagedIdentity => "azure_managed_identity",
-            SourceKind::AzureAppService => "azure_app_service",
-            SourceKind::AwsSts => "aws_sts",
-            SourceKind::SpiffeWorkloadApi => SPIFFE,
-            SourceKind::Http => "http",
-        };
-        let mut reading = Reading::new(self.environment, is_input);
-        let http = reading.read(kind, object, in_fields);
+        if *kind == SourceKind::File {
+            return Ok(read_file(object, is_input, in_fields));
+        }
+        let mut reading = Reading::new(self.environment, *kind != SourceKind::Http);
+        let http = http::read(SourceKind::word(*kind), object, is_input, &mut reading, in_fields);
         let (Some(mut http), None) = (http, reading.problem()) else {
             // Without a source there is a mistake, which rejects the configuration.
-            return reading.problem().map_or_else(|| Ok(file("")), Err);
+            return reading.problem().map_or_else(|| Ok(file("", is_input)), Err);
         };
         if let Some((path, input)) = &reading.input {
             users.push(name);
@@ -148,6 +123,26 @@ impl Entries<'_, '_> {
         (users.len() >= MAX_CHAIN)
             .then(|| format!("{input:?} would be the fourth source in a chain: at most {MAX_CHAIN} are possible"))
     }
+}
+
+/// Reads a file. A token with conditions, or for another source, is read with the same call as any other.
+fn read_file(object: &Object<'_, '_, AssertionFields>, is_input: bool, mistakes: &mut Mistakes) -> Source {
+    let fields = object.part::<FileFields>();
+    let (cluster, expect) = (fields.cluster(), fields.expect());
+    let cluster = cluster.read(mistakes).unwrap_or_default();
+    let Some(expect) = expect.read(mistakes) else { return file(cluster, is_input) };
+    let expected = Expected { is_input, ..http::read_expected(&expect, mistakes) };
+    let id = id(object, None, is_input);
+    Source::Http(Arc::new(HttpSource::of_file(cluster, id, expected)))
+}
+
+/// The file that this cluster serves.
+fn file(cluster: &str, is_input: bool) -> Source {
+    if !is_input {
+        return Source::File { cluster: cluster.to_owned() };
+    }
+    let (id, expected) = (["input/", cluster].concat(), Expected { is_input, ..Expected::default() });
+    Source::Http(Arc::new(HttpSource::of_file(cluster, id, expected)))
 }
 
 /// The id of a source: a hash of its fields, and the id of its input.

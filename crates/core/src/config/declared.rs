@@ -38,6 +38,11 @@ impl Schema {
         self
     }
 
+    /// A pattern that no accepted text, or no text of an accepted list, matches (ECMA-262).
+    pub(super) fn forbidden(self, pattern: &str) -> Self {
+        self.with_inner("not", Node::Object(vec![("pattern".to_owned(), pattern.into())]))
+    }
+
     /// Sets a keyword of the items of a list, or of the value itself if it is not a list.
     fn with_inner(mut self, keyword: &str, value: Node) -> Self {
         match self.keywords.iter_mut().find(|(name, _)| name == "items") {
@@ -79,8 +84,8 @@ impl Declaration {
         Self { name, meaning: joined(meaning), required: false, unset: None, schema }
     }
 
-    /// The field must be present.
-    pub(super) fn required(mut self) -> Self {
+    /// The field must be present. The reader's message names what to write if it is not.
+    pub(super) fn required(mut self, _expected: &str) -> Self {
         self.required = true;
         self
     }
@@ -106,6 +111,21 @@ impl Declaration {
     /// The only accepted texts, or the only texts of an accepted list.
     pub(super) fn words(mut self, words: &[&str]) -> Self {
         self.schema = self.schema.with_inner("enum", words.into());
+        self
+    }
+
+    /// The description ends with the accepted words.
+    pub(super) fn with_words(mut self) -> Self {
+        if let Some(Node::List(words)) = self.schema.get("enum") {
+            let words: Vec<String> = words.iter().map(code).collect();
+            self.meaning = format!("{}: {}", self.meaning, words.join(", "));
+        }
+        self
+    }
+
+    /// A pattern that no accepted text, or no text of an accepted list, matches (ECMA-262).
+    pub(super) fn forbidden(mut self, pattern: &str) -> Self {
+        self.schema = self.schema.forbidden(pattern);
         self
     }
 
@@ -260,6 +280,16 @@ fn properties<'a>(fields: impl Iterator<Item = &'a Declaration>, kind: Option<(&
         _ => field.node(),
     };
     Node::Object(fields.map(|field| (field.name.to_owned(), property(field))).collect())
+}
+
+/// A pattern for one of these words, whatever the case of its letters.
+pub(super) fn any_case(words: &[&str]) -> String {
+    let of_any_case = |character: char| match character {
+        letter if letter.is_ascii_alphabetic() => format!("[{}{letter}]", letter.to_ascii_uppercase()),
+        other => other.to_string(),
+    };
+    let words = words.iter().map(|word| word.chars().map(of_any_case).collect());
+    format!("({})", words.collect::<Vec<String>>().join("|"))
 }
 
 /// The lines of a comment as one text.

@@ -4,7 +4,7 @@ use super::azure_service::{self, AzureService, ServiceFields};
 use super::fields::fields;
 use super::object::Field;
 use super::reader::Mistakes;
-use super::shapes::{List, Text};
+use super::shapes::{HOST, List, PORT, Text};
 use super::shared_suffixes;
 use super::treatment::{Treatment, TreatmentFields, is_token};
 use super::{Destination, Identity, ManagedIdentity};
@@ -19,7 +19,10 @@ fields! {
     pub(super) DestinationFields,
         any_of(&["azure_service", "hosts"]),
         rule("dependentRequired", r#"{"names":["azure_service"]}"#),
-        rule("dependentSchemas", r#"{"azure_service":{"properties":{"hosts":false}}}"#)
+        rule("dependentSchemas", &format!(r#"{{"azure_service":{{"properties":{{"hosts":false}},
+            "anyOf":[{{"properties":{{"scope":false}}}},{{"properties":{{"azure_service":{{"enum":{:?}}}}}}}]}}}}"#, azure::ids_without_scope())),
+        rule("if", r#"{"properties":{"action":{"enum":["pass","refuse"]}},"required":["action"]}"#),
+        rule("then", r#"{"properties":{"warm":{"const":false}}}"#)
     {
         /// the name of the destination in messages
         name: Text, unset("the first host");
@@ -31,7 +34,7 @@ fields! {
         /// the hosts that match: `api.example.com` matches any port; `api.example.com:8443` matches that port (80 if the request has none); `*.example.com`
         /// matches exactly one more label
         hosts: List<Text>, unset("required without `azure_service`"), unique(),
-            pattern(r"^(\*\.)?([A-Za-z0-9_-][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(:\d+)?$"),
+            pattern(&format!(r"^(\*\.)?{HOST}{PORT}$")),
             example(&["api.example.com"][..]);
         /// the methods that match, such as `["GET"]`
         methods: List<Text>, unset("any"), unique(), pattern("^[!#$%&'*+.^_`|~0-9A-Z-]+$"), example(&["GET"][..]);

@@ -29,12 +29,15 @@
 /// ```
 ///
 /// The shape is a type of `shapes.rs`, or another section. The notes behind it are methods of `declared::Declaration`; every field
-/// has `default`, `unset` (the effect of its absence, in Markdown) or `required`. Notes behind the name of the section are methods
-/// of `declared::Declarations`. `..` includes the fields of another section.
+/// has `default`, `unset` (the effect of its absence, in Markdown) or `required`, which names what to write if the field is missing:
+/// `required("the client id")`. Notes behind the name of the section are methods of `declared::Declarations`. `..` includes the fields
+/// of another section.
+///
+/// The fields of a section that is declared as `ExampleFields by name` have no accessors: its reader takes them by their names.
 macro_rules! fields {
     (
         $(#[doc = $about:literal])+
-        $visibility:vis $section:ident $(, $rule:ident($($argument:expr),*))* {
+        $visibility:vis $section:ident $(by $by:ident)? $(, $rule:ident($($argument:expr),*))* {
             $(
                 $(#[doc = $doc:literal])+
                 $member:ident $(as $name:literal)?: $shape:ty $(, $note:ident($($value:expr),*))*;
@@ -47,7 +50,10 @@ macro_rules! fields {
 
         impl $crate::config::object::Section for $section {
             const NAMES: $crate::config::reader::Names = $crate::config::reader::Names::Fields(
-                &[$($crate::config::fields::name_of!($member $($name)?)),*],
+                &[$($crate::config::reader::Name {
+                    name: $crate::config::fields::name_of!($member $($name)?),
+                    required: $crate::config::fields::required!($($note($($value),*))*),
+                }),*],
                 &[$(<$part as $crate::config::object::Section>::NAMES),*],
             );
 
@@ -67,13 +73,8 @@ macro_rules! fields {
 
         $(impl $crate::config::object::Includes<$part> for $section {})*
 
-        impl<'p, 'a> $crate::config::object::Object<'p, 'a, $section> {
-            $(
-                $(#[doc = $doc])+
-                $visibility fn $member(&self) -> $crate::config::object::Field<'p, 'a, $shape> {
-                    self.field($crate::config::fields::name_of!($member $($name)?))
-                }
-            )*
+        $crate::config::fields::accessors! {
+            $visibility $section $(by $by)? { $($(#[doc = $doc])+ $member $(as $name)?: $shape;)* }
         }
 
         impl $crate::config::object::Shape for $section {
@@ -93,8 +94,28 @@ macro_rules! fields {
     };
 }
 
-/// Declares fields like [`fields!`], and a struct with a member for each. The type of the member and its default stand before the
-/// shape: `member: Type = default, Shape;`.
+/// Declares the accessors of a section's fields.
+macro_rules! accessors {
+    ($visibility:vis $section:ident by name $fields:tt) => {};
+    (
+        $visibility:vis $section:ident {
+            $($(#[doc = $doc:literal])+ $member:ident $(as $name:literal)?: $shape:ty;)*
+        }
+    ) => {
+        impl<'p, 'a> $crate::config::object::Object<'p, 'a, $section> {
+            $(
+                $(#[doc = $doc])+
+                $visibility fn $member(&self) -> $crate::config::object::Field<'p, 'a, $shape> {
+                    self.field($crate::config::fields::name_of!($member $($name)?))
+                }
+            )*
+        }
+    };
+}
+
+/// Declares fields like [`fields!`], and a struct with a member for each. The type of the member and its default are before the
+/// shape: `member: Type = default, Shape;`. A member without a default is an option, which a missing field leaves empty:
+/// `member: Option<Type>, Shape, unset("the effect");`.
 ///
 /// The struct implements `Default`; `set` overrides its members with the fields of an object.
 macro_rules! settings {
@@ -104,7 +125,7 @@ macro_rules! settings {
         $visibility:vis struct $settings:ident of $section:ident {
             $(
                 $(#[doc = $doc:literal])+
-                $member:ident $(as $name:literal)?: $type:ty = $default:expr, $shape:ty
+                $member:ident $(as $name:literal)?: $type:ty $(= $default:expr)?, $shape:ty
                     $(, $note:ident($($value:expr),*))*;
             )*
         }
@@ -114,8 +135,8 @@ macro_rules! settings {
             pub(super) $section {
                 $(
                     $(#[doc = $doc])+
-                    $member $(as $name)?: $shape,
-                        default(<$shape as $crate::config::object::Shown>::show(&$default)) $(, $note($($value),*))*;
+                    $member $(as $name)?: $shape
+                        $(, default(<$shape as $crate::config::object::Shown>::show(&$default)))? $(, $note($($value),*))*;
                 )*
             }
         }
@@ -132,7 +153,7 @@ macro_rules! settings {
 
         impl Default for $settings {
             fn default() -> Self {
-                Self { $($member: $default,)* }
+                Self { $($member: $crate::config::fields::default_of!($($default)?),)* }
             }
         }
 
@@ -144,7 +165,7 @@ macro_rules! settings {
                 mistakes: &mut $crate::config::reader::Mistakes,
             ) {
                 $(if let Some(value) = object.$member().read(mistakes) {
-                    self.$member = value;
+                    self.$member = value.into();
                 })*
             }
         }
@@ -160,7 +181,7 @@ macro_rules! settings {
 ///         /// What this kind is.
 ///         "http" => Http: HttpFields {
 ///             /// The meaning.
-///             member: Text, required();
+///             member: Text, required("what to write");
 ///         }
 ///     }
 /// }
@@ -174,7 +195,7 @@ macro_rules! variants {
         $visibility:vis enum $kinds:ident of $object:ident by $by:literal {
             $(
                 $(#[doc = $kind_about:literal])+
-                $word:literal => $kind:ident: $section:ident { $($fields:tt)* }
+                $word:literal => $kind:ident: $section:ident $(by $how:ident)? { $($fields:tt)* }
             )+
         }
     ) => {
@@ -205,7 +226,7 @@ macro_rules! variants {
         }
 
         $(
-            $crate::config::fields::fields! { $(#[doc = $kind_about])+ $visibility $section { $($fields)* } }
+            $crate::config::fields::fields! { $(#[doc = $kind_about])+ $visibility $section $(by $how)? { $($fields)* } }
             impl $crate::config::object::Includes<$section> for $object {}
         )+
     };
@@ -221,4 +242,21 @@ macro_rules! name_of {
     };
 }
 
-pub(super) use {fields, name_of, settings, variants};
+/// What the note `required` among the notes of a field says.
+macro_rules! required {
+    () => { None };
+    (required($expected:expr) $($notes:tt)*) => { Some($expected) };
+    ($note:ident($($value:expr),*) $($notes:tt)*) => { $crate::config::fields::required!($($notes)*) };
+}
+
+/// The default of a setting.
+macro_rules! default_of {
+    () => {
+        None
+    };
+    ($default:expr) => {
+        $default
+    };
+}
+
+pub(super) use {accessors, default_of, fields, name_of, required, settings, variants};

@@ -26,6 +26,9 @@ pub(super) const SET_VARIABLES: &str = "Set the variables in the container that 
 /// A GUID (RFC 9562, section 4), as a pattern of the schema.
 const GUID: &str = "^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$";
 
+/// A domain name, which has a dot, as a pattern of the schema.
+const DOMAIN: &str = r"^[A-Za-z0-9_-]+(\.+[A-Za-z0-9_-]+)+$";
+
 fields! {
     /// A tenant and a client that tokens are requested for.
     pub(super) IdentityFields {
@@ -33,7 +36,7 @@ fields! {
         name: Text, default(DEFAULT_IDENTITY), pattern("^[a-z0-9_-]{1,63}$");
         /// a GUID or a domain name. Prefer the GUID: the filter can reject an access token of another tenant (`tid`) only when it knows
         /// the id
-        tenant_id: Text, unset("`AZURE_TENANT_ID`"), pattern(r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"),
+        tenant_id: Text, unset("`AZURE_TENANT_ID`"), pattern(&format!("{GUID}|{DOMAIN}")),
             example("11111111-1111-4111-8111-111111111111");
         /// the client id of the application or managed identity
         client_id: Text, unset("`AZURE_CLIENT_ID`"), pattern(GUID), example("aaaaaaaa-0000-4000-8000-000000000001");
@@ -41,7 +44,7 @@ fields! {
         assertion: Text, default(PROJECTED_TOKEN);
         /// the callers that may use the identity at an egress gateway, by the URI in their client certificate; others get 403
         /// `principal_not_listed`. All identities must have `principals`, or none
-        principals: List<Text>, unset("any caller"), pattern("^[^* ]*://[^* ]*$"), unique(),
+        principals: List<Text>, unset("any caller"), pattern(r"^[^*\t-\r ]*://[^*\t-\r ]*$"), unique(),
             example(&["spiffe://cluster.local/ns/payments/sa/api"][..]);
         /// the principal id of the managed identity, by which [callers](#selecting-an-identity) may select it
         object_id: Text, unset("none"), pattern(GUID), example("bbbbbbbb-0000-4000-8000-000000000002");
@@ -51,7 +54,7 @@ fields! {
         );
         /// the resources that managed-identity callers may request. A trailing slash makes no difference to this list; it is kept in the
         /// scope that is sent to Entra
-        resources: List<Text>, unset("any"), example(&["https://vault.azure.net"][..]);
+        resources: List<Text>, unset("any"), forbidden(r"/\.default$"), example(&["https://vault.azure.net"][..]);
         /// a time, such as `2026-01-31T02:10:00Z` or `2026-01-31T03:10:00+01:00`: tokens issued earlier are
         /// [replaced](tokens.md#rejected-and-discarded-tokens)
         discard_tokens_before: Time, unset("never");
@@ -217,7 +220,9 @@ fn check_tenant(text: &str) -> Option<&'static str> {
     if matches!(text, "common" | "organizations" | "consumers") {
         return Some("is not a tenant that an application can sign in to: write the tenant's id");
     }
-    let domain = text.contains('.') && Host::parse(text.as_bytes()).is_some_and(|host| host.port.is_none());
+    let domain = text.contains('.')
+        && !text.starts_with('[')
+        && Host::parse(text.as_bytes()).is_some_and(|host| host.port.is_none());
     (!is_guid(text) && !domain).then_some("is not a valid tenant: write its id, a GUID, or one of its domain names")
 }
 

@@ -72,8 +72,9 @@ fields! {
 fields! {
     /// The endpoints of health checks.
     pub(super) HealthFields {
+        // There is no default: a kubelet sends the pod's address, which is not known in advance.
         /// the hosts at which `/healthz` and `/readyz` are answered
-        hosts: Hosts, required(), example(&["entra-exchange.health"][..]);
+        hosts: Hosts, required("a list with the host that the probe sends"), example(&["entra-exchange.health"][..]);
         /// the identities that must be ready before `/readyz` returns 200
         identities: List<Text>, unset("`default_identity`, else every identity in use"), unique();
     }
@@ -150,10 +151,6 @@ fn read_health(
 ) -> (Vec<String>, Option<Vec<usize>>) {
     let Some(health) = field.read(mistakes) else { return (Vec::new(), None) };
     let (hosts, decisive) = (health.hosts(), health.identities());
-    // There is no default: a kubelet sends the pod's address, which is not known in advance.
-    if !hosts.is_set() {
-        hosts.mistake("is missing: list the host that the probe sends", mistakes);
-    }
     let decisive = decisive.is_set().then(|| read_indexes(&decisive, identities, mistakes));
     (hosts.hosts(&[], mistakes), decisive)
 }

@@ -68,6 +68,11 @@ impl<'p, 'a, S: Section> Object<'p, 'a, S> {
         Object { path: self.path, fields: self.fields, section: PhantomData }
     }
 
+    /// An object of fields that are known to be valid names, each once.
+    pub(super) const fn of(path: &'p Path<'p>, fields: &'a [(String, Node)]) -> Self {
+        Object { path, fields, section: PhantomData }
+    }
+
     /// The fields as they are.
     pub(super) const fn nodes(&self) -> &'a [(String, Node)] {
         self.fields
@@ -128,15 +133,6 @@ impl<'a, S: Shape> Field<'_, 'a, S> {
     #[inline(never)]
     pub(super) fn read(&self, mistakes: &mut Mistakes) -> Option<S::Value<'_, 'a>> {
         S::read(self.value()?, mistakes)
-    }
-
-    /// Reads the value of a field that must be present; `expected` names what to write if it is not.
-    #[inline(never)]
-    pub(super) fn required(&self, expected: &str, mistakes: &mut Mistakes) -> Option<S::Value<'_, 'a>> {
-        if !self.is_set() {
-            self.mistake(format!("is missing: write {expected}"), mistakes);
-        }
-        self.read(mistakes)
     }
 }
 

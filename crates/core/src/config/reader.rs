@@ -82,7 +82,7 @@ pub(super) struct Value<'p, 'a> {
 impl<'a> Value<'_, 'a> {
     /// Reports that the value is not valid; `expected` names what to write instead.
     #[inline(never)]
-    fn not_valid(&self, expected: &str, mistakes: &mut Mistakes) {
+    pub(super) fn not_valid(&self, expected: &str, mistakes: &mut Mistakes) {
         mistakes.add_at(self.path, format!("{} is not valid: write {expected}", self.node));
     }
 
@@ -212,7 +212,7 @@ impl<'a> Value<'_, 'a> {
         Some(fields)
     }
 
-    /// Reads the fields of an object. Those that are not among the known ones, or that occur twice, are mistakes.
+    /// Reads the fields of an object. Those that are not among the known ones, that occur twice or that are missing are mistakes.
     #[inline(never)]
     pub(super) fn fields(&self, known: &Names, mistakes: &mut Mistakes) -> Option<&'a [(String, Node)]> {
         let fields = self.object(mistakes)?;
@@ -220,7 +220,7 @@ impl<'a> Value<'_, 'a> {
         for (index, (name, _)) in fields.iter().enumerate() {
             let message = if fields.iter().take(index).any(|(before, _)| before == name) {
                 "duplicate entry: remove it".to_owned()
-            } else if names.contains(&name.as_str()) {
+            } else if names.iter().any(|known| known.name == name) {
                 continue;
             } else {
                 unknown(name, &names)
@@ -228,50 +228,70 @@ impl<'a> Value<'_, 'a> {
             let separator = if matches!(self.path, Path::Root) { "" } else { "." };
             mistakes.add(format!("{}{separator}{name}", self.path), message);
         }
+        for Name { name, required } in names {
+            if let Some(expected) = required.filter(|_| find(fields, name).is_none()) {
+                mistakes.add_at(&Path::Field(self.path, name), format!("is missing: write {expected}"));
+            }
+        }
         Some(fields)
     }
 }
 
 /// The message for an unknown field.
-fn unknown(name: &str, known: &[&str]) -> String {
-    match nearest(name, known) {
+fn unknown(name: &str, known: &[Name]) -> String {
+    let known: Vec<&str> = known.iter().map(|known| known.name).collect();
+    match nearest(name, &known) {
         Some(choice) => format!("unknown field: did you mean {choice:?}?"),
         None => format!("unknown field: expected one of {}", known.join(", ")),
     }
 }
 
+/// The name of a field.
+#[derive(Clone, Copy)]
+pub(super) struct Name {
+    pub(super) name: &'static str,
+    /// What to write if the object does not have the field. `None` if it need not have it.
+    pub(super) required: Option<&'static str>,
+}
+
 /// The names of the fields that the objects of a section may have.
 pub(super) enum Names {
     /// The names of the section's own fields, and those of the sections that it includes.
-    Fields(&'static [&'static str], &'static [Self]),
+    Fields(&'static [Name], &'static [Self]),
     /// The names of each kind, which the text of a field selects.
     Kinds(&'static str, &'static [(&'static str, Self)]),
 }
 
 impl Names {
     /// The names that this object may have, each once.
-    pub(super) fn of(&self, object: &[(String, Node)]) -> Vec<&'static str> {
+    pub(super) fn of(&self, object: &[(String, Node)]) -> Vec<Name> {
         let mut names = Vec::new();
-        self.collect(object, &mut names);
+        self.collect(object, true, &mut names);
         names
     }
 
-    fn collect(&self, object: &[(String, Node)], names: &mut Vec<&'static str>) {
+    /// Whether the objects may have a field of this name, whatever their kind is.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.of(&[]).iter().any(|known| known.name == name)
+    }
+
+    /// Adds the names. Those of a kind are only required if the object is known to be of this kind.
+    fn collect(&self, object: &[(String, Node)], is_known: bool, names: &mut Vec<Name>) {
         match self {
             Self::Fields(own, included) => {
                 for name in *own {
-                    if !names.contains(name) {
-                        names.push(name);
+                    if names.iter().all(|other| other.name != name.name) {
+                        names.push(Name { required: name.required.filter(|_| is_known), ..*name });
                     }
                 }
-                included.iter().for_each(|included| included.collect(object, names));
+                included.iter().for_each(|included| included.collect(object, is_known, names));
             }
             Self::Kinds(by, kinds) => {
                 let is_of = |word: &str| matches!(find(object, by), Some(Node::String(text)) if text == word);
                 let known = kinds.iter().any(|(word, _)| is_of(word));
                 // If the kind is missing or unknown, which is another mistake, no field of any kind is one.
                 let possible = kinds.iter().filter(|(word, _)| !known || is_of(word));
-                possible.for_each(|(_, kind)| kind.collect(object, names));
+                possible.for_each(|(_, kind)| kind.collect(object, known, names));
             }
         }
     }

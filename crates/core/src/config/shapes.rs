@@ -75,6 +75,31 @@ impl Shown for Switch {
     }
 }
 
+/// A host as a pattern of the schema: a name, or an IPv6 address in brackets.
+pub(super) const HOST: &str = r"([A-Za-z0-9_-]([A-Za-z0-9._-]*[A-Za-z0-9_-])?|\[[0-9A-Fa-f:.]+\])";
+
+/// A port that need not be there, as a pattern of the schema.
+pub(super) const PORT: &str = "(:0*([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?";
+
+/// A host with or without a port.
+pub(super) enum HostPort {}
+
+impl Shape for HostPort {
+    type Value<'p, 'a> = &'a str;
+
+    fn read<'a>(value: Value<'_, 'a>, mistakes: &mut Mistakes) -> Option<&'a str> {
+        let text = value.text(mistakes)?;
+        if Host::parse(text.as_bytes()).is_none() {
+            value.not_valid("a host, such as \"sts.example.com\" or \"sts.example.com:8443\"", mistakes);
+        }
+        Some(text)
+    }
+
+    fn schema() -> Schema {
+        Text::schema().with("pattern", &*format!("^{HOST}{PORT}$"))
+    }
+}
+
 /// A number from 1 to `MOST`.
 pub(super) enum Count<const MOST: usize> {}
 
@@ -90,6 +115,15 @@ impl<const MOST: usize> Shape for Count<MOST> {
     }
 }
 
+impl<const MOST: usize> Shown for Count<MOST> {
+    fn show(value: &usize) -> Node {
+        Node::from(*value)
+    }
+}
+
+/// A duration as a pattern of the schema: numbers, each with its unit, such as `1m30s` or `1.5 s`. JSON Schema cannot express its range.
+const DURATION: &str = r"^[^!-~]*([0-9][^!-\-/:-~]*(nanos|nsec|ns|usec|us|µs|millis|msec|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d|weeks?|wks?|w|months?|M|years?|yrs?|y)[^!-~]*)+$";
+
 /// A duration from one second to `LONGEST` seconds, such as `"10s"`.
 pub(super) enum Length<const LONGEST: u64> {}
 
@@ -101,8 +135,7 @@ impl<const LONGEST: u64> Shape for Length<LONGEST> {
     }
 
     fn schema() -> Schema {
-        // A number with its unit, such as 1m30s. JSON Schema cannot express the range.
-        Schema::of_type("string").with("pattern", "[0-9][^0-9]*[a-zA-Z]").with("examples", &["10s", "1m"][..])
+        Schema::of_type("string").with("pattern", DURATION).with("examples", &["10s", "1m"][..])
     }
 }
 
@@ -117,7 +150,7 @@ impl<const LONGEST: u64> Shape for Pause<LONGEST> {
     }
 
     fn schema() -> Schema {
-        Length::<LONGEST>::schema()
+        Length::<LONGEST>::schema().with("pattern", &*format!("^0$|{DURATION}"))
     }
 }
 
@@ -157,7 +190,7 @@ impl Shape for Hosts {
     }
 
     fn schema() -> Schema {
-        Schema::list(Text::schema().with("pattern", r"^([A-Za-z0-9_-][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])$"))
+        Schema::list(Text::schema().with("pattern", &*format!("^{HOST}$")))
     }
 }
 
@@ -197,6 +230,11 @@ pub(super) trait Words {
     type Value: Copy + PartialEq + 'static;
     /// The words, in the order in which messages list them.
     const WORDS: &'static [(&'static str, Self::Value)];
+
+    /// The word that stands for a value. Each value has one.
+    fn word(value: Self::Value) -> &'static str {
+        Self::WORDS.iter().find(|(_, other)| *other == value).map_or("", |(word, _)| *word)
+    }
 }
 
 /// One of several fixed words.
@@ -217,8 +255,7 @@ impl<W: Words> Shape for Choice<W> {
 
 impl<W: Words> Shown for Choice<W> {
     fn show(value: &W::Value) -> Node {
-        let found = W::WORDS.iter().find(|(_, other)| other == value);
-        found.map_or(Node::Null, |(word, _)| Node::from(*word))
+        Node::from(W::word(*value))
     }
 }
 

@@ -1,12 +1,12 @@
 //! Reads how the requests of a destination are handled: the fields that `defaults` may set for all destinations.
 
 use super::azure_service::AzureService;
-use super::declared::Schema;
+use super::declared::{Schema, any_case};
 use super::fields::{fields, settings};
 use super::identities;
 use super::object::{Field, Object, Shape, Shown};
 use super::reader::{Mistakes, Value};
-use super::shapes::{Choice, List, Permission, Switch, Text, Words};
+use super::shapes::{Choice, Permission, Switch, Text, Words};
 use super::tree::Node;
 use super::{DestinationAction, ExistingCredential, Identity, InjectionConfig, Token, TokenOwner};
 use crate::azure::{CredentialPlaces, HeaderForm};
@@ -15,8 +15,8 @@ fields! {
     /// How the requests of a destination are handled.
     pub(super) TreatmentFields {
         /// the scope of the token: one resource and `/.default`. Required with `azure_service: functions`, too
-        scope: Text, unset("from `azure_service`; else required for `inject` and `report`"), pattern(r"^[^ ]*[^ /][^ ]*/\.default$"),
-            example("https://vault.azure.net/.default");
+        scope: Text, unset("from `azure_service`; else required for `inject` and `report`"), pattern(r"^[^\t-\r ]*[^\t-\r /][^\t-\r ]*/\.default$"),
+            forbidden(r"/\.default/\.default$"), example("https://vault.azure.net/.default");
         /// the name of the identity whose token is used
         identity: Text, unset("the only identity, or the one whose `principals` list the caller");
         /// `inject` adds the token; `report` forwards the request unchanged and fetches the token to test the configuration; `pass`
@@ -211,7 +211,9 @@ impl Shape for Clusters {
     }
 
     fn schema() -> Schema {
-        List::<Text>::schema().with("minItems", 0)
+        // Between braces there is nothing but `host`.
+        let named = Text::schema().with("pattern", r"^[^{]*(\{(host\}[^{]*|[^{}]*))*$");
+        Schema::list(named).with("minItems", 0)
     }
 }
 
@@ -291,6 +293,9 @@ const NOT_FOR_TOKENS: &[&str] = &[
 /// Headers that are written to Envoy's default access log and its traces (Envoy, "Access logging", "Default format string"; "Tracing").
 const LOGGED: &[&str] = &["user-agent", "x-client-trace-id", "x-forwarded-for", "x-request-id"];
 
+/// The beginning of the headers that Envoy sets and removes.
+const OF_ENVOY: &str = "x-envoy-";
+
 impl Shape for HeaderName {
     type Value<'p, 'a> = String;
 
@@ -301,7 +306,7 @@ impl Shape for HeaderName {
                 value.path,
                 format!("{name:?} is not a valid header: write a header such as \"authorization\""),
             );
-        } else if NOT_FOR_TOKENS.contains(&name.as_str()) || name.starts_with("x-envoy-") {
+        } else if NOT_FOR_TOKENS.contains(&name.as_str()) || name.starts_with(OF_ENVOY) {
             mistakes.add_at(
                 value.path,
                 format!(
@@ -318,7 +323,9 @@ impl Shape for HeaderName {
     }
 
     fn schema() -> Schema {
-        Text::schema().with("pattern", TOKEN)
+        let excluded = any_case(&[NOT_FOR_TOKENS, LOGGED].concat());
+        let of_envoy = any_case(&[OF_ENVOY]);
+        Text::schema().with("pattern", TOKEN).forbidden(&format!("^{excluded}$|^{of_envoy}"))
     }
 }
 

@@ -115,6 +115,9 @@ fn starts() -> Vec<Value> {
     starts.push(json!({"managed_identity": {"imds": {"pass": ["/latest/dynamic"]}}, "limits": {"wait": "1h"}}));
     starts.push(json!({"destinations": [{"azure_service": "storage", "action": "refuse"}]}));
     starts
+        .push(json!({"destinations": [{"azure_service": "functions", "names": ["payments"], "scope": "a/.default"}]}));
+    starts.push(json!({"defaults": {"action": "pass", "warm": true}, "destinations": [{"hosts": ["a.example"]}]}));
+    starts
 }
 
 proptest! {

@@ -135,7 +135,9 @@ fn an_object_without_a_required_field_is_rejected_by_the_reader_and_the_schema()
             "/assertions/10/client_id",
             "/assertions/11/region",
             "/assertions/12/request",
+            "/assertions/12/request/path",
             "/assertions/14/request",
+            "/assertions/14/request/path",
             "/assertions/2/service_connection_id",
             "/assertions/4/role",
             "/assertions/5/path",
@@ -146,7 +148,14 @@ fn an_object_without_a_required_field_is_rejected_by_the_reader_and_the_schema()
             "/assertions/7/request",
             "/assertions/7/request/basic_auth/id",
             "/assertions/7/request/basic_auth/secret_from_env",
+            "/assertions/7/request/path",
+            "/assertions/7/response/expiry/seconds",
+            "/assertions/7/response/token",
             "/assertions/8/request",
+            "/assertions/8/request/allowed_hosts",
+            "/assertions/8/request/url_from_env",
+            "/assertions/8/response/expiry/time",
+            "/assertions/8/response/token",
             "/assertions/9/client_id",
             "/destinations/0/azure_service",
             "/destinations/1/hosts",
@@ -161,6 +170,21 @@ fn an_object_without_a_required_field_is_rejected_by_the_reader_and_the_schema()
 #[test]
 fn what_is_wrong_in_an_object_as_a_whole_is_rejected_by_the_reader_and_the_schema() {
     let destination = |text: &str| format!(r#"{{"destinations":[{text}]}}"#);
+    let source = |text: &str| {
+        let source = format!(r#"{{"name":"a","source":"http","cluster":"c",{text}}}"#);
+        format!(r#"{{"managed_identity":{{"imds":{{}}}},"assertions":[{source}]}}"#)
+    };
+    let request = |text: &str| source(&format!(r#""request":{text}"#));
+    let response = |text: &str| source(&format!(r#""request":{{"path":"/"}},"response":{text}"#));
+    for text in [
+        destination(r#"{"azure_service":"functions","names":["payments"],"scope":"s/.default"}"#),
+        r#"{"defaults":{"action":"pass","warm":true},"destinations":[{"hosts":["a.example"]}]}"#.to_owned(),
+        request(r#"{"path":"/","headers":{"Hosts":"a","x-authorization":"b"}}"#),
+        response(r#"{"token":"/a","expiry":{"time":"/c"}}"#),
+    ] {
+        let configuration = serde_json::from_str(&text).unwrap();
+        assert_eq!((read(&configuration).map(drop), validate(&configuration)), (Ok(()), Ok(())), "{text}");
+    }
     for text in [
         "[]".to_owned(),
         "{}".to_owned(),
@@ -172,6 +196,28 @@ fn what_is_wrong_in_an_object_as_a_whole_is_rejected_by_the_reader_and_the_schem
         destination(r#"{"azure_service":"key_vault","names":["payments-kv"],"hosts":["a.example"]}"#),
         destination(r#"{"hosts":["a.example"],"names":["payments-kv"],"scope":"s/.default"}"#),
         destination(r#"{"hosts":["a.example","a.example"],"scope":"s/.default"}"#),
+        destination(r#"{"hosts":["a.example"],"action":"pass","warm":true}"#),
+        destination(r#"{"hosts":["a.example"],"action":"refuse","warm":true}"#),
+        destination(r#"{"azure_service":"key_vault","names":["payments-kv"],"scope":"s/.default"}"#),
+        request("{}"),
+        request(r#"{"path":"/","url_from_env":"URL","allowed_hosts":["a.example"]}"#),
+        request(r#"{"authority":"a","url_from_env":"URL","allowed_hosts":["a.example"]}"#),
+        request(r#"{"url_from_env":"URL"}"#),
+        request(r#"{"path":"/","allowed_hosts":["a.example"]}"#),
+        request(r#"{"path":"/","form":{"a":"b"},"json":{}}"#),
+        request(r#"{"path":"/","form_from_assertion":{"a":"projected_token"},"json":{}}"#),
+        request(r#"{"path":"/","body":"x","json":{}}"#),
+        request(r#"{"path":"/","body":"x","form_from_env":{"a":"SECRET"}}"#),
+        request(r#"{"path":"/","bearer_from_env":"SECRET","basic_auth":{"id":"a","secret_from_env":"SECRET"}}"#),
+        request(r#"{"path":"/","headers":{"Host":"a"}}"#),
+        request(r#"{"path":"/","headers":{"Authorization":"a"}}"#),
+        request(r#"{"path":"/","headers":{"a b":"a"}}"#),
+        request(r#"{"path":"/","headers":{"a":"a\nb"}}"#),
+        request(r#"{"path":"/","headers_from_env":{"content-Length":"SECRET"}}"#),
+        response(r#"{"token":"/a","xml":"a"}"#),
+        response(r#"{"token":"/a","expiry":{"seconds":"/b","time":"/c"}}"#),
+        response(r#"{"token":"/a","expiry":{}}"#),
+        response(r#"{"expiry":{"seconds":"/b"}}"#),
     ] {
         is_rejected(&serde_json::from_str(&text).unwrap(), "an object");
     }
@@ -180,11 +226,22 @@ fn what_is_wrong_in_an_object_as_a_whole_is_rejected_by_the_reader_and_the_schem
 #[test]
 fn a_text_of_the_wrong_form_is_rejected_by_the_reader_and_the_schema() {
     for (pointer, wrong) in [
+        ("/assertions/1/allowed_hosts/0", "*.example"),
+        ("/assertions/1/allowed_hosts/0", ".com"),
+        ("/assertions/4/authority", "a b/c"),
+        ("/assertions/4/authority", "vault.example:99999"),
+        ("/assertions/4/namespace", "a\nb"),
+        ("/assertions/7/request/path", "/a b"),
+        ("/assertions/7/request/path", "/a#b"),
+        ("/assertions/8/request/allowed_hosts/0", "https://a.example.com"),
+        ("/assertions/11/region", "eu.central"),
         ("/entra/authority", "http://login.microsoftonline.com"),
         ("/entra/authority", "login.microsoftonline.com"),
         ("/entra/authority", "https://login.microsoftonline.com/common"),
         ("/identities/0/name", "Payments"),
         ("/identities/0/tenant_id", "https://contoso.com"),
+        ("/identities/0/tenant_id", "contoso"),
+        ("/identities/0/resources/0", "https://vault.azure.net/.default"),
         ("/identities/0/client_id", "payments"),
         ("/identities/0/object_id", "aaaaaaaa00004000800000000000001"),
         ("/identities/0/resource_id", "/resourceGroups/g"),
@@ -198,10 +255,20 @@ fn a_text_of_the_wrong_form_is_rejected_by_the_reader_and_the_schema() {
         ("/destinations/1/hosts/0", "https://api.example.com"),
         ("/destinations/1/hosts/0", "api.*.com"),
         ("/destinations/1/hosts/0", "*"),
+        ("/destinations/1/hosts/0", "api.example.com:99999"),
+        ("/destinations/1/hosts/0", "api.example.com:65536"),
+        ("/destinations/1/hosts/0", "api.example.com."),
         ("/destinations/1/scope", "https://vault.azure.net"),
         ("/destinations/1/scope", "/.default"),
         ("/destinations/1/scope", "a/.default b/.default"),
+        ("/destinations/1/scope", "a\tb/.default"),
+        ("/destinations/1/scope", "a/.default/.default"),
         ("/destinations/1/header", ":path"),
+        ("/destinations/1/header", "host"),
+        ("/destinations/1/header", "User-Agent"),
+        ("/destinations/1/header", "X-Envoy-Peer-Metadata"),
+        ("/defaults/tls_clusters/0", "outbound|{port}||{host}"),
+        ("/defaults/tls_clusters/0", "outbound|80||{hosts}"),
         ("/managed_identity/imds/hosts/0", "localhost:80"),
         ("/managed_identity/imds/pass/0", "/healthz"),
         ("/managed_identity/imds/pass/0", "metadata/instance"),
@@ -209,10 +276,47 @@ fn a_text_of_the_wrong_form_is_rejected_by_the_reader_and_the_schema() {
         ("/status/path", "/status?full"),
         ("/limits/exchange", "10"),
         ("/limits/exchange", "ten seconds"),
+        ("/limits/exchange", "abc1sec"),
+        ("/limits/exchange", "1x"),
+        ("/limits/exchange", "1s1"),
     ] {
         let mut configuration = samples::sidecar();
         *configuration.pointer_mut(pointer).unwrap() = json!(wrong);
         is_rejected(&configuration, &format!("{pointer}: {wrong}"));
+    }
+}
+
+#[test]
+fn a_principal_with_white_space_is_rejected_by_the_reader_and_the_schema() {
+    for wrong in ["spiffe://a\tb", "spiffe://a b", "a"] {
+        let mut configuration = samples::gateway();
+        *configuration.pointer_mut("/identities/0/principals/0").unwrap() = json!(wrong);
+        is_rejected(&configuration, wrong);
+    }
+}
+
+#[test]
+fn a_duration_or_a_port_in_any_accepted_spelling_is_valid_for_the_schema() {
+    for (pointer, text) in [
+        ("/limits/wait", "90s"),
+        ("/limits/wait", " 1m30s"),
+        ("/limits/wait", "1 0 seconds\u{a0}5 hrs 2m 0.5s"),
+        ("/limits/wait", "1.5 s"),
+        ("/limits/wait", "2000000µs"),
+        ("/limits/wait", "0y 0M 0weeks 1d"),
+        ("/assertions/3/back_off", "0"),
+        ("/assertions/3/back_off", "0ms"),
+        ("/destinations/1/hosts/0", "api.example.com:0"),
+        ("/destinations/1/hosts/0", "api.example.com:000065535"),
+        ("/destinations/1/hosts/0", "_a..b-:60000"),
+        ("/defaults/tls_clusters/0", "a{b{host}c}{host}{"),
+    ] {
+        let mut configuration = samples::sidecar();
+        *configuration.pointer_mut(pointer).unwrap() = json!(text);
+        // The reader also has a range.
+        let accepted = read(&configuration).map(drop);
+        assert!(accepted.is_ok() || text.contains("hrs") || text.contains("1d"), "{text}: {accepted:?}");
+        assert_eq!(validate(&configuration), Ok(()), "{text}");
     }
 }
 

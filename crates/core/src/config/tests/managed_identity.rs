@@ -43,7 +43,7 @@ fn all_mistakes_in_managed_identity_and_status_are_reported_at_once() {
             "identities[0].resources: [] is not valid: write a list with at least one item",
             r#"identities[0].object_id: "x" is not a valid object id: write the managed identity's principal id, a GUID"#,
             r#"identities[0].resource_id: "/resourcegroups/g" is not a valid resource id: write that of the managed identity, which starts with /subscriptions/"#,
-            "managed_identity.health.hosts: is missing: list the host that the probe sends",
+            "managed_identity.health.hosts: is missing: write a list with the host that the probe sends",
             r#"managed_identity.action: "off" is not valid: write "answer" or "report" or "refuse""#,
             r#"managed_identity.imds.pass[0]: "/metadata/identity/info" would expose the node's own identity: paths below /metadata/identity are never forwarded"#,
             r#"managed_identity.imds.pass[1]: "/metadata/../x" is not a valid metadata path: write one below /metadata, /latest or /computeMetadata, without a query, such as "/metadata/instance""#,

@@ -5,6 +5,7 @@ mod azure_service;
 mod destinations;
 mod identities;
 mod managed_identity;
+mod settings;
 mod variants;
 
 use super::*;

@@ -9,9 +9,9 @@ fields! {
     /// A source.
     pub(super) ExampleFields {
         /// the name
-        name: Text, required();
+        name: Text, required("its name");
         /// the kind: `file` or `http`
-        source: Choice<ExampleKind>, required();
+        source: Choice<ExampleKind>, required("a kind");
         ..ExampleKind;
     }
 }
@@ -22,12 +22,12 @@ variants! {
         /// A file.
         "file" => File: FileFields {
             /// the cluster of the file
-            cluster: Text, required();
+            cluster: Text, required("its cluster");
         }
         /// A server.
         "http" => Http: HttpFields {
             /// the cluster of the server
-            cluster: Text, required();
+            cluster: Text, required("its cluster");
             /// how often it is asked
             attempts: Count<9>, default(1);
         }
@@ -41,7 +41,7 @@ fn example(text: &str) -> Result<String, Vec<String>> {
     let object = Object::<ExampleFields>::read(root, &mut mistakes);
     let read = object.and_then(|object| {
         let name = object.name().read(&mut mistakes)?;
-        Some(match object.source().required("a kind", &mut mistakes)? {
+        Some(match object.source().read(&mut mistakes)? {
             ExampleKind::File => {
                 let file = object.part::<FileFields>();
                 format!("{name}: {}", file.cluster().read(&mut mistakes)?)
