@@ -135,14 +135,14 @@ fn row(key: &Key) -> [String; 6] {
 fn next_step(key: &Key, problem: &Problem) -> String {
     let Problem { code, class, detail, remedy, aadsts, age_s, failures, next_try_in_s } = problem;
     let aadsts = aadsts.as_ref().map(|code| format!(" {}", clean(code))).unwrap_or_default();
+    let next_try = if *next_try_in_s > 0 { format!("in {}", length(*next_try_in_s)) } else { "due".to_owned() };
     format!(
-        "{} {}: {}{aadsts}, {}, {failures} in a row, last {} ago, next attempt in {}\n  cause   {}\n  remedy  {}",
+        "{} {}: {}{aadsts}, {}, {failures} in a row, last {} ago, next attempt {next_try}\n  cause   {}\n  remedy  {}",
         clean(&key.identity),
         clean(&key.scope),
         clean(code),
         clean(class),
         length(*age_s),
-        length(*next_try_in_s),
         clean(detail),
         clean(remedy),
     )
@@ -175,6 +175,8 @@ mod tests {
             assert!(table.contains(part), "{part}\n{table}");
         }
         assert!(!table.contains('\u{1b}'), "{table}");
+        let after = Status::read(&PAGE.replace("\"next_try_in_s\": 55", "\"next_try_in_s\": 0")).unwrap().table();
+        assert!(after.contains("last 5s ago, next attempt due\n"), "{after}");
     }
 
     #[test]

@@ -76,13 +76,17 @@ fn the_page_for_a_browser_shows_what_the_json_shows() {
     );
     assert!(page.contains("<strong>Remedy:</strong> ") && page.contains("Tokens: 1, with a problem: 1."), "{page}");
     assert!(page.contains("Requests that wait in this worker: 3. Other workers that wait: 0."), "{page}");
+    assert!(page.contains(", next attempt in ") && !page.contains("next attempt due"), "{page}");
+    process.advance(Duration::from_secs(600));
+    let page = html_of(&process, 0);
+    assert!(page.contains(", next attempt due<p>") && page.contains("last 10m 0s ago"), "{page}");
 }
 
 #[test]
 fn a_text_from_entra_or_a_caller_cannot_add_markup_to_the_page() {
-    const HOSTILE: &str = r#"<script>alert("1")</script><img src=x onerror='a'>&lt;b&gt;{}"#;
+    const HOSTILE: &str = r#"<script>alert("1")</script><img src=x onerror='a'>&lt;b&gt;{}$"#;
     const ESCAPED: &str =
-        "&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;&lt;img src=x onerror=&#39;a&#39;&gt;&amp;lt;b&amp;gt;{}";
+        "&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;&lt;img src=x onerror=&#39;a&#39;&gt;&amp;lt;b&amp;gt;{}$";
     let mut process = Process::new();
     let refused =
         || answer(400, &json!({"error": "invalid_request", "error_description": format!("AADSTS90002: {HOSTILE}")}));
