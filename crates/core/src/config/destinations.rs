@@ -2,12 +2,13 @@
 
 use super::azure_service::{self, AzureService, ServiceFields};
 use super::fields::fields;
-use super::object::Field;
+use super::object::{Field, Object};
 use super::reader::Mistakes;
+use super::settings::is_token;
 use super::shapes::{HOST, List, PORT, Text};
 use super::shared_suffixes;
-use super::treatment::{Treatment, TreatmentFields, is_token};
-use super::{Destination, Identity, ManagedIdentity};
+use super::treatment::{Treatment, TreatmentFields};
+use super::types::{Destination, Identity, ManagedIdentity};
 use crate::authority::Cloud;
 use crate::azure;
 use crate::fast_map::FastMap;
@@ -48,6 +49,16 @@ fields! {
 /// A condition on requests, which only one destination may have: a host with its port, a path prefix, a method.
 type Match = (HostPattern, String, Option<String>);
 
+/// What the destinations are read with.
+struct Context<'c> {
+    /// The treatment of a destination that sets none of its fields: `defaults`.
+    usual: Treatment,
+    identities: &'c [Identity],
+    cloud: Option<Cloud>,
+    managed_identity: Option<&'c ManagedIdentity>,
+}
+
+/// Reads both sections. An entry with several scopes gives several destinations.
 pub(super) fn read(
     defaults: &Field<'_, '_, TreatmentFields>,
     section: &Field<'_, '_, List<DestinationFields>>,
@@ -60,65 +71,86 @@ pub(super) fn read(
     if let Some(object) = defaults.read(mistakes) {
         usual.set(&object, identities, mistakes);
     }
+    let context = Context { usual, identities, cloud, managed_identity };
     let mut taken: FastMap<Match, usize> = FastMap::default();
     let mut destinations: Vec<Destination> = Vec::new();
     for (index, item) in section.read(mistakes).unwrap_or_default().iter().enumerate() {
         let Some(object) = item.read(mistakes) else { continue };
-        let service = ServiceFields {
-            service: object.azure_service(),
-            names: object.names(),
-            hosts: object.hosts(),
-            scope: object.part::<TreatmentFields>().scope(),
-        };
-        let azure = azure_service::read(&service, cloud, mistakes);
-        let hosts = match &azure {
-            Some(azure) => azure.hosts(),
-            None => read_hosts(&object.hosts(), managed_identity, mistakes),
-        };
-        let methods = read_methods(&object.methods(), mistakes);
-        let path_prefixes = read_prefixes(&object.path_prefixes(), mistakes);
-        for (path, host) in &hosts {
-            for prefix in &path_prefixes {
-                for method in &methods {
-                    let condition = (host.clone(), prefix.clone(), method.clone());
-                    if let Some(other) = taken.insert(condition, index) {
-                        mistakes.add(path, duplicate_match(host, prefix, method.as_deref(), other));
-                    }
+        read_destination(index, &object, &context, &mut taken, &mut destinations, mistakes);
+    }
+    destinations
+}
+
+/// Reads an entry, and adds its destinations. `taken` has the conditions of the entries before it.
+fn read_destination(
+    index: usize,
+    object: &Object<'_, '_, DestinationFields>,
+    context: &Context<'_>,
+    taken: &mut FastMap<Match, usize>,
+    destinations: &mut Vec<Destination>,
+    mistakes: &mut Mistakes,
+) {
+    let service = ServiceFields {
+        service: object.azure_service(),
+        names: object.names(),
+        hosts: object.hosts(),
+        scope: object.part::<TreatmentFields>().scope(),
+    };
+    let azure = azure_service::read(&service, context.cloud, mistakes);
+    let hosts = match &azure {
+        Some(azure) => azure.hosts(),
+        None => read_hosts(&object.hosts(), context.managed_identity, mistakes),
+    };
+    let methods = read_methods(&object.methods(), mistakes);
+    let path_prefixes = read_prefixes(&object.path_prefixes(), mistakes);
+    take(index, &hosts, &path_prefixes, &methods, taken, mistakes);
+    let mut treatment = context.usual.clone();
+    treatment.set(&object.part(), context.identities, mistakes);
+    if let Some(azure) = &azure {
+        treatment.apply_service(azure);
+    }
+    check_wildcards(&hosts, &treatment, mistakes);
+    let first_host = || hosts.first().map(|(_, host)| host.name()).unwrap_or_default();
+    let label = object.name().read(mistakes).map_or_else(first_host, str::to_owned);
+    let override_headers_allowed = treatment.settings.override_headers_allowed;
+    let action = treatment.action(&object.part(), context.identities, mistakes);
+    let groups = match azure.map(AzureService::by_scope) {
+        Some(groups) => groups.into_iter().map(|(scope, hosts)| (action.clone().with_scope(scope), hosts)).collect(),
+        None => vec![(action, hosts.into_iter().map(|(_, host)| host).collect())],
+    };
+    for (action, hosts) in groups {
+        let (label, methods, path_prefixes) = (label.clone(), methods.clone(), path_prefixes.clone());
+        destinations.push(Destination {
+            index,
+            label,
+            hosts,
+            methods,
+            path_prefixes,
+            override_headers_allowed,
+            action,
+        });
+    }
+}
+
+/// Adds the conditions of an entry to those before it. One that another entry has is a mistake.
+fn take(
+    index: usize,
+    hosts: &[(String, HostPattern)],
+    path_prefixes: &[String],
+    methods: &[Option<String>],
+    taken: &mut FastMap<Match, usize>,
+    mistakes: &mut Mistakes,
+) {
+    for (path, host) in hosts {
+        for prefix in path_prefixes {
+            for method in methods {
+                let condition = (host.clone(), prefix.clone(), method.clone());
+                if let Some(other) = taken.insert(condition, index) {
+                    mistakes.add(path, duplicate_match(host, prefix, method.as_deref(), other));
                 }
             }
         }
-        let mut treatment = usual.clone();
-        treatment.set(&object.part(), identities, mistakes);
-        if let Some(azure) = &azure {
-            treatment.apply_service(azure);
-        }
-        check_wildcards(&hosts, &treatment, mistakes);
-        let label = object
-            .name()
-            .read(mistakes)
-            .map_or_else(|| hosts.first().map(|(_, host)| host.name()).unwrap_or_default(), str::to_owned);
-        let override_headers_allowed = treatment.settings.override_headers_allowed;
-        let action = treatment.action(&object.part(), identities, mistakes);
-        let groups = match azure.map(AzureService::by_scope) {
-            Some(groups) => {
-                groups.into_iter().map(|(scope, hosts)| (action.clone().with_scope(scope), hosts)).collect()
-            }
-            None => vec![(action, hosts.into_iter().map(|(_, host)| host).collect())],
-        };
-        for (action, hosts) in groups {
-            let (label, methods, path_prefixes) = (label.clone(), methods.clone(), path_prefixes.clone());
-            destinations.push(Destination {
-                index,
-                label,
-                hosts,
-                methods,
-                path_prefixes,
-                override_headers_allowed,
-                action,
-            });
-        }
     }
-    destinations
 }
 
 /// Rejects a wildcard over a suffix under which anyone can register a host: any of its owners would receive the token. A

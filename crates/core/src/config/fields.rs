@@ -7,7 +7,7 @@
 //! - **A new field:** add it to the declaration of its object, and read it where it is used: `object.member().read(mistakes)`. A
 //!   declared field that is never read is a compiler warning.
 //! - **A new setting of destinations,** with which `defaults` and each destination can change how requests are handled: add it to
-//!   `Settings` in `treatment.rs`. [`settings!`] also declares a member of the struct with its default, and reads it.
+//!   `Settings` in `settings.rs`. [`settings!`] also declares a member of the struct with its default, and reads it.
 //! - **A new kind of an object,** such as another `source` of assertions: add it with its own fields to the [`variants!`] of the
 //!   object. The `match` that builds the result from the kind no longer compiles until it handles the new kind.
 //! - **A new shape of values:** implement [`Shape`](super::object::Shape), which says how a value is read and what its schema is.

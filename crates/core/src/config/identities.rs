@@ -3,11 +3,11 @@
 use super::assertions::{Assertions, PROJECTED_TOKEN};
 use super::entra::Entra;
 use super::fields::fields;
-use super::object::Field;
+use super::object::{Field, Object};
 use super::reader::Mistakes;
 use super::shapes::{List, Text, Time};
+use super::types::{Client, Identity};
 use super::variables::{combined, read_variable};
-use super::{Client, Identity};
 use crate::assertion::Source;
 use crate::host::Host;
 use crate::problem::{Code, Problem};
@@ -94,34 +94,7 @@ pub(super) fn read(
     for (index, item) in items.iter().enumerate() {
         let Some(object) = item.read(mistakes) else { continue };
         let name = read_name(&object.name(), items.len() == 1, &identities, mistakes);
-        let tenant_id = read_checked(&object.tenant_id(), check_tenant, mistakes);
-        let client_id = read_checked(&object.client_id(), check_client, mistakes);
-        let assertion = object.assertion();
-        let source = match assertion.read(mistakes) {
-            None => None,
-            Some(wanted) => {
-                let found = assertions.iter().find(|(name, _)| name == wanted);
-                if found.is_none() {
-                    let all: Vec<&str> = assertions.iter().map(|(name, _)| name.as_str()).collect();
-                    assertion
-                        .mistake(format!("{wanted:?} is not a known assertion: write {}", all.join(" or ")), mistakes);
-                }
-                found.map(|(_, source)| source.clone())
-            }
-        };
-        let discard_before = object.discard_tokens_before().read(mistakes);
-        let client = client(entra, tenant_id, client_id, source.or_else(|| projected(assertions)), variable)
-            .map(|client| Client { discard_before, ..client });
-        let texts = object.resources().texts(mistakes);
-        identities.push(Identity {
-            index,
-            name: name.to_owned(),
-            allowed_callers: read_principals(&object.principals(), mistakes),
-            object_id: read_checked(&object.object_id(), check_object, mistakes).map(str::to_owned),
-            resource_id: read_checked(&object.resource_id(), check_resource_id, mistakes).map(str::to_owned),
-            resources: texts.map(|texts| read_resources(texts, mistakes)),
-            client,
-        });
+        identities.push(read_identity(index, name, &object, entra, assertions, variable, mistakes));
     }
     if identities.iter().any(|identity| !identity.allowed_callers.is_empty()) {
         for identity in identities.iter().filter(|identity| identity.allowed_callers.is_empty()) {
@@ -143,6 +116,49 @@ pub(super) fn read(
         });
     }
     identities
+}
+
+/// Reads an entry, whose name is known.
+fn read_identity(
+    index: usize,
+    name: &str,
+    object: &Object<'_, '_, IdentityFields>,
+    entra: &Entra,
+    assertions: &Assertions,
+    variable: &dyn Fn(&str) -> Option<String>,
+    mistakes: &mut Mistakes,
+) -> Identity {
+    let (tenant_id, client_id) = (object.tenant_id(), object.client_id());
+    let tenant_id = read_checked(&tenant_id, check_tenant, mistakes);
+    let client_id = read_checked(&client_id, check_client, mistakes);
+    let source = read_source(&object.assertion(), assertions, mistakes);
+    let discard_before = object.discard_tokens_before().read(mistakes);
+    let client = client(entra, tenant_id, client_id, source, variable);
+    let texts = object.resources().texts(mistakes);
+    Identity {
+        index,
+        name: name.to_owned(),
+        allowed_callers: read_principals(&object.principals(), mistakes),
+        object_id: read_checked(&object.object_id(), check_object, mistakes).map(str::to_owned),
+        resource_id: read_checked(&object.resource_id(), check_resource_id, mistakes).map(str::to_owned),
+        resources: texts.map(|texts| read_resources(texts, mistakes)),
+        client: client.map(|client| Client { discard_before, ..client }),
+    }
+}
+
+/// Reads the name of an assertion; returns its source, or the one that is created implicitly.
+fn read_source(
+    field: &Field<'_, '_, Text>,
+    assertions: &Assertions,
+    mistakes: &mut Mistakes,
+) -> Option<Result<Source, Problem>> {
+    let Some(wanted) = field.read(mistakes) else { return projected(assertions) };
+    let found = assertions.iter().find(|(name, _)| name == wanted);
+    if found.is_none() {
+        let all: Vec<&str> = assertions.iter().map(|(name, _)| name.as_str()).collect();
+        field.mistake(format!("{wanted:?} is not a known assertion: write {}", all.join(" or ")), mistakes);
+    }
+    found.map(|(_, source)| source.clone()).or_else(|| projected(assertions))
 }
 
 /// Reads the name of an identity. Returns an empty name if it is missing, which is reported.

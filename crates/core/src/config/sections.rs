@@ -1,21 +1,22 @@
 //! Reads the sections of a configuration into a [`Config`].
 
-use super::Fingerprint;
 use super::assertions::AssertionFields;
 use super::destinations::DestinationFields;
 use super::entra::EntraFields;
-use super::fields::{fields, settings};
+use super::fields::fields;
+use super::fingerprint::Fingerprint;
 use super::identities::IdentityFields;
+use super::log::{Log, LogFields};
 use super::managed_identity::ManagedIdentityFields;
 use super::object::{Field, Object};
 use super::reader::{Mistakes, Value};
-use super::shapes::{Choice, Count, Hosts, Length, List, Switch, Text, Words};
-use super::treatment::{TOKEN, TreatmentFields, is_token};
+use super::settings::{TOKEN, is_token};
+use super::shapes::{Count, Hosts, Length, List, Text};
+use super::treatment::TreatmentFields;
+use super::types::{Config, Destination, Identity, ManagedIdentity, Status, TokenOwner};
 use super::warnings::{self, owner};
-use super::{Config, Destination, Identity, ManagedIdentity, Status, TokenOwner};
 use super::{assertions, destinations, entra, identities, managed_identity};
 use crate::broker::Limits;
-use crate::event::Level;
 use crate::fast_map::FastMap;
 
 /// The hosts and the path of the status page if `status` does not set them.
@@ -77,29 +78,6 @@ fields! {
         /// how many requests may wait in one worker, for tokens and connections together, from 1 to 1000000
         waiting: Count<1_000_000>, default(Limits::default().waiting);
     }
-}
-
-settings! {
-    /// The settings of the log: the minimum level of each kind of line. `None` disables the lines.
-    #[derive(Copy, PartialEq, Eq)]
-    pub struct Log of LogFields {
-        /// level of the log line of each exchange: `info`, `warn` or `never`. Istio's default log level hides `info` lines
-        exchanges: Option<Level> = Some(Level::Info), Choice<LineLevel>;
-        /// level of a log line for each request that concerns the filter: `info`, `warn` or `never`
-        requests: Option<Level> = None, Choice<LineLevel>;
-        /// `true` sets the filter state `wasm.entra_exchange` for access logs on every request that concerns the filter, not only on
-        /// rejected ones
-        access: bool = false, Switch;
-    }
-}
-
-/// The level of a kind of log line.
-pub(super) enum LineLevel {}
-
-impl Words for LineLevel {
-    type Value = Option<Level>;
-    const WORDS: &'static [(&'static str, Option<Level>)] =
-        &[("info", Some(Level::Info)), ("warn", Some(Level::Warn)), ("never", None)];
 }
 
 /// Reads all sections. The result is only valid if no mistakes were added.

@@ -1,6 +1,6 @@
 //! What a configuration says, for commands and tools that show it.
 
-use super::{Config, Destination, DestinationAction, Identity, TokenOwner};
+use super::types::{Config, Destination, DestinationAction, Identity, TokenOwner};
 use crate::config_path::ConfigPath;
 use crate::entra::TokenSpec;
 use crate::problem::Problem;

@@ -1,6 +1,6 @@
 //! Warnings about settings that are valid but probably not intended.
 
-use super::{Destination, DestinationAction, Identity, ManagedIdentity, TokenOwner};
+use super::types::{Destination, DestinationAction, Identity, ManagedIdentity, TokenOwner};
 use crate::azure;
 use crate::broker::Limits;
 use crate::host::HostPattern;

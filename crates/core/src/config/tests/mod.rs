@@ -9,6 +9,8 @@ mod settings;
 mod variants;
 
 use super::*;
+use crate::azure::HeaderForm;
+use crate::broker::UnlistedLimits;
 use crate::event::Level;
 
 const TENANT: &str = "11111111-1111-4111-8111-111111111111";
