@@ -337,6 +337,6 @@ fn a_source_whose_cluster_cannot_be_made_is_refused_with_the_reason() {
     );
     assert!(refusal(r#""source": "github_actions""#, &[("own", "x.example")]).contains("allowed_hosts"));
     assert!(refusal(r#""source": "spiffe_workload_api""#, &[("own", "x.example")]).contains("leads to a socket"));
-    assert!(refusal(r#""source": "aws_sts", "region": "a b""#, &[]).contains("not a valid region"));
+    assert!(refusal(r#""source": "aws_sts", "region": "a b""#, &[]).contains("mistake"));
     assert!(refusal(r#""source": "file""#, &[]).contains("and not by \"own\""));
 }
