@@ -243,13 +243,27 @@ impl Declarations {
         keywords
     }
 
-    /// The rows of the table of fields: name, default, meaning. A field of a kind names it.
+    /// The rows of the table of fields: name, default, meaning. A field that not all kinds have names its kinds; those of several kinds are
+    /// first.
     pub(super) fn rows(&self, prefix: &str) -> Vec<[String; 3]> {
         let mut rows: Vec<[String; 3]> = self.fields.iter().flat_map(|field| field.rows(prefix)).collect();
-        for (word, kind) in self.kinds.iter().flat_map(|(_, kinds)| kinds) {
-            let named = |[name, default, meaning]: [String; 3]| [name, default, format!("`{word}`: {meaning}")];
-            rows.extend(kind.rows(prefix).into_iter().map(named));
+        let kinds = self.kinds.as_ref().map(|(_, kinds)| kinds.as_slice()).unwrap_or_default();
+        let mut of_kinds: Vec<([String; 3], Vec<&str>)> = Vec::new();
+        for (row, word) in
+            kinds.iter().flat_map(|(word, kind)| kind.rows(prefix).into_iter().map(move |row| (row, *word)))
+        {
+            match of_kinds.iter_mut().find(|(other, _)| *other == row) {
+                Some((_, words)) => words.push(word),
+                None => of_kinds.push((row, vec![word])),
+            }
         }
+        of_kinds.sort_by_key(|(_, words)| words.len() == 1);
+        let all: Vec<&str> = kinds.iter().map(|(word, _)| *word).collect();
+        rows.extend(
+            of_kinds.into_iter().map(|([name, default, meaning], words)| {
+                [name, default, [named_kinds(&all, &words), meaning].concat()]
+            }),
+        );
         rows
     }
 
@@ -257,6 +271,19 @@ impl Declarations {
     pub(super) fn rows_of(&self, name: &str, prefix: &str) -> Option<Vec<[String; 3]>> {
         let field = self.fields.iter().find(|field| field.name == name)?;
         Some(field.schema.fields.as_ref().map_or_else(|| field.rows(""), |own| own.rows(prefix)))
+    }
+}
+
+/// The beginning of the meaning of a field that only these kinds have.
+fn named_kinds(all: &[&str], having: &[&str]) -> String {
+    let list =
+        |words: &mut dyn Iterator<Item = &&str>| words.map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ");
+    match all.len().saturating_sub(having.len()) {
+        0 => String::new(),
+        others if others < having.len() => {
+            format!("all but {}: ", list(&mut all.iter().filter(|word| !having.contains(word))))
+        }
+        _ => format!("{}: ", list(&mut having.iter())),
     }
 }
 

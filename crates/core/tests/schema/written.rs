@@ -51,6 +51,19 @@ fn the_tables_of_the_page_are_written_from_the_declarations() {
 }
 
 #[test]
+fn a_field_that_several_kinds_have_with_the_same_meaning_is_one_row() {
+    let table = config::field_table(&["assertions"]).unwrap();
+    let rows: Vec<&str> = table.lines().collect();
+    let of = |name: &str| rows.iter().filter(|row| row.starts_with(&format!("| `{name}` |"))).count();
+    assert_eq!([of("attempts"), of("back_off"), of("expect.iss")], [1, 1, 1], "{table}");
+    assert!(
+        table.contains("| `attempts` | that of the source, see [sources.md](sources.md) | all but `file`: "),
+        "{table}"
+    );
+    assert!(rows.len() < 60, "{}", rows.len());
+}
+
+#[test]
 fn every_section_has_a_table_and_a_row_in_the_list_of_sections() {
     let page = fs::read_to_string(root().join(PAGE)).unwrap();
     let overview = page.split("| section | purpose |").nth(1).unwrap().split("\n\n").next().unwrap();
