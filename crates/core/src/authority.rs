@@ -12,7 +12,8 @@ struct Known {
 }
 
 /// Microsoft's token endpoint hosts and their aliases (learn.microsoft.com, "National clouds" and "Sovereign clouds": Microsoft Entra
-/// authentication endpoints), with the audiences of "Configure an application to trust a managed identity" and of Microsoft.Identity.Web.
+/// authentication endpoints), with the audiences of "Configure an application to trust a managed identity" and of the Azure SDK
+/// (github.com/Azure/azure-sdk-for-js, sdk/identity/identity/src/credentials/gitHubActionsCredential.ts).
 const KNOWN: &[Known] = &[
     known("login.microsoftonline.com", Some(Cloud::Public), Authority::PUBLIC_AUDIENCE),
     known("login.microsoft.com", Some(Cloud::Public), Authority::PUBLIC_AUDIENCE),
@@ -22,9 +23,9 @@ const KNOWN: &[Known] = &[
     known("login.usgovcloudapi.net", Some(Cloud::UsGovernment), "api://AzureADTokenExchangeUSGov"),
     known("login.partner.microsoftonline.cn", Some(Cloud::China), "api://AzureADTokenExchangeChina"),
     known("login.chinacloudapi.cn", Some(Cloud::China), "api://AzureADTokenExchangeChina"),
-    known("login.sovcloud-identity.fr", None, "api://AzureADTokenExchangeFrance"),
-    known("login.sovcloud-identity.de", None, "api://AzureADTokenExchangeGermany"),
-    known("login.sovcloud-identity.sg", None, Authority::PUBLIC_AUDIENCE),
+    known("login.sovcloud-identity.fr", Some(Cloud::Bleu), "api://AzureADTokenExchangeFrance"),
+    known("login.sovcloud-identity.de", Some(Cloud::Delos), "api://AzureADTokenExchangeGermany"),
+    known("login.sovcloud-identity.sg", None, "api://AzureADTokenExchangeGovSG"),
 ];
 
 const fn known(host: &'static str, cloud: Option<Cloud>, audience: &'static str) -> Known {
@@ -40,11 +41,15 @@ pub enum Cloud {
     UsGovernment,
     /// Azure operated by 21Vianet.
     China,
+    /// Azure operated by Bleu, in France.
+    Bleu,
+    /// Azure operated by Delos, in Germany.
+    Delos,
 }
 
 impl Cloud {
     /// All clouds.
-    pub const ALL: [Self; 3] = [Self::Public, Self::UsGovernment, Self::China];
+    pub const ALL: [Self; 5] = [Self::Public, Self::UsGovernment, Self::China, Self::Bleu, Self::Delos];
 
     /// The cloud's id in `data/azure-services.tsv`.
     pub const fn as_str(self) -> &'static str {
@@ -52,6 +57,8 @@ impl Cloud {
             Self::Public => "public",
             Self::UsGovernment => "us_government",
             Self::China => "china",
+            Self::Bleu => "bleu",
+            Self::Delos => "delos",
         }
     }
 }
@@ -62,6 +69,8 @@ impl fmt::Display for Cloud {
             Self::Public => "the public cloud",
             Self::UsGovernment => "the US Government cloud",
             Self::China => "the cloud in China",
+            Self::Bleu => "Bleu's cloud in France",
+            Self::Delos => "Delos' cloud in Germany",
         })
     }
 }
@@ -111,7 +120,7 @@ impl Authority {
     pub(crate) const PUBLIC_AUDIENCE: &str = "api://AzureADTokenExchange";
 
     /// The audience of federated credentials in the authority's cloud. That of the public cloud if the cloud is not known.
-    pub(crate) fn audience(&self) -> &'static str {
+    pub fn audience(&self) -> &'static str {
         find(&self.host).map_or(Self::PUBLIC_AUDIENCE, |known| known.audience)
     }
 
@@ -202,7 +211,9 @@ mod tests {
         assert_eq!(Authority::public().cloud(), Some(Cloud::Public));
         assert_eq!(cloud("https://login.microsoftonline.us/"), Some(Cloud::UsGovernment));
         assert_eq!(cloud("https://login.partner.microsoftonline.cn"), Some(Cloud::China));
-        assert_eq!(cloud("https://login.sovcloud-identity.fr"), None);
+        assert_eq!(cloud("https://login.sovcloud-identity.fr"), Some(Cloud::Bleu));
+        assert_eq!(cloud("https://login.sovcloud-identity.de"), Some(Cloud::Delos));
+        assert_eq!(cloud("https://login.sovcloud-identity.sg"), None);
     }
 
     #[test]

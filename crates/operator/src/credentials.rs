@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use entra_exchange_core::authority::{Authority, Cloud};
+use entra_exchange_core::authority::Authority;
 use serde::Serialize;
 use serde_json::json;
 
@@ -285,14 +285,9 @@ fn tokens(
     Ok(Tokens { issuer, subjects, audience })
 }
 
-/// The audience for the authority's cloud (learn.microsoft.com, "Workload identity federation": audiences of the clouds).
+/// The audience for the authority's cloud.
 fn audience(authority: Option<String>) -> &'static str {
-    let cloud = authority.and_then(|text| Authority::parse(&text, true).ok()).and_then(|authority| authority.cloud());
-    match cloud {
-        Some(Cloud::UsGovernment) => "api://AzureADTokenExchangeUSGov",
-        Some(Cloud::China) => "api://AzureADTokenExchangeChina",
-        Some(Cloud::Public) | None => "api://AzureADTokenExchange",
-    }
+    authority.and_then(|text| Authority::parse(&text, true).ok()).unwrap_or_else(Authority::public).audience()
 }
 
 /// A name from a subject: letters, digits and hyphens, 3 to 120 characters. For a service account its namespace and name.
@@ -473,8 +468,13 @@ destinations: [ { hosts: [x.example], action: pass } ]\n";
 
     #[test]
     fn the_audience_is_that_of_the_cloud() {
-        let text = format!("entra: {{ authority: \"https://login.microsoftonline.us\" }}\n{TWO}");
-        assert_eq!(credentials(&source(&text), &workloads(1)).unwrap()[0].audience, "api://AzureADTokenExchangeUSGov");
+        for (authority, audience) in [
+            ("login.microsoftonline.us", "api://AzureADTokenExchangeUSGov"),
+            ("login.sovcloud-identity.fr", "api://AzureADTokenExchangeFrance"),
+        ] {
+            let text = format!("entra: {{ authority: \"https://{authority}\" }}\n{TWO}");
+            assert_eq!(credentials(&source(&text), &workloads(1)).unwrap()[0].audience, audience);
+        }
     }
 
     #[test]

@@ -191,8 +191,7 @@ impl fmt::Display for AzureMistake {
                 write!(formatter, "is not listed for {cloud}, which the authority belongs to: use hosts and scope instead")
             }
             Self::NotInCloud(None) => formatter.write_str(
-                "is listed for the public cloud, the US Government cloud and the cloud in China only, and the authority belongs \
-                 to none of them: use hosts and scope instead",
+                "is listed for some of Azure's clouds, and the authority belongs to none of them: use hosts and scope instead",
             ),
             Self::TakesNoNames(host) => write!(formatter, "has the same host for all customers, {host}: remove names"),
             Self::NeedsNames(host) => {

@@ -37,7 +37,14 @@ fn describe(id: &str, cloud: Cloud, name: &str) -> String {
 fn every_line_of_the_table_is_well_formed_and_names_its_source_page() {
     let pages: BTreeMap<&str, &str> =
         WHOLE.lines().filter_map(|line| line.strip_prefix('@')?.split_once('\t')).collect();
-    let publishers = ["learn.microsoft.com/", "docs.azure.cn/", "github.com/Azure/", "github.com/databricks/"];
+    let publishers = [
+        "learn.microsoft.com/",
+        "docs.azure.cn/",
+        "github.com/Azure/",
+        "github.com/databricks/",
+        "github.com/dotnet/",
+        "github.com/projectkudu/",
+    ];
     assert!(pages.values().all(|page| publishers.iter().any(|publisher| page.starts_with(publisher))));
 
     let mut used: BTreeSet<&str> = BTreeSet::new();
@@ -132,7 +139,7 @@ fn no_row_accepts_a_name_that_leads_to_another_host() {
 
 #[test]
 fn a_resource_name_gives_the_host_in_the_cloud_of_the_authority() {
-    use Cloud::{China, Public, UsGovernment};
+    use Cloud::{Bleu, China, Delos, Public, UsGovernment};
     for (id, cloud, name, expected) in [
         ("key_vault", Public, "payments-kv", "payments-kv.vault.azure.net https://vault.azure.net/.default"),
         ("key_vault", Public, "Payments-KV", "payments-kv.vault.azure.net https://vault.azure.net/.default"),
@@ -143,6 +150,14 @@ fn a_resource_name_gives_the_host_in_the_cloud_of_the_authority() {
             "agency-kv.vault.usgovcloudapi.net https://vault.usgovcloudapi.net/.default",
         ),
         ("key_vault", China, "kv1", "kv1.vault.azure.cn https://vault.azure.cn/.default"),
+        ("key_vault", Bleu, "kv1", "kv1.vault.sovcloud-api.fr https://vault.sovcloud-api.fr/.default"),
+        ("key_vault", Delos, "kv1", "kv1.vault.sovcloud-api.de https://vault.sovcloud-api.de/.default"),
+        (
+            "blob_storage",
+            Bleu,
+            "kv1",
+            "is not listed for Bleu's cloud in France, which the authority belongs to: use hosts and scope instead",
+        ),
         (
             "blob_storage",
             Public,

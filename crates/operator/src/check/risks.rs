@@ -94,9 +94,17 @@ const MANAGEMENT: &[&str] = &[
     "management.core.windows.net",
     "management.usgovcloudapi.net",
     "management.chinacloudapi.cn",
+    "management.sovcloud-api.fr",
+    "management.sovcloud-api.de",
 ];
-const GRAPH: &[&str] =
-    &["graph.microsoft.com", "graph.microsoft.us", "dod-graph.microsoft.us", "microsoftgraph.chinacloudapi.cn"];
+const GRAPH: &[&str] = &[
+    "graph.microsoft.com",
+    "graph.microsoft.us",
+    "dod-graph.microsoft.us",
+    "microsoftgraph.chinacloudapi.cn",
+    "graph.svc.sovcloud.fr",
+    "graph.svc.sovcloud.de",
+];
 
 fn check_scopes(configuration: &Configuration<'_>, findings: &mut Findings) {
     for (index, destination) in configuration.destinations() {

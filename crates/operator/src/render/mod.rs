@@ -52,6 +52,7 @@ struct Wanted {
     tree: std::rc::Rc<Node>,
     authority: String,
     cloud: Option<Cloud>,
+    audience: &'static str,
     sources: Sources,
 }
 
@@ -93,6 +94,7 @@ impl Wanted {
             text,
             tree: std::rc::Rc::clone(tree),
             cloud: authority.cloud(),
+            audience: authority.audience(),
             authority: authority.host().to_owned(),
             sources: token_sources,
         })
@@ -123,11 +125,6 @@ impl Wanted {
             let list = section.and_then(|section| section.at(path)).into_iter().flat_map(Node::items);
             list.filter_map(Node::text).map(settings::yaml).collect()
         };
-        let audience = match self.cloud {
-            Some(Cloud::UsGovernment) => "api://AzureADTokenExchangeUSGov",
-            Some(Cloud::China) => "api://AzureADTokenExchangeChina",
-            Some(Cloud::Public) | None => "api://AzureADTokenExchange",
-        };
         let (mesh_context, proxy) =
             if target == Target::EgressGateway { ("GATEWAY", "gateway") } else { ("SIDECAR_OUTBOUND", "sidecar") };
         let part = |template: &'static str, source: Option<&Cluster>| {
@@ -153,7 +150,7 @@ impl Wanted {
             digest => settings.digest,
             digest_hex => settings.digest.strip_prefix("sha256:"),
             authority => self.authority,
-            audience => audience,
+            audience => self.audience,
             tenant_id => settings.tenant_id,
             client_id => settings.client_id,
             principals => settings.principals.iter().map(|one| settings::yaml(one)).collect::<Vec<_>>(),

@@ -130,7 +130,7 @@ fn a_mistake_in_an_azure_service_names_its_field() {
     ] {
         assert_eq!(mistakes_in(destination), expected, "{destination}");
     }
-    let sovereign = r#"{"entra":{"authority":"https://login.sovcloud-identity.fr"},"destinations":[{"azure_service":"key_vault","names":["kv1"]}]}"#;
+    let sovereign = r#"{"entra":{"authority":"https://login.sovcloud-identity.sg"},"destinations":[{"azure_service":"key_vault","names":["kv1"]}]}"#;
     assert!(mistakes(sovereign)[0].contains("and the authority belongs to none of them"), "{:?}", mistakes(sovereign));
 }
 

@@ -77,6 +77,7 @@ fn the_audience_of_a_managed_identity_is_that_of_the_authoritys_cloud() {
         ("login.partner.microsoftonline.cn", "AzureADTokenExchangeChina"),
         ("login.sovcloud-identity.fr", "AzureADTokenExchangeFrance"),
         ("login.sovcloud-identity.de", "AzureADTokenExchangeGermany"),
+        ("login.sovcloud-identity.sg", "AzureADTokenExchangeGovSG"),
     ] {
         let text = json!({
             "entra": {"authority": format!("https://{authority}")},
