@@ -276,11 +276,15 @@ fn foreign_token(input: &mut Input<'_>) -> String {
 /// An answer that grants no token, although it has one.
 fn opaque_answer(input: &mut Input<'_>) -> String {
     let json = json!({"access_token": OPAQUE, "expires_in": 3600});
-    match input.below(5) {
+    match input.below(9) {
         0 => format!("{json}"),
         1 => format!(" {json}]"),
         2 => format!("[{json}]"),
         3 => format!("access_token={OPAQUE}&expires_in=3600"),
+        4 => json!({"message": json.to_string()}).to_string(),
+        5 => json!({"message": "denied", "inner": [json]}).to_string(),
+        6 => json.to_string().replace("access_token", "acces\\u0073_toke\\u006E"),
+        7 => format!("<html><title>access_token={OPAQUE}</title>"),
         _ => format!("\"{OPAQUE}\""),
     }
 }

@@ -12,7 +12,7 @@ use crate::authority;
 use crate::json::Json;
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
-use crate::untrusted::UntrustedText;
+use crate::untrusted::{self, UntrustedText};
 
 /// The maximum length of a federated token in bytes. The listener that serves the file allows the same length
 /// (`envoy/sidecar/envoy.yaml`).
@@ -197,14 +197,14 @@ fn decode(token: &str) -> Option<(Json, Json)> {
 fn check(header: &Json, claims: &Json, expected: &Expected, now: Timestamp) -> Result<(Claims, Lifetime), Problem> {
     expected.check_algorithm(header)?;
     if expected.is_input {
-        let claim = |name: &str| UntrustedText::new(claims.text(name).unwrap_or_default());
+        let claim = |name: &str| shown(claims.text(name).unwrap_or_default());
         let lifetime = check_times(claims, expected.made_on_demand, now)?;
-        let audience = UntrustedText::new(audience(claims).unwrap_or_default());
+        let audience = shown(audience(claims).unwrap_or_default());
         let claims = Claims { issuer: claim("iss"), subject: claim("sub"), audience };
         return expected.check(&claims).map(|()| (claims, lifetime));
     }
     let text = |claim: &str, name: &str, remedy: &str| match claims.text(claim) {
-        Some(text) if !text.is_empty() => Ok(UntrustedText::new(text)),
+        Some(text) if !text.is_empty() => Ok(shown(text)),
         _ => Err(invalid(format!("the federated token has no {name} ({claim})"), remedy)),
     };
     let issuer = text("iss", "issuer", "Configure the issuer to set iss to its URL (SPIRE: jwt_issuer).")?;
@@ -213,10 +213,15 @@ fn check(header: &Json, claims: &Json, expected: &Expected, now: Timestamp) -> R
         "subject",
         "Configure the issuer to set sub to the workload's name, the same as the subject of the federated credential.",
     )?;
-    let audience = UntrustedText::new(audience(claims)?);
+    let audience = shown(audience(claims)?);
     let lifetime = check_times(claims, expected.made_on_demand, now)?;
     let claims = Claims { issuer, subject, audience };
     expected.check(&claims).map(|()| (claims, lifetime))
+}
+
+/// The value of a claim, for messages. A hostile source could put a token into it that it was given by somebody else.
+fn shown(claim: &str) -> UntrustedText {
+    UntrustedText::new(if untrusted::holds_jwt(claim) { "(a token)" } else { claim })
 }
 
 impl Expected {
@@ -474,6 +479,19 @@ pub(crate) mod tests {
         assert!(shown.len() < 1500 && shown.contains("subject \"a event=forged xxx"), "{shown}");
         let long = json!({"alg": format!("none\n{}", "x".repeat(5000))});
         assert!(parse(&long, &claims).unwrap_err().detail.len() < 1200);
+    }
+
+    #[test]
+    fn a_token_in_a_claim_is_not_displayed() {
+        for name in ["iss", "sub", "aud"] {
+            for token in ["eyJhY2Nlc3M..c2ln", "x eyJhY2Nlc3M.b.c", "client_assertion=eyJhY2Nlc3M.b.c"] {
+                let shown = match parse(&json!({"alg": "RS256"}), &with(name, json!(token))) {
+                    Ok(assertion) => assertion.claims().to_string(),
+                    Err(problem) => problem.detail.to_string(),
+                };
+                assert!(shown.contains("\"(a token)\"") && !shown.contains("eyJ"), "{name}: {shown}");
+            }
+        }
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! The answer of an HTTP source.
 
-use super::format::{Expiry, Format, MAX_QUOTE};
-use super::{HttpSource, spiffe, xml};
+use super::format::{Expiry, Format};
+use super::{HttpSource, spiffe};
 use crate::assertion::Assertion;
 use crate::assertion::source::MOUNT_THE_FILE;
 use crate::http::{CallResponse, CallResult};
 use crate::json::Json;
 use crate::problem::{Code, Problem};
+use crate::quote::{self, MAX_QUOTE};
 use crate::time::Timestamp;
 use crate::untrusted::{self, UntrustedText};
+use crate::xml;
 
 /// The maximum length of an answer in bytes.
 const MAX_BYTES: usize = 64 * 1024;
@@ -144,7 +146,7 @@ fn refusal(source: &HttpSource, answer: &CallResponse, input: Option<&Assertion>
             "Check the endpoint of the cluster, its TLS settings, and the network. A slow source needs a longer timeout in its assertion.",
         );
     }
-    let said = quote(source, input, status, &answer.body);
+    let said = quoted(source, input, status, &answer.body);
     let aws = AwsError::read(source, &answer.body);
     if source.not_ready.contains(&status) || aws == Some(AwsError::NoCredentials) {
         return problem(
@@ -215,38 +217,20 @@ impl HttpSource {
     }
 }
 
-/// A part of an answer, without the secrets and the assertion of the request.
-fn quote(source: &HttpSource, input: Option<&Assertion>, status: u16, body: &[u8]) -> String {
-    if body.is_empty() {
-        return "no text".to_owned();
-    }
-    let text = match error_of(source, body) {
-        Some((code, message)) => [code, ": ", message].concat(),
-        None if starts_with_html(body) => return "an HTML page".to_owned(),
-        None if may_have_token(source, status, body) => return "an answer that may contain a token".to_owned(),
-        None => String::from_utf8_lossy(body.get(..MAX_BYTES).unwrap_or(body)).into_owned(),
-    };
-    let text = source.request.secrets.removed_from(&text);
-    format!("{:?}", UntrustedText::without(&text, input.map_or("", Assertion::expose)).shortened(MAX_QUOTE))
-}
-
-/// Whether an answer may contain a token that nothing recognizes by its form: it is no error, it is one JSON string, or it has a member
-/// such as `access_token`, or the one in which the source's token is expected. The JSON need not be valid or complete.
-fn may_have_token(source: &HttpSource, status: u16, body: &[u8]) -> bool {
-    let has = |name: &str| {
-        let is_member = |(start, part): (usize, &[u8])| {
-            let after = body.get(start.saturating_add(name.len())..).unwrap_or_default();
-            let json = after.strip_prefix(b"\"").is_some_and(|after| after.trim_ascii_start().starts_with(b":"));
-            part.eq_ignore_ascii_case(name.as_bytes()) && (json || after.starts_with(b"="))
-        };
-        body.windows(name.len().max(1)).enumerate().any(is_member)
-    };
-    let expected = match &source.format {
+/// What a message shows of an answer, without the secrets and the assertion of the request.
+fn quoted(source: &HttpSource, input: Option<&Assertion>, status: u16, body: &[u8]) -> String {
+    let token = match &source.format {
         Format::Json(pointer) => pointer.rsplit('/').next(),
         _ => None,
     };
-    let is_error = (400..600).contains(&status);
-    !is_error || body.trim_ascii_start().starts_with(b"\"") || has("token") || expected.is_some_and(has)
+    let text = match error_of(source, body) {
+        Some((code, message)) => Ok([code, ": ", message].concat()),
+        None => quote::text_of(status, body, token),
+    };
+    text.map_or_else(str::to_owned, |text| {
+        let text = source.request.secrets.removed_from(&text);
+        format!("{:?}", UntrustedText::without(&text, input.map_or("", Assertion::expose)).shortened(MAX_QUOTE))
+    })
 }
 
 fn starts_with_html(body: &[u8]) -> bool {

@@ -1,8 +1,5 @@
 //! Where the token and its expiration time are in the answer of an HTTP source.
 
-/// The maximum length of a part of the answer that a message quotes, in bytes.
-pub(super) const MAX_QUOTE: usize = 200;
-
 /// Where the token is in an answer.
 #[derive(Clone)]
 pub(crate) enum Format {

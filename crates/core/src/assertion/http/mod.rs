@@ -5,7 +5,6 @@ mod format;
 mod named;
 mod request;
 mod spiffe;
-mod xml;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};

@@ -4,10 +4,11 @@
 //! need two more callbacks and capabilities, and gives the status of a failed call without its text. The messages have five fields, all of
 //! them strings or messages, so they are written and read here (protobuf.dev, "Encoding").
 
-use super::format::{Format, MAX_QUOTE};
+use super::format::Format;
 use super::{Body, HttpSource};
 use crate::http::GrpcStatus;
 use crate::problem::{Code, Problem};
+use crate::quote::MAX_QUOTE;
 use crate::untrusted::UntrustedText;
 
 /// The kind of the source, as in the configuration.

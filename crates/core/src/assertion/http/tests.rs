@@ -186,7 +186,7 @@ fn each_bad_answer_has_a_problem_that_names_what_was_found() {
         (own(504), Code::AssertionUnavailable, "within 10 s"),
         (answer(503, "busy"), Code::AssertionUnavailable, "503: \"busy\""),
         (answer(403, "Job is in Pending state"), Code::SourceNotReady, "Pending"),
-        (answer(401, ""), Code::SourceRefused, "no text"),
+        (answer(401, ""), Code::SourceRefused, "(no body)"),
         (answer(302, "<html>"), Code::SourceReplyInvalid, "redirect"),
         (answer(203, "<html>"), Code::SourceReplyInvalid, "sign-in page"),
         (answer(200, " <!DOCTYPE html>"), Code::SourceReplyInvalid, "HTML"),

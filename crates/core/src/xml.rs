@@ -2,7 +2,7 @@
 
 /// The text of the first element with this name that has no attributes. `None` if there is no such element, or if it contains other
 /// elements. References such as `&amp;` are not replaced: a JWT has none.
-pub(super) fn element<'a>(document: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn element<'a>(document: &'a str, name: &str) -> Option<&'a str> {
     let (_, after) = document.split_once(&["<", name, ">"].concat())?;
     let (text, _) = after.split_once(&["</", name, ">"].concat())?;
     (!text.contains('<')).then(|| text.trim())
