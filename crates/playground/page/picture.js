@@ -1,6 +1,7 @@
 import { make, makeSvg } from "./dom.js";
 
-const ROW = 38;
+/** Height of a step: its name, its bar, and its time below, so that long names have room on a narrow screen. */
+const ROW = 54;
 
 /** A picture of the steps of a case: one bar for each step, as long as it takes. */
 export function picture(one, index) {
@@ -31,7 +32,7 @@ function bar(step, row, total, index) {
     "g",
     { class: step.kind },
     makeSvg("text", { x: 0, y: top + 14 }, step.name),
-    makeSvg("text", { x: "100%", y: top + 14, "text-anchor": "end", class: "time" }, length(step)),
+    makeSvg("text", { x: "100%", y: top + 45, "text-anchor": "end", class: "time" }, length(step)),
     makeSvg("rect", { x: 0, y: top + 20, width: "100%", height: 10, class: "track", rx: 3 }),
     makeSvg("rect", {
       x: `${left}%`, y: top + 20, width: `${width}%`, height: 10, rx: 3,
