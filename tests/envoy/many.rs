@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fake_entra::Fault;
 use serde_json::{Value, json};
-use stack::{LISTED_HOST, Options, Request, Response, Stack, UNLISTED_HOST, document, sidecar};
+use stack::{HEALTH_HOST, LISTED_HOST, Options, Request, Response, Stack, UNLISTED_HOST, document, sidecar};
 
 use super::scenarios::{destination, problem};
 use super::{assert_clean_log, newest};
@@ -17,6 +17,7 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("requests_that_wait_for_a_connection_are_limited_in_number_and_time", requests_without_a_connection),
     ("two_thousand_requests_that_wait_for_one_exchange_all_reach_the_upstream", two_thousand_cold_requests),
     ("requests_that_are_reset_while_they_wait_are_no_longer_counted", requests_that_are_reset),
+    ("a_thousand_readiness_probes_at_once_are_all_answered", a_thousand_probes),
 ];
 
 /// Sends these requests concurrently, each on its own connection.
@@ -120,5 +121,17 @@ fn requests_that_are_reset() {
     });
     assert!(stack::eventually(Duration::from_secs(10), || waiters(&stack) == Some(0)), "{:?}", waiters(&stack));
     assert_eq!(stack.directory().stats().token_requests, 1);
+    assert_clean_log(&stack);
+}
+
+/// The probes of a pod that has not read its federated token yet wait for the read. One that finds too many waiting is not ready.
+fn a_thousand_probes() {
+    let stack = newest(Options { concurrency: 1, ..Options::default() });
+    let probe = Request::get(HEALTH_HOST, "/readyz").timeout(Duration::from_secs(20));
+    let answers = probe.send_many_http2(stack.health_addr(), 1000).unwrap();
+    let ready = answers.iter().filter(|answer| answer.status == 200).count();
+    let unready = answers.iter().filter(|answer| answer.status == 503).count();
+    assert!(ready > 0 && ready + unready == 1000, "{ready} {unready}");
+    assert_eq!(stack.send_health(&probe).unwrap().status, 200);
     assert_clean_log(&stack);
 }

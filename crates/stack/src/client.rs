@@ -118,6 +118,26 @@ impl Request {
         })
     }
 
+    /// Sends the request this many times at once in one HTTP/2 connection. Returns the responses in the order of the requests.
+    pub fn send_many_http2(&self, addr: SocketAddr, count: usize) -> io::Result<Vec<Response>> {
+        block_on(self.timeout, async {
+            let stream = TokioIo::new(tokio::net::TcpStream::connect(addr).await?);
+            let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream);
+            let (mut sender, connection) = handshake.await.map_err(io::Error::other)?;
+            tokio::spawn(connection);
+            let mut pending = Vec::new();
+            for _ in 0..count {
+                sender.ready().await.map_err(io::Error::other)?;
+                pending.push(sender.send_request(self.to_hyper(true)?));
+            }
+            let mut responses = Vec::new();
+            for response in pending {
+                responses.push(read_response(response.await.map_err(io::Error::other)?).await?);
+            }
+            Ok(responses)
+        })
+    }
+
     /// Sends the request over TLS to `addr`, as an application that calls `https://` itself does. The server must have a certificate for the
     /// request's host from this CA (PEM).
     pub fn send_https(&self, addr: SocketAddr, ca_pem: &str) -> io::Result<Response> {
@@ -230,7 +250,7 @@ fn is_complete(response: &str) -> bool {
 }
 
 /// Runs an exchange until it completes or times out.
-fn block_on(timeout: Duration, exchange: impl Future<Output = io::Result<Response>>) -> io::Result<Response> {
+fn block_on<T>(timeout: Duration, exchange: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async { tokio::time::timeout(timeout, exchange).await? })
 }

@@ -101,6 +101,11 @@ impl Connections {
         index.map(|index| self.waiting.remove(index)).is_some()
     }
 
+    /// Returns how many requests wait for connections to send the tokens of these specs.
+    pub(super) fn count(&self, counts: impl Fn(&TokenSpec) -> bool) -> usize {
+        self.waiting.iter().filter(|waiting| counts(&waiting.spec)).count()
+    }
+
     /// Moves all times back after the clock was set back.
     pub(super) fn set_back(&mut self, by: Duration) {
         for waiting in &mut self.waiting {

@@ -169,23 +169,37 @@ impl Broker {
 
     /// Returns the limit that applies if no more requests may wait for this token spec, and `None` otherwise.
     ///
-    /// Callers choose unlisted scopes. Requests for them take at most half of [`Limits::waiting`], and those of one identity at most
-    /// a quarter, so that one identity's callers cannot exhaust the limit for the others.
+    /// With several identities, those of one may wait while they are fewer than the places that are left, so that no identity's callers
+    /// can take all of them. Callers choose unlisted scopes: requests for them take at most half of [`Limits::waiting`], and those of one
+    /// identity at most a quarter.
     fn is_full(&self, spec: &TokenSpec) -> Option<usize> {
         let (all, waiting) = (self.limits.waiting, self.waiting);
-        if spec.is_listed() {
-            return (waiting >= all).then_some(all);
+        if waiting >= all {
+            return Some(all);
         }
-        let (unlisted, of_identity) = (all.div_ceil(2), all.div_ceil(4));
-        if waiting < of_identity {
+        let (half, quarter) = (all.div_ceil(2), all.div_ceil(4));
+        // So few that none of the limits below can be reached.
+        if waiting < quarter {
             return None;
         }
-        if waiting >= unlisted {
-            return Some(unlisted);
+        let is_same = |other: &TokenSpec| other.identity() == spec.identity();
+        let of_identity = self.count_waiting(is_same);
+        if self.limits.identities > 1 && of_identity >= all.saturating_sub(waiting) {
+            return Some(of_identity);
         }
-        let same = |slot: &&Slot| !slot.spec.is_listed() && slot.spec.identity() == spec.identity();
-        let waiting = self.slots.values().filter(same).map(|slot| slot.waiters.len()).sum::<usize>();
-        (waiting >= of_identity).then_some(of_identity)
+        if spec.is_listed() {
+            return None;
+        }
+        if self.count_waiting(|other| !other.is_listed()) >= half {
+            return Some(half);
+        }
+        (self.count_waiting(|other| !other.is_listed() && is_same(other)) >= quarter).then_some(quarter)
+    }
+
+    /// Returns how many requests wait for the tokens of these specs, or for the connections to which they are to be sent.
+    fn count_waiting(&self, counts: impl Fn(&TokenSpec) -> bool) -> usize {
+        let for_tokens = self.slots.values().filter(|slot| counts(&slot.spec)).map(|slot| slot.waiters.len()).sum();
+        self.connections.count(counts).saturating_add(for_tokens)
     }
 
     /// Answers the only request that waits for a key whose exchange is not admitted: with the cached token if it can still be sent,
@@ -253,6 +267,7 @@ impl Broker {
         self.observe_clock(now);
         let mut turn = Turn::new(now, store);
         self.ask_again(&mut turn);
+        self.finish_probes(&mut turn);
         // Each key is polled once. A key that is due again immediately is polled in the next tick.
         let due: Vec<TokenKey> = self.timers.iter().take_while(|(at, _)| *at <= now).map(|(_, key)| *key).collect();
         for key in due {
@@ -273,7 +288,8 @@ impl Broker {
     /// The time at which [`Broker::tick`] and [`Broker::poll_connections`] must be called if no event occurs before.
     pub fn next_due(&self) -> Option<Timestamp> {
         let timer = self.timers.first().map(|(at, _)| *at);
-        timer.into_iter().chain(self.connections.next_due()).chain(self.assertions.next_due()).min()
+        let others = [self.connections.next_due(), self.checks.next_due(), self.assertions.next_due()];
+        others.into_iter().flatten().chain(timer).min()
     }
 
     /// Processes the result of a [`Command::Call`].
@@ -374,6 +390,7 @@ impl Broker {
         self.assertions.set_back(back);
         self.observed.set_back(back);
         self.connections.set_back(back);
+        self.checks.set_back(back);
         for key in self.slots.iter().map(|(key, _)| key).collect::<Vec<_>>() {
             if let Some(mut slot) = self.slots.take(key) {
                 slot.set_back(back, now);

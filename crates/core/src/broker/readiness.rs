@@ -6,7 +6,9 @@
 //! and an outage does not make a pod ready.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::release::PERIOD;
 use super::store::Store;
 use super::vocabulary::StreamId;
 use super::{Broker, Command, Turn};
@@ -66,15 +68,30 @@ struct Waiting {
     read: Vec<(Source, Reading)>,
 }
 
-/// The probes that wait for reads of federated tokens.
+/// Maximum number of probes that wait in a worker. The kubelet sends one at a time.
+const MOST_WAITING: usize = 256;
+
+/// The probes that wait for reads of federated tokens, or for their release after these reads.
 #[derive(Default)]
 pub(super) struct Checks {
     waiting: Vec<Waiting>,
+    /// The time at which the next probes are released.
+    next_release: Option<Timestamp>,
 }
 
 impl Checks {
     pub(super) fn forget(&mut self, stream: StreamId) {
         self.waiting.retain(|waiting| waiting.stream != stream);
+    }
+
+    /// The time of the next [`Broker::tick`].
+    pub(super) fn next_due(&self) -> Option<Timestamp> {
+        self.next_release.filter(|_| !self.waiting.is_empty())
+    }
+
+    /// Moves the time back after the clock was set back.
+    pub(super) fn set_back(&mut self, by: Duration) {
+        self.next_release = self.next_release.map(|at| at.minus(by));
     }
 }
 
@@ -93,7 +110,7 @@ impl Broker {
         self.observe_clock(now);
         let unread = readiness.unread(now, store);
         // A waiting probe holds a stream, as a waiting request does. Beyond the limit it is answered from the known state.
-        if unread.is_empty() || self.checks.waiting.len() >= self.limits.waiting {
+        if unread.is_empty() || self.checks.waiting.len() >= MOST_WAITING {
             return Some(readiness.judge(&[], now, store));
         }
         self.checks.waiting.push(Waiting { stream, readiness: Arc::clone(readiness), unread, read: Vec::new() });
@@ -128,15 +145,28 @@ impl Broker {
             turn.store.record_reading(source, false);
         }
         let reading = read.as_ref().map(|assertion| assertion.fingerprint()).map_err(Clone::clone);
-        waiting.retain_mut(|waiting| {
+        for waiting in waiting.iter_mut() {
             if let Some(index) = waiting.unread.iter().position(|other| other == source) {
                 waiting.read.push((waiting.unread.swap_remove(index), reading.clone()));
             }
-            if waiting.unread.is_empty() {
-                let status = waiting.readiness.judge(&waiting.read, turn.now, turn.store);
-                turn.commands.push(Command::FinishProbe(waiting.stream, status));
+        }
+        self.finish_probes(turn);
+    }
+
+    /// Answers the probes whose reads have ended, in order of arrival and within the release limit.
+    pub(super) fn finish_probes(&mut self, turn: &mut Turn<'_>) {
+        let now = turn.now;
+        let ended = self.checks.waiting.iter().filter(|waiting| waiting.unread.is_empty()).count();
+        let mut released = self.release.take(ended, now);
+        self.checks.next_release = (released < ended).then(|| now.plus(PERIOD));
+        self.checks.waiting.retain(|waiting| {
+            if released == 0 || !waiting.unread.is_empty() {
+                return true;
             }
-            !waiting.unread.is_empty()
+            released = released.saturating_sub(1);
+            let status = waiting.readiness.judge(&waiting.read, now, turn.store);
+            turn.commands.push(Command::FinishProbe(waiting.stream, status));
+            false
         });
     }
 }

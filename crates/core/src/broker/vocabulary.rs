@@ -36,6 +36,8 @@ pub struct Limits {
     pub wait: Duration,
     /// Maximum number of requests that wait in one worker. Each holds its headers and a client stream in memory.
     pub waiting: usize,
+    /// The number of identities in the configuration. With several, the waiting requests of one leave room for those of another.
+    pub identities: usize,
     /// Limits on the scopes that callers request and the configuration does not list.
     pub unlisted: UnlistedLimits,
 }
@@ -48,6 +50,7 @@ impl Default for Limits {
             exchange: Duration::from_secs(10),
             wait: Duration::from_secs(15),
             waiting: 10_000,
+            identities: 1,
             unlisted: UnlistedLimits::default(),
         }
     }

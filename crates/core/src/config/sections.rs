@@ -75,7 +75,8 @@ fields! {
         /// how long a request waits for a token; in a cluster's own filter chain, also for its connection; from 1s to 300s. A value
         /// shorter than `limits.exchange` is accepted with a warning
         wait: Length<{ Limits::LONGEST_WAIT.as_secs() }>, default(Limits::default().wait);
-        /// how many requests may wait in one worker, for tokens and connections together, from 1 to 1000000
+        /// how many requests may wait in one worker, for tokens and connections together. With several identities, those of one may wait
+        /// while they are fewer than the places that are left; from 1 to 1000000
         waiting: Count<1_000_000>, default(Limits::default().waiting);
     }
 }
@@ -101,7 +102,7 @@ pub(super) fn read(
     check_principals(&identities, &destinations, managed_identity.as_ref(), mistakes);
     let status = read_status(&root.status(), mistakes);
     let unlisted = managed_identity.as_ref().map(|answers| answers.limits).unwrap_or_default();
-    let limits = Limits { unlisted, ..read_limits(&root.limits(), mistakes) };
+    let limits = Limits { unlisted, identities: identities.len(), ..read_limits(&root.limits(), mistakes) };
     let mut warnings = Vec::new();
     // The identity that is created implicitly need not be used.
     if root.identities().is_set() {

@@ -30,8 +30,13 @@ const WORKERS: usize = 2;
 
 /// Small limits, so that a short run reaches each of them.
 const UNLISTED: UnlistedLimits = UnlistedLimits { scopes: 6, new_per_minute: 10, parallel_exchanges: 2 };
-const LIMITS: Limits =
-    Limits { exchange: Duration::from_secs(10), wait: Duration::from_secs(15), waiting: 40, unlisted: UNLISTED };
+const LIMITS: Limits = Limits {
+    exchange: Duration::from_secs(10),
+    wait: Duration::from_secs(15),
+    waiting: 40,
+    identities: 1,
+    unlisted: UNLISTED,
+};
 
 const MINUTE: Duration = Duration::from_secs(60);
 

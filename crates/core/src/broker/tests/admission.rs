@@ -413,6 +413,30 @@ fn requests_for_unlisted_scopes_leave_room_for_other_identities_and_half_of_the_
 }
 
 #[test]
+fn with_several_identities_the_requests_of_one_leave_room_for_listed_and_unlisted_scopes_of_another() {
+    let mut process = Process::new();
+    let limits = Limits { waiting: 16, identities: 2, ..Limits::default() };
+    process.workers[0] = Worker::new(WorkerId(7), QueueId(0), limits);
+    let mut accepted = |spec: Arc<TokenSpec>, first: u32| {
+        process.switch_to(spec);
+        let waits = |process: &mut Process, stream| matches!(process.request_token(0, stream).0, TokenLookup::Pending);
+        (first..first + 20).filter(|stream| waits(&mut process, *stream)).count()
+    };
+    let listed = |identity: &str| spec_of(identity, &format!("https://{identity}.example/.default"), &["entra"], None);
+    let (a, b) = (listed("a"), listed("b"));
+    assert_eq!(accepted(Arc::clone(&a), 100), 8, "half");
+    assert_eq!(accepted(Arc::new(TokenSpec::clone(&a).unlisted()), 200), 0, "whatever the scope");
+    assert_eq!(accepted(Arc::new(TokenSpec::clone(&b).unlisted()), 300), 4, "a quarter");
+    assert_eq!(accepted(listed("c"), 400), 2, "half of what is left, for each further one");
+    // Requests that wait for connections count, too.
+    for stream in 500..516 {
+        let _ = process.workers[0].await_connection(&listed("d"), StreamId(stream), process.now);
+    }
+    process.switch_to(listed("e"));
+    process.pending(0, 600);
+}
+
+#[test]
 fn a_worker_that_adopts_tokens_of_other_workers_keeps_no_more_than_the_limit() {
     let mut process = Process::new();
     for number in 0..100 {

@@ -351,16 +351,45 @@ fn a_source_is_read_once_at_a_time_also_when_the_clock_is_set_back() {
 }
 
 #[test]
-fn a_probe_beyond_the_limit_is_answered_from_the_known_state() {
+fn many_probes_are_answered_a_few_at_a_time_and_those_beyond_the_limit_from_the_known_state() {
     let mut process = Process::new();
-    let limits = Limits { waiting: 1, ..Limits::default() };
-    process.workers[0] = Worker::new(WorkerId(7), QueueId(0), limits);
     let readiness = readiness_of(&[&Arc::clone(&process.spec)]);
-    let mut ready = |stream: u32| {
+    for stream in 1..=1000 {
         let status = process.workers[0].check_readiness(&readiness, StreamId(stream), process.now, &process.shared);
-        status.map(|status| code(&status))
-    };
-    assert_eq!((ready(1), ready(2)), (None, Some(Err(Code::AssertionUnavailable))));
+        let expected = if stream <= 256 { None } else { Some(Err(Code::AssertionUnavailable)) };
+        assert_eq!(status.map(|status| code(&status)), expected, "{stream}");
+    }
+    assert_eq!(observed(process.workers[0].start_probe(process.now, &process.shared)), [Observed::Read]);
+    process.workers[0].forget(StreamId(20));
+    // Envoy executes the replies recursively.
+    let mut answered = process.assertion(0);
+    assert_eq!(answered.len(), 16);
+    while let Some(due) = process.due_in(0).filter(|due| *due <= Duration::from_millis(1)) {
+        process.advance(due);
+        let next = observed(process.workers[0].tick(process.now, &process.shared));
+        assert!((1..=16).contains(&next.len()), "{next:?}");
+        answered.extend(next);
+    }
+    let expected: Vec<Observed> = (1..=256).filter(|stream| *stream != 20).map(Observed::Ready).collect();
+    assert_eq!(answered, expected);
+}
+
+#[test]
+fn probes_that_wait_for_their_release_are_answered_although_the_clock_is_set_back() {
+    let mut process = Process::new();
+    let readiness = readiness_of(&[&Arc::clone(&process.spec)]);
+    for stream in 1..=17 {
+        process.workers[0].check_readiness(&readiness, StreamId(stream), process.now, &process.shared);
+    }
+    process.workers[0].start_probe(process.now, &process.shared);
+    assert_eq!(process.assertion(0).len(), 16);
+    process.now = process.now.minus(Duration::from_secs(3600));
+    // The next event observes the clock.
+    process.workers[0].check_readiness(&readiness, StreamId(18), process.now, &process.shared);
+    let due = process.due_in(0).unwrap();
+    assert!(due <= Duration::from_millis(1), "{due:?}");
+    process.advance(due);
+    assert_eq!(observed(process.workers[0].tick(process.now, &process.shared)), [Observed::Ready(17)]);
 }
 
 #[test]
