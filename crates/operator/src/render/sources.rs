@@ -243,6 +243,7 @@ fn by_request(template: &Template, place: &Place<'_>, allowed: &[&str]) -> Resul
 
 /// A cluster that signs its requests for the assertion's region.
 fn aws_sts(entry: &Node, place: &Place<'_>) -> Result<String, Refusal> {
+    // The configuration was parsed, so the region is one label of a host.
     let region = entry.text_of("region").unwrap_or_default();
     let host = format!("sts.{region}.amazonaws.com");
     let text = Place { authority: place.authority.or(Some(&host)), ..*place }.fill(&AWS_STS)?;

@@ -42,9 +42,9 @@ fields! {
     /// A source of federated tokens. [sources.md](sources.md) describes each kind.
     pub(in crate::config) AssertionFields {
         /// the name that `identities[].assertion` refers to
-        name: Text, required("such as \"projected_token\""), example(PROJECTED_TOKEN);
+        name: Text, required("a name, such as \"projected_token\""), example(PROJECTED_TOKEN);
         /// the kind of source, with `http` for any service that has no kind of its own ([sources.md](sources.md))
-        source: Choice<SourceKind>, required("such as \"file\""), with_words();
+        source: Choice<SourceKind>, required("a kind of source, such as \"file\""), with_words();
         ..SourceKind;
     }
 }
@@ -68,7 +68,7 @@ variants! {
         /// The OIDC endpoint of an Azure Pipelines job.
         "azure_pipelines" => AzurePipelines: AzurePipelinesFields by name {
             /// the id of the service connection
-            service_connection_id: Text, required("the id, a GUID"), pattern(NO_CONTROL);
+            service_connection_id: Text, required("the id of the service connection"), pattern(NO_CONTROL);
             /// the hosts that `SYSTEM_OIDCREQUESTURI` may have; those below a domain begin with a dot
             allowed_hosts: List<Text>, unset("`dev.azure.com`, `.visualstudio.com`"), pattern(ALLOWED_HOST);
             ..CallFields;
@@ -80,7 +80,7 @@ variants! {
         /// The identity tokens of Vault or OpenBao. The cluster adds the Vault token.
         "vault" => Vault: VaultFields by name {
             /// the role, whose `client_id` is the audience
-            role: Text, required("its name"), pattern(NO_CONTROL), example("payments");
+            role: Text, required("the name of the role"), pattern(NO_CONTROL), example("payments");
             /// the namespace of Vault Enterprise or OpenBao, sent as `X-Vault-Namespace`
             namespace: Text, unset("none"), pattern(NO_CONTROL);
             /// the host that the request names (`:authority`)
@@ -96,7 +96,7 @@ variants! {
         /// A token service that exchanges another token (RFC 8693).
         "token_exchange" => TokenExchange: TokenExchangeFields by name {
             /// the name of the assertion that is exchanged
-            subject_token: Text, required("such as \"projected_token\"");
+            subject_token: Text, required("the name of an assertion, such as \"projected_token\"");
             /// the type of that token (RFC 8693, section 3)
             subject_token_type: Text, unset("`urn:ietf:params:oauth:token-type:jwt`");
             ..EndpointFields;
@@ -104,19 +104,19 @@ variants! {
         /// Azure's IMDS: a user-assigned managed identity of a virtual machine, scale set or AKS node.
         "azure_managed_identity" => AzureManagedIdentity: AzureManagedIdentityFields by name {
             /// the client id of the user-assigned managed identity
-            client_id: Text, required("a GUID"), pattern(NO_CONTROL), example(MANAGED_IDENTITY);
+            client_id: Text, required("the client id, a GUID"), pattern(NO_CONTROL), example(MANAGED_IDENTITY);
             ..CallFields;
         }
         /// A user-assigned managed identity of App Service, Functions or Container Apps.
         "azure_app_service" => AzureAppService: AzureAppServiceFields by name {
             /// the client id of the user-assigned managed identity
-            client_id: Text, required("a GUID"), pattern(NO_CONTROL), example(MANAGED_IDENTITY);
+            client_id: Text, required("the client id, a GUID"), pattern(NO_CONTROL), example(MANAGED_IDENTITY);
             ..CallFields;
         }
         /// AWS STS (`GetWebIdentityToken`). The cluster signs the request with the credentials of a role.
         "aws_sts" => AwsSts: AwsStsFields by name {
             /// the region of the STS endpoint, which the cluster signs for
-            region: Text, required("such as \"eu-central-1\""), pattern("^[A-Za-z0-9-]+$"), example("eu-central-1");
+            region: Text, required("a region, such as \"eu-central-1\""), pattern("^[A-Za-z0-9-]+$"), example("eu-central-1");
             /// the host that the request names (`:authority`)
             authority: HostPort, unset("`sts.REGION.amazonaws.com`");
             ..CallFields;

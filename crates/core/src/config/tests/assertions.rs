@@ -80,7 +80,7 @@ fn a_bearer_token_is_sent_to_allowed_hosts_only() {
 #[test]
 fn mistakes_in_a_source_are_reported_with_their_paths() {
     for (assertion, expected) in [
-        (json!({"source": "vault", "cluster": "v"}), "assertions[0].role: is missing: write its name"),
+        (json!({"source": "vault", "cluster": "v"}), "assertions[0].role: is missing: write the name of the role"),
         (json!({"source": "vault", "cluster": "v", "role": 5}), "assertions[0].role: 5 is not valid"),
         (json!({"source": "github_actions"}), "assertions[0].cluster: is missing"),
         (json!({"source": "github_actions", "cluster": "g", "role": "x"}), "assertions[0].role: unknown field"),
