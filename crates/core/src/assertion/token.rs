@@ -220,6 +220,7 @@ fn check(header: &Json, claims: &Json, expected: &Expected, now: Timestamp) -> R
 }
 
 /// The value of a claim, for messages. A hostile source could put a token into it that it was given by somebody else.
+#[inline(never)]
 fn shown(claim: &str) -> UntrustedText {
     UntrustedText::new(if untrusted::holds_jwt(claim) { "(a token)" } else { claim })
 }

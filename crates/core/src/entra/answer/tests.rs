@@ -221,9 +221,13 @@ fn an_error_of_a_proxy_is_quoted_unless_it_may_contain_a_token() {
     for status in [0, 100, 302, 399, 600, 999] {
         assert!(!quoted(status, "spoken"), "{status}");
     }
-    for body in
-        [r#"{"x_token":"spoken"}"#, " \n{\"spoken", "[\"spoken\"]", "\"spoken\"", "?\"access_token\":\"spoken\"}"]
-    {
+    for body in [
+        r#"{"x_token":"spoken"}"#,
+        " \n{\"a_token\":\"spoken",
+        "[\"spoken\"]",
+        "\"spoken\"",
+        "?\"access_token\":\"spoken\"}",
+    ] {
         assert!(!quoted(400, body), "{body}");
     }
 }
