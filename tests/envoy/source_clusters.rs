@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use fake_entra::{Credential, Directory, Issuer};
 use fake_http::{Endpoint, Handler, Tls};
 use fake_sources::{
-    AwsSts, AzurePipelines, Client, ClientAuth, ConnectionIssuer, GitHub, Google, GrantType, JsonService,
+    AwsSts, AzurePipelines, Client, ClientAuth, ConnectionIssuer, Fault, GitHub, Google, GrantType, JsonService,
     ManagedIdentity, Server, Source, SpiffeServer, TokenEndpoint, Vault, WorkloadApi,
 };
 use jwt_simple::prelude::RS256KeyPair;
@@ -43,6 +43,7 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("the_token_proxy_of_an_aks_identity_binding_is_trusted_after_a_rotation_of_its_ca", aks_identity_binding),
     ("the_source_token_exchange_gets_the_workloads_token_through_its_cluster", token_exchange),
     ("the_source_http_gets_the_workloads_token_through_a_cluster", http),
+    ("at_a_cold_start_four_workers_ask_a_source_once_for_the_tokens_of_twenty_scopes", asked_once_by_four_workers),
 ];
 
 fn github_actions() {
@@ -294,6 +295,50 @@ fn http() {
     let response = json!({"token": "/result/jwt", "expiry": {"time": "/result/expires_at"}});
     let assertion = json!({"source": "http", "request": request, "response": response});
     gets_a_token(&service, &server, "oidc", &variables, assertion);
+}
+
+/// Eighty requests for tokens of twenty scopes, on as many connections, while the source answers after a second.
+fn asked_once_by_four_workers() {
+    const SCOPES: usize = 20;
+    let service = JsonService::new();
+    let server = Server::start_tls(&service, &["localhost"]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = adapted("oidc", &server, &folder.path().join("ca.pem"));
+    let variables = [("API_KEY".to_owned(), service.api_key().to_owned())];
+    let assertion = json!({
+        "name": "federated", "source": "http", "cluster": cluster["name"],
+        "request": {
+            "path": service.target(), "headers_from_env": {"X-Api-Key": "API_KEY"}, "json": {"audience": AUDIENCE},
+        },
+        "response": {"token": "/result/jwt", "expiry": {"time": "/result/expires_at"}},
+    });
+    let mut options = source_cluster::options(cluster, &variables, &json!([assertion]));
+    let mut configuration: Value = serde_json::from_str(options.configuration.as_deref().unwrap()).unwrap();
+    let destination = configuration["destinations"][0].clone();
+    let of_scope = |number| {
+        let mut of_scope = destination.clone();
+        of_scope["hosts"] = json!([format!("scope-{number}.example")]);
+        of_scope["scope"] = json!(format!("api://scope-{number}/.default"));
+        of_scope["tls_clusters"] = json!(["elsewhere"]);
+        of_scope
+    };
+    configuration["destinations"] = (0..SCOPES).map(of_scope).collect();
+    (options.configuration, options.concurrency) = (Some(configuration.to_string()), 4);
+    let stack = Stack::start(options).unwrap_or_else(|error| panic!("{error}"));
+    let directory = stack.directory();
+    service.register(&directory, TENANT_ID, CLIENT_ID).unwrap();
+    (0..SCOPES).for_each(|number| directory.register_resource(&format!("api://scope-{number}")));
+    service.add_faults([Fault::delay(Duration::from_secs(1))]);
+    std::thread::scope(|scope| {
+        let send = |number: usize| stack.send(&Request::get(&format!("scope-{}.example", number % SCOPES), "/"));
+        let sent: Vec<_> = (0..4 * SCOPES).map(|number| scope.spawn(move || send(number).unwrap())).collect();
+        for answer in sent {
+            assert_eq!(seen_token(&answer.join().unwrap())["appid"], CLIENT_ID, "{}", stack.log());
+        }
+    });
+    assert_eq!(directory.stats().token_requests, SCOPES as u64);
+    assert_eq!((service.stats().requests, service.stats().issued), (1, 1));
+    assert_eq!(stack.forbidden_log_lines(), Vec::<String>::new());
 }
 
 /// The cluster of a file, which connects to the fake.

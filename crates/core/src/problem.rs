@@ -160,6 +160,10 @@ pub struct Problem {
     /// The time until a retry can succeed. The broker sets it when it returns the problem.
     #[serde(skip)]
     pub retry_after: Option<Duration>,
+    /// Whether a source of federated tokens gave no answer to this VM, which may be the fault of the VM: internal listeners do not respond
+    /// to one on Envoy's main thread.
+    #[serde(skip)]
+    pub(crate) is_unreached: bool,
     /// The name of the identity in the configuration, if one is concerned.
     pub identity: Option<String>,
     /// The scope of the token, if one was requested.
@@ -177,7 +181,16 @@ impl Problem {
     /// Not generic and not inlined: it is in the module once, and not once for each of its many calls.
     #[inline(never)]
     fn with_texts(code: Code, detail: String, remedy: String) -> Self {
-        Self { code, detail, remedy, retry_after: None, identity: None, scope: None, entra: EntraDiagnosis::default() }
+        Self {
+            code,
+            detail,
+            remedy,
+            retry_after: None,
+            is_unreached: false,
+            identity: None,
+            scope: None,
+            entra: EntraDiagnosis::default(),
+        }
     }
 
     /// The problem that a call to `cluster` could not be dispatched. `purpose` is a relative clause for the detail, such as
@@ -208,6 +221,13 @@ impl Problem {
     /// The name of the identity, if one is concerned.
     pub(crate) fn identity(&self) -> Option<Arc<str>> {
         self.identity.as_deref().map(Arc::from)
+    }
+
+    /// States that a source of federated tokens gave no answer.
+    #[must_use]
+    pub(crate) const fn unreached(mut self) -> Self {
+        self.is_unreached = true;
+        self
     }
 
     /// Adds the time until a retry can succeed.

@@ -2,7 +2,7 @@
 //!
 //! `Assertions` holds one state machine for each source. Exchanges, readiness probes and gauges never ask a source themselves: they
 //! call `Assertions::want` and get an assertion, a failure, or the answer that they must wait for one. A source is therefore asked
-//! once for all that want it at the same time (in one worker), and its answer, good or bad, serves everything that wants it within
+//! once for all that want it at the same time, and its answer, good or bad, serves everything that wants it within
 //! `Source::reuse_until`. An assertion that Entra rejects is dropped (`Assertions::refuse`), so that the retry reads the source again.
 //!
 //! The signature is not verified: Entra does that. Checking the claims here gives an operator a precise detail and remedy instead of an
@@ -23,11 +23,18 @@
 //!
 //! # How many calls a source gets
 //!
-//! A worker has at most one call to a source at a time, whatever the number of scopes. Workers do not share assertions: the lease of an
-//! exchange lets only one worker ask for a scope, so that at most as many workers ask as there are scopes due at the same time, each of them
-//! once within the time for which an assertion is used again. At a cold start of forty scopes in four workers that is four calls
-//! (`broker/tests/sources.rs`), and otherwise about one an hour. One call for all workers would need a lease of the source, its waiting
-//! workers, and the assertion itself in shared data, for a saving of a few calls at the start.
+//! At most one at a time in one Envoy process, whatever the number of workers and scopes, and none while its answer is used again or it backs
+//! off. `Workers` is what the machine sees of the other workers: before it asks a source it claims the right to do so, and it publishes the
+//! answer. The broker implements it with an entry of the store that has the form of a token's (`broker/sources.rs`): a lease that lasts
+//! as long as the step that the worker executes, the workers to wake, and then the token or the failure with its back-off. So a worker that
+//! dies or stalls delays the others until its lease expires: by the timeout of the source.
+//!
+//! An answer also serves the workers that waited for it while it is not used again. The rejection of an assertion drops it in all workers,
+//! unless the source has issued it since the rejected exchange began: for a burst of exchanges with the same assertion, the source is asked
+//! once more.
+//!
+//! A file is read by each worker itself ([`Source::is_shared`]): Envoy serves it on this machine, it is used again for a second only, and so
+//! the projected token stays out of shared data.
 
 mod http;
 mod machine;
@@ -38,7 +45,9 @@ pub use http::HttpSource;
 pub(crate) use http::{
     BACK_OFF, Body, Expiry, Format, MAX_URL, NAMED, Named, Request, SPIFFE, Target, Text, basic, encode,
 };
-pub(crate) use machine::{AssertionCall, Assertions, Read, ReadResult};
+#[cfg(test)]
+pub(crate) use machine::tests::Alone;
+pub(crate) use machine::{Assertions, Claim, Read, ReadResult, Wait, Workers};
 pub use source::Source;
 #[cfg(test)]
 pub(crate) use token::tests;

@@ -81,6 +81,12 @@ impl Source {
         }
     }
 
+    /// Whether the workers of the process share its answers, so that one of them asks it for all. Envoy serves a file on this machine, and
+    /// each worker reads it itself: the token stays out of shared data.
+    pub(crate) fn is_shared(&self) -> bool {
+        !self.holds_token()
+    }
+
     /// How long an answer may take.
     pub(crate) fn timeout(&self) -> Duration {
         match self {
@@ -161,9 +167,21 @@ impl Source {
                 Code::AssertionUnavailable,
                 format!("cluster {cluster:?} answered {} instead of the federated token", answer.status),
                 MOUNT_THE_FILE,
-            ));
+            )
+            .unreached());
         }
         Assertion::parse(&answer.body, now)
+    }
+
+    /// Reads an assertion that another worker got, and checks that it is still valid.
+    ///
+    /// # Errors
+    /// It has expired, or it is not from this source.
+    pub(crate) fn parse(&self, token: &[u8], now: Timestamp) -> Result<Assertion, Problem> {
+        match self {
+            Self::File { .. } => Assertion::parse(token, now),
+            Self::Http(http) => Assertion::parse_expected(token, &http.expected, now),
+        }
     }
 }
 

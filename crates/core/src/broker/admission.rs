@@ -100,11 +100,9 @@ impl Broker {
             None => now.plus(CONTENTION_RETRY_DELAY),
         };
         slot.exchange = Exchange::Deferred { until };
-        let waiting = store::update(turn.store, key, now, |entry| {
-            let lease = entry.lease.take_if(|lease| lease.holder == worker);
-            Update::Commit(lease.map(|lease| lease.waiting).unwrap_or_default())
-        });
-        turn.commands.extend(waiting.unwrap_or_default().into_iter().map(|queue| Command::Wake(queue, key)));
+        let waiting =
+            store::update(turn.store, key, now, |entry| Update::Commit(Lease::release(&mut entry.lease, worker)));
+        turn.commands.extend(waiting.flatten().unwrap_or_default().into_iter().map(|queue| Command::Wake(queue, key)));
         false
     }
 

@@ -120,29 +120,17 @@ impl Broker {
             if !slot.needs_exchange(now) {
                 return Update::commit_if(changed, LeaseOutcome::NotNeeded);
             }
-            match &mut entry.lease {
-                Some(lease) if lease.holder != worker && lease.is_live(now) => {
-                    let lease_outcome = LeaseOutcome::HeldByOther { until: lease.until };
-                    let waits = !lease.waiting.contains(&queue);
-                    if waits {
-                        lease.waiting.push(queue);
-                    }
-                    Update::commit_if(waits || changed, lease_outcome)
+            if let Err((waits, until)) = Lease::acquire(&mut entry.lease, (worker, queue), until, now) {
+                return Update::commit_if(waits || changed, LeaseOutcome::HeldByOther { until });
+            }
+            slot.spec.identity().clone_into(&mut entry.identity);
+            slot.spec.scope().clone_into(&mut entry.scope);
+            match entry.refused.as_mut().filter(|_| slot.may_compare(now)) {
+                Some(refused) => {
+                    refused.read_at = now;
+                    Update::Commit(LeaseOutcome::AcquiredToCompare)
                 }
-                lease => {
-                    let mut waiting = lease.take().map(|lease| lease.waiting).unwrap_or_default();
-                    waiting.retain(|other| *other != queue);
-                    slot.spec.identity().clone_into(&mut entry.identity);
-                    slot.spec.scope().clone_into(&mut entry.scope);
-                    *lease = Some(Lease { holder: worker, until, waiting });
-                    match entry.refused.as_mut().filter(|_| slot.may_compare(now)) {
-                        Some(refused) => {
-                            refused.read_at = now;
-                            Update::Commit(LeaseOutcome::AcquiredToCompare)
-                        }
-                        None => Update::Commit(LeaseOutcome::Acquired),
-                    }
-                }
+                None => Update::Commit(LeaseOutcome::Acquired),
             }
         });
         if matches!(lease_outcome, Some(LeaseOutcome::Acquired | LeaseOutcome::AcquiredToCompare))
@@ -373,9 +361,9 @@ impl Broker {
     ) {
         let (worker, own, now) = (self.worker, self.queue, turn.now);
         let waiting = store::update(turn.store, slot.key(), now, |entry| {
-            let lease = entry.lease.take_if(|lease| lease.holder == worker);
-            let mut wake = change(entry, lease.is_some());
-            let waiting = lease.map(|lease| lease.waiting).unwrap_or_default();
+            let waiting = Lease::release(&mut entry.lease, worker);
+            let mut wake = change(entry, waiting.is_some());
+            let waiting = waiting.unwrap_or_default();
             wake.retain(|queue| !waiting.contains(queue));
             slot.synchronize(entry, own, now);
             Update::Commit([waiting, wake].concat())

@@ -19,6 +19,7 @@ mod reading;
 mod reject;
 mod release;
 mod slot;
+mod sources;
 pub(crate) mod store;
 #[cfg(test)]
 mod tests;
@@ -31,7 +32,7 @@ pub(crate) use readiness::{Credential, Decisive};
 pub use readiness::{Readiness, ReadinessStatus};
 pub use reject::{RejectedBy, RejectedToken, Rejection};
 pub use slot::TokenLookup;
-pub use store::{CredentialState, Entry, MemoryStore, SharedData, Shelves, Store};
+pub use store::{CredentialState, Entry, MemoryStore, SharedData, Shelves, SourceState, Store};
 pub use vocabulary::{Limits, QueueId, RequiredLifetime, StreamId, UnlistedLimits, WorkerId};
 
 use std::collections::BTreeSet;
@@ -71,6 +72,8 @@ pub enum Command {
     FinishProbe(StreamId, ReadinessStatus),
     /// Make the worker that owns this queue poll the key ([`Broker::poll`]).
     Wake(QueueId, TokenKey),
+    /// Make the worker that owns this queue continue its waits for sources ([`Broker::continue_sources`]).
+    Nudge(QueueId),
     /// Resume or answer a paused request with this result.
     Finish(StreamId, Result<Arc<CachedToken>, Problem>),
     /// Write an exchange event to the log.
@@ -341,7 +344,8 @@ impl Broker {
             entra::EndpointAnswer::Refused { problem, retry_class, retry_after } => {
                 let retry_class = credential::retry_class_of(turn.store, &spec, &problem, retry_class, now);
                 if credential::is_refusal(&problem) {
-                    self.assertions.refuse(spec.assertion(), call.assertion.fingerprint());
+                    let mut workers = self.sharing(turn);
+                    self.assertions.refuse(spec.assertion(), &call.assertion, call.asked_at, &mut workers);
                 }
                 match (call.attempt, retry_class) {
                     (Attempt::First, RetryClass::Immediate | RetryClass::StaleAssertion) => {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::release::PERIOD;
-use super::store::Store;
+use super::store::{Store, record_reading};
 use super::vocabulary::StreamId;
 use super::{Broker, Command, Turn};
 use crate::assertion::{Fingerprint, ReadResult, Source};
@@ -142,7 +142,7 @@ impl Broker {
         }
         // A read that only the gauges wanted does not make a pod not ready: its access tokens may be valid for hours.
         if read.is_err() {
-            turn.store.record_reading(source, false);
+            record_reading(turn.store, source, false, turn.now);
         }
         let reading = read.as_ref().map(|assertion| assertion.fingerprint()).map_err(Clone::clone);
         for waiting in waiting.iter_mut() {
@@ -178,7 +178,9 @@ impl Readiness {
         let mut unread: Vec<Source> = Vec::new();
         for credential in self.identities.iter().filter_map(|identity| identity.credential.as_ref().ok()) {
             let source = &credential.assertion;
-            if !unread.contains(source) && (!store.is_readable(source) || credential.refusal(now, store).is_some()) {
+            if !unread.contains(source)
+                && (!store.read_source(source).readable || credential.refusal(now, store).is_some())
+            {
                 unread.push(source.clone());
             }
         }
@@ -202,7 +204,7 @@ impl Decisive {
         let reading = read.iter().find(|(source, _)| *source == credential.assertion).map(|(_, reading)| reading);
         let in_file = match reading {
             Some(reading) => Some(reading.clone()?),
-            None if store.is_readable(&credential.assertion) => None,
+            None if store.read_source(&credential.assertion).readable => None,
             None => return Err(unread(&credential.assertion)),
         };
         match credential.refusal(now, store) {

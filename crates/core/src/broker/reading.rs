@@ -7,40 +7,60 @@ use std::sync::Arc;
 
 use super::exchange::Failed;
 use super::slot::{Attempt, EndpointCall, Exchange, Slot};
+use super::store::record_reading;
 use super::vocabulary::GRACE_PERIOD;
-use super::{Broker, Command, Purpose, Turn};
-use crate::assertion::{AssertionCall, Read, ReadResult, Source};
+use super::{Broker, Command, Purpose, Store, Turn};
+use crate::assertion::{Read, ReadResult, Source, Wait};
 use crate::entra::{TokenKey, TokenRequest};
 use crate::http::CallResult;
 use crate::metrics;
-use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 
 impl Broker {
     /// Wants an assertion from its source, and starts the call that this needs. Returns `None` if the result comes later.
     pub(super) fn want(&mut self, source: &Source, turn: &mut Turn<'_>) -> Option<ReadResult> {
-        let mut calls = Vec::new();
-        let wanted = self.assertions.want(source, turn.now, &mut calls);
-        self.start(calls, turn);
+        let (now, mut waits) = (turn.now, Vec::new());
+        let mut workers = self.sharing(turn);
+        let wanted = self.assertions.want(source, now, &mut workers, &mut waits);
+        self.start(waits, turn);
         wanted
     }
 
-    /// Begins the calls to sources whose pause is over.
+    /// Continues the waits for sources that other workers ask. Call it after a wake-up.
+    pub fn continue_sources(&mut self, now: Timestamp, store: &dyn Store) -> Vec<Command> {
+        self.observe_clock(now);
+        let (mut turn, mut waits) = (Turn::new(now, store), Vec::new());
+        let mut workers = self.sharing(&mut turn);
+        let reads = self.assertions.woken(now, &mut workers, &mut waits);
+        self.sources_read(&reads, waits, &mut turn);
+        turn.commands
+    }
+
+    /// Begins the calls to sources whose pause is over, and continues the waits for other workers that are over.
     pub(super) fn ask_again(&mut self, turn: &mut Turn<'_>) {
-        let mut calls = Vec::new();
-        let reads = self.assertions.tick(turn.now, &mut calls);
-        self.start(calls, turn);
+        let (now, mut waits) = (turn.now, Vec::new());
+        let mut workers = self.sharing(turn);
+        let reads = self.assertions.tick(now, &mut workers, &mut waits);
+        self.sources_read(&reads, waits, turn);
+    }
+
+    /// Begins these waits for sources, and passes these results to everything that waits for them.
+    #[inline(never)]
+    fn sources_read(&mut self, reads: &[Read], waits: Vec<Wait>, turn: &mut Turn<'_>) {
+        self.start(waits, turn);
         for read in reads {
-            self.assertion_read(&read, turn);
+            self.assertion_read(read, turn);
         }
     }
 
     /// Starts calls to sources, and extends the leases of the exchanges that wait for them.
-    fn start(&mut self, calls: Vec<AssertionCall>, turn: &mut Turn<'_>) {
-        for AssertionCall { source, call } in calls {
-            let lasts_until = turn.now.plus(call.timeout);
-            turn.commands.push(Command::Call(Purpose::Assertion(source.clone()), call));
-            self.extend_leases(&source, lasts_until, turn);
+    #[inline(never)]
+    fn start(&mut self, waits: Vec<Wait>, turn: &mut Turn<'_>) {
+        for Wait { source, call, until } in waits {
+            if let Some(call) = call {
+                turn.commands.push(Command::Call(Purpose::Assertion(source.clone()), call));
+            }
+            self.extend_leases(&source, until, turn);
         }
     }
 
@@ -72,13 +92,14 @@ impl Broker {
     /// Makes the exchange of a key wait for its assertion, for which the lease lasts, or continues with the known one.
     pub(super) fn await_assertion(&mut self, slot: &mut Slot, exchange: Exchange, turn: &mut Turn<'_>) {
         slot.exchange = exchange;
-        let mut calls = Vec::new();
-        let wanted = self.assertions.want(slot.spec.assertion(), turn.now, &mut calls);
+        let (now, mut waits) = (turn.now, Vec::new());
+        let mut workers = self.sharing(turn);
+        let wanted = self.assertions.want(slot.spec.assertion(), now, &mut workers, &mut waits);
         // The call may be that of an input, which may take longer than the source itself.
-        for AssertionCall { call, .. } in &calls {
-            self.extend_lease(slot, turn.now.plus(call.timeout), turn);
+        for Wait { until, .. } in &waits {
+            self.extend_lease(slot, *until, turn);
         }
-        self.start(calls, turn);
+        self.start(waits, turn);
         let Some(read) = wanted else { return };
         if let Ok(assertion) = &read {
             self.observe_reading(&slot.spec, assertion.lifetime(), turn);
@@ -88,20 +109,18 @@ impl Broker {
 
     /// Processes the answer of a source.
     pub(super) fn assertion_answered(&mut self, source: &Source, answer: CallResult, turn: &mut Turn<'_>) {
-        let mut calls = Vec::new();
+        let (now, mut waits) = (turn.now, Vec::new());
+        let mut workers = self.sharing(turn);
         let random = &mut self.random;
-        let reads = self.assertions.answered(source, answer, turn.now, &mut || random.next(), &mut calls);
-        self.start(calls, turn);
-        for read in reads {
-            self.assertion_read(&read, turn);
-        }
+        let reads = self.assertions.answered(source, answer, now, &mut || random.next(), &mut workers, &mut waits);
+        self.sources_read(&reads, waits, turn);
     }
 
     /// Passes the result of a source to everything that waits for it.
     fn assertion_read(&mut self, read: &Read, turn: &mut Turn<'_>) {
-        let Read { source, result, again_at } = read;
+        let Read { source, result, is_own, again_at } = read;
         // A VM that serves no requests can never read the token, so its attempt must not be measured.
-        if !result.as_ref().is_err_and(|problem| self.is_unreadable_here(problem)) {
+        if *is_own && !result.as_ref().is_err_and(|problem| self.is_unreadable_here(problem)) {
             let outcome = result.as_ref().err().map_or("read", |problem| problem.code.as_str());
             turn.commands.push(Command::Measure(metrics::assertion_read(source.kind(), outcome)));
         }
@@ -113,7 +132,7 @@ impl Broker {
             keys.into_iter().filter(|key| self.slots.get(*key).is_some_and(|slot| slot.spec.assertion() == source));
         let keys: Vec<TokenKey> = keys.collect();
         if let Ok(assertion) = result {
-            turn.store.record_reading(source, true);
+            record_reading(turn.store, source, true, turn.now);
             for slot in keys.iter().filter_map(|key| self.slots.get(*key)) {
                 self.observed.add(&slot.spec);
             }
@@ -123,11 +142,6 @@ impl Broker {
             self.with_slot(key, turn, |broker, slot, turn| broker.assertion_came(slot, result, turn));
         }
         self.continue_probes(source, result, turn);
-    }
-
-    /// Whether this VM serves no requests and cannot read the token: internal listeners do not respond to its calls.
-    fn is_unreadable_here(&self, problem: &Problem) -> bool {
-        problem.code == Code::AssertionUnavailable && !self.serves_requests
     }
 
     /// Continues the exchange of a key that waits for its assertion.
@@ -148,7 +162,7 @@ impl Broker {
             }
             Err(problem) if self.is_unreadable_here(problem) => self.yield_to_workers(slot, turn),
             Err(problem) => {
-                turn.store.record_reading(slot.spec.assertion(), false);
+                record_reading(turn.store, slot.spec.assertion(), false, turn.now);
                 if is_comparison {
                     return self.end_comparison(slot, turn);
                 }

@@ -155,6 +155,7 @@ impl Driver {
         }
         self.turn(now, host, |broker, store| {
             let mut commands: Vec<Command> = keys.into_iter().flat_map(|key| broker.poll(key, now, store)).collect();
+            commands.extend(broker.continue_sources(now, store));
             commands.extend(broker.start_probe(now, store));
             commands
         })
@@ -217,6 +218,7 @@ impl Driver {
                     }
                 }
                 Command::Wake(queue, key) => host.wake(queue, key.as_bytes()),
+                Command::Nudge(queue) => host.wake(queue, ANOTHER_TURN),
                 Command::Finish(stream, outcome) => finished.push(Finished::Token(stream, outcome)),
                 Command::FinishProbe(stream, status) => finished.push(Finished::Readiness(stream, status)),
                 Command::Log(event) => {

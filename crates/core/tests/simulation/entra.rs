@@ -153,6 +153,34 @@ pub(crate) fn assertion(random: &mut Random, faults: u64, now: Timestamp, timeou
     Answered { after, answer, retry_after: None, minted: None, is_good }
 }
 
+/// The response of the service that issues federated tokens, each with another serial number.
+pub(crate) fn issued(random: &mut Random, faults: u64, now: Timestamp, serial: u64, timeout: u64) -> Answered {
+    let claims = json!({"iss": "https://sts.example", "sub": "payments", "aud": "api://AzureADTokenExchange",
+        "jti": serial.to_string(), "exp": now.unix_seconds() + 3600});
+    let is_good = !random.chance(faults);
+    let slowest = if faults > 0 { 2_000 } else { 100 };
+    let (mut after, mut retry_after) = (random.pick(&[1, 20, 100, slowest]), None);
+    let answer = if is_good {
+        Ok(response(200, json!({"token": jwt(&claims, "c2ln")}).to_string()))
+    } else {
+        match random.index(5) {
+            0 => envoys_own(503),
+            1 => Ok(response(400, "no")),
+            2 => Ok(response(200, "no token")),
+            3 => {
+                retry_after = Some(random.pick(&[5, 30, 290]));
+                let value = retry_after.map(|seconds| seconds.to_string().into_bytes());
+                Ok(CallResponse { retry_after: value, ..response(429, "no") })
+            }
+            _ => {
+                after = timeout;
+                envoys_own(504)
+            }
+        }
+    };
+    Answered { after, answer, retry_after, minted: None, is_good }
+}
+
 /// The response of the token endpoint. A token that it issues is added to `minted`.
 pub(crate) fn token(
     random: &mut Random,
@@ -277,7 +305,7 @@ fn nonsense(random: &mut Random, request: &HttpCall) -> CallResult {
     Ok(response(200, body))
 }
 
-/// The response of the internal listener with the token file to the main thread.
+/// The response of an internal listener to the main thread.
 pub(crate) fn no_listener() -> Answered {
     Answered { after: 1, answer: envoys_own(503), retry_after: None, minted: None, is_good: false }
 }

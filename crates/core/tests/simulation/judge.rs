@@ -13,6 +13,7 @@ use crate::HOUR;
 use crate::clock::Clock;
 use crate::entra::{self, Answered, Minted};
 use crate::plan::Plan;
+use crate::sources::Service;
 use crate::specs;
 use crate::vm::{After, RequestedToken};
 
@@ -78,6 +79,8 @@ pub(crate) struct Judge {
     comparisons: Vec<(u64, usize)>,
     /// The federated token that Entra was last asked with for a key.
     asked_with: HashMap<TokenKey, String>,
+    /// The source that all workers share.
+    pub(crate) service: Service,
 }
 
 struct Waiting {
@@ -85,13 +88,29 @@ struct Waiting {
     stalled: u64,
 }
 
-struct ObservedCall {
+/// What a call is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// A read of the federated token's file.
+    File,
+    /// A federated token of the service.
+    Service,
+    Token(TokenKey),
+}
+
+pub(crate) struct ObservedCall {
     id: u32,
     life: Life,
-    /// The token that is requested; `None` for a read of the federated token.
-    key: Option<TokenKey>,
+    target: Target,
     at: u64,
     timeout: u64,
+}
+
+impl ObservedCall {
+    /// The key of the token that is requested.
+    fn key(&self) -> Option<TokenKey> {
+        if let Target::Token(key) = self.target { Some(key) } else { None }
+    }
 }
 
 struct FileRead {
@@ -170,7 +189,7 @@ impl Judge {
             rejected: HashMap::new(),
             delay: (plan.lost == 0).then_some(plan.delay),
             failed: HashMap::new(),
-            keys: specs::all(None)
+            keys: specs::all(None, plan.federated)
                 .iter()
                 .take(if plan.unlisted_percent > 0 { 0 } else { plan.keys })
                 .map(|spec| spec.key())
@@ -178,6 +197,7 @@ impl Judge {
             reads: HashMap::new(),
             comparisons: Vec::new(),
             asked_with: HashMap::new(),
+            service: Service::new(plan),
         }
     }
 
@@ -298,7 +318,7 @@ impl Judge {
         let last = self.reads.get(&vm);
         let is_second = last.is_some_and(|read| read.is_repeated);
         // A stalled worker gives up a read before its answer is processed.
-        let is_given_up = self.calls.iter().any(|call| call.life.0 == vm && call.key.is_none());
+        let is_given_up = self.calls.iter().any(|call| call.life.0 == vm && call.target == Target::File);
         let counted_before =
             last.and_then(|read| if is_given_up { read.counted_before } else { Some(read.counted_at) });
         let is_for_gauges = counted_before.is_some_and(|at| now - at >= REREAD_PERIOD)
@@ -341,23 +361,43 @@ impl Judge {
         failed.filter(|failed| clock.steady() < failed.next_try).cloned()
     }
 
-    /// Checks that a worker may make a call: for a token, or to read the federated token (`None`).
-    pub(crate) fn calls(&mut self, id: u32, life: Life, key: Option<TokenKey>, timeout: Duration, clock: &Clock) {
+    /// Checks that a worker may ask the service for a federated token.
+    pub(crate) fn asks_service(&mut self, life: Life, clock: &Clock) {
+        let early = self.service.is_asked(life, clock.steady(), |since| clock.jumped_since(since));
+        self.must(early.is_none(), "one call", || early.unwrap_or_default());
+    }
+
+    /// Records an answer that decides when the service is asked again: its own, or the rejection of its token by Entra.
+    pub(crate) fn is_answered(&mut self, call: &ObservedCall, answered: &Answered, under_lease: bool, clock: &Clock) {
+        let is_refusal = answered.answer.as_ref().is_ok_and(|response| matches!(response.status, 400 | 401));
+        match call.target {
+            Target::Service if under_lease => {
+                self.service.answers(call.life, answered, call.at, clock.steady());
+            }
+            Target::Token(key) if is_refusal => {
+                self.asked_with.get(&key).into_iter().for_each(|token| self.service.is_refused(token));
+            }
+            _ => {}
+        }
+    }
+
+    /// Checks that a worker may make a call.
+    pub(crate) fn calls(&mut self, id: u32, life: Life, target: Target, timeout: Duration, clock: &Clock) {
         let now = clock.steady();
         // Another worker's call can overlap only if its lease has expired, or if the clock that ends leases was set. Each worker reads
-        // the federated token itself.
-        let is_same = |call: &&ObservedCall| call.key == key && (key.is_some() || call.life == life);
+        // the file itself.
+        let is_same = |call: &&ObservedCall| call.target == target && (target != Target::File || call.life == life);
         let other = self
             .calls
             .iter()
             .filter(is_same)
             .find(|call| now < call.at + call.timeout + GRACE && !clock.jumped_since(call.at))
-            .map(|call| format!("worker {} calls for {key:?} while worker {} does so", life.0, call.life.0));
+            .map(|call| format!("worker {} calls for {target:?} while worker {} does so", life.0, call.life.0));
         self.must(other.is_none(), "one exchange", || other.unwrap_or_default());
-        if let Some(key) = key {
+        if let Target::Token(key) = target {
             self.must_be_in_parallel(key, clock);
         }
-        self.calls.push(ObservedCall { id, life, key, at: now, timeout: timeout.as_millis() as u64 });
+        self.calls.push(ObservedCall { id, life, target, at: now, timeout: timeout.as_millis() as u64 });
     }
 
     /// Checks the number of unlisted scopes that are exchanged at a time.
@@ -369,7 +409,7 @@ impl Judge {
         let now = clock.steady();
         let is_running =
             |call: &&ObservedCall| now < call.at + call.timeout && !clock.jumped_since(call.at.saturating_sub(HOUR));
-        let keys = self.calls.iter().filter(is_running).filter_map(|call| call.key).chain([key]);
+        let keys = self.calls.iter().filter(is_running).filter_map(|call| call.key()).chain([key]);
         let exchanged: HashSet<TokenKey> = keys.filter(|key| specs::is_unlisted(*key)).collect();
         let (count, most) = (exchanged.len(), self.limits.unlisted.parallel_exchanges);
         self.must(count <= most, "budget", || {
@@ -377,11 +417,12 @@ impl Judge {
         });
     }
 
-    /// Records that a call has ended. Returns whether no other worker could have taken its lease in the meantime.
-    pub(crate) fn call_ends(&mut self, id: u32, clock: &Clock) -> bool {
-        let Some(index) = self.calls.iter().position(|call| call.id == id) else { return false };
+    /// Records that a call has ended. Returns whether no other worker could have taken its lease in the meantime, and the call.
+    pub(crate) fn call_ends(&mut self, id: u32, clock: &Clock) -> (bool, Option<ObservedCall>) {
+        let Some(index) = self.calls.iter().position(|call| call.id == id) else { return (false, None) };
         let call = self.calls.remove(index);
-        clock.steady() < call.at + call.timeout + GRACE && !clock.jumped_since(call.at)
+        let under_lease = clock.steady() < call.at + call.timeout + GRACE && !clock.jumped_since(call.at);
+        (under_lease, Some(call))
     }
 
     /// Records that an exchange gave the token with this number. It was requested at `asked_at` by the wall clock.
@@ -496,7 +537,7 @@ impl Judge {
 fn only_a_token_that_another_worker_publishes_while_a_worker_decides_may_be_withheld() {
     for (unseen, is_violation) in [(0..1, false), (1..1, true), (1..2, true)] {
         let (mut judge, clock) = (Judge::new(&Plan::quiet(2, 1, HOUR)), Clock::default());
-        let spec = specs::all(None).swap_remove(0);
+        let spec = specs::all(None, specs::Federated::File).swap_remove(0);
         let (tenant_id, client_id) = (spec.tenant_id().to_owned(), spec.client_id().to_owned());
         judge.minted.push(Minted { tenant_id, client_id, scope: spec.scope().to_owned(), life: 3600, at: 0 });
         judge.succeeds(spec.key(), 0, clock.wall(), true, &clock);

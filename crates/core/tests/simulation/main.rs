@@ -17,6 +17,7 @@ mod planned_runs;
 mod random;
 mod requests;
 mod sabotage;
+mod sources;
 mod specs;
 mod unlisted;
 mod vm;

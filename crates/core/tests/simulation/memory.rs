@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 /// Whether the value under this name is a shelf with entries of tokens.
 pub(crate) fn is_of_tokens(name: &str) -> bool {
-    !name.contains("/credential/") && !name.ends_with("/readings")
+    !name.contains("/credential/") && !name.ends_with("/sources")
 }
 
 #[derive(Default)]

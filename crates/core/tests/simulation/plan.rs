@@ -6,10 +6,13 @@ use entra_exchange_core::broker::Limits;
 
 use crate::entra::Weather;
 use crate::random::Random;
+use crate::specs::Federated;
 
 /// A plan. Times are in milliseconds of the steady clock.
 pub(crate) struct Plan {
     pub(crate) workers: usize,
+    /// The source of the federated tokens.
+    pub(crate) federated: Federated,
     /// The number of token specs that are requested.
     pub(crate) keys: usize,
     pub(crate) limits: Limits,
@@ -58,6 +61,7 @@ impl Plan {
     pub(crate) fn quiet(workers: usize, keys: usize, end: u64) -> Self {
         Self {
             workers,
+            federated: Federated::File,
             keys,
             limits: Limits::default(),
             warm: false,

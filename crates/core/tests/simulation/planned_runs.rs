@@ -3,6 +3,7 @@
 use crate::entra::Weather;
 use crate::plan::Plan;
 use crate::random::Random;
+use crate::specs::Federated;
 use crate::world::{SimulatedEvent, World};
 
 const MINUTE: u64 = 60_000;
@@ -92,7 +93,7 @@ fn a_token_that_one_worker_rejects_is_replaced_in_all_workers_by_one_exchange() 
         let mut plan = Plan::quiet(6, 1, 20_000);
         plan.bursts = (0..1_500).map(|number| (number * 10, 1)).collect();
         let world = World::new(plan, Random::new(seed), None);
-        let key = crate::specs::all(None)[0].key();
+        let key = crate::specs::all(None, Federated::File)[0].key();
         world.put(5_000, 1, SimulatedEvent::Rejected { generation: 0, key });
         world.run_until(world.plan.end);
         // The judge checks that the rejected token is not handed out for too long.
@@ -107,7 +108,7 @@ fn a_rejected_token_stays_in_use_while_entra_is_down() {
     plan.bursts = (0..600).map(|number| (number * 100, 1)).collect();
     plan.weather = vec![(4_000, Weather::Down), (40_000, Weather::Fair)];
     let world = World::new(plan, Random::new(1), None);
-    let key = crate::specs::all(None)[0].key();
+    let key = crate::specs::all(None, Federated::File)[0].key();
     world.put(5_000, 1, SimulatedEvent::Rejected { generation: 0, key });
     world.run_until(world.plan.end);
     let judge = world.judge.borrow();

@@ -5,7 +5,9 @@ use std::sync::{Arc, LazyLock};
 
 use entra_exchange_core::assertion::Source;
 use entra_exchange_core::authority::Authority;
+use entra_exchange_core::config::Config;
 use entra_exchange_core::entra::{TokenKey, TokenSpec, TokenSpecParts};
+use entra_exchange_core::policy::Policy;
 use entra_exchange_core::time::Timestamp;
 
 pub(crate) const TENANT: &str = "11111111-1111-4111-8111-111111111111";
@@ -13,6 +15,40 @@ const CLIENT: &str = "aaaaaaaa-0000-4000-8000-000000000001";
 
 /// The cluster that serves the file with the federated token.
 pub(crate) const FILE: &str = "projected_token";
+
+/// The cluster of the service that issues federated tokens.
+pub(crate) const SERVICE: &str = "sts";
+
+/// Where the federated tokens come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Federated {
+    /// A file, which each worker reads.
+    File,
+    /// A service, which one worker asks for all.
+    Service,
+}
+
+static SERVICE_SOURCE: LazyLock<Source> = LazyLock::new(|| {
+    let text = serde_json::json!({
+        "assertions": [{
+            "name": "sts", "source": "http", "cluster": SERVICE, "request": {"authority": "sts.example", "path": "/token"},
+            "response": {"token": "/token"}, "timeout": "3s", "attempts": 2, "reuse": "1m",
+        }],
+        "identities": [{"assertion": "sts", "tenant_id": TENANT, "client_id": CLIENT}],
+        "destinations": [{"hosts": ["a.example"], "scope": "s/.default", "tls_clusters": ["a"], "warm": true}],
+    });
+    let config = Config::parse(text.to_string().as_bytes(), &|_| None).unwrap();
+    Policy::new(&config, false).warm()[0].assertion().clone()
+});
+
+impl Federated {
+    fn source(self) -> Source {
+        match self {
+            Self::File => Source::File { cluster: FILE.to_owned() },
+            Self::Service => SERVICE_SOURCE.clone(),
+        }
+    }
+}
 
 /// The clusters that lead to the authority. Some token specs have several.
 const CLUSTERS: [&str; 3] = ["entra", "entra_2", "entra_3"];
@@ -38,7 +74,7 @@ static PARTS: LazyLock<Vec<Parts>> = LazyLock::new(|| {
         of("contoso.onmicrosoft.com", CLIENT, "https://vault.azure.net/.default", 3),
     ];
     // One on the same shelf as the first.
-    let shelf = |parts: &Parts| make(parts, None).key().as_bytes()[0];
+    let shelf = |parts: &Parts| make(parts, None, Federated::File).key().as_bytes()[0];
     let neighbor = (0..)
         .map(|number| of(TENANT, CLIENT, &format!("api://neighbour-{number}/.default"), 1))
         .find(|parts| shelf(parts) == shelf(&all[0]));
@@ -49,7 +85,7 @@ static PARTS: LazyLock<Vec<Parts>> = LazyLock::new(|| {
     all
 });
 
-fn make(parts: &Parts, discard_before: Option<Timestamp>) -> TokenSpec {
+fn make(parts: &Parts, discard_before: Option<Timestamp>, federated: Federated) -> TokenSpec {
     let clusters: Vec<String> = CLUSTERS.iter().take(parts.clusters).map(|cluster| (*cluster).to_owned()).collect();
     TokenSpec::new(&TokenSpecParts {
         identity: &parts.identity,
@@ -57,7 +93,7 @@ fn make(parts: &Parts, discard_before: Option<Timestamp>) -> TokenSpec {
         tenant_id: parts.tenant_id,
         client_id: parts.client_id,
         scope: &parts.scope,
-        assertion: &Source::File { cluster: FILE.to_owned() },
+        assertion: &federated.source(),
         clusters: &clusters,
         discard_before,
     })
@@ -80,7 +116,7 @@ pub(crate) fn unlisted(discard_before: Option<Timestamp>) -> Vec<Arc<TokenSpec>>
         scope,
         clusters: 1,
     });
-    parts.map(|parts| Arc::new(make(&parts, discard_before).unlisted())).collect()
+    parts.map(|parts| Arc::new(make(&parts, discard_before, Federated::File).unlisted())).collect()
 }
 
 /// All token specs. The unlisted scopes are included as if they were listed.
@@ -93,9 +129,9 @@ pub(crate) fn all_as_listed() -> Vec<Arc<TokenSpec>> {
             scope: spec.scope().to_owned(),
             clusters: 1,
         };
-        Arc::new(make(&parts, None))
+        Arc::new(make(&parts, None, Federated::File))
     };
-    all(None).into_iter().chain(unlisted(None).iter().map(listed)).collect()
+    all(None, Federated::File).into_iter().chain(unlisted(None).iter().map(listed)).collect()
 }
 
 /// Whether the key is that of an unlisted scope.
@@ -104,6 +140,6 @@ pub(crate) fn is_unlisted(key: TokenKey) -> bool {
 }
 
 /// All listed token specs, with the `discard_tokens_before` of a configuration.
-pub(crate) fn all(discard_before: Option<Timestamp>) -> Vec<Arc<TokenSpec>> {
-    PARTS.iter().map(|parts| Arc::new(make(parts, discard_before))).collect()
+pub(crate) fn all(discard_before: Option<Timestamp>, federated: Federated) -> Vec<Arc<TokenSpec>> {
+    PARTS.iter().map(|parts| Arc::new(make(parts, discard_before, federated))).collect()
 }

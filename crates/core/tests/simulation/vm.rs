@@ -12,11 +12,11 @@ use entra_exchange_core::http::{CallFailure, HttpCall};
 use entra_exchange_core::time::Timestamp;
 
 use crate::entra::{self, Answered, Weather};
-use crate::judge::{Life, LoggedFailure, Rejects};
+use crate::judge::{Life, LoggedFailure, Rejects, Target};
 use crate::plan::Plan;
 use crate::random::Random;
 use crate::sabotage::Sabotage;
-use crate::specs;
+use crate::specs::{self, Federated};
 use crate::world::{MAIN, SharedView, SimulatedEvent, World};
 
 /// The context of an event. The default is that of an event other than a response.
@@ -75,7 +75,7 @@ impl Vm {
             driver: Driver::new(WorkerId(random.next()), queue, plan.limits, Some(Level::Info)),
             queue,
             generation,
-            specs: [specs::all(discard_before), specs::unlisted(discard_before)].concat(),
+            specs: [specs::all(discard_before, plan.federated), specs::unlisted(discard_before)].concat(),
             tick_at: None,
             ticks: (0, 0),
             calls: BTreeMap::new(),
@@ -112,21 +112,24 @@ impl Host for VmHost<'_> {
     fn start_call(&mut self, call: &HttpCall) -> Result<CallId, CallFailure> {
         let world = self.world;
         world.note(self.vm, || format!("  calls {}{}", call.cluster, call.path));
-        let (key, answered) = if call.cluster == specs::FILE {
+        let life = (self.vm, self.generation);
+        let (target, answered) = if call.cluster == specs::FILE {
             let answered = world.read_file(self.vm, call.timeout);
             world.judge.borrow_mut().reads(self.vm, &answered, &world.clock);
-            (None, answered)
+            (Target::File, answered)
+        } else if call.cluster == specs::SERVICE {
+            world.judge.borrow_mut().asks_service(life, &world.clock);
+            (Target::Service, world.ask_service(self.vm, call.timeout))
         } else {
             let spec = world.requested_by(call, self.specs).ok_or(CallFailure::NoSuchCluster)?;
             let is_first = spec.clusters().first() == Some(&call.cluster);
             world.judge.borrow_mut().asks_entra(spec.key(), &entra::assertion_in(call), is_first, &world.clock);
-            (Some(spec.key()), world.call_entra(call))
+            (Target::Token(spec.key()), world.call_entra(call))
         };
         answered.answer.as_ref().map_err(|failure| *failure)?;
         let id = world.number() as u32;
-        let life = (self.vm, self.generation);
-        world.judge.borrow_mut().calls(id, life, key, call.timeout, &world.clock);
-        if let Some(key) = key {
+        world.judge.borrow_mut().calls(id, life, target, call.timeout, &world.clock);
+        if let Target::Token(key) = target {
             self.calls.retain(|_, other| *other != key);
             self.calls.insert(id, key);
         }
@@ -253,6 +256,16 @@ impl World {
         entra::assertion(&mut self.random.borrow_mut(), faults, self.clock.wall(), timeout.as_millis() as u64)
     }
 
+    /// The response of the service with a federated token, which is behind an internal listener too.
+    fn ask_service(&self, vm: usize, timeout: Duration) -> Answered {
+        let faults = if self.clock.steady() < self.plan.end { self.plan.assertion_faults } else { 0 };
+        if vm == MAIN {
+            return entra::no_listener();
+        }
+        let serial = self.number();
+        entra::issued(&mut self.random.borrow_mut(), faults, self.clock.wall(), serial, timeout.as_millis() as u64)
+    }
+
     fn call_entra(&self, call: &HttpCall) -> Answered {
         entra::token(
             &mut self.random.borrow_mut(),
@@ -314,7 +327,9 @@ impl World {
                 judge.succeeds(key, number, now.minus(took), after.under_lease, &self.clock);
             }
             (Some("failed"), ..) => {
-                let left_to_others = state.queue.0 % 100 != MAIN as u32;
+                // With a federated token that a worker shares, it can make an exchange.
+                let is_main = state.queue.0 % 100 == MAIN as u32;
+                let left_to_others = !is_main || self.plan.federated == Federated::Service;
                 judge.must(left_to_others, "left to others", || format!("the main thread published a failure: {line}"));
                 let wait = milliseconds("next_try_in_ms").unwrap_or_default().as_millis() as u64;
                 judge.fails(key, LoggedFailure { wait, is_refusal }, after, &self.clock);

@@ -19,7 +19,7 @@ use crate::memory::Memory;
 use crate::plan::Plan;
 use crate::random::Random;
 use crate::sabotage::Sabotage;
-use crate::specs;
+use crate::specs::{self, Federated};
 use crate::vm::{After, Vm};
 
 /// The VM of the main thread. It gets no requests, and the cluster that serves the token file does not answer it.
@@ -159,7 +159,7 @@ impl World {
     /// Adds a request for a random token in a random worker.
     pub(crate) fn request(&self, at: u64) {
         let index = if self.plan.unlisted_percent > 0 && self.chance(self.plan.unlisted_percent) {
-            specs::all(None).len() + self.random.borrow_mut().index(specs::UNLISTED)
+            specs::all(None, Federated::File).len() + self.random.borrow_mut().index(specs::UNLISTED)
         } else {
             self.random.borrow_mut().index(self.plan.keys)
         };
@@ -300,7 +300,7 @@ impl World {
             SimulatedEvent::Leaves { generation, stream } => self.leaves((vm, generation), stream),
             SimulatedEvent::Message { queue, message } => {
                 if self.vms[vm].borrow().queue == queue {
-                    self.drive(vm, After::default(), |driver, now, host| driver.woken(&[message], now, host));
+                    self.drive(vm, self.after_no_call(), |driver, now, host| driver.woken(&[message], now, host));
                 }
             }
             SimulatedEvent::Tick { generation, at } => {
@@ -312,7 +312,7 @@ impl World {
                     self.count_tick(vm);
                 }
                 if fires && self.sabotage != Some(Sabotage::NoTimer) {
-                    self.drive(vm, After::default(), |driver, now, host| driver.timer(now, host));
+                    self.drive(vm, self.after_no_call(), |driver, now, host| driver.timer(now, host));
                 }
             }
             SimulatedEvent::Response { generation, id, answered } => {
@@ -327,6 +327,14 @@ impl World {
             }
         }
         self.depth.set(self.depth.get() - 1);
+    }
+
+    /// The context of a wake-up or a timer. A worker that waits for another one's call may have lost its lease if it stalled, or if the clock
+    /// that ends leases was set.
+    fn after_no_call(&self) -> After {
+        let Plan { federated, jumps, stalls, stalls_leading, .. } = &self.plan;
+        let is_certain = jumps.is_empty() && stalls.is_empty() && *stalls_leading == 0;
+        After { under_lease: *federated == Federated::File || is_certain, ..After::default() }
     }
 
     /// Detects a timer that is always set for a time in the past, and so fires every millisecond.
@@ -367,7 +375,7 @@ impl World {
     }
 
     fn answered(&self, (vm, generation): Life, id: u32, answered: Answered) {
-        let under_lease = self.judge.borrow_mut().call_ends(id, &self.clock);
+        let (under_lease, call) = self.judge.borrow_mut().call_ends(id, &self.clock);
         let id = {
             let mut state = self.vms[vm].borrow_mut();
             if state.generation != generation {
@@ -375,6 +383,9 @@ impl World {
             }
             self.delivered_for(id, &mut state.calls)
         };
+        if let Some(call) = call {
+            self.judge.borrow_mut().is_answered(&call, &answered, under_lease, &self.clock);
+        }
         let Answered { answer, retry_after, minted, .. } = answered;
         let after = After { under_lease, minted, retry_after };
         self.drive(vm, after, |driver, now, host| driver.call_finished(CallId(id), answer, now, host));
@@ -394,7 +405,8 @@ impl World {
         judge.must(waiting == 0, "nothing left", || format!("{waiting} requests still wait"));
         drop(judge);
         // The main thread acquires and releases each lease.
-        let all = if self.plan.unlisted_percent > 0 { specs::all_as_listed() } else { specs::all(None) };
+        let all =
+            if self.plan.unlisted_percent > 0 { specs::all_as_listed() } else { specs::all(None, self.plan.federated) };
         for spec in all {
             self.drive(MAIN, After::default(), |driver, now, host| {
                 driver.keep_warm(&[spec], now);

@@ -144,7 +144,8 @@ fn refusal(source: &HttpSource, answer: &CallResponse, input: Option<&Assertion>
             Code::AssertionUnavailable,
             detail,
             "Check the endpoint of the cluster, its TLS settings, and the network. A slow source needs a longer timeout in its assertion.",
-        );
+        )
+        .unreached();
     }
     let said = quoted(source, input, status, &answer.body);
     let aws = AwsError::read(source, &answer.body);

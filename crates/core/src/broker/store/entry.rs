@@ -34,6 +34,38 @@ impl Lease {
     pub(crate) fn is_live(&self, now: Timestamp) -> bool {
         now < self.until && self.until.since(now) <= Self::LONGEST
     }
+
+    /// Acquires or extends the lease in `slot` until `until`, for the worker that `queue` wakes. If another worker holds it, registers
+    /// this one to be woken, and returns whether that changed the lease and until when it is held.
+    #[inline(never)]
+    pub(crate) fn acquire(
+        slot: &mut Option<Self>,
+        (worker, queue): (WorkerId, QueueId),
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), (bool, Timestamp)> {
+        match slot {
+            Some(lease) if lease.holder != worker && lease.is_live(now) => {
+                let waits = !lease.waiting.contains(&queue);
+                if waits {
+                    lease.waiting.push(queue);
+                }
+                Err((waits, lease.until))
+            }
+            lease => {
+                let mut waiting = lease.take().map(|lease| lease.waiting).unwrap_or_default();
+                waiting.retain(|other| *other != queue);
+                *lease = Some(Self { holder: worker, until, waiting });
+                Ok(())
+            }
+        }
+    }
+
+    /// Releases the lease in `slot` if this worker holds it. Returns the queues of the workers to wake.
+    #[inline(never)]
+    pub(crate) fn release(slot: &mut Option<Self>, worker: WorkerId) -> Option<Vec<QueueId>> {
+        slot.take_if(|lease| lease.holder == worker).map(|lease| lease.waiting)
+    }
 }
 
 /// A failed exchange and its back-off.

@@ -1,10 +1,10 @@
 //! The store of a process whose workers share its memory.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::{CredentialState, Entry, Record, Store};
+use super::{CredentialState, Entry, Record, SourceState, Store};
 use crate::assertion::Source;
 use crate::entra::{CredentialKey, TokenKey};
 use crate::time::Timestamp;
@@ -18,8 +18,8 @@ struct Entries {
     configuration: String,
     tokens: BTreeMap<TokenKey, Entry>,
     credentials: BTreeMap<CredentialKey, CredentialState>,
-    /// The ids of the sources whose last read gave a usable federated token.
-    readable: BTreeSet<String>,
+    /// By the id of the source.
+    sources: BTreeMap<String, SourceState>,
 }
 
 impl MemoryStore {
@@ -35,7 +35,10 @@ impl Store for MemoryStore {
     fn announce(&self, configuration: &str, _: Duration, _: Timestamp) -> bool {
         let mut entries = self.entries();
         let is_new = entries.configuration != configuration;
-        configuration.clone_into(&mut entries.configuration);
+        if is_new {
+            configuration.clone_into(&mut entries.configuration);
+            entries.sources.values_mut().for_each(SourceState::forget);
+        }
         is_new
     }
 
@@ -66,17 +69,13 @@ impl Store for MemoryStore {
         true
     }
 
-    fn is_readable(&self, source: &Source) -> bool {
-        self.entries().readable.contains(source.id())
+    fn read_source(&self, source: &Source) -> SourceState {
+        self.entries().sources.get(source.id()).cloned().unwrap_or_default()
     }
 
-    fn record_reading(&self, source: &Source, usable: bool) {
-        let readable = &mut self.entries().readable;
-        if usable {
-            readable.insert(source.id().to_owned());
-        } else {
-            readable.remove(source.id());
-        }
+    fn update_source(&self, source: &Source, now: Timestamp, change: &mut dyn FnMut(&mut SourceState) -> bool) -> bool {
+        change_entry(&mut self.entries().sources, source.id().to_owned(), now, change);
+        true
     }
 }
 

@@ -9,6 +9,7 @@ mod memory;
 mod predecessors;
 mod shared_data;
 mod shelves;
+mod source;
 mod update;
 
 pub(crate) use super::exchanges::{Exchanges, Run};
@@ -22,7 +23,9 @@ pub use shared_data::SharedData;
 #[cfg(test)]
 pub(crate) use shelves::EMPTY;
 pub use shelves::Shelves;
-pub(crate) use update::{Record, Update, update, update_credential};
+pub use source::SourceState;
+pub(crate) use source::record_reading;
+pub(crate) use update::{Record, Update, update, update_credential, update_source};
 
 use std::time::Duration;
 
@@ -42,7 +45,7 @@ pub trait Store {
     fn prepare(&self);
 
     /// Records the fingerprint of the configuration that is now in use, and whose requests wait at most `wait`. Returns whether another
-    /// one was in use before.
+    /// one was in use before, whose federated tokens are then forgotten.
     fn announce(&self, configuration: &str, wait: Duration, now: Timestamp) -> bool;
 
     /// Returns the entry of a token, which is empty if there is none.
@@ -65,11 +68,11 @@ pub trait Store {
         change: &mut dyn FnMut(&mut CredentialState) -> bool,
     ) -> bool;
 
-    /// Returns whether the last read of the source, in any worker, gave a usable federated token.
-    fn is_readable(&self, source: &Source) -> bool;
+    /// Returns the state of a source, which is empty if there is none.
+    fn read_source(&self, source: &Source) -> SourceState;
 
-    /// Records whether the last read of the source gave a usable federated token.
-    fn record_reading(&self, source: &Source, usable: bool);
+    /// Changes the state of a source, as [`Store::update`] does the entry of a token.
+    fn update_source(&self, source: &Source, now: Timestamp, change: &mut dyn FnMut(&mut SourceState) -> bool) -> bool;
 
     /// The time at which [`Store::clean_up`] must be called.
     fn next_cleanup(&self) -> Option<Timestamp> {

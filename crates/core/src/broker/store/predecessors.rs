@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::super::vocabulary::Limits;
-use super::shared_data::{PREFIX, SharedData, token_shelf};
+use super::shared_data::{PREFIX, SharedData, source_shelf, token_shelf};
 use crate::event::Event;
 use crate::time::Timestamp;
 
@@ -90,7 +90,7 @@ impl Predecessors {
 fn clear(prefix: &str, shared: &dyn SharedData) -> usize {
     // No format writes an entry in so few bytes, and every format reads an empty value as a shelf without entries.
     const NO_ENTRIES: usize = 2;
-    let names = (0..=u8::MAX).map(|number| token_shelf(prefix, number));
+    let names = (0..=u8::MAX).map(|number| token_shelf(prefix, number)).chain([source_shelf(prefix)]);
     let used = names.filter(|name| shared.get(name).is_some_and(|(bytes, _)| bytes.len() > NO_ENTRIES));
     used.map(|name| shared.set(&name, b"", None)).filter(|emptied| *emptied).count()
 }

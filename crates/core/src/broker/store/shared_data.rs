@@ -12,10 +12,15 @@ pub trait SharedData {
 /// The prefix of all names. It contains the version of the entries' format, so a module with another format neither reads nor changes
 /// these entries.
 #[cfg(not(feature = "next"))]
-pub(crate) const PREFIX: &str = "entra-exchange/6/";
+pub(crate) const PREFIX: &str = "entra-exchange/7/";
 /// The prefix of a module of another version, for the upgrade tests.
 #[cfg(feature = "next")]
 pub(crate) const PREFIX: &str = "entra-exchange/next/";
+
+/// The name of the shelf for sources, with the prefix of any version.
+pub(super) fn source_shelf(prefix: &str) -> String {
+    format!("{prefix}sources")
+}
 
 /// The name of a shelf for tokens, with the prefix of any version.
 pub(super) fn token_shelf(prefix: &str, number: u8) -> String {

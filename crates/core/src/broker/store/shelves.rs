@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::predecessors::Predecessors;
-use super::shared_data::{PREFIX, SharedData, token_shelf};
-use super::{CredentialState, Entry, Record, Store};
+use super::shared_data::{PREFIX, SharedData, source_shelf, token_shelf};
+use super::{CredentialState, Entry, Record, SourceState, Store};
 use crate::assertion::Source;
 use crate::entra::{CredentialKey, TokenKey};
 use crate::event::Event;
@@ -50,7 +50,7 @@ impl<M: SharedData> Store for Shelves<M> {
     fn prepare(&self) {
         let of_tokens = (0..=u8::MAX).map(|number| token_shelf(PREFIX, number));
         let of_credentials = (0..CREDENTIAL_SHELVES).map(credential_shelf);
-        for name in of_tokens.chain(of_credentials).chain([readings()]) {
+        for name in of_tokens.chain(of_credentials).chain([source_shelf(PREFIX)]) {
             if self.memory.get(&name).is_none() {
                 self.memory.set(&name, EMPTY, None);
             }
@@ -62,6 +62,11 @@ impl<M: SharedData> Store for Shelves<M> {
         let is_new = self.value(ANNOUNCED) != configuration.as_bytes();
         if is_new {
             self.memory.set(ANNOUNCED, configuration.as_bytes(), None);
+            change_value(&self.memory, &source_shelf(PREFIX), &mut |bytes| {
+                let mut shelf: Shelf<String, SourceState> = decode(bytes);
+                shelf.0.iter_mut().for_each(|(_, state)| state.forget());
+                Some(encode(&shelf))
+            });
         }
         is_new
     }
@@ -92,22 +97,12 @@ impl<M: SharedData> Store for Shelves<M> {
         change_entry(&self.memory, &shelf_of_credential(key), key, now, change)
     }
 
-    fn is_readable(&self, source: &Source) -> bool {
-        decode::<Vec<String>>(&self.value(&readings())).iter().any(|id| id == source.id())
+    fn read_source(&self, source: &Source) -> SourceState {
+        decode::<Shelf<String, SourceState>>(&self.value(&source_shelf(PREFIX))).take(&source.id().to_owned())
     }
 
-    /// Writes only changes.
-    fn record_reading(&self, source: &Source, usable: bool) {
-        change_value(&self.memory, &readings(), &mut |bytes| {
-            let mut readable: Vec<String> = decode(bytes);
-            let known = readable.iter().position(|id| id == source.id());
-            match (known, usable) {
-                (None, true) => readable.push(source.id().to_owned()),
-                (Some(index), false) => drop(readable.swap_remove(index)),
-                (Some(_), true) | (None, false) => return None,
-            }
-            Some(encode(&readable))
-        });
+    fn update_source(&self, source: &Source, now: Timestamp, change: &mut dyn FnMut(&mut SourceState) -> bool) -> bool {
+        change_entry(&self.memory, &source_shelf(PREFIX), source.id().to_owned(), now, change)
     }
 
     fn next_cleanup(&self) -> Option<Timestamp> {
@@ -126,11 +121,6 @@ fn credential_shelf(number: u8) -> String {
     format!("{PREFIX}credential/{number:x}")
 }
 
-/// The name of the list of sources whose last read gave a usable federated token.
-fn readings() -> String {
-    format!("{PREFIX}readings")
-}
-
 fn shelf_of(key: TokenKey) -> String {
     token_shelf(PREFIX, key.first_byte())
 }
@@ -142,13 +132,15 @@ fn shelf_of_credential(key: CredentialKey) -> String {
 /// A shelf without entries: the length of an empty list.
 pub(crate) const EMPTY: &[u8] = &[0];
 
-/// Serializes a shared value.
+/// Serializes a shared value. Not inlined: the module contains the code of each type once.
+#[inline(never)]
 fn encode(value: &impl Serialize) -> Vec<u8> {
     // Serialization fails only for types of unknown length, and no shared type is one.
     postcard::to_allocvec(value).unwrap_or_default()
 }
 
 /// Deserializes a shared value. Invalid bytes are read as the default value.
+#[inline(never)]
 fn decode<T: DeserializeOwned + Default>(bytes: &[u8]) -> T {
     postcard::from_bytes(bytes).unwrap_or_default()
 }
@@ -193,12 +185,12 @@ fn change_entry<K, V>(
     change: &mut dyn FnMut(&mut V) -> bool,
 ) -> bool
 where
-    K: Copy + PartialEq + Serialize + DeserializeOwned,
+    K: Clone + PartialEq + Serialize + DeserializeOwned,
     V: Record + Serialize + DeserializeOwned,
 {
     change_value(memory, name, &mut |bytes| {
         let mut shelf: Shelf<K, V> = decode(bytes);
-        shelf.change(key, &mut *change).then(|| {
+        shelf.change(key.clone(), &mut *change).then(|| {
             shelf.0.iter_mut().for_each(|(_, entry)| entry.clean(now));
             shelf.0.retain(|(_, entry)| !entry.is_expired(now));
             encode(&shelf)

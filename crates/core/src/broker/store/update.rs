@@ -1,6 +1,7 @@
 //! Changes of entries that have a result.
 
-use super::{CredentialState, Entry, Store};
+use super::{CredentialState, Entry, SourceState, Store};
+use crate::assertion::Source;
 use crate::entra::{CredentialKey, TokenKey};
 use crate::time::Timestamp;
 
@@ -43,6 +44,16 @@ pub(crate) fn update_credential<T>(
     change: impl FnMut(&mut CredentialState) -> Update<T>,
 ) -> Option<T> {
     with_result(change, |change| store.update_credential(key, now, change))
+}
+
+/// Changes the state of a source, as [`update`] does the entry of a token.
+pub(crate) fn update_source<T>(
+    store: &dyn Store,
+    source: &Source,
+    now: Timestamp,
+    change: impl FnMut(&mut SourceState) -> Update<T>,
+) -> Option<T> {
+    with_result(change, |change| store.update_source(source, now, change))
 }
 
 /// Calls `update` with a change that returns whether to keep it. Returns the result of the last change, or `None` if `update` returns

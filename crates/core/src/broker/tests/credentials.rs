@@ -95,8 +95,8 @@ fn a_failed_read_of_one_source_leaves_the_others_readable() {
     let sources = ["a", "b", "c"].map(|cluster| crate::assertion::Source::File { cluster: cluster.to_owned() });
     shared.prepare();
     for source in &sources {
-        shared.record_reading(source, true);
+        store::record_reading(&shared, source, true, START);
     }
-    shared.record_reading(&sources[1], false);
-    assert_eq!(sources.map(|source| shared.is_readable(&source)), [true, false, true]);
+    store::record_reading(&shared, &sources[1], false, START);
+    assert_eq!(sources.map(|source| shared.read_source(&source).readable), [true, false, true]);
 }

@@ -4,7 +4,7 @@ use super::super::causes::Causes;
 use super::super::credential;
 use super::super::store::{Exchanges, RefusedAssertion};
 use super::*;
-use crate::assertion::Fingerprint;
+use crate::assertion::{Assertion, Fingerprint};
 use crate::entra::AccessToken;
 use crate::problem::EntraDiagnosis;
 use crate::untrusted::{Guid, OAuthError};
@@ -70,6 +70,20 @@ fn entry() -> Entry {
     }
 }
 
+/// The states of two sources: one has issued a token, and the other one has failed.
+fn sources() -> [(Source, SourceState); 2] {
+    let source = |cluster: &str| Source::File { cluster: cluster.to_owned() };
+    let federated_token = jwt(&json!({"alg": "RS256"}), &claims());
+    let assertion = Assertion::parse(federated_token.as_bytes(), WRITTEN).unwrap();
+    let (mut issued, mut failed) = (SourceState::default(), SourceState::default());
+    let until = WRITTEN.plus(GRACE_PERIOD);
+    issued.readable = true;
+    issued.record(&Ok(Arc::new(assertion)), until, WRITTEN);
+    issued.lease = Some(Lease { holder: WorkerId(7), until, waiting: vec![QueueId(1)] });
+    failed.record(&Err(problem()), until, WRITTEN);
+    [(source("issued"), issued), (source("failed"), failed)]
+}
+
 /// Shared data in which every field has been written.
 fn written() -> Shared {
     let shared = Shared::default();
@@ -79,7 +93,13 @@ fn written() -> Shared {
         *written = entry();
         Update::Commit(())
     });
-    shared.record_reading(spec.assertion(), true);
+    store::record_reading(&shared, spec.assertion(), true, WRITTEN);
+    for (source, state) in sources() {
+        store::update_source(&shared, &source, WRITTEN, |written| {
+            *written = state.clone();
+            Update::Commit(())
+        });
+    }
     credential::record_issued(&shared, &spec, &cached(), WRITTEN);
     credential::record_known(&shared, &spec, WRITTEN);
     credential::record_throttling(&shared, &spec, &problem(), WRITTEN, &|_| GRACE_PERIOD);
@@ -140,6 +160,8 @@ fn shared_data_has_the_format_of_the_version_number_in_its_names() {
     let (spec, written) = (spec(), written());
     let state = written.read_credential(spec.credential());
     let without = [without_value("entry", &json_of(&entry())), without_value("state", &json_of(&state))].concat();
+    let of_sources = sources().map(|(_, state)| without_value("source", &json_of(&state)));
+    assert_eq!(of_sources.map(|fields| fields.join(" ")), ["source.failure", "source.issued source.lease"]);
     assert_eq!(without, [""; 0], "these fields have no value, so a change of their format is not detected");
     let lines = written.lines();
     assert!(
@@ -151,6 +173,7 @@ fn shared_data_has_the_format_of_the_version_number_in_its_names() {
     let kept = Shared::of(LAST_FORM);
     assert_eq!(kept.read(spec.key()), entry());
     assert_eq!(kept.read_credential(spec.credential()), state);
+    assert!(sources().iter().all(|(source, state)| kept.read_source(source) == *state));
 }
 
 #[test]

@@ -124,9 +124,9 @@ fn a_read_for_the_gauges_does_not_make_a_pod_not_ready() {
     let mut process = Process::new();
     process.exchanged(0, "x/.default", token(86_400));
     let file = Source::File { cluster: "projected_token".to_owned() };
-    assert!(process.shared.is_readable(&file));
+    assert!(process.shared.read_source(&file).readable);
     process.read(0, answer(503, &json!({})));
-    assert!(process.shared.is_readable(&file));
+    assert!(process.shared.read_source(&file).readable);
 }
 
 #[test]

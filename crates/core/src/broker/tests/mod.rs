@@ -51,7 +51,7 @@ pub(super) struct Memory {
 impl Shared {
     /// The values of the shelves of tokens, without those of credentials, whose number the configuration bounds.
     fn shelves(&self) -> impl Iterator<Item = Vec<u8>> {
-        let of_tokens = |name: &str| !name.contains("/credential/") && !name.ends_with("/readings");
+        let of_tokens = |name: &str| !name.contains("/credential/") && !name.ends_with("/sources");
         let values = self.memory.values.borrow().clone();
         values.into_iter().filter(move |(name, _)| of_tokens(name)).map(|(_, (value, _))| value)
     }
@@ -121,7 +121,7 @@ fn observed(commands: Vec<Effect>) -> Vec<Observed> {
                 Ok(()) => Observed::Ready(stream),
                 Err(problem) => Observed::Problem(stream, problem.code),
             }),
-            Effect::Log(_) | Effect::Measure(_) | Effect::Nudge => None,
+            Effect::Log(_) | Effect::Measure(_) | Effect::Nudge(_) => None,
         })
         .collect()
 }

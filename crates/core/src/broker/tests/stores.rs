@@ -99,14 +99,14 @@ fn the_configuration_in_use_is_announced_once_and_again_after_another_one() {
 fn a_source_is_readable_after_its_last_read_was_usable() {
     let [one, other] = ["a", "b"].map(|cluster| Source::File { cluster: cluster.to_owned() });
     for store in stores() {
-        let readable = |store: &dyn Store| [&one, &other].map(|source| store.is_readable(source));
+        let readable = |store: &dyn Store| [&one, &other].map(|source| store.read_source(source).readable);
         assert_eq!(readable(&*store), [false, false]);
-        store.record_reading(&one, true);
-        store.record_reading(&one, true);
-        store.record_reading(&other, true);
+        store::record_reading(&*store, &one, true, START);
+        store::record_reading(&*store, &one, true, START);
+        store::record_reading(&*store, &other, true, START);
         assert_eq!(readable(&*store), [true, true]);
-        store.record_reading(&one, false);
-        store.record_reading(&one, false);
+        store::record_reading(&*store, &one, false, START);
+        store::record_reading(&*store, &one, false, START);
         assert_eq!(readable(&*store), [false, true]);
     }
 }

@@ -21,7 +21,7 @@ pub(super) enum Effect {
     Call(Purpose, HttpCall),
     Wake(QueueId, TokenKey),
     /// A wake-up without a key.
-    Nudge,
+    Nudge(QueueId),
     Finish(StreamId, Result<Arc<CachedToken>, Problem>),
     FinishProbe(StreamId, ReadinessStatus),
     Log(Event),
@@ -61,7 +61,7 @@ impl Host for EventHost<'_> {
     }
 
     fn wake(&mut self, queue: QueueId, message: &[u8]) {
-        let effect = TokenKey::from_bytes(message).map_or(Effect::Nudge, |key| Effect::Wake(queue, key));
+        let effect = TokenKey::from_bytes(message).map_or(Effect::Nudge(queue), |key| Effect::Wake(queue, key));
         self.done.push(Done::Other(effect));
     }
 
@@ -235,7 +235,7 @@ impl Worker {
     ) -> Result<bool, Problem> {
         let store = MemoryStore::default();
         let (waits, effects) = self.act(now, &store, |driver, host| driver.await_connection(spec, stream, now, host));
-        waits.map(|()| effects.iter().any(|effect| matches!(effect, Effect::Nudge)))
+        waits.map(|()| effects.iter().any(|effect| matches!(effect, Effect::Nudge(_))))
     }
 
     pub(super) fn poll_connections(

@@ -1,0 +1,130 @@
+//! A source over HTTP that all workers share. All other faults occur too, and it is asked once for all workers: while one call is in
+//! progress, its answer is used again, or it backs off, no worker asks it.
+
+use crate::entra::Answered;
+use crate::judge::Life;
+use crate::plan::Plan;
+use crate::random::Random;
+use crate::specs::Federated;
+use crate::world::World;
+
+/// How many seeds run unless `SEEDS` says otherwise.
+const SEEDS: u64 = 100;
+
+/// The time for which a token of the source is used again, in milliseconds ([`crate::specs`]).
+const REUSE: u64 = 60_000;
+/// The time for which the source is not asked after its last attempt failed.
+const REST: u64 = 2_000;
+
+impl Plan {
+    /// The plan of a seed, with a source that the workers share.
+    fn with_service(random: &mut Random) -> Self {
+        let mut plan = Self::of(random);
+        plan.federated = Federated::Service;
+        plan.add_attacks(random);
+        // A worker that waits for another one's call needs its message before the requests' limit.
+        plan.delay = plan.delay.min(200);
+        // Tokens that live for a moment need the source often.
+        if random.chance(50) {
+            plan.weather.push((0, crate::entra::Weather::Granting(20, None)));
+        }
+        plan
+    }
+}
+
+/// What is known of the source. Times are in milliseconds of the steady clock.
+#[derive(Default)]
+pub(crate) struct Service {
+    /// Whether VMs ask it that have got no request, such as that of the main thread. They do not share what may be their own fault.
+    is_kept_warm: bool,
+    /// The number of calls.
+    pub(crate) calls: u64,
+    /// The worker whose first attempt failed; it makes another one.
+    retries: Option<Life>,
+    /// The call whose answer is shared.
+    answered_at: u64,
+    /// The time until which nobody asks.
+    until: u64,
+    /// The token that was issued last.
+    issued: Option<String>,
+}
+
+impl Service {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        Self { is_kept_warm: plan.warm, ..Self::default() }
+    }
+
+    /// A worker asks the source. `may` states whether the clock that its times depend on was set since a time. Returns the violation.
+    pub(crate) fn is_asked(&mut self, life: Life, now: u64, jumped_since: impl Fn(u64) -> bool) -> Option<String> {
+        self.calls += 1;
+        let is_early = now < self.until && !jumped_since(self.answered_at);
+        self.retries = self.retries.filter(|retries| *retries == life);
+        is_early.then(|| format!("worker {} asks the source {} ms too early", life.0, self.until - now))
+    }
+
+    /// The worker that asked under its lease at `asked_at` gets the answer.
+    pub(crate) fn answers(&mut self, life: Life, answered: &Answered, asked_at: u64, now: u64) {
+        let is_second = self.retries == Some(life);
+        let may_retry = answered.answer.as_ref().is_ok_and(|response| response.status >= 500);
+        self.retries = None;
+        let (until, issued) = match answered.is_good {
+            true => (asked_at + REUSE, token_in(answered)),
+            false if may_retry && !is_second => {
+                self.retries = Some(life);
+                (0, None)
+            }
+            false if may_retry && self.is_kept_warm => (0, None),
+            false => (now + REST.max(answered.retry_after.unwrap_or_default().min(300) * 1000), None),
+        };
+        (self.answered_at, self.until, self.issued) = (now, until, issued);
+    }
+
+    /// Entra rejects an exchange with this token.
+    pub(crate) fn is_refused(&mut self, token: &str) {
+        if self.issued.as_deref() == Some(token) {
+            (self.until, self.issued) = (0, None);
+        }
+    }
+}
+
+/// The federated token in an answer of the source.
+fn token_in(answered: &Answered) -> Option<String> {
+    let body = &answered.answer.as_ref().ok()?.body;
+    let json: serde_json::Value = serde_json::from_slice(body).ok()?;
+    json["token"].as_str().map(str::to_owned)
+}
+
+#[test]
+fn every_invariant_holds_for_a_source_that_the_workers_share() {
+    let first = crate::number("FIRST").unwrap_or(1);
+    let count = crate::number("SEEDS").map_or(SEEDS, |seeds| seeds / 5);
+    let seeds = match crate::number("SEED") {
+        Some(seed) => vec![seed],
+        None => (first..first + count).collect(),
+    };
+    let mut failed = Vec::new();
+    let mut exchanges = 0;
+    for seed in seeds {
+        let mut random = Random::new(seed);
+        let plan = Plan::with_service(&mut random);
+        let outcome = crate::run_plan(plan, random, None);
+        exchanges += outcome.exchanges;
+        failed.extend(outcome.violation.map(|violation| format!("SEED={seed}  {violation}")));
+    }
+    assert!(failed.is_empty(), "\n{}\n", failed.join("\n"));
+    assert!(exchanges > 0);
+}
+
+#[test]
+fn at_a_cold_start_six_workers_ask_a_source_once_for_five_tokens() {
+    for seed in 0..20 {
+        let mut plan = Plan::quiet(6, 5, 1_000);
+        plan.federated = Federated::Service;
+        plan.bursts = vec![(0, 100)];
+        let world = World::new(plan, Random::new(seed), None);
+        world.run_until(world.plan.end);
+        let judge = world.judge.borrow();
+        assert_eq!((judge.violation.clone(), judge.waiting()), (None, 0), "seed {seed}");
+        assert_eq!((judge.service.calls, judge.exchanges), (1, 5), "seed {seed}");
+    }
+}
