@@ -166,6 +166,7 @@ fleet: tools ## simulate 100,000 proxies over a day and draw target/fleet.svg
 lint: tools ## check formatting and lints
 	$(CARGO) fmt --all --check
 	@scripts/check-words
+	@scripts/check-imports
 	@scripts/fuzz-mutants --check
 	@scripts/simulate-mutants --check
 	$(CARGO) clippy --workspace --all-targets -- --deny warnings
