@@ -317,9 +317,8 @@ fn asked_once_by_four_workers() {
     let destination = configuration["destinations"][0].clone();
     let of_scope = |number| {
         let mut of_scope = destination.clone();
-        of_scope["hosts"] = json!([format!("scope-{number}.example")]);
+        of_scope["path_prefixes"] = json!([format!("/scope-{number}")]);
         of_scope["scope"] = json!(format!("api://scope-{number}/.default"));
-        of_scope["tls_clusters"] = json!(["elsewhere"]);
         of_scope
     };
     configuration["destinations"] = (0..SCOPES).map(of_scope).collect();
@@ -330,7 +329,7 @@ fn asked_once_by_four_workers() {
     (0..SCOPES).for_each(|number| directory.register_resource(&format!("api://scope-{number}")));
     service.add_faults([Fault::delay(Duration::from_secs(1))]);
     std::thread::scope(|scope| {
-        let send = |number: usize| stack.send(&Request::get(&format!("scope-{}.example", number % SCOPES), "/"));
+        let send = |number: usize| stack.send(&Request::get(LISTED_HOST, &format!("/scope-{}", number % SCOPES)));
         let sent: Vec<_> = (0..4 * SCOPES).map(|number| scope.spawn(move || send(number).unwrap())).collect();
         for answer in sent {
             assert_eq!(seen_token(&answer.join().unwrap())["appid"], CLIENT_ID, "{}", stack.log());
