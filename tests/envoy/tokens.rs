@@ -32,6 +32,7 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("the_status_page_shows_the_state_of_tokens_without_the_tokens", the_status_page_shows_the_state_of_tokens),
     ("a_lease_holder_that_stops_responding_delays_others_until_its_lease_expires", a_dead_lease_holder_delays_others),
     ("a_request_in_a_crashed_vm_ends_by_the_idle_timeout_and_others_are_served", a_crashed_vm_affects_no_other_request),
+    ("two_configurations_in_one_vm_behave_apart", two_configurations_in_one_vm_behave_apart),
 ];
 
 fn four_workers() -> Stack {
@@ -430,4 +431,35 @@ fn a_crashed_vm_affects_no_other_request() {
         assert_eq!(trapped.join().unwrap().status, 503);
         assert!(started.elapsed() < Duration::from_secs(30));
     });
+}
+
+/// One listener gets another configuration. Its root context is in the VM of the other listeners, because the VM's settings are the same.
+fn two_configurations_in_one_vm_behave_apart() {
+    let edit = |document: &mut serde_json::Value| {
+        let path = stack::sidecar::configuration_path(stack::sidecar::MANAGED_IDENTITY);
+        let text = stack::document::at_mut(document, &path).unwrap();
+        let mut configuration: serde_json::Value = serde_json::from_str(text.as_str().unwrap()).unwrap();
+        configuration["identities"] = json!([{"name": "default", "resources": ["https://storage.azure.com"]}]);
+        configuration.as_object_mut().unwrap().remove("destinations").unwrap();
+        *text = json!(configuration.to_string());
+    };
+    let stack = newest(Options { concurrency: 1, edit: Some(Box::new(edit)), ..Options::default() });
+    // The VM from which Envoy makes the others, that of the main thread, and that of the worker.
+    assert_eq!(stack.envoy.stat("wasm.envoy.wasm.runtime.v8.active").unwrap(), Some(3));
+
+    let injected = || stack.get(LISTED_HOST, "/", &[]).seen_header("authorization").is_some();
+    let answered = |resource: &str| stack.send_imds(&imds(resource)).unwrap();
+    thread::scope(|scope| {
+        // Requests of both wait for their tokens at the same time.
+        let waiting = scope.spawn(|| answered("https://storage.azure.com"));
+        assert!(injected());
+        assert_eq!(waiting.join().unwrap().status, 200);
+    });
+    for _ in 0..10 {
+        assert!(injected());
+        assert_eq!(answered("https://storage.azure.com").status, 200);
+        // The first configuration's token for this resource is in the VM, and the second does not offer it.
+        assert_eq!(answered("https://vault.azure.net").json()["error"], "invalid_resource");
+    }
+    assert_eq!(stack.directory().stats().token_requests, 2);
 }
