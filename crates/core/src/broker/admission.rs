@@ -1,13 +1,15 @@
-//! Admission of exchanges: an exchange is held back while Entra throttles the client or while the budget of unlisted scopes is
-//! exhausted.
+//! Admission: how many requests may wait, and which exchanges may begin. An exchange is held back while Entra throttles the client or
+//! while the budget of unlisted scopes is exhausted.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::budget::Permit;
-use super::slot::{Exchange, Slot};
+use super::slot::{Exchange, Slot, TokenLookup};
 use super::store::{self, Failure, Lease, Store, Update};
-use super::vocabulary::{CONTENTION_RETRY_DELAY, GRACE_PERIOD, IMMEDIATE_RETRY_DELAY, Limits, UnlistedLimits};
+use super::vocabulary::{
+    CONTENTION_RETRY_DELAY, GRACE_PERIOD, IMMEDIATE_RETRY_DELAY, Limits, StreamId, UnlistedLimits,
+};
 use super::{Broker, Command, Turn};
 use crate::entra::{RetryClass, TokenKey, TokenSpec};
 use crate::problem::{Code, Problem};
@@ -26,6 +28,78 @@ impl Limits {
 }
 
 impl Broker {
+    /// Records the result of a lookup before it is returned: marks the token's scope as used, or admits the exchange that the request
+    /// waits for.
+    pub(super) fn record_lookup(
+        &mut self,
+        spec: &Arc<TokenSpec>,
+        stream: StreamId,
+        (lookup, poll): (TokenLookup, bool),
+        now: Timestamp,
+        store: &dyn Store,
+    ) -> (TokenLookup, bool) {
+        match lookup {
+            TokenLookup::Ready(_) => self.touch(spec, now, store),
+            TokenLookup::Failed(_) => {}
+            TokenLookup::Pending => {
+                // Only the first waiting request requires a poll.
+                if poll && let Err(problem) = self.admit(spec, now, store) {
+                    return self.refuse(spec, stream, problem, now);
+                }
+                self.waiting = self.waiting.saturating_add(1);
+            }
+        }
+        (lookup, poll)
+    }
+
+    /// Returns the limit that applies if no more requests may wait for this token spec, and `None` otherwise.
+    ///
+    /// With several identities, those of one may wait while they are fewer than the places that are left, so that no identity's callers
+    /// can take all of them. Callers choose unlisted scopes: requests for them take at most half of [`Limits::waiting`], and those of one
+    /// identity at most a quarter.
+    pub(super) fn is_full(&self, spec: &TokenSpec) -> Option<usize> {
+        let (all, waiting) = (self.limits.waiting, self.waiting);
+        if waiting >= all {
+            return Some(all);
+        }
+        let (half, quarter) = (all.div_ceil(2), all.div_ceil(4));
+        // So few that none of the limits below can be reached.
+        if waiting < quarter {
+            return None;
+        }
+        let is_same = |other: &TokenSpec| other.identity() == spec.identity();
+        let of_identity = self.count_waiting(is_same);
+        if self.limits.identities > 1 && of_identity >= all.saturating_sub(waiting) {
+            return Some(of_identity);
+        }
+        if spec.is_listed() {
+            return None;
+        }
+        if self.count_waiting(|other| !other.is_listed()) >= half {
+            return Some(half);
+        }
+        (self.count_waiting(|other| !other.is_listed() && is_same(other)) >= quarter).then_some(quarter)
+    }
+
+    /// Returns how many requests wait for the tokens of these specs, or for the connections to which they are to be sent.
+    fn count_waiting(&self, counts: impl Fn(&TokenSpec) -> bool) -> usize {
+        let for_tokens = self.slots.values().filter(|slot| counts(&slot.spec)).map(|slot| slot.waiters.len()).sum();
+        self.connections.count(counts).saturating_add(for_tokens)
+    }
+
+    /// Answers the only request that waits for a key whose exchange is not admitted: with the cached token if it can still be sent,
+    /// otherwise with the problem. The second value is true when [`Broker::poll`] must be called.
+    fn refuse(&mut self, spec: &TokenSpec, stream: StreamId, problem: Problem, now: Timestamp) -> (TokenLookup, bool) {
+        let Some(slot) = self.slots.get_mut(spec.key()) else { return (TokenLookup::Failed(problem), false) };
+        let index = slot.waiters.iter().position(|waiter| waiter.stream == stream);
+        let rejected = index.and_then(|index| slot.waiters.remove(index).rejected);
+        let token = slot.usable_for(rejected.as_ref(), now).cloned();
+        // This worker must be registered as a holder of the token, also of one that this caller rejects.
+        let poll = if token.is_some() { slot.mark_used() } else { slot.must_register(now) };
+        self.schedule(spec.key(), now);
+        (token.map_or(TokenLookup::Failed(problem), TokenLookup::Ready), poll)
+    }
+
     /// Checks whether an exchange for this token spec may begin, before the first request waits for it.
     ///
     /// # Errors

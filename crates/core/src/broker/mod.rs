@@ -8,12 +8,15 @@
 mod admission;
 mod budget;
 mod causes;
+mod command;
 mod connections;
 mod credential;
+mod endpoint;
 mod exchange;
 mod exchanges;
 mod freshness;
 mod gauges;
+mod random;
 mod readiness;
 mod reading;
 mod reject;
@@ -26,6 +29,7 @@ mod tests;
 mod turn;
 mod vocabulary;
 
+pub use command::{Command, Purpose};
 pub use connections::ConnectionOutcome;
 pub use freshness::CachedToken;
 pub(crate) use readiness::{Credential, Decisive};
@@ -39,48 +43,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::assertion::{Assertions, Source};
-use crate::entra::{self, RetryClass, TokenKey, TokenSpec};
-use crate::event::Event;
-use crate::http::{CallResult, HttpCall};
-use crate::metrics::Measurement;
-use crate::problem::{Code, Problem};
+use crate::assertion::Assertions;
+use crate::entra::{TokenKey, TokenSpec};
+use crate::http::CallResult;
 use crate::time::Timestamp;
 use connections::Connections;
-use exchange::Failed;
 use gauges::Observed;
+use random::Random;
 use readiness::Checks;
 use release::Release;
-use slot::{Attempt, Exchange, Slot, Slots, Waiter};
+use slot::{Slot, Slots, Waiter};
 use turn::Turn;
-
-/// The purpose of a call, which identifies it in the report of its result.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// To ask this source for a federated token.
-    Assertion(Source),
-    /// To request the token with this key from the token endpoint.
-    Token(TokenKey),
-}
-
-/// An action that the broker requests from the engine's driver.
-pub enum Command {
-    /// Start a call. Report its result with this purpose to [`Broker::call_finished`]. A call replaces an earlier one with the same
-    /// purpose, whose result must not be reported.
-    Call(Purpose, HttpCall),
-    /// Answer a readiness probe that waits.
-    FinishProbe(StreamId, ReadinessStatus),
-    /// Make the worker that owns this queue poll the key ([`Broker::poll`]).
-    Wake(QueueId, TokenKey),
-    /// Make the worker that owns this queue continue its waits for sources ([`Broker::continue_sources`]).
-    Nudge(QueueId),
-    /// Resume or answer a paused request with this result.
-    Finish(StreamId, Result<Arc<CachedToken>, Problem>),
-    /// Write an exchange event to the log.
-    Log(Event),
-    /// Record a metric value.
-    Measure(Measurement),
-}
 
 /// The broker of one worker.
 pub struct Broker {
@@ -144,78 +117,6 @@ impl Broker {
         let full = self.is_full(spec);
         let answered = self.slot_of(spec, now, store).answer(waiter, full, now);
         self.record_lookup(spec, stream, answered, now, store)
-    }
-
-    /// Records the result of a lookup before it is returned: marks the token's scope as used, or admits the exchange that the request
-    /// waits for.
-    fn record_lookup(
-        &mut self,
-        spec: &Arc<TokenSpec>,
-        stream: StreamId,
-        (lookup, poll): (TokenLookup, bool),
-        now: Timestamp,
-        store: &dyn Store,
-    ) -> (TokenLookup, bool) {
-        match lookup {
-            TokenLookup::Ready(_) => self.touch(spec, now, store),
-            TokenLookup::Failed(_) => {}
-            TokenLookup::Pending => {
-                // Only the first waiting request requires a poll.
-                if poll && let Err(problem) = self.admit(spec, now, store) {
-                    return self.refuse(spec, stream, problem, now);
-                }
-                self.waiting = self.waiting.saturating_add(1);
-            }
-        }
-        (lookup, poll)
-    }
-
-    /// Returns the limit that applies if no more requests may wait for this token spec, and `None` otherwise.
-    ///
-    /// With several identities, those of one may wait while they are fewer than the places that are left, so that no identity's callers
-    /// can take all of them. Callers choose unlisted scopes: requests for them take at most half of [`Limits::waiting`], and those of one
-    /// identity at most a quarter.
-    fn is_full(&self, spec: &TokenSpec) -> Option<usize> {
-        let (all, waiting) = (self.limits.waiting, self.waiting);
-        if waiting >= all {
-            return Some(all);
-        }
-        let (half, quarter) = (all.div_ceil(2), all.div_ceil(4));
-        // So few that none of the limits below can be reached.
-        if waiting < quarter {
-            return None;
-        }
-        let is_same = |other: &TokenSpec| other.identity() == spec.identity();
-        let of_identity = self.count_waiting(is_same);
-        if self.limits.identities > 1 && of_identity >= all.saturating_sub(waiting) {
-            return Some(of_identity);
-        }
-        if spec.is_listed() {
-            return None;
-        }
-        if self.count_waiting(|other| !other.is_listed()) >= half {
-            return Some(half);
-        }
-        (self.count_waiting(|other| !other.is_listed() && is_same(other)) >= quarter).then_some(quarter)
-    }
-
-    /// Returns how many requests wait for the tokens of these specs, or for the connections to which they are to be sent.
-    fn count_waiting(&self, counts: impl Fn(&TokenSpec) -> bool) -> usize {
-        let for_tokens = self.slots.values().filter(|slot| counts(&slot.spec)).map(|slot| slot.waiters.len()).sum();
-        self.connections.count(counts).saturating_add(for_tokens)
-    }
-
-    /// Answers the only request that waits for a key whose exchange is not admitted: with the cached token if it can still be sent,
-    /// otherwise with the problem. The second value is true when [`Broker::poll`] must be called.
-    fn refuse(&mut self, spec: &TokenSpec, stream: StreamId, problem: Problem, now: Timestamp) -> (TokenLookup, bool) {
-        let Some(slot) = self.slots.get_mut(spec.key()) else { return (TokenLookup::Failed(problem), false) };
-        let index = slot.waiters.iter().position(|waiter| waiter.stream == stream);
-        let rejected = index.and_then(|index| slot.waiters.remove(index).rejected);
-        let token = slot.usable_for(rejected.as_ref(), now).cloned();
-        // This worker must be registered as a holder of the token, also of one that this caller rejects.
-        let poll = if token.is_some() { slot.mark_used() } else { slot.must_register(now) };
-        self.schedule(spec.key(), now);
-        (token.map_or(TokenLookup::Failed(problem), TokenLookup::Ready), poll)
     }
 
     /// Fetches a token into the cache for a request that does not wait for it.
@@ -316,53 +217,6 @@ impl Broker {
         turn.commands
     }
 
-    /// Processes the response of the token endpoint.
-    fn endpoint_answered(&mut self, slot: &mut Slot, answer: CallResult, turn: &mut Turn<'_>) {
-        let now = turn.now;
-        let Exchange::Calling { call, .. } = std::mem::replace(&mut slot.exchange, Exchange::Idle) else { return };
-        let call = *call;
-        let spec = Arc::clone(&slot.spec);
-        let cluster = spec.clusters().get(call.cluster_index).map(String::as_str).unwrap_or_default();
-        match entra::read_answer(answer, cluster, &spec, &call.assertion, now) {
-            entra::EndpointAnswer::Granted { token, expires_in, refresh_in, request_id } => {
-                let cached = CachedToken::new(token, call.asked_at, expires_in, refresh_in, self.random.next());
-                match (cached.is_usable(now), call.attempt) {
-                    (true, _) => self.succeed(slot, cached, cluster, request_id.as_ref(), turn),
-                    (false, Attempt::First) => self.read(slot, Attempt::Second, turn),
-                    (false, Attempt::Second) => {
-                        let problem = expired_on_arrival(&spec, expires_in, now.since(call.asked_at));
-                        self.fail(slot, Failed::transient(problem, call.asked_at), turn);
-                    }
-                }
-            }
-            entra::EndpointAnswer::Unreached { problem } => {
-                let began = call.asked_at;
-                if let Some(problem) = self.call_next(slot, call, *problem, turn) {
-                    self.fail(slot, Failed::transient(problem, began), turn);
-                }
-            }
-            entra::EndpointAnswer::Refused { problem, retry_class, retry_after } => {
-                let retry_class = credential::retry_class_of(turn.store, &spec, &problem, retry_class, now);
-                if credential::is_refusal(&problem) {
-                    let mut workers = self.sharing(turn);
-                    self.assertions.refuse(spec.assertion(), &call.assertion, call.asked_at, &mut workers);
-                }
-                match (call.attempt, retry_class) {
-                    (Attempt::First, RetryClass::Immediate | RetryClass::StaleAssertion) => {
-                        self.retry_refused(slot, &problem, retry_class, turn);
-                    }
-                    _ => {
-                        let (assertion, began) = (call.assertion.fingerprint(), call.asked_at);
-                        credential::record_refusal(turn.store, &spec, &problem, assertion, now);
-                        let refused = credential::is_refusal(&problem).then_some(assertion);
-                        let failed = Failed { problem: *problem, retry_class, began, retry_after, refused };
-                        self.fail(slot, failed, turn);
-                    }
-                }
-            }
-        }
-    }
-
     /// Returns the slot of a token spec, creates it if necessary, and adopts the shared token if the slot has no usable one.
     fn slot_of(&mut self, spec: &Arc<TokenSpec>, now: Timestamp, store: &dyn Store) -> &mut Slot {
         self.observe_clock(now);
@@ -401,33 +255,5 @@ impl Broker {
                 self.put_back(slot, now);
             }
         }
-    }
-}
-
-/// The problem of a token that has expired on arrival. Its back-off prevents an endless sequence of exchanges.
-fn expired_on_arrival(spec: &TokenSpec, lifetime: Duration, took: Duration) -> Problem {
-    Problem::new(
-        Code::EntraReplyInvalid,
-        format!(
-            "the token's lifetime ({} s) had already elapsed when it arrived, after {} s",
-            lifetime.as_secs(),
-            took.as_secs()
-        ),
-        "Check Entra's response time, the token lifetime policy of the tenant, and this node's clock.",
-    )
-    .about(spec.identity(), spec.scope())
-}
-
-/// The random number generator for jitter: SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number
-/// generators"). It is not used for secrets.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        // The upper half is of better quality.
-        u32::try_from((mixed ^ (mixed >> 31)) >> 32).unwrap_or_default()
     }
 }

@@ -26,10 +26,14 @@ use serde_json::json;
 use super::store::{self, EMPTY, Entry, Failure, Lease, PREFIX, Update};
 use super::vocabulary::{FORCED_PERIOD, GRACE_PERIOD, IMMEDIATE_RETRY_DELAY, READING_PERIOD};
 use super::*;
+use crate::assertion::Source;
 use crate::assertion::tests::{claims, jwt};
-use crate::entra::TokenSpecParts;
 use crate::entra::tests_support::spec;
-use crate::http::CallResponse;
+use crate::entra::{RetryClass, TokenSpecParts};
+use crate::event::Event;
+use crate::http::{CallResponse, HttpCall};
+use crate::metrics::Measurement;
+use crate::problem::{Code, Problem};
 use worker::{Effect, Worker};
 
 pub(super) const START: Timestamp = Timestamp::from_unix_seconds(1_795_334_000);

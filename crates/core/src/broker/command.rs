@@ -1,0 +1,41 @@
+//! What the broker requests from the engine's driver.
+
+use std::sync::Arc;
+
+use super::freshness::CachedToken;
+use super::readiness::ReadinessStatus;
+use super::vocabulary::{QueueId, StreamId};
+use crate::assertion::Source;
+use crate::entra::TokenKey;
+use crate::event::Event;
+use crate::http::HttpCall;
+use crate::metrics::Measurement;
+use crate::problem::Problem;
+
+/// The purpose of a call, which identifies it in the report of its result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To ask this source for a federated token.
+    Assertion(Source),
+    /// To request the token with this key from the token endpoint.
+    Token(TokenKey),
+}
+
+/// An action that the broker requests from the engine's driver.
+pub enum Command {
+    /// Start a call. Report its result with this purpose to [`super::Broker::call_finished`]. A call replaces an earlier one with the same
+    /// purpose, whose result must not be reported.
+    Call(Purpose, HttpCall),
+    /// Answer a readiness probe that waits.
+    FinishProbe(StreamId, ReadinessStatus),
+    /// Make the worker that owns this queue poll the key ([`super::Broker::poll`]).
+    Wake(QueueId, TokenKey),
+    /// Make the worker that owns this queue continue its waits for sources ([`super::Broker::continue_sources`]).
+    Nudge(QueueId),
+    /// Resume or answer a paused request with this result.
+    Finish(StreamId, Result<Arc<CachedToken>, Problem>),
+    /// Write an exchange event to the log.
+    Log(Event),
+    /// Record a metric value.
+    Measure(Measurement),
+}
