@@ -33,7 +33,7 @@
 //! unless the source has issued it since the rejected exchange began: for a burst of exchanges with the same assertion, the source is asked
 //! once more.
 //!
-//! A file is read by each worker itself ([`Source::is_shared`]): Envoy serves it on this machine, it is used again for a second only, and so
+//! A file is read by each worker itself (`Source::is_shared`): Envoy serves it on this machine, it is used again for a second only, and so
 //! the projected token stays out of shared data.
 
 mod http;

@@ -14,7 +14,7 @@ use crate::time::Timestamp;
 /// The shared state of one source. It holds a federated token, so it has no `Debug`.
 ///
 /// The lease is the right to ask the source. Only the fact that a token is readable is shared of a source that each worker reads itself
-/// ([`Source::is_shared`]).
+/// (`Source::is_shared`).
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceState {
     /// Whether the last read of the source, in any worker, gave a usable federated token.
