@@ -41,6 +41,8 @@ pub(crate) struct Service {
     pub(crate) calls: u64,
     /// The worker whose first attempt failed; it makes another one.
     retries: Option<Life>,
+    /// The worker that makes its second attempt. A stalled worker gives it up before its answer is processed.
+    retrying: Option<Life>,
     /// The call whose answer is shared.
     answered_at: u64,
     /// The time until which nobody asks.
@@ -58,13 +60,13 @@ impl Service {
     pub(crate) fn is_asked(&mut self, life: Life, now: u64, jumped_since: impl Fn(u64) -> bool) -> Option<String> {
         self.calls += 1;
         let is_early = now < self.until && !jumped_since(self.answered_at);
-        self.retries = self.retries.filter(|retries| *retries == life);
+        self.retrying = self.retries.take().filter(|retries| *retries == life);
         is_early.then(|| format!("worker {} asks the source {} ms too early", life.0, self.until - now))
     }
 
     /// The worker that asked under its lease at `asked_at` gets the answer.
     pub(crate) fn answers(&mut self, life: Life, answered: &Answered, asked_at: u64, now: u64) {
-        let is_second = self.retries == Some(life);
+        let is_second = self.retrying.take() == Some(life);
         let may_retry = answered.answer.as_ref().is_ok_and(|response| response.status >= 500);
         self.retries = None;
         let (until, issued) = match answered.is_good {
@@ -94,13 +96,16 @@ fn token_in(answered: &Answered) -> Option<String> {
     json["token"].as_str().map(str::to_owned)
 }
 
+/// Seeds that once violated a rule.
+const FAILED: [u64; 2] = [78_458, 79_050];
+
 #[test]
 fn every_invariant_holds_for_a_source_that_the_workers_share() {
     let first = crate::number("FIRST").unwrap_or(1);
     let count = crate::number("SEEDS").map_or(SEEDS, |seeds| seeds / 5);
     let seeds = match crate::number("SEED") {
         Some(seed) => vec![seed],
-        None => (first..first + count).collect(),
+        None => FAILED.into_iter().chain(first..first + count).collect(),
     };
     let mut failed = Vec::new();
     let mut exchanges = 0;

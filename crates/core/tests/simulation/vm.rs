@@ -334,7 +334,8 @@ impl World {
                 let wait = milliseconds("next_try_in_ms").unwrap_or_default().as_millis() as u64;
                 judge.fails(key, LoggedFailure { wait, is_refusal }, after, &self.clock);
             }
-            (Some("retried"), None, None) => {
+            // The same event may end the exchange of another token.
+            (Some("retried"), _, None) => {
                 let next =
                     spec.and_then(|spec| spec.clusters().iter().find(|name| field("next_cluster") == Some(name)));
                 // A refusal is retried through the same cluster.
