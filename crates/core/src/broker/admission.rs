@@ -68,9 +68,12 @@ impl Broker {
             return None;
         }
         let is_same = |other: &TokenSpec| other.identity() == spec.identity();
-        let of_identity = self.count_waiting(is_same);
-        if self.limits.identities > 1 && of_identity >= all.saturating_sub(waiting) {
-            return Some(of_identity);
+        // While fewer than half of the places are taken, more are left than one identity can have.
+        if self.limits.identities > 1 && waiting >= half {
+            let of_identity = self.count_waiting(is_same);
+            if of_identity >= all.saturating_sub(waiting) {
+                return Some(of_identity);
+            }
         }
         if spec.is_listed() {
             return None;
