@@ -110,10 +110,7 @@ impl Request {
     /// Sends the request in plaintext to `addr` as HTTP/2 with prior knowledge.
     pub fn send_http2(&self, addr: SocketAddr) -> io::Result<Response> {
         block_on(self.timeout, async {
-            let stream = TokioIo::new(tokio::net::TcpStream::connect(addr).await?);
-            let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream);
-            let (mut sender, connection) = handshake.await.map_err(io::Error::other)?;
-            tokio::spawn(connection);
+            let mut sender = connect_http2(addr).await?;
             read_response(sender.send_request(self.to_hyper(true)?).await.map_err(io::Error::other)?).await
         })
     }
@@ -121,10 +118,7 @@ impl Request {
     /// Sends the request this many times at once in one HTTP/2 connection. Returns the responses in the order of the requests.
     pub fn send_many_http2(&self, addr: SocketAddr, count: usize) -> io::Result<Vec<Response>> {
         block_on(self.timeout, async {
-            let stream = TokioIo::new(tokio::net::TcpStream::connect(addr).await?);
-            let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream);
-            let (mut sender, connection) = handshake.await.map_err(io::Error::other)?;
-            tokio::spawn(connection);
+            let mut sender = connect_http2(addr).await?;
             let mut pending = Vec::new();
             for _ in 0..count {
                 sender.ready().await.map_err(io::Error::other)?;
@@ -247,6 +241,15 @@ fn is_complete(response: &str) -> bool {
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
     let length: Option<usize> = length.and_then(|length| length.parse().ok());
     length.is_some_and(|length| body.len() >= length)
+}
+
+/// Connects in plaintext, with HTTP/2 and prior knowledge.
+async fn connect_http2(addr: SocketAddr) -> io::Result<hyper::client::conn::http2::SendRequest<Full<Bytes>>> {
+    let stream = TokioIo::new(tokio::net::TcpStream::connect(addr).await?);
+    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream);
+    let (sender, connection) = handshake.await.map_err(io::Error::other)?;
+    tokio::spawn(connection);
+    Ok(sender)
 }
 
 /// Runs an exchange until it completes or times out.

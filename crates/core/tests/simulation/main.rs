@@ -111,6 +111,28 @@ fn every_invariant_holds_under_every_fault() {
     assert!(failed.is_empty(), "\n{}\n", lines.join("\n"));
 }
 
+/// Runs the plans of some seeds, one after the other: a `share` of those that `SEEDS` asks for, by default 100, and the ones that once
+/// `failed`. None may violate a rule. Returns the number of exchanges.
+fn run_share(share: u64, failed: impl IntoIterator<Item = u64>, plan: fn(&mut Random) -> Plan) -> u64 {
+    let first = number("FIRST").unwrap_or(1);
+    let count = number("SEEDS").map_or(100, |seeds| seeds / share);
+    let seeds = match number("SEED") {
+        Some(seed) => vec![seed],
+        None => failed.into_iter().chain(first..first + count).collect(),
+    };
+    let mut violations = Vec::new();
+    let mut exchanges = 0;
+    for seed in seeds {
+        let mut random = Random::new(seed);
+        let plan = plan(&mut random);
+        let outcome = run_plan(plan, random, None);
+        exchanges += outcome.exchanges;
+        violations.extend(outcome.violation.map(|violation| format!("SEED={seed}  {violation}")));
+    }
+    assert!(violations.is_empty(), "\n{}\n", violations.join("\n"));
+    exchanges
+}
+
 /// The seeds that once violated a rule.
 fn failed_seeds() -> impl Iterator<Item = u64> {
     let lines = include_str!("failed-seeds.txt").lines().filter(|line| !line.starts_with('#'));

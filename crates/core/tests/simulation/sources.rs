@@ -8,9 +8,6 @@ use crate::random::Random;
 use crate::specs::Federated;
 use crate::world::World;
 
-/// How many seeds run unless `SEEDS` says otherwise.
-const SEEDS: u64 = 100;
-
 /// The time for which a token of the source is used again, in milliseconds ([`crate::specs`]).
 const REUSE: u64 = 60_000;
 /// The time for which the source is not asked after its last attempt failed.
@@ -97,26 +94,11 @@ fn token_in(answered: &Answered) -> Option<String> {
 }
 
 /// Seeds that once violated a rule.
-const FAILED: [u64; 2] = [78_458, 79_050];
+const FAILED_SEEDS: [u64; 2] = [78_458, 79_050];
 
 #[test]
 fn every_invariant_holds_for_a_source_that_the_workers_share() {
-    let first = crate::number("FIRST").unwrap_or(1);
-    let count = crate::number("SEEDS").map_or(SEEDS, |seeds| seeds / 5);
-    let seeds = match crate::number("SEED") {
-        Some(seed) => vec![seed],
-        None => FAILED.into_iter().chain(first..first + count).collect(),
-    };
-    let mut failed = Vec::new();
-    let mut exchanges = 0;
-    for seed in seeds {
-        let mut random = Random::new(seed);
-        let plan = Plan::with_service(&mut random);
-        let outcome = crate::run_plan(plan, random, None);
-        exchanges += outcome.exchanges;
-        failed.extend(outcome.violation.map(|violation| format!("SEED={seed}  {violation}")));
-    }
-    assert!(failed.is_empty(), "\n{}\n", failed.join("\n"));
+    let exchanges = crate::run_share(5, FAILED_SEEDS, Plan::with_service);
     assert!(exchanges > 0);
 }
 

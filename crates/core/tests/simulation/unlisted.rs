@@ -9,9 +9,6 @@ use crate::plan::Plan;
 use crate::random::Random;
 use crate::world::World;
 
-/// How many seeds run unless `SEEDS` says otherwise.
-const SEEDS: u64 = 100;
-
 /// The seeds that broke a rule once.
 const FAILED_SEEDS: [u64; 4] = [221, 395, 151_091, 200_095];
 
@@ -41,22 +38,7 @@ impl Plan {
 
 #[test]
 fn every_invariant_holds_while_callers_request_unlisted_scopes() {
-    let first = crate::number("FIRST").unwrap_or(1);
-    let count = crate::number("SEEDS").map_or(SEEDS, |seeds| seeds / 10);
-    let seeds = match crate::number("SEED") {
-        Some(seed) => vec![seed],
-        None => FAILED_SEEDS.into_iter().chain(first..first + count).collect(),
-    };
-    let mut failed = Vec::new();
-    let mut admitted = 0;
-    for seed in seeds {
-        let mut random = Random::new(seed);
-        let plan = Plan::with_unlisted(&mut random);
-        let outcome = crate::run_plan(plan, random, None);
-        admitted += outcome.exchanges;
-        failed.extend(outcome.violation.map(|violation| format!("SEED={seed}  {violation}")));
-    }
-    assert!(failed.is_empty(), "\n{}\n", failed.join("\n"));
+    let admitted = crate::run_share(10, FAILED_SEEDS, Plan::with_unlisted);
     assert!(admitted > 0);
 }
 
