@@ -73,7 +73,7 @@ fn an_object_may_have_the_fields_of_its_own_kind() {
 }
 
 #[test]
-fn an_object_without_a_known_kind_may_have_the_fields_of_every_kind() {
+fn an_object_without_a_known_kind_may_have_the_fields_of_every_kind_and_need_not_have_them() {
     for (source, mistake) in [
         (r#""source":"ftp","#, r#"source: "ftp" is not valid: write "file" or "http""#),
         (r#""source":5,"#, r#"source: 5 is not valid: write "file" or "http""#),
@@ -84,6 +84,8 @@ fn an_object_without_a_known_kind_may_have_the_fields_of_every_kind() {
             example(&text).unwrap_err(),
             ["other: unknown field: expected one of name, source, cluster, attempts", mistake]
         );
+        // What a kind requires is not missing either.
+        assert_eq!(example(&format!(r#"{{"name":"a",{source}"attempts":3}}"#)).unwrap_err(), [mistake]);
     }
 }
 
