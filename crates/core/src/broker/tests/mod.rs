@@ -100,6 +100,8 @@ struct Process {
     now: Timestamp,
     /// The lifetime of a federated token in seconds. By default no token is so old that it is read again.
     federated_lifetime: u64,
+    /// How often the time has advanced.
+    steps: u32,
 }
 
 #[derive(Debug, PartialEq)]
@@ -178,11 +180,14 @@ impl Process {
             spec: Arc::new(spec()),
             now: START,
             federated_lifetime: 1_000_000_000,
+            steps: 0,
         }
     }
 
     fn advance(&mut self, length: Duration) {
         self.now = self.now.plus(length);
+        self.steps += 1;
+        assert!(self.steps < 20_000, "what the test waits for does not happen");
     }
 
     /// Requests the token in a worker.

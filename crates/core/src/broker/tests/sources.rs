@@ -126,6 +126,7 @@ impl Workers {
     fn run(&mut self, until: Timestamp) {
         while let Some(entry) = self.agenda.first_entry().filter(|entry| entry.key().0 <= until) {
             let (at, number) = *entry.key();
+            assert!(number < 100_000, "the workers do not come to rest");
             let (worker, event) = entry.remove();
             self.now = self.now.max(at);
             if self.stalled == Some(worker) {
