@@ -31,18 +31,6 @@ enum RuleAction {
     Inject(Arc<TokenChooser>, InjectionRule),
 }
 
-/// How a request is handled that may use an identity and meets the destination's conditions.
-enum Verdict {
-    /// It is forwarded unchanged, because of this problem.
-    Pass(Problem),
-    /// It is forwarded unchanged, because it carries these credentials.
-    Keep(String),
-    /// It is forwarded with this token.
-    Inject(Arc<TokenSpec>, Injection),
-    /// Like `Inject`, after its upstream connection is established and checked.
-    AwaitConnection(Arc<TokenSpec>, Injection),
-}
-
 struct InjectionRule {
     transport: Transport,
     existing_credential: ExistingCredential,
@@ -184,39 +172,43 @@ impl Rule {
                 );
                 self.refuse(problem, view)
             }
-            RuleAction::Report(chooser, injection) => Decision::Report(match chooser.choose(&self.label, view) {
-                Ok(identity_token) => Report {
-                    decided_by: self.config_path,
-                    identity: Some(Arc::clone(&identity_token.identity)),
-                    spec: identity_token.spec.as_ref().ok().cloned(),
-                    problem: injection
-                        .evaluate(self.config_path, &self.label, identity_token, view)
-                        .err()
-                        .map(Box::new),
-                },
-                Err(problem) => Report::refused(self.config_path, problem),
-            }),
-            RuleAction::Inject(chooser, injection) => match chooser.choose(&self.label, view) {
-                Ok(identity_token) => match injection.evaluate(self.config_path, &self.label, identity_token, view) {
-                    Ok(Verdict::Pass(problem)) => Decision::Pass(Passed {
-                        decided_by: self.config_path,
-                        identity: Some(Arc::clone(&identity_token.identity)),
-                        problem: Some(Box::new(problem)),
-                    }),
-                    Ok(Verdict::Keep(credentials)) => Decision::Keep(Kept {
-                        decided_by: self.config_path,
-                        identity: Arc::clone(&identity_token.identity),
-                        credentials,
-                    }),
-                    Ok(Verdict::Inject(spec, injection)) => Decision::Exchange(spec, Delivery::Inject(injection)),
-                    Ok(Verdict::AwaitConnection(spec, injection)) => {
-                        Decision::AwaitConnection(spec, Delivery::Inject(injection))
-                    }
-                    Err(problem) => self.refuse(problem.about(&identity_token.identity, &identity_token.scope), view),
-                },
-                Err(problem) => self.refuse(problem, view),
-            },
+            RuleAction::Report(chooser, injection) => {
+                let report = self.report(chooser, injection, view);
+                Decision::Report(report.unwrap_or_else(|problem| Report::refused(self.config_path, problem)))
+            }
+            RuleAction::Inject(chooser, injection) => {
+                self.inject(chooser, injection, view).unwrap_or_else(|problem| self.refuse(problem, view))
+            }
         }
+    }
+
+    /// Decides as [`Self::inject`] does, and reports the decision of a request that may use an identity.
+    fn report(
+        &self,
+        chooser: &TokenChooser,
+        injection: &InjectionRule,
+        view: &RequestView<'_>,
+    ) -> Result<Report, Problem> {
+        let identity_token = chooser.choose(&self.label, view)?;
+        Ok(Report {
+            decided_by: self.config_path,
+            identity: Some(Arc::clone(&identity_token.identity)),
+            spec: identity_token.spec.as_ref().ok().cloned(),
+            problem: injection.evaluate(self.config_path, &self.label, identity_token, view).err().map(Box::new),
+        })
+    }
+
+    /// Decides a request by its identity and the destination's conditions.
+    fn inject(
+        &self,
+        chooser: &TokenChooser,
+        injection: &InjectionRule,
+        view: &RequestView<'_>,
+    ) -> Result<Decision, Problem> {
+        let identity_token = chooser.choose(&self.label, view)?;
+        injection
+            .evaluate(self.config_path, &self.label, identity_token, view)
+            .map_err(|problem| problem.about(&identity_token.identity, &identity_token.scope))
     }
 
     fn refuse(&self, problem: Problem, request: &RequestView<'_>) -> Decision {
@@ -241,14 +233,17 @@ impl InjectionRule {
         }
     }
 
-    /// Evaluates the destination's conditions for a request that may use this identity.
+    /// Decides a request that may use this identity.
+    ///
+    /// # Errors
+    /// It does not meet the destination's conditions, or its token cannot be requested and `on_failure` is not `pass`.
     fn evaluate(
         &self,
         decided_by: ConfigPath,
         label: &str,
         identity_token: &IdentityToken,
         view: &RequestView<'_>,
-    ) -> Result<Verdict, Problem> {
+    ) -> Result<Decision, Problem> {
         must_be_able_to_carry_token(label, view)?;
         // The app's own credentials were checked in the first attempt.
         let own_headers = view.own_headers();
@@ -258,7 +253,10 @@ impl InjectionRule {
         }
         if !credentials.are_none() {
             match self.existing_credential {
-                ExistingCredential::Keep => return Ok(Verdict::Keep(credentials.names())),
+                ExistingCredential::Keep => {
+                    let (identity, credentials) = (Arc::clone(&identity_token.identity), credentials.names());
+                    return Ok(Decision::Keep(Kept { decided_by, identity, credentials }));
+                }
                 ExistingCredential::Replace => self.must_be_replaceable(label, &credentials, view)?,
                 ExistingCredential::Refuse => {
                     return Err(credential_present(
@@ -274,30 +272,41 @@ impl InjectionRule {
             TransportCheck::Pending => false,
             TransportCheck::Rejected(problem) => return Err(problem),
         };
-        match &identity_token.spec {
-            Ok(spec) => {
-                // It decides where a later attempt looks for its token.
-                view.is_in_cluster();
-                let carried =
-                    own_headers.iter().find_map(|header| credential::carried(view, header, self.service_form));
-                let mut in_place_of = credentials.into_headers();
-                in_place_of.extend(own_headers);
-                in_place_of.retain(|name| *name != self.header);
-                let injection = Injection {
-                    decided_by,
-                    header: Arc::clone(&self.header),
-                    form: self.form,
-                    in_place_of,
-                    carried,
-                    pass_on_failure: self.pass_on_failure,
-                    protocol: Protocol::of_client(view),
-                };
-                let verdict = if is_connected { Verdict::Inject } else { Verdict::AwaitConnection };
-                Ok(verdict(Arc::clone(spec), injection))
-            }
+        let spec = match &identity_token.spec {
+            Ok(spec) => Arc::clone(spec),
             // Without the variable no token can be requested, so this is a failure to get a token.
-            Err(problem) if self.pass_on_failure => Ok(Verdict::Pass(problem.clone())),
-            Err(problem) => Err(problem.clone()),
+            Err(problem) if self.pass_on_failure => {
+                let (identity, problem) = (Arc::clone(&identity_token.identity), Box::new(problem.clone()));
+                return Ok(Decision::Pass(Passed { decided_by, identity: Some(identity), problem: Some(problem) }));
+            }
+            Err(problem) => return Err(problem.clone()),
+        };
+        let delivery = Delivery::Inject(self.injection(decided_by, credentials, own_headers, view));
+        Ok(if is_connected { Decision::Exchange(spec, delivery) } else { Decision::AwaitConnection(spec, delivery) })
+    }
+
+    /// How the token is injected in place of these credentials and of the filter's own headers of an earlier attempt.
+    fn injection(
+        &self,
+        decided_by: ConfigPath,
+        credentials: Credentials,
+        own_headers: Vec<Arc<str>>,
+        view: &RequestView<'_>,
+    ) -> Injection {
+        // It decides where a later attempt looks for its token.
+        view.is_in_cluster();
+        let carried = own_headers.iter().find_map(|header| credential::carried(view, header, self.service_form));
+        let mut in_place_of = credentials.into_headers();
+        in_place_of.extend(own_headers);
+        in_place_of.retain(|name| *name != self.header);
+        Injection {
+            decided_by,
+            header: Arc::clone(&self.header),
+            form: self.form,
+            in_place_of,
+            carried,
+            pass_on_failure: self.pass_on_failure,
+            protocol: Protocol::of_client(view),
         }
     }
 
