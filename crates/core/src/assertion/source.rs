@@ -23,7 +23,12 @@ pub enum Source {
         cluster: String,
     },
     /// A service that is asked by one HTTP call and makes a token for it.
-    Http(Arc<HttpSource>),
+    Http {
+        /// How it is asked, and what its answers mean.
+        http: Arc<HttpSource>,
+        /// The source whose assertion the call contains.
+        input: Option<Arc<Self>>,
+    },
 }
 
 impl Source {
@@ -31,7 +36,7 @@ impl Source {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::File { .. } => "file",
-            Self::Http(http) => http.kind,
+            Self::Http { http, .. } => http.kind,
         }
     }
 
@@ -39,7 +44,7 @@ impl Source {
     pub fn cluster(&self) -> &str {
         match self {
             Self::File { cluster } => cluster,
-            Self::Http(http) => &http.request.cluster,
+            Self::Http { http, .. } => &http.request.cluster,
         }
     }
 
@@ -47,7 +52,7 @@ impl Source {
     pub fn target(&self) -> (&'static str, &str, &str) {
         match self {
             Self::File { cluster } => ("GET", cluster, "/"),
-            Self::Http(http) => (http.request.method, &http.request.target.authority, &http.request.target.path),
+            Self::Http { http, .. } => (http.request.method, &http.request.target.authority, &http.request.target.path),
         }
     }
 
@@ -55,7 +60,7 @@ impl Source {
     pub(crate) fn id(&self) -> &str {
         match self {
             Self::File { cluster } => cluster,
-            Self::Http(http) => &http.id,
+            Self::Http { http, .. } => &http.id,
         }
     }
 
@@ -63,7 +68,7 @@ impl Source {
     pub fn input(&self) -> Option<&Self> {
         match self {
             Self::File { .. } => None,
-            Self::Http(http) => http.input.as_ref(),
+            Self::Http { input, .. } => input.as_deref(),
         }
     }
 
@@ -77,7 +82,7 @@ impl Source {
     pub(crate) fn holds_token(&self) -> bool {
         match self {
             Self::File { .. } => true,
-            Self::Http(http) => !http.expected.made_on_demand,
+            Self::Http { http, .. } => !http.expected.made_on_demand,
         }
     }
 
@@ -92,7 +97,7 @@ impl Source {
         match self {
             // Envoy serves it from a file on this machine.
             Self::File { .. } => Duration::from_secs(2),
-            Self::Http(http) => http.timeout,
+            Self::Http { http, .. } => http.timeout,
         }
     }
 
@@ -101,7 +106,7 @@ impl Source {
     pub(crate) fn reuse_until(&self, assertion: &Assertion, asked_at: Timestamp) -> Timestamp {
         match self {
             Self::File { .. } => asked_at.plus(Duration::from_secs(1)),
-            Self::Http(http) => http.reuse_until(assertion, asked_at),
+            Self::Http { http, .. } => http.reuse_until(assertion, asked_at),
         }
     }
 
@@ -109,7 +114,7 @@ impl Source {
     pub(crate) fn back_off(&self, problem: &Problem) -> Duration {
         match self {
             Self::File { .. } => Duration::from_secs(1),
-            Self::Http(_) => HttpSource::back_off(problem),
+            Self::Http { .. } => HttpSource::back_off(problem),
         }
     }
 
@@ -126,7 +131,7 @@ impl Source {
             Self::File { .. } => {
                 (problem.code == Code::AssertionMalformed && attempt == 1).then_some(Duration::from_millis(100))
             }
-            Self::Http(http) => http.pause_before_retry(problem, attempt, random),
+            Self::Http { http, .. } => http.pause_before_retry(problem, attempt, random),
         }
     }
 
@@ -142,7 +147,7 @@ impl Source {
                 body: Vec::new(),
                 timeout: self.timeout(),
             },
-            Self::Http(http) => http.call(input),
+            Self::Http { http, .. } => http.call(input),
         }
     }
 
@@ -158,7 +163,7 @@ impl Source {
     ) -> Result<Assertion, Problem> {
         let cluster = match self {
             Self::File { cluster } => cluster,
-            Self::Http(http) => return http.read(answer, input, now),
+            Self::Http { http, .. } => return http.read(answer, input, now),
         };
         let answer =
             answer.map_err(|failure| Problem::uncalled(failure, cluster, "which serves the federated token"))?;
@@ -180,7 +185,7 @@ impl Source {
     pub(crate) fn parse(&self, token: &[u8], now: Timestamp) -> Result<Assertion, Problem> {
         match self {
             Self::File { .. } => Assertion::parse(token, now),
-            Self::Http(http) => Assertion::parse_expected(token, &http.expected, now),
+            Self::Http { http, .. } => Assertion::parse_expected(token, &http.expected, now),
         }
     }
 }
@@ -202,10 +207,10 @@ mod tests {
             body: b"no healthy upstream".to_vec(),
             is_envoys_own: true,
         });
-        let problem = source.read(answer, None, NOW).unwrap_err();
+        let problem = source.read(answer, None, NOW).err().unwrap();
         assert_eq!(problem.code, Code::AssertionUnavailable);
         assert!(problem.detail.contains("projected_token") && problem.detail.contains("503"));
-        let problem = source.read(Err(CallFailure::NoSuchCluster), None, NOW).unwrap_err();
+        let problem = source.read(Err(CallFailure::NoSuchCluster), None, NOW).err().unwrap();
         assert_eq!(problem.code, Code::ClusterMissing);
     }
 }

@@ -86,18 +86,19 @@ impl Entries<'_, '_> {
             // Without a source there is a mistake, which rejects the configuration.
             return reading.problem().map_or_else(|| Ok(file("", is_input)), Err);
         };
-        if let Some((path, input)) = &reading.input {
+        let mut input = None;
+        if let Some((path, named)) = &reading.input {
             users.push(name);
-            match self.chain_mistake(input, users) {
-                None => http.input = Some(self.source(self.name(input), users, mistakes)?),
+            match self.chain_mistake(named, users) {
+                None => input = Some(Arc::new(self.source(self.name(named), users, mistakes)?)),
                 // The same mistake is found from each source that depends on this one.
                 Some(_) if mistakes.0.iter().any(|mistake| mistake.path == *path) => {}
                 Some(mistake) => mistakes.add(path, mistake),
             }
             users.pop();
         }
-        http.id = id(object, http.input.as_ref(), is_input);
-        Ok(Source::Http(Arc::new(http)))
+        http.id = id(object, input.as_deref(), is_input);
+        Ok(Source::Http { http: Arc::new(http), input })
     }
 
     /// The name, as written in its entry.
@@ -133,7 +134,7 @@ fn read_file(object: &Object<'_, '_, AssertionFields>, is_input: bool, mistakes:
     let Some(expect) = expect.read(mistakes) else { return file(cluster, is_input) };
     let expected = Expected { is_input, ..http::read_expected(&expect, mistakes) };
     let id = id(object, None, is_input);
-    Source::Http(Arc::new(HttpSource::of_file(cluster, id, expected)))
+    Source::Http { http: Arc::new(HttpSource::of_file(cluster, id, expected)), input: None }
 }
 
 /// The file that this cluster serves.
@@ -142,7 +143,7 @@ fn file(cluster: &str, is_input: bool) -> Source {
         return Source::File { cluster: cluster.to_owned() };
     }
     let (id, expected) = (["input/", cluster].concat(), Expected { is_input, ..Expected::default() });
-    Source::Http(Arc::new(HttpSource::of_file(cluster, id, expected)))
+    Source::Http { http: Arc::new(HttpSource::of_file(cluster, id, expected)), input: None }
 }
 
 /// The id of a source: a hash of its fields, and the id of its input.

@@ -15,8 +15,8 @@ pub(crate) use named::{NAMED, Named};
 pub(crate) use request::{Body, MAX_URL, Request, Target, Text, basic, encode};
 pub(crate) use spiffe::KIND as SPIFFE;
 
+use super::Assertion;
 use super::token::Expected;
-use super::{Assertion, Source};
 use crate::http::{CallResult, HttpCall};
 use crate::problem::{Code, Problem};
 use crate::secret::Secrets;
@@ -42,7 +42,7 @@ const MAX_REST: Duration = Duration::from_secs(300);
 pub struct HttpSource {
     /// The kind of the source, as in the configuration.
     pub(crate) kind: &'static str,
-    /// What distinguishes two sources of one kind: it differs if anything in the configuration differs.
+    /// What distinguishes two sources of one kind: it differs if anything in the configuration of the source or of its inputs differs.
     pub(crate) id: String,
     /// The call.
     pub(crate) request: Request,
@@ -62,8 +62,6 @@ pub struct HttpSource {
     pub(crate) not_ready: Vec<u16>,
     /// How long an assertion is used again, at most. It is never used again after half of its life.
     pub(crate) reuse: Duration,
-    /// The source whose assertion the request contains.
-    pub(crate) input: Option<Source>,
 }
 
 impl fmt::Debug for HttpSource {
@@ -110,11 +108,10 @@ impl HttpSource {
             back_off: BACK_OFF,
             not_ready: Vec::new(),
             reuse: Duration::from_secs(1),
-            input: None,
         }
     }
 
-    /// The call that asks the source. `input` is the assertion of [`HttpSource::input`].
+    /// The call that asks the source. `input` is the assertion that it contains.
     pub(super) fn call(&self, input: Option<&Assertion>) -> HttpCall {
         self.request.call(input.map(Assertion::expose).unwrap_or_default(), self.timeout)
     }

@@ -78,7 +78,6 @@ fn read_general(
         back_off: back_off.unwrap_or(BACK_OFF),
         not_ready,
         reuse: reuse.unwrap_or(Duration::from_secs(300)),
-        input: None,
     })
 }
 

@@ -349,7 +349,7 @@ fn built(mut assertion: Value) -> String {
         Ok(client) => client,
         Err(problem) => return problem.detail.clone(),
     };
-    let Source::Http(source) = &client.assertion else { return format!("{:?}", client.assertion) };
+    let Source::Http { http: source, input } = &client.assertion else { return format!("{:?}", client.assertion) };
     let shown = |texts: &[(String, Text)]| -> Vec<String> {
         let shown = |(name, text): &(String, Text)| match text {
             Text::Plain(text) => format!("{name}={text}"),
@@ -387,7 +387,7 @@ fn built(mut assertion: Value) -> String {
         source.back_off,
         source.not_ready,
         source.reuse,
-        source.input.as_ref().map(Source::id),
+        input.as_deref().map(Source::id),
     )
 }
 
