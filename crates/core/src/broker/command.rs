@@ -30,12 +30,15 @@ pub enum Command {
     FinishProbe(StreamId, ReadinessStatus),
     /// Make the worker that owns this queue poll the key ([`super::Broker::poll`]).
     Wake(QueueId, TokenKey),
-    /// Make the worker that owns this queue continue its waits for sources ([`super::Broker::continue_sources`]).
+    /// Give the worker that owns this queue another turn, in which it continues its waits for sources and its probes
+    /// ([`super::Broker::continue_sources`], [`super::Broker::start_probe`]).
     Nudge(QueueId),
     /// Resume or answer a paused request with this result.
     Finish(StreamId, Result<Arc<CachedToken>, Problem>),
-    /// Write an exchange event to the log.
+    /// Write an event to the log.
     Log(Event),
+    /// Write an event of an exchange to the log, if the configuration logs exchanges.
+    LogExchange(Event),
     /// Record a metric value.
     Measure(Measurement),
 }

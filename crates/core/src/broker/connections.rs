@@ -8,9 +8,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Broker;
 use super::release::{PERIOD, Release};
 use super::vocabulary::{GRACE_PERIOD, StreamId, too_many_waiting};
+use super::{Broker, Command};
 use crate::entra::TokenSpec;
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
@@ -56,9 +56,8 @@ pub enum ConnectionOutcome {
 }
 
 impl Broker {
-    /// Makes a request wait for its connection.
-    ///
-    /// Returns whether [`Broker::next_due`] is now earlier than before.
+    /// Makes a request wait for its connection. If [`Broker::next_due`] is now earlier than before, the worker gives itself another turn,
+    /// which sets the timer.
     ///
     /// # Errors
     /// The limit on waiting requests is reached.
@@ -67,7 +66,7 @@ impl Broker {
         spec: &Arc<TokenSpec>,
         stream: StreamId,
         now: Timestamp,
-    ) -> Result<bool, Problem> {
+    ) -> Result<Vec<Command>, Problem> {
         self.observe_clock(now);
         if let Some(limit) = self.is_full(spec) {
             return Err(too_many_waiting(limit).about(spec.identity(), spec.scope()));
@@ -75,7 +74,8 @@ impl Broker {
         let next = self.next_due();
         self.waiting = self.waiting.saturating_add(1);
         self.connections.add(stream, spec, now, now.plus(self.limits.wait));
-        Ok(next.is_none_or(|next| now.plus(PERIOD) < next))
+        let is_earlier = next.is_none_or(|next| now.plus(PERIOD) < next);
+        Ok(if is_earlier { vec![Command::Nudge(self.queue)] } else { Vec::new() })
     }
 
     /// Polls the connections that requests wait for. Call it in every turn of the root context. `is_established` returns whether a

@@ -192,7 +192,7 @@ impl Broker {
             "If this repeats, check idle_timeout and tcp_keepalive of the cluster: a NAT or firewall between this Envoy and \
              Entra may drop idle connections.",
         );
-        turn.commands.push(Command::Log(event.at_least(Level::Warn)));
+        turn.commands.push(Command::LogExchange(event.at_least(Level::Warn)));
         self.call(slot, EndpointCall { cluster_index, ..call }, turn);
         None
     }
@@ -200,7 +200,7 @@ impl Broker {
     /// Retries an exchange that Entra rejected with an error that a second attempt often resolves.
     pub(super) fn retry_refused(&mut self, slot: &mut Slot, problem: &Problem, class: RetryClass, turn: &mut Turn<'_>) {
         let event = retried(&slot.spec, problem, class, turn);
-        turn.commands.push(Command::Log(event));
+        turn.commands.push(Command::LogExchange(event));
         match class {
             RetryClass::Immediate => self.try_again(slot, Attempt::Second, IMMEDIATE_RETRY_DELAY, turn),
             _ => self.read(slot, Attempt::Second, turn),
@@ -277,7 +277,7 @@ impl Broker {
         turn: &mut Turn<'_>,
     ) {
         let now = turn.now;
-        turn.commands.push(Command::Log(
+        turn.commands.push(Command::LogExchange(
             Event::info("exchange")
                 .with("outcome", "issued")
                 .with("identity", slot.spec.identity())
@@ -323,7 +323,7 @@ impl Broker {
         let usable_for = slot.usable(now).map(|token| token.usable_until().since(now)).unwrap_or_default();
         let wait = freshness::back_off(failures, retry_class, retry_after, usable_for, jitter);
         let class = class_of(&problem, retry_class);
-        turn.commands.push(Command::Log(
+        turn.commands.push(Command::LogExchange(
             unsuccessful(&slot.spec, "failed", &problem, class)
                 .at_least(Level::Warn)
                 .with("took_ms", now.since(began).as_millis())

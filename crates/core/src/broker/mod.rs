@@ -16,6 +16,7 @@ mod exchange;
 mod exchanges;
 mod freshness;
 mod gauges;
+mod probes;
 mod random;
 mod readiness;
 mod reading;
@@ -34,7 +35,7 @@ pub use connections::ConnectionOutcome;
 pub use freshness::CachedToken;
 pub(crate) use readiness::{Credential, Decisive};
 pub use readiness::{Readiness, ReadinessStatus};
-pub use reject::{RejectedBy, RejectedToken, Rejection};
+pub use reject::RejectedToken;
 pub use slot::TokenLookup;
 pub use store::{CredentialState, Entry, MemoryStore, SharedData, Shelves, SourceState, Store};
 pub use vocabulary::{Limits, QueueId, RequiredLifetime, StreamId, UnlistedLimits, WorkerId};
@@ -49,8 +50,8 @@ use crate::http::CallResult;
 use crate::time::Timestamp;
 use connections::Connections;
 use gauges::Observed;
+use probes::Probes;
 use random::Random;
-use readiness::Checks;
 use release::Release;
 use slot::{Slot, Slots, Waiter};
 use turn::Turn;
@@ -67,7 +68,7 @@ pub struct Broker {
     /// The number of requests that wait for a token or a connection.
     waiting: usize,
     assertions: Assertions,
-    checks: Checks,
+    probes: Probes,
     observed: Observed,
     connections: Connections,
     release: Release,
@@ -92,7 +93,7 @@ impl Broker {
             timers: BTreeSet::new(),
             waiting: 0,
             assertions: Assertions::default(),
-            checks: Checks::default(),
+            probes: Probes::default(),
             observed: Observed::default(),
             connections: Connections::default(),
             release: Release::default(),
@@ -102,9 +103,7 @@ impl Broker {
         }
     }
 
-    /// Looks up a token for a request.
-    ///
-    /// The second value is true when [`Broker::poll`] must be called for this key soon, in a context that can make HTTP calls.
+    /// Looks up a token for a request. It starts no call: if the key must be polled, the worker wakes itself for that.
     pub fn get(
         &mut self,
         spec: &Arc<TokenSpec>,
@@ -112,17 +111,22 @@ impl Broker {
         stream: StreamId,
         now: Timestamp,
         store: &dyn Store,
-    ) -> (TokenLookup, bool) {
+    ) -> (TokenLookup, Vec<Command>) {
         let waiter = Waiter { stream, deadline: now.plus(self.limits.wait), required_lifetime, rejected: None };
         let full = self.is_full(spec);
         let answered = self.slot_of(spec, now, store).answer(waiter, full, now);
-        self.record_lookup(spec, stream, answered, now, store)
+        let (lookup, poll) = self.record_lookup(spec, stream, answered, now, store);
+        (lookup, self.poll_later(spec.key(), poll))
     }
 
-    /// Fetches a token into the cache for a request that does not wait for it.
-    ///
-    /// Returns whether [`Broker::poll`] must be called for this key soon, in a context that can make HTTP calls.
-    pub fn prefetch(&mut self, spec: &Arc<TokenSpec>, now: Timestamp, store: &dyn Store) -> bool {
+    /// Fetches a token into the cache for a request that does not wait for it. It starts no call either.
+    pub fn prefetch(&mut self, spec: &Arc<TokenSpec>, now: Timestamp, store: &dyn Store) -> Vec<Command> {
+        let poll = self.request_prefetch(spec, now, store);
+        self.poll_later(spec.key(), poll)
+    }
+
+    /// Marks a token to be fetched into the cache, if it is needed. Returns whether its key must be polled.
+    fn request_prefetch(&mut self, spec: &Arc<TokenSpec>, now: Timestamp, store: &dyn Store) -> bool {
         let slot = self.slot_of(spec, now, store);
         let poll = slot.timer.is_none();
         if slot.usable(now).is_some() {
@@ -141,7 +145,7 @@ impl Broker {
 
     /// Removes a waiting request whose stream no longer exists. Its exchange continues, because other requests may wait for it.
     pub fn forget(&mut self, stream: StreamId) {
-        self.checks.forget(stream);
+        self.probes.forget(stream);
         if self.waiting == 0 {
             return;
         }
@@ -192,7 +196,7 @@ impl Broker {
     /// The time at which [`Broker::tick`] and [`Broker::poll_connections`] must be called if no event occurs before.
     pub fn next_due(&self) -> Option<Timestamp> {
         let timer = self.timers.first().map(|(at, _)| *at);
-        let others = [self.connections.next_due(), self.checks.next_due(), self.assertions.next_due()];
+        let others = [self.connections.next_due(), self.probes.next_due(), self.assertions.next_due()];
         others.into_iter().flatten().chain(timer).min()
     }
 
@@ -215,6 +219,11 @@ impl Broker {
             Purpose::Token(_) => {}
         }
         turn.commands
+    }
+
+    /// Makes this worker poll a key in a later turn, if that is needed.
+    fn poll_later(&self, key: TokenKey, needed: bool) -> Vec<Command> {
+        if needed { vec![Command::Wake(self.queue, key)] } else { Vec::new() }
     }
 
     /// Returns the slot of a token spec, creates it if necessary, and adopts the shared token if the slot has no usable one.
@@ -248,7 +257,7 @@ impl Broker {
         self.assertions.set_back(back);
         self.observed.set_back(back);
         self.connections.set_back(back);
-        self.checks.set_back(back);
+        self.probes.set_back(back);
         for key in self.slots.iter().map(|(key, _)| key).collect::<Vec<_>>() {
             if let Some(mut slot) = self.slots.take(key) {
                 slot.set_back(back, now);

@@ -5,14 +5,8 @@
 //! Rejections of a resource, outages of Entra and 429 responses have no influence: no request from a caller can make a pod not ready,
 //! and an outage does not make a pod ready.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use super::release::PERIOD;
-use super::store::{Store, record_reading};
-use super::vocabulary::StreamId;
-use super::{Broker, Command, Turn};
-use crate::assertion::{Fingerprint, ReadResult, Source};
+use super::store::Store;
+use crate::assertion::{Fingerprint, Source};
 use crate::entra::{CredentialKey, TokenSpec};
 use crate::http::Reply;
 use crate::json::ObjectWriter;
@@ -58,123 +52,12 @@ pub struct ReadinessStatus {
 }
 
 /// The result of reading the federated token.
-type Reading = Result<Fingerprint, Problem>;
-
-/// A probe that waits for reads of federated tokens.
-struct Waiting {
-    stream: StreamId,
-    readiness: Arc<Readiness>,
-    unread: Vec<Source>,
-    read: Vec<(Source, Reading)>,
-}
-
-/// Maximum number of probes that wait in a worker. The kubelet sends one at a time.
-const MOST_WAITING: usize = 256;
-
-/// The probes that wait for reads of federated tokens, or for their release after these reads.
-#[derive(Default)]
-pub(super) struct Checks {
-    waiting: Vec<Waiting>,
-    /// The time at which the next probes are released.
-    next_release: Option<Timestamp>,
-}
-
-impl Checks {
-    pub(super) fn forget(&mut self, stream: StreamId) {
-        self.waiting.retain(|waiting| waiting.stream != stream);
-    }
-
-    /// The time of the next [`Broker::tick`].
-    pub(super) fn next_due(&self) -> Option<Timestamp> {
-        self.next_release.filter(|_| !self.waiting.is_empty())
-    }
-
-    /// Moves the time back after the clock was set back.
-    pub(super) fn set_back(&mut self, by: Duration) {
-        self.next_release = self.next_release.map(|at| at.minus(by));
-    }
-}
-
-impl Broker {
-    /// Checks readiness. Never requests a token.
-    ///
-    /// Returns `None` if the stream must pause. Then [`Broker::start_probe`] must be called soon, in a context that can make HTTP
-    /// calls, and a later [`Command::FinishProbe`] names the stream.
-    pub fn check_readiness(
-        &mut self,
-        readiness: &Arc<Readiness>,
-        stream: StreamId,
-        now: Timestamp,
-        store: &dyn Store,
-    ) -> Option<ReadinessStatus> {
-        self.observe_clock(now);
-        let unread = readiness.unread(now, store);
-        // A waiting probe holds a stream, as a waiting request does. Beyond the limit it is answered from the known state.
-        if unread.is_empty() || self.checks.waiting.len() >= MOST_WAITING {
-            return Some(readiness.judge(&[], now, store));
-        }
-        self.checks.waiting.push(Waiting { stream, readiness: Arc::clone(readiness), unread, read: Vec::new() });
-        None
-    }
-
-    /// Wants the federated tokens that probes wait for.
-    pub fn start_probe(&mut self, now: Timestamp, store: &dyn Store) -> Vec<Command> {
-        let mut turn = Turn::new(now, store);
-        let mut sources: Vec<Source> = Vec::new();
-        for source in self.checks.waiting.iter().flat_map(|waiting| &waiting.unread) {
-            if !sources.contains(source) {
-                sources.push(source.clone());
-            }
-        }
-        for source in sources {
-            if let Some(read) = self.want(&source, &mut turn) {
-                self.continue_probes(&source, &read, &mut turn);
-            }
-        }
-        turn.commands
-    }
-
-    /// Continues the probes that wait for this source.
-    pub(super) fn continue_probes(&mut self, source: &Source, read: &ReadResult, turn: &mut Turn<'_>) {
-        let waiting = &mut self.checks.waiting;
-        if !waiting.iter().any(|waiting| waiting.unread.contains(source)) {
-            return;
-        }
-        // A read that only the gauges wanted does not make a pod not ready: its access tokens may be valid for hours.
-        if read.is_err() {
-            record_reading(turn.store, source, false, turn.now);
-        }
-        let reading = read.as_ref().map(|assertion| assertion.fingerprint()).map_err(Clone::clone);
-        for waiting in waiting.iter_mut() {
-            if let Some(index) = waiting.unread.iter().position(|other| other == source) {
-                waiting.read.push((waiting.unread.swap_remove(index), reading.clone()));
-            }
-        }
-        self.finish_probes(turn);
-    }
-
-    /// Answers the probes whose reads have ended, in order of arrival and within the release limit.
-    pub(super) fn finish_probes(&mut self, turn: &mut Turn<'_>) {
-        let now = turn.now;
-        let ended = self.checks.waiting.iter().filter(|waiting| waiting.unread.is_empty()).count();
-        let mut released = self.release.take(ended, now);
-        self.checks.next_release = (released < ended).then(|| now.plus(PERIOD));
-        self.checks.waiting.retain(|waiting| {
-            if released == 0 || !waiting.unread.is_empty() {
-                return true;
-            }
-            released = released.saturating_sub(1);
-            let status = waiting.readiness.judge(&waiting.read, now, turn.store);
-            turn.commands.push(Command::FinishProbe(waiting.stream, status));
-            false
-        });
-    }
-}
+pub(super) type Reading = Result<Fingerprint, Problem>;
 
 impl Readiness {
     /// Returns the sources that must be read now: those whose last read failed, those that were never read, and those whose token
     /// Entra rejected, because the file may hold another token since.
-    fn unread(&self, now: Timestamp, store: &dyn Store) -> Vec<Source> {
+    pub(super) fn unread(&self, now: Timestamp, store: &dyn Store) -> Vec<Source> {
         let mut unread: Vec<Source> = Vec::new();
         for credential in self.identities.iter().filter_map(|identity| identity.credential.as_ref().ok()) {
             let source = &credential.assertion;
@@ -188,7 +71,7 @@ impl Readiness {
     }
 
     /// Returns the readiness after these reads.
-    fn judge(&self, read: &[(Source, Reading)], now: Timestamp, store: &dyn Store) -> ReadinessStatus {
+    pub(super) fn judge(&self, read: &[(Source, Reading)], now: Timestamp, store: &dyn Store) -> ReadinessStatus {
         let of = |identity: &Decisive| (identity.name.clone(), identity.judge(read, now, store));
         ReadinessStatus { identities: self.identities.iter().map(of).collect() }
     }

@@ -6,11 +6,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::Broker;
 use super::freshness::CachedToken;
 use super::slot::{Rejected, Slot, TokenLookup, Waiter};
 use super::store::{self, Store, Update};
 use super::vocabulary::{FORCED_PERIOD, GRACE_PERIOD, QueueId, RequiredLifetime, StreamId};
+use super::{Broker, Command};
 use crate::entra::{TokenKey, TokenSpec};
 use crate::event::Event;
 use crate::problem::{Code, Problem};
@@ -27,18 +27,9 @@ pub enum RejectedToken {
     Attempted([u8; 32]),
 }
 
-/// The result of rejecting a token.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Rejection {
-    /// Whether this call marked the token as rejected, so that a replacement is fetched.
-    pub newly_rejected: bool,
-    /// The queues of the workers that must poll the key ([`Broker::poll`]). They may include this worker's queue.
-    pub wake: Vec<QueueId>,
-}
-
 /// The origin of a rejection.
 #[derive(Clone, Copy)]
-pub enum RejectedBy<'a> {
+pub(super) enum RejectedBy<'a> {
     /// A managed-identity caller, or a retry of a request whose token was rejected.
     Caller,
     /// The upstream, which responded with 401 to a request of this part of the configuration. (Envoy does not expose request headers
@@ -46,22 +37,19 @@ pub enum RejectedBy<'a> {
     Upstream(&'a dyn fmt::Display),
 }
 
-impl Rejection {
-    /// Returns the event to log if this call marked the token of `spec` as rejected.
-    pub fn event(&self, spec: &TokenSpec, by: RejectedBy<'_>) -> Option<Event> {
-        if !self.newly_rejected {
-            return None;
-        }
+impl RejectedBy<'_> {
+    /// The event to log when the token of `spec` is marked as rejected.
+    pub(super) fn event(self, spec: &TokenSpec) -> Event {
         let about =
             |event: Event, by| event.with("by", by).with("identity", spec.identity()).with("scope", spec.scope());
-        let event = match by {
-            RejectedBy::Caller => about(Event::info("rejected"), "caller"),
-            RejectedBy::Upstream(decided_by) => {
+        let event = match self {
+            Self::Caller => about(Event::info("rejected"), "caller"),
+            Self::Upstream(decided_by) => {
                 about(Event::warn("rejected"), "upstream").with("decided_by", decided_by).with("status", "401")
             }
         };
         let event = event.with("next_forced_in_ms", FORCED_PERIOD.as_millis());
-        Some(event.with("detail", "the cached token was rejected: a replacement is fetched"))
+        event.with("detail", "the cached token was rejected: a replacement is fetched")
     }
 }
 
@@ -90,8 +78,8 @@ impl Broker {
         stream: StreamId,
         now: Timestamp,
         store: &dyn Store,
-    ) -> (TokenLookup, Rejection) {
-        let (queue, full) = (self.queue, self.is_full(spec));
+    ) -> (TokenLookup, Vec<Command>) {
+        let full = self.is_full(spec);
         let deadline = now.plus(self.limits.wait);
         let slot = self.slot_of(spec, now, store);
         let rejects_now = !matches!(rejected_token, RejectedToken::Attempted(_));
@@ -120,31 +108,49 @@ impl Broker {
                 Verdict::TooSoon(at) => {
                     let problem = replaced_recently(at, now).about(spec.identity(), spec.scope());
                     // A worker that has just adopted the token must be registered as a holder.
-                    let wake = if slot.must_register(now) { vec![queue] } else { Vec::new() };
-                    return (TokenLookup::Failed(problem), Rejection { newly_rejected: false, wake });
+                    let poll = slot.must_register(now);
+                    return (TokenLookup::Failed(problem), self.poll_later(spec.key(), poll));
                 }
             }
         }
         let answered = slot.answer(Waiter { stream, deadline, required_lifetime, rejected }, full, now);
         let (lookup, poll) = self.record_lookup(spec, stream, answered, now, store);
-        let newly_rejected = holders.is_some();
-        let holders = holders.unwrap_or_default();
-        let wake = if poll || newly_rejected { with(holders, queue) } else { holders };
-        (lookup, Rejection { newly_rejected, wake })
+        let commands = match holders {
+            Some(holders) => self.replace(spec, holders, RejectedBy::Caller),
+            None => self.poll_later(spec.key(), poll),
+        };
+        (lookup, commands)
     }
 
     /// Marks a token that the upstream rejected, for all workers. It stays in use until its replacement is available. At most one
-    /// exchange per key is forced in 30 s.
-    pub fn reject(&mut self, key: TokenKey, token: &CachedToken, now: Timestamp, store: &dyn Store) -> Rejection {
+    /// exchange per key is forced in 30 s. `decided_by` is the part of the configuration that decided about the request.
+    pub fn reject(
+        &mut self,
+        spec: &TokenSpec,
+        token: &CachedToken,
+        decided_by: &dyn fmt::Display,
+        now: Timestamp,
+        store: &dyn Store,
+    ) -> Vec<Command> {
+        let key = spec.key();
         let Some(slot) = self.slots.get_mut(key).filter(|slot| slot.token.as_deref() == Some(token)) else {
-            return Rejection::default();
+            return Vec::new();
         };
         match slot.reject(key, token, now, store) {
-            Verdict::Marked(holders) => Rejection { newly_rejected: true, wake: with(holders, self.queue) },
+            Verdict::Marked(holders) => self.replace(spec, holders, RejectedBy::Upstream(decided_by)),
             // The timers still belong to the old token.
-            Verdict::Known | Verdict::Replaced => Rejection { newly_rejected: false, wake: vec![self.queue] },
-            Verdict::TooSoon(_) => Rejection::default(),
+            Verdict::Known | Verdict::Replaced => self.poll_later(key, true),
+            Verdict::TooSoon(_) => Vec::new(),
         }
+    }
+
+    /// Logs that a token is now marked as rejected, and makes this worker and its holders poll the key, so that one of them replaces it.
+    fn replace(&self, spec: &TokenSpec, mut holders: Vec<QueueId>, by: RejectedBy<'_>) -> Vec<Command> {
+        if !holders.contains(&self.queue) {
+            holders.push(self.queue);
+        }
+        let wakes = holders.into_iter().map(|queue| Command::Wake(queue, spec.key()));
+        std::iter::once(Command::Log(by.event(spec))).chain(wakes).collect()
     }
 }
 
@@ -173,13 +179,6 @@ impl Slot {
         // Every compare-and-set failed. The next wake-up reads the other workers' changes.
         verdict.unwrap_or(Verdict::Known)
     }
-}
-
-fn with(mut queues: Vec<QueueId>, own: QueueId) -> Vec<QueueId> {
-    if !queues.contains(&own) {
-        queues.push(own);
-    }
-    queues
 }
 
 /// The problem of a caller that rejects a token which has just replaced a rejected one.

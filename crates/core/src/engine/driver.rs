@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::host::{CallId, Host};
 use super::meters;
 use crate::broker::{
-    Broker, CachedToken, Command, ConnectionOutcome, Limits, Purpose, QueueId, Readiness, ReadinessStatus, RejectedBy,
-    RejectedToken, Rejection, RequiredLifetime, Store, StreamId, TokenLookup, WorkerId,
+    Broker, CachedToken, Command, ConnectionOutcome, Limits, Purpose, QueueId, Readiness, ReadinessStatus,
+    RejectedToken, RequiredLifetime, StreamId, TokenLookup, WorkerId,
 };
 use crate::decision::ConfigPath;
 use crate::entra::{TokenKey, TokenSpec};
@@ -26,7 +26,6 @@ const ANOTHER_TURN: &[u8] = b"";
 /// [`Host::now`], which a caller reads once for each event because it costs a host call.
 pub struct Driver {
     broker: Broker,
-    queue: QueueId,
     /// Calls in progress. There are few.
     calls: Vec<(CallId, Purpose)>,
     /// The minimum level of exchange events; `None` disables them.
@@ -34,7 +33,6 @@ pub struct Driver {
 }
 
 /// A paused stream whose wait has ended.
-#[derive(Debug)]
 pub enum Finished {
     /// The stream waited for a token.
     Token(StreamId, Result<Arc<CachedToken>, Problem>),
@@ -45,7 +43,7 @@ pub enum Finished {
 impl Driver {
     /// Creates the driver of one worker, which `queue` wakes. The worker's id must be random, because it seeds the jitter.
     pub fn new(worker: WorkerId, queue: QueueId, limits: Limits, exchange_log: Option<Level>) -> Self {
-        Self { broker: Broker::new(worker, queue, limits), queue, calls: Vec::new(), exchange_log }
+        Self { broker: Broker::new(worker, queue, limits), calls: Vec::new(), exchange_log }
     }
 
     /// Fetches these tokens and keeps them fresh, even if no request needs them. Call it only while the host's timer is due.
@@ -64,39 +62,30 @@ impl Driver {
         now: Timestamp,
         host: &mut dyn Host,
     ) -> TokenLookup {
-        let Some(rejected_token) = rejected_token else {
-            let (lookup, poll) = self.broker.get(spec, required_lifetime, stream, now, host.store());
-            if poll {
-                host.wake(self.queue, spec.key().as_bytes());
-            }
-            return lookup;
+        let (lookup, commands) = match rejected_token {
+            None => self.broker.get(spec, required_lifetime, stream, now, host.store()),
+            Some(rejected) => self.broker.get_replacement(spec, required_lifetime, rejected, stream, now, host.store()),
         };
-        let (lookup, rejection) =
-            self.broker.get_replacement(spec, required_lifetime, rejected_token, stream, now, host.store());
-        report_rejection(spec, &rejection, RejectedBy::Caller, host);
+        self.carry_out(commands, now, host);
         lookup
     }
 
     /// Fetches a token into the cache for a request that does not wait for it.
     pub fn prefetch(&mut self, spec: &Arc<TokenSpec>, now: Timestamp, host: &mut dyn Host) {
-        if self.broker.prefetch(spec, now, host.store()) {
-            host.wake(self.queue, spec.key().as_bytes());
-        }
+        let commands = self.broker.prefetch(spec, now, host.store());
+        self.carry_out(commands, now, host);
     }
 
-    /// Checks whether the pod is ready. On `None` the stream must pause, and a later [`Finished::Readiness`] names it.
+    /// Checks whether the pod is ready. The stream pauses until a [`Finished::Readiness`] names it, which this method may return.
     pub fn probe(
         &mut self,
         readiness: &Arc<Readiness>,
         stream: StreamId,
         now: Timestamp,
         host: &mut dyn Host,
-    ) -> Option<ReadinessStatus> {
-        let status = self.broker.check_readiness(readiness, stream, now, host.store());
-        if status.is_none() {
-            host.wake(self.queue, ANOTHER_TURN);
-        }
-        status
+    ) -> Vec<Finished> {
+        let commands = self.broker.check_readiness(readiness, stream, now, host.store());
+        self.carry_out(commands, now, host)
     }
 
     /// Processes a 401 response of the upstream to a request with this token. `decided_by` is the part of the configuration that
@@ -109,8 +98,8 @@ impl Driver {
         now: Timestamp,
         host: &mut dyn Host,
     ) {
-        let rejection = self.broker.reject(spec.key(), token, now, host.store());
-        report_rejection(spec, &rejection, RejectedBy::Upstream(decided_by), host);
+        let commands = self.broker.reject(spec, token, decided_by, now, host.store());
+        self.carry_out(commands, now, host);
     }
 
     /// Makes a request wait until its upstream connection is established. [`Driver::poll_connections`] returns it then.
@@ -124,9 +113,8 @@ impl Driver {
         now: Timestamp,
         host: &mut dyn Host,
     ) -> Result<(), Problem> {
-        if self.broker.await_connection(spec, stream, now)? {
-            host.wake(self.queue, ANOTHER_TURN);
-        }
+        let commands = self.broker.await_connection(spec, stream, now)?;
+        self.carry_out(commands, now, host);
         Ok(())
     }
 
@@ -153,21 +141,18 @@ impl Driver {
                 keys.insert(index, key);
             }
         }
-        self.turn(now, host, |broker, store| {
-            let mut commands: Vec<Command> = keys.into_iter().flat_map(|key| broker.poll(key, now, store)).collect();
-            commands.extend(broker.continue_sources(now, store));
-            commands.extend(broker.start_probe(now, store));
-            commands
-        })
+        let (broker, store) = (&mut self.broker, host.store());
+        let mut commands: Vec<Command> = keys.into_iter().flat_map(|key| broker.poll(key, now, store)).collect();
+        commands.extend(broker.continue_sources(now, store));
+        commands.extend(broker.start_probe(now, store));
+        self.carry_out(commands, now, host)
     }
 
     /// Processes the expiry of the timer.
     pub fn timer(&mut self, now: Timestamp, host: &mut dyn Host) -> Vec<Finished> {
-        self.turn(now, host, |broker, store| {
-            let mut commands = broker.tick(now, store);
-            commands.extend(broker.observe(now, store));
-            commands
-        })
+        let mut commands = self.broker.tick(now, host.store());
+        commands.extend(self.broker.observe(now, host.store()));
+        self.carry_out(commands, now, host)
     }
 
     /// Processes the result of a call that [`Host::start_call`] started. An unknown call is ignored.
@@ -180,7 +165,8 @@ impl Driver {
     ) -> Vec<Finished> {
         let Some(index) = self.calls.iter().position(|(other, _)| *other == id) else { return Vec::new() };
         let (_, purpose) = self.calls.swap_remove(index);
-        self.turn(now, host, |broker, store| broker.call_finished(&purpose, result, now, store))
+        let commands = self.broker.call_finished(&purpose, result, now, host.store());
+        self.carry_out(commands, now, host)
     }
 
     /// The time at which [`Driver::timer`] must be called if no event occurs before. It is right also if the clock was set back and no
@@ -195,15 +181,10 @@ impl Driver {
         self.broker.keys()
     }
 
-    /// Passes one event to the broker, and carries out its commands until there are none.
-    fn turn(
-        &mut self,
-        now: Timestamp,
-        host: &mut dyn Host,
-        event: impl FnOnce(&mut Broker, &dyn Store) -> Vec<Command>,
-    ) -> Vec<Finished> {
+    /// Carries out commands, and those that follow from calls which cannot be started. Returns the streams whose wait has ended.
+    fn carry_out(&mut self, commands: Vec<Command>, now: Timestamp, host: &mut dyn Host) -> Vec<Finished> {
         let mut finished = Vec::new();
-        let mut commands = VecDeque::from(event(&mut self.broker, host.store()));
+        let mut commands = VecDeque::from(commands);
         while let Some(command) = commands.pop_front() {
             match command {
                 Command::Call(purpose, call) => {
@@ -221,7 +202,8 @@ impl Driver {
                 Command::Nudge(queue) => host.wake(queue, ANOTHER_TURN),
                 Command::Finish(stream, outcome) => finished.push(Finished::Token(stream, outcome)),
                 Command::FinishProbe(stream, status) => finished.push(Finished::Readiness(stream, status)),
-                Command::Log(event) => {
+                Command::Log(event) => host.log(&event),
+                Command::LogExchange(event) => {
                     if let Some(level) = self.exchange_log {
                         host.log(&event.at_least(level));
                     }
@@ -249,12 +231,4 @@ impl Driver {
     pub(crate) fn purpose_of(&self, id: CallId) -> Option<&Purpose> {
         self.calls.iter().find(|(other, _)| *other == id).map(|(_, purpose)| purpose)
     }
-}
-
-/// Logs a rejection and wakes the workers that it concerns.
-fn report_rejection(spec: &TokenSpec, rejection: &Rejection, by: RejectedBy<'_>, host: &mut dyn Host) {
-    if let Some(event) = rejection.event(spec, by) {
-        host.log(&event);
-    }
-    rejection.wake.iter().for_each(|queue| host.wake(*queue, spec.key().as_bytes()));
 }

@@ -100,6 +100,11 @@ impl Engine {
         };
         self.last_was_listed = !matches!(decision, Decision::Ignore);
         remove(stream, &own_headers, host);
+        self.carry_out(decision, stream, host)
+    }
+
+    /// Forwards, answers or pauses a request as its decision says.
+    fn carry_out(&mut self, decision: Decision, stream: StreamId, host: &mut dyn HttpHost) -> Flow {
         match decision {
             Decision::Ignore => Flow::Continue,
             Decision::Pass(passed) => {
@@ -139,8 +144,8 @@ impl Engine {
             }
             Decision::Check(readiness) => {
                 let now = host.now();
-                if let Some(status) = self.begin(host).driver.probe(&readiness, stream, now, host) {
-                    self.reply_readiness(stream, &status, host);
+                for finished in self.begin(host).driver.probe(&readiness, stream, now, host) {
+                    self.finish(finished, now, host);
                 }
                 Flow::Pause
             }
@@ -149,16 +154,7 @@ impl Engine {
                 reply(stream, &page, None, host);
                 Flow::Pause
             }
-            Decision::AwaitConnection(spec, delivery) => {
-                let now = host.now();
-                match self.begin(host).driver.await_connection(&spec, stream, now, host) {
-                    Ok(()) => self.pause(stream, spec, delivery, now, host),
-                    Err(problem) => {
-                        let ending = Ending::new(spec, &delivery, Err(&problem), now);
-                        self.end(stream, ending, now, host)
-                    }
-                }
-            }
+            Decision::AwaitConnection(spec, delivery) => self.await_connection(stream, spec, delivery, host),
             Decision::Exchange(spec, delivery) => self.request_token(stream, spec, delivery, host),
         }
     }
@@ -235,6 +231,24 @@ impl Engine {
         let ending = Ending::new(waiting.spec, &waiting.delivery, token, now);
         if self.end(stream, ending, now, host) == Flow::Continue {
             host.resume(stream);
+        }
+    }
+
+    /// Pauses a request until its connection is established, or answers it if no more requests may wait.
+    fn await_connection(
+        &mut self,
+        stream: StreamId,
+        spec: Arc<TokenSpec>,
+        delivery: Delivery,
+        host: &mut dyn HttpHost,
+    ) -> Flow {
+        let now = host.now();
+        match self.begin(host).driver.await_connection(&spec, stream, now, host) {
+            Ok(()) => self.pause(stream, spec, delivery, now, host),
+            Err(problem) => {
+                let ending = Ending::new(spec, &delivery, Err(&problem), now);
+                self.end(stream, ending, now, host)
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::entra;
 use crate::judge::{Life, Rejects};
-use crate::vm::{RequestedToken, Vm};
+use crate::vm::{RequestedToken, Vm, shown};
 use crate::world::{SimulatedEvent, World};
 
 impl World {
@@ -31,7 +31,15 @@ impl World {
         });
         let seen = state.handed_out.get(&spec.key()).and_then(|issued| entra::number_of(issued.token().expose()));
         self.rejects(vm, spec.key(), seen, &lines);
-        self.note(vm, || format!("  {stream:?} gets {answer:?}"));
+        self.note(vm, || {
+            let gets = match &answer {
+                None => "nothing, and does not wait".to_owned(),
+                Some(TokenLookup::Pending) => "nothing yet".to_owned(),
+                Some(TokenLookup::Ready(issued)) => shown(Ok(issued)),
+                Some(TokenLookup::Failed(problem)) => shown(Err(problem)),
+            };
+            format!("  {stream:?} gets {gets}")
+        });
         match answer {
             None => {}
             Some(TokenLookup::Ready(issued)) => {

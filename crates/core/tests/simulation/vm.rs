@@ -9,6 +9,7 @@ use entra_exchange_core::engine::{CallId, Driver, Finished, Host};
 use entra_exchange_core::entra::{TokenKey, TokenSpec};
 use entra_exchange_core::event::{Event, Level};
 use entra_exchange_core::http::{CallFailure, HttpCall};
+use entra_exchange_core::problem::Problem;
 use entra_exchange_core::time::Timestamp;
 
 use crate::entra::{self, Answered, Weather};
@@ -189,9 +190,9 @@ impl World {
             self.logs(&state, &line, after, now);
         }
         for finished in finished {
-            self.note(vm, || format!("  {finished:?}"));
             // No request asks for readiness here.
             let Finished::Token(stream, outcome) = finished else { continue };
+            self.note(vm, || format!("  {stream:?} gets {}", shown(outcome.as_ref())));
             let waiting = state.streams.len();
             let known = self.judge.borrow_mut().stops_waiting(life, stream);
             self.judge.borrow_mut().must(known, "answered once", || format!("{stream:?} of worker {vm}"));
@@ -358,5 +359,13 @@ impl World {
             calls.insert(id, own);
         }
         other.unwrap_or(id)
+    }
+}
+
+/// A result in the trace of a run.
+pub(crate) fn shown(result: Result<&Arc<CachedToken>, &Problem>) -> String {
+    match result {
+        Ok(issued) => format!("token {:?}", entra::number_of(issued.token().expose())),
+        Err(problem) => format!("{problem:?}"),
     }
 }

@@ -1,5 +1,7 @@
 //! Tests of rejected tokens, discarded tokens and tokens with an issue time in the future, which are replaced once another is fetched.
 
+use super::super::reject::RejectedBy;
+use super::worker::Rejection;
 use super::*;
 use crate::event::Level;
 
@@ -17,7 +19,7 @@ impl Process {
     fn served(&mut self, worker: usize) -> String {
         match self.request_token(worker, 999).0 {
             TokenLookup::Ready(cached) => cached.token().expose().to_owned(),
-            other => panic!("{other:?}"),
+            _ => panic!("worker {worker} serves no token"),
         }
     }
 
@@ -405,7 +407,7 @@ fn a_worker_that_adopts_a_token_for_a_caller_that_rejects_it_is_woken_for_the_re
             process.replace(0, answer_500());
         }
         let (answer, rejection) = process.request_replacement(1, 3, RejectedToken::Cached);
-        assert!(matches!(&answer, TokenLookup::Failed(problem) if problem.code == code), "{answer:?}");
+        assert!(matches!(&answer, TokenLookup::Failed(problem) if problem.code == code), "{code:?}");
         assert_eq!(rejection.wake, queues(&[1]), "it must register as a holder");
         process.poll(1);
         // Only once.
@@ -470,23 +472,16 @@ fn a_rejection_without_a_cached_token_wakes_this_worker_for_the_exchange() {
 
 #[test]
 fn a_rejection_is_logged_once_with_its_origin() {
-    let event = |newly_rejected, by: RejectedBy<'_>| {
-        let rejection = Rejection { newly_rejected, wake: Vec::new() };
-        rejection.event(&spec(), by).map(|event| (event.level, event.to_string()))
+    let event = |by: RejectedBy<'_>| {
+        let event = by.event(&spec());
+        (event.level, event.to_string())
     };
-    assert_eq!(event(false, RejectedBy::Caller), None);
     let about = "identity=payments scope=https://vault.azure.net/.default";
     let detail = r#"next_forced_in_ms=30000 detail="the cached token was rejected: a replacement is fetched""#;
+    assert_eq!(event(RejectedBy::Caller), (Level::Info, format!("event=rejected by=caller {about} {detail}")));
     assert_eq!(
-        event(true, RejectedBy::Caller),
-        Some((Level::Info, format!("event=rejected by=caller {about} {detail}")))
-    );
-    assert_eq!(
-        event(true, RejectedBy::Upstream(&"destinations[0]")),
-        Some((
-            Level::Warn,
-            format!("event=rejected by=upstream {about} decided_by=destinations[0] status=401 {detail}")
-        ))
+        event(RejectedBy::Upstream(&"destinations[0]")),
+        (Level::Warn, format!("event=rejected by=upstream {about} decided_by=destinations[0] status=401 {detail}"))
     );
 }
 

@@ -28,6 +28,15 @@ pub(super) enum Effect {
     Measure(Measurement),
 }
 
+/// What the rejection of a token caused.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Rejection {
+    /// Whether the token is newly rejected, which is logged.
+    pub(super) newly_rejected: bool,
+    /// The queues of the workers that must poll the key.
+    pub(super) wake: Vec<QueueId>,
+}
+
 /// The host of one event.
 struct EventHost<'a> {
     store: &'a dyn Store,
@@ -218,7 +227,12 @@ impl Worker {
         now: Timestamp,
         store: &dyn Store,
     ) -> Option<ReadinessStatus> {
-        self.act(now, store, |driver, host| driver.probe(readiness, stream, now, host)).0
+        let mut effects = self.turn(now, store, |driver, host| driver.probe(readiness, stream, now, host));
+        match (effects.pop(), effects.is_empty()) {
+            (Some(Effect::FinishProbe(finished, status)), true) if finished == stream => Some(status),
+            (Some(Effect::Nudge(queue)), true) if queue == self.queue => None,
+            _ => panic!("a probe is either answered or waits for another turn"),
+        }
     }
 
     /// Processes the wake-up of a probe.
