@@ -7,6 +7,7 @@ mod credential;
 mod entry;
 mod memory;
 mod predecessors;
+mod record;
 mod shared_data;
 mod shelves;
 mod source;
@@ -17,6 +18,7 @@ pub use credential::CredentialState;
 pub use entry::Entry;
 pub(crate) use entry::{Failure, Lease, RefusedAssertion};
 pub use memory::MemoryStore;
+pub(crate) use record::{Record, Update};
 #[cfg(test)]
 pub(crate) use shared_data::PREFIX;
 pub use shared_data::SharedData;
@@ -25,7 +27,7 @@ pub(crate) use shelves::EMPTY;
 pub use shelves::Shelves;
 pub use source::SourceState;
 pub(crate) use source::record_reading;
-pub(crate) use update::{Record, Update, update, update_credential, update_source};
+pub(crate) use update::{update, update_credential, update_source};
 
 use std::time::Duration;
 
