@@ -15,8 +15,8 @@ pub enum Level {
     Error,
 }
 
-/// An event. It cannot contain a token by accident: neither [`crate::assertion::Assertion`] nor
-/// [`crate::entra::AccessToken`] implements `Display`.
+/// An event. It cannot contain a token by accident: [`crate::assertion::Assertion`] and [`crate::entra::AccessToken`] implement neither
+/// `Display` nor `Debug`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// The log level.

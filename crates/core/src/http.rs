@@ -6,8 +6,9 @@ use std::time::Duration;
 use crate::json::ObjectWriter;
 use crate::time::Timestamp;
 
-/// A local reply: the shell sends it to the client instead of forwarding the request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A local reply: the shell sends it to the client instead of forwarding the request. Its body may hold an access token, so
+/// it has no `Debug`.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Reply {
     /// HTTP status.
     pub status: u16,

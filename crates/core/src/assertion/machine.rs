@@ -493,7 +493,7 @@ pub(super) mod tests {
             assert_eq!(calls.len(), 1);
             let torn = answer("half a token".to_owned());
             let read = machines.answered(&one, torn, now, &mut || 0, &mut Alone, &mut calls).pop().unwrap();
-            assert_eq!(read.result.unwrap_err().code, Code::AssertionMalformed);
+            assert_eq!(read.result.err().unwrap().code, Code::AssertionMalformed);
             assert!(read.again_at.is_none() && machines.next_due().is_none());
         }
     }

@@ -24,8 +24,8 @@ const SOONEST_REFRESH: Duration = Duration::from_secs(30);
 /// Time before expiry, or a tenth of the lifetime if that is shorter, from which on a token is not sent: it could expire in transit.
 const LAST_MOMENTS: Duration = Duration::from_secs(30);
 
-/// A cached access token with its times.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A cached access token with its times. It holds a secret, so it has no `Debug`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CachedToken {
     token: AccessToken,
     issued_at: Timestamp,
@@ -37,7 +37,7 @@ pub struct CachedToken {
 }
 
 /// What one worker keeps with a token.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Local {
     /// Whether the worker has sent the token.
     sent: AtomicBool,

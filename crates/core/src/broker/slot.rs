@@ -118,7 +118,6 @@ pub(super) enum Rejected {
 }
 
 /// The immediate result of a token request.
-#[derive(Debug)]
 pub enum TokenLookup {
     /// The cached token.
     Ready(Arc<CachedToken>),

@@ -30,7 +30,7 @@ const TOO_MANY_REQUESTS: u16 = 429;
 const TIMED_OUT: u16 = 504;
 
 /// The result of a request to the token endpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) enum EndpointAnswer {
     /// The endpoint issued a token. Both durations count from the time of the request.
     Granted {

@@ -101,7 +101,7 @@ mod tests {
             assert_eq!(String::from_utf8(reply.body).unwrap(), "it says nothing (tls_clusters_missing): Say it.");
             assert_eq!((reply.status, reply.headers.len()), (403, 3));
         }
-        assert_eq!(grpc("application/json"), reply(&problem));
-        assert_eq!(reply_to(&Sent::get("a", "/")), reply(&problem));
+        assert!(grpc("application/json") == reply(&problem));
+        assert!(reply_to(&Sent::get("a", "/")) == reply(&problem));
     }
 }

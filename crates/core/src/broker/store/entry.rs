@@ -120,7 +120,7 @@ impl RefusedAssertion {
 }
 
 /// The shared state of one token key.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// The name of the identity, for the status page.
     #[serde(default)]

@@ -31,7 +31,7 @@ fn an_entry_is_kept_for_as_long_as_something_in_it_has_an_effect() {
         Some(Lease { holder: WorkerId(7), until, waiting: Vec::new() })
     };
     let forced = |at: u64| Some(START.plus(Duration::from_secs(at)));
-    for (entry, is_kept) in [
+    let rows = [
         (Entry { token: token(3600), ..Entry::default() }, true),
         (Entry { token: token(900), ..Entry::default() }, false),
         (Entry { lease: lease(1001), ..Entry::default() }, true),
@@ -41,14 +41,15 @@ fn an_entry_is_kept_for_as_long_as_something_in_it_has_an_effect() {
         (held(&[QueueId(1)], 1001), true),
         (held(&[QueueId(1)], 1000), false),
         (held(&[], 1001), false),
-    ] {
+    ];
+    for (row, (entry, is_kept)) in rows.into_iter().enumerate() {
         for store in stores() {
             let key = spec().key();
             store::update(&*store, key, now, |stored| {
                 stored.clone_from(&entry);
                 Update::Commit(())
             });
-            assert_eq!(store.read(key) != Entry::default(), is_kept, "{entry:?}");
+            assert_eq!(store.read(key) != Entry::default(), is_kept, "row {row}");
         }
     }
 }
