@@ -529,10 +529,7 @@ fn a_worker_evicts_a_scope_that_another_worker_exchanges_to_make_room_for_a_new_
 
 #[test]
 fn a_worker_that_holds_a_rejected_token_of_an_evicted_scope_is_woken_and_does_not_serve_it_again() {
-    let mut process = Process::new();
-    let limits = Limits { unlisted: UnlistedLimits { scopes: 1, ..UnlistedLimits::default() }, ..Limits::default() };
-    process.workers = [0, 1].map(|number| Worker::new(WorkerId(u64::from(number) + 7), QueueId(number), limits));
-    process.switch_to(unlisted(0));
+    let mut process = with_one_unlisted_scope();
     process.exchange(0, 1, token(3600));
     process.ready(1);
     process.poll(1);
@@ -550,4 +547,50 @@ fn a_worker_that_holds_a_rejected_token_of_an_evicted_scope_is_woken_and_does_no
     process.workers[1].poll(evicted, process.now, &process.shared);
     process.switch_to(unlisted(0));
     assert!(!matches!(process.request_token(1, 4).0, TokenLookup::Ready(_)), "the rejected token is not served again");
+}
+
+#[test]
+fn a_worker_that_never_used_a_rejected_token_of_an_evicted_scope_does_not_serve_it_either() {
+    let mut process = with_one_unlisted_scope();
+    let evicted = process.spec.key();
+    // Worker 1 adopts the token although its request has ended.
+    process.pending(0, 1);
+    process.begin(0);
+    process.pending(1, 2);
+    process.poll(1);
+    process.workers[1].forget(StreamId(2));
+    assert_eq!(process.endpoint(0, token(3600)), [Observed::Wake(1), Observed::Token(1)]);
+    process.poll(1);
+    let TokenLookup::Ready(held) = process.request_token(0, 3).0 else { panic!("worker 0 holds it") };
+    let rejection = process.workers[0].reject(evicted, &held, process.now, &process.shared);
+    assert_eq!(rejection.wake, [QueueId(0), QueueId(1)]);
+    assert_eq!(process.poll(1), [], "it does not use the token");
+    process.begin(0);
+    process.endpoint(0, answer(500, &json!({})));
+    process.switch_to(unlisted(1)).pending(0, 4);
+    assert_eq!(process.poll(0).first(), Some(&Observed::Wake(1)));
+    process.workers[1].poll(evicted, process.now, &process.shared);
+    process.switch_to(unlisted(0)).pending(1, 5);
+}
+
+#[test]
+fn a_worker_that_serves_a_rejected_token_of_an_unlisted_scope_for_the_first_time_replaces_it() {
+    let mut process = with_one_unlisted_scope();
+    process.exchange(0, 1, token(3600));
+    let TokenLookup::Ready(held) = process.request_token(0, 2).0 else { panic!("worker 0 holds it") };
+    let rejection = process.workers[0].reject(process.spec.key(), &held, process.now, &process.shared);
+    assert_eq!(rejection.wake, [QueueId(0)]);
+    // Worker 0 does not get to the exchange.
+    process.ready(1);
+    process.begin(1);
+    assert_eq!(process.endpoint(1, token(3600)), [Observed::Wake(0)]);
+}
+
+/// A process that keeps one unlisted scope, and the token spec of the first.
+fn with_one_unlisted_scope() -> Process {
+    let mut process = Process::new();
+    let limits = Limits { unlisted: UnlistedLimits { scopes: 1, ..UnlistedLimits::default() }, ..Limits::default() };
+    process.workers = [0, 1].map(|number| Worker::new(WorkerId(u64::from(number) + 7), QueueId(number), limits));
+    process.spec = unlisted(0);
+    process
 }

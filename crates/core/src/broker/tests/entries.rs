@@ -1,11 +1,12 @@
 //! Tests of the entries of tokens.
 
 use super::*;
+use crate::assertion::{Assertion, ReadResult};
 use crate::broker::store::RefusedAssertion;
 
 #[test]
 fn a_rejected_federated_token_is_compared_with_the_file_a_second_after_the_last_read() {
-    let assertion = crate::assertion::Assertion::parse(jwt(&json!({"alg": "RS256"}), &claims()).as_bytes(), START);
+    let assertion = Assertion::parse(jwt(&json!({"alg": "RS256"}), &claims()).as_bytes(), START);
     let refused = RefusedAssertion { fingerprint: assertion.unwrap().fingerprint(), read_at: START };
     let at = |later: u64| refused.may_be_compared(START.plus(Duration::from_millis(later)));
     assert_eq!([0, 999, 1000].map(at), [false, false, true]);
@@ -50,6 +51,46 @@ fn an_entry_is_kept_for_as_long_as_something_in_it_has_an_effect() {
                 Update::Commit(())
             });
             assert_eq!(store.read(key) != Entry::default(), is_kept, "row {row}");
+        }
+    }
+}
+
+#[test]
+fn the_state_of_a_source_is_kept_for_as_long_as_something_in_it_has_an_effect() {
+    let now = START.plus(Duration::from_secs(1000));
+    let after = |seconds: u64| START.plus(Duration::from_secs(seconds));
+    let changed = |change: &dyn Fn(&mut SourceState)| {
+        let mut state = SourceState::default();
+        change(&mut state);
+        state
+    };
+    let read = |result: &ReadResult, until: u64| changed(&|state| state.record(result, after(until), START));
+    let leased = |until: u64| {
+        let lease = Lease { holder: WorkerId(7), until: after(until), waiting: Vec::new() };
+        changed(&|state| state.lease = Some(lease.clone()))
+    };
+    let jwt = jwt(&json!({"alg": "RS256"}), &claims());
+    let issued = Ok(Arc::new(Assertion::parse(jwt.as_bytes(), START).unwrap()));
+    let failed = Err(Problem::new(Code::AssertionUnavailable, "d", "r"));
+    for (number, (state, is_kept)) in [
+        (changed(&|state| state.readable = true), true),
+        (read(&issued, 1001), true),
+        (read(&issued, 1000), false),
+        (read(&failed, 1001), true),
+        (read(&failed, 1000), false),
+        (leased(1001), true),
+        (leased(1000), false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for store in stores() {
+            let source = Source::File { cluster: "projected_token".to_owned() };
+            store::update_source(&*store, &source, now, |stored| {
+                stored.clone_from(&state);
+                Update::Commit(())
+            });
+            assert_eq!(store.read_source(&source) != SourceState::default(), is_kept, "{number}");
         }
     }
 }

@@ -361,6 +361,9 @@ fn many_probes_are_answered_a_few_at_a_time_and_those_beyond_the_limit_from_the_
     }
     assert_eq!(observed(process.workers[0].start_probe(process.now, &process.shared)), [Observed::Read]);
     process.workers[0].forget(StreamId(20));
+    process.advance(Duration::from_millis(500));
+    process.workers[0].tick(process.now, &process.shared);
+    assert_eq!(process.due_in(0), None, "nothing is to be released before the read ends");
     // Envoy executes the replies recursively.
     let mut answered = process.assertion(0);
     assert_eq!(answered.len(), 16);

@@ -83,6 +83,18 @@ fn the_page_for_a_browser_shows_what_the_json_shows() {
 }
 
 #[test]
+fn the_page_for_a_browser_lists_exchanges_only_once_one_has_ended() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    process.begin(0);
+    let page = html_of(&process, 1);
+    assert!(page.contains("<b>fetching</b>") && !page.contains("Exchanges</summary>"), "{page}");
+    process.endpoint(0, refusal(90_002));
+    let page = html_of(&process, 0);
+    assert!(page.contains("Exchanges</summary><ul><li>entra_refused AADSTS90002 0s ago</ul>"), "{page}");
+}
+
+#[test]
 fn a_text_from_entra_or_a_caller_cannot_add_markup_to_the_page() {
     const HOSTILE: &str = r#"<script>alert("1")</script><img src=x onerror='a'>&lt;b&gt;{}$"#;
     const ESCAPED: &str =

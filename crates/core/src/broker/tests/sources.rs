@@ -471,6 +471,25 @@ fn a_clock_that_is_set_back_ends_the_use_of_an_answer_from_the_future() {
 }
 
 #[test]
+fn a_federated_token_whose_use_is_over_leaves_the_store_with_the_next_change() {
+    for store in stores() {
+        let mut process = Workers::with(store, 1, specs(1), 1, Services::Good);
+        process.request_all(START);
+        process.run_for(1);
+        let source = process.specs[0].assertion().clone();
+        let other = Source::File { cluster: "another".to_owned() };
+        let is_kept = |process: &Workers, readable: bool, after: u64| {
+            store::record_reading(&*process.store, &other, readable, START.plus(Duration::from_secs(after)));
+            // With the clock of the time at which it came.
+            process.store.read_source(&source).answer(&source, None, process.now).is_some()
+        };
+        assert!(is_kept(&process, true, 30));
+        assert!(!is_kept(&process, false, 600));
+        assert!(process.store.read_source(&source).readable);
+    }
+}
+
+#[test]
 fn bytes_in_shared_data_that_are_not_an_entry_are_read_as_none() {
     let shared = Shared::default();
     let name = format!("{PREFIX}sources");
