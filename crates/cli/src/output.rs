@@ -71,9 +71,9 @@ pub(crate) enum Form {
     Text,
     /// JSON for programs.
     Json,
-    /// SARIF 2.1.0 for code review, of `check` alone.
+    /// SARIF 2.1.0 for code review (`check` only).
     Sarif,
-    /// CSV for sheets, of `audit` alone.
+    /// CSV for spreadsheets (`audit` only).
     Csv,
 }
 

@@ -98,7 +98,7 @@ pub(crate) fn exchange(identity: &str, outcome: &str, class: &str) -> Measuremen
     count(name("entra_exchange_exchanges_total", &tags))
 }
 
-/// Records the time of an exchange, from reading the assertion to the token endpoint's response.
+/// Records the time of an exchange that issued a token, from the request to the token endpoint to its response.
 pub(crate) fn exchange_took(milliseconds: u128) -> Measurement {
     histogram("entra_exchange_exchange_ms", milliseconds)
 }

@@ -12,8 +12,19 @@ use std::process::{Command, Stdio};
 use entra_exchange_core::problem::Code;
 
 /// The folders whose pages are for readers.
-const FOLDERS: [&str; 6] =
-    ["", "docs", "docs/decisions", "examples/migrate-from-pod-identity", "examples/fleet", "tests/sdk"];
+const FOLDERS: [&str; 11] = [
+    "",
+    "docs",
+    "docs/decisions",
+    "docs/runbook",
+    "examples/diy-issuer",
+    "examples/fleet",
+    "examples/github-actions",
+    "examples/migrate-from-pod-identity",
+    "examples/vm-keycloak",
+    "examples/vm-vault",
+    "tests/sdk",
+];
 
 /// The text of a file, by its path from the repository's root.
 fn file(path: &str) -> String {

@@ -2,6 +2,7 @@
 //!
 //! The decision is that of [`Policy`], which the filter itself runs; this module only describes it.
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -78,6 +79,8 @@ pub struct Explained {
     pub problem: Option<Reason>,
     /// The cluster that was assumed, because the question names none.
     pub assumed_cluster: Option<String>,
+    /// The environment variables whose values are not known: the exchange shows placeholders for them.
+    pub placeholders: Vec<String>,
     /// Every rule for the host, in order of precedence.
     pub rules: Vec<Rule>,
 }
@@ -170,9 +173,24 @@ pub fn explain(sources: &[Source], variables: &[(String, String)], question: &Qu
         return Err(format!("the files contain {count} configurations of the filter: give the files of one"));
     };
     let environment = rules::environment::of(&inventory, &options);
-    let config = Config::parse(configuration.text.as_bytes(), &|name| environment.assumed(name));
-    let config = config.map_err(|refused| refused.to_string())?;
-    of(&config, question)
+    let unknown = RefCell::new(Vec::new());
+    let variable = |name: &str| {
+        let value = environment.assumed(name);
+        if environment.known(name).is_none() {
+            unknown.borrow_mut().extend(value.clone().map(|value| (name.to_owned(), value)));
+        }
+        value
+    };
+    let config = Config::parse(configuration.text.as_bytes(), &variable).map_err(|refused| refused.to_string())?;
+    let mut explained = of(&config, question)?;
+    if let Some(exchange) = &explained.exchange {
+        for (name, value) in unknown.into_inner() {
+            if exchange.shows(&value) && !explained.placeholders.contains(&name) {
+                explained.placeholders.push(name);
+            }
+        }
+    }
+    Ok(explained)
 }
 
 /// Explains how the filter handles a request with a configuration.
@@ -219,7 +237,13 @@ pub fn described(question: &Question) -> Result<DescribedRequest, String> {
 
 /// The authority and the target of a URL. A fragment is not sent.
 fn parts(url: &str) -> Result<(&str, &str), String> {
-    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")).unwrap_or(url);
+    if let Some(rest) = url.strip_prefix("https://") {
+        return Err(format!(
+            "{url:?}: Envoy cannot read a request that the application encrypts, so it bypasses the filter: let the application call \
+             http://{rest}, and give this URL"
+        ));
+    }
+    let rest = url.strip_prefix("http://").unwrap_or(url);
     let rest = rest.split('#').next().unwrap_or(rest);
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, target) = rest.split_at(end);
@@ -277,6 +301,7 @@ fn describe(config: &Config, explanation: &Explanation) -> Explained {
         sends: delivery.and_then(sends),
         problem,
         assumed_cluster: None,
+        placeholders: Vec::new(),
         rules: explanation.candidates.iter().map(rule).collect(),
     }
 }
@@ -361,6 +386,16 @@ fn rule(config: &Config, candidate: &Candidate) -> Rule {
     }
 }
 
+impl Exchange {
+    /// Whether the exchange contains this value of an environment variable: a tenant, a client, or the URL of a source.
+    fn shows(&self, value: &str) -> bool {
+        let url = |call: &SourceCall| format!("https://{}{}", call.authority, call.path);
+        self.client_id == value
+            || self.url.split('/').any(|part| part == value)
+            || self.source_calls.iter().any(|call| url(call).starts_with(value))
+    }
+}
+
 impl Explained {
     /// Whether the request is handled without a problem.
     pub const fn is_good(&self) -> bool {
@@ -390,6 +425,9 @@ impl Explained {
             if !listed {
                 line("", "the configuration does not name this scope: managed_identity.limits applies");
             }
+        }
+        if !self.placeholders.is_empty() {
+            line("placeholders", &format!("for {}: --env sets their values", self.placeholders.join(", ")));
         }
         if let Some(Sends { header, value, removes, passes_without_token }) = &self.sends {
             line("sends", &format!("{header}: {value}"));

@@ -395,6 +395,43 @@ fn the_rule_that_applies_is_named_with_those_that_do_not() {
 }
 
 #[test]
+fn a_request_that_the_application_encrypts_is_not_explained_as_if_the_filter_saw_it() {
+    let question = Question { url: "https://graph.microsoft.com/v1.0/users".to_owned(), ..Question::default() };
+    let error = explain::explain(&[Source::new("f.json", EXAMPLE)], &[], &question).unwrap_err();
+    assert!(
+        error.contains("bypasses the filter: let the application call http://graph.microsoft.com/v1.0/users, "),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_value_that_is_not_known_is_named_as_a_placeholder() {
+    let text = r#"{ "assertions": [ { "name": "build", "source": "github_actions", "cluster": "github" } ],
+        "identities": [ { "name": "a", "client_id": "bbbbbbbb-0000-4000-8000-000000000002" }, { "name": "b", "assertion": "build" } ],
+        "destinations": [
+            { "hosts": ["a.example"], "identity": "a", "scope": "api://a/.default", "tls_clusters": ["a"] },
+            { "hosts": ["b.example"], "identity": "b", "scope": "api://a/.default", "tls_clusters": ["b"] },
+            { "hosts": ["c.example"], "identity": "b", "action": "pass" } ] }"#;
+    let placeholders = |url: &str, known: &[&str]| {
+        let known: Vec<_> =
+            known.iter().map(|name| ((*name).to_owned(), "cccccccc-0000-4000-8000-000000000003".to_owned())).collect();
+        let question = Question { method: "GET".to_owned(), url: url.to_owned(), ..Question::default() };
+        let explained = explain::explain(&[Source::new("c.json", text)], &known, &question).unwrap();
+        let line = format!("  placeholders  for {}: --env sets their values\n", explained.placeholders.join(", "));
+        assert_eq!(explained.text().contains(&line), !explained.placeholders.is_empty(), "{}", explained.text());
+        explained.placeholders
+    };
+    let of_b = ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "ACTIONS_ID_TOKEN_REQUEST_URL"].map(str::to_owned);
+    let mut found = placeholders("http://b.example/", &[]);
+    found.sort_by_key(|name| of_b.iter().position(|other| other == name));
+    // The token of the job is not shown, so it has no placeholder.
+    assert_eq!(found, of_b);
+    assert_eq!(placeholders("http://a.example/", &[]), ["AZURE_TENANT_ID"]);
+    assert!(placeholders("http://a.example/", &["AZURE_TENANT_ID"]).is_empty());
+    assert!(placeholders("http://c.example/", &[]).is_empty());
+}
+
+#[test]
 fn each_call_to_a_source_of_federated_tokens_is_named() {
     let text = r#"{ "assertions": [
             { "name": "sts", "source": "token_exchange", "cluster": "oidc", "authority": "sts.example.com", "path": "/token",

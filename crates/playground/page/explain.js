@@ -37,7 +37,7 @@ function milliseconds(value) {
   return Math.max(0, Math.min(600000, Math.floor(Number(value)) || 0));
 }
 
-function facts({ decided_by, identity, assumed_cluster, exchange, sends, problem }) {
+function facts({ decided_by, identity, assumed_cluster, exchange, placeholders, sends, problem }) {
   const code = (value) => value && make("code", {}, value);
   const calls = exchange
     ? [
@@ -54,6 +54,7 @@ function facts({ decided_by, identity, assumed_cluster, exchange, sends, problem
     ["scope", exchange && code(exchange.scope)],
     ["", exchange && !exchange.listed && "The configuration does not name this scope: managed_identity.limits applies."],
     ["exchange", calls.length > 0 && make("ol", { class: "calls" }, calls.map((call) => make("li", {}, call)))],
+    ["placeholders", placeholders.length > 0 && `for ${placeholders.join(", ")}: set their values under Environment variables of the proxy`],
     ["sends", sends && code(`${sends.header}: ${sends.value}`)],
     ["removes", sends && sends.removes.length > 0 && code(sends.removes.join(", "))],
     ["", sends && sends.passes_without_token && "Without a token, the request is forwarded unchanged (on_failure: pass)."],

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use operator::explain::{self, Question};
 use serde_json::json;
 
@@ -11,12 +11,13 @@ use crate::output::{Failure, Output, Verdict};
 
 /// The arguments of `explain`.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("request").required(true).args(["url", "managed_identity"]))]
 pub(crate) struct Explain {
     /// The configuration, or the manifest that contains it; - is standard input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<String>,
     /// The URL as the application calls it, such as `http://payments-kv.vault.azure.net/secrets`
-    #[arg(long, required_unless_present = "managed_identity", conflicts_with = "managed_identity")]
+    #[arg(long)]
     url: Option<String>,
     /// A token request to IMDS with these parameters, such as `resource=https://vault.azure.net&client_id=…`
     #[arg(long, value_name = "PARAMETERS")]

@@ -50,7 +50,7 @@ fields! {
         /// the levels of log lines, and the value for access logs
         log: LogFields;
         /// the `header_prefix` of Envoy's bootstrap, if it has one: by the header `<prefix>-original-url` the filter recognizes an
-        /// [internal redirect](destinations.md#http-features-and-protocols)
+        /// [internal redirect](destinations.md#differences-between-the-placements)
         header_prefix: Text, default(HEADER_PREFIX), pattern(TOKEN);
         /// the address of this schema, for editors. The filter ignores it
         schema as "$schema": Text;

@@ -90,7 +90,7 @@ impl Environment {
     }
 
     /// The value of a variable, if it is given or in a file.
-    pub(super) fn known(&self, name: &str) -> Option<&str> {
+    pub(crate) fn known(&self, name: &str) -> Option<&str> {
         let given = self.given.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str());
         given.or_else(|| self.found.iter().find(|(other, ..)| other == name).map(|(_, value, _)| value.as_str()))
     }
