@@ -458,6 +458,21 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn only_a_token_of_entra_may_have_the_guid_of_the_exchange_application_instead_of_the_expected_audience() {
+        let expected = Expected { audience: Some("api://AzureADTokenExchange".to_owned()), ..Expected::default() };
+        let accepts = |issuer: &str, audience: &str| {
+            let mut claims = with("iss", json!(issuer));
+            claims["aud"] = json!(audience);
+            let token = jwt(&json!({"alg": "RS256"}), &claims);
+            Assertion::parse_expected(token.as_bytes(), &expected, NOW).is_ok()
+        };
+        let entra = "https://login.microsoftonline.com/11111111-1111-4111-8111-111111111111/v2.0";
+        assert!(accepts(entra, EXCHANGE_APPLICATION) && accepts(entra, "api://AzureADTokenExchange"));
+        assert!(!accepts(entra, "00000003-0000-0000-c000-000000000000"));
+        assert!(!accepts("https://issuer.example", EXCHANGE_APPLICATION));
+    }
+
+    #[test]
     fn claims_are_displayed_on_one_line_and_truncated() {
         let mut claims = with("sub", json!(format!("a\r\nevent=forged \u{202e}{}", "x".repeat(9000))));
         claims["iss"] = json!("https://issuer.example");

@@ -82,6 +82,9 @@ mod tests {
             "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8,application/signed-exchange;v=b3;q=0.7",
             "application/json;q=0.5 , text/html;q=0.501",
             "application/json;q=0, */*",
+            "application/json;q=0.09, text/html;q=0.1",
+            "application/json;q=0.9, text/html;q=1",
+            "application/json;q=0.9, text/html;q=1.000",
             "text/html;level=1;Q=0.2, application/json;q=0.1",
         ];
         let json = [

@@ -96,7 +96,7 @@ impl StatusPage<'_> {
         // Sorted insertion: the standard library's sort would add 22 KB to the module.
         for (key, entry) in known.into_iter().chain(unknown) {
             let key = self.status_of(key, entry);
-            let index = keys.shown.partition_point(|other| other.rank() < key.rank());
+            let (Ok(index) | Err(index)) = keys.shown.binary_search_by(|other| other.rank().cmp(&key.rank()));
             keys.shown.insert(index, key);
             if keys.shown.len() > MAX_KEYS {
                 keys.shown.pop();

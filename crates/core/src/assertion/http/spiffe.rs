@@ -17,9 +17,6 @@ pub(crate) const KIND: &str = "spiffe_workload_api";
 /// The length of the part of a frame before its message: a flag and the message's length.
 const PREFIX: usize = 5;
 
-/// The type of a field with a string or a message.
-const STRING: u8 = 2;
-
 impl HttpSource {
     /// The same source, which asks for the JWT-SVID of this SPIFFE ID, and takes the one with this hint.
     pub(crate) fn fetching_svid(mut self, spiffe_id: Option<&str>, hint: Option<&str>) -> Self {
@@ -30,15 +27,16 @@ impl HttpSource {
     }
 }
 
-/// A frame with the message `JWTSVIDRequest`: 1 audience, 2 SPIFFE ID.
+/// A frame with the message `JWTSVIDRequest`. The tag of its field 1, the audience, is 0x0a, and that of its field 2, the SPIFFE ID, is 0x12.
 fn request(audience: &str, spiffe_id: Option<&str>) -> Vec<u8> {
     let mut message = Vec::new();
-    for (number, text) in [(1, Some(audience)), (2, spiffe_id)] {
+    for (tag, text) in [(0x0a, Some(audience)), (0x12, spiffe_id)] {
         let Some(text) = text else { continue };
-        message.push(number << 3 | STRING);
+        message.push(tag);
         let mut length = text.len();
         while length >= 0x80 {
-            message.push(u8::try_from(length & 0x7f).unwrap_or_default() | 0x80);
+            let [lowest, ..] = length.to_le_bytes();
+            message.push(lowest | 0x80);
             length >>= 7;
         }
         message.push(u8::try_from(length).unwrap_or_default());
@@ -165,6 +163,8 @@ mod tests {
         assert_eq!(request("a", Some("spiffe://e/b")), b"\0\0\0\0\x11\x0a\x01a\x12\x0cspiffe://e/b");
         let long = request(&"a".repeat(300), None);
         assert_eq!(long[..8], *b"\0\0\0\x01\x2f\x0a\xac\x02");
+        let longer = request(&"a".repeat(16_472), None);
+        assert_eq!(longer[..9], *b"\0\0\0\x40\x5c\x0a\xd8\x80\x01");
     }
 
     #[test]

@@ -409,6 +409,39 @@ fn a_chain_asks_its_first_source_and_sends_the_token_to_the_next() {
 }
 
 #[test]
+fn a_service_may_sign_a_token_for_another_source_with_any_algorithm() {
+    let vault = |name: &str| json!({"name": name, "source": "vault", "cluster": "v", "role": "r"});
+    let exchange =
+        json!({"name": "sts", "source": "token_exchange", "cluster": "s", "path": "/", "subject_token": "v"});
+    let chain = source_of(json!([exchange, vault("v")]));
+    let token = jwt(&json!({"alg": "EdDSA"}), &claims());
+    let body = json!({"data": {"token": token, "ttl": 300}}).to_string();
+    let read = |source: &Source| source.read(answer(200, &body), None, NOW);
+    assert!(read(chain.input().unwrap()).is_ok());
+    assert_eq!(read(&one(vault("v"))).unwrap_err().code, Code::AssertionInvalid);
+}
+
+#[test]
+fn the_attempts_of_a_source_count_although_its_input_is_read_again_before_each() {
+    let (mut machines, mut calls, mut now) = (Assertions::default(), Vec::new(), NOW);
+    let busy = || Ok(CallResponse { retry_after: Some(b"2".to_vec()), ..answer(429, "").unwrap() });
+    assert!(wanted(&mut machines, &mut calls).is_none());
+    let mut pauses = Vec::new();
+    while let Some(file) = calls.pop() {
+        assert_eq!(file.source.kind(), "file");
+        machines.answered(&file.source, answer(200, &token()), now, &mut || 0, &mut Alone, &mut calls);
+        let sts = calls.pop().unwrap().source;
+        let reads = machines.answered(&sts, busy(), now, &mut || 0, &mut Alone, &mut calls);
+        let Some(again_at) = reads[0].again_at else { break };
+        pauses.push(again_at.since(now).as_secs());
+        now = again_at;
+        machines.tick(now, &mut Alone, &mut calls);
+        assert!(pauses.len() < 9, "the attempts have no end");
+    }
+    assert_eq!(pauses, [2, 2]);
+}
+
+#[test]
 fn a_chain_fails_with_its_first_source_and_asks_no_other() {
     let (mut machines, mut calls) = (Assertions::default(), Vec::new());
     wanted(&mut machines, &mut calls);

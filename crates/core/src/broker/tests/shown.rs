@@ -283,13 +283,18 @@ fn the_status_is_in_the_order_of_identity_and_scope() {
 
 #[test]
 fn the_status_shows_the_first_keys_and_the_number_of_omitted_keys() {
-    let scopes: Vec<String> = (0..503).map(|number| format!("{number:03}/.default")).collect();
-    let of: Vec<(&str, &str)> = scopes.iter().rev().map(|scope| ("a", scope.as_str())).collect();
-    let (process, _) = with_exchanges(&of, || token(3600));
-    let reply = status_of(&CONFIGURATION, &process);
-    let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
-    let keys = body["keys"].as_array().unwrap();
-    assert_eq!((keys.len(), &keys[499]["scope"], &body["keys_left_out"]), (500, &json!("499/.default"), &json!(3)));
+    for (of, left_out) in [(500, None), (503, Some(3))] {
+        let resources: Vec<String> = (0..of).rev().map(|number| format!("https://{number:03}.example")).collect();
+        let client = "aaaaaaaa-0000-4000-8000-000000000001";
+        let identity = json!({"tenant_id": "t.example", "client_id": client, "resources": resources});
+        let configuration =
+            configured(&json!({"identities": [identity], "managed_identity": {"imds": {}}}).to_string());
+        let reply = status_of(&configuration, &Process::new());
+        let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+        let keys = body["keys"].as_array().unwrap();
+        assert_eq!((keys.len(), &keys[499]["scope"]), (500, &json!("https://499.example/.default")));
+        assert_eq!(body.get("keys_left_out").map(|number| number.as_u64().unwrap()), left_out);
+    }
 }
 
 /// Returns the tags `outcome` and `class` of the counted exchanges.

@@ -136,6 +136,10 @@ fn mistakes_in_a_source_are_reported_with_their_paths() {
         ),
         (http(json!({"path": "/", "form": {"a": 1}})), "assertions[0].request.form.a: 1 is not valid"),
         (
+            http(json!({"path": "/", "query": {"a": ""}})),
+            "assertions[0].request.query.a: \"\" is not valid: write a non-empty string",
+        ),
+        (
             http(json!({"path": format!("/{}", "x".repeat(2048))})),
             "assertions[0].request: makes a URL of 2049 bytes: shorten it to 2048 bytes",
         ),

@@ -60,6 +60,10 @@ fn a_name_has_at_most_63_characters_and_a_tenant_is_an_id_or_a_domain_name() {
     let identity = |fields: &str| format!(r#"{{"identities":[{{{fields}}}],{}"#, &MINIMAL[1..]);
     let named = |length: usize| identity(&format!(r#""name":"{}""#, "a".repeat(length)));
     assert!(parse(&named(63)).is_ok());
+    assert!(parse(&identity(r#""name":"2nd_payments-api""#)).is_ok());
+    for name in ["payments api", "payments.api", "paymentsÄ"] {
+        assert!(mistakes(&identity(&format!(r#""name":{name:?}"#)))[0].contains("is not a valid name"), "{name}");
+    }
     for length in [64, 65] {
         assert!(mistakes(&named(length))[0].ends_with("write at most 63 characters of a-z, 0-9, _ and -"), "{length}");
     }

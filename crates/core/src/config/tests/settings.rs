@@ -44,6 +44,18 @@ fn a_setting_has_its_default_until_it_is_set_and_an_optional_one_has_no_value() 
 }
 
 #[test]
+fn a_number_may_be_written_with_a_fraction_of_zero_and_is_shown_without_it() {
+    let retries = |number: &str| set(ExampleSettings::default(), &format!(r#"{{"retries":{number}}}"#));
+    assert_eq!((retries("4.0").unwrap().retries, retries("80e-1").unwrap().retries), (4, 8));
+    for (number, shown) in
+        [("12.0", "12"), ("3e2", "300"), ("0.5", "0.5"), ("9007199254740992.0", "9007199254740992.0")]
+    {
+        let mistake = format!("retries: {shown} is not valid: write a number from 1 to 9");
+        assert_eq!(retries(number), Err(vec![mistake]));
+    }
+}
+
+#[test]
 fn the_table_shows_the_default_of_a_setting_or_the_effect_of_its_absence() {
     let rows: Vec<String> = ExampleSettingFields::declarations().rows("").iter().map(|row| row.join(" | ")).collect();
     assert_eq!(
