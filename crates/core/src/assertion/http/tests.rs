@@ -409,16 +409,21 @@ fn a_chain_asks_its_first_source_and_sends_the_token_to_the_next() {
 }
 
 #[test]
-fn a_service_may_sign_a_token_for_another_source_with_any_algorithm() {
-    let vault = |name: &str| json!({"name": name, "source": "vault", "cluster": "v", "role": "r"});
-    let exchange =
-        json!({"name": "sts", "source": "token_exchange", "cluster": "s", "path": "/", "subject_token": "v"});
-    let chain = source_of(json!([exchange, vault("v")]));
+fn a_token_for_another_source_may_be_signed_with_any_algorithm() {
     let token = jwt(&json!({"alg": "EdDSA"}), &claims());
-    let body = json!({"data": {"token": token, "ttl": 300}}).to_string();
-    let read = |source: &Source| source.read(answer(200, &body), None, NOW);
-    assert!(read(chain.input().unwrap()).is_ok());
-    assert_eq!(read(&one(vault("v"))).unwrap_err().code, Code::AssertionInvalid);
+    let exchange =
+        json!({"name": "sts", "source": "token_exchange", "cluster": "s", "path": "/", "subject_token": "a"});
+    for (input, body) in [
+        (
+            json!({"name": "a", "source": "vault", "cluster": "v", "role": "r"}),
+            json!({"data": {"token": token, "ttl": 300}}).to_string(),
+        ),
+        (json!({"name": "a", "source": "file", "cluster": "f", "expect": {"sub": claims()["sub"]}}), token.clone()),
+    ] {
+        let chain = source_of(json!([exchange, input]));
+        assert!(chain.input().unwrap().read(answer(200, &body), None, NOW).is_ok(), "{input}");
+        assert_eq!(problem(&one(input), answer(200, &body)).code, Code::AssertionInvalid);
+    }
 }
 
 #[test]

@@ -31,6 +31,15 @@ fn every_selector_finds_its_identity_and_never_another() {
 }
 
 #[test]
+fn a_destination_whose_host_is_as_long_as_that_of_an_endpoint_is_a_destination() {
+    let text = r#"{"managed_identity": {"imds": {}}, "destinations": [{"hosts": ["api.local"], "action": "refuse"}]}"#;
+    let policy = Policy::new(&Config::parse(text.as_bytes(), &variable).unwrap(), false);
+    let decided_by = |host: &str| decide(&policy, &local(host, TOKEN_PATH)).decided_by();
+    assert_eq!(decided_by("localhost"), Some(ConfigPath::Imds));
+    assert_eq!(decided_by("api.local"), Some(ConfigPath::Destination(0)));
+}
+
+#[test]
 fn no_protocol_returns_the_token_of_an_identity_that_was_not_selected() {
     // With a default identity, whose token a caller would get if its selector were ignored.
     let policy = policy_with(r#""default_identity": "orders", "imds": {}, "app_service": {}"#);
