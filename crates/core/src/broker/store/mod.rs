@@ -26,8 +26,7 @@ pub use shared_data::SharedData;
 pub(crate) use shelves::EMPTY;
 pub use shelves::Shelves;
 pub use source::SourceState;
-pub(crate) use source::record_reading;
-pub(crate) use update::{update, update_credential, update_source};
+pub(crate) use update::{record_reading, update, update_credential, update_source};
 
 use std::time::Duration;
 

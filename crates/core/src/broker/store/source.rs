@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::super::vocabulary::GRACE_PERIOD;
-use super::{Failure, Lease, Record, Store, Update, update_source};
+use super::{Failure, Lease, Record, Update};
 use crate::assertion::{Assertion, ReadResult, Source};
 use crate::entra::RetryClass;
 use crate::secret::Secret;
@@ -117,11 +117,4 @@ impl Record for SourceState {
         let lease_over = self.lease.as_ref().is_none_or(|lease| !lease.is_live(now));
         !self.readable && self.issued.is_none() && failure_over && lease_over
     }
-}
-
-/// Records whether the last read of the source gave a usable federated token. Writes only changes.
-pub(crate) fn record_reading(store: &dyn Store, source: &Source, usable: bool, now: Timestamp) {
-    update_source(store, source, now, |state| {
-        Update::commit_if(std::mem::replace(&mut state.readable, usable) != usable, ())
-    });
 }

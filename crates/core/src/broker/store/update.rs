@@ -35,6 +35,13 @@ pub(crate) fn update_source<T>(
     with_result(change, |change| store.update_source(source, now, change))
 }
 
+/// Records whether the last read of the source gave a usable federated token. Writes only changes.
+pub(crate) fn record_reading(store: &dyn Store, source: &Source, usable: bool, now: Timestamp) {
+    update_source(store, source, now, |state| {
+        Update::commit_if(std::mem::replace(&mut state.readable, usable) != usable, ())
+    });
+}
+
 /// Calls `update` with a change that returns whether to keep it. Returns the result of the last change, or `None` if `update` returns
 /// `false`. `update` does not depend on `T`, so the module contains its code only once.
 fn with_result<V, T>(
