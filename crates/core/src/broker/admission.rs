@@ -37,7 +37,7 @@ impl Broker {
         (lookup, poll): (TokenLookup, bool),
         now: Timestamp,
         store: &dyn Store,
-    ) -> (TokenLookup, bool) {
+    ) -> (TokenLookup, Vec<Command>) {
         match lookup {
             TokenLookup::Ready(_) => self.touch(spec, now, store),
             TokenLookup::Failed(_) => {}
@@ -49,7 +49,7 @@ impl Broker {
                 self.waiting = self.waiting.saturating_add(1);
             }
         }
-        (lookup, poll)
+        (lookup, self.poll_later(spec.key(), poll))
     }
 
     /// Returns the limit that applies if no more requests may wait for this token spec, and `None` otherwise.
@@ -91,16 +91,22 @@ impl Broker {
     }
 
     /// Answers the only request that waits for a key whose exchange is not admitted: with the cached token if it can still be sent,
-    /// otherwise with the problem. The second value is true when [`Broker::poll`] must be called.
-    fn refuse(&mut self, spec: &TokenSpec, stream: StreamId, problem: Problem, now: Timestamp) -> (TokenLookup, bool) {
-        let Some(slot) = self.slots.get_mut(spec.key()) else { return (TokenLookup::Failed(problem), false) };
+    /// otherwise with the problem.
+    fn refuse(
+        &mut self,
+        spec: &TokenSpec,
+        stream: StreamId,
+        problem: Problem,
+        now: Timestamp,
+    ) -> (TokenLookup, Vec<Command>) {
+        let Some(slot) = self.slots.get_mut(spec.key()) else { return (TokenLookup::Failed(problem), Vec::new()) };
         let index = slot.waiters.iter().position(|waiter| waiter.stream == stream);
         let rejected = index.and_then(|index| slot.waiters.remove(index).rejected);
         let token = slot.usable_for(rejected.as_ref(), now).cloned();
         // This worker must be registered as a holder of the token, also of one that this caller rejects.
         let poll = if token.is_some() { slot.mark_used() } else { slot.must_register(now) };
         self.schedule(spec.key(), now);
-        (token.map_or(TokenLookup::Failed(problem), TokenLookup::Ready), poll)
+        (token.map_or(TokenLookup::Failed(problem), TokenLookup::Ready), self.poll_later(spec.key(), poll))
     }
 
     /// Checks whether an exchange for this token spec may begin, before the first request waits for it.

@@ -14,7 +14,7 @@ use crate::problem::Problem;
 
 /// The purpose of a call, which identifies it in the report of its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Purpose {
+pub(crate) enum Purpose {
     /// To ask this source for a federated token.
     Assertion(Source),
     /// To request the token with this key from the token endpoint.
@@ -22,7 +22,7 @@ pub enum Purpose {
 }
 
 /// An action that the broker requests from the engine's driver.
-pub enum Command {
+pub(crate) enum Command {
     /// Start a call. Report its result with this purpose to [`super::Broker::call_finished`]. A call replaces an earlier one with the same
     /// purpose, whose result must not be reported.
     Call(Purpose, HttpCall),

@@ -61,7 +61,7 @@ impl Broker {
     ///
     /// # Errors
     /// The limit on waiting requests is reached.
-    pub fn await_connection(
+    pub(crate) fn await_connection(
         &mut self,
         spec: &Arc<TokenSpec>,
         stream: StreamId,
@@ -82,7 +82,7 @@ impl Broker {
     /// request's connection exists.
     ///
     /// Returns the requests whose wait has ended.
-    pub fn poll_connections(
+    pub(crate) fn poll_connections(
         &mut self,
         now: Timestamp,
         is_established: impl FnMut(StreamId) -> bool,

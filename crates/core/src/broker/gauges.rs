@@ -151,7 +151,7 @@ fn earlier(known: &mut Option<Timestamp>, at: Timestamp) {
 
 impl Broker {
     /// The time at which [`Broker::observe`] must be called if no event occurs before.
-    pub fn next_observation(&self) -> Option<Timestamp> {
+    pub(crate) fn next_observation(&self) -> Option<Timestamp> {
         let mut next = None;
         for identity in &self.observed.0 {
             for at in [identity.tokens_at, identity.reading_at].into_iter().flatten() {
@@ -163,7 +163,7 @@ impl Broker {
 
     /// Measures the gauges that change with time, and requests reads of old federated tokens. Call it at
     /// [`Broker::next_observation`].
-    pub fn observe(&mut self, now: Timestamp, store: &dyn Store) -> Vec<Command> {
+    pub(crate) fn observe(&mut self, now: Timestamp, store: &dyn Store) -> Vec<Command> {
         self.observe_clock(now);
         let mut turn = Turn::new(now, store);
         let mut sources = Vec::new();

@@ -30,7 +30,7 @@ mod tests;
 mod turn;
 mod vocabulary;
 
-pub use command::{Command, Purpose};
+pub(crate) use command::{Command, Purpose};
 pub use connections::ConnectionOutcome;
 pub use freshness::CachedToken;
 pub(crate) use readiness::{Credential, Decisive};
@@ -57,7 +57,7 @@ use slot::{Slot, Slots, Waiter};
 use turn::Turn;
 
 /// The broker of one worker.
-pub struct Broker {
+pub(crate) struct Broker {
     worker: WorkerId,
     queue: QueueId,
     limits: Limits,
@@ -83,7 +83,7 @@ pub struct Broker {
 
 impl Broker {
     /// Creates the broker of one worker, which `queue` wakes. The worker's id must be random, because it seeds the jitter.
-    pub fn new(worker: WorkerId, queue: QueueId, limits: Limits) -> Self {
+    pub(crate) fn new(worker: WorkerId, queue: QueueId, limits: Limits) -> Self {
         Self {
             worker,
             queue,
@@ -104,7 +104,7 @@ impl Broker {
     }
 
     /// Looks up a token for a request. It starts no call: if the key must be polled, the worker wakes itself for that.
-    pub fn get(
+    pub(crate) fn get(
         &mut self,
         spec: &Arc<TokenSpec>,
         required_lifetime: RequiredLifetime,
@@ -115,12 +115,11 @@ impl Broker {
         let waiter = Waiter { stream, deadline: now.plus(self.limits.wait), required_lifetime, rejected: None };
         let full = self.is_full(spec);
         let answered = self.slot_of(spec, now, store).answer(waiter, full, now);
-        let (lookup, poll) = self.record_lookup(spec, stream, answered, now, store);
-        (lookup, self.poll_later(spec.key(), poll))
+        self.record_lookup(spec, stream, answered, now, store)
     }
 
     /// Fetches a token into the cache for a request that does not wait for it. It starts no call either.
-    pub fn prefetch(&mut self, spec: &Arc<TokenSpec>, now: Timestamp, store: &dyn Store) -> Vec<Command> {
+    pub(crate) fn prefetch(&mut self, spec: &Arc<TokenSpec>, now: Timestamp, store: &dyn Store) -> Vec<Command> {
         let poll = self.request_prefetch(spec, now, store);
         self.poll_later(spec.key(), poll)
     }
@@ -144,7 +143,7 @@ impl Broker {
     }
 
     /// Removes a waiting request whose stream no longer exists. Its exchange continues, because other requests may wait for it.
-    pub fn forget(&mut self, stream: StreamId) {
+    pub(crate) fn forget(&mut self, stream: StreamId) {
         self.probes.forget(stream);
         if self.waiting == 0 {
             return;
@@ -154,7 +153,7 @@ impl Broker {
     }
 
     /// Fetches these tokens and keeps them fresh from now on, even if no request needs them.
-    pub fn keep_warm(&mut self, specs: &[Arc<TokenSpec>], now: Timestamp) {
+    pub(crate) fn keep_warm(&mut self, specs: &[Arc<TokenSpec>], now: Timestamp) {
         for spec in specs {
             let slot = self.slots.get_or_create(spec);
             slot.warm = true;
@@ -163,7 +162,7 @@ impl Broker {
     }
 
     /// Polls a key after a wake-up.
-    pub fn poll(&mut self, key: TokenKey, now: Timestamp, store: &dyn Store) -> Vec<Command> {
+    pub(crate) fn poll(&mut self, key: TokenKey, now: Timestamp, store: &dyn Store) -> Vec<Command> {
         self.observe_clock(now);
         let mut turn = Turn::new(now, store);
         self.poll_key(key, &mut turn);
@@ -171,7 +170,7 @@ impl Broker {
     }
 
     /// Polls every key that is due. Call it at [`Broker::next_due`].
-    pub fn tick(&mut self, now: Timestamp, store: &dyn Store) -> Vec<Command> {
+    pub(crate) fn tick(&mut self, now: Timestamp, store: &dyn Store) -> Vec<Command> {
         self.observe_clock(now);
         let mut turn = Turn::new(now, store);
         self.ask_again(&mut turn);
@@ -189,19 +188,19 @@ impl Broker {
     }
 
     /// The number of token keys for which this worker keeps state.
-    pub fn keys(&self) -> usize {
+    pub(crate) fn keys(&self) -> usize {
         self.slots.len()
     }
 
     /// The time at which [`Broker::tick`] and [`Broker::poll_connections`] must be called if no event occurs before.
-    pub fn next_due(&self) -> Option<Timestamp> {
+    pub(crate) fn next_due(&self) -> Option<Timestamp> {
         let timer = self.timers.first().map(|(at, _)| *at);
         let others = [self.connections.next_due(), self.probes.next_due(), self.assertions.next_due()];
         others.into_iter().flatten().chain(timer).min()
     }
 
     /// Processes the result of a [`Command::Call`].
-    pub fn call_finished(
+    pub(crate) fn call_finished(
         &mut self,
         purpose: &Purpose,
         answer: CallResult,

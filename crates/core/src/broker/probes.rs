@@ -51,7 +51,7 @@ impl Broker {
     ///
     /// The stream pauses until a [`Command::FinishProbe`] names it: at once if the state of all sources is known, and otherwise after
     /// another turn, in which [`Broker::start_probe`] has them read.
-    pub fn check_readiness(
+    pub(crate) fn check_readiness(
         &mut self,
         readiness: &Arc<Readiness>,
         stream: StreamId,
@@ -69,7 +69,7 @@ impl Broker {
     }
 
     /// Wants the federated tokens that probes wait for.
-    pub fn start_probe(&mut self, now: Timestamp, store: &dyn Store) -> Vec<Command> {
+    pub(crate) fn start_probe(&mut self, now: Timestamp, store: &dyn Store) -> Vec<Command> {
         let mut turn = Turn::new(now, store);
         let mut sources: Vec<Source> = Vec::new();
         for source in self.probes.waiting.iter().flat_map(|waiting| &waiting.unread) {

@@ -27,7 +27,7 @@ impl Broker {
     }
 
     /// Continues the waits for sources that other workers ask. Call it after a wake-up.
-    pub fn continue_sources(&mut self, now: Timestamp, store: &dyn Store) -> Vec<Command> {
+    pub(crate) fn continue_sources(&mut self, now: Timestamp, store: &dyn Store) -> Vec<Command> {
         self.observe_clock(now);
         let (mut turn, mut waits) = (Turn::new(now, store), Vec::new());
         let mut workers = self.sharing(&mut turn);

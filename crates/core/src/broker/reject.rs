@@ -70,7 +70,7 @@ impl Broker {
     ///
     /// The rejected token is marked for all workers and stays in use for other requests until its replacement is available. At most
     /// one exchange per key is forced in 30 s.
-    pub fn get_replacement(
+    pub(crate) fn get_replacement(
         &mut self,
         spec: &Arc<TokenSpec>,
         required_lifetime: RequiredLifetime,
@@ -114,17 +114,15 @@ impl Broker {
             }
         }
         let answered = slot.answer(Waiter { stream, deadline, required_lifetime, rejected }, full, now);
-        let (lookup, poll) = self.record_lookup(spec, stream, answered, now, store);
-        let commands = match holders {
-            Some(holders) => self.replace(spec, holders, RejectedBy::Caller),
-            None => self.poll_later(spec.key(), poll),
-        };
+        let (lookup, commands) = self.record_lookup(spec, stream, answered, now, store);
+        // The commands of a rejection wake this worker, too.
+        let commands = holders.map_or(commands, |holders| self.replace(spec, holders, RejectedBy::Caller));
         (lookup, commands)
     }
 
     /// Marks a token that the upstream rejected, for all workers. It stays in use until its replacement is available. At most one
     /// exchange per key is forced in 30 s. `decided_by` is the part of the configuration that decided about the request.
-    pub fn reject(
+    pub(crate) fn reject(
         &mut self,
         spec: &TokenSpec,
         token: &CachedToken,

@@ -176,9 +176,7 @@ impl Rule {
                 let report = self.report(chooser, injection, view);
                 Decision::Report(report.unwrap_or_else(|problem| Report::refused(self.config_path, problem)))
             }
-            RuleAction::Inject(chooser, injection) => {
-                self.inject(chooser, injection, view).unwrap_or_else(|problem| self.refuse(problem, view))
-            }
+            RuleAction::Inject(chooser, injection) => self.inject(chooser, injection, view),
         }
     }
 
@@ -199,16 +197,15 @@ impl Rule {
     }
 
     /// Decides a request by its identity and the destination's conditions.
-    fn inject(
-        &self,
-        chooser: &TokenChooser,
-        injection: &InjectionRule,
-        view: &RequestView<'_>,
-    ) -> Result<Decision, Problem> {
-        let identity_token = chooser.choose(&self.label, view)?;
-        injection
-            .evaluate(self.config_path, &self.label, identity_token, view)
-            .map_err(|problem| problem.about(&identity_token.identity, &identity_token.scope))
+    fn inject(&self, chooser: &TokenChooser, injection: &InjectionRule, view: &RequestView<'_>) -> Decision {
+        let problem = match chooser.choose(&self.label, view) {
+            Ok(identity_token) => match injection.evaluate(self.config_path, &self.label, identity_token, view) {
+                Ok(decision) => return decision,
+                Err(problem) => problem.about(&identity_token.identity, &identity_token.scope),
+            },
+            Err(problem) => problem,
+        };
+        self.refuse(problem, view)
     }
 
     fn refuse(&self, problem: Problem, request: &RequestView<'_>) -> Decision {

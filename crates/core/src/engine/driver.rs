@@ -62,10 +62,16 @@ impl Driver {
         now: Timestamp,
         host: &mut dyn Host,
     ) -> TokenLookup {
-        let (lookup, commands) = match rejected_token {
-            None => self.broker.get(spec, required_lifetime, stream, now, host.store()),
-            Some(rejected) => self.broker.get_replacement(spec, required_lifetime, rejected, stream, now, host.store()),
+        let Some(rejected_token) = rejected_token else {
+            let (lookup, commands) = self.broker.get(spec, required_lifetime, stream, now, host.store());
+            // There are none for most requests.
+            if !commands.is_empty() {
+                self.carry_out(commands, now, host);
+            }
+            return lookup;
         };
+        let (lookup, commands) =
+            self.broker.get_replacement(spec, required_lifetime, rejected_token, stream, now, host.store());
         self.carry_out(commands, now, host);
         lookup
     }

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::{Engine, Finished, Flow, HttpHost, meters};
-use crate::broker::{CachedToken, ConnectionOutcome, ReadinessStatus, StreamId, TokenLookup};
-use crate::decision::{ConfigPath, Decision, Delivery, Effect, Report};
+use crate::broker::{CachedToken, ConnectionOutcome, Readiness, ReadinessStatus, StreamId, TokenLookup};
+use crate::decision::{ConfigPath, Decision, Delivery, Effect, Refusal, Report};
 use crate::entra::{TokenKey, TokenSpec};
 use crate::fast_map::FastMap;
 use crate::http::Reply;
@@ -100,11 +100,6 @@ impl Engine {
         };
         self.last_was_listed = !matches!(decision, Decision::Ignore);
         remove(stream, &own_headers, host);
-        self.carry_out(decision, stream, host)
-    }
-
-    /// Forwards, answers or pauses a request as its decision says.
-    fn carry_out(&mut self, decision: Decision, stream: StreamId, host: &mut dyn HttpHost) -> Flow {
         match decision {
             Decision::Ignore => Flow::Continue,
             Decision::Pass(passed) => {
@@ -127,13 +122,7 @@ impl Engine {
                 host.clear_route_cache(stream);
                 Flow::Continue
             }
-            Decision::Refuse(refusal) => {
-                let answer = refusal.reply();
-                let record = RequestRecord::refused(&refusal.problem, refusal.decided_by, answer.status);
-                self.record(stream, &record, host);
-                reply(stream, &answer, Some(refusal.problem.code), host);
-                Flow::Pause
-            }
+            Decision::Refuse(refusal) => self.refuse(stream, &refusal, host),
             Decision::RefuseOwn(problem) => {
                 reply(stream, &Protocol::ProblemJson.problem_reply(&problem), None, host);
                 Flow::Pause
@@ -142,13 +131,7 @@ impl Engine {
                 reply(stream, &Reply::ok(), None, host);
                 Flow::Pause
             }
-            Decision::Check(readiness) => {
-                let now = host.now();
-                for finished in self.begin(host).driver.probe(&readiness, stream, now, host) {
-                    self.finish(finished, now, host);
-                }
-                Flow::Pause
-            }
+            Decision::Check(readiness) => self.probe(stream, &readiness, host),
             Decision::Status(format) => {
                 let page = self.status_page(format, host);
                 reply(stream, &page, None, host);
@@ -232,6 +215,24 @@ impl Engine {
         if self.end(stream, ending, now, host) == Flow::Continue {
             host.resume(stream);
         }
+    }
+
+    /// Rejects a request and records it.
+    fn refuse(&mut self, stream: StreamId, refusal: &Refusal, host: &mut dyn HttpHost) -> Flow {
+        let answer = refusal.reply();
+        let record = RequestRecord::refused(&refusal.problem, refusal.decided_by, answer.status);
+        self.record(stream, &record, host);
+        reply(stream, &answer, Some(refusal.problem.code), host);
+        Flow::Pause
+    }
+
+    /// Answers a readiness probe, at once or when the sources of federated tokens are known.
+    fn probe(&mut self, stream: StreamId, readiness: &Arc<Readiness>, host: &mut dyn HttpHost) -> Flow {
+        let now = host.now();
+        for finished in self.begin(host).driver.probe(readiness, stream, now, host) {
+            self.finish(finished, now, host);
+        }
+        Flow::Pause
     }
 
     /// Pauses a request until its connection is established, or answers it if no more requests may wait.
