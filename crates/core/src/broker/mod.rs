@@ -1,7 +1,7 @@
 //! The broker makes one exchange for each token, however many requests need the token.
 //!
 //! Each worker has one broker. It is a state machine without I/O: the engine's driver reports each event with its time, and the broker
-//! returns the [`Command`]s to carry out. Workers share state only through the [`Store`]; the worker that acquires a key's
+//! returns the commands to carry out. Workers share state only through the [`Store`]; the worker that acquires a key's
 //! lease there performs the exchange for all of them. The only message between workers is "poll this key": a wake-up that is
 //! lost, duplicated or late delays the result and does not change it.
 
