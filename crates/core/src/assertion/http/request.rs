@@ -167,8 +167,8 @@ fn base64(text: String) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut encoded = String::new();
     for part in text.as_bytes().chunks(3) {
-        let [a, b, c] = [0, 1, 2].map(|index| u32::from(part.get(index).copied().unwrap_or_default()));
-        let bits = (a << 16) | (b << 8) | c;
+        let [a, b, c] = [0, 1, 2].map(|index| part.get(index).copied().unwrap_or_default());
+        let bits = u32::from_be_bytes([0, a, b, c]);
         for index in 0..4_u32 {
             let sextet = usize::try_from((bits >> (18 - 6 * index)) & 63).unwrap_or_default();
             let is_padding = usize::try_from(index).is_ok_and(|index| index > part.len());

@@ -177,6 +177,22 @@ mod tests {
     }
 
     #[test]
+    fn a_failed_call_has_a_problem_for_whoever_must_act() {
+        for (code, expected, remedy) in [
+            (7, Code::SourceNotReady, "Register an entry"),
+            (4, Code::AssertionUnavailable, "Check that the SPIFFE agent runs"),
+            (8, Code::AssertionUnavailable, "Check that the SPIFFE agent runs"),
+            (14, Code::AssertionUnavailable, "Check that the SPIFFE agent runs"),
+            (3, Code::SourceRefused, "Check that the cluster leads to a SPIFFE Workload API"),
+            (12, Code::SourceRefused, "Check that the cluster leads to a SPIFFE Workload API"),
+        ] {
+            let problem = refusal("the source", &GrpcStatus { code, message: b"no identity".to_vec() });
+            assert_eq!(problem.detail, format!("the source answered with the gRPC status {code}: \"no identity\""));
+            assert!(problem.code == expected && problem.remedy.starts_with(remedy), "{problem:?}");
+        }
+    }
+
+    #[test]
     fn unknown_fields_of_every_kind_are_skipped() {
         let unknown = [b"\x38\x96\x01".as_slice(), b"\x41\0\0\0\0\0\0\0\0", &of(9, b"x"), b"\x55\0\0\0\0"].concat();
         let inner = [unknown.clone(), of(2, b"e.y.J")].concat();

@@ -107,6 +107,35 @@ fn a_clients_id_and_secret_are_form_encoded_before_they_are_joined() {
 }
 
 #[test]
+fn a_url_is_that_of_an_https_service_or_of_a_service_on_this_machine() {
+    let parse = |url| Target::parse(url).map(|target| [target.authority, target.path].join(" "));
+    for (url, expected) in [
+        ("https://STS.example:8443/a/?b=C", "sts.example:8443 /a/?b=C"),
+        ("https://sts.example?b", "sts.example /?b"),
+        ("https://sts.example", "sts.example /"),
+        ("http://localhost:2772/x", "localhost:2772 /x"),
+        ("http://127.3.2.1/", "127.3.2.1 /"),
+        ("http://169.254.169.254/metadata", "169.254.169.254 /metadata"),
+    ] {
+        assert_eq!(parse(url).as_deref(), Some(expected));
+    }
+    for url in [
+        "http://sts.example/",
+        "http://10.0.0.1/",
+        "sts.example",
+        "https://",
+        "https:///a",
+        "https://a@sts.example/",
+        "https://sts.example/#a",
+        "https://sts.example/a b",
+        "https://sts.example/\n",
+        "https://sts.example/ä",
+    ] {
+        assert_eq!(parse(url), None, "{url}");
+    }
+}
+
+#[test]
 fn a_request_has_the_configured_query_headers_and_body() {
     let request = json!({
         "path": "/v2/tokens?x=1", "authority": "STS.example", "query": {"für": "a&b"}, "headers": {"X-Tenant": "t"},
@@ -336,10 +365,14 @@ fn a_source_is_asked_again_after_a_transient_problem_only_and_as_it_demands() {
     assert_eq!(pauses(0), [Some(1000), Some(2000), Some(3000), Some(3000)]);
     assert_eq!(pauses(u32::MAX), [Some(500), Some(1000), Some(1500), Some(1500)]);
     assert_eq!(pause(answer(403, ""), 1), Some(1000));
-    assert_eq!((pause(demanding("2"), 1), pause(demanding("60"), 1)), (Some(2000), None));
+    assert_eq!(["2", "3", "4", "60"].map(|seconds| pause(demanding(seconds), 1)), [Some(2000), Some(3000), None, None]);
     for last in [answer(401, ""), answer(302, ""), value("opaque"), answer(200, "<html>")] {
         assert_eq!(pause(last, 1), None);
     }
+    // A file may have been read while it was being written.
+    let file = one(json!({"source": "file", "cluster": "f", "expect": {"sub": "s"}}));
+    let torn = problem(&file, answer(200, "eyJhbGciOi"));
+    assert_eq!([1, 2].map(|attempt| file.pause_before_retry(&torn, attempt, &mut || 0).is_some()), [true, false]);
     let source = github();
     let back_off = |answer| source.back_off(&problem(&source, answer)).as_secs();
     assert_eq!((back_off(answer(401, "")), back_off(demanding("60")), back_off(demanding("9999"))), (2, 60, 300));
@@ -392,7 +425,8 @@ fn a_chain_asks_its_first_source_and_sends_the_token_to_the_next() {
     assert!(wanted(&mut machines, &mut calls).is_none() && calls.len() == 1);
     let file = calls.remove(0);
     assert_eq!(file.call.unwrap().cluster, "spire_file");
-    assert!(chain().depends_on(&file.source));
+    assert!(chain().depends_on(&file.source) && chain().depends_on(&chain()));
+    assert!(!chain().depends_on(&github()) && !file.source.depends_on(&chain()));
     // Entra does not accept the algorithm and the audiences, but it does not get this token.
     let mut subject = claims();
     subject["aud"] = json!(["a", "b"]);
@@ -456,6 +490,15 @@ fn a_chain_fails_with_its_first_source_and_asks_no_other() {
         reads.iter().map(|read| (read.source.kind(), read.result.as_ref().err().unwrap().code)).collect();
     assert_eq!(ends, [("file", Code::SourceRefused), ("token_exchange", Code::SourceRefused)]);
     assert!(calls.is_empty() && matches!(wanted(&mut machines, &mut calls), Some(Err(_))));
+}
+
+#[test]
+fn the_id_of_a_source_is_letters_and_behind_a_slash_the_id_of_its_input() {
+    let is_hash = |id: &str| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_lowercase());
+    let (alone, chain) = (github(), chain());
+    assert!(is_hash(alone.id()), "{}", alone.id());
+    let (own, input) = chain.id().split_once('/').unwrap();
+    assert!(is_hash(own) && input == chain.input().unwrap().id(), "{}", chain.id());
 }
 
 #[test]

@@ -106,8 +106,23 @@ fn mistakes_in_a_source_are_reported_with_their_paths() {
         (json!({"source": "http", "cluster": "o"}), "assertions[0].request: is missing"),
         (http(json!({})), "assertions[0].request.path: is missing"),
         (http(json!({"url_from_env": "GOOD_URL"})), "assertions[0].request.allowed_hosts: is missing"),
+        (http(json!({"path": "/a b"})), "assertions[0].request.path: \"/a b\" is not valid: write a path"),
+        (http(json!({"path": "/a#b"})), "assertions[0].request.path: \"/a#b\" is not valid: write a path"),
+        (
+            http(json!({"url_from_env": "GOOD_URL", "allowed_hosts": [".example.com"], "path": "/"})),
+            "assertions[0].request.url_from_env: is set beside path or authority",
+        ),
+        (
+            http(json!({"url_from_env": "GOOD_URL", "allowed_hosts": [".example.com"], "authority": "a.example"})),
+            "assertions[0].request.url_from_env: is set beside path or authority",
+        ),
         (http(json!({"path": "/", "headers": {"Authorization": "x"}})), "has a credential"),
         (http(json!({"path": "/", "headers": {"Host": "x"}})), "\"host\""),
+        (
+            http(json!({"path": "/", "headers": {"x key": "a"}})),
+            "assertions[0].request.headers: has \"x key\", which is not the name of a header",
+        ),
+        (http(json!({"path": "/", "headers": {"": "a"}})), "assertions[0].request.headers: has \"\", which is not"),
         (http(json!({"path": "/", "headers": {"x": "a\nb"}})), "control character"),
         (
             http(json!({"path": "/", "form": {"a": "b"}, "body": "x"})),

@@ -155,6 +155,8 @@ fn with_several_identities_each_use_must_name_one() {
     assert_eq!(config.managed_identity.unwrap().health_identities, Some(vec![1, 0]));
     let config = parse(&format!(r#"{{{two},"managed_identity":{{"identities":["a","b"],"imds":{{}}}}}}"#)).unwrap();
     assert_eq!(config.limits.unlisted, UnlistedLimits { scopes: 64, new_per_minute: 30, parallel_exchanges: 4 });
+    // They share the places of waiting requests.
+    assert_eq!(config.limits.identities, 2);
     assert_eq!(config.managed_identity.unwrap().default, None);
 }
 
