@@ -320,6 +320,20 @@ fn a_worker_evicts_the_least_recently_used_scope_after_the_clock_was_set_back() 
 }
 
 #[test]
+fn a_worker_evicts_a_rejected_scope_before_one_that_is_not_used_for_longer() {
+    let mut process = Process::new();
+    with_two_scopes(&mut process);
+    let specs = [0, 1, 2].map(unlisted);
+    for (spec, response) in specs.iter().zip([token(3600), refusal(500_011), token(3600)]) {
+        process.switch_to(Arc::clone(spec)).exchange(1, 1, response);
+        process.request_token(0, 2);
+        process.poll(0);
+        process.advance(Duration::from_secs(1));
+    }
+    assert_eq!(keeps(&process, &specs), [true, false, true]);
+}
+
+#[test]
 fn a_scope_is_not_evicted_for_one_of_another_identity_and_a_listed_scope_never() {
     let mut process = Process::new();
     with_two_scopes(&mut process);
