@@ -461,7 +461,7 @@ impl Slot {
         match self.usable(now) {
             None => self.warm || self.prefetch || !self.waiters.is_empty(),
             Some(token) => {
-                let due = self.is_due(token, now) && (self.warm || self.used || !self.waiters.is_empty());
+                let due = self.is_due(token, now) && (self.warm || self.used);
                 let unserved =
                     |waiter: &Waiter| self.outcome(waiter.required_lifetime, waiter.rejected.as_ref(), now).is_none();
                 due || self.waiters.iter().any(unserved)

@@ -94,3 +94,50 @@ fn the_state_of_a_source_is_kept_for_as_long_as_something_in_it_has_an_effect() 
         }
     }
 }
+
+/// The state of a source that has issued this token at `START`.
+fn issued(assertion: &Assertion, reuse_until: Timestamp) -> SourceState {
+    let mut state = SourceState::default();
+    let assertion = Assertion::parse(assertion.expose().as_bytes(), START).unwrap();
+    state.record(&Ok(Arc::new(assertion)), reuse_until, START);
+    state
+}
+
+fn assertion(id: &str) -> Assertion {
+    let mut claims = claims();
+    claims["jti"] = json!(id);
+    Assertion::parse(jwt(&json!({"alg": "RS256"}), &claims).as_bytes(), START).unwrap()
+}
+
+#[test]
+fn an_issued_token_serves_until_its_reuse_ends_and_a_moment_longer_those_who_have_waited_for_it() {
+    let source = Source::File { cluster: "projected_token".to_owned() };
+    let after = |millis: u64| START.plus(Duration::from_millis(millis));
+    let state = issued(&assertion("1"), after(100));
+    for (waited_since, now, serves) in [
+        (None, 99, true),
+        (None, 100, false),
+        (Some(0), 100, true),
+        (Some(0), 999, true),
+        (Some(0), 1000, false),
+        (Some(1), 99, true),
+        (Some(1), 100, false),
+    ] {
+        let answer = state.answer(&source, waited_since.map(after), after(now));
+        assert_eq!(answer.is_some(), serves, "{waited_since:?} {now}");
+    }
+}
+
+#[test]
+fn only_the_token_that_entra_rejected_is_dropped_unless_the_source_has_issued_it_again_since() {
+    let source = Source::File { cluster: "projected_token".to_owned() };
+    let before = START.minus(Duration::from_millis(1));
+    for (refused, asked_at, is_kept) in
+        [("1", START, false), ("1", before, true), ("2", START, true), ("2", before, true)]
+    {
+        let mut state = issued(&assertion("1"), START.plus(Duration::from_secs(60)));
+        let update = state.refuse(&assertion(refused), asked_at);
+        assert_eq!(state.answer(&source, None, START).is_some(), is_kept, "{refused}");
+        assert_eq!(matches!(update, Update::Abandon(())), is_kept, "{refused}");
+    }
+}

@@ -141,12 +141,14 @@ fn a_scope_is_new_once_in_a_process() {
 
 #[test]
 fn the_number_of_known_scopes_is_bounded() {
-    let mut process = Process::new();
-    for number in 0..300 {
-        process.exchanged(0, &format!("{number}/.default"), token(3600));
+    let keys = [0, 1].map(|first| (0..=255).map(move |second| [first, second].repeat(16)));
+    let keys: Vec<TokenKey> = keys.into_iter().flatten().map(|bytes| TokenKey::from_bytes(&bytes).unwrap()).collect();
+    let mut state = CredentialState::default();
+    for key in &keys {
+        assert!(matches!(state.record_known(*key), Update::Commit(true)), "it is new");
+        assert!(matches!(state.record_known(*key), Update::Abandon(false)), "it is known");
     }
-    let known = process.shared.read_credential(process.spec.credential()).known;
-    assert_eq!((known.len(), known.last()), (256, Some(&process.spec.key())));
+    assert_eq!(state.known, keys[256..], "the oldest are removed");
 }
 
 #[test]

@@ -327,3 +327,37 @@ fn the_first_use_of_another_workers_token_needs_a_poll_even_if_it_is_served_beca
     assert!(matches!(request(), (TokenLookup::Ready(_), true)), "this worker must be registered as a holder");
     assert!(matches!(request(), (TokenLookup::Ready(_), false)));
 }
+
+#[test]
+fn a_request_that_requires_five_minutes_has_a_token_replaced_that_is_not_due_yet() {
+    let mut process = Process::new();
+    let body = json!({"token_type": "Bearer", "expires_in": 1200, "refresh_in": 1199, "access_token": "abc"});
+    process.exchange(0, 1, answer(200, &body));
+    process.advance(Duration::from_secs(1000));
+    assert_eq!(process.poll(0), [], "it is not due");
+    let (answer, _) =
+        process.workers[0].get(&process.spec, RequiredLifetime::FiveMinutes, StreamId(2), process.now, &process.shared);
+    assert!(matches!(answer, TokenLookup::Pending));
+    assert_eq!(process.poll(0), [Observed::Read]);
+}
+
+#[test]
+fn a_prefetched_token_is_kept_fresh_although_another_worker_fetched_it_and_an_older_one_was_never_used() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    process.begin(0);
+    process.pending(1, 2);
+    process.poll(1);
+    process.workers[1].forget(StreamId(2));
+    process.endpoint(0, token(3600));
+    process.poll(1);
+    // Worker 1 holds a token that no request has used. It expires.
+    process.advance(Duration::from_secs(3600));
+    process.pending(0, 3);
+    process.begin(0);
+    assert!(process.workers[1].prefetch(&process.spec, process.now, &process.shared));
+    process.endpoint(0, token(3600));
+    assert_eq!(process.poll(1), []);
+    process.advance(process.due_in(1).unwrap());
+    assert_eq!(process.poll(1), [Observed::Read]);
+}

@@ -284,3 +284,12 @@ fn a_file_without_a_jwt_is_reported_after_two_reads_and_read_again_after_a_back_
     assert_eq!(process.poll(1), [Observed::Read]);
     assert_eq!(process.assertion_answer(1, nonsense()), []);
 }
+
+#[test]
+fn an_exchange_begins_with_a_single_write_to_shared_data() {
+    let mut process = Process::new();
+    process.pending(0, 1);
+    let before = *process.shared.memory.sets.borrow();
+    assert_eq!(process.poll(0), [Observed::Read]);
+    assert_eq!(*process.shared.memory.sets.borrow() - before, 1, "the lease lasts for the read");
+}

@@ -522,3 +522,42 @@ fn a_hostile_source_gets_a_bounded_number_of_calls_and_no_secret_is_shown() {
         }
     }
 }
+
+#[test]
+fn only_a_worker_that_serves_requests_shares_that_a_source_is_unreachable() {
+    let process = Workers::new(1, 1, 1, Services::Good);
+    let source = process.specs[0].assertion();
+    let file = text(200, process.jwt("sub", "api", 3600));
+    let issued = answer(200, &json!({"access_token": process.jwt("jti", "1", 300), "expires_in": 300}));
+    // Whether the source's first shared answer is a token.
+    let shared = |serves_requests: bool, reply: &CallResult| {
+        let (store, spec) = (MemoryStore::default(), &process.specs[0]);
+        let mut worker = Worker::new(WorkerId(7), QueueId(0), Limits::default());
+        if serves_requests {
+            worker.get(spec, RequiredLifetime::Any, StreamId(1), START, &store);
+        } else {
+            worker.keep_warm(&process.specs, START);
+        }
+        let mut now = START;
+        let mut effects = worker.poll(spec.key(), now, &store);
+        for _ in 0..8 {
+            if let Some(answer) = store.read_source(source).answer(source, None, now) {
+                return Some(answer.is_ok());
+            }
+            let calls = effects.iter().find_map(|effect| match effect {
+                Effect::Call(purpose @ Purpose::Assertion(_), call) => Some((purpose.clone(), call.cluster == "sts")),
+                _ => None,
+            });
+            effects = if let Some((purpose, is_source)) = calls {
+                let reply = if is_source { reply } else { &file };
+                worker.call_finished(&purpose, reply.clone(), now, &store)
+            } else {
+                now = worker.next_due()?;
+                worker.tick(now, &store)
+            };
+        }
+        None
+    };
+    assert_eq!([true, false].map(|serves| shared(serves, &issued)), [Some(true), Some(true)]);
+    assert_eq!([true, false].map(|serves| shared(serves, &no_answer())), [Some(false), None]);
+}
