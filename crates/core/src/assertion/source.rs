@@ -14,7 +14,7 @@ pub(super) const MOUNT_THE_FILE: &str = "Mount the volume with the projected tok
     serves the file: Envoy rejects it if the file is missing when the configuration loads.";
 
 /// A source of federated tokens. Each kind of source is a variant.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// A file, such as a projected service-account token. Envoy serves it: `GET /` on the cluster returns its content (see
     /// `envoy/sidecar/envoy.yaml`).

@@ -107,7 +107,10 @@ fn add_times(html: &mut Html, times: &TokenTimes) {
 
 fn add_failure(html: &mut Html, failure: &Failure, now: Timestamp) {
     let problem = &failure.problem;
-    let next_try = failure.next_try.since(now).as_secs();
+    let [in_or_due, length] = match failure.next_try.since(now).as_secs() {
+        0 => [Text("due"), Text("")],
+        seconds => [Text("in "), Seconds(seconds)],
+    };
     html.add(
         "<blockquote><p><strong>$ $</strong> $, $ in a row, last $ ago, next attempt $$\
          <p>$<p><strong>Remedy:</strong> $",
@@ -117,8 +120,8 @@ fn add_failure(html: &mut Html, failure: &Failure, now: Timestamp) {
             Text(failure.class.as_str()),
             Number(failure.failures.into()),
             since(failure.failed_at, now),
-            Text(if next_try > 0 { "in " } else { "due" }),
-            if next_try > 0 { Seconds(next_try) } else { Text("") },
+            in_or_due,
+            length,
             Text(&problem.detail),
             Text(&problem.remedy),
         ],

@@ -7,7 +7,6 @@ mod request;
 mod spiffe;
 
 use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 pub(crate) use format::{Expiry, Format};
@@ -77,12 +76,6 @@ impl PartialEq for HttpSource {
 }
 
 impl Eq for HttpSource {}
-
-impl Hash for HttpSource {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.id.hash(state);
-    }
-}
 
 impl HttpSource {
     /// The content of a file that this cluster serves: the input of another source, or a token with these claims.

@@ -194,7 +194,8 @@ mod tests {
 
     #[test]
     fn unknown_fields_of_every_kind_are_skipped() {
-        let unknown = [b"\x38\x96\x01".as_slice(), b"\x41\0\0\0\0\0\0\0\0", &of(9, b"x"), b"\x55\0\0\0\0"].concat();
+        let unknown =
+            [b"\x38\x96\x01\x38\x80\x01".as_slice(), b"\x41\0\0\0\0\0\0\0\0", &of(9, b"x"), b"\x55\0\0\0\0"].concat();
         let inner = [unknown.clone(), of(2, b"e.y.J")].concat();
         assert_eq!(svid(&frame(&[unknown, of(1, &inner)].concat()), None), Ok(b"e.y.J".as_slice()));
     }

@@ -146,7 +146,11 @@ fn a_request_has_the_configured_query_headers_and_body() {
     assert_eq!((header(&call, "x-tenant"), header(&call, "x-api-key")), (Some("t"), Some("key-0123456789")));
     assert_eq!(header(&call, "content-type"), Some("application/json"));
     assert_eq!((call.method, call.body.as_slice()), ("POST", &b"{\"audience\":\"a\"}"[..]));
-    assert_eq!(general(json!({"path": "/"})).call(None).method, "GET");
+    let without_body = general(json!({"path": "/"})).call(None);
+    assert_eq!((without_body.method, header(&without_body, "content-type")), ("GET", None));
+    let own_type = json!({"path": "/", "headers": {"Content-Type": "text/plain"}, "body": "a"});
+    let types = general(own_type).call(None).headers.into_iter().filter(|(name, _)| name == "content-type");
+    assert_eq!(types.map(|(_, value)| value).collect::<Vec<_>>(), ["text/plain"]);
 }
 
 #[test]
@@ -219,7 +223,11 @@ fn each_bad_answer_has_a_problem_that_names_what_was_found() {
         (answer(200, " <!DOCTYPE html>"), Code::SourceReplyInvalid, "HTML"),
         (answer(200, &huge), Code::SourceReplyInvalid, "65537 bytes"),
         (answer(200, "{\"value\":\"ey"), Code::SourceReplyInvalid, "incomplete"),
-        (answer(200, "{\"value\":5}"), Code::SourceReplyInvalid, "no string at \"/value\""),
+        (
+            answer(200, "{\"value\":5}"),
+            Code::SourceReplyInvalid,
+            "the source github_actions (cluster \"github\") has no string at \"/value\"",
+        ),
         (answer(200, "{\"valve\":\"\"}"), Code::SourceReplyInvalid, "nothing at \"/value\""),
         (value("opaque"), Code::AssertionMalformed, "not a JWT"),
         (value(&"a".repeat(16 * 1024 + 1)), Code::AssertionMalformed, "16385 bytes"),
@@ -436,6 +444,7 @@ fn a_chain_asks_its_first_source_and_sends_the_token_to_the_next() {
     let sts = calls.remove(0);
     let form = String::from_utf8(sts.call.unwrap().body).unwrap();
     assert!(form.contains(&format!("subject_token={subject}")) && form.contains("client_id=payments"), "{form}");
+    assert!(form.contains("subject_token_type=urn%3Aietf%3Aparams%3Aoauth%3Atoken-type%3Ajwt"), "{form}");
     let body = json!({"access_token": token(), "token_type": "N_A", "expires_in": 300}).to_string();
     let reads = machines.answered(&sts.source, answer(200, &body), NOW, &mut || 0, &mut Alone, &mut calls);
     assert_eq!(reads[0].result.as_ref().unwrap().expose(), token());

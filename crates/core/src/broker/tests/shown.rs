@@ -294,6 +294,11 @@ fn the_status_shows_the_first_keys_and_the_number_of_omitted_keys() {
         let keys = body["keys"].as_array().unwrap();
         assert_eq!((keys.len(), &keys[499]["scope"]), (500, &json!("https://499.example/.default")));
         assert_eq!(body.get("keys_left_out").map(|number| number.as_u64().unwrap()), left_out);
+        let page = String::from_utf8(status_as(Format::Html, &configuration, &Process::new(), 0).body).unwrap();
+        assert_eq!(
+            (page.contains("not shown"), page.contains("<p>3 more tokens")),
+            (left_out.is_some(), left_out.is_some())
+        );
     }
 }
 

@@ -78,6 +78,21 @@ fn a_bearer_token_is_sent_to_allowed_hosts_only() {
 }
 
 #[test]
+fn a_request_may_have_one_assertion_in_several_parameters_and_not_two_assertions() {
+    let with_second = |second: &str| {
+        let form = json!({"a": "projected_token", "b": second});
+        parse(
+            json!([{"name": "a", "source": "http", "cluster": "c", "request": {"path": "/", "form_from_assertion": form}}]),
+            "a",
+        )
+    };
+    assert!(with_second("projected_token").is_ok());
+    let mistake = "assertions[0].request.form_from_assertion.b: \"other\" is the second assertion in this request, beside \
+                   \"projected_token\": remove one";
+    assert_eq!(with_second("other").map(drop), Err(mistake.to_owned()));
+}
+
+#[test]
 fn mistakes_in_a_source_are_reported_with_their_paths() {
     for (assertion, expected) in [
         (json!({"source": "vault", "cluster": "v"}), "assertions[0].role: is missing: write the name of the role"),
@@ -186,6 +201,14 @@ fn mistakes_in_a_source_are_reported_with_their_paths() {
         (
             json!({"source": "http", "cluster": "o", "request": {"path": "/"}, "response": {"token": "/a~2b"}}),
             "\"/a~2b\" is not valid: write a JSON pointer",
+        ),
+        (
+            json!({"source": "http", "cluster": "o", "request": {"path": "/"}, "response": {"xml": "Token", "token": "/t"}}),
+            "assertions[0].response.xml: is set beside token or expiry",
+        ),
+        (
+            json!({"source": "http", "cluster": "o", "request": {"path": "/"}, "response": {"xml": "Token", "expiry": {"seconds": "/s"}}}),
+            "assertions[0].response.xml: is set beside token or expiry",
         ),
         (
             json!({"source": "http", "cluster": "o", "request": {"path": "/"}, "response": {"expiry": {"seconds": "/x"}}}),
