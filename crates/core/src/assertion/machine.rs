@@ -462,6 +462,16 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn the_answer_to_a_worker_that_no_longer_asks_for_all_does_not_count() {
+        let (mut machines, mut waits, one) = (Assertions::default(), Vec::new(), source("one"));
+        assert!(machines.want(&one, NOW, &mut Alone, &mut waits).is_none());
+        let mut other = Other { until: NOW.plus(PAUSE), answer: None };
+        let reads = machines.answered(&one, a_token(), NOW, &mut || 0, &mut other, &mut waits);
+        assert!(reads.len() == 1 && reads[0].is_own && reads[0].again_at == Some(NOW));
+        assert!(machines.tick(NOW, &mut other, &mut waits).is_empty() && machines.next_due() == Some(other.until));
+    }
+
+    #[test]
     fn an_assertion_that_is_no_longer_used_is_forgotten_at_the_next_tick() {
         let one = source("one");
         let mut machines = Assertions::default();

@@ -171,6 +171,8 @@ mod tests {
         for query in ["resource=https%3A%2F%2Fvault.azure.net", "resource=https://vault.azure.net&xms_cc=cp1"] {
             assert_eq!(read(query).unwrap().resource, "https://vault.azure.net");
         }
+        assert_eq!(read("resource=api%3A%2F%2Fb%C3%BCcher").unwrap().resource, "api://bücher");
+        assert!(read(&format!("resource={}", "a".repeat(1024))).is_ok());
     }
 
     #[test]

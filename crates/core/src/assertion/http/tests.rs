@@ -452,6 +452,19 @@ fn a_chain_asks_its_first_source_and_sends_the_token_to_the_next() {
 }
 
 #[test]
+fn a_client_may_authenticate_with_an_assertion_whose_type_is_sent_with_it() {
+    let client = |more: Value| {
+        let mut source = json!({"source": "oidc_client_credentials", "cluster": "o", "path": "/token"});
+        source.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        String::from_utf8(one(source).call(Assertion::parse(token().as_bytes(), NOW).ok().as_ref()).body).unwrap()
+    };
+    let form = client(json!({"client_assertion": "projected_token"}));
+    let expected = "&client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer";
+    assert!(form.contains(expected) && form.contains(&format!("client_assertion={}", token())), "{form}");
+    assert_eq!(client(json!({"form": {"scope": "a"}})), "grant_type=client_credentials&scope=a");
+}
+
+#[test]
 fn a_token_for_another_source_may_be_signed_with_any_algorithm() {
     let token = jwt(&json!({"alg": "EdDSA"}), &claims());
     let exchange =

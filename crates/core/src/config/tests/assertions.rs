@@ -507,6 +507,10 @@ fn a_chain_of_three_sources_is_possible_and_a_longer_one_or_a_loop_is_a_mistake(
     );
     let looped = parse(json!([exchange("a", "b"), exchange("b", "a")]), "a").unwrap_err();
     assert!(looped.contains("assertions[1].subject_token: \"a\" needs the token of \"b\" itself"), "{looped}");
+    // Each mistake is found once, from whichever source the reading begins.
+    let behind_a_loop = parse(json!([exchange("c", "a"), exchange("a", "b"), exchange("b", "a")]), "c").unwrap_err();
+    let paths: Vec<&str> = behind_a_loop.lines().map(|line| line.split(": ").next().unwrap()).collect();
+    assert_eq!(paths, ["assertions[2].subject_token", "assertions[1].subject_token"], "{behind_a_loop}");
     assert!(parse(json!([exchange("a", "a")]), "a").unwrap_err().contains("needs the token of \"a\" itself"));
     let in_a_request = json!([{"name": "x", "source": "http", "cluster": "c", "request": {"path": "/", "form_from_assertion": {"a": "nobody"}}}]);
     assert_eq!(

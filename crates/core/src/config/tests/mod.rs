@@ -239,6 +239,18 @@ fn the_bounds_of_every_limit_are_those_in_the_documentation() {
 }
 
 #[test]
+fn a_path_prefix_of_entra_begins_with_a_slash_and_has_no_query() {
+    let with = |path: &str| format!(r#"{{"entra":{{"path_prefix":{path:?}}},{}"#, &MINIMAL[1..]);
+    for path in ["/proxy", "/a/b-c/"] {
+        assert!(parse(&with(path)).is_ok(), "{path}");
+    }
+    for path in ["proxy", "/a b", "/a?b", "/a#b", "/ä"] {
+        let mistake = format!("entra.path_prefix: {path:?} is not a valid path: write one such as \"/proxy\"");
+        assert_eq!(mistakes(&with(path)), [mistake]);
+    }
+}
+
+#[test]
 fn the_status_page_and_managed_identity_have_the_same_default_hosts() {
     let config = parse(r#"{"managed_identity":{"imds":{},"app_service":{}},"status":{}}"#).unwrap();
     let (answers, status) = (config.managed_identity.unwrap(), config.status.unwrap());
