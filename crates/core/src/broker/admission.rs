@@ -218,11 +218,11 @@ impl Broker {
         }
     }
 
-    /// Makes room for a scope in this worker: evicts a scope that Entra rejected, or else the least recently used one. A scope with
-    /// waiting requests or an exchange in progress is kept.
+    /// Makes room for an unlisted scope in this worker: evicts a scope that Entra rejected, or else the least recently used one. A scope
+    /// with waiting requests or an exchange in progress is kept.
     pub(super) fn make_room(&mut self, spec: &TokenSpec) {
         let unlisted = |slot: &&Slot| !slot.spec.is_listed() && slot.spec.identity() == spec.identity();
-        if spec.is_listed() || self.slots.values().filter(unlisted).count() < self.limits.unlisted.scopes {
+        if self.slots.values().filter(unlisted).count() < self.limits.unlisted.scopes {
             return;
         }
         let idle = self.slots.iter().filter(|(_, slot)| unlisted(slot) && slot.is_idle());

@@ -320,6 +320,22 @@ fn a_worker_evicts_the_least_recently_used_scope_after_the_clock_was_set_back() 
 }
 
 #[test]
+fn a_request_for_a_listed_scope_or_one_that_the_worker_keeps_evicts_none() {
+    let mut process = Process::new();
+    with_two_scopes(&mut process);
+    let listed = spec_of("payments", "listed/.default", &["entra"], None);
+    let specs = [unlisted(0), unlisted(1), listed];
+    for spec in &specs {
+        process.switch_to(Arc::clone(spec)).exchange(0, 1, token(3600));
+        process.advance(Duration::from_secs(1));
+    }
+    for spec in specs.iter().rev() {
+        process.switch_to(Arc::clone(spec)).ready(0);
+        assert_eq!(keeps(&process, &specs), [true, true, true], "{}", spec.scope());
+    }
+}
+
+#[test]
 fn a_worker_evicts_a_rejected_scope_before_one_that_is_not_used_for_longer() {
     let mut process = Process::new();
     with_two_scopes(&mut process);

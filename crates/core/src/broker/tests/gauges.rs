@@ -80,6 +80,32 @@ fn a_token_whose_refresh_fails_remains_the_earliest_until_it_can_no_longer_be_se
 }
 
 #[test]
+fn a_token_that_is_long_due_counts_while_its_exchange_is_in_progress_or_fails() {
+    for (fails, is_in_progress, counts) in
+        [(false, false, false), (true, false, true), (false, true, true), (true, true, true)]
+    {
+        let mut process = Process::new();
+        process.exchanged(0, "x/.default", token(3600));
+        let key = process.spec.key();
+        process.exchanged(1, "y/.default", token(7000));
+        process.advance(Duration::from_secs(3400));
+        let (now, later) = (process.now, process.now.plus(Duration::from_secs(10)));
+        store::update(&process.shared, key, now, |entry| {
+            let problem = Problem::new(Code::EntraUnavailable, "d", "r");
+            let failure =
+                Failure { problem, class: RetryClass::Transient, failed_at: now, next_try: later, failures: 1 };
+            entry.failure = fails.then_some(failure);
+            let lease = Lease { holder: WorkerId(7), until: later, waiting: Vec::new() };
+            entry.lease = is_in_progress.then_some(lease);
+            Update::Commit(())
+        });
+        let expiry = gauge(&process.exchanged(1, "z/.default", token(7000)), EXPIRY);
+        let earliest = if counts { 3600 } else { 7000 };
+        assert_eq!(expiry, Some(START.unix_seconds() + earliest), "{fails} {is_in_progress}");
+    }
+}
+
+#[test]
 fn failures_in_a_row_are_the_maximum_of_all_tokens_and_end_with_a_success_or_without_further_attempts() {
     let mut process = Process::new();
     let failures = |commands: &[Effect]| gauge(commands, "failures_in_a_row").unwrap();

@@ -369,6 +369,11 @@ fn a_source_that_demands_a_pause_gets_one_call_for_all_workers_until_it_is_over(
     let mut process = cold_start(Services::Failing(429, Some("60")));
     process.run_for(10);
     assert_eq!((process.asked.len(), process.waiting.len(), process.exchanges), (1, 0, 0));
+    for worker in &mut process.workers {
+        let lookup = worker.get(&process.specs[1], RequiredLifetime::Any, StreamId(1), process.now, &*process.store).0;
+        let TokenLookup::Failed(problem) = lookup else { panic!("the source failed") };
+        assert!((50..=60).contains(&problem.retry_after.unwrap().as_secs()), "{problem:?}");
+    }
     for _ in 0..4 {
         process.request_all(process.now);
         process.run_for(10);
