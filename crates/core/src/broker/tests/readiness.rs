@@ -206,6 +206,17 @@ fn readiness_follows_its_definition_in_every_order_of_events() {
 }
 
 #[test]
+fn a_pod_whose_federated_token_entra_rejects_is_ready_once_the_file_holds_another() {
+    let mut pod = Pod::new();
+    pod.exchange(0, &[refusal(90_002)]);
+    assert!(!pod.is_ready(0) && !pod.is_ready(1));
+    pod.renew(1);
+    assert!(pod.is_ready(0) && pod.is_ready(1));
+    pod.exchange(1, &[refusal(90_002)]);
+    assert!(!pod.is_ready(0) && !pod.is_ready(1));
+}
+
+#[test]
 fn a_request_for_a_wrong_resource_leaves_a_pod_ready() {
     let mut pod = Pod::new();
     for code in [500_011, 50_001, 70_011, 28_002, 700_022, 700_023, 53_003, 999] {
