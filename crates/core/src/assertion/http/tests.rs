@@ -173,13 +173,13 @@ fn no_secret_is_shown_by_debug() {
 
 #[test]
 fn a_json_pointer_has_escapes_and_indices() {
-    let body = json!({"a/b": [{"m~n": token()}], "0": "x"}).to_string();
+    let body = json!({"a/b": [{"m~n": token()}], "0": "x", "~1": "x"}).to_string();
     let with = |pointer: &str| {
         one(json!({"source": "http", "cluster": "sts", "request": {"path": "/"}, "response": {"token": pointer}}))
     };
     assert_eq!(with("/a~1b/0/m~0n").read(answer(200, &body), None, NOW).unwrap().expose(), token());
     // An index has no leading zero (RFC 6901, section 4).
-    for pointer in ["/a~1b/00/m~0n", "/a~1b/-/m~0n", "/a~1b/1/m~0n", "/a/b/0/m~0n"] {
+    for pointer in ["/a~1b/00/m~0n", "/a~1b/-/m~0n", "/a~1b/1/m~0n", "/a/b/0/m~0n", "/~1"] {
         assert!(problem(&with(pointer), answer(200, &body)).detail.contains("has nothing at"), "{pointer}");
     }
 }
@@ -187,6 +187,9 @@ fn a_json_pointer_has_escapes_and_indices() {
 #[test]
 fn a_token_is_read_from_its_place_and_expires_when_the_source_says_so() {
     assert_eq!(github().read(value(&token()), None, NOW).unwrap().expose(), token());
+    let body = json!({"value": token()}).to_string();
+    let longest = [&body, " ".repeat(64 * 1024 - body.len()).as_str()].concat();
+    assert!(github().read(answer(200, &longest), None, NOW).is_ok());
     let google = one(json!({"source": "google_metadata", "cluster": "google"}));
     assert_eq!(google.read(answer(200, &format!("{}\n", token())), None, NOW).unwrap().expose(), token());
     let with = |expiry: Value| {

@@ -22,6 +22,8 @@ fn variable(name: &str) -> Option<String> {
         "EVIL_URL" => "https://a.example.com.evil.example/x",
         "USER_URL" => "https://a.example.com@evil.example/x",
         "PLAIN_URL" => "http://a.example.com/x",
+        "URL_OF_2048_BYTES" => return Some(format!("https://a.example.com/{}", "x".repeat(2047))),
+        "URL_OF_2049_BYTES" => return Some(format!("https://a.example.com/{}", "x".repeat(2048))),
         _ => return None,
     };
     Some(value.to_owned())
@@ -72,9 +74,12 @@ fn a_bearer_token_is_sent_to_allowed_hosts_only() {
     assert!(missing(url("EVIL_URL")).contains("not one of allowed_hosts"));
     assert!(missing(url("USER_URL")).contains("not an https URL"));
     assert!(missing(url("PLAIN_URL")).contains("not an https URL"));
-    let mut assertion = http(url("GOOD_URL"));
-    assertion["name"] = json!("a");
-    assert!(parse(json!([assertion]), "a").unwrap().identities[0].spec("s").is_ok());
+    assert!(missing(url("URL_OF_2049_BYTES")).contains("not an https URL of at most 2 KiB"));
+    for name in ["GOOD_URL", "URL_OF_2048_BYTES"] {
+        let mut assertion = http(url(name));
+        assertion["name"] = json!("a");
+        assert!(parse(json!([assertion]), "a").unwrap().identities[0].spec("s").is_ok(), "{name}");
+    }
 }
 
 #[test]
@@ -90,6 +95,12 @@ fn a_request_may_have_one_assertion_in_several_parameters_and_not_two_assertions
     let mistake = "assertions[0].request.form_from_assertion.b: \"other\" is the second assertion in this request, beside \
                    \"projected_token\": remove one";
     assert_eq!(with_second("other").map(drop), Err(mistake.to_owned()));
+}
+
+#[test]
+fn a_path_may_have_as_many_bytes_as_a_url() {
+    let request = json!({"path": format!("/{}", "x".repeat(2047))});
+    assert!(parse(json!([{"name": "a", "source": "http", "cluster": "c", "request": request}]), "a").is_ok());
 }
 
 #[test]

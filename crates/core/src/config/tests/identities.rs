@@ -99,6 +99,17 @@ fn a_missing_variable_rejects_requests_and_not_the_configuration() {
 }
 
 #[test]
+fn a_variable_that_several_identities_need_gives_one_warning() {
+    let two = format!(
+        r#"{{"identities":[{{"name":"a","client_id":"{CLIENT}"}},{{"name":"b","client_id":"{}"}}],
+            "managed_identity":{{"identities":["a","b"],"imds":{{}}}}}}"#,
+        CLIENT.replace('a', "b")
+    );
+    let [warning] = &Config::parse(two.as_bytes(), &|_| None).unwrap().warnings[..] else { panic!("not one warning") };
+    assert!(warning.starts_with("AZURE_TENANT_ID is not set. "), "{warning}");
+}
+
+#[test]
 fn white_space_at_the_ends_of_a_variable_gives_a_warning_and_rejects_requests() {
     let text = serde_json::json!({"managed_identity": {"app_service": {"secret_from_env": "A_SECRET"}}}).to_string();
     let read = |name: &'static str, value: &'static str| {
