@@ -5,34 +5,43 @@ use std::time::Duration;
 
 use super::{Assertion, Source};
 use crate::http::{CallResult, HttpCall};
-use crate::problem::Problem;
+use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
 
 /// Time after the timeout of a call at which its answer is lost: the host reports a timeout a little late.
 const LATE: Duration = Duration::from_secs(1);
 
+/// A time that is longer than a turn, in which the time does not pass.
+const TURN: Duration = Duration::from_millis(1);
+
 /// The other workers of the process, from the view of one worker in one turn. They share a source's answers, and the right to ask it.
 pub(crate) trait Workers {
     /// Requests the right to ask a source until `until`; `None` only asks what the other workers know. `waited_since` is the time since
     /// which this worker has waited for an answer.
-    fn claim(&mut self, source: &Source, waited_since: Option<Timestamp>, until: Option<Timestamp>) -> Claim;
+    ///
+    /// # Errors
+    /// What to do instead, because of the other workers.
+    fn claim(
+        &mut self,
+        source: &Source,
+        waited_since: Option<Timestamp>,
+        until: Option<Timestamp>,
+    ) -> Result<(), Claimed>;
 
     /// Shares the answer of a source, which is valid until `until`, and ends the right to ask it. Returns `false`, and shares nothing, if
     /// another worker has acquired the right meanwhile.
     fn publish(&mut self, source: &Source, answer: &ReadResult, until: Timestamp) -> bool;
 
-    /// Drops an assertion that Entra rejected in an exchange that began at `asked_at`.
+    /// Drops an assertion that Entra, or the source whose input it is, rejected in a call that began at `asked_at`.
     fn refuse(&mut self, source: &Source, refused: &Assertion, asked_at: Timestamp);
 }
 
-/// What a worker does that wants an assertion, because of the other workers.
-pub(crate) enum Claim {
-    /// It asks the source, and no other worker does.
-    Ask,
-    /// Another worker asks the source, until then at most.
-    Wait(Timestamp),
-    /// It uses the answer that a worker got.
-    Known(ReadResult),
+/// Why a worker does not ask a source.
+pub(crate) enum Claimed {
+    /// Another worker asks it, until then at most.
+    Until(Timestamp),
+    /// A worker got this answer.
+    Answered(ReadResult),
 }
 
 /// The state machines of one worker. Sources come from the configuration, which bounds their number.
@@ -148,9 +157,8 @@ impl Assertions {
         let mut input = None;
         if let Some(of_input) = source.input() {
             // The input is not needed if another worker asks the source.
-            let claim = workers.claim(source, since, None);
-            if !matches!(claim, Claim::Ask) {
-                return self.follow(source, claim, since.unwrap_or(now), waits);
+            if let Err(claimed) = workers.claim(source, since, None) {
+                return self.follow(source, claimed, since.unwrap_or(now), waits);
             }
             // The configuration bounds the length of a chain, so the recursion ends.
             match self.want_since(of_input, since, now, workers, waits) {
@@ -168,9 +176,8 @@ impl Assertions {
         }
         let answer_at = now.plus(source.timeout());
         let until = answer_at.plus(LATE);
-        let claim = workers.claim(source, since, Some(until));
-        if !matches!(claim, Claim::Ask) {
-            return self.follow(source, claim, since.unwrap_or(now), waits);
+        if let Err(claimed) = workers.claim(source, since, Some(until)) {
+            return self.follow(source, claimed, since.unwrap_or(now), waits);
         }
         let call = source.call(input.as_deref());
         self.machine(source)?.state = State::Asking { attempt, asked_at: now, until, input };
@@ -179,14 +186,19 @@ impl Assertions {
     }
 
     /// Waits for another worker, or uses what it got.
-    fn follow(&mut self, source: &Source, claim: Claim, since: Timestamp, waits: &mut Vec<Wait>) -> Option<ReadResult> {
-        let (state, known) = match claim {
-            Claim::Wait(until) => {
+    fn follow(
+        &mut self,
+        source: &Source,
+        claimed: Claimed,
+        since: Timestamp,
+        waits: &mut Vec<Wait>,
+    ) -> Option<ReadResult> {
+        let (state, known) = match claimed {
+            Claimed::Until(until) => {
                 waits.push(Wait { source: source.clone(), call: None, until });
                 (State::Deferred { since, until }, None)
             }
-            Claim::Known(result) => (State::Idle, Some(result)),
-            Claim::Ask => (State::Idle, None),
+            Claimed::Answered(result) => (State::Idle, Some(result)),
         };
         self.machine(source)?.state = state;
         known
@@ -341,6 +353,11 @@ impl Machine {
         let (attempt, asked_at) = (*attempt, *asked_at);
         let source = self.source.clone();
         let result = source.read(answer, input.as_deref(), now).map(Arc::new);
+        if let (Err(problem), Some(of_input), Some(input)) = (&result, source.input(), input)
+            && problem.code == Code::SourceRefused
+        {
+            workers.refuse(of_input, input, asked_at);
+        }
         let pause = result.as_ref().err().and_then(|problem| source.pause_before_retry(problem, attempt, random));
         let until = match (&result, pause) {
             (Ok(assertion), _) => source.reuse_until(assertion, asked_at).min(assertion.lifetime().expires_at),
@@ -348,7 +365,7 @@ impl Machine {
             (Err(problem), None) => now.plus(source.back_off(problem)),
         };
         let is_still_asking = match pause {
-            Some(_) => matches!(workers.claim(&source, Some(asked_at), Some(until.plus(LATE))), Claim::Ask),
+            Some(_) => workers.claim(&source, Some(asked_at), Some(until.plus(LATE))).is_ok(),
             None => workers.publish(&source, &result, until),
         };
         let (state, again_at) = match &result {
@@ -356,7 +373,11 @@ impl Machine {
             _ if !is_still_asking => (State::Deferred { since: asked_at, until: now }, Some(now)),
             Err(_) if pause.is_some() => (State::Pausing { attempt, until }, Some(until)),
             _ if source.is_shared() => (State::Idle, None),
-            Ok(assertion) => (State::Have { assertion: Arc::clone(assertion), until }, None),
+            Ok(assertion) => {
+                // The sources whose input it is use it in this turn, however long the answer took.
+                let until = until.max(now.plus(TURN));
+                (State::Have { assertion: Arc::clone(assertion), until }, None)
+            }
             Err(problem) => (State::Failing { problem: problem.clone(), until }, None),
         };
         self.state = state;
@@ -371,14 +392,13 @@ pub(super) mod tests {
     use super::super::tests::{NOW, claims, jwt};
     use super::*;
     use crate::http::CallResponse;
-    use crate::problem::Code;
 
     /// A process with one worker.
     pub(crate) struct Alone;
 
     impl Workers for Alone {
-        fn claim(&mut self, _: &Source, _: Option<Timestamp>, _: Option<Timestamp>) -> Claim {
-            Claim::Ask
+        fn claim(&mut self, _: &Source, _: Option<Timestamp>, _: Option<Timestamp>) -> Result<(), Claimed> {
+            Ok(())
         }
 
         fn publish(&mut self, _: &Source, _: &ReadResult, _: Timestamp) -> bool {
@@ -435,8 +455,8 @@ pub(super) mod tests {
     }
 
     impl Workers for Other {
-        fn claim(&mut self, _: &Source, _: Option<Timestamp>, _: Option<Timestamp>) -> Claim {
-            self.answer.clone().map_or(Claim::Wait(self.until), Claim::Known)
+        fn claim(&mut self, _: &Source, _: Option<Timestamp>, _: Option<Timestamp>) -> Result<(), Claimed> {
+            Err(self.answer.clone().map_or(Claimed::Until(self.until), Claimed::Answered))
         }
 
         fn publish(&mut self, _: &Source, _: &ReadResult, _: Timestamp) -> bool {

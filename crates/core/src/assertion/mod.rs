@@ -29,9 +29,9 @@
 //! as long as the step that the worker executes, the workers to wake, and then the token or the failure with its back-off. So a worker that
 //! dies or stalls delays the others until its lease expires: by the timeout of the source.
 //!
-//! An answer also serves the workers that waited for it while it is not used again. The rejection of an assertion drops it in all workers,
-//! unless the source has issued it since the rejected exchange began: for a burst of exchanges with the same assertion, the source is asked
-//! once more.
+//! An answer also serves the workers that waited for it while it is not used again. The rejection of an assertion, by Entra or by the source
+//! whose input it is, drops it in all workers, unless the source has issued it since the rejected call began: for a burst of exchanges with
+//! the same assertion, the source is asked once more.
 //!
 //! A file is read by each worker itself (`Source::is_shared`): Envoy serves it on this machine, it is used again for a second only, and so
 //! the projected token stays out of shared data.
@@ -47,7 +47,7 @@ pub(crate) use http::{
 };
 #[cfg(test)]
 pub(crate) use machine::tests::Alone;
-pub(crate) use machine::{Assertions, Claim, Read, ReadResult, Wait, Workers};
+pub(crate) use machine::{Assertions, Claimed, Read, ReadResult, Wait, Workers};
 pub use source::Source;
 #[cfg(test)]
 pub(crate) use token::tests;

@@ -6,7 +6,7 @@
 use super::store::{Lease, SourceState, Update, update_source};
 use super::vocabulary::{CONTENTION_RETRY_DELAY, QueueId, WorkerId};
 use super::{Broker, Command, Turn};
-use crate::assertion::{Assertion, Claim, ReadResult, Source, Workers};
+use crate::assertion::{Assertion, Claimed, ReadResult, Source, Workers};
 use crate::problem::Problem;
 use crate::time::Timestamp;
 
@@ -31,22 +31,27 @@ impl Broker {
 }
 
 impl Workers for Sharing<'_, '_> {
-    fn claim(&mut self, source: &Source, waited_since: Option<Timestamp>, until: Option<Timestamp>) -> Claim {
+    fn claim(
+        &mut self,
+        source: &Source,
+        waited_since: Option<Timestamp>,
+        until: Option<Timestamp>,
+    ) -> Result<(), Claimed> {
         if !source.is_shared() {
-            return Claim::Ask;
+            return Ok(());
         }
         let (own, now) = ((self.worker, self.queue), self.turn.now);
         let claim = update_source(self.turn.store, source, now, |state| {
             if let Some(answer) = state.answer(source, waited_since, now) {
-                return Update::Abandon(Claim::Known(answer));
+                return Update::Abandon(Err(Claimed::Answered(answer)));
             }
             // A lease that ends now is acquired only to find out whether another worker holds one.
             match Lease::acquire(&mut state.lease, own, until.unwrap_or(now), now) {
-                Ok(()) => Update::commit_if(until.is_some(), Claim::Ask),
-                Err((waits, until)) => Update::commit_if(waits, Claim::Wait(until)),
+                Ok(()) => Update::commit_if(until.is_some(), Ok(())),
+                Err((waits, until)) => Update::commit_if(waits, Err(Claimed::Until(until))),
             }
         });
-        claim.unwrap_or_else(|| Claim::Wait(now.plus(CONTENTION_RETRY_DELAY)))
+        claim.unwrap_or_else(|| Err(Claimed::Until(now.plus(CONTENTION_RETRY_DELAY))))
     }
 
     fn publish(&mut self, source: &Source, answer: &ReadResult, until: Timestamp) -> bool {
@@ -58,7 +63,7 @@ impl Workers for Sharing<'_, '_> {
         let is_shared = self.serves_requests || !answer.as_ref().is_err_and(|problem| problem.is_unreached);
         let released = update_source(self.turn.store, source, now, |state: &mut SourceState| {
             let waiting = Lease::release(&mut state.lease, worker);
-            if is_shared && waiting.is_some() {
+            if is_shared {
                 state.record(answer, until, now);
             }
             Update::commit_if(waiting.is_some(), waiting)

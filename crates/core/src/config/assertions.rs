@@ -97,7 +97,7 @@ impl Entries<'_, '_> {
             }
             users.pop();
         }
-        http.id = id(object, input.as_deref(), is_input);
+        http.id = id(object, &reading.values, input.as_deref(), is_input);
         Ok(Source::Http { http: Arc::new(http), input })
     }
 
@@ -133,7 +133,7 @@ fn read_file(object: &Object<'_, '_, AssertionFields>, is_input: bool, mistakes:
     let cluster = cluster.read(mistakes).unwrap_or_default();
     let Some(expect) = expect.read(mistakes) else { return file(cluster, is_input) };
     let expected = Expected { is_input, ..http::read_expected(&expect, mistakes) };
-    let id = id(object, None, is_input);
+    let id = id(object, "", None, is_input);
     Source::Http { http: Arc::new(HttpSource::of_file(cluster, id, expected)), input: None }
 }
 
@@ -146,13 +146,15 @@ fn file(cluster: &str, is_input: bool) -> Source {
     Source::Http { http: Arc::new(HttpSource::of_file(cluster, id, expected)), input: None }
 }
 
-/// The id of a source: a hash of its fields, and the id of its input.
-fn id(object: &Object<'_, '_, AssertionFields>, input: Option<&Source>, is_input: bool) -> String {
+/// The id of a source: a hash of its fields and of the values of its variables, and the id of its input. The workers of a process share a
+/// source's token by its id, and two VMs of the process may have other variables.
+fn id(object: &Object<'_, '_, AssertionFields>, values: &str, input: Option<&Source>, is_input: bool) -> String {
     let mut fields = String::new();
     for (name, value) in object.nodes() {
         Node::from(name.as_str()).write_json(&mut fields);
         value.write_json(&mut fields);
     }
+    fields.push_str(values);
     let mut id = String::new();
     // Letters, which need no formatting.
     let letters = Sha256::digest(fields).into_iter().take(16).flat_map(|byte| [byte >> 4, byte & 15]);

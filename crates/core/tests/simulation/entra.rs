@@ -114,6 +114,13 @@ impl Answered {
     pub(crate) fn is_malformed(&self) -> bool {
         self.answer.as_ref().is_ok_and(|response| response.body == MALFORMED.as_bytes())
     }
+
+    /// Whether Entra rejects the federated token.
+    pub(crate) fn refuses_credential(&self) -> bool {
+        let body = self.answer.as_ref().ok().and_then(|response| serde_json::from_slice::<Value>(&response.body).ok());
+        let codes = body.map(|body| body["error_codes"].clone());
+        codes.is_some_and(|codes| [json!([700_213]), json!([700_024]), json!([700_016])].contains(&codes))
+    }
 }
 
 /// The time for which the file holds the same federated token, in seconds.

@@ -346,6 +346,9 @@ impl Judge {
     /// A worker asks Entra for a token, with this federated token; `is_first` when it is the first of its clusters.
     pub(crate) fn asks_entra(&mut self, key: TokenKey, assertion: &str, is_first: bool, clock: &Clock) {
         self.exchanges += u64::from(is_first);
+        // A call through the next cluster repeats the first one.
+        let used = self.service.is_used(assertion, clock.steady(), |since| clock.jumped_since(since));
+        self.must(!is_first || used.is_none(), "rejected assertion", || used.unwrap_or_default());
         if let Some(failed) = self.backs_off(key, clock) {
             let early = failed.next_try - clock.steady();
             let is_another = failed.assertion.as_deref().is_some_and(|refused| refused != assertion);
@@ -375,7 +378,10 @@ impl Judge {
                 self.service.answers(call.life, answered, call.at, clock.steady());
             }
             Target::Token(key) if is_refusal => {
-                self.asked_with.get(&key).into_iter().for_each(|token| self.service.is_refused(token));
+                // A worker that may have lost its lease ignores the answer.
+                let is_certain = under_lease && answered.refuses_credential();
+                let token = self.asked_with.get(&key);
+                token.into_iter().for_each(|token| self.service.is_refused(token, is_certain, clock.steady()));
             }
             _ => {}
         }

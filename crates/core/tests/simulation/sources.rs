@@ -1,17 +1,25 @@
 //! A source over HTTP that all workers share. All other faults occur too, and it is asked once for all workers: while one call is in
-//! progress, its answer is used again, or it backs off, no worker asks it.
+//! progress or about to be repeated, its answer is used again, or it backs off, no other worker asks it. A token that Entra rejects is not
+//! used again.
+
+use std::collections::HashMap;
+
+use entra_exchange_core::broker::RequiredLifetime;
 
 use crate::entra::Answered;
 use crate::judge::Life;
 use crate::plan::Plan;
 use crate::random::Random;
 use crate::specs::Federated;
-use crate::world::World;
+use crate::world::{SimulatedEvent, World};
 
 /// The time for which a token of the source is used again, in milliseconds ([`crate::specs`]).
 const REUSE: u64 = 60_000;
 /// The time for which the source is not asked after its last attempt failed.
 const REST: u64 = 2_000;
+/// The time for which no other worker asks the source after the first attempt of one failed: half of the pause, and the time by which the
+/// lease outlasts it.
+const PAUSE: u64 = 1_100;
 
 impl Plan {
     /// The plan of a seed, with a source that the workers share.
@@ -46,6 +54,8 @@ pub(crate) struct Service {
     until: u64,
     /// The token that was issued last.
     issued: Option<String>,
+    /// The tokens that Entra rejected, with the times.
+    refused: HashMap<String, u64>,
 }
 
 impl Service {
@@ -56,7 +66,7 @@ impl Service {
     /// A worker asks the source. `may` states whether the clock that its times depend on was set since a time. Returns the violation.
     pub(crate) fn is_asked(&mut self, life: Life, now: u64, jumped_since: impl Fn(u64) -> bool) -> Option<String> {
         self.calls += 1;
-        let is_early = now < self.until && !jumped_since(self.answered_at);
+        let is_early = now < self.until && self.retries != Some(life) && !jumped_since(self.answered_at);
         self.retrying = self.retries.take().filter(|retries| *retries == life);
         is_early.then(|| format!("worker {} asks the source {} ms too early", life.0, self.until - now))
     }
@@ -70,7 +80,7 @@ impl Service {
             true => (asked_at + REUSE, token_in(answered)),
             false if may_retry && !is_second => {
                 self.retries = Some(life);
-                (0, None)
+                (now + PAUSE, None)
             }
             false if may_retry && self.is_kept_warm => (0, None),
             false => (now + REST.max(answered.retry_after.unwrap_or_default().min(300) * 1000), None),
@@ -78,11 +88,18 @@ impl Service {
         (self.answered_at, self.until, self.issued) = (now, until, issued);
     }
 
-    /// Entra rejects an exchange with this token.
-    pub(crate) fn is_refused(&mut self, token: &str) {
+    /// Entra rejects an exchange with this token. `is_certain` states whether the worker that made the exchange drops it.
+    pub(crate) fn is_refused(&mut self, token: &str, is_certain: bool, now: u64) {
         if self.issued.as_deref() == Some(token) {
             (self.until, self.issued) = (0, None);
+            self.refused.extend(is_certain.then(|| (token.to_owned(), now)));
         }
+    }
+
+    /// A worker begins an exchange with this token. Other workers may do so while one drops it. Returns the violation.
+    pub(crate) fn is_used(&self, token: &str, now: u64, jumped_since: impl Fn(u64) -> bool) -> Option<String> {
+        let at = *self.refused.get(token)?;
+        (now > at && !jumped_since(at)).then(|| format!("a token is used {} ms after Entra rejected it", now - at))
     }
 }
 
@@ -113,5 +130,22 @@ fn at_a_cold_start_six_workers_ask_a_source_once_for_five_tokens() {
         let judge = world.judge.borrow();
         assert_eq!((judge.violation.clone(), judge.waiting()), (None, 0), "seed {seed}");
         assert_eq!((judge.service.calls, judge.exchanges), (1, 5), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_worker_that_waits_for_the_call_of_another_one_is_woken_when_it_ends() {
+    for seed in 0..20 {
+        let mut plan = Plan::quiet(2, 2, 1_000);
+        plan.federated = Federated::Service;
+        let world = World::new(plan, Random::new(seed), None);
+        // Each asks for a token that the other one does not need, so only the call to the source connects them.
+        for (vm, index) in [(1, 0), (2, 1)] {
+            world.put(0, vm, SimulatedEvent::RequestAccess { index, need: RequiredLifetime::Any });
+        }
+        world.run_until(world.plan.end);
+        let judge = world.judge.borrow();
+        assert_eq!((judge.violation.clone(), judge.waiting()), (None, 0), "seed {seed}");
+        assert_eq!((judge.service.calls, judge.exchanges), (1, 2), "seed {seed}");
     }
 }

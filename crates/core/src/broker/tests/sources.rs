@@ -12,6 +12,16 @@ const KEY: &str = "Zk4TbN1mYw9eHc6u%20percent";
 
 /// Token specs of one identity, whose federated token is exchanged at a token service.
 fn specs(scopes: usize) -> Vec<Arc<TokenSpec>> {
+    specs_of(scopes, "projected_token")
+}
+
+/// The same with this subject token: a file, or the token of another service.
+fn specs_of(scopes: usize, subject: &str) -> Vec<Arc<TokenSpec>> {
+    specs_with(scopes, subject, &json!({}))
+}
+
+/// The same with these fields of the token service.
+fn specs_with(scopes: usize, subject: &str, fields: &Value) -> Vec<Arc<TokenSpec>> {
     let variable = |name: &str| match name {
         "AZURE_TENANT_ID" => Some("11111111-1111-4111-8111-111111111111".to_owned()),
         "AZURE_CLIENT_ID" => Some("aaaaaaaa-0000-4000-8000-000000000001".to_owned()),
@@ -19,14 +29,18 @@ fn specs(scopes: usize) -> Vec<Arc<TokenSpec>> {
         "KEY" => Some(KEY.to_owned()),
         _ => None,
     };
-    let text = json!({
+    let mut text = json!({
         "assertions": [{
-            "name": "sts", "source": "token_exchange", "cluster": "sts", "path": "/token", "subject_token": "projected_token",
+            "name": "sts", "source": "token_exchange", "cluster": "sts", "path": "/token", "subject_token": subject,
             "basic_auth": {"id": "payments", "secret_from_env": "SECRET"}, "form_from_env": {"key": "KEY"},
+        }, {
+            "name": "provider", "source": "oidc_client_credentials", "cluster": "provider", "path": "/token",
         }],
         "identities": [{"assertion": "sts"}],
         "destinations": [{"hosts": ["a.example"], "scope": "https://vault.azure.net/.default"}],
     });
+    let own = text["assertions"][0].as_object_mut().unwrap();
+    own.extend(fields.as_object().unwrap().clone());
     let config = Config::parse(text.to_string().as_bytes(), &variable).unwrap();
     let spec = |number| config.identities[0].spec(&format!("api://{number}/.default")).unwrap();
     (0..scopes).map(|number| Arc::new(spec(number))).collect()
@@ -54,6 +68,10 @@ enum Services {
     Refusing(u32),
     /// The source answers after two seconds with a token that lives for three, and is used again for half of its life.
     Slow,
+    /// The file with the source's input takes longer than its content is used again.
+    SlowFile,
+    /// The source rejects the first token of its input.
+    RefusingFirstInput,
 }
 
 /// Workers of one process, and what happens to them.
@@ -68,6 +86,8 @@ struct Workers {
     calls: Vec<(usize, Purpose, u64)>,
     /// The times at which the source was asked.
     asked: Vec<Timestamp>,
+    /// The number of times that the source of its input was asked.
+    inputs: usize,
     /// The workers that asked it.
     asking: BTreeSet<usize>,
     /// The first federated token.
@@ -101,6 +121,7 @@ impl Workers {
             number: 0,
             calls: Vec::new(),
             asked: Vec::new(),
+            inputs: 0,
             asking: BTreeSet::new(),
             first: String::new(),
             exchanges: 0,
@@ -212,7 +233,16 @@ impl Workers {
             }
         }
         if call.cluster == "projected_token" {
+            let after = if self.services == Services::SlowFile { Duration::from_millis(1500) } else { after };
             return (after, text(200, self.jwt("sub", "api", 3600)));
+        }
+        if call.cluster == "provider" {
+            self.inputs += 1;
+            let token = self.jwt("jti", &format!("input-{}", self.inputs), 3600);
+            if self.first.is_empty() {
+                self.first.clone_from(&token);
+            }
+            return (after, answer(200, &json!({"access_token": token, "expires_in": 3600})));
         }
         if self.services == Services::Hostile && self.below(2) == 0 {
             let after = if self.below(4) == 0 { call.timeout * 2 } else { after };
@@ -232,6 +262,7 @@ impl Workers {
                 let retry_after = retry_after.map(|after| after.as_bytes().to_vec());
                 (after, text(status, "no".to_owned()).map(|answer| CallResponse { retry_after, ..answer }))
             }
+            (_, Services::RefusingFirstInput) if is_first(call) => (after, text(400, "no".to_owned())),
             (_, Services::Slow) => (Duration::from_secs(2), self.source_token(3)),
             _ => (after, self.source_token(300)),
         }
@@ -365,6 +396,18 @@ fn an_assertion_that_is_not_used_again_serves_all_workers_that_waited_for_it() {
 }
 
 #[test]
+fn an_assertion_that_is_not_used_again_serves_only_workers_that_waited_for_it() {
+    let mut process = Workers::with(Box::new(MemoryStore::default()), 2, specs(1), 1, Services::Slow);
+    process.request_all(START);
+    process.run(START.plus(Duration::from_millis(2_500)));
+    let (source, now) = (process.specs[0].assertion().clone(), process.now);
+    let state = process.store.read_source(&source);
+    let serves = |since: Option<Timestamp>, now: Timestamp| state.answer(&source, since, now).is_some();
+    assert!(serves(Some(START), now) && !serves(None, now) && !serves(Some(now), now));
+    assert!(!serves(Some(START), now.plus(GRACE_PERIOD)), "it has expired");
+}
+
+#[test]
 fn a_source_that_demands_a_pause_gets_one_call_for_all_workers_until_it_is_over() {
     let mut process = cold_start(Services::Failing(429, Some("60")));
     process.run_for(10);
@@ -392,6 +435,19 @@ fn a_source_that_fails_is_asked_again_by_the_same_worker_for_all() {
     process.run_for(2);
     assert_eq!((process.asked.len(), process.asking.len()), (3, 1), "three attempts");
     assert_eq!((process.waiting.len(), process.failures), (0, SCOPES * WORKERS as usize));
+}
+
+#[test]
+fn no_other_worker_asks_a_source_in_the_pause_before_its_next_attempt() {
+    let fields = json!({"timeout": "1s", "back_off": "10s"});
+    let [shelves, _] = stores();
+    let failing = Services::Failing(503, None);
+    let mut process = Workers::with(shelves, WORKERS, specs_with(SCOPES, "projected_token", &fields), 1, failing);
+    process.request_all(START);
+    process.run_for(4);
+    assert_eq!(process.asked.len(), 1, "half of the pause is not over");
+    process.run_for(26);
+    assert_eq!((process.asked.len(), process.asking.len()), (3, 1));
 }
 
 #[test]
@@ -443,6 +499,42 @@ fn a_source_whose_assertions_entra_always_refuses_is_asked_a_few_times_and_not_o
         let calls = process.asked.len();
         assert!((2..=SCOPES / 4).contains(&calls), "AADSTS{code}: {calls} calls");
     }
+}
+
+/// A process without tokens, in which the subject token is that of another service.
+fn cold_chain(services: Services) -> Workers {
+    let [shelves, _] = stores();
+    let mut process = Workers::with(shelves, WORKERS, specs_of(SCOPES, "provider"), 1, services);
+    process.request_all(START);
+    process
+}
+
+#[test]
+fn at_a_cold_start_each_source_of_a_chain_is_asked_once() {
+    let mut process = cold_chain(Services::Good);
+    process.run_for(10);
+    assert_eq!((process.exchanges, process.waiting.len(), process.failures), (SCOPES, 0, 0));
+    assert_eq!((process.inputs, process.asked.len()), (1, 1));
+}
+
+#[test]
+fn a_token_that_the_next_source_of_a_chain_rejects_is_fetched_once_more() {
+    let mut process = cold_chain(Services::RefusingFirstInput);
+    process.run_for(1);
+    assert_eq!((process.inputs, process.asked.len(), process.exchanges), (1, 1, 0));
+    for _ in 0..4 {
+        process.run_for(30);
+        process.request_all(process.now);
+    }
+    process.run_for(10);
+    assert_eq!((process.inputs, process.asked.len(), process.exchanges), (2, 2, SCOPES));
+}
+
+#[test]
+fn a_file_that_is_read_slowly_is_still_the_input_of_a_source() {
+    let mut process = cold_start(Services::SlowFile);
+    process.run_for(10);
+    assert_eq!((process.exchanges, process.waiting.len(), process.asked.len()), (SCOPES, 0, 1));
 }
 
 #[test]

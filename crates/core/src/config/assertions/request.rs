@@ -31,6 +31,8 @@ pub(super) struct Reading<'e> {
     /// The problems with environment variables.
     problems: Vec<Problem>,
     secrets: Secrets,
+    /// The values of the variables, each behind a NUL, which no valid value has.
+    pub(super) values: String,
     /// The field that names the input, and the name.
     pub(super) input: Option<(String, String)>,
     headers: Vec<(String, Text)>,
@@ -44,6 +46,7 @@ impl<'e> Reading<'e> {
             is_named,
             problems: Vec::new(),
             secrets: Secrets::default(),
+            values: String::new(),
             input: None,
             headers: Vec::new(),
             form: Vec::new(),
@@ -235,7 +238,11 @@ impl<'e> Reading<'e> {
 
     fn variable(&mut self, name: &str) -> Option<String> {
         match read_variable(name, self.environment.variable) {
-            Ok(Some(text)) => return Some(text),
+            Ok(Some(text)) => {
+                self.values.push('\0');
+                self.values.push_str(&text);
+                return Some(text);
+            }
             Ok(None) => self.missing(name, "is not set"),
             Err(problem) => self.problems.push(problem),
         }

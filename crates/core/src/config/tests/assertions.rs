@@ -104,6 +104,36 @@ fn a_path_may_have_as_many_bytes_as_a_url() {
 }
 
 #[test]
+fn two_sources_are_one_only_if_their_variables_have_the_same_values() {
+    let assertions = json!([
+        {"name": "sts", "source": "token_exchange", "cluster": "sts", "path": "/", "subject_token": "job"},
+        {"name": "job", "source": "http", "cluster": "job", "request": {
+            "url_from_env": "URL", "allowed_hosts": [".example.com"], "headers_from_env": {"x-key": "KEY"}, "bearer_from_env": "BEARER",
+        }},
+    ]);
+    let text = json!({
+        "assertions": assertions, "identities": [{"assertion": "sts"}],
+        "destinations": [{"hosts": ["a.example"], "scope": "https://vault.azure.net/.default"}],
+    });
+    let source = |url: &str, key: &str, bearer: &str| {
+        let own = |name: &str| match name {
+            "URL" => Some(format!("https://a.example.com/{url}")),
+            "KEY" => Some(key.to_owned()),
+            "BEARER" => Some(bearer.to_owned()),
+            name => variable(name),
+        };
+        let config = Config::parse(text.to_string().as_bytes(), &own).map_err(drop).unwrap();
+        config.identities[0].spec("s").unwrap().assertion().clone()
+    };
+    let one = source("a", "b", "c");
+    assert_eq!(one, source("a", "b", "c"));
+    for (url, key, bearer) in [("x", "b", "c"), ("a", "x", "c"), ("a", "b", "x")] {
+        assert_ne!(one, source(url, key, bearer), "{url} {key} {bearer}");
+    }
+    assert_ne!(source("a", "bc", "d"), source("a", "b", "cd"));
+}
+
+#[test]
 fn mistakes_in_a_source_are_reported_with_their_paths() {
     for (assertion, expected) in [
         (json!({"source": "vault", "cluster": "v"}), "assertions[0].role: is missing: write the name of the role"),
