@@ -166,8 +166,8 @@ impl Declaration {
     fn rows(&self, prefix: &str) -> Vec<[String; 3]> {
         let path = format!("{prefix}{}", self.name);
         match &self.schema.fields {
-            Some(object) if self.schema.get("items").is_none() => object.rows(&format!("{path}.")),
-            _ => vec![[format!("`{path}`"), self.default_cell(), self.meaning.clone()]],
+            Some(object) => object.rows(&format!("{path}.")),
+            None => vec![[format!("`{path}`"), self.default_cell(), self.meaning.clone()]],
         }
     }
 

@@ -1,5 +1,6 @@
 //! Tests of objects whose fields are members of a struct, which [`settings!`] declares.
 
+use super::super::declared::{Declaration, Declarations, Schema};
 use super::super::fields::settings;
 use super::super::object::{Object, Section as _};
 use super::super::shapes::{Count, Switch};
@@ -53,6 +54,16 @@ fn a_number_may_be_written_with_a_fraction_of_zero_and_is_shown_without_it() {
         let mistake = format!("retries: {shown} is not valid: write a number from 1 to 9");
         assert_eq!(retries(number), Err(vec![mistake]));
     }
+}
+
+#[test]
+fn a_field_that_declares_no_default_has_an_empty_cell_and_a_required_one_has_not() {
+    let field = |name| Declaration::new(name, Schema::of_type("string"), &["the meaning"]);
+    let mut declarations = Declarations::default();
+    declarations.add(field("a"));
+    declarations.add(field("b").required("a text"));
+    let rows: Vec<String> = declarations.rows("").iter().map(|row| row.join(" | ")).collect();
+    assert_eq!(rows, ["`a` |  | the meaning", "`b` | required | the meaning"]);
 }
 
 #[test]
