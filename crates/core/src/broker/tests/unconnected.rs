@@ -109,6 +109,24 @@ fn polls_are_bounded_in_each_turn_and_less_frequent_for_older_requests() {
 }
 
 #[test]
+fn the_turns_that_follow_each_other_poll_all_requests_before_one_that_is_not_among_the_oldest_a_second_time() {
+    let mut setup = Setup::waiting(Limits::default(), 200);
+    let mut polled = BTreeSet::new();
+    // In each turn 4 of the 64 polls are for the oldest requests.
+    for _ in 0..4 {
+        setup.now = setup.now.plus(Duration::from_millis(1));
+        let mut polls = 0;
+        setup.broker.poll_connections(setup.now, |StreamId(stream)| {
+            polls += 1;
+            polled.insert(stream);
+            false
+        });
+        assert!(polls <= 64, "{polls} polls in a turn");
+    }
+    assert_eq!(polled.len(), 200);
+}
+
+#[test]
 fn every_request_is_polled_repeatedly_however_many_wait() {
     let mut setup = Setup::waiting(Limits { wait: Duration::from_secs(60), ..Limits::default() }, 10_000);
     setup.pass(Duration::from_secs(5));
