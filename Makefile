@@ -1,7 +1,7 @@
 # All commands of the repository. `make` without a target lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help tools envoy sdks build next schema demo stack check test test-sdks test-keycloak test-vault test-gateway playground test-playground istio-schema gateway-schema prometheus check-observe test-observe lint deny advisories doc fmt simulate explore simulate-mutants mutants fuzz fuzz-mutants bench bench-all bench-module bench-envoy bench-imds bench-cold bench-size bench-load wrk fleet clean
+.PHONY: help tools envoy sdks build next schema demo stack check test test-sdks test-keycloak test-vault test-spire test-gateway playground test-playground istio-schema gateway-schema prometheus check-observe test-observe lint deny advisories doc fmt simulate explore simulate-mutants mutants fuzz fuzz-mutants bench bench-all bench-module bench-envoy bench-imds bench-cold bench-size bench-load wrk fleet clean
 
 PYTHON ?= python3
 export PYTHON
@@ -84,6 +84,10 @@ test-keycloak: envoy build ## get federated tokens from a real Keycloak, and wit
 test-vault: envoy build ## get federated tokens from a real Vault, and with them the workload's token through the filter (requires Go; the first run builds Vault, which takes up to half an hour)
 	@scripts/fetch-vault
 	$(CARGO) test --workspace --test vault -- --ignored
+
+test-spire: envoy build ## get federated tokens from a real SPIRE, and with them the workload's token through the filter (requires Linux, Go and a C compiler; the first run builds SPIRE, which takes up to half an hour)
+	@scripts/fetch-spire
+	$(CARGO) test --workspace --test spire -- --ignored
 
 test-gateway: envoy build ## get a token through a real Envoy Gateway with the objects of envoy/gateway/, in a network of its own (requires Linux and Go; the first run builds Envoy Gateway, which takes several minutes)
 	@scripts/fetch-envoy-gateway

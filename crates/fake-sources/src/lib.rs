@@ -60,7 +60,7 @@ pub use managed_identity::ManagedIdentity;
 pub use server::Server;
 pub use sigv4::Credentials;
 pub use source::{Rejection, Source, State, Stats};
-pub use spiffe::{SpiffeServer, WorkloadApi};
+pub use spiffe::{Fetched, SpiffeServer, Svid, WorkloadApi, fetch as fetch_svids};
 pub use token::{Claims, Mint};
 pub use token_endpoint::{GrantType, TokenEndpoint};
 pub use vault::Vault;

@@ -1,7 +1,9 @@
-//! The Workload API of a SPIFFE agent: the unary gRPC call `FetchJWTSVID`, as SPIRE 1.16 answers it.
+//! The Workload API of a SPIFFE agent: the unary gRPC call `FetchJWTSVID`, as SPIRE answers it: `make test-spire` compares them.
 //!
-//! As a [`Source`], it responds to an HTTP request with a gRPC frame. [`SpiffeServer`] serves it with a gRPC library on a Unix socket.
+//! As a [`Source`], it responds to an HTTP request with a gRPC frame. [`SpiffeServer`] serves it with a gRPC library on a Unix socket, and
+//! [`fetch`] calls it or a real agent.
 
+mod client;
 mod server;
 
 use fake_entra::Issuer;
@@ -10,6 +12,7 @@ use prost::Message as _;
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 
+pub use client::{Fetched, Svid, fetch};
 pub use server::SpiffeServer;
 
 use crate::source::{Rejection, Source, State};
@@ -23,6 +26,9 @@ mod api {
 
 const ISSUER: &str = "https://oidc.example.org";
 const PATH: &str = "/SpiffeWorkloadAPI/FetchJWTSVID";
+/// The message of the server, which the agent passes on.
+const EMPTY_AUDIENCE: &str = "could not fetch JWT-SVID: failed to fetch JWT SVID: rpc error: code = Internal desc = failed to sign \
+                              JWT-SVID: invalid JWT-SVID audience: cannot be empty";
 /// The seconds for which a token is valid.
 const LIFETIME: u64 = 300;
 
@@ -70,8 +76,11 @@ impl WorkloadApi {
     }
 
     fn fetch(&self, request: &api::JwtsvidRequest, mint: &Mint<'_>) -> Result<api::JwtsvidResponse, Status> {
-        if request.audience.is_empty() || request.audience.contains(&String::new()) {
+        if request.audience.is_empty() {
             return Err(Status::invalid_argument("audience must be specified"));
+        }
+        if request.audience.contains(&String::new()) {
+            return Err(Status::unavailable(EMPTY_AUDIENCE));
         }
         let is_wanted = |id: &str| request.spiffe_id.is_empty() || request.spiffe_id == id;
         let wanted = self.identities.iter().filter(|(id, _)| is_wanted(id));

@@ -1,0 +1,19 @@
+//! A real SPIRE issues the federated tokens: `make test-spire`.
+//!
+//! The tests are ignored by default, because they require Go and a long build.
+
+// A test may panic.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
+#[path = "../caught/mod.rs"]
+mod caught;
+mod filter;
+#[path = "../real_server/mod.rs"]
+mod real_server;
+mod tokens;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    real_server::run(stack::Spire::start, &[tokens::ALL, filter::ALL].concat())
+}
