@@ -377,6 +377,7 @@ impl Judge {
             Target::Service if under_lease => {
                 self.service.answers(call.life, answered, call.at, clock.steady());
             }
+            Target::Service => self.service.answers_late(call.life, answered),
             Target::Token(key) if is_refusal => {
                 // A worker that may have lost its lease ignores the answer.
                 let is_certain = under_lease && answered.refuses_credential();
