@@ -48,7 +48,7 @@ pub(crate) struct Service {
     retries: Option<Life>,
     /// The worker that makes its second attempt. A stalled worker gives it up before its answer is processed.
     retrying: Option<Life>,
-    /// The workers whose lease may have ended before their call failed. Their next attempt may be the last one.
+    /// The workers whose lease may have ended before their call failed. Until one does not fail, each may be the last one.
     uncertain: HashSet<Life>,
     /// The call whose answer is shared.
     answered_at: u64,
@@ -76,11 +76,14 @@ impl Service {
     /// The worker that asked under its lease at `asked_at` gets the answer.
     pub(crate) fn answers(&mut self, life: Life, answered: &Answered, asked_at: u64, now: u64) {
         let is_second = self.retrying.take() == Some(life);
-        let may_retry = answered.answer.as_ref().is_ok_and(|response| response.status >= 500);
+        let may_retry = may_retry(answered);
         self.retries = None;
+        if !may_retry {
+            self.uncertain.remove(&life);
+        }
         let (until, issued) = match answered.is_good {
             true => (asked_at + REUSE, token_in(answered)),
-            false if may_retry && self.uncertain.remove(&life) => (0, None),
+            false if self.uncertain.contains(&life) => (0, None),
             false if may_retry => {
                 self.retries = (!is_second).then_some(life);
                 let is_over = now + if is_second { rest(answered) } else { PAUSE };
@@ -94,8 +97,10 @@ impl Service {
 
     /// A worker gets an answer after its lease may have ended.
     pub(crate) fn answers_late(&mut self, life: Life, answered: &Answered) {
-        if !answered.is_good {
+        if may_retry(answered) {
             self.uncertain.insert(life);
+        } else {
+            self.uncertain.remove(&life);
         }
     }
 
@@ -116,6 +121,11 @@ impl Service {
     }
 }
 
+/// Whether another attempt follows unless it was the last one.
+fn may_retry(answered: &Answered) -> bool {
+    answered.answer.as_ref().is_ok_and(|response| response.status >= 500)
+}
+
 /// The time for which the source is not asked after this answer of the last attempt.
 fn rest(answered: &Answered) -> u64 {
     REST.max(answered.retry_after.unwrap_or_default().min(300) * 1000)
@@ -129,7 +139,7 @@ fn token_in(answered: &Answered) -> Option<String> {
 }
 
 /// Seeds that once violated a rule.
-const FAILED_SEEDS: [u64; 8] = [1_979, 75_262, 78_458, 79_050, 127_661, 179_871, 229_311, 277_567];
+const FAILED_SEEDS: [u64; 9] = [1_979, 75_262, 78_458, 79_050, 127_661, 149_241, 179_871, 229_311, 277_567];
 
 #[test]
 fn every_invariant_holds_for_a_source_that_the_workers_share() {
