@@ -5,10 +5,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use stack::source_cluster::{self, set_socket};
 use stack::spire::{AUDIT_ID, ID, Spire};
-use stack::{CLIENT_ID, LISTED_HOST, Request, Response, Stack};
+use stack::{LISTED_HOST, Request, Response, Stack};
 
 use crate::real_server::Test;
 use crate::tokens::{trust, wait_for};
+use crate::workload::has_the_workloads_token;
 
 pub(crate) const ALL: &[Test<Spire>] = &[
     ("the_filter_gets_the_workloads_token_with_a_jwt_svid", |spire| {
@@ -72,11 +73,4 @@ fn start(spire: &Spire, fields: &Value) -> Stack {
 
 fn send(stack: &Stack) -> Response {
     stack.send(&Request::get(LISTED_HOST, "/")).unwrap()
-}
-
-fn has_the_workloads_token(answer: &Response, log: &str) {
-    assert_eq!(answer.status, 200, "{}\n{log}", answer.text());
-    let authorization = answer.seen_header("authorization").expect("a token");
-    let token = authorization.strip_prefix("Bearer ").expect("a bearer token");
-    assert_eq!(fake_entra::claims(token).unwrap()["appid"], CLIENT_ID);
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -10,9 +10,10 @@ use fake_entra::{Credential, Directory};
 use fake_sources::{Fetched, SpiffeServer, Svid, WorkloadApi, fetch_svids};
 use serde_json::{Value, json};
 use stack::spire::{AUDIT_ID, FOR_ENTRA, ID, ISSUER, Spire};
-use stack::{AUDIENCE, CLIENT_ID, TENANT_ID};
+use stack::{AUDIENCE, CLIENT_ID};
 
 use crate::real_server::Test;
+use crate::workload::exchanged;
 
 pub(crate) const ALL: &[Test<Spire>] = &[
     ("entra_accepts_a_jwt_svid_by_the_keys_of_the_discovery_provider", |spire| {
@@ -24,14 +25,8 @@ pub(crate) const ALL: &[Test<Spire>] = &[
         assert_eq!(claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap(), 300);
 
         let entra = Directory::new();
-        entra.register_resource("https://vault.azure.net");
         trust(&entra, spire);
-        let form = format!(
-            "grant_type=client_credentials&client_id={CLIENT_ID}&scope=https://vault.azure.net/.default&client_assertion_type=\
-             urn:ietf:params:oauth:client-assertion-type:jwt-bearer&client_assertion={}",
-            svid.token
-        );
-        assert_eq!(entra.token(TENANT_ID, form.as_bytes(), SystemTime::now()).status, 200);
+        assert_eq!(exchanged(&entra, &svid.token), 200);
     }),
     ("the_documented_settings_are_those_of_this_server", |_| {
         let page = fs::read_to_string(stack::root().join("docs/sources.md")).unwrap();

@@ -7,9 +7,10 @@ use serde_json::json;
 use stack::example::{self, Example};
 use stack::source_cluster::{self, remove_tls, set_address, set_vault_token};
 use stack::vault::{ISSUER, ROLE, Vault};
-use stack::{CLIENT_ID, LISTED_HOST, Request, Response, Stack};
+use stack::{CLIENT_ID, LISTED_HOST, Request, Stack};
 
 use crate::real_server::Test;
+use crate::workload::has_the_workloads_token;
 
 pub(crate) const ALL: &[Test<Vault>] = &[
     ("the_filter_gets_the_workloads_token_with_vaults_identity_token", |vault| {
@@ -65,16 +66,9 @@ fn connect(cluster: &mut serde_json::Value, vault: &Vault) {
 }
 
 /// Makes Entra know Vault's keys and the workload's federated credential.
-fn register(entra: &Directory, vault: &Vault) {
+pub(crate) fn register(entra: &Directory, vault: &Vault) {
     entra.trust_issuer(ISSUER, vault.read("identity/oidc/.well-known/keys", "").unwrap().json());
     let credential =
         Credential { issuer: ISSUER.to_owned(), subject: vault.entity().to_owned(), ..stack::credential(CLIENT_ID) };
     entra.register_credential(credential).unwrap();
-}
-
-fn has_the_workloads_token(answer: &Response, log: &str) {
-    assert_eq!(answer.status, 200, "{}\n{log}", answer.text());
-    let authorization = answer.seen_header("authorization").expect("a token");
-    let token = authorization.strip_prefix("Bearer ").expect("a bearer token");
-    assert_eq!(fake_entra::claims(token).unwrap()["appid"], CLIENT_ID);
 }

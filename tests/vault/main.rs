@@ -11,6 +11,8 @@ mod filter;
 #[path = "../real_server/mod.rs"]
 mod real_server;
 mod tokens;
+#[path = "../real_server/workload.rs"]
+mod workload;
 
 use std::process::ExitCode;
 

@@ -3,14 +3,16 @@
 use std::fs;
 use std::time::SystemTime;
 
-use fake_entra::{Credential, Directory};
+use fake_entra::Directory;
 use fake_sources::Source;
 use serde_json::{Value, json};
 use stack::source_cluster::{self, Caller};
 use stack::vault::{DISALLOWED_ROLE, ISSUER, ROLE, Vault};
-use stack::{AUDIENCE, CLIENT_ID, Request, TENANT_ID};
+use stack::{AUDIENCE, Request};
 
+use crate::filter::register;
 use crate::real_server::Test;
+use crate::workload;
 
 pub(crate) const ALL: &[Test<Vault>] = &[
     ("entra_accepts_a_roles_token_by_the_published_keys", |vault| {
@@ -101,14 +103,6 @@ fn names(object: &Value) -> Vec<&String> {
 /// Presents a token to a fake Entra that knows Vault's keys, and returns the status.
 fn exchanged(vault: &Vault, token: &str) -> u16 {
     let entra = Directory::new();
-    entra.trust_issuer(ISSUER, vault.read("identity/oidc/.well-known/keys", "").unwrap().json());
-    entra.register_resource("https://vault.azure.net");
-    let subject = vault.entity().to_owned();
-    let credential = Credential { issuer: ISSUER.to_owned(), subject, ..stack::credential(CLIENT_ID) };
-    entra.register_credential(credential).unwrap();
-    let form = format!(
-        "grant_type=client_credentials&client_id={CLIENT_ID}&scope=https://vault.azure.net/.default&client_assertion_type=\
-         urn:ietf:params:oauth:client-assertion-type:jwt-bearer&client_assertion={token}"
-    );
-    entra.token(TENANT_ID, form.as_bytes(), SystemTime::now()).status
+    register(&entra, vault);
+    workload::exchanged(&entra, token)
 }

@@ -81,13 +81,13 @@
 //! let build = Build { version: "1.0", commit: "example" };
 //! let mut engine = Engine::configure(configuration, &|_| None, build, &mut process).expect("a valid configuration");
 //!
-//! // Decide: there is no token yet, so the request pauses.
+//! // The request pauses, because the cache has no token.
 //! let stream = StreamId(1);
 //! process.request = DescribedRequest::new("GET", "kv.vault.azure.net", "/secrets/db");
 //! process.request.cluster_name = Some("vault".to_owned());
 //! assert_eq!(engine.request(stream, &mut process), Flow::Pause);
 //!
-//! // Drive: the engine reads the federated token, then calls the token endpoint.
+//! // The engine reads the federated token, then calls the token endpoint.
 //! # let federated_token = {
 //! #     use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 //! #     let claims = r#"{"iss": "https://issuer.example", "sub": "s", "aud": "a", "exp": 1795337600}"#;

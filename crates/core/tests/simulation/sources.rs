@@ -65,7 +65,7 @@ impl Service {
         Self { is_kept_warm: plan.warm, ..Self::default() }
     }
 
-    /// A worker asks the source. `may` states whether the clock that its times depend on was set since a time. Returns the violation.
+    /// A worker asks the source. `jumped_since` states whether the clock was set since a time. Returns the violation.
     pub(crate) fn is_asked(&mut self, life: Life, now: u64, jumped_since: impl Fn(u64) -> bool) -> Option<String> {
         self.calls += 1;
         let is_early = now < self.until && self.retries != Some(life) && !jumped_since(self.answered_at);
