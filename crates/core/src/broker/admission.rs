@@ -189,7 +189,8 @@ impl Broker {
         false
     }
 
-    /// Ends the exchange of a key. `refused` states whether Entra rejected the scope; it is `None` if Entra's response does not tell.
+    /// Ends the exchange of a key. `refused` states whether Entra rejected the scope and no token of it can be sent; it is `None` if
+    /// Entra's response does not tell.
     pub(super) fn end_exchange(&self, spec: &TokenSpec, refused: Option<bool>, turn: &mut Turn<'_>) {
         if spec.is_listed() {
             return;
@@ -218,15 +219,15 @@ impl Broker {
         }
     }
 
-    /// Makes room for an unlisted scope in this worker: evicts a scope that Entra rejected, or else the least recently used one. A scope
-    /// with waiting requests or an exchange in progress is kept.
-    pub(super) fn make_room(&mut self, spec: &TokenSpec) {
+    /// Makes room for an unlisted scope in this worker: evicts a scope that Entra rejected and that has no token, or else the least
+    /// recently used one. A scope with waiting requests or an exchange in progress is kept.
+    pub(super) fn make_room(&mut self, spec: &TokenSpec, now: Timestamp) {
         let unlisted = |slot: &&Slot| !slot.spec.is_listed() && slot.spec.identity() == spec.identity();
         if self.slots.values().filter(unlisted).count() < self.limits.unlisted.scopes {
             return;
         }
         let idle = self.slots.iter().filter(|(_, slot)| unlisted(slot) && slot.is_idle());
-        let next_to_evict = idle.min_by_key(|(_, slot)| (!slot.is_refused(), slot.used_at)).map(|(key, _)| key);
+        let next_to_evict = idle.min_by_key(|(_, slot)| (!slot.is_refused(now), slot.used_at)).map(|(key, _)| key);
         if let Some(key) = next_to_evict {
             self.remove_slot(key);
         }

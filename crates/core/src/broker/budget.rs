@@ -38,7 +38,7 @@ pub(crate) struct Budget {
 struct Scope {
     key: TokenKey,
     used_at: Timestamp,
-    /// Whether Entra rejected the scope in the last exchange.
+    /// Whether Entra rejected the scope in the last exchange, and no token of it could be sent.
     refused: bool,
     /// The worker that performs its exchange, and the time at which the permit expires.
     exchanging: Option<(QueueId, Timestamp)>,
@@ -114,7 +114,8 @@ impl Budget {
     }
 
     /// Releases a worker's permit for a scope, unless another worker has taken over the exchange. `refused` states whether Entra
-    /// rejected the scope; it is `None` if Entra's response does not tell. Returns the next exchange and its worker.
+    /// rejected the scope and no token of it can be sent; it is `None` if Entra's response does not tell. Returns the next exchange and
+    /// its worker.
     pub(super) fn end(
         &mut self,
         (queue, key): (QueueId, TokenKey),
@@ -140,8 +141,8 @@ impl Budget {
         self.scopes.iter_mut().find(|scope| scope.key == key)
     }
 
-    /// Returns the index of the scope to evict next: one that Entra rejected, or else the least recently used. A scope with an exchange
-    /// in progress is not evicted.
+    /// Returns the index of the scope to evict next: one that Entra rejected and that has no token, or else the least recently used. A
+    /// scope with an exchange in progress is not evicted.
     fn next_to_evict(&self) -> Option<usize> {
         let idle = self.scopes.iter().enumerate().filter(|(_, scope)| scope.exchanging.is_none());
         idle.min_by_key(|(_, scope)| (!scope.refused, scope.used_at)).map(|(index, _)| index)

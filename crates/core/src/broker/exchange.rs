@@ -332,7 +332,7 @@ impl Broker {
                 .with("remedy", &problem.remedy),
         ));
         turn.commands.push(Command::Measure(metrics::exchange(slot.spec.identity(), "failed", class.as_str())));
-        let refused_scope = (problem.code == Code::EntraRefused).then_some(true);
+        let refused_scope = (problem.code == Code::EntraRefused).then(|| slot.usable(now).is_none());
         let refused = refused.map(|fingerprint| RefusedAssertion { fingerprint, read_at: now });
         let failure = Failure { problem, class, failed_at: now, next_try: now.plus(wait), failures };
         self.publish(slot, refused_scope, turn, |entry, has_lease| {
@@ -350,7 +350,7 @@ impl Broker {
     }
 
     /// Releases this worker's lease with the result of the exchange, wakes the waiting workers, and finishes the waiters of this one.
-    /// `refused` states whether Entra rejected the scope; it is `None` if Entra's response does not tell. `change` receives whether
+    /// `refused` is as in [`Broker::end_exchange`]. `change` receives whether
     /// this worker still holds the lease, and returns the queues of the workers to wake.
     fn publish(
         &mut self,

@@ -231,7 +231,7 @@ impl Broker {
         self.serves_requests = true;
         let key = spec.key();
         if !spec.is_listed() && self.slots.get(key).is_none() {
-            self.make_room(spec);
+            self.make_room(spec, now);
         }
         let slot = self.slots.get_or_create(spec);
         slot.used_at = now;

@@ -270,9 +270,10 @@ impl Slot {
         self.waiters.is_empty() && !self.prefetch && !self.holds_lease()
     }
 
-    /// Whether Entra rejected the last exchange.
-    pub(super) fn is_refused(&self) -> bool {
+    /// Whether Entra rejected the last exchange and there is no token that can be sent.
+    pub(super) fn is_refused(&self, now: Timestamp) -> bool {
         self.failure.as_ref().is_some_and(|failure| failure.problem.code == Code::EntraRefused)
+            && self.usable(now).is_none()
     }
 
     /// Returns the token if it has the required lifetime and is not discarded. During a back-off, every token that can be sent is

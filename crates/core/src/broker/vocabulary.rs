@@ -80,7 +80,8 @@ impl Limits {
 /// Limits on the scopes that callers request and the configuration does not list, per credential and Envoy process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnlistedLimits {
-    /// Maximum number of scopes that are kept. Beyond it a scope is evicted: one that Entra rejected, or else the least recently used.
+    /// Maximum number of scopes that are kept. Beyond it a scope is evicted: one that Entra rejected and that has no token, or else the
+    /// least recently used.
     pub scopes: usize,
     /// Maximum number of new scopes within a minute. Beyond it callers receive 429.
     pub new_per_minute: usize,

@@ -418,6 +418,68 @@ fn a_rejected_scope_is_evicted_first() {
 }
 
 #[test]
+fn a_scope_whose_refresh_entra_rejects_is_not_evicted_first_while_its_token_can_be_sent() {
+    for code in [53_003, 500_011, 700_016, 90_033] {
+        let mut process = Process::new();
+        process.switch_to(unlisted(0)).exchange(0, 1, token(43_200));
+        for number in 1..64 {
+            process.advance(Duration::from_secs(2));
+            process.switch_to(unlisted(number)).exchange(0, 1, token(86_400));
+        }
+        process.switch_to(unlisted(0)).advance(Duration::from_secs(21_600));
+        process.ready(0);
+        // Entra rejects the first attempt, and a second one if there is one.
+        process.begin(0);
+        process.endpoint(0, refusal(code));
+        process.advance(IMMEDIATE_RETRY_DELAY);
+        process.poll(0);
+        process.assertion(0);
+        process.endpoint(0, refusal(code));
+        assert!(process.shared.read(process.spec.key()).failure.is_some(), "AADSTS{code}");
+        process.ready(0);
+        process.switch_to(unlisted(64)).exchange(0, 2, token(86_400));
+        let kept: Vec<TokenKey> = process.shared.read_all().into_iter().map(|(key, _)| key).collect();
+        assert!(kept.contains(&unlisted(0).key()), "AADSTS{code}: half of its token's lifetime is left");
+        assert!(!kept.contains(&unlisted(1).key()), "AADSTS{code}: it is the least recently used one");
+        process.switch_to(unlisted(0)).ready(1);
+    }
+}
+
+#[test]
+fn a_scope_whose_token_has_expired_and_that_entra_rejects_is_evicted_first() {
+    let mut process = Process::new();
+    for number in 0..64 {
+        process.switch_to(unlisted(number)).exchange(0, 1, token(if number == 40 { 600 } else { 86_400 }));
+        process.advance(Duration::from_secs(2));
+    }
+    process.advance(Duration::from_secs(600));
+    process.switch_to(unlisted(40));
+    process.exchange(1, 2, refusal(500_011));
+    process.switch_to(unlisted(64)).exchange(0, 2, token(86_400));
+    let kept: Vec<TokenKey> = process.shared.read_all().into_iter().map(|(key, _)| key).collect();
+    assert!(!kept.contains(&unlisted(40).key()) && kept.contains(&unlisted(0).key()));
+}
+
+#[test]
+fn a_worker_does_not_evict_a_scope_first_whose_refresh_entra_rejects_while_its_token_can_be_sent() {
+    let mut process = Process::new();
+    with_two_scopes(&mut process);
+    let specs = [0, 1, 2].map(unlisted);
+    for (spec, lifetime) in specs.iter().zip([3600, 86_400]) {
+        process.switch_to(Arc::clone(spec)).exchange(0, 1, token(lifetime));
+        process.advance(Duration::from_secs(1));
+    }
+    process.switch_to(Arc::clone(&specs[0]));
+    process.advance(Duration::from_secs(3300));
+    process.poll(0);
+    process.assertion(0);
+    process.endpoint(0, refusal(500_011));
+    process.ready(0);
+    process.switch_to(Arc::clone(&specs[2])).pending(0, 3);
+    assert_eq!(keeps(&process, &specs), [true, false, true]);
+}
+
+#[test]
 fn requests_for_unlisted_scopes_leave_room_for_other_identities_and_half_of_the_limit_for_listed_scopes() {
     let mut process = Process::new();
     process.workers[0] = Worker::new(WorkerId(7), QueueId(0), Limits { waiting: 8, ..Limits::default() });
