@@ -7,9 +7,7 @@ use std::time::Duration;
 use super::budget::Permit;
 use super::slot::{Exchange, Slot, TokenLookup};
 use super::store::{self, Failure, Lease, Store, Update};
-use super::vocabulary::{
-    CONTENTION_RETRY_DELAY, GRACE_PERIOD, IMMEDIATE_RETRY_DELAY, Limits, StreamId, UnlistedLimits,
-};
+use super::vocabulary::{CONTENTION_RETRY_DELAY, GRACE_PERIOD, StreamId, UnlistedLimits};
 use super::{Broker, Command, Turn};
 use crate::entra::{RetryClass, TokenKey, TokenSpec};
 use crate::problem::{Code, Problem};
@@ -18,14 +16,6 @@ use crate::time::Timestamp;
 /// Interval at which a worker shares that a scope is in use. At the default rate of new scopes, fewer scopes than half of the limit
 /// are new within it, so a scope in use is not evicted.
 const TOUCH_PERIOD: Duration = Duration::from_secs(30);
-
-impl Limits {
-    /// Returns the maximum duration of an exchange with both of its attempts. `read` is the timeout of a read of its assertion.
-    pub(super) fn longest_exchange(&self, read: Duration) -> Duration {
-        let one = read.saturating_add(GRACE_PERIOD).saturating_add(self.exchange).saturating_add(GRACE_PERIOD);
-        one.saturating_mul(2).saturating_add(IMMEDIATE_RETRY_DELAY).saturating_add(GRACE_PERIOD)
-    }
-}
 
 impl Broker {
     /// Records the result of a lookup before it is returned: marks the token's scope as used, or admits the exchange that the request
@@ -165,17 +155,16 @@ impl Broker {
         true
     }
 
-    /// Acquires the permit for the exchange of a key whose lease this worker holds. Returns false, and releases the lease, when no
-    /// permit is available.
-    pub(super) fn acquire_permit(&self, slot: &mut Slot, turn: &mut Turn<'_>) -> bool {
+    /// Acquires or extends the permit for the exchange of a key whose lease this worker holds until `until`. Returns false, and releases
+    /// the lease, when no permit is available.
+    pub(super) fn acquire_permit(&self, slot: &mut Slot, until: Timestamp, turn: &mut Turn<'_>) -> bool {
         if slot.spec.is_listed() {
             return true;
         }
         let (worker, queue, limits, now) = (self.worker, self.queue, self.limits, turn.now);
         let key = slot.key();
-        let ends = now.plus(limits.longest_exchange(slot.spec.assertion().timeout()));
         let permit = store::update_credential(turn.store, slot.spec.credential(), now, |state| {
-            Update::Commit(state.budget.begin((queue, key), ends, limits.unlisted, now))
+            Update::Commit(state.budget.begin((queue, key), until, limits.unlisted, now))
         });
         let until = match permit {
             Some(Permit::Granted) => return true,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::vocabulary::{GRACE_PERIOD, QueueId, UnlistedLimits};
+use super::vocabulary::{GRACE_PERIOD, LONGEST_LEASE, QueueId, UnlistedLimits};
 use crate::entra::TokenKey;
 use crate::time::Timestamp;
 
@@ -40,7 +40,7 @@ struct Scope {
     used_at: Timestamp,
     /// Whether Entra rejected the scope in the last exchange, and no token of it could be sent.
     refused: bool,
-    /// The worker that performs its exchange, and the time at which the permit expires.
+    /// The worker that performs its exchange, and the time at which the permit expires: with its lease.
     exchanging: Option<(QueueId, Timestamp)>,
 }
 
@@ -154,15 +154,12 @@ impl Budget {
         self.admitted_at.retain(|at| *at <= now.plus(GRACE_PERIOD) && now.since(*at) < MINUTE);
         for scope in &mut self.scopes {
             scope.used_at = scope.used_at.min(now.plus(GRACE_PERIOD));
-            scope.exchanging.take_if(|(_, until)| *until <= now || until.since(now) > LONGEST);
+            scope.exchanging.take_if(|(_, until)| *until <= now || until.since(now) > LONGEST_LEASE);
         }
         let is_kept = |scope: &Scope| now.since(scope.used_at) < FORGOTTEN_AFTER || scope.exchanging.is_some();
         self.scopes.retain(is_kept);
     }
 }
-
-/// Upper bound of an exchange's duration, with both of its attempts.
-const LONGEST: Duration = Duration::from_secs(150);
 
 #[cfg(test)]
 mod tests {
@@ -257,6 +254,19 @@ mod tests {
         assert_ne!(begin(&mut budget, 2, 29), Permit::Granted);
         budget.remove_expired(at(30));
         assert_eq!(begin(&mut budget, 2, 30), Permit::Granted);
+    }
+
+    #[test]
+    fn a_permit_is_valid_for_as_long_as_the_longest_lease_and_no_longer() {
+        for (lasts, granted) in [(LONGEST_LEASE, false), (LONGEST_LEASE + Duration::from_millis(1), true)] {
+            let mut budget = Budget::default();
+            for number in 0..3 {
+                budget.admit(key(number), LIMITS, at(0)).unwrap();
+                budget.begin((QueueId(7), key(number)), at(0).plus(lasts), LIMITS, at(0));
+            }
+            budget.remove_expired(at(0));
+            assert_eq!(begin(&mut budget, 2, 0) == Permit::Granted, granted, "{lasts:?}");
+        }
     }
 
     #[test]

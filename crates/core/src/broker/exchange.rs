@@ -134,7 +134,7 @@ impl Broker {
             }
         });
         if matches!(lease_outcome, Some(LeaseOutcome::Acquired | LeaseOutcome::AcquiredToCompare))
-            && !self.acquire_permit(slot, turn)
+            && !self.acquire_permit(slot, until, turn)
         {
             return self.finish_waiters(slot, turn);
         }
@@ -229,7 +229,7 @@ impl Broker {
         });
         if renewed == Some(true) {
             // The permit may have expired and gone to another scope.
-            return self.acquire_permit(slot, turn);
+            return self.acquire_permit(slot, until, turn);
         }
         self.begin(slot, turn);
         false

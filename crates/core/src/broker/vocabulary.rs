@@ -60,7 +60,7 @@ impl Limits {
     /// Upper bound of [`Limits::wait`].
     pub const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
-    /// Upper bound of [`Limits::exchange`]. A lease that lasts longer is not valid.
+    /// Upper bound of [`Limits::exchange`], and of the timeout of a call to a source of federated tokens.
     pub const LONGEST_EXCHANGE: Duration = Duration::from_secs(60);
 
     /// Timeout of a call while another cluster can still be tried. Entra usually responds within a second; a pooled connection
@@ -119,6 +119,11 @@ pub(super) const READING_PERIOD: Duration = Duration::from_secs(1);
 /// Time that a lease lasts beyond the timeout of its call, so that the response can still be processed. Also the tolerated
 /// difference between the clock readings of two workers.
 pub(super) const GRACE_PERIOD: Duration = Duration::from_secs(1);
+
+/// Maximum duration of a lease. A longer one dates from before the clock was set back and is not valid. A worker whose exchange waits for a
+/// source that another worker asks holds its lease for [`GRACE_PERIOD`] longer than that worker's lease of the source, which outlasts the
+/// call by as much. Workers may read the clock at different times.
+pub(super) const LONGEST_LEASE: Duration = Limits::LONGEST_EXCHANGE.saturating_add(GRACE_PERIOD.saturating_mul(3));
 
 /// Delay before a key is polled again after every attempt to change its entry failed.
 pub(super) const CONTENTION_RETRY_DELAY: Duration = Duration::from_millis(50);

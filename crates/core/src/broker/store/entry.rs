@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::super::causes::Causes;
 use super::super::exchanges::Exchanges;
 use super::super::freshness::CachedToken;
-use super::super::vocabulary::{FORCED_PERIOD, GRACE_PERIOD, Limits, QueueId, READING_PERIOD, WorkerId};
+use super::super::vocabulary::{FORCED_PERIOD, GRACE_PERIOD, LONGEST_LEASE, QueueId, READING_PERIOD, WorkerId};
 use super::{Record, Update};
 use crate::assertion::Fingerprint;
 use crate::entra::RetryClass;
@@ -28,11 +28,8 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// Maximum duration of a lease. A longer one dates from before the clock was set back and is not valid.
-    pub(crate) const LONGEST: Duration = Limits::LONGEST_EXCHANGE.saturating_add(GRACE_PERIOD);
-
     pub(crate) fn is_live(&self, now: Timestamp) -> bool {
-        now < self.until && self.until.since(now) <= Self::LONGEST
+        now < self.until && self.until.since(now) <= LONGEST_LEASE
     }
 
     /// Acquires or extends the lease in `slot` until `until`, for the worker that `queue` wakes. If another worker holds it, registers

@@ -1,6 +1,7 @@
 //! Tests of admission: throttling by Entra, and the budget of unlisted scopes.
 
 use super::*;
+use crate::config::Config;
 use crate::http::CallResult;
 
 fn scope(number: usize) -> String {
@@ -196,27 +197,110 @@ fn at_most_four_unlisted_scopes_are_exchanged_in_parallel_and_each_end_starts_an
     assert_eq!(woken, [(QueueId(0), unlisted(4).key())]);
     process.switch_to(unlisted(4));
     assert_eq!(process.poll(0), [Observed::EndpointCall]);
-    // A lost wake-up costs at most a second; a dead worker costs the duration of its exchange.
+    // A lost wake-up costs at most a second; a dead worker costs the duration of its lease.
     process.advance(Duration::from_secs(1));
     process.switch_to(unlisted(5));
     assert_eq!(process.poll(1), []);
-    process.advance(Limits::default().longest_exchange(READ_TIMEOUT));
+    process.advance(Limits::default().exchange + GRACE_PERIOD);
     process.workers[1].forget(StreamId(5));
     process.pending(1, 20);
     let begun = process.workers[1].poll(unlisted(5).key(), process.now, &process.shared);
     assert_eq!(observed(begun), [Observed::Read]);
 }
 
+/// The specs of unlisted scopes whose federated token comes from a source with this timeout, and that source's input from one with
+/// another timeout. The limits have the longest exchange that the configuration allows.
+fn from_slow_sources(scopes: usize, timeout: Duration, of_input: Duration) -> (Limits, Vec<Arc<TokenSpec>>) {
+    let text = json!({
+        "assertions": [{
+            "name": "sts", "source": "token_exchange", "cluster": "sts", "path": "/token", "subject_token": "provider",
+            "basic_auth": {"id": "payments", "secret_from_env": "SECRET"}, "timeout": format!("{}s", timeout.as_secs()),
+        }, {
+            "name": "provider", "source": "oidc_client_credentials", "cluster": "provider", "path": "/token",
+            "basic_auth": {"id": "payments", "secret_from_env": "SECRET"}, "timeout": format!("{}s", of_input.as_secs()),
+        }],
+        "identities": [{"assertion": "sts", "tenant_id": "11111111-1111-4111-8111-111111111111",
+            "client_id": "aaaaaaaa-0000-4000-8000-000000000001"}],
+        "destinations": [{"hosts": ["a.example"], "scope": "https://vault.azure.net/.default"}],
+        "limits": {"exchange": format!("{}s", Limits::LONGEST_EXCHANGE.as_secs())},
+    });
+    let secret = |name: &str| (name == "SECRET").then(|| "secret".to_owned());
+    let config = Config::parse(text.to_string().as_bytes(), &secret).unwrap();
+    let spec = |number| Arc::new(config.identities[0].spec(&scope(number)).unwrap().unlisted());
+    (config.limits, (0..scopes).map(spec).collect())
+}
+
+/// The keys whose leases a worker holds.
+fn exchanging(process: &Process, worker: usize) -> usize {
+    process.workers[worker].slots.values().filter(|slot| slot.holds_lease()).count()
+}
+
+#[test]
+fn at_most_four_unlisted_scopes_are_exchanged_in_parallel_however_slow_their_sources_and_entra_may_be() {
+    let longest = Limits::LONGEST_EXCHANGE;
+    let short = Duration::from_secs(1);
+    for (timeout, of_input) in [(longest, longest), (short, longest), (longest, short), (short, short)] {
+        let (limits, specs) = from_slow_sources(5, timeout, of_input);
+        let mut process = Process::new();
+        process.workers = [0, 1].map(|number| Worker::new(WorkerId(u64::from(number) + 7), QueueId(number), limits));
+        for (number, spec) in specs.iter().enumerate() {
+            process.switch_to(Arc::clone(spec)).pending(number % 2, number as u32);
+            process.poll(number % 2);
+        }
+        assert_eq!(exchanging(&process, 0) + exchanging(&process, 1), 4, "{timeout:?} {of_input:?}");
+        // Neither source answers, and the workers write their leases and permits again.
+        process.advance(of_input - Duration::from_millis(500));
+        for worker in [0, 1] {
+            process.poll(worker);
+        }
+        assert_eq!(exchanging(&process, 0) + exchanging(&process, 1), 4, "{timeout:?} {of_input:?}");
+    }
+}
+
+#[test]
+fn the_lease_of_an_exchange_that_waits_for_the_slowest_source_which_another_worker_asks_is_valid() {
+    let longest = Limits::LONGEST_EXCHANGE;
+    let (limits, specs) = from_slow_sources(2, longest, longest);
+    let mut process = Process::new();
+    process.workers = [0, 1].map(|number| Worker::new(WorkerId(u64::from(number) + 7), QueueId(number), limits));
+    process.switch_to(Arc::clone(&specs[0])).pending(0, 1);
+    assert_eq!(process.poll(0), [Observed::Read]);
+    process.switch_to(Arc::clone(&specs[1])).pending(1, 2);
+    assert_eq!(process.poll(1), []);
+    let lease = process.shared.read(process.spec.key()).lease.unwrap();
+    assert_eq!(lease.until.since(process.now), longest + 2 * GRACE_PERIOD);
+    assert!(lease.is_live(process.now) && lease.is_live(process.now.minus(GRACE_PERIOD)));
+    process.pending(0, 3);
+    process.poll(0);
+    assert_eq!((exchanging(&process, 0), exchanging(&process, 1)), (1, 1), "one worker exchanges the second scope");
+}
+
+#[test]
+fn no_timeout_that_the_configuration_allows_exceeds_the_bound_of_leases() {
+    let longest = Limits::LONGEST_EXCHANGE;
+    from_slow_sources(1, longest, longest);
+    let with = |field: &str, seconds: u64| {
+        let mut text = json!({"managed_identity": {"imds": {}}, "limits": {"exchange": "10s"}, "assertions": [{
+            "name": "provider", "source": "oidc_client_credentials", "cluster": "provider", "path": "/token", "timeout": "10s",
+        }], "identities": [{"assertion": "provider"}]});
+        *text.pointer_mut(field).unwrap() = json!(format!("{seconds}s"));
+        Config::parse(text.to_string().as_bytes(), &|_| None).map(|_| ())
+    };
+    for field in ["/limits/exchange", "/assertions/0/timeout"] {
+        assert!(with(field, longest.as_secs()).is_ok(), "{field}");
+        assert!(with(field, longest.as_secs() + 1).is_err(), "{field}");
+    }
+}
+
 #[test]
 fn an_exchange_that_begins_when_another_of_its_scope_ends_counts_towards_the_limit() {
     let mut process = Process::new();
-    for number in 0..4 {
-        process.switch_to(unlisted(number));
-        process.pending(0, number as u32);
-        process.begin(0);
-    }
+    let unlisted_limits = UnlistedLimits { parallel_exchanges: 1, ..UnlistedLimits::default() };
+    let limits = Limits { unlisted: unlisted_limits, ..Limits::default() };
+    process.workers = [0, 1].map(|number| Worker::new(WorkerId(u64::from(number) + 7), QueueId(number), limits));
+    process.switch_to(unlisted(0)).pending(0, 0);
+    process.begin(0);
     // The worker stalls until another one takes over and fails, and the back-off of that failure ends.
-    process.switch_to(unlisted(0));
     process.advance(Limits::default().exchange + GRACE_PERIOD);
     process.pending(1, 10);
     assert_eq!(process.poll(1), [Observed::Read]);
@@ -228,7 +312,7 @@ fn an_exchange_that_begins_when_another_of_its_scope_ends_counts_towards_the_lim
     assert_eq!(process.endpoint(0, answer(500, &json!({}))), [Observed::Read]);
     process.switch_to(unlisted(4));
     process.pending(1, 11);
-    assert_eq!(process.poll(1), [], "a fifth exchange waits");
+    assert_eq!(process.poll(1), [], "a second exchange waits");
 }
 
 #[test]

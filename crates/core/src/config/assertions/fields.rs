@@ -3,6 +3,7 @@
 //! The fields of a named source are declared `by name`: [`form`](super::form) puts them into the general form, `source: http`. Each is
 //! a field of that form (`HttpFields`), one of its request (`RequestFields`), or a `$name` in the source's row of `assertion/http/named.rs`.
 
+use crate::broker::Limits;
 use crate::config::declared::any_case;
 use crate::config::fields::{fields, variants};
 use crate::config::shapes::{AnyObject, Choice, Count, HostPort, Length, List, Pause, Text, Texts, Words};
@@ -154,7 +155,7 @@ fields! {
         /// what the token must be
         expect: ExpectFields;
         /// how long an answer may take
-        timeout: Length<60>, unset("that of the source, see [sources.md](sources.md)");
+        timeout: Length<{ Limits::LONGEST_EXCHANGE.as_secs() }>, unset("that of the source, see [sources.md](sources.md)");
         /// how many times the source is asked for one exchange
         attempts: Count<10>, unset("that of the source, see [sources.md](sources.md)");
         /// the longest pause before the second attempt; each further one is twice as long. Up to half of a pause is left out at random
