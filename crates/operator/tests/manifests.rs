@@ -326,10 +326,12 @@ fn a_source_whose_cluster_cannot_be_made_is_refused_with_the_reason() {
         render(&with_source(fields, "to_{host}"), Target::Envoy, &settings).unwrap_err().to_string()
     };
     let vault = r#""source": "vault", "role": "r""#;
-    let unknown =
-        "assertions[0]: the host of the cluster \"own\" is not known: write --source own=HOST, or set authority";
-    assert_eq!(refusal(vault, &[]), unknown);
-    assert!(refusal(vault, &[("own", "10.0.0.7")]).contains("set authority to the name"));
+    let http = r#""source": "http", "request": { "path": "/t" }"#;
+    for (fields, authority) in [(vault, "assertions[0].authority"), (http, "assertions[0].request.authority")] {
+        let unknown = "assertions[0]: the host of the cluster \"own\" is not known: write --source own=HOST, or set ";
+        assert_eq!(refusal(fields, &[]), format!("{unknown}{authority}"));
+        assert!(refusal(fields, &[("own", "10.0.0.7")]).contains(&format!("set {authority} to the name")));
+    }
     assert!(refusal(vault, &[("own", "a b")]).contains("is not a valid host"));
     assert!(
         refusal(vault, &[("own", "vault.example.net"), ("other", "x.example")])

@@ -186,9 +186,12 @@ fn cluster(path: &str, entry: &Node, hosts: &[(String, String)]) -> Result<Optio
             "{path}.cluster: {name:?} cannot be the name of a cluster of the manifest: write letters, digits, dots, hyphens and underscores"
         )));
     }
-    let request = entry.get("request").unwrap_or(entry);
+    let (request, authority_path) = match entry.get("request") {
+        Some(request) => (request, format!("{path}.request.authority")),
+        None => (entry, format!("{path}.authority")),
+    };
     let given = hosts.iter().find(|(cluster, _)| cluster == name).map(|(_, host)| host.as_str());
-    let place = Place { path, name, authority: request.text_of("authority"), given };
+    let place = Place { path, name, authority: request.text_of("authority"), authority_path: &authority_path, given };
     let allowed: Vec<&str> =
         request.get("allowed_hosts").into_iter().flat_map(Node::items).filter_map(Node::text).collect();
     let filled = match kind {
@@ -274,6 +277,8 @@ struct Place<'a> {
     name: &'a str,
     /// The host in requests.
     authority: Option<&'a str>,
+    /// The path of the field with the host in requests.
+    authority_path: &'a str,
     /// The host that the settings name.
     given: Option<&'a str>,
 }
@@ -303,8 +308,8 @@ impl Place<'_> {
         let is_example = template.host.ends_with(".example.com");
         let Some((address, port)) = self.host().or((!is_example).then_some((template.host, None))) else {
             return Err(Refusal::new(format!(
-                "{}: the host of the cluster {:?} is not known: write --source {}=HOST, or set authority",
-                self.path, self.name, self.name
+                "{}: the host of the cluster {:?} is not known: write --source {}=HOST, or set {}",
+                self.path, self.name, self.name, self.authority_path
             )));
         };
         if !is_host(address) {
@@ -323,8 +328,8 @@ impl Place<'_> {
         let has_tls = text.contains("transport_socket:");
         let Some(verified) = verified.or((!has_tls).then_some(address)) else {
             return Err(Refusal::new(format!(
-                "{}: the certificate of {address} has a name that is not known: set authority to the name",
-                self.path
+                "{}: the certificate of {address} has a name that is not known: set {} to the name",
+                self.path, self.authority_path
             )));
         };
         let endpoint =
