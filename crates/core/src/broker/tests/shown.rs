@@ -150,12 +150,17 @@ fn the_status_shows_the_last_exchanges_and_what_waits() {
     // Two workers need the token; one of them performs the exchange.
     process.advance(Duration::from_secs(700));
     process.pending(0, 4);
-    process.pending(1, 5);
     process.poll(0);
+    let shown = |process: &Process, waiting| -> serde_json::Value {
+        let reply = status_as(Format::Json, &CONFIGURATION, process, waiting);
+        serde_json::from_slice::<serde_json::Value>(&reply.body).unwrap()["keys"][0].take()
+    };
+    assert_eq!(shown(&process, 0)["waiting"], json!(null));
+    assert_eq!(shown(&process, 2)["waiting"], json!({"requests": 2, "workers": 0}));
+    process.pending(1, 5);
     process.poll(1);
-    let reply = status_as(Format::Json, &CONFIGURATION, &process, 2);
-    let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
-    let shown = &body["keys"][0];
+    assert_eq!(shown(&process, 0)["waiting"], json!({"requests": 0, "workers": 1}));
+    let shown = shown(&process, 2);
     assert_eq!(shown["waiting"], json!({"requests": 2, "workers": 1}));
     assert_eq!(
         shown["exchanges"],

@@ -150,3 +150,16 @@ fn a_refusal_has_the_status_of_its_protocol_and_the_part_of_the_configuration_th
     let status = |protocol: Protocol| protocol.status(Code::EntraRefused);
     assert_eq!((status(Protocol::ProblemJson), status(Protocol::Grpc), status(Protocol::Imds)), (502, 502, 400));
 }
+
+#[test]
+fn only_the_hosts_of_an_endpoint_are_answered() {
+    let endpoints =
+        [("127.0.0.1:15091", "/msi/token"), ("169.254.169.254", TOKEN_PATH), ("entra-exchange.health", "/readyz")];
+    for (host, path) in endpoints {
+        assert_ne!(outcome(&local(host, path)), "ignore", "{host}{path}");
+        let other = "x".repeat(host.split(':').next().unwrap().len());
+        for (_, path) in endpoints {
+            assert_eq!(outcome(&local(&other, path)), "ignore", "{other}{path}");
+        }
+    }
+}
