@@ -37,7 +37,9 @@ pub(super) fn problem_reply(problem: &Problem) -> Reply {
     let error = match (problem.entra.error.as_ref().map(OAuthError::as_str), problem.code) {
         (_, Code::ResourceNotAllowed) => "invalid_resource",
         // The error of an invalid client assertion (RFC 7521, section 4.2.1), which Entra uses too.
-        (_, Code::AssertionInvalid | Code::AssertionMalformed) => "invalid_client",
+        (_, Code::AssertionInvalid | Code::AssertionMalformed | Code::AssertionUnexpected | Code::SourceRefused) => {
+            "invalid_client"
+        }
         (Some(error), _) if status == 400 => error,
         _ if matches!(status, 429 | 503) => "temporarily_unavailable",
         _ => "invalid_request",

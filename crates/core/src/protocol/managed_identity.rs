@@ -6,11 +6,16 @@ use crate::json::ObjectWriter;
 use crate::problem::{Code, Problem};
 
 /// The HTTP status for a problem. Clients retry 404, 410, 429 and 5xx, and fail on other 4xx. So the status is 400 if something must be
-/// changed (Entra refused the exchange or would reject the federated token, or an environment variable is missing), and 503 if the
-/// problem may be transient, such as an expired federated token.
+/// changed (Entra or the source of the federated token refused, Entra would reject the federated token, or an environment variable is
+/// missing), and 503 if the problem may be transient, such as an expired federated token or a cluster that Envoy does not have yet.
 pub(super) const fn status(code: Code) -> u16 {
     match code {
-        Code::EntraRefused | Code::AssertionInvalid | Code::AssertionMalformed | Code::EnvVarMissing => 400,
+        Code::EntraRefused
+        | Code::SourceRefused
+        | Code::AssertionInvalid
+        | Code::AssertionMalformed
+        | Code::AssertionUnexpected
+        | Code::EnvVarMissing => 400,
         Code::TokenWaitTimeout => 503,
         code => code.status(),
     }

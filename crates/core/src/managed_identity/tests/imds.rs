@@ -143,7 +143,7 @@ fn a_permanent_problem_is_a_400_and_a_transient_one_a_503_with_retry_after() {
         body(answer),
         r#"{"error":"unauthorized_client","error_description":"AADSTS700016: no such application. Correct it."}"#
     );
-    for code in [Code::AssertionInvalid, Code::AssertionMalformed] {
+    for code in [Code::AssertionInvalid, Code::AssertionMalformed, Code::AssertionUnexpected, Code::SourceRefused] {
         let answer = reply(&request, Err(&Problem::new(code, "d", "r").retry_after(Duration::from_secs(2))));
         assert_eq!((answer.status, answer.headers.iter().any(|(name, _)| *name == "retry-after")), (400, false));
         assert_eq!(body(answer), r#"{"error":"invalid_client","error_description":"d. r"}"#);
@@ -155,6 +155,9 @@ fn a_permanent_problem_is_a_400_and_a_transient_one_a_503_with_retry_after() {
         Code::AssertionUnavailable,
         Code::AssertionExpired,
         Code::AssertionNotYetValid,
+        Code::SourceNotReady,
+        Code::SourceReplyInvalid,
+        Code::ClusterMissing,
     ] {
         let mut problem = Problem::new(code, "d", "r").retry_after(Duration::from_secs(2));
         problem.entra.error = crate::untrusted::OAuthError::parse("server_error");
