@@ -119,7 +119,7 @@ impl Broker {
         let limits = self.limits.unlisted;
         let key = spec.key();
         let admitted = store::update_credential(store, spec.credential(), now, |state| {
-            Update::Commit(state.budget.admit(key, limits, now))
+            Update::Commit(state.admit(key, limits, now))
         });
         match admitted {
             Some(Ok(dropped)) => {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::freshness::CachedToken;
 use super::store::{Store, Update, update_credential};
 use crate::assertion::Fingerprint;
 use crate::entra::{RetryClass, TokenSpec, is_of_credential};
@@ -13,10 +12,10 @@ use crate::time::Timestamp;
 const UNKNOWN_CLIENT: u32 = 700_016;
 
 /// Records that Entra issued a token, and so accepts the credential.
-pub(super) fn record_issued(store: &dyn Store, spec: &TokenSpec, cached: &CachedToken, now: Timestamp) {
+pub(super) fn record_issued(store: &dyn Store, spec: &TokenSpec, now: Timestamp) {
     update_credential(store, spec.credential(), now, |state| {
         let before = state.clone();
-        state.record_issued(cached, now);
+        state.record_issued(now);
         if *state == before { Update::Abandon(()) } else { Update::Commit(()) }
     });
 }
@@ -37,7 +36,7 @@ pub(super) fn record_refusal(
 ) {
     if is_refusal(problem) {
         update_credential(store, spec.credential(), now, |state| {
-            state.record_refusal(problem.clone(), assertion);
+            state.record_refusal(problem.clone(), assertion, now);
             Update::Commit(())
         });
     }

@@ -94,9 +94,7 @@ impl Identity {
     fn measure_tokens(&mut self, limit: usize, now: Timestamp, store: &dyn Store, commands: &mut Vec<Command>) {
         let state = store.read_credential(self.spec.credential());
         let mut tokens = Tokens::default();
-        for key in &state.known {
-            tokens.add(&store.read(*key), now);
-        }
+        store.read_each(&state.known, &mut |entry| tokens.add(entry, now));
         self.tokens_at = tokens.changes_at;
         let name = self.spec.identity();
         let earliest = tokens.earliest.map_or(0, Timestamp::unix_seconds);

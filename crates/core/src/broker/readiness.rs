@@ -2,10 +2,15 @@
 //!
 //! An identity is ready if the last read of its federated token, in any worker, gave a usable assertion, and if it has a usable token
 //! or Entra has not rejected its credential ([`crate::entra`] lists the codes) with the federated token that is in the file now.
+//! A source that issues a token for each request has no such token: there, a rejection counts for an hour.
 //! Rejections of a resource, outages of Entra and 429 responses have no influence: no request from a caller can make a pod not ready,
 //! and an outage does not make a pod ready.
 
+use std::time::Duration;
+
+use super::freshness::{self, CachedToken};
 use super::store::Store;
+use super::vocabulary::GRACE_PERIOD;
 use crate::assertion::{Fingerprint, Source};
 use crate::entra::{CredentialKey, TokenSpec};
 use crate::http::Reply;
@@ -13,6 +18,10 @@ use crate::json::ObjectWriter;
 use crate::metrics::{self, Measurement};
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
+
+/// Time for which a rejection counts if the source issues a federated token for each request. Readiness makes no exchange, and without
+/// this limit, a pod that gets no requests while it is not ready would remain so.
+pub(super) const REFUSAL_PERIOD: Duration = Duration::from_hours(1);
 
 /// The identities that decide the readiness of a pod. All of them must be ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,9 +107,24 @@ impl Decisive {
 }
 
 impl Credential {
+    /// Returns the rejection that applies if the federated token is still the rejected one. There is none while a token can be sent.
     fn refusal(&self, now: Timestamp, store: &dyn Store) -> Option<(Problem, Fingerprint)> {
         let state = store.read_credential(self.key);
-        state.refusal(self.discard_before, now).map(|refusal| (refusal.problem.clone(), refusal.assertion))
+        let refusal = state.refusal?;
+        // A source that issues a token for each request issues another one, but with the same claims.
+        let is_past = refusal.at > now.plus(GRACE_PERIOD) || now.since(refusal.at) >= REFUSAL_PERIOD;
+        if is_past && !self.assertion.holds_token() {
+            return None;
+        }
+        let mut has_token = false;
+        store.read_each(&state.known, &mut |entry| {
+            has_token |= entry.token.as_ref().is_some_and(|token| self.may_send(token, now));
+        });
+        (!has_token).then_some((refusal.problem, refusal.assertion))
+    }
+
+    fn may_send(&self, token: &CachedToken, now: Timestamp) -> bool {
+        token.is_usable(now) && !freshness::is_discarded(token.issued_at(), self.discard_before, now)
     }
 }
 

@@ -10,8 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::super::budget::Budget;
-use super::super::freshness::{self, CachedToken};
-use super::super::vocabulary::GRACE_PERIOD;
+use super::super::vocabulary::{GRACE_PERIOD, UnlistedLimits};
 use super::{Failure, Record, Update};
 use crate::assertion::Fingerprint;
 use crate::entra::{RetryClass, TokenKey};
@@ -27,22 +26,20 @@ const MAX_KNOWN: usize = 256;
 /// The shared state of one credential.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CredentialState {
-    /// The issued token that can be sent for the longest time.
-    #[serde(default)]
-    cached: Option<Lifetime>,
     /// Whether Entra has ever issued a token to the client.
     #[serde(default)]
     client: Client,
     /// The last rejection of the credential, unless a token was issued since.
     #[serde(default)]
-    refusal: Option<Refusal>,
+    pub(crate) refusal: Option<Refusal>,
     /// Throttling of the client or tenant. The credential makes no exchange before its next attempt.
     #[serde(default)]
     throttled: Option<Failure>,
     /// The budget of unlisted scopes.
     #[serde(default)]
     pub(crate) budget: Budget,
-    /// The tokens that this process has exchanged, oldest first, including tokens that are no longer cached.
+    /// The tokens that this process has exchanged, oldest first, including tokens that are no longer cached, but no unlisted scope
+    /// that was evicted.
     #[serde(default)]
     pub(crate) known: Vec<TokenKey>,
 }
@@ -59,29 +56,18 @@ enum Client {
     Accepted,
 }
 
-/// The times between which a token can be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Lifetime {
-    issued_at: Timestamp,
-    usable_until: Timestamp,
-}
-
 /// A rejection of the credential by Entra.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Refusal {
     pub(crate) problem: Problem,
     /// The rejected federated token.
     pub(crate) assertion: Fingerprint,
+    pub(crate) at: Timestamp,
 }
 
 impl CredentialState {
     /// Records that Entra issued a token, and so accepts the credential.
-    pub(crate) fn record_issued(&mut self, cached: &CachedToken, now: Timestamp) {
-        let newer = Lifetime { issued_at: cached.issued_at(), usable_until: cached.usable_until() };
-        let outlasted = |known: Lifetime| known.usable_until <= newer.usable_until || !known.is_usable(None, now);
-        if self.cached.is_none_or(outlasted) {
-            self.cached = Some(newer);
-        }
+    pub(crate) fn record_issued(&mut self, now: Timestamp) {
         self.refusal = None;
         self.client = Client::Accepted;
         self.throttled.take_if(|throttled| !throttled.is_backing_off(now));
@@ -90,13 +76,6 @@ impl CredentialState {
     /// Returns the throttling that is in effect.
     pub(crate) fn throttled(&self, now: Timestamp) -> Option<&Failure> {
         self.throttled.as_ref().filter(|throttled| throttled.is_backing_off(now))
-    }
-
-    /// Returns the rejection that applies if the federated token is still the rejected one. There is none while a token can be sent
-    /// that was issued at or after `discard_before`.
-    pub(crate) fn refusal(&self, discard_before: Option<Timestamp>, now: Timestamp) -> Option<&Refusal> {
-        let has_token = self.cached.is_some_and(|cached| cached.is_usable(discard_before, now));
-        self.refusal.as_ref().filter(|_| !has_token)
     }
 
     /// Returns whether a client that Entra rejects as unknown may have been created only recently.
@@ -115,8 +94,20 @@ impl CredentialState {
     }
 
     /// Records that Entra rejects the credential with this federated token.
-    pub(crate) fn record_refusal(&mut self, problem: Problem, assertion: Fingerprint) {
-        self.refusal = Some(Refusal { problem, assertion });
+    pub(crate) fn record_refusal(&mut self, problem: Problem, assertion: Fingerprint, now: Timestamp) {
+        self.refusal = Some(Refusal { problem, assertion, at: now });
+    }
+
+    /// Admits an unlisted scope, as [`Budget::admit`] does. Evicted scopes are no longer known.
+    pub(crate) fn admit(
+        &mut self,
+        key: TokenKey,
+        limits: UnlistedLimits,
+        now: Timestamp,
+    ) -> Result<Vec<TokenKey>, Duration> {
+        let dropped = self.budget.admit(key, limits, now)?;
+        self.known.retain(|known| !dropped.contains(known));
+        Ok(dropped)
     }
 
     /// Records that a token was exchanged. Returns whether it is the first time in this process.
@@ -161,13 +152,5 @@ impl Record for CredentialState {
             && self.throttled.as_ref().is_none_or(|throttled| throttled.is_expired(now))
             && self.budget.is_empty()
             && self.known.is_empty()
-    }
-}
-
-impl Lifetime {
-    /// A token with an issue time in the future dates from before the clock was set back and is not usable.
-    fn is_usable(self, discard_before: Option<Timestamp>, now: Timestamp) -> bool {
-        let discarded = freshness::is_discarded(self.issued_at, discard_before, now);
-        !discarded && self.issued_at <= now.plus(GRACE_PERIOD) && now < self.usable_until
     }
 }

@@ -46,6 +46,11 @@ impl Store for MemoryStore {
         self.entries().tokens.get(&key).cloned().unwrap_or_default()
     }
 
+    fn read_each(&self, keys: &[TokenKey], visit: &mut dyn FnMut(&Entry)) {
+        let entries: Vec<Entry> = keys.iter().filter_map(|key| self.entries().tokens.get(key).cloned()).collect();
+        entries.iter().for_each(visit);
+    }
+
     fn read_all(&self) -> Vec<(TokenKey, Entry)> {
         self.entries().tokens.iter().map(|(key, entry)| (*key, entry.clone())).collect()
     }

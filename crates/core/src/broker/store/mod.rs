@@ -52,6 +52,9 @@ pub trait Store {
     /// Returns the entry of a token, which is empty if there is none.
     fn read(&self, key: TokenKey) -> Entry;
 
+    /// Passes the entries that exist of these tokens to `visit`, in any order.
+    fn read_each(&self, keys: &[TokenKey], visit: &mut dyn FnMut(&Entry));
+
     /// Returns the entries of all tokens.
     fn read_all(&self) -> Vec<(TokenKey, Entry)>;
 

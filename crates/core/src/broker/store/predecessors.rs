@@ -3,12 +3,13 @@
 //! A module with another entry format uses other shelves, so neither reads the entries of the other. Envoy keeps shared data until it
 //! exits, and names in it cannot be removed, so the tokens of a previous version would remain. Every module therefore adds the prefix
 //! of its shelves to a register, newest last, and the newest module clears the shelves of all others once they can no longer be in
-//! use. Upgrades and rollbacks are handled the same way.
+//! use. Upgrades and rollbacks are handled the same way. A VM of another version lives on while it has an open connection, and may write
+//! again, so the newest module repeats this.
 
 use std::time::Duration;
 
 use super::super::vocabulary::Limits;
-use super::shared_data::{PREFIX, SharedData, source_shelf, token_shelf};
+use super::shared_data::{CREDENTIAL_SHELVES, PREFIX, SharedData, credential_shelf, source_shelf, token_shelf};
 use crate::event::Event;
 use crate::time::Timestamp;
 
@@ -24,6 +25,9 @@ const MAX: usize = 16;
 /// Minimum time for which the shelves of a previous version are kept.
 const MIN_RETENTION: Duration = Duration::from_secs(120);
 
+/// Interval at which the shelves of other versions are cleared again.
+const REPEAT_PERIOD: Duration = Duration::from_hours(1);
+
 /// Returns the time for which requests in the VMs of a previous version may need its shelves: their maximum wait and one exchange.
 /// The previous configuration is unknown, so its `limits.wait` is assumed to be `wait`, that of this configuration.
 fn retention(wait: Duration) -> Duration {
@@ -35,7 +39,8 @@ fn retention(wait: Duration) -> Duration {
 pub(super) struct Predecessors {
     /// The time at which their shelves are cleared.
     due: Option<Timestamp>,
-    retention: Duration,
+    /// The longest time until then.
+    delay: Duration,
 }
 
 impl Predecessors {
@@ -53,8 +58,8 @@ impl Predecessors {
             known.drain(..known.len().saturating_sub(MAX));
             shared.set(REGISTER, known.join("\n").as_bytes(), None);
         }
-        let retention = retention(wait);
-        Self { due: others.then(|| now.plus(retention)), retention }
+        let delay = retention(wait);
+        Self { due: others.then(|| now.plus(delay)), delay }
     }
 
     /// The time at which [`Predecessors::empty`] must be called.
@@ -70,16 +75,18 @@ impl Predecessors {
     fn empty_as(&mut self, own: &str, now: Timestamp, shared: &dyn SharedData) -> Option<Event> {
         let due = self.due?;
         if now < due {
-            // A clock that was set back does not extend the retention.
-            self.due = Some(due.min(now.plus(self.retention)));
+            // A clock that was set back does not delay it.
+            self.due = Some(due.min(now.plus(self.delay)));
             return None;
         }
-        self.due = None;
         let known = read(shared);
         // If another module is the newest, this module is a predecessor.
         if known.last().is_none_or(|newest| newest != own) {
+            self.due = None;
             return None;
         }
+        self.delay = REPEAT_PERIOD;
+        self.due = Some(now.plus(self.delay));
         let others = known.iter().filter(|prefix| *prefix != own);
         let emptied = others.map(|prefix| clear(prefix, shared)).sum::<usize>();
         (emptied > 0).then(|| Event::info("upgrade").with("outcome", "emptied").with("shelves", emptied))
@@ -90,7 +97,9 @@ impl Predecessors {
 fn clear(prefix: &str, shared: &dyn SharedData) -> usize {
     // No format writes an entry in so few bytes, and every format reads an empty value as a shelf without entries.
     const NO_ENTRIES: usize = 2;
-    let names = (0..=u8::MAX).map(|number| token_shelf(prefix, number)).chain([source_shelf(prefix)]);
+    let of_tokens = (0..=u8::MAX).map(|number| token_shelf(prefix, number));
+    let of_credentials = (0..CREDENTIAL_SHELVES).map(|number| credential_shelf(prefix, number));
+    let names = of_tokens.chain(of_credentials).chain([source_shelf(prefix)]);
     let used = names.filter(|name| shared.get(name).is_some_and(|(bytes, _)| bytes.len() > NO_ENTRIES));
     used.map(|name| shared.set(&name, b"", None)).filter(|emptied| *emptied).count()
 }
@@ -114,8 +123,10 @@ mod tests {
     fn used(prefix: &str) -> Shared {
         let shared = Shared::default();
         Predecessors::register_as(prefix, WAIT, START, &shared);
-        for (number, value) in [(0, "[]"), (7, "[secret]"), (255, "[secret]")] {
-            shared.set(&format!("{prefix}{number:02x}"), value.as_bytes(), None);
+        for (name, value) in
+            [("00", "[]"), ("07", "[secret]"), ("ff", "[secret]"), ("credential/f", "[state]"), ("sources", "[secret]")]
+        {
+            shared.set(&format!("{prefix}{name}"), value.as_bytes(), None);
         }
         shared
     }
@@ -133,9 +144,29 @@ mod tests {
         assert_eq!(newest.empty(START.plus(MIN_RETENTION).minus(Duration::from_millis(1)), &shared), None);
         assert_eq!(left(FORMER, &shared), ["[]", "[secret]", "[secret]"]);
         let event = newest.empty(START.plus(MIN_RETENTION), &shared).unwrap();
-        assert_eq!(event.to_string(), "event=upgrade outcome=emptied shelves=2");
+        assert_eq!(event.to_string(), "event=upgrade outcome=emptied shelves=4");
         assert_eq!(left(FORMER, &shared), ["[]", "", ""]);
-        assert_eq!(newest.next_due(), None);
+        for name in ["credential/f", "sources"] {
+            assert_eq!(shared.get(&format!("{FORMER}{name}")).unwrap().0, b"", "{name}");
+        }
+    }
+
+    #[test]
+    fn what_a_vm_of_a_previous_version_writes_later_is_cleared_within_the_hour() {
+        let shared = used(FORMER);
+        let mut newest = Predecessors::register(WAIT, START, &shared);
+        let (first, second) = (START.plus(MIN_RETENTION), START.plus(MIN_RETENTION).plus(REPEAT_PERIOD));
+        newest.empty(first, &shared).unwrap();
+        shared.set(&format!("{FORMER}07"), b"[secret]", None);
+        assert_eq!(
+            (newest.next_due(), newest.empty(second.minus(Duration::from_millis(1)), &shared)),
+            (Some(second), None)
+        );
+        assert!(newest.empty(second, &shared).is_some());
+        assert_eq!(left(FORMER, &shared), ["[]", "", ""]);
+        // After the clock was set back, it is not later than an hour from then.
+        newest.empty(START, &shared);
+        assert_eq!(newest.next_due(), Some(START.plus(REPEAT_PERIOD)));
     }
 
     #[test]
@@ -154,6 +185,7 @@ mod tests {
         let mut older = Predecessors::register_as(FORMER, WAIT, START.plus(Duration::from_secs(10)), &shared);
         let later = START.plus(Duration::from_secs(1000));
         assert_eq!(newer.empty(later, &shared), None, "it is the predecessor now");
+        assert_eq!(newer.next_due(), None);
         assert_eq!(left(FORMER, &shared), ["[]", "[secret]", "[secret]"]);
         assert!(older.empty_as(FORMER, later, &shared).is_some());
         assert_eq!(shared.get(&format!("{PREFIX}07")).unwrap().0, b"");

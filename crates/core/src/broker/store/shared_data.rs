@@ -12,7 +12,7 @@ pub trait SharedData {
 /// The prefix of all names. It contains the version of the entries' format, so a module with another format neither reads nor changes
 /// these entries.
 #[cfg(not(feature = "next"))]
-pub(crate) const PREFIX: &str = "entra-exchange/7/";
+pub(crate) const PREFIX: &str = "entra-exchange/8/";
 /// The prefix of a module of another version, for the upgrade tests.
 #[cfg(feature = "next")]
 pub(crate) const PREFIX: &str = "entra-exchange/next/";
@@ -20,6 +20,14 @@ pub(crate) const PREFIX: &str = "entra-exchange/next/";
 /// The name of the shelf for sources, with the prefix of any version.
 pub(super) fn source_shelf(prefix: &str) -> String {
     format!("{prefix}sources")
+}
+
+/// The number of shelves for credentials; there are 256 for tokens.
+pub(super) const CREDENTIAL_SHELVES: u8 = 16;
+
+/// The name of a shelf for credentials, with the prefix of any version.
+pub(super) fn credential_shelf(prefix: &str, number: u8) -> String {
+    format!("{prefix}credential/{number:x}")
 }
 
 /// The name of a shelf for tokens, with the prefix of any version.

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::predecessors::Predecessors;
-use super::shared_data::{PREFIX, SharedData, source_shelf, token_shelf};
+use super::shared_data::{CREDENTIAL_SHELVES, PREFIX, SharedData, credential_shelf, source_shelf, token_shelf};
 use super::{CredentialState, Entry, Record, SourceState, Store};
 use crate::assertion::Source;
 use crate::entra::{CredentialKey, TokenKey};
@@ -20,9 +20,6 @@ use crate::time::Timestamp;
 
 /// The name of the configuration that was announced last, whatever the format of the entries is.
 const ANNOUNCED: &str = "entra-exchange/configuration";
-
-/// The number of shelves for credentials; there are 256 for tokens.
-const CREDENTIAL_SHELVES: u8 = 16;
 
 /// Maximum number of attempts of a compare-and-set.
 const TRIES: usize = 64;
@@ -49,7 +46,7 @@ impl<M: SharedData> Store for Shelves<M> {
     /// Creates the missing names.
     fn prepare(&self) {
         let of_tokens = (0..=u8::MAX).map(|number| token_shelf(PREFIX, number));
-        let of_credentials = (0..CREDENTIAL_SHELVES).map(credential_shelf);
+        let of_credentials = (0..CREDENTIAL_SHELVES).map(|number| credential_shelf(PREFIX, number));
         for name in of_tokens.chain(of_credentials).chain([source_shelf(PREFIX)]) {
             if self.memory.get(&name).is_none() {
                 self.memory.set(&name, EMPTY, None);
@@ -73,6 +70,20 @@ impl<M: SharedData> Store for Shelves<M> {
 
     fn read(&self, key: TokenKey) -> Entry {
         decode::<Shelf<TokenKey, Entry>>(&self.value(&shelf_of(key))).take(&key)
+    }
+
+    /// Reads each shelf once, however many of the keys fall to it: callers of managed identity can choose scopes that fall to the same one.
+    fn read_each(&self, keys: &[TokenKey], visit: &mut dyn FnMut(&Entry)) {
+        for (index, key) in keys.iter().enumerate() {
+            let is_same = |other: &&TokenKey| other.first_byte() == key.first_byte();
+            let (before, from_here) = keys.split_at(index);
+            if before.iter().any(|other| is_same(&other)) {
+                continue;
+            }
+            let shelf: Shelf<TokenKey, Entry> = decode(&self.value(&shelf_of(*key)));
+            let is_wanted = |other: &TokenKey| from_here.iter().filter(is_same).any(|key| key == other);
+            shelf.0.iter().filter(|(key, _)| is_wanted(key)).for_each(|(_, entry)| visit(entry));
+        }
     }
 
     fn read_all(&self) -> Vec<(TokenKey, Entry)> {
@@ -117,16 +128,12 @@ impl<M: SharedData> Store for Shelves<M> {
     }
 }
 
-fn credential_shelf(number: u8) -> String {
-    format!("{PREFIX}credential/{number:x}")
-}
-
 fn shelf_of(key: TokenKey) -> String {
     token_shelf(PREFIX, key.first_byte())
 }
 
 fn shelf_of_credential(key: CredentialKey) -> String {
-    credential_shelf(key.first_byte() % CREDENTIAL_SHELVES)
+    credential_shelf(PREFIX, key.first_byte() % CREDENTIAL_SHELVES)
 }
 
 /// A shelf without entries: the length of an empty list.

@@ -1,6 +1,9 @@
 //! Tests of the state that the workers share for each credential.
 
+use super::super::readiness::REFUSAL_PERIOD;
+use super::readiness::readiness_of;
 use super::*;
+use crate::assertion::{Assertion, Fingerprint};
 use crate::entra::{AccessToken, RetryClass};
 
 const PROBLEM_OF_CREDENTIAL: u32 = 700_213;
@@ -16,39 +19,19 @@ fn refused(aadsts: u32) -> Problem {
     problem
 }
 
-/// Records that Entra issued a token with a life in seconds. Returns the time from which it is not sent.
-fn issue(shared: &Shared, issued_at: u64, life: u64, now: u64) -> Timestamp {
-    let token = AccessToken::parse("abc").unwrap();
-    let cached = CachedToken::new(token, at(issued_at), Duration::from_secs(life), None, 0);
-    credential::record_issued(shared, &spec(), &cached, at(now));
-    cached.usable_until()
+/// Returns whether the identity of a token spec is ready in a process whose source is readable.
+fn is_ready_at(shared: &Shared, spec: &TokenSpec, fingerprint: Fingerprint, now: Timestamp) -> bool {
+    store::record_reading(shared, spec.assertion(), true, now);
+    let readiness = readiness_of(&[spec]);
+    let read: Vec<_> = readiness.unread(now, shared).into_iter().map(|source| (source, Ok(fingerprint))).collect();
+    readiness.judge(&read, now, shared).outcome().is_ok()
 }
 
-/// Records that Entra rejects the credential.
-fn reject(shared: &Shared, now: Timestamp) {
-    let assertion = crate::assertion::Assertion::parse(jwt(&json!({"alg": "RS256"}), &claims()).as_bytes(), START);
-    let fingerprint = assertion.unwrap().fingerprint();
-    credential::record_refusal(shared, &spec(), &refused(PROBLEM_OF_CREDENTIAL), fingerprint, now);
-}
-
-#[test]
-fn a_rejection_applies_as_soon_as_no_issued_token_can_be_sent() {
-    let applies_from = |shared: &Shared, end: Timestamp| {
-        reject(shared, at(20));
-        let state = shared.read_credential(spec().credential());
-        let applies = |now: Timestamp| state.refusal(None, now).is_some();
-        !applies(at(20)) && !applies(end.minus(Duration::from_millis(1))) && applies(end)
-    };
-    for (first, second) in [((0, 3600), (10, 100)), ((0, 100), (10, 3600))] {
-        let shared = Shared::default();
-        let ends = [first, second].map(|(issued_at, life)| issue(&shared, issued_at, life, issued_at));
-        assert!(applies_from(&shared, ends[0].max(ends[1])), "{first:?} {second:?}");
-    }
-    // A token with an issue time in the future dates from before the clock was set back.
-    let shared = Shared::default();
-    issue(&shared, 10_000, 3600, 10_000);
-    let end = issue(&shared, 0, 100, 0);
-    assert!(applies_from(&shared, end));
+/// Records that Entra rejects the credential of a token spec. Returns the fingerprint of the rejected federated token.
+fn reject_credential(shared: &Shared, spec: &TokenSpec, now: Timestamp) -> Fingerprint {
+    let assertion = Assertion::parse(jwt(&json!({"alg": "RS256"}), &claims()).as_bytes(), START).unwrap();
+    credential::record_refusal(shared, spec, &refused(PROBLEM_OF_CREDENTIAL), assertion.fingerprint(), now);
+    assertion.fingerprint()
 }
 
 #[test]
@@ -73,7 +56,7 @@ fn the_state_of_a_credential_is_removed_when_nothing_in_it_has_an_effect() {
         shared.bytes()
     };
     let empty = bytes(0);
-    issue(&shared, 0, 100, 0);
+    credential::record_issued(&shared, &spec(), at(0));
     assert!(bytes(1) > empty, "Entra has issued a token to the client");
 
     let shared = Shared::default();
@@ -85,7 +68,7 @@ fn the_state_of_a_credential_is_removed_when_nothing_in_it_has_an_effect() {
     credential::record_throttling(&shared, &spec(), &refused(50_196), at(0), &|_| Duration::from_secs(30));
     assert!(bytes(629) > empty);
     assert_eq!(bytes(630), empty, "the next throttling counts as the first");
-    reject(&shared, at(700));
+    reject_credential(&shared, &spec(), at(700));
     assert!(bytes(100_000) > empty);
 }
 
@@ -99,4 +82,68 @@ fn a_failed_read_of_one_source_leaves_the_others_readable() {
     }
     store::record_reading(&shared, &sources[1], false, START);
     assert_eq!(sources.map(|source| shared.read_source(&source).readable), [true, false, true]);
+}
+
+#[test]
+fn a_rejection_makes_a_pod_unready_as_soon_as_no_token_can_be_sent() {
+    // Two tokens, each with the time of its issue and its life in seconds.
+    for tokens in [[(0, 3600), (10, 100)], [(0, 100), (10, 3600)], [(50_000, 3600), (0, 100)]] {
+        let shared = Shared::default();
+        let mut ends = Vec::new();
+        for (scope, (issued_at, life)) in ["a/.default", "b/.default"].into_iter().zip(tokens) {
+            let spec = spec_of("payments", scope, &["entra"], None);
+            let token = AccessToken::parse("abc").unwrap();
+            let cached = CachedToken::new(token, at(issued_at), Duration::from_secs(life), None, 0);
+            // A token with an issue time in the future dates from before the clock was set back.
+            ends.extend((issued_at < 1000).then_some(cached.usable_until()));
+            store::update(&shared, spec.key(), at(issued_at), |entry| {
+                entry.replace_token(cached.clone(), QueueId(1));
+                Update::Commit(())
+            });
+            credential::record_known(&shared, &spec, at(20));
+        }
+        let spec = spec_of("payments", "c/.default", &["entra"], None);
+        let fingerprint = reject_credential(&shared, &spec, at(20));
+        let end = ends.into_iter().max().unwrap();
+        let is_ready = |now| is_ready_at(&shared, &spec, fingerprint, now);
+        let times = [at(20), end.minus(Duration::from_millis(1)), end, end.plus(Duration::from_hours(2))];
+        assert_eq!(times.map(is_ready), [true, true, false, false], "{tokens:?}");
+    }
+}
+
+#[test]
+fn a_token_that_was_evicted_does_not_hide_a_rejection() {
+    let shared = Shared::default();
+    let limits = UnlistedLimits { scopes: 1, ..UnlistedLimits::default() };
+    let [first, second] = ["a/.default", "b/.default"].map(|scope| spec_of("payments", scope, &["entra"], None));
+    let admit = |spec: &TokenSpec| {
+        let admitted = store::update_credential(&shared, spec.credential(), START, |state| {
+            Update::Commit(state.admit(spec.key(), limits, START))
+        });
+        admitted.unwrap().unwrap()
+    };
+    assert_eq!(admit(&first), []);
+    let token = AccessToken::parse("abc").unwrap();
+    store::update(&shared, first.key(), START, |entry| {
+        entry.replace_token(CachedToken::new(token.clone(), START, Duration::from_hours(24), None, 0), QueueId(1));
+        Update::Commit(())
+    });
+    credential::record_known(&shared, &first, START);
+    let fingerprint = reject_credential(&shared, &first, START);
+    assert!(is_ready_at(&shared, &first, fingerprint, START));
+    assert_eq!(admit(&second), [first.key()]);
+    assert!(!is_ready_at(&shared, &first, fingerprint, START));
+    assert_eq!(shared.read_credential(first.credential()).known, []);
+}
+
+#[test]
+fn a_rejection_of_a_token_that_was_issued_for_one_request_counts_for_an_hour() {
+    let hour = START.plus(REFUSAL_PERIOD);
+    let times = [START, hour.minus(Duration::from_millis(1)), hour, START.minus(Duration::from_hours(1))];
+    let of_file = Arc::new(spec());
+    for (spec, expected) in [(&of_file, [false; 4]), (&sources::specs(1)[0], [false, false, true, true])] {
+        let shared = Shared::default();
+        let fingerprint = reject_credential(&shared, spec, START);
+        assert_eq!(times.map(|now| is_ready_at(&shared, spec, fingerprint, now)), expected, "{}", spec.identity());
+    }
 }

@@ -50,6 +50,7 @@ type Shared = Shelves<Memory>;
 pub(super) struct Memory {
     values: RefCell<HashMap<String, (Vec<u8>, u32)>>,
     sets: RefCell<u32>,
+    gets: RefCell<u32>,
 }
 
 impl Shared {
@@ -68,6 +69,7 @@ impl Shared {
 
 impl SharedData for Memory {
     fn get(&self, name: &str) -> Option<(Vec<u8>, u32)> {
+        *self.gets.borrow_mut() += 1;
         self.values.borrow().get(name).cloned()
     }
 

@@ -3,7 +3,7 @@
 use super::*;
 
 /// The readiness that the identities of these token specs decide.
-fn readiness_of(specs: &[&TokenSpec]) -> Arc<Readiness> {
+pub(super) fn readiness_of(specs: &[&TokenSpec]) -> Arc<Readiness> {
     let of = |spec: &&TokenSpec| Decisive { name: spec.identity().to_owned(), credential: Ok(Credential::of(spec)) };
     Arc::new(Readiness { identities: specs.iter().map(of).collect() })
 }

@@ -11,7 +11,7 @@ const SECRET: &str = "q7Rz0pWvX3nL8sKd:with/colon";
 const KEY: &str = "Zk4TbN1mYw9eHc6u%20percent";
 
 /// Token specs of one identity, whose federated token is exchanged at a token service.
-fn specs(scopes: usize) -> Vec<Arc<TokenSpec>> {
+pub(super) fn specs(scopes: usize) -> Vec<Arc<TokenSpec>> {
     specs_of(scopes, "projected_token")
 }
 
