@@ -7,15 +7,11 @@ use std::time::Duration;
 use super::budget::Permit;
 use super::slot::{Exchange, Slot, TokenLookup};
 use super::store::{self, Failure, Lease, Store, Update};
-use super::vocabulary::{CONTENTION_RETRY_DELAY, GRACE_PERIOD, StreamId, UnlistedLimits};
+use super::vocabulary::{CONTENTION_RETRY_DELAY, GRACE_PERIOD, StreamId, TOUCH_PERIOD, UnlistedLimits};
 use super::{Broker, Command, Turn};
 use crate::entra::{RetryClass, TokenKey, TokenSpec};
 use crate::problem::{Code, Problem};
 use crate::time::Timestamp;
-
-/// Interval at which a worker shares that a scope is in use. At the default rate of new scopes, fewer scopes than half of the limit
-/// are new within it, so a scope in use is not evicted.
-const TOUCH_PERIOD: Duration = Duration::from_secs(30);
 
 impl Broker {
     /// Records the result of a lookup before it is returned: marks the token's scope as used, or admits the exchange that the request
@@ -28,8 +24,9 @@ impl Broker {
         now: Timestamp,
         store: &dyn Store,
     ) -> (TokenLookup, Vec<Command>) {
+        let mut must_poll = poll;
         match lookup {
-            TokenLookup::Ready(_) => self.touch(spec, now, store),
+            TokenLookup::Ready(_) => must_poll |= self.touch(spec, now, store),
             TokenLookup::Failed(_) => {}
             TokenLookup::Pending => {
                 // Only the first waiting request requires a poll.
@@ -39,7 +36,7 @@ impl Broker {
                 self.waiting = self.waiting.saturating_add(1);
             }
         }
-        (lookup, self.poll_later(spec.key(), poll))
+        (lookup, self.poll_later(spec.key(), must_poll))
     }
 
     /// Returns the limit that applies if no more requests may wait for this token spec, and `None` otherwise.
@@ -192,20 +189,23 @@ impl Broker {
         }
     }
 
-    /// Shares with the other workers, once every [`TOUCH_PERIOD`], that an unlisted scope is in use.
-    pub(super) fn touch(&mut self, spec: &TokenSpec, now: Timestamp, store: &dyn Store) {
+    /// Shares with the other workers, once every [`TOUCH_PERIOD`], that an unlisted scope is in use. Returns whether the key must be polled
+    /// because the scope was evicted, and the wake-up for that may be lost.
+    fn touch(&mut self, spec: &TokenSpec, now: Timestamp, store: &dyn Store) -> bool {
         if spec.is_listed() {
-            return;
+            return false;
         }
         let key = spec.key();
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        if now.since(slot.touched_at) >= TOUCH_PERIOD {
-            slot.touched_at = now;
-            store::update_credential(store, spec.credential(), now, |state| match state.budget.touch(key, now) {
-                true => Update::Commit(()),
-                false => Update::Abandon(()),
-            });
+        let Some(slot) = self.slots.get_mut(key) else { return false };
+        if now.since(slot.touched_at) < TOUCH_PERIOD {
+            return false;
         }
+        slot.touched_at = now;
+        let is_kept = store::update_credential(store, spec.credential(), now, |state| {
+            let is_kept = state.budget.touch(key, now);
+            Update::commit_if(is_kept, is_kept)
+        });
+        is_kept == Some(false)
     }
 
     /// Makes room for an unlisted scope in this worker: evicts a scope that Entra rejected and that has no token, or else the least
@@ -222,14 +222,16 @@ impl Broker {
         }
     }
 
-    /// Removes a scope's token and failure from the store, and from this worker if it is idle. The next turn wakes the workers that
-    /// hold a rejected token of it.
+    /// Removes a scope's token and failure from the store, and from this worker unless they are in use. Wakes the workers that hold a token
+    /// of it, so that they do the same.
     fn drop_scope(&mut self, key: TokenKey, now: Timestamp, store: &dyn Store) {
         let holders = store::update(store, key, now, |entry| entry.evict(now)).unwrap_or_default();
-        self.wakes.extend(holders.into_iter().filter(|queue| *queue != self.queue).map(|queue| (queue, key)));
-        if self.slots.get(key).is_some_and(Slot::is_idle) {
+        let is_kept = self.slots.get(key).is_some_and(|slot| slot.keeps_evicted(now));
+        if !is_kept {
             self.remove_slot(key);
         }
+        self.wakes
+            .extend(holders.into_iter().filter(|queue| is_kept || *queue != self.queue).map(|queue| (queue, key)));
     }
 }
 

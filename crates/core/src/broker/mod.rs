@@ -72,7 +72,7 @@ pub(crate) struct Broker {
     observed: Observed,
     connections: Connections,
     release: Release,
-    /// The workers to wake in the next turn, each with the key to poll.
+    /// The workers to wake at the end of the event, each with the key to poll.
     wakes: Vec<(QueueId, TokenKey)>,
     /// Whether this VM has received a request. The VM on Envoy's main thread never does, and internal listeners do not respond to
     /// its calls.
@@ -220,9 +220,10 @@ impl Broker {
         turn.commands
     }
 
-    /// Makes this worker poll a key in a later turn, if that is needed.
-    fn poll_later(&self, key: TokenKey, needed: bool) -> Vec<Command> {
-        if needed { vec![Command::Wake(self.queue, key)] } else { Vec::new() }
+    /// Makes this worker poll a key in a later turn, if that is needed, and wakes the workers that the event concerns.
+    fn poll_later(&mut self, key: TokenKey, needed: bool) -> Vec<Command> {
+        let own = needed.then_some((self.queue, key));
+        self.wakes.drain(..).chain(own).map(|(queue, key)| Command::Wake(queue, key)).collect()
     }
 
     /// Returns the slot of a token spec, creates it if necessary, and adopts the shared token if the slot has no usable one.

@@ -115,9 +115,11 @@ impl Broker {
         }
         let answered = slot.answer(Waiter { stream, deadline, required_lifetime, rejected }, full, now);
         let (lookup, commands) = self.record_lookup(spec, stream, answered, now, store);
+        let Some(holders) = holders else { return (lookup, commands) };
         // The commands of a rejection wake this worker, too.
-        let commands = holders.map_or(commands, |holders| self.replace(spec, holders, RejectedBy::Caller));
-        (lookup, commands)
+        let is_own = |command: &Command| matches!(command, Command::Wake(_, key) if *key == spec.key());
+        let replaces = self.replace(spec, holders, RejectedBy::Caller).into_iter();
+        (lookup, replaces.chain(commands.into_iter().filter(|command| !is_own(command))).collect())
     }
 
     /// Marks a token that the upstream rejected, for all workers. It stays in use until its replacement is available. At most one

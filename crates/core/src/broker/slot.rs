@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::freshness::{self, CachedToken};
 use super::release;
 use super::store::{Entry, Failure, RefusedAssertion};
-use super::vocabulary::{FORCED_PERIOD, QueueId, RequiredLifetime, StreamId, too_many_waiting};
+use super::vocabulary::{
+    EVICTED_POLL_PERIOD, FORCED_PERIOD, QueueId, RequiredLifetime, StreamId, TOUCH_PERIOD, too_many_waiting,
+};
 use crate::assertion::Assertion;
 use crate::entra::{TokenKey, TokenRequest, TokenSpec};
 use crate::fast_map::FastMap;
@@ -87,6 +89,8 @@ pub(super) struct Slot {
     pub(super) used_at: Timestamp,
     /// The time at which that use was last shared with the other workers.
     pub(super) touched_at: Timestamp,
+    /// The time of the next check for another worker's token, if the scope was evicted while its token was in use.
+    pub(super) evicted: Option<Timestamp>,
     /// In order of arrival, which is also the order of deadlines.
     pub(super) waiters: Vec<Waiter>,
     pub(super) exchange: Exchange,
@@ -232,6 +236,7 @@ impl Slot {
             held_back: None,
             used_at: Timestamp::default(),
             touched_at: Timestamp::default(),
+            evicted: None,
             waiters: Vec::new(),
             exchange: Exchange::Idle,
             unreadable: 0,
@@ -396,20 +401,26 @@ impl Slot {
             // Another worker keeps the token fresh, and this one does not use it.
             (self.token, self.rejected) = (None, false);
         }
-        let is_evicted = entry.token.is_none() && !entry.holders.contains(&queue);
-        if self.rejected && is_evicted && !self.spec.is_listed() && self.is_idle() {
-            // Another worker evicted the scope together with its rejected token. The next request is admitted again.
+        let is_evicted = !self.spec.is_listed() && entry.is_evicted();
+        if is_evicted && !self.keeps_evicted(now) {
+            // The next request is admitted again.
             (self.token, self.rejected) = (None, false);
         }
+        self.evicted = is_evicted.then(|| now.plus(EVICTED_POLL_PERIOD));
         // Also for an older token whose replacement has expired: this worker must be woken for the next one.
         let held = self.usable(now);
-        let unregistered = held.filter(|_| !entry.holders.contains(&queue));
+        let unregistered = held.filter(|_| !is_evicted && !entry.holders.contains(&queue));
         if let Some(token) = unregistered {
             entry.enter(queue, token);
         }
         let changed = unregistered.is_some();
         self.registered = held.is_some();
         changed
+    }
+
+    /// Whether the token stays in this worker although its scope was evicted, because requests wait for it or use it.
+    pub(super) fn keeps_evicted(&self, now: Timestamp) -> bool {
+        !self.is_idle() || (!self.rejected && now.since(self.used_at) < TOUCH_PERIOD)
     }
 
     /// Whether no request in this worker has used the token since it was adopted.
@@ -425,6 +436,7 @@ impl Slot {
             self.rejected = false;
         }
         (self.used_at, self.touched_at) = (self.used_at.minus(by), self.touched_at.minus(by));
+        self.evicted = self.evicted.map(|at| at.minus(by));
         for waiter in &mut self.waiters {
             waiter.deadline = waiter.deadline.minus(by);
             if let Some(Rejected::Digest { asked_at, .. }) = &mut waiter.rejected {
@@ -488,11 +500,12 @@ impl Slot {
         }
         let next_try = self.backing_off(now).map(|failure| failure.next_try);
         match self.usable(now) {
-            Some(token) if self.warm || self.used => {
+            Some(token) => {
                 let refresh = if self.is_due(token, now) { now } else { token.refresh_at() };
-                Some(next_try.map_or(refresh, |next_try| next_try.max(refresh)).min(token.usable_until()))
+                let refresh = next_try.map_or(refresh, |next_try| next_try.max(refresh));
+                let refresh = Some(refresh).filter(|_| self.warm || self.used);
+                refresh.into_iter().chain(self.evicted).chain([token.usable_until()]).min()
             }
-            Some(token) => Some(token.usable_until()),
             None if self.warm => Some(next_try.unwrap_or(now)),
             // A slot that is only held back is not kept, because callers could create any number of them.
             None => self.failure.as_ref().and(next_try),

@@ -23,9 +23,8 @@ impl<'a> Turn<'a> {
 }
 
 impl Broker {
-    /// Polls a key, and wakes the workers that an earlier event concerns.
+    /// Polls a key.
     pub(super) fn poll_key(&mut self, key: TokenKey, turn: &mut Turn<'_>) {
-        turn.commands.extend(self.wakes.drain(..).map(|(queue, key)| Command::Wake(queue, key)));
         self.with_slot(key, turn, Self::poll_slot);
     }
 
@@ -42,6 +41,7 @@ impl Broker {
         if std::mem::replace(&mut slot.leased, leased) != leased {
             turn.commands.push(Command::Measure(metrics::leases(if leased { 1 } else { -1 })));
         }
+        turn.commands.extend(self.wakes.drain(..).map(|(queue, key)| Command::Wake(queue, key)));
         self.put_back(slot, turn.now);
     }
 

@@ -128,6 +128,13 @@ pub(super) const LONGEST_LEASE: Duration = Limits::LONGEST_EXCHANGE.saturating_a
 /// Delay before a key is polled again after every attempt to change its entry failed.
 pub(super) const CONTENTION_RETRY_DELAY: Duration = Duration::from_millis(50);
 
+/// Interval at which a worker shares that an unlisted scope is in use. A worker that has not used a scope for longer does not keep the
+/// scope's token when the scope is evicted.
+pub(super) const TOUCH_PERIOD: Duration = Duration::from_secs(30);
+
+/// Interval at which a worker polls an evicted scope whose token is in use, because nothing wakes it when another worker replaces the token.
+pub(super) const EVICTED_POLL_PERIOD: Duration = Duration::from_millis(500);
+
 /// Minimum interval, across all workers, between two exchanges of a key that rejected tokens force. It bounds the load that a
 /// failing upstream can cause at Entra.
 pub(super) const FORCED_PERIOD: Duration = Duration::from_secs(30);

@@ -181,15 +181,20 @@ impl Entry {
         self.holders.is_empty() || self.held_until <= now
     }
 
-    /// Removes everything, unless the lease is held. Returns the queues of the workers that hold its token if that is rejected: nothing else
-    /// tells them that it is replaced.
+    /// Whether there is nothing left of a scope that was evicted, and it has not been admitted again.
+    pub(crate) const fn is_evicted(&self) -> bool {
+        self.token.is_none() && self.failure.is_none() && self.lease.is_none() && self.holders.is_empty()
+    }
+
+    /// Removes everything, unless the lease is held. Returns the queues of the workers that hold a token of this key: nothing else wakes them
+    /// when the next token replaces it.
     pub(crate) fn evict(&mut self, now: Timestamp) -> Update<Vec<QueueId>> {
         if self.lease.as_ref().is_some_and(|lease| lease.is_live(now)) {
             return Update::Abandon(Vec::new());
         }
         // The time of a forced exchange is kept as long as it limits the next one.
-        let evicted = std::mem::take(self);
-        let wake = if evicted.rejected { evicted.holders.clone() } else { Vec::new() };
+        let mut evicted = std::mem::take(self);
+        let wake = std::mem::take(&mut evicted.holders);
         if evicted.is_forced(now) {
             let Self { identity, scope, forced_at, .. } = evicted;
             *self = Self { identity, scope, forced_at, ..Self::default() };

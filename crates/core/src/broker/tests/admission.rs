@@ -1,5 +1,7 @@
 //! Tests of admission: throttling by Entra, and the budget of unlisted scopes.
 
+use super::super::vocabulary::{EVICTED_POLL_PERIOD, TOUCH_PERIOD};
+use super::reject::named;
 use super::*;
 use crate::config::Config;
 use crate::http::CallResult;
@@ -37,6 +39,20 @@ impl Process {
     fn switch_to(&mut self, spec: Arc<TokenSpec>) -> &mut Self {
         self.spec = spec;
         self
+    }
+
+    /// Makes a worker request another unlisted scope, in favor of which this one is evicted. Returns the workers that it wakes for this one.
+    fn evict_for(&mut self, worker: usize, number: usize) -> Vec<(QueueId, TokenKey)> {
+        let (other, evicted) = (unlisted(number), self.spec.key());
+        let (lookup, effects) =
+            self.workers[worker].request(&other, RequiredLifetime::Any, StreamId(500), self.now, &self.shared);
+        assert!(matches!(lookup, TokenLookup::Pending));
+        self.workers[worker].poll(other.key(), self.now, &self.shared);
+        let wakes = effects.into_iter().filter_map(|effect| match effect {
+            Effect::Wake(queue, key) if key == evicted => Some((queue, key)),
+            _ => None,
+        });
+        wakes.collect()
     }
 
     /// Requests the token and returns the problem with which the request is answered without an exchange.
@@ -717,11 +733,8 @@ fn a_worker_that_holds_a_rejected_token_of_an_evicted_scope_is_woken_and_does_no
     process.endpoint(1, answer(500, &json!({})));
     process.ready(1);
     let evicted = process.spec.key();
-    process.switch_to(unlisted(1));
-    process.pending(0, 3);
-    assert_eq!(process.poll(0).first(), Some(&Observed::Wake(1)));
-    process.workers[1].poll(evicted, process.now, &process.shared);
-    process.switch_to(unlisted(0));
+    assert_eq!(process.evict_for(0, 1), [(QueueId(1), evicted)]);
+    process.poll(1);
     assert!(!matches!(process.request_token(1, 4).0, TokenLookup::Ready(_)), "the rejected token is not served again");
 }
 
@@ -743,10 +756,160 @@ fn a_worker_that_never_used_a_rejected_token_of_an_evicted_scope_does_not_serve_
     assert_eq!(process.poll(1), [], "it does not use the token");
     process.begin(0);
     process.endpoint(0, answer(500, &json!({})));
-    process.switch_to(unlisted(1)).pending(0, 4);
-    assert_eq!(process.poll(0).first(), Some(&Observed::Wake(1)));
-    process.workers[1].poll(evicted, process.now, &process.shared);
-    process.switch_to(unlisted(0)).pending(1, 5);
+    assert_eq!(process.evict_for(0, 1), [(QueueId(1), evicted)]);
+    process.poll(1);
+    process.pending(1, 5);
+}
+
+/// A process that keeps one unlisted scope, whose token of this name both workers serve.
+fn serving_one_unlisted_scope(name: &str) -> Process {
+    let mut process = with_one_unlisted_scope();
+    process.exchange(0, 1, named(name));
+    process.ready(1);
+    process.poll(1);
+    process
+}
+
+#[test]
+fn an_eviction_wakes_every_worker_that_holds_the_token_and_one_that_does_not_use_it_drops_it() {
+    for uses in [false, true] {
+        let mut process = serving_one_unlisted_scope("old");
+        let evicted = process.spec.key();
+        process.advance(TOUCH_PERIOD);
+        if uses {
+            process.ready(1);
+        }
+        assert_eq!(process.evict_for(0, 1), [(QueueId(1), evicted)]);
+        assert!(process.workers[0].slots.get(evicted).is_none());
+        process.poll(1);
+        assert_eq!(process.workers[1].slots.get(evicted).is_some(), uses);
+        assert!(process.shared.read(evicted) == Entry::default(), "it is not registered again");
+        match uses {
+            true => assert_eq!(process.served(1), "old"),
+            false => process.pending(1, 3),
+        }
+    }
+}
+
+#[test]
+fn a_prefetch_also_wakes_the_workers_that_hold_the_token_of_the_scope_that_it_evicts() {
+    let mut process = serving_one_unlisted_scope("old");
+    let (now, evicted) = (process.now, process.spec.key());
+    let (other, queue) = (unlisted(1), QueueId(1));
+    let effects = process.workers[0].prefetch_effects(&other, now, &process.shared);
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Wake(to, key) if (*to, *key) == (queue, evicted))));
+}
+
+#[test]
+fn an_exchange_that_is_admitted_again_wakes_the_workers_that_hold_the_token_of_the_scope_that_it_evicts() {
+    let mut process = with_one_unlisted_scope();
+    let evicted = process.spec.key();
+    // The second scope is evicted before its exchange begins.
+    process.switch_to(unlisted(1)).pending(0, 1);
+    process.switch_to(unlisted(0)).exchange(1, 2, token(3600));
+    process.switch_to(unlisted(1));
+    let effects = process.workers[0].poll(process.spec.key(), process.now, &process.shared);
+    let is_wake = |effect: &Effect| matches!(effect, Effect::Wake(QueueId(1), key) if *key == evicted);
+    assert!(effects.iter().any(is_wake), "in the same event");
+}
+
+#[test]
+fn a_worker_that_uses_the_token_of_an_evicted_scope_serves_the_next_token_within_a_second() {
+    let old = crate::entra::AccessToken::parse("old").unwrap().digest();
+    for rejected in [None, Some(RejectedToken::Cached), Some(RejectedToken::Digest(old))] {
+        let mut process = serving_one_unlisted_scope("old");
+        process.advance(Duration::from_secs(10));
+        process.ready(1);
+        assert_eq!(process.evict_for(0, 1).len(), 1);
+        process.poll(1);
+        let sets = *process.shared.memory.sets.borrow();
+        for _ in 0..20 {
+            assert_eq!(process.served(1), "old");
+        }
+        assert_eq!(*process.shared.memory.sets.borrow(), sets, "a cached request writes nothing");
+        process.switch_to(unlisted(1)).assertion(0);
+        process.endpoint(0, named("other"));
+        process.advance(Duration::from_secs(1));
+        // A caller of worker 0 may have got the token from worker 1.
+        process.switch_to(unlisted(0));
+        let (spec, need, now) = (Arc::clone(&process.spec), RequiredLifetime::Any, process.now);
+        match rejected {
+            None => process.pending(0, 4),
+            Some(rejected) => {
+                process.workers[0].get_replacement(&spec, need, rejected, StreamId(4), now, &process.shared);
+            }
+        }
+        process.begin(0);
+        assert_eq!(process.endpoint(0, named("new")), [Observed::Token(4)]);
+        assert_eq!(process.served(1), "old");
+        assert!(process.due_in(1).unwrap() <= EVICTED_POLL_PERIOD);
+        process.advance(EVICTED_POLL_PERIOD);
+        process.poll(1);
+        assert_eq!(process.served(1), "new");
+        // From now on it is woken again.
+        assert_eq!(process.shared.read(spec.key()).holders.len(), 2);
+        assert!(process.workers[1].slots.get(spec.key()).unwrap().evicted.is_none());
+    }
+}
+
+#[test]
+fn a_worker_no_longer_polls_an_evicted_scope_that_it_has_not_used_for_thirty_seconds() {
+    let mut process = serving_one_unlisted_scope("old");
+    let evicted = process.spec.key();
+    process.evict_for(0, 1);
+    let mut polls = 0;
+    while process.workers[1].slots.get(evicted).is_some() {
+        process.poll(1);
+        process.advance(EVICTED_POLL_PERIOD);
+        polls += 1;
+    }
+    assert_eq!((polls, process.workers[1].keys()), (61, 0));
+}
+
+#[test]
+fn a_worker_whose_wake_up_for_an_eviction_is_lost_notices_the_eviction_when_it_shares_the_use() {
+    let mut process = serving_one_unlisted_scope("old");
+    process.advance(Duration::from_secs(29));
+    process.ready(1);
+    process.evict_for(0, 1);
+    process.advance(Duration::from_secs(1));
+    let polls = [(); 3].map(|()| process.request_token(1, 9).1);
+    assert_eq!(polls, [true, false, false], "once every thirty seconds");
+    process.poll(1);
+    assert!(process.due_in(1).unwrap() <= EVICTED_POLL_PERIOD);
+}
+
+#[test]
+fn a_poll_of_an_evicted_scope_is_not_delayed_when_the_clock_is_set_back() {
+    let mut process = serving_one_unlisted_scope("old");
+    process.advance(Duration::from_secs(900));
+    process.ready(1);
+    process.evict_for(0, 1);
+    process.poll(1);
+    process.now = process.now.minus(Duration::from_secs(600));
+    process.ready(1);
+    assert!(process.due_in(1).unwrap() <= EVICTED_POLL_PERIOD);
+}
+
+#[test]
+fn a_token_in_use_of_an_evicted_scope_is_served_while_its_refresh_is_not_admitted_or_fails() {
+    for new_per_minute in [2, 30] {
+        let mut process = with_one_unlisted_scope();
+        let unlisted = UnlistedLimits { scopes: 1, new_per_minute, ..UnlistedLimits::default() };
+        let limits = Limits { unlisted, ..Limits::default() };
+        process.workers[1] = Worker::new(WorkerId(8), QueueId(1), limits);
+        process.exchange(1, 1, named("old"));
+        process.advance(Duration::from_secs(3350));
+        process.ready(1);
+        process.evict_for(0, 1);
+        process.evict_for(0, 2);
+        for _ in 0..40 {
+            process.poll(1);
+            process.assertion_answer(1, answer(503, &json!({})));
+            assert_eq!(process.served(1), "old");
+            process.advance(Duration::from_secs(5));
+        }
+    }
 }
 
 #[test]

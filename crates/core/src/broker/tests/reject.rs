@@ -6,7 +6,7 @@ use super::*;
 use crate::event::Level;
 
 /// The response with an access token of this text.
-fn named(name: &str) -> CallResult {
+pub(super) fn named(name: &str) -> CallResult {
     answer(200, &json!({"token_type": "Bearer", "expires_in": 3600, "access_token": name}))
 }
 
@@ -16,7 +16,7 @@ fn digest(name: &str) -> [u8; 32] {
 
 impl Process {
     /// Returns the text of the cached token that a request gets.
-    fn served(&mut self, worker: usize) -> String {
+    pub(super) fn served(&mut self, worker: usize) -> String {
         match self.request_token(worker, 999).0 {
             TokenLookup::Ready(cached) => cached.token().expose().to_owned(),
             _ => panic!("worker {worker} serves no token"),

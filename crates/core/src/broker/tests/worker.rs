@@ -150,9 +150,20 @@ impl Worker {
         now: Timestamp,
         store: &dyn Store,
     ) -> (TokenLookup, bool) {
-        let (lookup, effects) =
-            self.act(now, store, |driver, host| driver.request_token(spec, required, None, stream, now, host));
+        let (lookup, effects) = self.request(spec, required, stream, now, store);
         (lookup, self.woke_itself(&effects))
+    }
+
+    /// Requests a token. Returns also what the worker did.
+    pub(super) fn request(
+        &mut self,
+        spec: &Arc<TokenSpec>,
+        required: RequiredLifetime,
+        stream: StreamId,
+        now: Timestamp,
+        store: &dyn Store,
+    ) -> (TokenLookup, Vec<Effect>) {
+        self.act(now, store, |driver, host| driver.request_token(spec, required, None, stream, now, host))
     }
 
     /// Requests a token that replaces another one. Returns also what the rejection of that one caused.
@@ -186,8 +197,13 @@ impl Worker {
 
     /// Fetches a token into the cache. Returns whether the key must be polled.
     pub(super) fn prefetch(&mut self, spec: &Arc<TokenSpec>, now: Timestamp, store: &dyn Store) -> bool {
-        let ((), effects) = self.act(now, store, |driver, host| driver.prefetch(spec, now, host));
+        let effects = self.prefetch_effects(spec, now, store);
         self.woke_itself(&effects)
+    }
+
+    /// Fetches a token into the cache. Returns what the worker did.
+    pub(super) fn prefetch_effects(&mut self, spec: &Arc<TokenSpec>, now: Timestamp, store: &dyn Store) -> Vec<Effect> {
+        self.act(now, store, |driver, host| driver.prefetch(spec, now, host)).1
     }
 
     pub(super) fn keep_warm(&mut self, specs: &[Arc<TokenSpec>], now: Timestamp) {
