@@ -37,7 +37,7 @@ pub struct Question {
     pub cluster: Option<String>,
     /// The URI in the caller's certificate.
     pub caller: Option<String>,
-    /// The connection to the service, if the filter is in the cluster's own chain: whether it uses TLS.
+    /// The connection to the service, if the filter is an upstream HTTP filter: whether it uses TLS.
     pub connection_tls: Option<bool>,
     /// The address that the client connected to.
     pub address: Option<SocketAddr>,

@@ -34,7 +34,7 @@ pub(crate) struct Explain {
     /// The URI in the caller's certificate, such as `spiffe://cluster.local/ns/payments/sa/api`
     #[arg(long, value_name = "URI")]
     caller: Option<String>,
-    /// The connection to the service, if the filter is in the cluster's own filter chain
+    /// The connection to the service, if the filter is an upstream HTTP filter
     #[arg(long, value_enum)]
     connection: Option<Connection>,
     /// The address and port that the client connected to, such as 127.0.0.1:15002

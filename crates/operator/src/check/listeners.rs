@@ -7,8 +7,8 @@ use crate::tree::Node;
 /// The name of the filter in the manifests.
 const FILTER: &str = "entra-exchange";
 
-pub(super) const MIRROR: &str = "Remove the mirror, or move the filter to the cluster's own filter chain: in the listener's chain the \
-    mirrored request carries the token, too.";
+pub(super) const MIRROR: &str = "Remove the mirror, or run the filter as an upstream HTTP filter: in the listener's filter chain \
+    the mirrored request carries the token, too.";
 pub(super) const OTHER_HEADER: &str =
     "Match on another header: Envoy selects the route again after the filter has set this one.";
 pub(super) const IGNORE_UPGRADE: &str = "Set http_protocol_options.ignore_http_11_upgrade to [{ prefix: TLS/ }]: Envoy rejects the \

@@ -296,7 +296,7 @@ fn check_tls_clusters(configuration: &Configuration<'_>, findings: &mut Findings
             "tls_clusters_missing",
             (configuration.source, destination.span.clone()),
             "in a listener's filter chain, requests to this destination get 403 tls_clusters_missing",
-            "Set tls_clusters to the clusters with TLS to which these requests may be routed. In a cluster's own filter chain it \
+            "Set tls_clusters to the clusters with TLS to which these requests may be routed. For an upstream HTTP filter it \
              is optional.",
         );
         finding.path = Some(format!("destinations[{index}]"));

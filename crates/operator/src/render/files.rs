@@ -84,7 +84,7 @@ pub fn has_placeholder(files: &[File], settings: &Settings) -> bool {
     settings.digest == PLACEHOLDER && files.iter().any(|file| names(&file.text))
 }
 
-/// The filter is in the cluster's own chain, and not in the listener's.
+/// The filter is an upstream HTTP filter, and not in the listener's filter chain.
 fn without_listener_patch(objects: &mut [File]) {
     const PATCH: &str = "\n  # ---- The filter's position";
     for file in objects.iter_mut().filter(|file| file.name == "envoyfilter-entra-exchange.yaml") {

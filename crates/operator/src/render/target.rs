@@ -13,7 +13,7 @@ pub enum Target {
     WasmPlugin,
     /// The filter as a TrafficExtension.
     TrafficExtension,
-    /// The filter in the cluster's own filter chain.
+    /// The filter as an upstream HTTP filter.
     Upstream,
     /// The filter in an egress gateway.
     EgressGateway,
@@ -72,7 +72,7 @@ impl Target {
             Self::EnvoyFilter => "The filter in Istio's sidecars, with everything that it needs",
             Self::WasmPlugin => "The filter as a WasmPlugin",
             Self::TrafficExtension => "The filter as a TrafficExtension",
-            Self::Upstream => "The filter in the cluster's own filter chain",
+            Self::Upstream => "The filter as an upstream HTTP filter",
             Self::EgressGateway => "The filter in an egress gateway",
             Self::Imds => "What a sidecar needs to answer IMDS requests",
             Self::Http10 => "HTTP/1.0 clients in Istio's sidecars",
