@@ -1,7 +1,7 @@
 # All commands of the repository. `make` without a target lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help tools envoy sdks build next schema demo stack check test test-sdks test-keycloak test-vault test-spire test-gateway playground test-playground istio-schema gateway-schema prometheus check-observe test-observe lint deny advisories doc fmt simulate explore simulate-mutants mutants fuzz fuzz-mutants bench bench-all bench-module bench-envoy bench-imds bench-cold bench-size bench-load wrk fleet clean
+.PHONY: help tools envoy newest-envoy sdks build next schema demo stack check test test-sdks test-keycloak test-vault test-spire test-gateway playground test-playground istio-schema gateway-schema prometheus check-observe test-observe lint deny advisories doc fmt simulate explore simulate-mutants mutants fuzz fuzz-mutants bench bench-all bench-module bench-envoy bench-imds bench-cold bench-size bench-load wrk fleet clean
 
 PYTHON ?= python3
 export PYTHON
@@ -23,6 +23,9 @@ tools: ## check for rustup, cc and python3; install the pinned Rust toolchain
 envoy: tools ## install the pinned Envoys into .tools/ (ENVOY=/path uses another binary)
 	@if [ -z "$(ENVOY)" ]; then for version in $(NEWEST_ENVOY) $(OLDEST_ENVOY) $(FILE_SERVER_ENVOY); do scripts/fetch-envoy $$version || exit; done; fi
 
+newest-envoy: tools
+	@[ -n "$(ENVOY)" ] || scripts/fetch-envoy $(NEWEST_ENVOY)
+
 sdks: tools ## install the Azure SDKs for Python into .tools/, for tests and demo
 	@scripts/fetch-sdks python
 
@@ -42,10 +45,10 @@ push: build ## push the image to REGISTRY=registry.example/entra-exchange and pr
 release: image ## put all files of the release VERSION=1.2.3 under dist/VERSION
 	@scripts/release $(VERSION)
 
-demo: envoy sdks build ## show the token exchange in a real Envoy
+demo: newest-envoy sdks build ## show the token exchange in a real Envoy
 	@$(CARGO) run --quiet --package entra-exchange-stack --bin demo
 
-stack: envoy build ## run the stack of the demo until Ctrl-C (CONFIG=file.json, CONCURRENCY=n)
+stack: newest-envoy build ## run the stack of the demo until Ctrl-C (CONFIG=file.json, CONCURRENCY=n)
 	@$(CARGO) run --quiet --package entra-exchange-stack --bin stack
 
 check: lint ## run the fast checks: formatting, lints and the core's tests, without Envoy

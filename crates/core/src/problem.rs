@@ -251,6 +251,7 @@ pub(crate) fn aadsts(code: Option<u32>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Protocol;
 
     /// An operator who sees a code, event or metric must be able to look it up.
     #[test]
@@ -259,9 +260,15 @@ mod tests {
         let metrics = include_str!("metrics.rs")
             .split('"')
             .filter(|text| text.starts_with("entra_exchange_") && !text.contains('.'));
-        let names = Code::ALL.iter().map(|code| code.as_str()).chain(metrics);
-        let missing: Vec<&str> = names.filter(|name| !PAGE.contains(&format!("`{name}`"))).collect();
+        let missing: Vec<&str> = metrics.filter(|name| !PAGE.contains(&format!("`{name}`"))).collect();
         assert!(missing.is_empty(), "{missing:?}");
+        for code in Code::ALL {
+            let [status, managed] =
+                [Protocol::ProblemJson, Protocol::Imds].map(|protocol| protocol.status(*code).to_string());
+            let statuses = if status == managed { status } else { format!("{status}, {managed}") };
+            let row = format!("| `{}` | {statuses} |", code.as_str());
+            assert!(PAGE.contains(&row), "{row}");
+        }
         for event in ["start", "configuration", "exchange", "rejected", "request", "upgrade"] {
             assert!(PAGE.contains(&format!("`event={event}")), "{event}");
         }

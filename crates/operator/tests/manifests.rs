@@ -93,7 +93,8 @@ fn every_host_has_its_objects_and_the_result_passes_the_strict_check() {
 #[test]
 fn every_host_has_its_objects_in_envoy_gateway_and_the_result_passes_the_strict_check() {
     let source = other(&THREE.replace("outbound|80||{host}", "httproute/orders/{host}/rule/0"));
-    let settings = Settings { namespace: "orders".to_owned(), ..settings(Target::Gateway) };
+    let (namespace, gateway_class) = ("orders".to_owned(), "egress.example".to_owned());
+    let settings = Settings { namespace, gateway_class, ..settings(Target::Gateway) };
     let files = directory(&source, Target::Gateway, &settings).unwrap();
     let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
     for host in ["payments-kv.vault.azure.net", "orders-kv.vault.azure.net", "payments-kv.example.com"] {
@@ -103,6 +104,9 @@ fn every_host_has_its_objects_in_envoy_gateway_and_the_result_passes_the_strict_
     }
     assert!(!names.iter().any(|name| name.contains("closed")));
     assert!(files.iter().all(|file| !file.text.contains("namespace: payments")));
+    let classes: Vec<&str> =
+        files.iter().flat_map(|file| file.text.lines()).filter(|line| line.contains("gatewayClassName:")).collect();
+    assert_eq!(classes, ["  gatewayClassName: egress.example"]);
     let sources: Vec<Source> = files.iter().map(|file| Source::new(&file.name, &file.text)).collect();
     let checked = check(&sources, &Options::default());
     assert!(checked.findings.is_empty(), "{:?}", checked.findings);

@@ -23,6 +23,7 @@ pub(crate) struct Question {
     digest: String,
     /// `MAJOR` and `MINOR`
     istio: Option<(u32, u32)>,
+    gateway_class: String,
     tenant_id: String,
     client_id: String,
     /// One in each line.
@@ -44,6 +45,7 @@ pub(crate) fn targets() -> Value {
             "image": settings.image,
             "tag": settings.tag,
             "digest": settings.digest,
+            "gateway_class": settings.gateway_class,
             "tenant_id": settings.tenant_id,
             "client_id": settings.client_id,
             "principals": settings.principals.join("\n"),
@@ -81,6 +83,7 @@ fn settings(question: &Question, target: Target) -> Result<Settings, String> {
         tag: or(&question.tag, defaults.tag),
         digest: or(&question.digest, defaults.digest),
         istio: question.istio.unwrap_or(defaults.istio),
+        gateway_class: or(&question.gateway_class, defaults.gateway_class),
         tenant_id: or(&question.tenant_id, defaults.tenant_id),
         client_id: or(&question.client_id, defaults.client_id),
         principals: if principals.is_empty() { defaults.principals } else { principals },

@@ -44,6 +44,9 @@ pub(crate) struct Render {
     /// The version of Istio
     #[arg(long, value_name = "MAJOR.MINOR", value_parser = version)]
     istio: Option<(u32, u32)>,
+    /// The name of the GatewayClass, for gateway
+    #[arg(long, value_name = "NAME")]
+    gateway_class: Option<String>,
     /// The tenant id, for workload, egress-gateway and gateway
     #[arg(long, value_name = "GUID")]
     tenant_id: Option<String>,
@@ -116,6 +119,7 @@ impl Render {
             tag: or(&self.tag, defaults.tag),
             digest: or(&self.digest, defaults.digest),
             istio: self.istio.unwrap_or(defaults.istio),
+            gateway_class: or(&self.gateway_class, defaults.gateway_class),
             tenant_id: or(&self.tenant_id, defaults.tenant_id),
             client_id: or(&self.client_id, defaults.client_id),
             principals: if self.principals.is_empty() { defaults.principals } else { self.principals.clone() },

@@ -35,6 +35,8 @@ pub struct Settings {
     pub digest: String,
     /// The version of Istio.
     pub istio: (u32, u32),
+    /// The name of the GatewayClass, for Envoy Gateway.
+    pub gateway_class: String,
     /// The tenant id in the variables of a workload or gateway.
     pub tenant_id: String,
     /// The client id in the variables of a workload or gateway.
@@ -59,6 +61,7 @@ impl Default for Settings {
             tag: env!("CARGO_PKG_VERSION").to_owned(),
             digest: PLACEHOLDER.to_owned(),
             istio: (1, 28),
+            gateway_class: "envoy-gateway".to_owned(),
             tenant_id: "11111111-1111-4111-8111-111111111111".to_owned(),
             client_id: "aaaaaaaa-0000-4000-8000-000000000001".to_owned(),
             principals: vec!["cluster.local/ns/payments/sa/api".to_owned()],
@@ -85,6 +88,9 @@ impl Settings {
         };
         if !is_label(&self.namespace) {
             return wrong("namespace", &self.namespace, "at most 63 of a-z, 0-9 and -");
+        }
+        if self.gateway_class.len() > 253 || !self.gateway_class.split('.').all(is_label) {
+            return wrong("GatewayClass", &self.gateway_class, "its name: a-z, 0-9, hyphens and dots");
         }
         let (name, value) = &self.label;
         if !is_label_name(name) || !is_label_value(value) {
@@ -203,6 +209,8 @@ mod tests {
         };
         assert!(Settings::default().check(Target::EnvoyFilter).is_ok());
         assert!(refused(|settings| settings.namespace = "a: b".to_owned()));
+        assert!(refused(|settings| settings.gateway_class = "a, b".to_owned()));
+        assert!(refused(|settings| settings.gateway_class = ["a"; 128].join(".")));
         assert!(refused(|settings| settings.label.1 = "x }".to_owned()));
         assert!(refused(|settings| settings.label.0 = "a\nb".to_owned()));
         assert!(refused(|settings| settings.image = "registry.example/x@sha256:1".to_owned()));
