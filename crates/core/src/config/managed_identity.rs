@@ -83,8 +83,8 @@ fields! {
 fields! {
     /// The limits of scopes that the configuration does not list.
     pub(super) UnlistedFields {
-        /// how many unlisted scopes are kept for each identity, from 1 to 1000. The least recently used one is dropped, rejected ones
-        /// first
+        /// how many unlisted scopes are kept for each identity, from 1 to 1000. The least recently used one is dropped; first those that
+        /// Entra rejected and that have no token
         unlisted_scopes: Count<1_000>, default(UnlistedLimits::default().scopes);
         /// how many unlisted scopes may be new within a minute, from 1 to 1000. Beyond that, callers get 429 with `Retry-After`
         new_scopes_per_minute: Count<1_000>, default(UnlistedLimits::default().new_per_minute);

@@ -157,6 +157,20 @@ mod tests {
     }
 
     #[test]
+    fn a_number_has_seven_bits_in_each_byte_the_lowest_first() {
+        for (bytes, number) in [
+            (b"\x7f".as_slice(), Some(127)),
+            (b"\xac\x02", Some(300)),
+            (b"\xd8\x80\x01", Some(16_472)),
+            (b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", Some(u64::MAX)),
+            (b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", None),
+            (b"\xac", None),
+        ] {
+            assert_eq!(varint(&mut &*bytes), number, "{bytes:?}");
+        }
+    }
+
+    #[test]
     fn a_request_has_the_audience_and_the_spiffe_id_in_a_frame() {
         let expected = [b"\0\0\0\0\x1c\x0a\x1a".as_slice(), b"api://AzureADTokenExchange"].concat();
         assert_eq!(request("api://AzureADTokenExchange", None), expected);
