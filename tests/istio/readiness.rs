@@ -12,8 +12,12 @@ const HOST: &str = "entra-exchange.health";
 
 /// The sidecar with the probe's listener, which discovers the same filter.
 fn probed(options: Options) -> Stack {
+    probed_with(options, |configuration| configuration["managed_identity"] = json!({"health": {"hosts": [HOST]}}))
+}
+
+fn probed_with(options: Options, change: impl FnOnce(&mut Value)) -> Stack {
     let mut form = Form::envoy_filter(SIDECAR);
-    form.configure(|configuration| configuration["managed_identity"] = json!({"health": {"hosts": [HOST]}}));
+    form.configure(change);
     let edit = Box::new(move |bootstrap: &mut Value| {
         form.into_istio(bootstrap);
         let outbound = format!("static_resources.listeners[{}].{HTTP}.http_filters[entra-exchange]", sidecar::OUTBOUND);
@@ -45,6 +49,16 @@ fn a_probe_by_the_istio_agent_returns_the_pods_readiness() {
 
     let stack = probed(Options::default().variable("AZURE_CLIENT_ID", None));
     assert_eq!((probe(&stack, HOST, "/healthz"), probe(&stack, HOST, "/readyz")), (200, 503));
+}
+
+#[test]
+fn a_forwarded_port_shows_the_status_page_if_it_is_configured() {
+    let stack = probed_with(Options::default(), |configuration| configuration["status"] = json!({}));
+    for host in ["localhost", "127.0.0.1:15103"] {
+        assert_eq!(probe(&stack, host, "/entra-exchange/status"), 200, "{host}");
+        assert_eq!(probe(&stack, host, "/readyz"), 404, "{host}");
+    }
+    assert_eq!(probe(&probed(Options::default()), "localhost", "/entra-exchange/status"), 404);
 }
 
 #[test]
