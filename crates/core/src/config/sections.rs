@@ -72,7 +72,7 @@ fields! {
     pub(super) LimitFields {
         /// timeout of one exchange with Entra, through all of `entra.clusters` together, from 1s to 60s
         exchange: Length<{ Limits::LONGEST_EXCHANGE.as_secs() }>, default(Limits::default().exchange);
-        /// how long a request waits for a token; in a cluster's own filter chain, also for its connection; from 1s to 300s. A value
+        /// how long a request waits for a token; as an upstream HTTP filter, also for its connection; from 1s to 300s. A value
         /// shorter than `limits.exchange` is accepted with a warning
         wait: Length<{ Limits::LONGEST_WAIT.as_secs() }>, default(Limits::default().wait);
         /// how many requests may wait in one worker, for tokens and connections together. With several identities, those of one may wait
