@@ -101,8 +101,23 @@ fn a_request_waits_for_the_exchange_of_another_worker_during_throttling_until_it
         process.switch_to(spec);
         if stalls {
             process.advance(Limits::default().exchange + GRACE_PERIOD);
-            assert_eq!(process.poll(0), [Observed::Problem(1, Code::EntraUnavailable)]);
-            assert_eq!(process.failed(0).scope.as_deref(), Some("a/.default"), "the throttled scope was b");
+            let commands = process.workers[0].poll(process.spec.key(), process.now, &process.shared);
+            let released = process.workers[0].tick(process.now, &process.shared);
+            let answers: Vec<(StreamId, Problem)> = commands
+                .into_iter()
+                .chain(released)
+                .filter_map(|command| match command {
+                    Effect::Finish(stream, outcome) => Some((stream, outcome.err()?)),
+                    _ => None,
+                })
+                .collect();
+            let [(StreamId(1), problem)] = &answers[..] else { panic!("{} answers", answers.len()) };
+            assert_eq!(
+                (problem.code, problem.scope.as_deref()),
+                (Code::EntraUnavailable, Some("a/.default")),
+                "the throttled scope was b"
+            );
+            assert_eq!(process.failed(0).scope.as_deref(), Some("a/.default"));
         } else {
             assert_eq!(process.poll(0), []);
             process.endpoint(1, token(3600));
