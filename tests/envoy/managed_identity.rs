@@ -23,6 +23,7 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("clients_get_the_cached_token_at_once_while_a_refresh_fails", clients_get_the_cached_token_while_a_refresh_fails),
     ("a_client_that_disconnects_does_not_cancel_the_exchange_for_others", a_client_that_disconnects_cancels_nothing),
     ("bypass_cache_forces_one_new_token_in_thirty_seconds", bypass_cache_forces_a_new_token),
+    ("callers_of_new_resources_are_limited_and_known_resources_are_served", new_resources_are_limited),
     ("a_pod_is_ready_if_its_federated_token_is_valid_and_entra_has_not_rejected_it", readiness_follows_the_token),
     ("an_unacceptable_federated_token_is_a_400_and_an_expired_one_a_503", an_invalid_federated_token),
 ];
@@ -211,6 +212,28 @@ fn bypass_cache_forces_a_new_token() {
     assert_eq!(request_token("&bypass_cache=true"), second);
     assert_eq!(stack.directory().stats().token_requests, 2);
     assert_clean_log(&stack);
+}
+
+fn new_resources_are_limited() {
+    let stack = newest(Options::default());
+    let ask = |resource: &str| stack.send_imds(&imds(&format!("resource={resource}"))).unwrap();
+    let exchanges = || stack.directory().stats().token_requests;
+    let first = token(&ask("https://vault.azure.net"));
+    for length in [1025, 20_000, 55_000] {
+        let answer = ask(&format!("api://{}", "a".repeat(length - "api://".len())));
+        assert_eq!((answer.status, &answer.json()["error"]), (400, &json!("invalid_request")), "{length} bytes");
+    }
+    assert_eq!(exchanges(), 1);
+    // Thirty scopes may be new in a minute. A destination lists the first one.
+    let statuses: Vec<u16> = (0..35).map(|number| ask(&format!("api://new-{number}")).status).collect();
+    assert!(statuses[..30].iter().all(|status| *status != 429), "{statuses:?}");
+    assert_eq!(statuses[30..], [429; 5], "{statuses:?}");
+    let answer = ask("api://new-99");
+    let wait: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=60).contains(&wait), "{wait}");
+    assert_eq!((answer.status, &answer.json()["error"]), (429, &json!("temporarily_unavailable")));
+    assert_eq!(token(&ask("https://vault.azure.net")), first);
+    assert_eq!(exchanges(), 31);
 }
 
 fn readiness_follows_the_token() {

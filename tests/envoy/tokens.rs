@@ -19,6 +19,7 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("a_slow_exchange_delays_no_other_token", a_slow_exchange_delays_no_other_token),
     ("two_hundred_requests_that_entra_rejects_cause_one_exchange", two_hundred_rejected_requests_share_an_exchange),
     ("a_token_that_the_upstream_rejects_is_replaced_once", a_rejected_token_is_replaced),
+    ("a_rejected_token_is_sent_by_no_worker_once_another_has_a_newer_one", a_rejected_token_leaves_every_worker),
     ("a_warm_token_is_fetched_before_the_first_request", a_warm_token_is_fetched_before_the_first_request),
     ("the_filter_uses_the_next_cluster_for_entra_if_one_cannot_connect", the_next_cluster_for_entra_is_used),
     ("on_failure_pass_forwards_a_request_unchanged", on_failure_pass_forwards_a_request_unchanged),
@@ -156,6 +157,22 @@ fn a_rejected_token_is_replaced() {
     // Another forced refresh within thirty seconds is not allowed.
     assert_eq!(seen("/status/401"), second);
     assert_eq!(seen("/"), second);
+    assert_eq!(stack.directory().stats().token_requests, 2);
+    assert_clean_log(&stack);
+}
+
+fn a_rejected_token_leaves_every_worker() {
+    let stack = newest(Options { concurrency: 2, ..Options::default() });
+    let seen = |path: &str| stack.get(LISTED_HOST, path, &[]).seen_header("authorization").unwrap();
+    let first = seen("/");
+    // Each request has a connection of its own, so both workers get some.
+    assert!((0..32).all(|_| seen("/") == first));
+    assert_eq!(seen("/status/401"), first);
+    let replaced = stack::eventually(Duration::from_secs(10), || seen("/") != first);
+    assert!(replaced, "the filter still sends the rejected token");
+    std::thread::sleep(Duration::from_secs(1));
+    let after: Vec<String> = (0..32).map(|_| seen("/")).collect();
+    assert!(!after.contains(&first), "a worker sends the rejected token after the other one has a newer one");
     assert_eq!(stack.directory().stats().token_requests, 2);
     assert_clean_log(&stack);
 }

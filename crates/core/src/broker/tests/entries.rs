@@ -56,6 +56,31 @@ fn an_entry_is_kept_for_as_long_as_something_in_it_has_an_effect() {
 }
 
 #[test]
+fn an_entry_of_which_something_is_left_is_not_evicted() {
+    let until = START.plus(Duration::from_secs(9));
+    let token =
+        CachedToken::new(crate::entra::AccessToken::parse("abc").unwrap(), START, Duration::from_secs(60), None, 0);
+    let failure = Failure {
+        problem: Problem::new(Code::EntraRefused, "d", "r"),
+        class: RetryClass::NeedsChange,
+        failed_at: START,
+        next_try: until,
+        failures: 1,
+    };
+    let lease = Lease { holder: WorkerId(7), until, waiting: Vec::new() };
+    for entry in [
+        Entry { token: Some(token), ..Entry::default() },
+        Entry { failure: Some(failure), ..Entry::default() },
+        Entry { lease: Some(lease), ..Entry::default() },
+        Entry { holders: vec![QueueId(1)], ..Entry::default() },
+    ] {
+        assert!(!entry.is_evicted());
+    }
+    // The time of a forced exchange is kept for its limit.
+    assert!(Entry { forced_at: Some(START), ..Entry::default() }.is_evicted());
+}
+
+#[test]
 fn the_state_of_a_source_is_kept_for_as_long_as_something_in_it_has_an_effect() {
     let now = START.plus(Duration::from_secs(1000));
     let after = |seconds: u64| START.plus(Duration::from_secs(seconds));
