@@ -222,6 +222,10 @@ impl Broker {
 
     /// Makes this worker poll a key in a later turn, if that is needed, and wakes the workers that the event concerns.
     fn poll_later(&mut self, key: TokenKey, needed: bool) -> Vec<Command> {
+        // The path of every request that gets a cached token.
+        if self.wakes.is_empty() && !needed {
+            return Vec::new();
+        }
         let own = needed.then_some((self.queue, key));
         self.wakes.drain(..).chain(own).map(|(queue, key)| Command::Wake(queue, key)).collect()
     }
