@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::hostile;
 use crate::random::Random;
-use crate::specs::TENANT;
+use crate::specs::{self, TENANT};
 
 /// The behavior of the token endpoint.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +30,8 @@ pub(crate) enum Weather {
     Hostile,
     /// Tokens with this lifetime and `refresh_in`, in seconds.
     Granting(u64, Option<u64>),
+    /// Tokens with a long lifetime. The first unlisted scope gets one that is refreshed after half a minute, and no second one.
+    RefusingRefreshes,
     /// Tokens with a lifetime of one second that arrive after two.
     LateAndShort,
 }
@@ -203,6 +205,13 @@ pub(crate) fn token(
     let answer = match weather {
         Weather::Fair => granted(request, 3600, None, false, steady, minted),
         Weather::Granting(life, refresh_in) => granted(request, life, refresh_in, false, steady, minted),
+        Weather::RefusingRefreshes if field(request, "scope") != specs::IN_USE => {
+            granted(request, 86_400, None, false, steady, minted)
+        }
+        Weather::RefusingRefreshes if minted.iter().any(|minted| minted.scope == specs::IN_USE) => {
+            refused(401, 53_003, request)
+        }
+        Weather::RefusingRefreshes => granted(request, 86_400, Some(30), false, steady, minted),
         Weather::LateAndShort => {
             after = 2_000;
             granted(request, 1, None, false, steady, minted)

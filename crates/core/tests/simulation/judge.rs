@@ -10,6 +10,7 @@ use entra_exchange_core::problem::{Code, Problem};
 use entra_exchange_core::time::Timestamp;
 
 use crate::HOUR;
+use crate::budget::Kept;
 use crate::clock::Clock;
 use crate::entra::{self, Answered, Minted};
 use crate::plan::Plan;
@@ -25,6 +26,8 @@ const TICK: u64 = 100;
 const FORCED_PERIOD: u64 = 30_000;
 /// The time after which all workers have the token that replaces a rejected one.
 const REPLACED_WITHIN: u64 = 1_000;
+/// A worker shares within this time that an unlisted scope is in use, and a little later at most.
+const SHARED_WITHIN: Duration = Duration::from_secs(31);
 /// The maximum length of a value in shared data: a few keys, each with a token and a list of queues.
 const LONGEST_VALUE: usize = 32 * 1024;
 
@@ -60,6 +63,12 @@ pub(crate) struct Judge {
     pub(crate) publications: u64,
     /// For each key, the token in shared data.
     published: HashMap<TokenKey, Published>,
+    /// The unlisted scopes that are kept.
+    kept: HashSet<TokenKey>,
+    /// For each key, the time at which its scope was last evicted.
+    evicted_at: HashMap<TokenKey, u64>,
+    /// For each key, the time at which a request was last answered with the cached token at once.
+    used_at: HashMap<TokenKey, Timestamp>,
     /// The configuration's `discard_tokens_before`.
     pub(crate) discard_before: Option<Timestamp>,
     /// For each key, the time until which a worker may have a token in its own memory.
@@ -141,6 +150,8 @@ struct Published {
     until_perhaps: Timestamp,
     /// Whether the published token is certainly this one.
     is_certain: bool,
+    /// Whether its scope was evicted since.
+    is_evicted: bool,
 }
 
 impl Published {
@@ -183,6 +194,9 @@ impl Judge {
             calls: Vec::new(),
             publications: 0,
             published: HashMap::new(),
+            kept: HashSet::new(),
+            evicted_at: HashMap::new(),
+            used_at: HashMap::new(),
             discard_before: None,
             held_until: HashMap::new(),
             marked: HashMap::new(),
@@ -288,7 +302,42 @@ impl Judge {
 
     /// The token in shared data, if it is usable.
     fn usable(&self, key: TokenKey, clock: &Clock) -> Option<Published> {
-        self.published.get(&key).copied().filter(|token| token.is_usable(clock))
+        self.published.get(&key).copied().filter(|token| token.is_usable(clock) && !token.is_evicted)
+    }
+
+    /// Whether an unlisted scope is not kept, or is being evicted: a worker changes the budget first and then the scope's entry, and another
+    /// one may have admitted the scope in between.
+    fn is_evicted(&self, key: TokenKey, clock: &Clock) -> bool {
+        let is_being_evicted = self.evicted_at.get(&key) == Some(&clock.steady());
+        specs::is_unlisted(key) && (is_being_evicted || !self.kept.contains(&key))
+    }
+
+    /// Records that a request is answered at once with the cached token.
+    pub(crate) fn uses(&mut self, key: TokenKey, clock: &Clock) {
+        self.used_at.insert(key, clock.wall());
+    }
+
+    /// Records which unlisted scopes are kept. Of an evicted one, the store contains neither the token nor the failure any more.
+    pub(crate) fn sees_budget(&mut self, kept: &[Kept], clock: &Clock) {
+        let before = std::mem::replace(&mut self.kept, kept.iter().map(|scope| scope.key).collect());
+        for key in before.difference(&self.kept.clone()) {
+            self.must_be_least_recently_used(*key, kept, clock);
+            self.failed.remove(key);
+            self.evicted_at.insert(*key, clock.steady());
+            if let Some(token) = self.published.get_mut(key) {
+                token.is_evicted = true;
+            }
+        }
+    }
+
+    /// Checks that a scope with a usable token is not evicted while one is kept that was certainly not used for longer.
+    fn must_be_least_recently_used(&mut self, key: TokenKey, kept: &[Kept], clock: &Clock) {
+        let used_at = self.used_at.get(&key).filter(|_| self.usable(key, clock).is_some() && !clock.jumped_since(0));
+        let Some(used_at) = used_at.copied() else { return };
+        let is_older = |other: &Kept| !other.is_exchanging && other.used_at.plus(SHARED_WITHIN) < used_at;
+        self.must(!kept.iter().any(is_older), "kept", || {
+            format!("a scope that was used {:?} ago is evicted before an older one", clock.wall().since(used_at))
+        });
     }
 
     /// Records that a request waits.
@@ -442,18 +491,24 @@ impl Judge {
         clock: &Clock,
     ) {
         self.failed.remove(&key);
-        if specs::is_unlisted(key) {
-            // It may be evicted in favor of another one at any time.
-            return;
-        }
+        let is_evicted = self.is_evicted(key, clock);
         let Some(minted) = self.minted.get(number) else { return };
         let until = asked_at.plus(Duration::from_millis(minted.life_ms() - minted.margin_ms()));
         let (at, publication) = (clock.steady(), self.publications);
         self.publications += 1;
-        let mut published =
-            Published { number, publication, at, asked_at, until, until_perhaps: until, is_certain: under_lease };
+        let mut published = Published {
+            number,
+            publication,
+            at,
+            asked_at,
+            until,
+            until_perhaps: until,
+            is_certain: under_lease,
+            is_evicted,
+        };
         // Also a token that is only perhaps usable: the entry keeps the better one.
-        let other = self.published.get(&key).copied().filter(|other| !under_lease && other.is_perhaps_usable(clock));
+        let is_kept = |other: &Published| !other.is_evicted && other.is_perhaps_usable(clock);
+        let other = self.published.get(&key).copied().filter(|other| !under_lease && is_kept(other));
         if let Some(other) = other {
             published.asked_at = asked_at.max(other.asked_at);
             published.until = until.min(other.until);
@@ -473,7 +528,7 @@ impl Judge {
         let LoggedFailure { wait, is_refusal } = failure;
         let After { retry_after: asked_for, under_lease, .. } = after;
         self.must(wait >= 1_000, "back-off", || format!("a retry after {wait} ms"));
-        if !under_lease || specs::is_unlisted(key) {
+        if !under_lease || self.is_evicted(key, clock) {
             // The worker that holds the lease decides.
             self.failed.remove(&key);
             return;
@@ -503,9 +558,10 @@ impl Judge {
             self.must(since >= FORCED_PERIOD, "forced", || format!("a second token is rejected {since} ms later"));
         }
         // A worker whose callers got no token may have rejected a newer one.
-        if let Some(number) =
-            number.filter(|number| self.usable(key, clock).is_some_and(|token| token.number == *number))
-        {
+        let is_published = |number: &usize| {
+            self.published.get(&key).is_some_and(|token| token.number == *number && token.is_usable(clock))
+        };
+        if let Some(number) = number.filter(is_published) {
             self.rejected.insert(number, Rejected { key, replaced_at: None });
         }
     }
@@ -532,6 +588,11 @@ impl Judge {
         for token in self.published.values_mut().filter(|token| !token.is_usable(clock)) {
             token.until = Timestamp::from_unix_seconds(0);
         }
+    }
+
+    /// The number of rejected tokens that were replaced.
+    pub(crate) fn rejected_and_replaced(&self) -> usize {
+        self.rejected.values().filter(|rejected| rejected.replaced_at.is_some()).count()
     }
 
     /// The number of waiting requests.

@@ -7,6 +7,7 @@
 // All of this is test code, but clippy recognizes only test functions as such.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod budget;
 mod clock;
 mod entra;
 mod hostile;

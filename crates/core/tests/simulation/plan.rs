@@ -52,6 +52,8 @@ pub(crate) struct Plan {
     pub(crate) unwaiting: u64,
     /// The probability in percent that a request is for an unlisted scope.
     pub(crate) unlisted_percent: u64,
+    /// The interval of the requests for the first unlisted scope, if it is in use all the time.
+    pub(crate) in_use_every: Option<u64>,
     /// The time after which there are no more requests and faults.
     pub(crate) end: u64,
 }
@@ -82,6 +84,7 @@ impl Plan {
             stale: 0,
             unwaiting: 0,
             unlisted_percent: 0,
+            in_use_every: None,
             end,
         }
     }

@@ -43,6 +43,7 @@ impl World {
         match answer {
             None => {}
             Some(TokenLookup::Ready(issued)) => {
+                self.judge.borrow_mut().uses(spec.key(), &self.clock);
                 self.hand_out(&mut state, life, &RequestedToken { spec, rejects }, issued)
             }
             Some(TokenLookup::Failed(problem)) => {

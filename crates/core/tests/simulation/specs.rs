@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use entra_exchange_core::assertion::Source;
 use entra_exchange_core::authority::Authority;
 use entra_exchange_core::config::Config;
-use entra_exchange_core::entra::{TokenKey, TokenSpec, TokenSpecParts};
+use entra_exchange_core::entra::{CredentialKey, TokenKey, TokenSpec, TokenSpecParts};
 use entra_exchange_core::policy::Policy;
 use entra_exchange_core::time::Timestamp;
 
@@ -99,15 +99,30 @@ fn make(parts: &Parts, discard_before: Option<Timestamp>, federated: Federated) 
     })
 }
 
+/// The first unlisted scope, which is in use all the time in some plans.
+pub(crate) const IN_USE: &str = "api://invented-0/.default";
+
 /// The number of unlisted scopes that callers request.
 pub(crate) const UNLISTED: usize = 40;
 
 static UNLISTED_KEYS: LazyLock<HashSet<TokenKey>> =
     LazyLock::new(|| unlisted(None).iter().map(|spec| spec.key()).collect());
 
+/// The credential of all unlisted scopes.
+pub(crate) fn unlisted_credential() -> CredentialKey {
+    static KEY: LazyLock<CredentialKey> = LazyLock::new(|| unlisted(None)[0].credential());
+    *KEY
+}
+
+/// The index of the first unlisted scope among all token specs.
+pub(crate) fn first_unlisted() -> usize {
+    PARTS.len()
+}
+
 /// The token specs of unlisted scopes, for a client that also has listed ones.
 pub(crate) fn unlisted(discard_before: Option<Timestamp>) -> Vec<Arc<TokenSpec>> {
     let scopes = (0..UNLISTED).map(|number| format!("api://invented-{number}/.default"));
+    debug_assert_eq!(scopes.clone().next().as_deref(), Some(IN_USE));
     let identity = "inventive".to_owned();
     let parts = scopes.map(|scope| Parts {
         identity: identity.clone(),

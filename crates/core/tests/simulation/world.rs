@@ -99,7 +99,11 @@ impl SharedData for SharedView<'_> {
     fn set(&self, name: &str, value: &[u8], cas: Option<u32>) -> bool {
         self.world.interleave_others();
         let cas = cas.filter(|_| self.world.sabotage != Some(Sabotage::EverySetSucceeds));
-        self.world.memory.set(&self.name(name), value, cas)
+        let is_set = self.world.memory.set(&self.name(name), value, cas);
+        if is_set {
+            self.world.observe_budget(self.vm, name);
+        }
+        is_set
     }
 }
 
@@ -142,6 +146,11 @@ impl World {
                 self.request(at + self.draw(0, 20));
             }
         }
+        for number in 0..self.plan.in_use_every.map_or(0, |every| self.plan.end / every) {
+            let at = number * self.plan.in_use_every.unwrap_or_default();
+            let (index, need) = (specs::first_unlisted(), RequiredLifetime::Any);
+            self.put(at, self.any_worker(), SimulatedEvent::RequestAccess { index, need });
+        }
         for at in &self.plan.deaths {
             self.put(*at, self.any_worker(), SimulatedEvent::Dies);
         }
@@ -159,7 +168,7 @@ impl World {
     /// Adds a request for a random token in a random worker.
     pub(crate) fn request(&self, at: u64) {
         let index = if self.plan.unlisted_percent > 0 && self.chance(self.plan.unlisted_percent) {
-            specs::all(None, Federated::File).len() + self.random.borrow_mut().index(specs::UNLISTED)
+            specs::first_unlisted() + self.random.borrow_mut().index(specs::UNLISTED)
         } else {
             self.random.borrow_mut().index(self.plan.keys)
         };
