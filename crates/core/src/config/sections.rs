@@ -111,6 +111,7 @@ pub(super) fn read(
     warnings.extend(warnings::identities_with_one_client_id(&identities, managed_identity.as_ref()));
     warnings.extend(warnings::evaded_refusals(&destinations));
     warnings.extend(warnings::short_wait(&limits));
+    warnings.extend(warnings::places_for_new_scopes(limits.unlisted));
     warnings.extend(warnings::invalid_variables(&identities, managed_identity.as_ref()));
     warnings.extend(managed_identity.iter().flat_map(managed_identity::warnings));
     let mut log = Log::default();

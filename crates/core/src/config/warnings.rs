@@ -2,7 +2,7 @@
 
 use super::types::{Destination, DestinationAction, Identity, ManagedIdentity, TokenOwner};
 use crate::azure;
-use crate::broker::Limits;
+use crate::broker::{Limits, UnlistedLimits};
 use crate::host::HostPattern;
 use crate::path;
 
@@ -116,6 +116,17 @@ fn overlap(one: &HostPattern, other: &HostPattern) -> bool {
         pattern.wildcard && !host.wildcard && parent == Some(&*pattern.host.name)
     };
     one.name() == other.name() || covers(one, other) || covers(other, one)
+}
+
+/// Warns if the scopes that callers request for the first time within a minute can take the places of all kept ones.
+pub(super) fn places_for_new_scopes(limits: UnlistedLimits) -> Option<String> {
+    let UnlistedLimits { scopes, new_per_minute, .. } = limits;
+    (new_per_minute >= scopes).then(|| {
+        format!(
+            "managed_identity.limits.new_scopes_per_minute ({new_per_minute}) is not lower than unlisted_scopes ({scopes}): callers \
+             that request new scopes can make the filter drop scopes that are in use; lower it, or raise unlisted_scopes"
+        )
+    })
 }
 
 /// Warns if a request stops waiting before the exchange that it waits for can end.

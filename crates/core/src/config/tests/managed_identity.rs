@@ -32,6 +32,29 @@ fn the_limits_of_unlisted_scopes_are_read_and_have_maxima() {
 }
 
 #[test]
+fn a_rate_at_which_new_scopes_can_replace_all_kept_ones_causes_a_warning() {
+    let warnings = |scopes: u32, new: u32| {
+        let limits = format!(r#"{{"unlisted_scopes":{scopes},"new_scopes_per_minute":{new}}}"#);
+        let text = format!(r#"{{"managed_identity":{{"imds":{{}},"limits":{limits}}}}}"#);
+        parse(&text)
+            .unwrap()
+            .warnings
+            .into_iter()
+            .filter(|warning| warning.contains("new_scopes_per_minute"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        warnings(10, 10),
+        [
+            "managed_identity.limits.new_scopes_per_minute (10) is not lower than unlisted_scopes (10): callers that request new \
+          scopes can make the filter drop scopes that are in use; lower it, or raise unlisted_scopes"
+        ]
+    );
+    let counts = [(64, 30), (11, 10), (64, 128), (1, 1), (1000, 1000)].map(|(scopes, new)| warnings(scopes, new).len());
+    assert_eq!(counts, [0, 0, 1, 1, 1]);
+}
+
+#[test]
 fn all_mistakes_in_managed_identity_and_status_are_reported_at_once() {
     assert_eq!(
         mistakes(
