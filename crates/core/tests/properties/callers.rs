@@ -9,7 +9,8 @@ use std::time::Duration;
 use entra_exchange_core::assertion::Source;
 use entra_exchange_core::authority::Authority;
 use entra_exchange_core::broker::{
-    Limits, QueueId, RequiredLifetime, SharedData, Shelves, Store, StreamId, TokenLookup, UnlistedLimits, WorkerId,
+    Limits, QueueId, RejectedToken, RequiredLifetime, SharedData, Shelves, Store, StreamId, TokenLookup,
+    UnlistedLimits, WorkerId,
 };
 use entra_exchange_core::config::Config;
 use entra_exchange_core::configuration_status::ConfigurationStatus;
@@ -23,6 +24,7 @@ use entra_exchange_core::status_page::{Build, Format, StatusPage};
 use entra_exchange_core::time::Timestamp;
 use proptest::prelude::*;
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 
 use crate::worker::{TENANT, jwt, response};
 
@@ -69,6 +71,8 @@ struct CallInProgress {
     worker: usize,
     resource: usize,
     need: RequiredLifetime,
+    /// The token that the caller rejects (`bypass_cache`, `token_sha256_to_refresh`).
+    rejected: Option<RejectedToken>,
     /// The number of identical requests at the same time.
     times: u32,
     comes: Comes,
@@ -126,6 +130,8 @@ struct Process {
     /// The calls for scopes of the called identity that are in progress.
     exchanging: HashMap<CallId, String>,
     exchanges: usize,
+    /// The times of the calls of the called identity's exchanges.
+    calls: Vec<Timestamp>,
     lines: usize,
     line_bytes: usize,
     metrics: HashSet<String>,
@@ -222,6 +228,7 @@ impl Process {
             others: HashMap::new(),
             exchanging: HashMap::new(),
             exchanges: 0,
+            calls: Vec::new(),
             lines: 0,
             line_bytes: 0,
             metrics: HashSet::new(),
@@ -252,16 +259,17 @@ impl Process {
         };
         let scope = field("scope");
         if field("client_id") == OTHER {
-            return (100, answer(Comes::Token, &scope));
+            return (100, answer(Comes::Token, &scope, 0));
         }
         let comes = self.answers[&scope];
         self.exchanges += 1;
+        self.calls.push(self.now);
         self.exchanging.insert(id, scope.clone());
         if self.known.insert(scope.clone()) {
             self.new_scopes.push(self.now);
         }
         let after = if matches!(comes, Comes::Nothing) { call.timeout.as_millis() as u64 } else { 100 };
-        (after, answer(comes, &scope))
+        (after, answer(comes, &scope, self.exchanges))
     }
 }
 
@@ -315,11 +323,17 @@ impl Pod {
     }
 
     /// Requests a token in a worker.
-    fn request(&mut self, worker: usize, spec: &Arc<TokenSpec>, need: RequiredLifetime) -> (StreamId, TokenLookup) {
+    fn request(
+        &mut self,
+        worker: usize,
+        spec: &Arc<TokenSpec>,
+        need: RequiredLifetime,
+        rejected: Option<RejectedToken>,
+    ) -> (StreamId, TokenLookup) {
         let process = &mut self.process;
         let (now, stream) = (process.now, StreamId(process.number() as u32));
         let host = &mut View { process, worker };
-        (stream, self.drivers[worker].request_token(spec, need, None, stream, now, host))
+        (stream, self.drivers[worker].request_token(spec, need, rejected, stream, now, host))
     }
 
     fn handle(&mut self, due: Due) {
@@ -327,7 +341,7 @@ impl Pod {
             Due::CallInProgress(call) => self.handle_call(&call),
             Due::Other(worker) => {
                 let other = Arc::new(spec(OTHER, "https://vault.azure.net"));
-                match self.request(worker, &other, RequiredLifetime::Any) {
+                match self.request(worker, &other, RequiredLifetime::Any, None) {
                     (_, TokenLookup::Ready(_)) => {}
                     (stream, TokenLookup::Pending) => drop(self.process.others.insert(stream, self.process.now)),
                     (_, TokenLookup::Failed(problem)) => panic!("the other identity's caller gets {problem:?}"),
@@ -347,7 +361,7 @@ impl Pod {
         let spec = Arc::new(spec(CALLED, &resource(call.resource)).unlisted());
         self.process.answers.insert(spec.scope().to_owned(), call.comes);
         for _ in 0..call.times {
-            if let (_, TokenLookup::Failed(problem)) = self.request(call.worker, &spec, call.need)
+            if let (_, TokenLookup::Failed(problem)) = self.request(call.worker, &spec, call.need, call.rejected)
                 && problem.code == Code::TooManyScopes
             {
                 let wait = problem.retry_after.unwrap();
@@ -366,7 +380,12 @@ impl Pod {
     }
 }
 
-fn answer(comes: Comes, scope: &str) -> CallResult {
+/// The access token that the endpoint issues in the exchange with this number.
+fn access_token(number: usize) -> String {
+    format!("abc{number}")
+}
+
+fn answer(comes: Comes, scope: &str, number: usize) -> CallResult {
     let refusal = |code: u32| {
         // Entra's description contains the unknown resource.
         let text = format!("AADSTS{code}: The resource principal named {scope} was not found");
@@ -374,7 +393,8 @@ fn answer(comes: Comes, scope: &str) -> CallResult {
     };
     Ok(match comes {
         Comes::Token => {
-            response(200, json!({"token_type": "Bearer", "expires_in": 3600, "access_token": "abc"}).to_string())
+            let token = access_token(number);
+            response(200, json!({"token_type": "Bearer", "expires_in": 3600, "access_token": token}).to_string())
         }
         Comes::Refusal => response(400, refusal(500_011)),
         Comes::Outage => response(503, "<html>"),
@@ -388,9 +408,23 @@ fn calls() -> impl Strategy<Value = Vec<CallInProgress>> {
         prop::sample::select(&[Comes::Token, Comes::Refusal, Comes::Outage, Comes::Throttled, Comes::Nothing][..]);
     let after = prop_oneof![3 => Just(0_u64), 3 => 0..300_u64, 1 => 0..20_000_u64];
     let need = prop_oneof![Just(RequiredLifetime::Any), Just(RequiredLifetime::FiveMinutes)];
-    let call = (after, 0..WORKERS, 0..60_usize, need, prop_oneof![4 => Just(1_u32), 1 => 1..60_u32], comes).prop_map(
-        |(after, worker, resource, need, times, comes)| CallInProgress { after, worker, resource, need, times, comes },
-    );
+    let rejected = prop_oneof![
+        3 => Just(None),
+        2 => Just(Some(RejectedToken::Cached)),
+        1 => (1..40_usize).prop_map(|number| Some(RejectedToken::Digest(Sha256::digest(access_token(number)).into()))),
+    ];
+    // Few resources for callers that repeat their requests, and many for those that do not.
+    let resource = prop_oneof![2 => 0..60_usize, 1 => 0..4_usize];
+    let call = (after, 0..WORKERS, resource, need, rejected, prop_oneof![4 => Just(1_u32), 1 => 1..60_u32], comes)
+        .prop_map(|(after, worker, resource, need, rejected, times, comes)| CallInProgress {
+            after,
+            worker,
+            resource,
+            need,
+            rejected,
+            times,
+            comes,
+        });
     prop::collection::vec(call, 1..200)
 }
 
@@ -400,11 +434,17 @@ proptest! {
     #[test]
     fn the_cost_of_any_requests_is_bounded_and_no_other_caller_waits_because_of_them(calls in calls()) {
         let mut pod = Pod::new();
-        let start = pod.process.now;
         let mut at = 0;
         for call in calls {
             at += call.after;
-            pod.process.put(at, Due::CallInProgress(call));
+            if call.rejected.is_some() {
+                // A caller that rejects one token after the other, once a second.
+                for second in 0..u64::from(call.times) {
+                    pod.process.put(at + 1000 * second, Due::CallInProgress(CallInProgress { times: 1, ..call.clone() }));
+                }
+            } else {
+                pod.process.put(at, Due::CallInProgress(call));
+            }
         }
         for number in 0..10 {
             pod.process.put(number * at / 10, Due::Other(number as usize % WORKERS));
@@ -428,9 +468,15 @@ proptest! {
         // The names of metrics do not depend on scopes.
         prop_assert!(pod.metrics.iter().all(|name| !name.contains("api:")), "{:?}", pod.metrics);
         prop_assert!(pod.metrics.len() <= 20, "{} metrics", pod.metrics.len());
-        // There is one line for each exchange, and at most one exchange a second for each key.
-        let seconds = pod.now.since(start).as_secs() as usize;
-        prop_assert!(pod.lines <= pod.exchanges + 10 && pod.exchanges <= 2 * UNLISTED.parallel_exchanges * (10 * seconds + 1));
+        // In a minute, each new scope is exchanged once, each kept one twice because callers reject its token and about once because an
+        // exchange failed; each exchange has up to two attempts.
+        let most_calls = 2 * (UNLISTED.new_per_minute + 3 * UNLISTED.scopes);
+        for from in &pod.calls {
+            let within = pod.calls.iter().filter(|at| *at >= from && at.since(*from) < MINUTE).count();
+            prop_assert!(within <= most_calls, "{within} calls within a minute");
+        }
+        // A line for each exchange, and one for each rejected token, which causes an exchange.
+        prop_assert!(pod.lines <= 2 * pod.exchanges + 10, "{} lines, {} exchanges", pod.lines, pod.exchanges);
         prop_assert!(pod.line_bytes <= ENTRY, "a line of {} bytes", pod.line_bytes);
         // The other identity's caller waits only for its own exchange: 1 ms, 100 ms, and the wake-ups.
         prop_assert!(pod.longest_wait <= Duration::from_millis(110), "the other caller waits {:?}", pod.longest_wait);
