@@ -807,6 +807,27 @@ fn an_eviction_wakes_every_worker_that_holds_the_token_and_one_that_does_not_use
 }
 
 #[test]
+fn a_worker_that_drops_a_scope_for_another_one_keeps_its_own_token_only_if_it_is_in_use() {
+    for (seconds, uses) in [(29, true), (31, false)] {
+        let mut process = Process::new();
+        with_two_scopes(&mut process);
+        process.switch_to(unlisted(0)).exchange(0, 1, token(3600));
+        process.ready(0);
+        process.advance(Duration::from_secs(1));
+        process.switch_to(unlisted(1)).exchange(1, 2, token(3600));
+        // The use is shared every thirty seconds, so the budget does not know of this one.
+        process.advance(Duration::from_secs(seconds - 1));
+        process.switch_to(unlisted(0));
+        if uses {
+            process.ready(0);
+        }
+        process.evict_for(0, 2);
+        assert_eq!(process.workers[0].slots.get(process.spec.key()).is_some(), uses);
+        assert!(process.shared.read(process.spec.key()) == Entry::default());
+    }
+}
+
+#[test]
 fn a_prefetch_also_wakes_the_workers_that_hold_the_token_of_the_scope_that_it_evicts() {
     let mut process = serving_one_unlisted_scope("old");
     let (now, evicted) = (process.now, process.spec.key());
