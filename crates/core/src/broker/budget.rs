@@ -128,6 +128,11 @@ impl Budget {
         (!self.waiting.is_empty()).then(|| self.waiting.remove(0))
     }
 
+    /// The keys of the unlisted scopes that are kept.
+    pub(super) fn keys(&self) -> Vec<TokenKey> {
+        self.scopes.iter().map(|scope| scope.key).collect()
+    }
+
     /// The number of unlisted scopes that are kept.
     pub(super) const fn scopes(&self) -> usize {
         self.scopes.len()

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::freshness::CachedToken;
 use super::store::{Store, Update, update_credential};
 use crate::assertion::Fingerprint;
 use crate::entra::{RetryClass, TokenSpec, is_of_credential};
@@ -12,10 +13,10 @@ use crate::time::Timestamp;
 const UNKNOWN_CLIENT: u32 = 700_016;
 
 /// Records that Entra issued a token, and so accepts the credential.
-pub(super) fn record_issued(store: &dyn Store, spec: &TokenSpec, now: Timestamp) {
+pub(super) fn record_issued(store: &dyn Store, spec: &TokenSpec, cached: &CachedToken, now: Timestamp) {
     update_credential(store, spec.credential(), now, |state| {
         let before = state.clone();
-        state.record_issued(now);
+        state.record_issued(Some(cached).filter(|_| spec.is_listed()), now);
         if *state == before { Update::Abandon(()) } else { Update::Commit(()) }
     });
 }

@@ -290,7 +290,7 @@ impl Broker {
         turn.commands.push(Command::Measure(metrics::exchange(slot.spec.identity(), "issued", "none")));
         turn.commands.push(Command::Measure(metrics::exchange_took(now.since(cached.issued_at()).as_millis())));
         let queue = self.queue;
-        credential::record_issued(turn.store, &slot.spec, now);
+        credential::record_issued(turn.store, &slot.spec, &cached, now);
         self.publish(slot, Some(false), turn, |entry, has_lease| {
             (entry.failure, entry.refused) = (None, None);
             entry.causes = Causes::default();

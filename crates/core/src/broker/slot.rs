@@ -420,7 +420,7 @@ impl Slot {
 
     /// Whether the token stays in this worker although its scope was evicted, because requests wait for it or use it.
     pub(super) fn keeps_evicted(&self, now: Timestamp) -> bool {
-        !self.is_idle() || (!self.rejected && now.since(self.used_at) < TOUCH_PERIOD)
+        self.spec.is_listed() || !self.is_idle() || (!self.rejected && now.since(self.used_at) < TOUCH_PERIOD)
     }
 
     /// Whether no request in this worker has used the token since it was adopted.

@@ -151,7 +151,7 @@ impl Wanted {
             digest_hex => settings.digest.strip_prefix("sha256:"),
             authority => self.authority,
             audience => self.audience,
-            gateway_class => settings.gateway_class,
+            gateway_class => settings::yaml(&settings.gateway_class),
             tenant_id => settings.tenant_id,
             client_id => settings.client_id,
             principals => settings.principals.iter().map(|one| settings::yaml(one)).collect::<Vec<_>>(),

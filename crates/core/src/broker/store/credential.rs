@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::super::budget::Budget;
+use super::super::freshness::{self, CachedToken};
 use super::super::vocabulary::{GRACE_PERIOD, UnlistedLimits};
 use super::{Failure, Record, Update};
 use crate::assertion::Fingerprint;
@@ -26,6 +27,9 @@ const MAX_KNOWN: usize = 256;
 /// The shared state of one credential.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CredentialState {
+    /// The issued token of a listed scope that can be sent for the longest time.
+    #[serde(default)]
+    cached: Option<Lifetime>,
     /// Whether Entra has ever issued a token to the client.
     #[serde(default)]
     client: Client,
@@ -56,6 +60,13 @@ enum Client {
     Accepted,
 }
 
+/// The times between which a token can be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Lifetime {
+    issued_at: Timestamp,
+    usable_until: Timestamp,
+}
+
 /// A rejection of the credential by Entra.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Refusal {
@@ -66,8 +77,15 @@ pub(crate) struct Refusal {
 }
 
 impl CredentialState {
-    /// Records that Entra issued a token, and so accepts the credential.
-    pub(crate) fn record_issued(&mut self, now: Timestamp) {
+    /// Records that Entra issued a token, and so accepts the credential. `listed` is the token if its scope is listed.
+    pub(crate) fn record_issued(&mut self, listed: Option<&CachedToken>, now: Timestamp) {
+        if let Some(token) = listed {
+            let newer = Lifetime { issued_at: token.issued_at(), usable_until: token.usable_until() };
+            let outlasted = |known: Lifetime| known.usable_until <= newer.usable_until || !known.is_usable(None, now);
+            if self.cached.is_none_or(outlasted) {
+                self.cached = Some(newer);
+            }
+        }
         self.refusal = None;
         self.client = Client::Accepted;
         self.throttled.take_if(|throttled| !throttled.is_backing_off(now));
@@ -76,6 +94,11 @@ impl CredentialState {
     /// Returns the throttling that is in effect.
     pub(crate) fn throttled(&self, now: Timestamp) -> Option<&Failure> {
         self.throttled.as_ref().filter(|throttled| throttled.is_backing_off(now))
+    }
+
+    /// Whether a token of a listed scope can be sent that was issued at or after `discard_before`.
+    pub(crate) fn has_listed_token(&self, discard_before: Option<Timestamp>, now: Timestamp) -> bool {
+        self.cached.is_some_and(|cached| cached.is_usable(discard_before, now))
     }
 
     /// Returns whether a client that Entra rejects as unknown may have been created only recently.
@@ -152,5 +175,13 @@ impl Record for CredentialState {
             && self.throttled.as_ref().is_none_or(|throttled| throttled.is_expired(now))
             && self.budget.is_empty()
             && self.known.is_empty()
+    }
+}
+
+impl Lifetime {
+    /// A token with an issue time in the future dates from before the clock was set back and is not usable.
+    fn is_usable(self, discard_before: Option<Timestamp>, now: Timestamp) -> bool {
+        let discarded = freshness::is_discarded(self.issued_at, discard_before, now);
+        !discarded && self.issued_at <= now.plus(GRACE_PERIOD) && now < self.usable_until
     }
 }

@@ -3,8 +3,7 @@
 //! A module with another entry format uses other shelves, so neither reads the entries of the other. Envoy keeps shared data until it
 //! exits, and names in it cannot be removed, so the tokens of a previous version would remain. Every module therefore adds the prefix
 //! of its shelves to a register, newest last, and the newest module clears the shelves of all others once they can no longer be in
-//! use. Upgrades and rollbacks are handled the same way. A VM of another version lives on while it has an open connection, and may write
-//! again, so the newest module repeats this.
+//! use. Upgrades and rollbacks are handled the same way.
 
 use std::time::Duration;
 
@@ -25,9 +24,6 @@ const MAX: usize = 16;
 /// Minimum time for which the shelves of a previous version are kept.
 const MIN_RETENTION: Duration = Duration::from_secs(120);
 
-/// Interval at which the shelves of other versions are cleared again.
-const REPEAT_PERIOD: Duration = Duration::from_hours(1);
-
 /// Returns the time for which requests in the VMs of a previous version may need its shelves: their maximum wait and one exchange.
 /// The previous configuration is unknown, so its `limits.wait` is assumed to be `wait`, that of this configuration.
 fn retention(wait: Duration) -> Duration {
@@ -39,8 +35,7 @@ fn retention(wait: Duration) -> Duration {
 pub(super) struct Predecessors {
     /// The time at which their shelves are cleared.
     due: Option<Timestamp>,
-    /// The longest time until then.
-    delay: Duration,
+    retention: Duration,
 }
 
 impl Predecessors {
@@ -58,8 +53,8 @@ impl Predecessors {
             known.drain(..known.len().saturating_sub(MAX));
             shared.set(REGISTER, known.join("\n").as_bytes(), None);
         }
-        let delay = retention(wait);
-        Self { due: others.then(|| now.plus(delay)), delay }
+        let retention = retention(wait);
+        Self { due: others.then(|| now.plus(retention)), retention }
     }
 
     /// The time at which [`Predecessors::empty`] must be called.
@@ -75,18 +70,16 @@ impl Predecessors {
     fn empty_as(&mut self, own: &str, now: Timestamp, shared: &dyn SharedData) -> Option<Event> {
         let due = self.due?;
         if now < due {
-            // A clock that was set back does not delay it.
-            self.due = Some(due.min(now.plus(self.delay)));
+            // A clock that was set back does not extend the retention.
+            self.due = Some(due.min(now.plus(self.retention)));
             return None;
         }
+        self.due = None;
         let known = read(shared);
         // If another module is the newest, this module is a predecessor.
         if known.last().is_none_or(|newest| newest != own) {
-            self.due = None;
             return None;
         }
-        self.delay = REPEAT_PERIOD;
-        self.due = Some(now.plus(self.delay));
         let others = known.iter().filter(|prefix| *prefix != own);
         let emptied = others.map(|prefix| clear(prefix, shared)).sum::<usize>();
         (emptied > 0).then(|| Event::info("upgrade").with("outcome", "emptied").with("shelves", emptied))
@@ -149,24 +142,7 @@ mod tests {
         for name in ["credential/f", "sources"] {
             assert_eq!(shared.get(&format!("{FORMER}{name}")).unwrap().0, b"", "{name}");
         }
-    }
-
-    #[test]
-    fn what_a_vm_of_a_previous_version_writes_later_is_cleared_within_the_hour() {
-        let shared = used(FORMER);
-        let mut newest = Predecessors::register(WAIT, START, &shared);
-        let (first, second) = (START.plus(MIN_RETENTION), START.plus(MIN_RETENTION).plus(REPEAT_PERIOD));
-        newest.empty(first, &shared).unwrap();
-        shared.set(&format!("{FORMER}07"), b"[secret]", None);
-        assert_eq!(
-            (newest.next_due(), newest.empty(second.minus(Duration::from_millis(1)), &shared)),
-            (Some(second), None)
-        );
-        assert!(newest.empty(second, &shared).is_some());
-        assert_eq!(left(FORMER, &shared), ["[]", "", ""]);
-        // After the clock was set back, it is not later than an hour from then.
-        newest.empty(START, &shared);
-        assert_eq!(newest.next_due(), Some(START.plus(REPEAT_PERIOD)));
+        assert_eq!(newest.next_due(), None);
     }
 
     #[test]
@@ -185,7 +161,6 @@ mod tests {
         let mut older = Predecessors::register_as(FORMER, WAIT, START.plus(Duration::from_secs(10)), &shared);
         let later = START.plus(Duration::from_secs(1000));
         assert_eq!(newer.empty(later, &shared), None, "it is the predecessor now");
-        assert_eq!(newer.next_due(), None);
         assert_eq!(left(FORMER, &shared), ["[]", "[secret]", "[secret]"]);
         assert!(older.empty_as(FORMER, later, &shared).is_some());
         assert_eq!(shared.get(&format!("{PREFIX}07")).unwrap().0, b"");

@@ -11,7 +11,7 @@ fn scope(number: usize) -> String {
 }
 
 /// Creates the token spec of an unlisted scope of the identity `payments`.
-fn unlisted(number: usize) -> Arc<TokenSpec> {
+pub(super) fn unlisted(number: usize) -> Arc<TokenSpec> {
     let listed = spec_of("payments", &scope(number), &["entra"], None);
     Arc::new(TokenSpec::clone(&listed).unlisted())
 }

@@ -56,7 +56,9 @@ fn the_state_of_a_credential_is_removed_when_nothing_in_it_has_an_effect() {
         shared.bytes()
     };
     let empty = bytes(0);
-    credential::record_issued(&shared, &spec(), at(0));
+    let token = AccessToken::parse("abc").unwrap();
+    let cached = CachedToken::new(token, at(0), Duration::from_secs(100), None, 0);
+    credential::record_issued(&shared, &spec(), &cached, at(0));
     assert!(bytes(1) > empty, "Entra has issued a token to the client");
 
     let shared = Shared::default();
@@ -96,11 +98,7 @@ fn a_rejection_makes_a_pod_unready_as_soon_as_no_token_can_be_sent() {
             let cached = CachedToken::new(token, at(issued_at), Duration::from_secs(life), None, 0);
             // A token with an issue time in the future dates from before the clock was set back.
             ends.extend((issued_at < 1000).then_some(cached.usable_until()));
-            store::update(&shared, spec.key(), at(issued_at), |entry| {
-                entry.replace_token(cached.clone(), QueueId(1));
-                Update::Commit(())
-            });
-            credential::record_known(&shared, &spec, at(20));
+            credential::record_issued(&shared, &spec, &cached, at(issued_at));
         }
         let spec = spec_of("payments", "c/.default", &["entra"], None);
         let fingerprint = reject_credential(&shared, &spec, at(20));
@@ -115,7 +113,7 @@ fn a_rejection_makes_a_pod_unready_as_soon_as_no_token_can_be_sent() {
 fn a_token_that_was_evicted_does_not_hide_a_rejection() {
     let shared = Shared::default();
     let limits = UnlistedLimits { scopes: 1, ..UnlistedLimits::default() };
-    let [first, second] = ["a/.default", "b/.default"].map(|scope| spec_of("payments", scope, &["entra"], None));
+    let [first, second] = [0, 1].map(admission::unlisted);
     let admit = |spec: &TokenSpec| {
         let admitted = store::update_credential(&shared, spec.credential(), START, |state| {
             Update::Commit(state.admit(spec.key(), limits, START))
@@ -128,6 +126,8 @@ fn a_token_that_was_evicted_does_not_hide_a_rejection() {
         entry.replace_token(CachedToken::new(token.clone(), START, Duration::from_hours(24), None, 0), QueueId(1));
         Update::Commit(())
     });
+    let cached = CachedToken::new(token, START, Duration::from_hours(24), None, 0);
+    credential::record_issued(&shared, &first, &cached, START);
     credential::record_known(&shared, &first, START);
     let fingerprint = reject_credential(&shared, &first, START);
     assert!(is_ready_at(&shared, &first, fingerprint, START));
@@ -146,4 +146,19 @@ fn a_rejection_of_a_token_that_was_issued_for_one_request_counts_for_an_hour() {
         let fingerprint = reject_credential(&shared, spec, START);
         assert_eq!(times.map(|now| is_ready_at(&shared, spec, fingerprint, now)), expected, "{}", spec.identity());
     }
+}
+
+#[test]
+fn callers_cannot_make_a_pod_unready_whose_listed_token_can_be_sent() {
+    let shared = Shared::default();
+    let listed = spec_of("payments", "a/.default", &["entra"], None);
+    let token = AccessToken::parse("abc").unwrap();
+    let cached = CachedToken::new(token, START, Duration::from_secs(3600), None, 0);
+    credential::record_issued(&shared, &listed, &cached, START);
+    credential::record_known(&shared, &listed, START);
+    for number in 0..600 {
+        credential::record_known(&shared, &admission::unlisted(number), START);
+    }
+    let fingerprint = reject_credential(&shared, &listed, START);
+    assert!(is_ready_at(&shared, &listed, fingerprint, START));
 }

@@ -100,7 +100,7 @@ fn written() -> Shared {
             Update::Commit(())
         });
     }
-    credential::record_issued(&shared, &spec, WRITTEN);
+    credential::record_issued(&shared, &spec, &cached(), WRITTEN);
     credential::record_known(&shared, &spec, WRITTEN);
     credential::record_throttling(&shared, &spec, &problem(), WRITTEN, &|_| GRACE_PERIOD);
     credential::record_refusal(&shared, &spec, &problem(), fingerprint(), WRITTEN);
