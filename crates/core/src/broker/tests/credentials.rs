@@ -139,9 +139,11 @@ fn a_token_that_was_evicted_does_not_hide_a_rejection() {
 #[test]
 fn a_rejection_of_a_token_that_was_issued_for_one_request_counts_for_an_hour() {
     let hour = START.plus(REFUSAL_PERIOD);
-    let times = [START, hour.minus(Duration::from_millis(1)), hour, START.minus(Duration::from_hours(1))];
+    // Another worker's clock may be a second ahead; a later time dates from before the clock was set back.
+    let before = START.minus(GRACE_PERIOD);
+    let times = [START, hour.minus(Duration::from_millis(1)), hour, before, before.minus(Duration::from_millis(1))];
     let of_file = Arc::new(spec());
-    for (spec, expected) in [(&of_file, [false; 4]), (&sources::specs(1)[0], [false, false, true, true])] {
+    for (spec, expected) in [(&of_file, [false; 5]), (&sources::specs(1)[0], [false, false, true, false, true])] {
         let shared = Shared::default();
         let fingerprint = reject_credential(&shared, spec, START);
         assert_eq!(times.map(|now| is_ready_at(&shared, spec, fingerprint, now)), expected, "{}", spec.identity());
@@ -161,4 +163,28 @@ fn callers_cannot_make_a_pod_unready_whose_listed_token_can_be_sent() {
     }
     let fingerprint = reject_credential(&shared, &listed, START);
     assert!(is_ready_at(&shared, &listed, fingerprint, START));
+}
+
+#[test]
+fn a_token_of_an_unlisted_scope_counts_while_it_can_be_sent() {
+    let at = |seconds: u64| START.plus(Duration::from_secs(seconds));
+    let shared = Shared::default();
+    let unlisted = admission::unlisted(0);
+    store::update_credential(&shared, unlisted.credential(), START, |state| {
+        Update::Commit(state.admit(unlisted.key(), UnlistedLimits::default(), START))
+    });
+    let cached = CachedToken::new(AccessToken::parse("abc").unwrap(), START, Duration::from_secs(100), None, 0);
+    let end = cached.usable_until();
+    store::update(&shared, unlisted.key(), START, |entry| {
+        entry.replace_token(cached.clone(), QueueId(1));
+        Update::Commit(())
+    });
+    let fingerprint = reject_credential(&shared, &unlisted, START);
+    let is_ready = |discard_before: Option<Timestamp>, now: Timestamp| {
+        let spec = spec_of("payments", "a/.default", &["entra"], discard_before);
+        is_ready_at(&shared, &spec, fingerprint, now)
+    };
+    assert!(is_ready(None, at(20)) && is_ready(None, end.minus(Duration::from_millis(1))));
+    assert!(!is_ready(None, end));
+    assert!(is_ready(Some(START), at(20)) && !is_ready(Some(at(10)), at(20)), "discard_tokens_before");
 }
