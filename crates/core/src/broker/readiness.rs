@@ -110,18 +110,20 @@ impl Credential {
     /// Returns the rejection that applies if the federated token is still the rejected one. There is none while a token can be sent.
     fn refusal(&self, now: Timestamp, store: &dyn Store) -> Option<(Problem, Fingerprint)> {
         let state = store.read_credential(self.key);
-        let refusal = state.refusal.clone()?;
+        let refusal = state.refusal.as_ref()?;
         // A source that issues a token for each request issues another one, but with the same claims.
         let is_past = refusal.at > now.plus(GRACE_PERIOD) || now.since(refusal.at) >= REFUSAL_PERIOD;
         if is_past && !self.assertion.holds_token() {
             return None;
         }
-        // Listed scopes are not evicted, so their entries need not be read.
-        let mut has_token = state.has_listed_token(self.discard_before, now);
+        if state.has_listed_token(self.discard_before, now) {
+            return None;
+        }
+        let mut has_token = false;
         store.read_each(&state.budget.keys(), &mut |entry| {
             has_token |= entry.token.as_ref().is_some_and(|token| self.may_send(token, now));
         });
-        (!has_token).then_some((refusal.problem, refusal.assertion))
+        (!has_token).then(|| (refusal.problem.clone(), refusal.assertion))
     }
 
     fn may_send(&self, token: &CachedToken, now: Timestamp) -> bool {

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::super::vocabulary::Limits;
-use super::shared_data::{CREDENTIAL_SHELVES, PREFIX, SharedData, credential_shelf, source_shelf, token_shelf};
+use super::shared_data::{PREFIX, SharedData, shelf_names};
 use crate::event::Event;
 use crate::time::Timestamp;
 
@@ -90,10 +90,7 @@ impl Predecessors {
 fn clear(prefix: &str, shared: &dyn SharedData) -> usize {
     // No format writes an entry in so few bytes, and every format reads an empty value as a shelf without entries.
     const NO_ENTRIES: usize = 2;
-    let of_tokens = (0..=u8::MAX).map(|number| token_shelf(prefix, number));
-    let of_credentials = (0..CREDENTIAL_SHELVES).map(|number| credential_shelf(prefix, number));
-    let names = of_tokens.chain(of_credentials).chain([source_shelf(prefix)]);
-    let used = names.filter(|name| shared.get(name).is_some_and(|(bytes, _)| bytes.len() > NO_ENTRIES));
+    let used = shelf_names(prefix).filter(|name| shared.get(name).is_some_and(|(bytes, _)| bytes.len() > NO_ENTRIES));
     used.map(|name| shared.set(&name, b"", None)).filter(|emptied| *emptied).count()
 }
 

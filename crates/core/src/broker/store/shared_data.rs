@@ -22,6 +22,13 @@ pub(super) fn source_shelf(prefix: &str) -> String {
     format!("{prefix}sources")
 }
 
+/// The names of all shelves, with the prefix of any version.
+pub(super) fn shelf_names(prefix: &str) -> impl Iterator<Item = String> {
+    let of_tokens = (0..=u8::MAX).map(|number| token_shelf(prefix, number));
+    let of_credentials = (0..CREDENTIAL_SHELVES).map(|number| credential_shelf(prefix, number));
+    of_tokens.chain(of_credentials).chain([source_shelf(prefix)])
+}
+
 /// The number of shelves for credentials; there are 256 for tokens.
 pub(super) const CREDENTIAL_SHELVES: u8 = 16;
 

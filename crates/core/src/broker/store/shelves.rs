@@ -11,7 +11,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::predecessors::Predecessors;
-use super::shared_data::{CREDENTIAL_SHELVES, PREFIX, SharedData, credential_shelf, source_shelf, token_shelf};
+use super::shared_data::{
+    CREDENTIAL_SHELVES, PREFIX, SharedData, credential_shelf, shelf_names, source_shelf, token_shelf,
+};
 use super::{CredentialState, Entry, Record, SourceState, Store};
 use crate::assertion::Source;
 use crate::entra::{CredentialKey, TokenKey};
@@ -45,9 +47,7 @@ impl<M: SharedData> Shelves<M> {
 impl<M: SharedData> Store for Shelves<M> {
     /// Creates the missing names.
     fn prepare(&self) {
-        let of_tokens = (0..=u8::MAX).map(|number| token_shelf(PREFIX, number));
-        let of_credentials = (0..CREDENTIAL_SHELVES).map(|number| credential_shelf(PREFIX, number));
-        for name in of_tokens.chain(of_credentials).chain([source_shelf(PREFIX)]) {
+        for name in shelf_names(PREFIX) {
             if self.memory.get(&name).is_none() {
                 self.memory.set(&name, EMPTY, None);
             }
